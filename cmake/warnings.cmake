@@ -1,0 +1,14 @@
+# krait_warnings(target): the warnings the project holds itself to, for its own targets only.
+function(krait_warnings target)
+  if(MSVC)
+    target_compile_options(${target} PRIVATE /W4 /permissive-)
+  else()
+    # -Wnull-dereference is left out: GCC 12 to 15 report false positives in std::vector.
+    target_compile_options(${target} PRIVATE
+      -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wdouble-promotion
+      -Wold-style-cast -Wundef -Woverloaded-virtual -Wnon-virtual-dtor -Wcast-align -Wformat=2 -Wvla)
+  endif()
+  if(KRAIT_WERROR)
+    target_compile_options(${target} PRIVATE $<IF:$<CXX_COMPILER_ID:MSVC>,/WX,-Werror>)
+  endif()
+endfunction()

@@ -1,0 +1,31 @@
+#pragma once
+
+/// \file
+/// Integer types of the library and the macros that describe the compiler.
+
+#include <cstdint>
+
+#include "krait/version.hpp"
+
+#if defined(__cpp_exceptions)
+#  define KRAIT_HAS_EXCEPTIONS 1
+#else
+#  define KRAIT_HAS_EXCEPTIONS 0
+#endif
+
+#if defined(__GNUC__)
+#  define KRAIT_RESTRICT __restrict__
+#else
+#  define KRAIT_RESTRICT
+#endif
+
+namespace krait::inline v0_1 {
+
+/// Sizes, extents and offsets, in elements unless said otherwise. Signed, so that differences are
+/// safe; 64 bits, so that products of two extents of a real tensor cannot overflow.
+using Index = std::int64_t;
+
+/// Id of a vocabulary entry; a byte value for byte-level models.
+using Token = std::int32_t;
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,39 @@
+#pragma once
+
+/// \file
+/// Instruction sets: which ones the machine has, and which one the kernels use.
+
+#include <span>
+#include <string_view>
+
+#include "krait/core/error.hpp"
+
+namespace krait::inline v0_1 {
+
+/// Instruction-set levels that kernels exist for, weakest first. All give the same bits.
+enum class Isa : int { scalar, sse4, avx2, avx512, avx512_vnni, avx512_bf16, neon };
+
+inline constexpr int isa_count = 7;
+
+/// "scalar", "sse4", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon".
+KRAIT_API std::string_view to_string(Isa isa) noexcept;
+
+/// The level with that name; the error lists the names.
+KRAIT_API Result<Isa> parse_isa(std::string_view name);
+
+/// The levels this machine can run, weakest (scalar) first.
+KRAIT_API std::span<const Isa> available_isas() noexcept;
+
+/// The level kernels run at: the forced one, else the environment variable KRAIT_ISA (read once,
+/// at first use), else the best available.
+KRAIT_API Isa active_isa() noexcept;
+
+/// Makes every kernel of the process use `isa` from now on. Fails, changing nothing, if the machine
+/// lacks it. Not while a kernel runs on another thread.
+KRAIT_API Result<void> force_isa(Isa isa);
+
+/// Whether KRAIT_ISA, if set, names a level this machine can run. Where it does not, the variable
+/// is ignored by `active_isa` and this is the error to show.
+KRAIT_API Result<void> check_isa_environment();
+
+}  // namespace krait::inline v0_1

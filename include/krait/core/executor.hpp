@@ -1,0 +1,71 @@
+#pragma once
+
+/// \file
+/// Executor: the threads that a caller lends.
+///
+/// krait starts no thread unasked. Every run takes an `Executor&`: `SerialExecutor` (the calling
+/// thread), `ThreadPool` (thread_pool.hpp), or ten lines around an application's own pool. Work is
+/// split by output in blocks whose size does not depend on the number of threads, and no sum
+/// crosses a block; so results are the same bits for any executor.
+
+#include <algorithm>
+
+#include "krait/core/config.hpp"
+#include "krait/core/float_environment.hpp"
+#include "krait/core/function_ref.hpp"
+
+namespace krait::inline v0_1 {
+
+/// Runs numbered tasks, possibly at the same time.
+class KRAIT_API Executor {
+ public:
+  virtual ~Executor();
+
+  /// How many tasks can run at once; at least 1. Used only to choose how much work a task is
+  /// given, never what is computed.
+  virtual int width() const noexcept = 0;
+
+  /// Calls task(0) … task(n - 1), each exactly once, in any order, on any threads, and returns
+  /// when all have returned. What they wrote is then visible to the caller. Tasks neither throw
+  /// nor call `run` of the same executor.
+  virtual void run(int n, FunctionRef<void(int)> task) = 0;
+};
+
+/// Runs every task on the calling thread.
+class SerialExecutor final : public Executor {
+ public:
+  int width() const noexcept override { return 1; }
+  void run(int n, FunctionRef<void(int)> task) override {
+    for (int i = 0; i < n; ++i) task(i);
+  }
+};
+
+/// A half-open range of outputs: rows, channels, tokens.
+struct Range {
+  Index begin = 0;
+  Index end = 0;
+  constexpr Index size() const noexcept { return end - begin; }
+};
+
+/// Splits [0, n) into whole blocks of `block`, hands each thread one contiguous run of blocks, and
+/// calls body(Range) under krait's FloatEnvironment. The result must not depend on how the
+/// range is cut at multiples of `block`.
+template <class Body>
+void parallel_for(Executor& executor, Index n, Index block, Body&& body) {
+  if (n <= 0) return;
+  const Index blocks = (n + block - 1) / block;
+  const Index tasks = std::min<Index>(blocks, executor.width());
+  const auto task = [&](int i) {
+    const FloatEnvironment environment;
+    const Index first = blocks * i / tasks * block;
+    const Index last = std::min(n, blocks * (i + 1) / tasks * block);
+    body(Range{first, last});
+  };
+  if (tasks == 1) {
+    task(0);
+  } else {
+    executor.run(static_cast<int>(tasks), task);
+  }
+}
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,27 @@
+#pragma once
+
+/// \file
+/// The floating-point control word under which krait computes.
+
+#include <cstdint>
+
+#include "krait/core/config.hpp"
+
+namespace krait::inline v0_1 {
+
+/// For its lifetime the calling thread rounds to nearest even and neither flushes subnormal
+/// results nor treats subnormal operands as zero; then the thread's own setting returns. Every
+/// task that krait runs holds one, so that the caller's setting changes neither results nor is
+/// changed by them.
+class KRAIT_API FloatEnvironment {
+ public:
+  FloatEnvironment() noexcept;
+  ~FloatEnvironment();
+  FloatEnvironment(const FloatEnvironment&) = delete;
+  FloatEnvironment& operator=(const FloatEnvironment&) = delete;
+
+ private:
+  std::uint64_t saved_ = 0;
+};
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,53 @@
+#pragma once
+
+/// \file
+/// Checkpoint: what a published model consists of, whatever its files are called.
+
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "krait/core/flow.hpp"
+#include "krait/io/mapped_file.hpp"
+#include "krait/io/weight_store.hpp"
+
+namespace krait::inline v0_1 {
+
+/// The parts of a checkpoint. Configuration and tokenizer are kept as the bytes they were found
+/// as: reading them is the business of `registry.hpp` and of the text floor.
+struct Checkpoint {
+  std::string path;            ///< as given, for messages
+  std::string config;          ///< config.json
+  WeightStore weights;
+  std::string tokenizer;       ///< tokenizer.json; empty if there is none
+  std::string tokenizer_config;   ///< tokenizer_config.json; empty if there is none
+  std::vector<std::string> files;  ///< the weight files, for messages
+};
+
+struct CheckpointOptions {
+  WeightsMode weights = WeightsMode::map;
+  /// Called while weights are copied, in bytes; never for mapped ones.
+  Progress progress = {};
+};
+
+/// Opens a checkpoint:
+/// - a directory with config.json and model.safetensors, or its shards with
+///   model.safetensors.index.json, or pytorch_model.bin (original state-spaces files);
+/// - a .safetensors or .bin file, whose config.json and tokenizer.json lie beside it.
+///
+/// Every length, offset and shape is checked; nothing in a .bin file is executed. Formats that are
+/// recognised but not read (.gguf, tokenizer.model, other archives) give `unsupported`.
+KRAIT_API Result<Checkpoint> open_checkpoint(const std::string& path,
+                                             const CheckpointOptions& options = {});
+
+/// The same from bytes in memory. Weight files are safetensors or .bin archives; they are used in
+/// place and must outlive the checkpoint.
+struct CheckpointBytes {
+  std::string config;
+  std::vector<std::span<const std::byte>> weights;
+  std::string tokenizer;
+};
+KRAIT_API Result<Checkpoint> open_checkpoint(const CheckpointBytes& bytes);
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,64 @@
+#pragma once
+
+/// \file
+/// WeightStore: named tensors, and whatever keeps their bytes alive.
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "krait/core/tensor_view.hpp"
+
+namespace krait::inline v0_1 {
+
+/// Tensors by name, with shared ownership of the files or blocks behind them. A copy shares both.
+class WeightStore {
+ public:
+  struct Entry {
+    TensorView tensor;
+    std::string file;  ///< where it came from, for messages; may be empty
+  };
+
+  /// Adds a tensor whose bytes live as long as `owner`. A name that exists is replaced.
+  void add(std::string name, TensorView tensor, std::shared_ptr<const void> owner,
+           std::string file = {}) {
+    keep(std::move(owner));
+    entries_.insert_or_assign(std::move(name), Entry{tensor, std::move(file)});
+  }
+
+  /// Keeps `owner` alive as long as this store and its copies.
+  void keep(std::shared_ptr<const void> owner) {
+    if (owner != nullptr && (owners_.empty() || owners_.back() != owner)) {
+      owners_.push_back(std::move(owner));
+    }
+  }
+
+  /// The entry with that name, or null.
+  const Entry* find(std::string_view name) const {
+    const auto it = entries_.find(name);
+    return it == entries_.end() ? nullptr : &it->second;
+  }
+
+  bool contains(std::string_view name) const { return find(name) != nullptr; }
+  std::size_t size() const noexcept { return entries_.size(); }
+
+  /// All entries, by name.
+  const std::map<std::string, Entry, std::less<>>& entries() const noexcept { return entries_; }
+
+  /// What keeps the bytes alive.
+  const std::vector<std::shared_ptr<const void>>& owners() const noexcept { return owners_; }
+
+  /// Free-form strings of the checkpoint (the `__metadata__` of safetensors).
+  std::map<std::string, std::string, std::less<>> metadata;
+
+ private:
+  std::map<std::string, Entry, std::less<>> entries_;
+  std::vector<std::shared_ptr<const void>> owners_;
+};
+
+}  // namespace krait::inline v0_1

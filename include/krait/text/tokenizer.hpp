@@ -1,0 +1,50 @@
+#pragma once
+
+/// \file
+/// Tokenizer: text to token ids and back.
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "krait/core/error.hpp"
+
+namespace krait::inline v0_1 {
+
+/// Text to ids and ids to bytes. Immutable; may be used from several threads.
+class KRAIT_API Tokenizer {
+ public:
+  virtual ~Tokenizer();
+
+  /// Ids of `text`. No token is added before or after. Special tokens spelled out in the text
+  /// become their ids. Errors: bad_argument for text the tokenizer cannot take (invalid UTF-8,
+  /// except for byte tokenizers).
+  virtual Result<std::vector<Token>> encode(std::string_view text) const = 0;
+
+  /// The bytes a token stands for, possibly part of a UTF-8 sequence; empty for an id beyond the
+  /// vocabulary (a padding row). Valid as long as the tokenizer.
+  virtual std::string_view bytes(Token token) const noexcept = 0;
+
+  /// Number of ids: every id is below it.
+  virtual Index vocab() const noexcept = 0;
+
+  /// True for control tokens such as an end-of-text mark, which are not shown to readers.
+  virtual bool is_special(Token token) const noexcept = 0;
+
+  /// Id of the token written exactly so, such as "<|endoftext|>".
+  virtual std::optional<Token> find(std::string_view text) const = 0;
+
+  /// The bytes of all tokens, one after another; special tokens are left out unless asked for.
+  std::string decode(const std::vector<Token>& tokens, bool with_special = true) const;
+};
+
+/// Makes the tokenizer described by a Hugging Face `tokenizer.json`. Errors: bad_format,
+/// unsupported (a kind of model, normalizer or pre-tokenizer that is not known, by name).
+KRAIT_API Result<std::shared_ptr<const Tokenizer>> read_tokenizer_json(std::string_view json);
+
+/// One id per byte value, vocabulary 256, no special tokens (MambaByte).
+KRAIT_API std::shared_ptr<const Tokenizer> byte_tokenizer();
+
+}  // namespace krait::inline v0_1

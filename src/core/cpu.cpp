@@ -1,0 +1,131 @@
+#include "krait/core/cpu.hpp"
+
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <string>
+
+namespace krait::inline v0_1 {
+namespace {
+
+constexpr std::array<std::string_view, isa_count> names = {
+    "scalar", "sse4", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon"};
+
+struct IsaList {
+  std::array<Isa, isa_count> items{};
+  std::size_t count = 0;
+
+  void add(Isa isa) { items[count++] = isa; }
+  bool contains(Isa isa) const {
+    for (std::size_t i = 0; i < count; ++i) {
+      if (items[i] == isa) return true;
+    }
+    return false;
+  }
+};
+
+// The compiler's run-time support asks CPUID and XGETBV, so that a level is reported only if the
+// operating system saves its registers.
+IsaList detect() {
+  IsaList list;
+  list.add(Isa::scalar);
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (!__builtin_cpu_supports("sse4.2")) return list;
+  list.add(Isa::sse4);
+  if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2"))) {
+    return list;
+  }
+  list.add(Isa::avx2);
+  if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))) {
+    return list;
+  }
+  list.add(Isa::avx512);
+  if (!__builtin_cpu_supports("avx512vnni")) return list;
+  list.add(Isa::avx512_vnni);
+  if (__builtin_cpu_supports("avx512bf16")) list.add(Isa::avx512_bf16);
+#elif defined(__aarch64__)
+  list.add(Isa::neon);
+#endif
+  return list;
+}
+
+const IsaList& detected() {
+  static const IsaList list = detect();
+  return list;
+}
+
+Error unavailable(Isa isa) {
+  std::string have;
+  for (const Isa item : available_isas()) {
+    if (!have.empty()) have += ", ";
+    have += to_string(item);
+  }
+  return {ErrorCode::unsupported, "[cpu] instruction set: expected one of " + have + ", found " +
+                                      std::string(to_string(isa)) + " (this machine lacks it)"};
+}
+
+// The level asked for by the environment, or the best one; and what was wrong with the former.
+struct Initial {
+  Isa isa = Isa::scalar;
+  Result<void> status;
+};
+
+const Initial& initial() {
+  static const Initial value = [] {
+    Initial result{available_isas().back(), {}};
+    const char* wanted = std::getenv("KRAIT_ISA");
+    if (wanted == nullptr || *wanted == '\0') return result;
+    const Result<Isa> parsed = parse_isa(wanted);
+    if (!parsed) {
+      result.status = Error{parsed.error().code, parsed.error().message + " (KRAIT_ISA)"};
+    } else if (!detected().contains(*parsed)) {
+      Error error = unavailable(*parsed);
+      error.message += " (KRAIT_ISA)";
+      result.status = std::move(error);
+    } else {
+      result.isa = *parsed;
+    }
+    return result;
+  }();
+  return value;
+}
+
+constexpr int not_forced = -1;
+std::atomic<int> forced{not_forced};
+
+}  // namespace
+
+std::string_view to_string(Isa isa) noexcept { return names[static_cast<std::size_t>(isa)]; }
+
+Result<Isa> parse_isa(std::string_view name) {
+  std::string known;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (names[i] == name) return static_cast<Isa>(i);
+    known += (i == 0 ? "" : ", ") + std::string(names[i]);
+  }
+  return Error{ErrorCode::bad_argument, "[cpu] instruction set: expected one of " + known +
+                                            ", found '" + std::string(name) + "'"};
+}
+
+std::span<const Isa> available_isas() noexcept {
+  return {detected().items.data(), detected().count};
+}
+
+Isa active_isa() noexcept {
+  const int isa = forced.load(std::memory_order_relaxed);
+  return isa != not_forced ? static_cast<Isa>(isa) : initial().isa;
+}
+
+Result<void> force_isa(Isa isa) {
+  if (!detected().contains(isa)) return unavailable(isa);
+  forced.store(static_cast<int>(isa), std::memory_order_relaxed);
+  return {};
+}
+
+Result<void> check_isa_environment() { return initial().status; }
+
+}  // namespace krait::inline v0_1
