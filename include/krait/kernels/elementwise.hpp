@@ -1,0 +1,37 @@
+#pragma once
+
+/// \file
+/// Functions of single elements. All spans have the same length; outputs may be inputs.
+
+#include <span>
+
+#include "krait/core/config.hpp"
+
+namespace krait::inline v0_1::kernels {
+
+/// y = e^x, below 1.5 ulp over the whole range, subnormal results included.
+KRAIT_API void exp(std::span<const float> x, std::span<float> y) noexcept;
+
+/// y = ln x, below 3 ulp; -inf at 0, NaN below.
+KRAIT_API void log(std::span<const float> x, std::span<float> y) noexcept;
+
+/// y = ln(1 + e^x), and x where x > 20 (as PyTorch).
+KRAIT_API void softplus(std::span<const float> x, std::span<float> y) noexcept;
+
+/// y = 1 / (1 + e^-x).
+KRAIT_API void sigmoid(std::span<const float> x, std::span<float> y) noexcept;
+
+/// y = x / (1 + e^-x).
+KRAIT_API void silu(std::span<const float> x, std::span<float> y) noexcept;
+
+/// y = a + b.
+KRAIT_API void add(std::span<const float> a, std::span<const float> b, std::span<float> y) noexcept;
+
+/// y = a · b.
+KRAIT_API void mul(std::span<const float> a, std::span<const float> b, std::span<float> y) noexcept;
+
+/// y = a · silu(b): a gate.
+KRAIT_API void silu_mul(std::span<const float> a, std::span<const float> b,
+                        std::span<float> y) noexcept;
+
+}  // namespace krait::inline v0_1::kernels

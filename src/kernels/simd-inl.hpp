@@ -1,0 +1,233 @@
+// Vector helpers shared by the kernels, once per instruction set. Include after targets.hpp.
+
+#if defined(KRAIT_SIMD_INL_HPP) == defined(HWY_TARGET_TOGGLE)
+#  ifdef KRAIT_SIMD_INL_HPP
+#    undef KRAIT_SIMD_INL_HPP
+#  else
+#    define KRAIT_SIMD_INL_HPP
+#  endif
+
+#  include <type_traits>
+
+#  include <hwy/highway.h>
+
+#  include "krait/core/dtype.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+// The widest float vector of the target, up to the contract's 16 lanes.
+using DF = hn::CappedTag<float, 16>;
+using DI = hn::RebindToSigned<DF>;
+using VF = hn::Vec<DF>;
+
+constexpr Index vector_lanes = static_cast<Index>(hn::MaxLanes(DF()));
+constexpr Index virtual_lanes = 16;
+constexpr Index vector_parts = virtual_lanes / vector_lanes;
+
+#  if HWY_TARGET == HWY_SSE4
+// a·b + c with one rounding, on a target that has no such instruction: the product of two floats
+// is exact in double; the sum is rounded to odd, which makes the final rounding to float correct.
+HWY_INLINE hn::Vec<hn::Half<DF>> fma_half(hn::Vec<hn::Half<DF>> a, hn::Vec<hn::Half<DF>> b,
+                                          hn::Vec<hn::Half<DF>> c) {
+  const hn::FixedTag<double, 2> d;
+  const hn::RebindToSigned<decltype(d)> di;
+  const hn::Half<DF> dh;
+  const auto product = hn::Mul(hn::PromoteTo(d, a), hn::PromoteTo(d, b));
+  const auto addend = hn::PromoteTo(d, c);
+  const auto sum = hn::Add(product, addend);
+  const auto part = hn::Sub(sum, product);
+  const auto error = hn::Add(hn::Sub(product, hn::Sub(sum, part)), hn::Sub(addend, part));
+  const auto bits = hn::BitCast(di, sum);
+  const auto one = hn::Set(di, 1);
+  const auto is_even = hn::Eq(hn::And(bits, one), hn::Zero(di));
+  const auto zero = hn::Zero(d);
+  const auto inexact = hn::Or(hn::Gt(error, zero), hn::Lt(error, zero));
+  // One step of the bit pattern away from zero where error and sum have the same sign, towards
+  // zero where they differ.
+  const auto signs = hn::BitCast(di, hn::Xor(error, sum));
+  const auto step = hn::IfThenElse(hn::Lt(signs, hn::Zero(di)), hn::Set(di, -1), one);
+  const auto adjust = hn::And(is_even, hn::RebindMask(di, inexact));
+  const auto odd = hn::Add(bits, hn::IfThenElseZero(adjust, step));
+  return hn::DemoteTo(dh, hn::BitCast(d, odd));
+}
+
+HWY_INLINE VF fma(VF a, VF b, VF c) {
+  const DF d;
+  const hn::Half<DF> dh;
+  return hn::Combine(d,
+                     fma_half(hn::UpperHalf(dh, a), hn::UpperHalf(dh, b), hn::UpperHalf(dh, c)),
+                     fma_half(hn::LowerHalf(dh, a), hn::LowerHalf(dh, b), hn::LowerHalf(dh, c)));
+}
+#  else
+HWY_INLINE VF fma(VF a, VF b, VF c) { return hn::MulAdd(a, b, c); }
+#  endif
+
+// Loads of stored weights, widened exactly.
+HWY_INLINE VF load(const float* p) { return hn::LoadU(DF(), p); }
+
+HWY_INLINE VF load(const bf16* p) {
+  const hn::Rebind<std::uint16_t, DF> d16;
+  const hn::RebindToUnsigned<DF> d32;
+  const auto wide = hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(p)));
+  return hn::BitCast(DF(), hn::ShiftLeft<16>(wide));
+}
+
+HWY_INLINE VF load(const f16* p) {
+  const hn::Rebind<std::uint16_t, DF> d16;
+  const hn::Rebind<hwy::float16_t, DF> dh;
+  const auto raw = hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(p));
+  return hn::PromoteTo(DF(), hn::BitCast(dh, raw));
+}
+
+#  if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+constexpr bool has_masked_access = true;  // loads and stores that do not touch masked elements
+#  else
+constexpr bool has_masked_access = false;
+#  endif
+
+// The first `count` < vector_lanes elements, zeros above. Never reads beyond them.
+template <class T>
+HWY_INLINE VF load_some(const T* p, Index count) {
+  if constexpr (has_masked_access && std::is_same_v<T, float>) {
+    const DF d;
+    return hn::MaskedLoad(hn::FirstN(d, static_cast<std::size_t>(count)), d, p);
+  } else {
+    HWY_ALIGN T lanes[vector_lanes] = {};
+    for (Index i = 0; i < count; ++i) lanes[i] = p[i];
+    return load(lanes);
+  }
+}
+
+HWY_INLINE void store(VF v, float* p) { hn::StoreU(v, DF(), p); }
+
+// Stores the first `count` < vector_lanes elements. Never touches memory beyond them.
+HWY_INLINE void store_some(VF v, float* p, Index count) {
+  const DF d;
+  if constexpr (has_masked_access) {
+    hn::BlendedStore(v, hn::FirstN(d, static_cast<std::size_t>(count)), d, p);
+  } else {
+    HWY_ALIGN float lanes[vector_lanes];
+    hn::Store(v, d, lanes);
+    for (Index i = 0; i < count; ++i) p[i] = lanes[i];
+  }
+}
+
+// One register that may be partial, as in the bodies of `accumulate` and `for_each_register`.
+template <class T>
+HWY_INLINE VF load_count(const T* p, Index count) {
+  return count == vector_lanes ? load(p) : load_some(p, count);
+}
+
+HWY_INLINE void store_count(VF v, float* p, Index count) {
+  if (count == vector_lanes) {
+    store(v, p);
+  } else {
+    store_some(v, p, count);
+  }
+}
+
+// Calls body(i, count) for the registers of n floats; count is vector_lanes except in the last.
+template <class Body>
+HWY_INLINE void for_each_register(Index n, Body body) {
+  for (Index i = 0; i < n; i += vector_lanes) body(i, HWY_MIN(vector_lanes, n - i));
+}
+
+// The contract's 16 virtual lanes (section 2), in as many registers as the target needs.
+struct Lanes {
+  VF part[vector_parts];
+};
+
+HWY_INLINE Lanes zero_lanes() {
+  Lanes lanes;
+  for (Index i = 0; i < vector_parts; ++i) lanes.part[i] = hn::Zero(DF());
+  return lanes;
+}
+
+// s[i] = acc[i] + acc[i+8], then + 4, + 2, + 1.
+HWY_INLINE float reduce(const Lanes& lanes) {
+#  if HWY_TARGET == HWY_AVX3
+  const hn::Half<DF> d8;
+  const auto s8 = hn::Add(hn::LowerHalf(d8, lanes.part[0]), hn::UpperHalf(d8, lanes.part[0]));
+  const hn::Half<decltype(d8)> d4;
+  const auto s4 = hn::Add(hn::LowerHalf(d4, s8), hn::UpperHalf(d4, s8));
+#  elif HWY_TARGET == HWY_AVX2
+  const auto s8 = hn::Add(lanes.part[0], lanes.part[1]);
+  const hn::Half<DF> d4;
+  const auto s4 = hn::Add(hn::LowerHalf(d4, s8), hn::UpperHalf(d4, s8));
+#  else
+  const auto s4 = hn::Add(hn::Add(lanes.part[0], lanes.part[2]),
+                          hn::Add(lanes.part[1], lanes.part[3]));
+#  endif
+  const auto s2 = hn::Add(s4, hn::Shuffle1032(s4));
+  const auto s1 = hn::Add(s2, hn::Shuffle2301(s2));
+  return hn::GetLane(s1);
+}
+
+// acc[k mod 16] = f(acc[k mod 16], k) over ascending groups of 16; in the last group, lanes
+// without an element are left alone. `step(acc, k, count)` returns the new value of one register,
+// whose elements start at k; count is vector_lanes except in a tail.
+template <class Step>
+HWY_INLINE Lanes accumulate(Index n, Step step) {
+  const DF d;
+  Lanes acc = zero_lanes();
+  Index k = 0;
+  for (; k + virtual_lanes <= n; k += virtual_lanes) {
+    for (Index i = 0; i < vector_parts; ++i) {
+      acc.part[i] = step(acc.part[i], k + i * vector_lanes, vector_lanes);
+    }
+  }
+  for (Index i = 0; k < n; ++i, k += vector_lanes) {
+    const Index count = HWY_MIN(vector_lanes, n - k);
+    const VF next = step(acc.part[i], k, count);
+    acc.part[i] =
+        hn::IfThenElse(hn::FirstN(d, static_cast<std::size_t>(count)), next, acc.part[i]);
+  }
+  return acc;
+}
+
+// Vector operations for elementary.inl; see ref::ScalarOps.
+struct VectorOps {
+  using V = VF;
+  HWY_INLINE V set(float x) const { return hn::Set(DF(), x); }
+  HWY_INLINE V add(V a, V b) const { return hn::Add(a, b); }
+  HWY_INLINE V sub(V a, V b) const { return hn::Sub(a, b); }
+  HWY_INLINE V mul(V a, V b) const { return hn::Mul(a, b); }
+  HWY_INLINE V div(V a, V b) const { return hn::Div(a, b); }
+  HWY_INLINE V fma(V a, V b, V c) const { return HWY_NAMESPACE::fma(a, b, c); }
+  HWY_INLINE V sqrt(V a) const { return hn::Sqrt(a); }
+  HWY_INLINE V abs(V a) const { return hn::Abs(a); }
+  HWY_INLINE V neg(V a) const { return hn::Neg(a); }
+  HWY_INLINE V max(V a, V b) const { return hn::Max(a, b); }
+  HWY_INLINE V min(V a, V b) const { return hn::Min(a, b); }
+  HWY_INLINE V round(V a) const { return hn::Round(a); }
+  HWY_INLINE V if_greater(V a, V b, V yes, V no) const {
+    return hn::IfThenElse(hn::Gt(a, b), yes, no);
+  }
+  HWY_INLINE V scale_by_power_of_two(V x, V n) const {
+#  if HWY_TARGET == HWY_AVX3
+    return V{_mm512_scalef_ps(x.raw, n.raw)};
+#  else
+    const DI di;
+    const auto whole = hn::ConvertTo(di, n);
+    const auto half = hn::ShiftRight<1>(whole);
+    const auto bias = hn::Set(di, 127);
+    const auto power = [&](auto e) {
+      return hn::BitCast(DF(), hn::ShiftLeft<23>(hn::Add(e, bias)));
+    };
+    const auto scaled = hn::Mul(hn::Mul(x, power(half)), power(hn::Sub(whole, half)));
+    return hn::IfThenElse(hn::IsNaN(n), n, scaled);
+#  endif
+  }
+};
+
+#  define KRAIT_INLINE HWY_INLINE
+#  include "krait/kernels/ref/elementary.inl"
+#  undef KRAIT_INLINE
+
+}  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

@@ -1,0 +1,35 @@
+#pragma once
+
+// Which instruction sets Highway compiles a kernel for, and how krait chooses between them.
+//
+// A kernel file defines HWY_TARGET_INCLUDE as its own name, includes this header, and is then
+// compiled once per target inside a namespace of its own. The choice is krait's (core/cpu.hpp), not
+// Highway's process-wide one, so that forcing a level here changes nothing for other users of
+// Highway in the same process.
+
+#include "krait/core/cpu.hpp"
+
+#if defined(__x86_64__)
+// SSE4 is the weakest vector level; below it the scalar model runs.
+#  define HWY_BASELINE_TARGETS HWY_SSE4
+#  define HWY_DISABLED_TARGETS (~(HWY_SSE4 | HWY_AVX2 | HWY_AVX3))
+#endif
+
+#include <hwy/foreach_target.h>
+// foreach_target comes first: it includes the kernel file again, which must see this header done.
+#include <hwy/highway.h>
+
+/// KRAIT_KERNEL(name, scalar): the function `name` of the active level's namespace, or `scalar`
+/// (same signature) for the scalar level.
+#if defined(__x86_64__)
+#  define KRAIT_KERNEL(name, scalar)                                                           \
+    ([]() noexcept {                                                                           \
+      static constexpr decltype(&(scalar)) table[isa_count] = {                                \
+          &(scalar),        &N_SSE4::name,    &N_AVX2::name, &N_AVX3::name,                    \
+          &N_AVX3::name,    &N_AVX3::name,    &(scalar)};                                      \
+      return table[static_cast<int>(active_isa())];                                            \
+    }())
+#else
+#  define KRAIT_KERNEL(name, scalar) \
+    (active_isa() == Isa::scalar ? &(scalar) : &HWY_STATIC_DISPATCH(name))
+#endif

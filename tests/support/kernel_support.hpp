@@ -1,0 +1,53 @@
+#pragma once
+
+/// \file
+/// What the kernel tests share.
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "krait/core/aligned_buffer.hpp"
+#include "krait/core/cpu.hpp"
+#include "tests/support/support.hpp"
+
+namespace krait::test {
+
+/// Calls body(isa) with each instruction set of this machine forced, then restores the former one.
+template <class Body>
+void for_each_isa(Body body) {
+  const Isa before = active_isa();
+  for (const Isa isa : available_isas()) {
+    SCOPED_TRACE(std::string("instruction set ") + std::string(to_string(isa)));
+    ASSERT_TRUE(force_isa(isa));
+    ASSERT_EQ(active_isa(), isa);
+    body(isa);
+  }
+  ASSERT_TRUE(force_isa(before));
+}
+
+/// Values that start `offset` elements after a 64-byte boundary, with nothing readable in between
+/// that a sanitizer would not notice: the block ends with the last value.
+template <class T>
+class Misaligned {
+ public:
+  Misaligned(const std::vector<T>& values, Index offset)
+      : block_(static_cast<Index>(values.size()) + offset), offset_(offset) {
+    for (std::size_t i = 0; i < values.size(); ++i) data()[i] = values[i];
+  }
+  T* data() { return block_.data() + offset_; }
+  std::span<const T> span() {
+    return {data(), static_cast<std::size_t>(block_.size() - offset_)};
+  }
+
+ private:
+  AlignedBuffer<T> block_;
+  Index offset_;
+};
+
+template <class T>
+Misaligned<T> misaligned(const std::vector<T>& values, Index offset) {
+  return {values, offset};
+}
+
+}  // namespace krait::test
