@@ -7,17 +7,28 @@ namespace krait::inline v0_1 {
 
 std::string_view to_string(ErrorCode code) noexcept {
   switch (code) {
-    case ErrorCode::not_found: return "not_found";
-    case ErrorCode::io_failed: return "io_failed";
-    case ErrorCode::bad_format: return "bad_format";
-    case ErrorCode::unsupported: return "unsupported";
-    case ErrorCode::missing_tensor: return "missing_tensor";
-    case ErrorCode::shape_mismatch: return "shape_mismatch";
-    case ErrorCode::dtype_mismatch: return "dtype_mismatch";
-    case ErrorCode::bad_config: return "bad_config";
-    case ErrorCode::bad_argument: return "bad_argument";
-    case ErrorCode::incompatible_state: return "incompatible_state";
-    case ErrorCode::cancelled: return "cancelled";
+    case ErrorCode::not_found:
+      return "not_found";
+    case ErrorCode::io_failed:
+      return "io_failed";
+    case ErrorCode::bad_format:
+      return "bad_format";
+    case ErrorCode::unsupported:
+      return "unsupported";
+    case ErrorCode::missing_tensor:
+      return "missing_tensor";
+    case ErrorCode::shape_mismatch:
+      return "shape_mismatch";
+    case ErrorCode::dtype_mismatch:
+      return "dtype_mismatch";
+    case ErrorCode::bad_config:
+      return "bad_config";
+    case ErrorCode::bad_argument:
+      return "bad_argument";
+    case ErrorCode::incompatible_state:
+      return "incompatible_state";
+    case ErrorCode::cancelled:
+      return "cancelled";
   }
   return "unknown";
 }

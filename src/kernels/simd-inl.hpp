@@ -57,8 +57,7 @@ HWY_INLINE hn::Vec<hn::Half<DF>> fma_half(hn::Vec<hn::Half<DF>> a, hn::Vec<hn::H
 HWY_INLINE VF fma(VF a, VF b, VF c) {
   const DF d;
   const hn::Half<DF> dh;
-  return hn::Combine(d,
-                     fma_half(hn::UpperHalf(dh, a), hn::UpperHalf(dh, b), hn::UpperHalf(dh, c)),
+  return hn::Combine(d, fma_half(hn::UpperHalf(dh, a), hn::UpperHalf(dh, b), hn::UpperHalf(dh, c)),
                      fma_half(hn::LowerHalf(dh, a), hn::LowerHalf(dh, b), hn::LowerHalf(dh, c)));
 }
 #  else
@@ -158,8 +157,8 @@ HWY_INLINE float reduce(const Lanes& lanes) {
   const hn::Half<DF> d4;
   const auto s4 = hn::Add(hn::LowerHalf(d4, s8), hn::UpperHalf(d4, s8));
 #  else
-  const auto s4 = hn::Add(hn::Add(lanes.part[0], lanes.part[2]),
-                          hn::Add(lanes.part[1], lanes.part[3]));
+  const auto s4 =
+      hn::Add(hn::Add(lanes.part[0], lanes.part[2]), hn::Add(lanes.part[1], lanes.part[3]));
 #  endif
   const auto s2 = hn::Add(s4, hn::Shuffle1032(s4));
   const auto s1 = hn::Add(s2, hn::Shuffle2301(s2));
@@ -182,8 +181,7 @@ HWY_INLINE Lanes accumulate(Index n, Step step) {
   for (Index i = 0; k < n; ++i, k += vector_lanes) {
     const Index count = HWY_MIN(vector_lanes, n - k);
     const VF next = step(acc.part[i], k, count);
-    acc.part[i] =
-        hn::IfThenElse(hn::FirstN(d, static_cast<std::size_t>(count)), next, acc.part[i]);
+    acc.part[i] = hn::IfThenElse(hn::FirstN(d, static_cast<std::size_t>(count)), next, acc.part[i]);
   }
   return acc;
 }

@@ -22,12 +22,12 @@
 /// KRAIT_KERNEL(name, scalar): the function `name` of the active level's namespace, or `scalar`
 /// (same signature) for the scalar level.
 #if defined(__x86_64__)
-#  define KRAIT_KERNEL(name, scalar)                                                           \
-    ([]() noexcept {                                                                           \
-      static constexpr decltype(&(scalar)) table[isa_count] = {                                \
-          &(scalar),        &N_SSE4::name,    &N_AVX2::name, &N_AVX3::name,                    \
-          &N_AVX3::name,    &N_AVX3::name,    &(scalar)};                                      \
-      return table[static_cast<int>(active_isa())];                                            \
+#  define KRAIT_KERNEL(name, scalar)                                  \
+    ([]() noexcept {                                                  \
+      static constexpr decltype(&(scalar)) table[isa_count] = {       \
+          &(scalar),     &N_SSE4::name, &N_AVX2::name, &N_AVX3::name, \
+          &N_AVX3::name, &N_AVX3::name, &(scalar)};                   \
+      return table[static_cast<int>(active_isa())];                   \
     }())
 #else
 #  define KRAIT_KERNEL(name, scalar) \

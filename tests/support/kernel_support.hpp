@@ -36,9 +36,7 @@ class Misaligned {
     for (std::size_t i = 0; i < values.size(); ++i) data()[i] = values[i];
   }
   T* data() { return block_.data() + offset_; }
-  std::span<const T> span() {
-    return {data(), static_cast<std::size_t>(block_.size() - offset_)};
-  }
+  std::span<const T> span() { return {data(), static_cast<std::size_t>(block_.size() - offset_)}; }
 
  private:
   AlignedBuffer<T> block_;

@@ -32,7 +32,7 @@ class AlignedBuffer {
   AlignedBuffer() noexcept = default;
   explicit AlignedBuffer(Index size) : size_(size) {
     if (size_ > 0) {
-      data_ = static_cast<T*>(::operator new(bytes(), std::align_val_t{alignment}));
+      data_ = static_cast<T*>(::operator new (bytes(), std::align_val_t{alignment}));
       std::memset(static_cast<void*>(data_), 0, bytes());
     }
   }
@@ -47,7 +47,7 @@ class AlignedBuffer {
     return *this;
   }
   ~AlignedBuffer() {
-    if (data_ != nullptr) ::operator delete(data_, std::align_val_t{alignment});
+    if (data_ != nullptr) ::operator delete (data_, std::align_val_t{alignment});
   }
 
   T* data() noexcept { return data_; }

@@ -96,7 +96,7 @@ class [[nodiscard]] Result {
  public:
   using value_type = T;
 
-  Result(T value) : content_(std::in_place_index<0>, std::move(value)) {}  // NOLINT: converting
+  Result(T value) : content_(std::in_place_index<0>, std::move(value)) {}      // NOLINT: converting
   Result(Error error) : content_(std::in_place_index<1>, std::move(error)) {}  // NOLINT
 
   bool has_value() const noexcept { return content_.index() == 0; }
@@ -171,11 +171,11 @@ class [[nodiscard]] Result<void> {
 #define KRAIT_CONCAT(a, b) KRAIT_CONCAT_INNER(a, b)
 
 /// Returns the error of `expression` (a Result) from the enclosing function, if it failed.
-#define KRAIT_RETURN_IF_ERROR(expression)                          \
-  do {                                                             \
-    if (auto krait_result = (expression); !krait_result) {         \
-      return std::move(krait_result).error();                      \
-    }                                                              \
+#define KRAIT_RETURN_IF_ERROR(expression)                  \
+  do {                                                     \
+    if (auto krait_result = (expression); !krait_result) { \
+      return std::move(krait_result).error();              \
+    }                                                      \
   } while (false)
 
 /// Assigns the value of `expression` (a Result) to `target`, or returns its error.

@@ -28,8 +28,7 @@ struct MatrixView {
       : data(data_), rows(rows_), cols(cols_), stride(stride_) {}
 
   constexpr operator MatrixView<const T>() const noexcept  // NOLINT(google-explicit-constructor)
-    requires(!std::is_const_v<T>)
-  {
+      requires(!std::is_const_v<T>) {
     return {data, rows, cols, stride};
   }
 

@@ -17,11 +17,11 @@ namespace krait::inline v0_1 {
 /// The parts of a checkpoint. Configuration and tokenizer are kept as the bytes they were found
 /// as: reading them is the business of `registry.hpp` and of the text floor.
 struct Checkpoint {
-  std::string path;            ///< as given, for messages
-  std::string config;          ///< config.json
+  std::string path;    ///< as given, for messages
+  std::string config;  ///< config.json
   WeightStore weights;
-  std::string tokenizer;       ///< tokenizer.json; empty if there is none
-  std::string tokenizer_config;   ///< tokenizer_config.json; empty if there is none
+  std::string tokenizer;           ///< tokenizer.json; empty if there is none
+  std::string tokenizer_config;    ///< tokenizer_config.json; empty if there is none
   std::vector<std::string> files;  ///< the weight files, for messages
 };
 

@@ -19,8 +19,8 @@ struct Conv1dArgs {
   Range channels;                 ///< which channels to compute; begins at a multiple of 16
 };
 
-/// y[t,c] = silu(bias[c] + Σ_k weight[k,c] x[t - d_conv + 1 + k, c]), where x before the first token
-/// comes from `state`; then `state` holds the last d_conv - 1 raw inputs.
+/// y[t,c] = silu(bias[c] + Σ_k weight[k,c] x[t - d_conv + 1 + k, c]), where x before the first
+/// token comes from `state`; then `state` holds the last d_conv - 1 raw inputs.
 ///
 /// Bits     acc = bias (or +0); for k ascending: acc = fma(weight, x, acc); silu as in
 ///          ref/elementary.inl (contract, sections 5 and 6). The same for any split of the tokens.

@@ -18,11 +18,11 @@ struct DenseWeights {
 
 /// Arguments of `matvec`.
 struct MatvecArgs {
-  DenseWeights W;                 ///< [out, in]
-  const float* x = nullptr;       ///< [in]
-  const float* bias = nullptr;    ///< [out] or null
-  float* y = nullptr;             ///< [out] out; only the outputs in `outputs` are written
-  Range outputs;                  ///< which outputs (rows of W) to compute
+  DenseWeights W;               ///< [out, in]
+  const float* x = nullptr;     ///< [in]
+  const float* bias = nullptr;  ///< [out] or null
+  float* y = nullptr;           ///< [out] out; only the outputs in `outputs` are written
+  Range outputs;                ///< which outputs (rows of W) to compute
 };
 
 /// y[r] = Σ_k W[r,k] x[k] (+ bias[r]) for r in `outputs`.
