@@ -28,10 +28,12 @@ class Builder final : public nlohmann::json_sax<json> {
   bool end_array() override { return close(); }
 
   bool key(string_t& value) override {
-    if (open_.back()->contains(value)) {
-      return refuse(fmt::format("every key once, found \"{}\" twice", value));
+    auto& object = open_.back()->get_ref<json::object_t&>();
+    const auto [item, is_new] = object.try_emplace(std::move(value));
+    if (!is_new) {
+      return refuse(fmt::format("every key once, found \"{}\" twice", item->first));
     }
-    key_ = std::move(value);
+    slot_ = &item->second;
     return true;
   }
 
@@ -59,9 +61,8 @@ class Builder final : public nlohmann::json_sax<json> {
       parent.push_back(std::move(value));
       return &parent.back();
     }
-    json& slot = parent[key_];
-    slot = std::move(value);
-    return &slot;
+    *slot_ = std::move(value);
+    return slot_;
   }
 
   template <class T>
@@ -85,7 +86,7 @@ class Builder final : public nlohmann::json_sax<json> {
 
   json root_;
   std::vector<json*> open_;
-  std::string key_;
+  json* slot_ = nullptr;  // of the key read last
   std::string problem_;
 };
 
@@ -121,9 +122,11 @@ std::string with_quoted_words(std::string_view text) {
 }  // namespace
 
 Result<json> parse_json(std::string_view text, std::string_view name) {
-  const std::string quoted = with_quoted_words(text);
+  // Few files have such words, and some are large.
+  const bool may_have_words = text.find("NaN") != text.npos || text.find("Infinity") != text.npos;
+  const std::string quoted = may_have_words ? with_quoted_words(text) : std::string();
   Builder builder;
-  if (!json::sax_parse(quoted, &builder)) {
+  if (!json::sax_parse(may_have_words ? std::string_view(quoted) : text, &builder)) {
     return Error{
         ErrorCode::bad_format,
         fmt::format("[json] expected {} ({})",
