@@ -94,7 +94,7 @@ INSTANTIATE_TEST_SUITE_P(Checkpoints, Golden,
                                          "hf_bf16", "hf_f16", "hf_sharded", "orig_bin",
                                          "orig_layernorm", "orig_mambabyte_names",
                                          "orig_two_heads"),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& test) { return std::string(test.param); });
 
 // krait's bits per byte of a held-out text equal PyTorch's on the same weights.
 TEST(BundledModels, BitsPerByteEqualTheReference) {

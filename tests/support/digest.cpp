@@ -10,6 +10,8 @@
 namespace krait::test {
 namespace {
 
+__extension__ using Wide = unsigned __int128;
+
 // The first 32 bits of the fractional parts of the cube roots of the first 64 primes.
 std::array<std::uint32_t, 64> round_constants() {
   std::array<std::uint32_t, 64> constants{};
@@ -19,11 +21,11 @@ std::array<std::uint32_t, 64> round_constants() {
     for (std::uint64_t d = 2; d * d <= n; ++d) is_prime = is_prime && n % d != 0;
     if (!is_prime) continue;
     // floor(cbrt(n) · 2^32) by bisection in integers.
-    unsigned __int128 low = 0;
-    unsigned __int128 high = static_cast<unsigned __int128>(8) << 32U;
-    const unsigned __int128 target = static_cast<unsigned __int128>(n) << 96U;
+    Wide low = 0;
+    Wide high = static_cast<Wide>(8) << 32U;
+    const Wide target = static_cast<Wide>(n) << 96U;
     while (high - low > 1) {
-      const unsigned __int128 middle = (low + high) / 2;
+      const Wide middle = (low + high) / 2;
       (middle * middle * middle <= target ? low : high) = middle;
     }
     constants[count++] = static_cast<std::uint32_t>(low);

@@ -1,0 +1,324 @@
+#include "bench/roofline_measure.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <utility>
+
+#include "krait/core/thread_pool.hpp"
+
+#if defined(__unix__)
+#  include <sys/mman.h>
+#  include <unistd.h>
+#endif
+
+#if defined(__x86_64__)
+#  include <immintrin.h>
+#elif defined(__aarch64__)
+#  include <arm_neon.h>
+#endif
+
+namespace krait::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Results go here, so that the loops are not removed.
+std::atomic<float> sink{0.0F};
+
+// --- reading -------------------------------------------------------------------------------------
+
+#if defined(__x86_64__)
+
+__attribute__((target("avx512f"))) float read_avx512(const std::byte* p, Index bytes) {
+  __m512i sum[4] = {};
+  for (const std::byte* end = p + bytes / 256 * 256; p != end; p += 256) {
+    for (int i = 0; i < 4; ++i) {
+      sum[i] = _mm512_xor_si512(sum[i], _mm512_loadu_si512(p + 64 * i));
+    }
+  }
+  const __m512i all =
+      _mm512_xor_si512(_mm512_xor_si512(sum[0], sum[1]), _mm512_xor_si512(sum[2], sum[3]));
+  alignas(64) std::int32_t lanes[16];
+  _mm512_store_si512(lanes, all);
+  return static_cast<float>(lanes[0] ^ lanes[7] ^ lanes[15]);
+}
+
+__attribute__((target("avx2"))) float read_avx2(const std::byte* p, Index bytes) {
+  __m256i sum[4] = {};
+  for (const std::byte* end = p + bytes / 256 * 256; p != end; p += 128) {
+    for (int i = 0; i < 4; ++i) {
+      const auto* at = reinterpret_cast<const __m256i*>(p + 32 * i);
+      sum[i] = _mm256_xor_si256(sum[i], _mm256_loadu_si256(at));
+    }
+  }
+  const __m256i all =
+      _mm256_xor_si256(_mm256_xor_si256(sum[0], sum[1]), _mm256_xor_si256(sum[2], sum[3]));
+  return static_cast<float>(_mm256_extract_epi32(all, 0) ^ _mm256_extract_epi32(all, 7));
+}
+
+#endif
+
+// The compiler's baseline vectors.
+float read_baseline(const std::byte* p, Index bytes) {
+  using Wide = std::uint64_t __attribute__((vector_size(16)));
+  Wide sum[4] = {};
+  for (const std::byte* end = p + bytes / 256 * 256; p != end; p += 64) {
+    for (int i = 0; i < 4; ++i) {
+      Wide value;
+      std::memcpy(&value, p + 16 * i, sizeof value);
+      sum[i] ^= value;
+    }
+  }
+  const Wide all = sum[0] ^ sum[1] ^ sum[2] ^ sum[3];
+  return static_cast<float>(all[0] ^ all[1]);
+}
+
+float read_all(const std::byte* p, Index bytes) {
+#if defined(__x86_64__)
+  const Isa best = available_isas().back();
+  if (best >= Isa::avx512) return read_avx512(p, bytes);
+  if (best >= Isa::avx2) return read_avx2(p, bytes);
+#endif
+  return read_baseline(p, bytes);
+}
+
+// --- multiplying ---------------------------------------------------------------------------------
+
+// Twelve chains hide a latency of six cycles on two units, the longest in use.
+constexpr int fma_chains = 12;
+constexpr Index fma_rounds = 4'000'000;
+
+struct FmaLoop {
+  float (*run)(Index rounds);
+  int lanes;
+};
+
+#if defined(__x86_64__)
+
+__attribute__((target("avx512f"))) float fma_avx512(Index rounds) {
+  __m512 acc[fma_chains];
+  for (int i = 0; i < fma_chains; ++i) acc[i] = _mm512_set1_ps(static_cast<float>(i));
+  const __m512 factor = _mm512_set1_ps(0.5F);
+  for (Index k = 0; k < rounds; ++k) {
+    for (int i = 0; i < fma_chains; ++i) acc[i] = _mm512_fmadd_ps(acc[i], factor, factor);
+  }
+  float sum = 0.0F;
+  for (int i = 0; i < fma_chains; ++i) sum += _mm512_cvtss_f32(acc[i]);
+  return sum;
+}
+
+__attribute__((target("avx2,fma"))) float fma_avx2(Index rounds) {
+  __m256 acc[fma_chains];
+  for (int i = 0; i < fma_chains; ++i) acc[i] = _mm256_set1_ps(static_cast<float>(i));
+  const __m256 factor = _mm256_set1_ps(0.5F);
+  for (Index k = 0; k < rounds; ++k) {
+    for (int i = 0; i < fma_chains; ++i) acc[i] = _mm256_fmadd_ps(acc[i], factor, factor);
+  }
+  float sum = 0.0F;
+  for (int i = 0; i < fma_chains; ++i) sum += _mm256_cvtss_f32(acc[i]);
+  return sum;
+}
+
+#elif defined(__aarch64__)
+
+float fma_neon(Index rounds) {
+  constexpr int chains = 2 * fma_chains;  // up to four units
+  float32x4_t acc[chains];
+  for (int i = 0; i < chains; ++i) acc[i] = vdupq_n_f32(static_cast<float>(i));
+  const float32x4_t factor = vdupq_n_f32(0.5F);
+  for (Index k = 0; k < rounds / 2; ++k) {
+    for (int i = 0; i < chains; ++i) acc[i] = vfmaq_f32(factor, acc[i], factor);
+  }
+  float sum = 0.0F;
+  for (int i = 0; i < chains; ++i) sum += vgetq_lane_f32(acc[i], 0);
+  return sum;
+}
+
+#endif
+
+FmaLoop fma_loop(Isa isa) {
+#if defined(__x86_64__)
+  if (isa >= Isa::avx512 && isa <= Isa::avx512_bf16) return {fma_avx512, 16};
+  if (isa == Isa::avx2) return {fma_avx2, 8};
+#elif defined(__aarch64__)
+  if (isa == Isa::neon) return {fma_neon, 4};
+#endif
+  static_cast<void>(isa);
+  return {nullptr, 0};
+}
+
+// The shortest time of one run of task(0) … task(width - 1).
+template <class Task>
+double best_seconds(Executor& executor, int repeats, Task task) {
+  double best = 1e30;
+  for (int i = 0; i < repeats; ++i) {
+    const auto start = Clock::now();
+    executor.run(executor.width(), task);
+    best = std::min(best, seconds_since(start));
+  }
+  return best;
+}
+
+// --- memory --------------------------------------------------------------------------------------
+
+// Halves that are ordinary numbers as bf16, as f16, and in pairs as f32. The period is odd, so that
+// no two rows of a matrix are equal.
+void fill(std::byte* data, std::size_t size) {
+  std::uint32_t state = 12345;
+  std::uint16_t block[4099];
+  for (std::uint16_t& half : block) {
+    state = state * 1664525U + 1013904223U;
+    half = static_cast<std::uint16_t>(0x3C00U | ((state >> 16U) & 0x81FFU));
+  }
+  for (std::size_t at = 0; at < size; at += sizeof block) {
+    std::memcpy(data + at, block, std::min(sizeof block, size - at));
+  }
+}
+
+Error system_error(const char* what) {
+  return {ErrorCode::io_failed,
+          std::string("[bench] ") + what + ": expected success, found " + std::strerror(errno)};
+}
+
+#if defined(__unix__)
+
+Result<std::byte*> map_huge_pages(std::size_t size) {
+  void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) return system_error("anonymous memory");
+#  if defined(MADV_HUGEPAGE)
+  madvise(data, size, MADV_HUGEPAGE);  // advice: small pages serve as well
+#  endif
+  auto* bytes = static_cast<std::byte*>(data);
+  fill(bytes, size);
+  return bytes;
+}
+
+// Writes a temporary file, which disappears from its folder at once, and maps it.
+Result<std::byte*> map_file(std::size_t size) {
+  std::error_code failed;
+  std::string path = (std::filesystem::temp_directory_path(failed) / "krait-bench-XXXXXX").string();
+  const int file = mkstemp(path.data());
+  if (file < 0) return system_error("temporary file");
+  unlink(path.c_str());
+  std::vector<std::byte> chunk(std::size_t{1} << 20U);
+  fill(chunk.data(), chunk.size());
+  for (std::size_t written = 0; written < size;) {
+    const ssize_t n = write(file, chunk.data(), std::min(chunk.size(), size - written));
+    if (n <= 0) {
+      Error error = system_error("write of a temporary file");
+      close(file);
+      return error;
+    }
+    written += static_cast<std::size_t>(n);
+  }
+  void* data = mmap(nullptr, size, PROT_READ, MAP_SHARED, file, 0);
+  Error error = system_error("mapping of a temporary file");
+  close(file);
+  if (data == MAP_FAILED) return error;
+  sink = read_all(static_cast<std::byte*>(data), static_cast<Index>(size));
+  return static_cast<std::byte*>(data);
+}
+
+#endif
+
+}  // namespace
+
+Result<Memory> Memory::create(MemoryKind kind, Index bytes) {
+#if defined(__unix__)
+  const auto size = static_cast<std::size_t>(bytes);
+  std::byte* data = nullptr;
+  KRAIT_ASSIGN_OR_RETURN(data, kind == MemoryKind::file ? map_file(size) : map_huge_pages(size));
+  return Memory(data, bytes);
+#else
+  static_cast<void>(kind);
+  static_cast<void>(bytes);
+  return Error{ErrorCode::unsupported, "[bench] memory: expected a Unix system"};
+#endif
+}
+
+Memory::Memory(Memory&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+Memory& Memory::operator=(Memory&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+Memory::~Memory() {
+#if defined(__unix__)
+  if (data_ != nullptr) munmap(data_, static_cast<std::size_t>(size_));
+#endif
+}
+
+Index last_level_cache_bytes() {
+  Index largest = 0;
+  // The C library's figure for the third level is that of all cores of some processors together.
+  for (int i = 0; i < 8; ++i) {
+    std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(i) + "/size");
+    Index count = 0;
+    char unit = ' ';
+    if (!(file >> count >> unit)) break;
+    largest = std::max(largest, unit == 'M' ? count << 20 : count << 10);
+  }
+  return largest > 0 ? largest : Index{32} << 20;
+}
+
+double read_bandwidth(const Memory& memory, Executor& executor, int repeats) {
+  const Index width = executor.width();
+  const double seconds = best_seconds(executor, repeats, [&](int i) {
+    const Index begin = memory.size() * i / width / 64 * 64;
+    const Index end = memory.size() * (i + 1) / width / 64 * 64;
+    sink.store(read_all(memory.data() + begin, end - begin), std::memory_order_relaxed);
+  });
+  return static_cast<double>(memory.size()) / seconds * 1e-9;
+}
+
+double fma_peak(Isa isa, Executor& executor, int repeats) {
+  const FmaLoop loop = fma_loop(isa);
+  if (loop.run == nullptr) return 0.0;
+  const double seconds = best_seconds(
+      executor, repeats, [&](int) { sink.store(loop.run(fma_rounds), std::memory_order_relaxed); });
+  const double flop = 2.0 * fma_chains * loop.lanes * static_cast<double>(fma_rounds);
+  return flop * executor.width() / seconds * 1e-9;
+}
+
+Result<Roofline> measure_roofline(int max_threads) {
+  Roofline result;
+  result.isa = available_isas().back();
+  // Beyond 2 GiB a larger buffer tells nothing more.
+  result.buffer_bytes = std::min(8 * last_level_cache_bytes(), Index{2} << 30);
+  result.points.resize(static_cast<std::size_t>(std::max(max_threads, 1)));
+  const auto for_each_width = [&](auto measure) {
+    for (std::size_t i = 0; i < result.points.size(); ++i) {
+      result.points[i].threads = static_cast<int>(i) + 1;
+      ThreadPool pool(result.points[i].threads);
+      measure(result.points[i], pool);
+    }
+  };
+  {
+    Result<Memory> file = Memory::create(MemoryKind::file, result.buffer_bytes);
+    if (!file) return std::move(file).error();
+    for_each_width([&](RooflinePoint& p, Executor& e) { p.file_read = read_bandwidth(*file, e); });
+  }
+  {
+    Result<Memory> huge = Memory::create(MemoryKind::huge_pages, result.buffer_bytes);
+    if (!huge) return std::move(huge).error();
+    for_each_width([&](RooflinePoint& p, Executor& e) { p.huge_read = read_bandwidth(*huge, e); });
+  }
+  for_each_width([&](RooflinePoint& p, Executor& e) { p.fma = fma_peak(result.isa, e); });
+  return result;
+}
+
+}  // namespace krait::bench
