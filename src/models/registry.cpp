@@ -73,7 +73,9 @@ Result<ModelConfig> read_config(const Checkpoint& checkpoint) {
     resolve_names(checkpoint.weights, config);
     config.is_byte_level = checkpoint.tokenizer.empty() && config.spec.embedding.vocab == 256;
     if (config.is_byte_level) config.stop_tokens.clear();  // every id is a byte of text
-    KRAIT_RETURN_IF_ERROR(validate(config.spec));
+    if (const auto valid = validate(config.spec); !valid) {
+      return Error{valid.error().code, fmt::format("{} ({})", valid.error().message, name)};
+    }
     return config;
   }
   return reader.fail("model_type", "one of " + joined(known_families()),
