@@ -24,7 +24,8 @@ struct Sequence {
   Sequence(const Model& model, std::span<const Token> prompt) : Sequence(model) { append(prompt); }
 
   void append(std::span<const Token> more) {
-    tokens.insert(tokens.end(), more.begin(), more.end());
+    tokens.reserve(tokens.size() + more.size());
+    for (const Token token : more) tokens.push_back(token);
     pending += static_cast<Index>(more.size());
   }
 
