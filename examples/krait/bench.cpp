@@ -1,7 +1,8 @@
 #include <sys/resource.h>
 
+#include <fmt/format.h>
+
 #include <algorithm>
-#include <cstdio>
 
 #include "bench/roofline_measure.hpp"
 #include "command.hpp"
@@ -145,28 +146,24 @@ Result<void> print_table(const Report& report, const Options& options, int threa
   };
   const double read = report.decode.median * static_cast<double>(report.weights_bytes) / 1e9;
   const double gflop = report.prefill.median * report.flop_per_token / 1e9;
-  std::string text;
-  char line[256];
-  const auto add = [&](auto... values) {
-    std::snprintf(line, sizeof line, values...);
-    text += line;
+  std::string text = fmt::format("{}, {} threads, {}\n{:<22} {:>12} {:>12}\n", options.common.model,
+                                 threads, to_string(active_isa()), "", "median", "best");
+  const auto add = [&](const std::string& what, const Speed& speed, const std::string& more) {
+    text += fmt::format("{:<22} {:>12.1f} {:>12.1f}  tokens/s{}\n", what, speed.median, speed.best,
+                        more);
   };
-  add("%s, %d threads, %s\n", options.common.model.c_str(), threads,
-      std::string(to_string(active_isa())).c_str());
-  add("%-22s %12s %12s  %s\n", "", "median", "best", "");
-  add("%-22s %12.1f %12.1f  tokens/s, %.1f GFLOP/s, %.0f %% of FMA peak\n",
-      ("prefill " + std::to_string(options.prompt)).c_str(), report.prefill.median,
-      report.prefill.best, gflop, percent(gflop, report.gflop_s));
-  add("%-22s %12.1f %12.1f  tokens/s, %.1f GB/s, %.0f %% of read bandwidth\n", "decode",
-      report.decode.median, report.decode.best, read, percent(read, report.read_gb_s));
+  add(fmt::format("prefill {}", options.prompt), report.prefill,
+      fmt::format(", {:.1f} GFLOP/s, {:.0f} % of FMA peak", gflop, percent(gflop, report.gflop_s)));
+  add("decode", report.decode,
+      fmt::format(", {:.1f} GB/s, {:.0f} % of read bandwidth", read,
+                  percent(read, report.read_gb_s)));
   for (const Batch& batch : report.batches) {
-    add("%-22s %12.1f %12.1f  tokens/s in all\n",
-        ("decode, " + std::to_string(batch.users) + " users").c_str(), batch.speed.median,
-        batch.speed.best);
+    add(fmt::format("decode, {} users", batch.users), batch.speed, " in all");
   }
-  add("roofline: %.1f GB/s read, %.1f GFLOP/s\n", report.read_gb_s, report.gflop_s);
-  add("weights read per token %.1f MB, state %.2f MB, peak resident memory %.1f MB\n",
-      static_cast<double>(report.weights_bytes) / 1e6,
+  text += fmt::format(
+      "roofline: {:.1f} GB/s read, {:.1f} GFLOP/s\n"
+      "weights read per token {:.1f} MB, state {:.2f} MB, peak resident memory {:.1f} MB\n",
+      report.read_gb_s, report.gflop_s, static_cast<double>(report.weights_bytes) / 1e6,
       static_cast<double>(report.state_bytes) / 1e6,
       static_cast<double>(report.peak_rss_bytes) / 1e6);
   KRAIT_RETURN_IF_ERROR(print(text));
@@ -187,9 +184,11 @@ Result<void> run(const Options& options) {
   const int threads = runtime.threads->width();
   if (options.roofline) {
     // After the memory was read off: the measurement uses buffers far larger than the caches.
-    KRAIT_ASSIGN_OR_RETURN(const bench::Roofline roofline, bench::measure_roofline(threads));
-    report.read_gb_s = roofline.read_gb_s;
-    report.gflop_s = roofline.gflop_s;
+    KRAIT_ASSIGN_OR_RETURN(
+        const bench::Memory memory,
+        bench::Memory::create(bench::MemoryKind::file, 8 * bench::last_level_cache_bytes()));
+    report.read_gb_s = bench::read_bandwidth(memory, *runtime.threads);
+    report.gflop_s = bench::fma_peak(active_isa(), *runtime.threads);
   }
   if (options.common.json) return print_json(to_json(report, options, threads));
   return print_table(report, options, threads);

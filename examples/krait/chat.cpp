@@ -88,7 +88,9 @@ class Conversation {
 Result<void> run(const Options& options) {
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common));
   GenerationOptions generation{.max_tokens = options.tokens};
-  KRAIT_ASSIGN_OR_RETURN(generation.sampler, options.sampler.resolve(runtime.model()));
+  const Result<SamplerOptions> sampler = options.sampler.resolve(runtime.model());
+  if (!sampler) return sampler.error();
+  generation.sampler = *sampler;
   generation.stop_tokens = runtime.language_model.stop_tokens;
   Sequence sequence(runtime.model());
   if (!options.state_in.empty()) {

@@ -69,7 +69,9 @@ Result<void> run(const Options& options) {
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common));
   KRAIT_ASSIGN_OR_RETURN(Sequence sequence, begin(options, runtime));
   GenerationOptions generation_options{.max_tokens = options.tokens, .stop_strings = options.stops};
-  KRAIT_ASSIGN_OR_RETURN(generation_options.sampler, options.sampler.resolve(runtime.model()));
+  const Result<SamplerOptions> sampler = options.sampler.resolve(runtime.model());
+  if (!sampler) return sampler.error();
+  generation_options.sampler = *sampler;
   if (!options.ignore_eos) generation_options.stop_tokens = runtime.language_model.stop_tokens;
   if (options.echo && !options.common.json) {
     KRAIT_ASSIGN_OR_RETURN(const std::string prompt, read_text(options.prompt));

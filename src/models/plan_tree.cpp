@@ -44,7 +44,8 @@ bool is_number(std::string_view text) {
          std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
 
-// Replaces each run of equal children named by consecutive numbers by the first of them.
+// Replaces each run of equal children named by consecutive numbers by the first of them, and a node
+// that says nothing itself and has one child by that child.
 void fold(Node& node) {
   std::vector<Node> folded;
   for (std::size_t first = 0; first < node.children.size();) {
@@ -57,6 +58,11 @@ void fold(Node& node) {
     Node kept = std::move(node.children[first]);
     if (last > first) kept.label += " to " + node.children[last].label;
     fold(kept);
+    if (kept.text.empty() && kept.children.size() == 1) {
+      Node only = std::move(kept.children.front());
+      only.label = kept.label + "." + only.label;
+      kept = std::move(only);
+    }
     folded.push_back(std::move(kept));
     first = last + 1;
   }

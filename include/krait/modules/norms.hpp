@@ -3,7 +3,7 @@
 /// \file
 /// The norms in front of blocks and of the head.
 
-#include <span>
+#include <cstdio>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -51,7 +51,10 @@ class Norm {
   }
 
   std::string description() const {
-    return std::string(is_rms_ ? "RmsNorm" : "LayerNorm") + ", eps " + std::to_string(eps_);
+    char text[48];
+    std::snprintf(text, sizeof text, "%s, eps %g", is_rms_ ? "RmsNorm" : "LayerNorm",
+                  static_cast<double>(eps_));
+    return text;
   }
 
  private:
