@@ -1,5 +1,7 @@
 # Non-blank lines of krait.hpp after preprocessing:
 #   cmake -DCOMPILER=… -DINCLUDE=… -DLIMIT=… -P umbrella_size.cmake
+cmake_minimum_required(VERSION 3.24)
+
 execute_process(COMMAND ${COMPILER} -std=c++20 -I ${INCLUDE} -E -P -x c++
   ${INCLUDE}/krait/krait.hpp OUTPUT_VARIABLE text ERROR_VARIABLE errors RESULT_VARIABLE result)
 if(NOT result EQUAL 0)

@@ -1,4 +1,6 @@
 # cmake -DCOMPILER=… -DINCLUDE=… -DSOURCE=… -P compile_fail.cmake
+cmake_minimum_required(VERSION 3.24)
+
 set(command ${COMPILER} -std=c++20 -fsyntax-only -Werror=unused-result -I ${INCLUDE} ${SOURCE})
 
 execute_process(COMMAND ${command} RESULT_VARIABLE result ERROR_VARIABLE output)

@@ -1,5 +1,7 @@
 # The Debian package holds the library, its headers, the CMake and pkg-config files, the program
 # and the models: cmake -DBINARY=<build folder> -DCPACK=… -DDPKG_DEB=… -DPROGRAM=<0 or 1> -P …
+cmake_minimum_required(VERSION 3.24)
+
 set(folder ${BINARY}/packaging/deb)
 file(REMOVE_RECURSE ${folder})
 execute_process(COMMAND ${CPACK} -G DEB -B ${folder} --config ${BINARY}/CPackConfig.cmake

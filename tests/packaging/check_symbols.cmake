@@ -1,4 +1,6 @@
 # The shared library exports krait's names and nothing else: cmake -DLIBRARY=… -DNM=… -P …
+cmake_minimum_required(VERSION 3.24)
+
 execute_process(COMMAND ${NM} -DC --defined-only ${LIBRARY}
   OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
 string(REGEX REPLACE "[][;]" "_" symbols "${symbols}")

@@ -1,6 +1,8 @@
 # Builds a consumer of krait and runs it, if there is a model to run it with:
-#   cmake -DPROJECT=<source folder> -DBINARY=<build folder> [-DOPTIONS=<a;b>] [-DTARGET=<target>]
+#   cmake -DPROJECT=<source folder> -DBINARY=<build folder> [-DOPTIONS=<a;b>] [-DPROGRAM=<target>]
 #         [-DMODEL=<checkpoint>] -P consume.cmake
+cmake_minimum_required(VERSION 3.24)
+
 function(run)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE output
     ERROR_VARIABLE output)
@@ -11,14 +13,14 @@ function(run)
 endfunction()
 
 set(build_arguments "")
-if(TARGET)
-  set(build_arguments --target ${TARGET})
+if(PROGRAM)
+  set(build_arguments --target ${PROGRAM})
 endif()
 run(${CMAKE_COMMAND} -G Ninja -S ${PROJECT} -B ${BINARY} ${OPTIONS})
 run(${CMAKE_COMMAND} --build ${BINARY} ${build_arguments})
 
-if(TARGET AND MODEL AND EXISTS ${MODEL})
-  run(${BINARY}/${TARGET} ${MODEL})
+if(PROGRAM AND EXISTS "${MODEL}")
+  run(${BINARY}/${PROGRAM} ${MODEL})
   string(REGEX MATCHALL "\n" lines "${output}")
   list(LENGTH lines count)
   if(count LESS 2)
