@@ -39,9 +39,11 @@ HWY_INLINE void advance(const SelectiveScanArgs& args, ScanChunk& chunk, Index f
     const VF dt = load(chunk.dt + t * vector_lanes);
     const VF dt_u = load(chunk.dt_u + t * vector_lanes);
     VF y = load(chunk.y + t * vector_lanes);
+    Pack<ways> decay;
+    for (std::size_t w = 0; w < ways; ++w) decay.part[w] = hn::Mul(dt, A[w]);
+    decay = exp_nonpositive_of(PackOps<ways>(), decay);
     for (std::size_t w = 0; w < ways; ++w) {
-      const VF decay = exp_nonpositive_of(VectorOps(), hn::Mul(dt, A[w]));
-      state[w] = fma(decay, state[w], hn::Mul(dt_u, hn::Set(DF(), B[w])));
+      state[w] = fma(decay.part[w], state[w], hn::Mul(dt_u, hn::Set(DF(), B[w])));
       y = fma(hn::Set(DF(), C[w]), state[w], y);
     }
     store(y, chunk.y + t * vector_lanes);
