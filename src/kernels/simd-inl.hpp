@@ -9,6 +9,7 @@
 
 #  include <limits>
 #  include <type_traits>
+#  include <utility>
 
 #  include <hwy/highway.h>
 
@@ -303,11 +304,19 @@ struct PackOps {
   static constexpr float infinity() { return VectorOps::infinity(); }
 
  private:
+  // Subscripts are constants, not a loop's variable: only then do compilers keep packs in
+  // registers.
   template <class F, class... Vs>
   static HWY_INLINE V map(F f, const Vs&... operands) {
-    V result;
-    for (std::size_t i = 0; i < width; ++i) result.part[i] = f(operands.part[i]...);
-    return result;
+    return map_all(std::make_index_sequence<width>(), f, operands...);
+  }
+  template <std::size_t... parts, class F, class... Vs>
+  static HWY_INLINE V map_all(std::index_sequence<parts...>, F f, const Vs&... operands) {
+    return V{{map_one<parts>(f, operands...)...}};
+  }
+  template <std::size_t part, class F, class... Vs>
+  static HWY_INLINE VF map_one(F f, const Vs&... operands) {
+    return f(operands.part[part]...);
   }
 };
 
