@@ -11,35 +11,52 @@
 HWY_BEFORE_NAMESPACE();
 namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
 
-// The channels of one register, all tokens, with the taps and the window in registers. Raw inputs
-// are read once, before the output of their token is written: y may be x.
+// Four taps: the channels of `width` registers, all tokens, with taps and window in registers. Raw
+// inputs are read once, before the output of their token is written: y may be x. Only a single
+// register may be partial.
+template <std::size_t width>
 HWY_INLINE void convolve_4(const Conv1dArgs& args, Index c, Index count) {
+  using Registers = Pack<width>;
+  const auto read = [count](const float* p) HWY_ATTR {
+    Registers values;
+    for (std::size_t i = 0; i < width; ++i) {
+      values.part[i] = load_count(p + static_cast<Index>(i) * vector_lanes, count);
+    }
+    return values;
+  };
+  const auto write = [count](const Registers& values, float* p) HWY_ATTR {
+    for (std::size_t i = 0; i < width; ++i) {
+      store_count(values.part[i], p + static_cast<Index>(i) * vector_lanes, count);
+    }
+  };
+  const PackOps<width> ops;
   const Index channels = args.x.cols;
   const float* weight = args.weight + c;
-  const VF w0 = load_count(weight, count);
-  const VF w1 = load_count(weight + channels, count);
-  const VF w2 = load_count(weight + 2 * channels, count);
-  const VF w3 = load_count(weight + 3 * channels, count);
-  const VF bias = args.bias != nullptr ? load_count(args.bias + c, count) : hn::Zero(DF());
+  const Registers w0 = read(weight);
+  const Registers w1 = read(weight + channels);
+  const Registers w2 = read(weight + 2 * channels);
+  const Registers w3 = read(weight + 3 * channels);
+  const Registers bias = args.bias != nullptr ? read(args.bias + c) : ops.set(0.0F);
   float* state = args.state + c;
-  VF x0 = load_count(state, count);
-  VF x1 = load_count(state + channels, count);
-  VF x2 = load_count(state + 2 * channels, count);
+  Registers x0 = read(state);
+  Registers x1 = read(state + channels);
+  Registers x2 = read(state + 2 * channels);
   const float* from = args.x.data + c;
   float* to = args.y.data + c;
   for (Index t = 0; t < args.x.rows; ++t) {
-    const VF x3 = load_count(from, count);
-    const VF acc = fma(w3, x3, fma(w2, x2, fma(w1, x1, fma(w0, x0, bias))));
-    store_count(silu_of(VectorOps(), acc), to, count);
+    const Registers x3 = read(from);
+    Registers acc = ops.fma(w1, x1, ops.fma(w0, x0, bias));
+    acc = ops.fma(w3, x3, ops.fma(w2, x2, acc));
+    write(silu_of(ops, acc), to);
     x0 = x1;
     x1 = x2;
     x2 = x3;
     from += args.x.stride;
     to += args.y.stride;
   }
-  store_count(x0, state, count);
-  store_count(x1, state + channels, count);
-  store_count(x2, state + 2 * channels, count);
+  write(x0, state);
+  write(x1, state + channels);
+  write(x2, state + 2 * channels);
 }
 
 // Any number of taps: the window stays in `state`.
@@ -63,14 +80,21 @@ HWY_INLINE void convolve_any(const Conv1dArgs& args, Index c, Index count) {
 }
 
 void conv1d_silu(const Conv1dArgs& args) noexcept {
-  const Index first = args.channels.begin;
-  for_each_register(args.channels.size(), [&](Index i, Index count) HWY_ATTR {
-    if (args.d_conv == 4) {
-      convolve_4(args, first + i, count);
-    } else {
-      convolve_any(args, first + i, count);
+  Index c = args.channels.begin;
+  if (args.d_conv == 4) {
+    constexpr Index width = 2;
+    for (; c + width * vector_lanes <= args.channels.end; c += width * vector_lanes) {
+      convolve_4<width>(args, c, vector_lanes);
     }
-  });
+  }
+  for (; c < args.channels.end; c += vector_lanes) {
+    const Index count = HWY_MIN(vector_lanes, args.channels.end - c);
+    if (args.d_conv == 4) {
+      convolve_4<1>(args, c, count);
+    } else {
+      convolve_any(args, c, count);
+    }
+  }
 }
 
 }  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE

@@ -11,16 +11,25 @@
 HWY_BEFORE_NAMESPACE();
 namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
 
-// y = f(x), register by register.
+// y = f(x), two registers at a time, then one by one. `f` takes the operations and the operand.
 template <class F>
 HWY_INLINE void map(std::span<const float> x, std::span<float> y, F f) {
   const float* from = x.data();
   float* to = y.data();
-  for_each_register(static_cast<Index>(x.size()), [=](Index i, Index count) HWY_ATTR {
-    store_count(f(load_count(from + i, count)), to + i, count);
-  });
+  const auto n = static_cast<Index>(x.size());
+  Index i = 0;
+  for (; i + 2 * vector_lanes <= n; i += 2 * vector_lanes) {
+    const Pack<2> pair = f(PackOps<2>(), Pack<2>{{load(from + i), load(from + i + vector_lanes)}});
+    store(pair.part[0], to + i);
+    store(pair.part[1], to + i + vector_lanes);
+  }
+  for (; i < n; i += vector_lanes) {
+    const Index count = HWY_MIN(vector_lanes, n - i);
+    store_count(f(VectorOps(), load_count(from + i, count)), to + i, count);
+  }
 }
 
+// y = f(a, b), register by register.
 template <class F>
 HWY_INLINE void map(std::span<const float> a, std::span<const float> b, std::span<float> y, F f) {
   const float* left = a.data();
@@ -32,23 +41,23 @@ HWY_INLINE void map(std::span<const float> a, std::span<const float> b, std::spa
 }
 
 void exp(std::span<const float> x, std::span<float> y) noexcept {
-  map(x, y, [](VF v) HWY_ATTR { return exp_of(VectorOps(), v); });
+  map(x, y, [](auto ops, auto v) HWY_ATTR { return exp_of(ops, v); });
 }
 
 void log(std::span<const float> x, std::span<float> y) noexcept {
-  map(x, y, [](VF v) HWY_ATTR { return log_of(VectorOps(), v); });
+  map(x, y, [](auto ops, auto v) HWY_ATTR { return log_of(ops, v); });
 }
 
 void softplus(std::span<const float> x, std::span<float> y) noexcept {
-  map(x, y, [](VF v) HWY_ATTR { return softplus_of(VectorOps(), v); });
+  map(x, y, [](auto ops, auto v) HWY_ATTR { return softplus_of(ops, v); });
 }
 
 void sigmoid(std::span<const float> x, std::span<float> y) noexcept {
-  map(x, y, [](VF v) HWY_ATTR { return sigmoid_of(VectorOps(), v); });
+  map(x, y, [](auto ops, auto v) HWY_ATTR { return sigmoid_of(ops, v); });
 }
 
 void silu(std::span<const float> x, std::span<float> y) noexcept {
-  map(x, y, [](VF v) HWY_ATTR { return silu_of(VectorOps(), v); });
+  map(x, y, [](auto ops, auto v) HWY_ATTR { return silu_of(ops, v); });
 }
 
 void add(std::span<const float> a, std::span<const float> b, std::span<float> y) noexcept {

@@ -39,9 +39,11 @@ HWY_INLINE void advance(const SelectiveScanArgs& args, ScanChunk& chunk, Index f
     const VF dt = load(chunk.dt + t * vector_lanes);
     const VF dt_u = load(chunk.dt_u + t * vector_lanes);
     VF y = load(chunk.y + t * vector_lanes);
+    Pack<ways> decay;
+    for (std::size_t w = 0; w < ways; ++w) decay.part[w] = hn::Mul(dt, A[w]);
+    decay = exp_nonpositive_of(PackOps<ways>(), decay);
     for (std::size_t w = 0; w < ways; ++w) {
-      const VF decay = exp_nonpositive_of(VectorOps(), hn::Mul(dt, A[w]));
-      state[w] = fma(decay, state[w], hn::Mul(dt_u, hn::Set(DF(), B[w])));
+      state[w] = fma(decay.part[w], state[w], hn::Mul(dt_u, hn::Set(DF(), B[w])));
       y = fma(hn::Set(DF(), C[w]), state[w], y);
     }
     store(y, chunk.y + t * vector_lanes);
@@ -52,23 +54,62 @@ HWY_INLINE void advance(const SelectiveScanArgs& args, ScanChunk& chunk, Index f
     store_count(state[w], h + static_cast<Index>(w) * scan_block, count);
 }
 
+// Step sizes and what depends on them, for `width` tokens of a chunk from t on.
+template <std::size_t width>
+HWY_INLINE void prepare(const SelectiveScanArgs& args, ScanChunk& chunk, Index first_token, Index t,
+                        Index c, Index count) {
+  const VF D = load_count(args.D + c, count);
+  Pack<width> dt;
+  for (std::size_t i = 0; i < width; ++i) {
+    const Index token = first_token + t + static_cast<Index>(i);
+    dt.part[i] = load_count(args.dt_raw.row_data(token) + c, count);
+  }
+  dt = softplus_of(PackOps<width>(), dt);
+  for (std::size_t i = 0; i < width; ++i) {
+    const Index at = (t + static_cast<Index>(i)) * vector_lanes;
+    const Index token = first_token + t + static_cast<Index>(i);
+    const VF u = load_count(args.u.row_data(token) + c, count);
+    store(dt.part[i], chunk.dt + at);
+    store(hn::Mul(dt.part[i], u), chunk.dt_u + at);
+    store(hn::Mul(D, u), chunk.y + at);
+  }
+}
+
+// The gated sums of `width` tokens of a chunk from t on go to their place. All their operands are
+// read first, since y may be any of them.
+template <std::size_t width>
+HWY_INLINE void finish(const SelectiveScanArgs& args, const ScanChunk& chunk, Index first_token,
+                       Index t, Index c, Index count) {
+  Pack<width> y;
+  for (std::size_t i = 0; i < width; ++i) {
+    y.part[i] = load(chunk.y + (t + static_cast<Index>(i)) * vector_lanes);
+  }
+  if (args.z.data != nullptr) {
+    Pack<width> z;
+    for (std::size_t i = 0; i < width; ++i) {
+      const Index token = first_token + t + static_cast<Index>(i);
+      z.part[i] = load_count(args.z.row_data(token) + c, count);
+    }
+    const PackOps<width> ops;
+    y = ops.mul(y, silu_of(ops, z));
+  }
+  for (std::size_t i = 0; i < width; ++i) {
+    const Index token = first_token + t + static_cast<Index>(i);
+    store_count(y.part[i], args.y.row_data(token) + c, count);
+  }
+}
+
 // All tokens of the `count` channels from c on, which lie in one block.
 HWY_INLINE void scan_register(const SelectiveScanArgs& args, Index c, Index count) {
   constexpr Index ways = vector_lanes == 16 ? 4 : 2;
   const float* A = args.A + scan_offset(c, 0, args.d_state);
   float* h = args.h + scan_offset(c, 0, args.d_state);
-  const VF D = load_count(args.D + c, count);
   ScanChunk chunk;
   for (Index first = 0; first < args.u.rows; first += chunk_tokens) {
     const Index tokens = HWY_MIN(chunk_tokens, args.u.rows - first);
-    for (Index t = 0; t < tokens; ++t) {
-      const VF u = load_count(args.u.row_data(first + t) + c, count);
-      const VF dt =
-          softplus_of(VectorOps(), load_count(args.dt_raw.row_data(first + t) + c, count));
-      store(dt, chunk.dt + t * vector_lanes);
-      store(hn::Mul(dt, u), chunk.dt_u + t * vector_lanes);
-      store(hn::Mul(D, u), chunk.y + t * vector_lanes);
-    }
+    Index t = 0;
+    for (; t + 2 <= tokens; t += 2) prepare<2>(args, chunk, first, t, c, count);
+    if (t < tokens) prepare<1>(args, chunk, first, t, c, count);
     Index n = 0;
     for (; n + ways <= args.d_state; n += ways) {
       advance<ways>(args, chunk, first, tokens, n, A + n * scan_block, h + n * scan_block, count);
@@ -76,14 +117,9 @@ HWY_INLINE void scan_register(const SelectiveScanArgs& args, Index c, Index coun
     for (; n < args.d_state; ++n) {
       advance<1>(args, chunk, first, tokens, n, A + n * scan_block, h + n * scan_block, count);
     }
-    for (Index t = 0; t < tokens; ++t) {
-      VF y = load(chunk.y + t * vector_lanes);
-      if (args.z.data != nullptr) {
-        const VF z = load_count(args.z.row_data(first + t) + c, count);
-        y = hn::Mul(y, silu_of(VectorOps(), z));
-      }
-      store_count(y, args.y.row_data(first + t) + c, count);
-    }
+    t = 0;
+    for (; t + 2 <= tokens; t += 2) finish<2>(args, chunk, first, t, c, count);
+    if (t < tokens) finish<1>(args, chunk, first, t, c, count);
   }
 }
 

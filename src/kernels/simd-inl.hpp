@@ -9,6 +9,7 @@
 
 #  include <limits>
 #  include <type_traits>
+#  include <utility>
 
 #  include <hwy/highway.h>
 
@@ -240,6 +241,82 @@ struct VectorOps {
   HWY_INLINE V power(V n, V bias) const {
     const V shifted = hn::Add(n, hn::Add(bias, set(0x1.8p23F)));
     return hn::BitCast(DF(), hn::ShiftLeft<23>(hn::BitCast(DI(), shifted)));
+  }
+};
+
+// Several registers that go through a function side by side. One chain of operations is longer
+// than the window in which a core looks for independent work; interleaved chains fill its units.
+template <std::size_t width>
+struct Pack {
+  VF part[width];
+};
+
+template <std::size_t width>
+struct PackOps {
+  using V = Pack<width>;
+  HWY_INLINE V set(float x) const {
+    return map([x](VF) HWY_ATTR { return hn::Set(DF(), x); }, V{});
+  }
+  HWY_INLINE V add(V a, V b) const {
+    return map([](VF x, VF y) HWY_ATTR { return hn::Add(x, y); }, a, b);
+  }
+  HWY_INLINE V sub(V a, V b) const {
+    return map([](VF x, VF y) HWY_ATTR { return hn::Sub(x, y); }, a, b);
+  }
+  HWY_INLINE V mul(V a, V b) const {
+    return map([](VF x, VF y) HWY_ATTR { return hn::Mul(x, y); }, a, b);
+  }
+  HWY_INLINE V div(V a, V b) const {
+    return map([](VF x, VF y) HWY_ATTR { return hn::Div(x, y); }, a, b);
+  }
+  HWY_INLINE V neg(V a) const {
+    return map([](VF x) HWY_ATTR { return hn::Neg(x); }, a);
+  }
+  HWY_INLINE V max(V a, V b) const {
+    return map([](VF x, VF y) HWY_ATTR { return hn::Max(x, y); }, a, b);
+  }
+  HWY_INLINE V min(V a, V b) const {
+    return map([](VF x, VF y) HWY_ATTR { return hn::Min(x, y); }, a, b);
+  }
+  HWY_INLINE V round(V a) const {
+    return map([](VF x) HWY_ATTR { return hn::Round(x); }, a);
+  }
+  HWY_INLINE V fma(V a, V b, V c) const {
+    return map([](VF x, VF y, VF z) HWY_ATTR { return HWY_NAMESPACE::fma(x, y, z); }, a, b, c);
+  }
+  HWY_INLINE V if_greater(V a, V b, V yes, V no) const {
+    return map([](VF x, VF y, VF t, VF f) HWY_ATTR { return VectorOps().if_greater(x, y, t, f); },
+               a, b, yes, no);
+  }
+  HWY_INLINE V mantissa(V x) const {
+    return map([](VF v) HWY_ATTR { return VectorOps().mantissa(v); }, x);
+  }
+  HWY_INLINE V exponent(V x) const {
+    return map([](VF v) HWY_ATTR { return VectorOps().exponent(v); }, x);
+  }
+  HWY_INLINE V scale(V x, V n) const {
+    return map([](VF v, VF e) HWY_ATTR { return VectorOps().scale(v, e); }, x, n);
+  }
+  HWY_INLINE V scale_down(V x, V n) const {
+    return map([](VF v, VF e) HWY_ATTR { return VectorOps().scale_down(v, e); }, x, n);
+  }
+  static constexpr float quiet_nan() { return VectorOps::quiet_nan(); }
+  static constexpr float infinity() { return VectorOps::infinity(); }
+
+ private:
+  // Subscripts are constants, not a loop's variable: only then do compilers keep packs in
+  // registers.
+  template <class F, class... Vs>
+  static HWY_INLINE V map(F f, const Vs&... operands) {
+    return map_all(std::make_index_sequence<width>(), f, operands...);
+  }
+  template <std::size_t... parts, class F, class... Vs>
+  static HWY_INLINE V map_all(std::index_sequence<parts...>, F f, const Vs&... operands) {
+    return V{{map_one<parts>(f, operands...)...}};
+  }
+  template <std::size_t part, class F, class... Vs>
+  static HWY_INLINE VF map_one(F f, const Vs&... operands) {
+    return f(operands.part[part]...);
   }
 };
 

@@ -33,7 +33,8 @@ struct SelectiveScanArgs {
   float* h = nullptr;              ///< block layout, in/out
   Index d_state = 0;
   MatrixView<float> y;  ///< [tokens, d_inner] out; may be u, dt_raw or z
-  Range channels;       ///< which channels to compute; begins at a multiple of 16
+  /// Which channels to compute: begins at a multiple of 16, ends at one or at d_inner.
+  Range channels;
 };
 
 /// For every token in order:
