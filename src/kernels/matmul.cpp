@@ -12,62 +12,90 @@ HWY_BEFORE_NAMESPACE();
 namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
 namespace {
 
-constexpr int tile_rows = 4;
-constexpr int tile_tokens = hn::MaxLanes(DF()) == 16 ? 6 : 3;
+// Tokens that one pass in the order of memory serves: as many as have registers.
+constexpr int stream_tokens = 6;
 
-template <int R, int T, class W>
-HWY_INLINE void matmul_tile(const MatmulArgs& args, Index row, Index token) {
-  const Index n = args.W.cols;
-  const TileSource<W> from{static_cast<const W*>(args.W.data) + row * n, n, args.x.row_data(token),
-                           args.x.stride};
-  Array<Lanes, R * T> lanes;
-  KRAIT_UNROLL
-  for (int p = 0; p < vector_parts; ++p) {
-    Array<VF, R * T> acc;
+// A register tile holds 4 rows × this many tokens, one register each. Where an output has more
+// than one register, a tile makes one pass per register: more outputs at a time need fewer loads.
+constexpr int tile_tokens = HWY_TARGET == HWY_AVX2 ? 3 : 6;
+
+// Elements of a row that a pass takes before the next pass: a tile of them stays in the L1 cache.
+constexpr Index pass_length = register_parts == 1 ? Index{1} << 40 : 512;
+
+// Weights that stay in the L2 cache while all tokens meet them.
+constexpr Index block_bytes = Index{384} << 10;
+
+template <int T, class W>
+HWY_INLINE void tile_rows(const Product<W>& in, Index row) {
+  Array<Lanes, 4 * T> lanes;
+  for (int i = 0; i < 4 * T; ++i) lanes[i] = zero_lanes();
+  for (Index k = 0; k < in.n; k += pass_length) {
+    const Index end = HWY_MIN(in.n, k + pass_length);
     KRAIT_UNROLL
-    for (int i = 0; i < R * T; ++i) acc[i] = hn::Zero(DF());
-    accumulate_tile<R, T, 1, W>(from, p * vector_lanes, 0, n, acc);
-    KRAIT_UNROLL
-    for (int i = 0; i < R * T; ++i) lanes[i].part[p] = acc[i];
-  }
-  const float* bias = args.bias != nullptr ? args.bias + row : nullptr;
-  KRAIT_UNROLL
-  for (int t = 0; t < T; ++t) {
-    float* y = args.y.row_data(token + t) + row;
-    if constexpr (R == 4) {
-      store_outputs<4>(reduce_4(lanes[t], lanes[T + t], lanes[2 * T + t], lanes[3 * T + t]), bias,
-                       y);
-    } else {
-      const float sum = reduce(lanes[t]);
-      *y = bias != nullptr ? sum + *bias : sum;
+    for (int p = 0; p < register_parts; ++p) {
+      Array<VF, 4 * T> acc;
+      KRAIT_UNROLL
+      for (int i = 0; i < 4 * T; ++i) acc[i] = lanes[i].part[p];
+      accumulate_tile<4, T, 1>(in.w + row * in.n, in.x, in, p * vector_lanes, k, end, acc);
+      KRAIT_UNROLL
+      for (int i = 0; i < 4 * T; ++i) lanes[i].part[p] = acc[i];
     }
   }
+  finish_tile<4, T>(lanes, in.bias != nullptr ? in.bias + row : nullptr, in.y + row, in.y_stride);
 }
 
 template <int T, class W>
-void matmul_tokens(const MatmulArgs& args, Index token) noexcept {
-  Index row = args.outputs.begin;
-  for (; row + tile_rows <= args.outputs.end; row += tile_rows) {
-    matmul_tile<tile_rows, T, W>(args, row, token);
-  }
-  for (; row < args.outputs.end; ++row) matmul_tile<1, T, W>(args, row, token);
+void tile_outputs(const Product<W>& in, Range outputs) {
+  Index row = outputs.begin;
+  for (; row + 4 <= outputs.end; row += 4) tile_rows<T>(in, row);
+  for (; row < outputs.end; ++row) stream_rows<1, T>(in, row);
 }
 
-template <int T, class W>
-void matmul_rest(const MatmulArgs& args, Index token, Index count) noexcept {
+// Calls the function for `tokens` ≤ T tokens.
+template <int T, bool stream, class W>
+void for_tokens(const Product<W>& in, Range outputs, Index tokens) {
   if constexpr (T > 0) {
-    if (count == T) return matmul_tokens<T, W>(args, token);
-    matmul_rest<T - 1, W>(args, token, count);
+    if (tokens < T) return for_tokens<T - 1, stream>(in, outputs, tokens);
+    if constexpr (stream) {
+      stream_outputs<T>(in, outputs);
+    } else {
+      tile_outputs<T>(in, outputs);
+    }
   }
 }
 
 template <class W>
 void matmul_of(const MatmulArgs& args) noexcept {
-  Index token = 0;
-  for (; token + tile_tokens <= args.x.rows; token += tile_tokens) {
-    matmul_tokens<tile_tokens, W>(args, token);
+  const Index tokens = args.x.rows;
+  const auto product_from = [&args](Index token) HWY_ATTR {
+    return Product<W>{.w = static_cast<const W*>(args.W.data),
+                      .x = args.x.row_data(token),
+                      .n = args.W.cols,
+                      .x_stride = args.x.stride,
+                      .bias = args.bias,
+                      .y = args.y.row_data(token),
+                      .y_stride = args.y.stride};
+  };
+  if (tokens <= stream_tokens) {
+    return for_tokens<stream_tokens, true>(product_from(0), args.outputs, tokens);
   }
-  matmul_rest<tile_tokens - 1, W>(args, token, args.x.rows - token);
+  const Index row_bytes = args.W.cols * static_cast<Index>(sizeof(W));
+  const Index block = HWY_MAX(Index{16}, block_bytes / HWY_MAX(row_bytes, Index{1}) / 16 * 16);
+  // Tiles of nearly equal width: a narrow last one would be slow.
+  const Index tiles = (tokens + tile_tokens - 1) / tile_tokens;
+  for (Index row = args.outputs.begin; row < args.outputs.end; row += block) {
+    const Range outputs{row, HWY_MIN(args.outputs.end, row + block)};
+    for (Index tile = 0; tile < tiles; ++tile) {
+      const Index first = tokens * tile / tiles;
+      const Index count = tokens * (tile + 1) / tiles - first;
+      if (tile == 0) {
+        // The block comes from memory here, from the cache afterwards.
+        for_tokens<tile_tokens, true>(product_from(first), outputs, count);
+      } else {
+        for_tokens<tile_tokens, false>(product_from(first), outputs, count);
+      }
+    }
+  }
 }
 
 }  // namespace
