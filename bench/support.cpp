@@ -68,6 +68,13 @@ std::vector<Isa> benchmarked_isas() {
   return result;
 }
 
+void count_items(benchmark::State& state, Index items) {
+  using benchmark::Counter;
+  // The inverse of a rate in units of 10^9 per second.
+  state.counters["ns/item"] = Counter(1e-9 * static_cast<double>(items),
+                                      Counter::kIsIterationInvariantRate | Counter::kInvert);
+}
+
 void count_bytes(benchmark::State& state, Index bytes, Executor& executor) {
   using benchmark::Counter;
   const double giga = static_cast<double>(bytes) * 1e-9;

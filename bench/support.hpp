@@ -71,6 +71,9 @@ class ForcedIsa {
 /// The vector levels that have kernels of their own on this machine.
 std::vector<Isa> benchmarked_isas();
 
+/// Sets the counter ns/item, from items per iteration.
+void count_items(benchmark::State& state, Index items);
+
 /// Sets the counters GB/s and percent of the read limit, from bytes per iteration.
 void count_bytes(benchmark::State& state, Index bytes, Executor& executor);
 

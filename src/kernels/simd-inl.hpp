@@ -7,6 +7,7 @@
 #    define KRAIT_SIMD_INL_HPP
 #  endif
 
+#  include <limits>
 #  include <type_traits>
 
 #  include <hwy/highway.h>
@@ -204,20 +205,41 @@ struct VectorOps {
   HWY_INLINE V if_greater(V a, V b, V yes, V no) const {
     return hn::IfThenElse(hn::Gt(a, b), yes, no);
   }
-  HWY_INLINE V scale_by_power_of_two(V x, V n) const {
-#  if HWY_TARGET == HWY_AVX3
-    return V{_mm512_scalef_ps(x.raw, n.raw)};
-#  else
+  HWY_INLINE V mantissa(V x) const {
     const DI di;
-    const auto whole = hn::ConvertTo(di, n);
-    const auto half = hn::ShiftRight<1>(whole);
-    const auto bias = hn::Set(di, 127);
-    const auto power = [&](auto e) {
-      return hn::BitCast(DF(), hn::ShiftLeft<23>(hn::Add(e, bias)));
-    };
-    const auto scaled = hn::Mul(hn::Mul(x, power(half)), power(hn::Sub(whole, half)));
-    return hn::IfThenElse(hn::IsNaN(n), n, scaled);
+    const auto bits = hn::Sub(hn::BitCast(di, x), hn::ShiftLeft<23>(whole_exponent(x)));
+    return hn::BitCast(DF(), bits);
+  }
+  HWY_INLINE V exponent(V x) const { return hn::ConvertTo(DF(), whole_exponent(x)); }
+#  if HWY_TARGET == HWY_AVX3
+  HWY_INLINE V scale(V x, V n) const { return V{_mm512_scalef_ps(x.raw, n.raw)}; }
+  HWY_INLINE V scale_down(V x, V n) const { return scale(x, n); }
+#  else
+  // The middle of the exponents is shifted by 64 so that the first product is exact; the second
+  // one rounds. If n is NaN, `power` is 0, a power of two or infinite, and x stays NaN.
+  HWY_INLINE V scale(V x, V n) const {
+    const auto is_positive = hn::Gt(n, hn::Zero(DF()));
+    const V bias = hn::IfThenElse(is_positive, set(127.0F - 64.0F), set(127.0F + 64.0F));
+    const V rest = hn::IfThenElse(is_positive, set(0x1p64F), set(0x1p-64F));
+    return hn::Mul(hn::Mul(x, power(n, bias)), rest);
+  }
+  HWY_INLINE V scale_down(V x, V n) const {
+    return hn::Mul(hn::Mul(x, power(n, set(127.0F + 64.0F))), set(0x1p-64F));
+  }
 #  endif
+  static constexpr float quiet_nan() { return std::numeric_limits<float>::quiet_NaN(); }
+  static constexpr float infinity() { return std::numeric_limits<float>::infinity(); }
+
+ private:
+  HWY_INLINE hn::Vec<DI> whole_exponent(V x) const {
+    const DI di;
+    return hn::ShiftRight<23>(hn::Sub(hn::BitCast(di, x), hn::Set(di, 0x3F3504F3)));
+  }
+  // The float whose biased exponent is n + bias: adding 1.5 · 2^23 leaves that integer in the low
+  // bits.
+  HWY_INLINE V power(V n, V bias) const {
+    const V shifted = hn::Add(n, hn::Add(bias, set(0x1.8p23F)));
+    return hn::BitCast(DF(), hn::ShiftLeft<23>(hn::BitCast(DI(), shifted)));
   }
 };
 

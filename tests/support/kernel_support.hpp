@@ -13,17 +13,28 @@
 
 namespace krait::test {
 
+/// Puts back the instruction set that was active when it was made.
+class IsaGuard {
+ public:
+  IsaGuard() = default;
+  ~IsaGuard() { EXPECT_TRUE(force_isa(before_)); }
+  IsaGuard(const IsaGuard&) = delete;
+  IsaGuard& operator=(const IsaGuard&) = delete;
+
+ private:
+  Isa before_ = active_isa();
+};
+
 /// Calls body(isa) with each instruction set of this machine forced, then restores the former one.
 template <class Body>
 void for_each_isa(Body body) {
-  const Isa before = active_isa();
+  const IsaGuard guard;
   for (const Isa isa : available_isas()) {
     SCOPED_TRACE(std::string("instruction set ") + std::string(to_string(isa)));
     ASSERT_TRUE(force_isa(isa));
     ASSERT_EQ(active_isa(), isa);
     body(isa);
   }
-  ASSERT_TRUE(force_isa(before));
 }
 
 /// Values that start `offset` elements after a 64-byte boundary, with nothing readable in between

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "krait/core/error.hpp"
 
@@ -24,6 +25,9 @@ class KRAIT_API AtomicFile {
 
   Result<void> write(std::span<const std::byte> bytes);
   Result<void> write(std::string_view text) { return write(std::as_bytes(std::span(text))); }
+  /// Replaces bytes that were written before, such as a header that names a size known only at the
+  /// end. Fails on devices and pipes.
+  Result<void> rewrite(std::size_t offset, std::span<const std::byte> bytes);
   Result<void> commit();
 
  private:

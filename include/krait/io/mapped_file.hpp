@@ -9,6 +9,7 @@
 #include <string>
 
 #include "krait/core/error.hpp"
+#include "krait/core/flow.hpp"
 
 namespace krait::inline v0_1 {
 
@@ -35,10 +36,12 @@ class KRAIT_API FileBytes {
   std::string name_;
 };
 
-/// Opens a regular file. Errors: not_found, io_failed. A file that shrinks while mapped is the
-/// caller's risk, as with every mapping.
+/// Opens a regular file. `progress` counts bytes while they are copied; a mapping is made at once.
+/// Errors: not_found, io_failed, cancelled. A file that shrinks while mapped is the caller's risk,
+/// as with every mapping.
 KRAIT_API Result<std::shared_ptr<const FileBytes>> open_file(const std::string& path,
-                                                             WeightsMode mode = WeightsMode::map);
+                                                             WeightsMode mode = WeightsMode::map,
+                                                             Progress progress = {});
 
 /// Bytes of the caller's, not copied: a model embedded in the program. They must outlive everything
 /// made from them. `name` is for messages.

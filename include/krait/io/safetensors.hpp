@@ -23,7 +23,7 @@ KRAIT_API Result<void> read_safetensors(std::shared_ptr<const FileBytes> file, W
 /// the folder the shards lie in. Every tensor of the index must be in the shard it names.
 KRAIT_API Result<void> read_safetensors_index(const std::string& index_json,
                                               const std::string& directory, WeightsMode mode,
-                                              WeightStore& store);
+                                              WeightStore& store, Progress progress = {});
 
 /// A tensor to be written.
 struct NamedTensor {
@@ -32,8 +32,8 @@ struct NamedTensor {
 };
 
 /// Writes a safetensors file under a temporary name in the same folder and renames it when it is
-/// complete, so that `path` holds either the old file or the whole new one. Tensors are aligned to
-/// 64 bytes. Errors: io_failed.
+/// complete, so that `path` holds either the old file or the whole new one. The data begins at a
+/// multiple of 64 bytes and has no holes, as the format demands. Errors: io_failed.
 KRAIT_API Result<void> write_safetensors(
     const std::string& path, const std::vector<NamedTensor>& tensors,
     const std::map<std::string, std::string, std::less<>>& metadata = {});

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "krait/core/config.hpp"
 
@@ -30,18 +31,33 @@ struct ScalarOps {
   static V round(V a) noexcept { return std::nearbyint(a); }
   /// a > b ? yes : no.
   static V if_greater(V a, V b, V yes, V no) noexcept { return a > b ? yes : no; }
-  /// x · 2^n for integral n in [-151, 130] and x in [0.5, 2], rounded once.
-  static V scale_by_power_of_two(V x, V n) noexcept {
-    if (!(n == n)) return n;
+  /// x = mantissa · 2^exponent with the mantissa in [√½, √2), for positive normal x; anything for
+  /// other values.
+  static V mantissa(V x) noexcept {
+    const auto bits = std::bit_cast<std::uint32_t>(x);
+    return std::bit_cast<float>(bits - (static_cast<std::uint32_t>(whole_exponent(x)) << 23U));
+  }
+  static V exponent(V x) noexcept { return static_cast<float>(whole_exponent(x)); }
+  /// x · 2^n, rounded once, for integral n in [-160, 130] and |x| in [2^-16, 2^16].
+  static V scale(V x, V n) noexcept {
+    if (!(n == n)) return x;  // x is NaN too
     const auto whole = static_cast<std::int32_t>(n);
     const std::int32_t half = whole >> 1;
     return x * power(half) * power(whole - half);
   }
+  /// As `scale`, for n ≤ 0 only. Smaller |x| are allowed with n = 0; larger ones give anything.
+  static V scale_down(V x, V n) noexcept { return scale(x, n); }
+  static float quiet_nan() noexcept { return std::numeric_limits<float>::quiet_NaN(); }
+  static float infinity() noexcept { return std::numeric_limits<float>::infinity(); }
 
  private:
+  static std::int32_t whole_exponent(V x) noexcept {
+    return static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(x) - sqrt_half_bits) >> 23;
+  }
   static float power(std::int32_t n) noexcept {
     return std::bit_cast<float>(static_cast<std::uint32_t>(n + 127) << 23U);
   }
+  static constexpr std::uint32_t sqrt_half_bits = 0x3F3504F3U;
 };
 
 #define KRAIT_INLINE inline

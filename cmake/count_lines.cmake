@@ -1,0 +1,50 @@
+# Lines per floor against their budgets (printed), and the limit of a single file (enforced):
+#   cmake -DROOT=<source tree> -P count_lines.cmake
+cmake_minimum_required(VERSION 3.24)
+
+set(file_limit 800)
+set(budgets core=2500 kernels=7000 io=3000 text=2500 modules=2500 models=3000 decoding=3500
+  tools=7000)
+
+# count(file result): its lines
+function(count file result)
+  file(READ ${file} text)
+  string(REGEX REPLACE "[^\n]+" "" text "${text}")
+  string(LENGTH "${text}" lines)
+  set(${result} ${lines} PARENT_SCOPE)
+endfunction()
+
+set(problems "")
+file(GLOB_RECURSE files RELATIVE ${ROOT} ${ROOT}/include/* ${ROOT}/src/* ${ROOT}/tests/*
+  ${ROOT}/bench/* ${ROOT}/examples/* ${ROOT}/cmake/*)
+list(FILTER files INCLUDE REGEX "\\.(hpp|inl|cpp|h|c|cc|cmake|sh)$")
+foreach(file IN LISTS files)
+  count(${ROOT}/${file} lines)
+  if(lines GREATER file_limit)
+    string(APPEND problems "${file}: ${lines} lines\n")
+  endif()
+  if(file MATCHES "^include/krait/([a-z]+)[/.]")
+    set(floor ${CMAKE_MATCH_1})
+  elseif(file MATCHES "^src/([a-z]+)/")
+    set(floor ${CMAKE_MATCH_1})
+  else()
+    continue()
+  endif()
+  math(EXPR lines_${floor} "0 + 0${lines_${floor}} + ${lines}")
+endforeach()
+
+foreach(entry IN LISTS budgets)
+  string(REPLACE "=" ";" entry ${entry})
+  list(GET entry 0 floor)
+  list(GET entry 1 budget)
+  math(EXPR lines "0${lines_${floor}}")
+  set(note "")
+  if(lines GREATER budget)
+    set(note "  over budget")
+  endif()
+  message(STATUS "${floor}: ${lines} of ${budget} lines${note}")
+endforeach()
+
+if(problems)
+  message(FATAL_ERROR "expected at most ${file_limit} lines, found\n${problems}")
+endif()

@@ -1,0 +1,224 @@
+#include <sys/resource.h>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "bench/roofline_measure.hpp"
+#include "command.hpp"
+
+namespace krait::cli {
+namespace {
+
+struct Options {
+  CommonOptions common;
+  Index prompt = 256;
+  Index tokens = 64;
+  std::string users = "1,2,4,8";
+  Index repeat = 5;
+  bool roofline = true;
+};
+
+struct Speed {
+  double best = 0.0;
+  double median = 0.0;
+};
+
+// Tokens per second of `repeat` runs of a body that handles `tokens` tokens.
+template <class Body>
+Result<Speed> measure(Index repeat, double tokens, Body body) {
+  std::vector<double> speeds;
+  for (Index i = 0; i < repeat; ++i) {
+    if (is_interrupted()) return interruption();
+    const double begun = now();
+    body();
+    speeds.push_back(tokens / (now() - begun));
+  }
+  std::sort(speeds.begin(), speeds.end());
+  return Speed{speeds.back(), speeds[speeds.size() / 2]};
+}
+
+struct Batch {
+  Index users;
+  Speed speed;
+};
+
+struct Report {
+  Speed prefill;
+  Speed decode;
+  std::vector<Batch> batches;
+  Index weights_bytes = 0;  // read for one token
+  Index state_bytes = 0;
+  long peak_rss_bytes = 0;
+  double read_gb_s = 0.0;
+  double gflop_s = 0.0;
+  double flop_per_token = 0.0;
+};
+
+std::vector<Token> varied_tokens(Index count, Index vocab) {
+  std::vector<Token> tokens(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    tokens[i] = static_cast<Token>(random_bits({.seed = 1, .position = i})[0] %
+                                   static_cast<std::uint32_t>(vocab));
+  }
+  return tokens;
+}
+
+// Bytes of weights that one token reads, and multiplications and additions it costs. The embedding
+// counts only where it is the head as well.
+void count_work(const Model& model, Report& report) {
+  const ModelPlan& plan = model.plan();
+  const bool tied = model.spec().tied_head;
+  for (std::size_t i = 0; i < plan.tensors.size(); ++i) {
+    const TensorUse& use = plan.tensors[i];
+    if (i == 0 && !tied) continue;
+    report.weights_bytes += use.bytes;
+    if (use.shape.rank() == 2) report.flop_per_token += 2.0 * static_cast<double>(use.shape.size());
+  }
+  report.state_bytes = plan.state_bytes;
+}
+
+Result<void> measure_all(const Options& options, Runtime& runtime, Report& report) {
+  Session& session = *runtime.session;
+  const Model& model = runtime.model();
+  const auto prompt = varied_tokens(options.prompt, model.vocab());
+  State state = model.initial_state();
+  session.prefill(prompt, state);  // warms caches and page tables
+  KRAIT_ASSIGN_OR_RETURN(report.prefill,
+                         measure(options.repeat, static_cast<double>(options.prompt), [&] {
+                           state.reset();
+                           session.prefill(prompt, state);
+                         }));
+  KRAIT_ASSIGN_OR_RETURN(
+      report.decode, measure(options.repeat, static_cast<double>(options.tokens), [&] {
+        Token token = prompt.front();
+        for (Index i = 0; i < options.tokens; ++i) {
+          token = static_cast<Token>(kernels::argmax(
+              session.step(token, state).first(static_cast<std::size_t>(model.vocab()))));
+        }
+      }));
+  KRAIT_ASSIGN_OR_RETURN(const auto users, parse_numbers(options.users, "--users", 256));
+  for (const Index count : users) {
+    if (count == 0) continue;
+    std::vector<State> states(static_cast<std::size_t>(count), state);
+    std::vector<State*> pointers;
+    for (State& s : states) pointers.push_back(&s);
+    const auto tokens = varied_tokens(count, model.vocab());
+    KRAIT_ASSIGN_OR_RETURN(
+        const Speed speed,
+        measure(options.repeat, static_cast<double>(options.tokens * count), [&] {
+          for (Index i = 0; i < options.tokens; ++i) session.step_batch(tokens, pointers);
+        }));
+    report.batches.push_back({count, speed});
+  }
+  return {};
+}
+
+nlohmann::json to_json(const Report& report, const Options& options, int threads) {
+  const auto speed = [](const Speed& s) {
+    return nlohmann::json{{"tokens_per_second", s.median}, {"best_tokens_per_second", s.best}};
+  };
+  nlohmann::json batch = nlohmann::json::array();
+  for (const Batch& b : report.batches) {
+    nlohmann::json entry = speed(b.speed);
+    entry["users"] = b.users;
+    batch.push_back(entry);
+  }
+  return {{"model", options.common.model},
+          {"threads", threads},
+          {"isa", to_string(active_isa())},
+          {"prompt_tokens", options.prompt},
+          {"decode_tokens", options.tokens},
+          {"repeat", options.repeat},
+          {"prefill", speed(report.prefill)},
+          {"decode", speed(report.decode)},
+          {"batch", batch},
+          {"roofline", {{"read_gb_s", report.read_gb_s}, {"gflop_s", report.gflop_s}}},
+          {"weights_bytes", report.weights_bytes},
+          {"flop_per_token", report.flop_per_token},
+          {"state_bytes", report.state_bytes},
+          {"peak_rss_bytes", report.peak_rss_bytes}};
+}
+
+Result<void> print_table(const Report& report, const Options& options, int threads) {
+  const auto percent = [](double part, double whole) {
+    return whole > 0.0 ? 100.0 * part / whole : 0.0;
+  };
+  const double read = report.decode.median * static_cast<double>(report.weights_bytes) / 1e9;
+  const double gflop = report.prefill.median * report.flop_per_token / 1e9;
+  std::string text = fmt::format("{}, {} threads, {}\n{:<22} {:>12} {:>12}\n", options.common.model,
+                                 threads, to_string(active_isa()), "", "median", "best");
+  const auto add = [&](const std::string& what, const Speed& speed, const std::string& more) {
+    text += fmt::format("{:<22} {:>12.1f} {:>12.1f}  tokens/s{}\n", what, speed.median, speed.best,
+                        more);
+  };
+  add(fmt::format("prefill {}", options.prompt), report.prefill,
+      fmt::format(", {:.1f} GFLOP/s, {:.0f} % of FMA peak", gflop, percent(gflop, report.gflop_s)));
+  add("decode", report.decode,
+      fmt::format(", {:.1f} GB/s, {:.0f} % of read bandwidth", read,
+                  percent(read, report.read_gb_s)));
+  for (const Batch& batch : report.batches) {
+    add(fmt::format("decode, {} users", batch.users), batch.speed, " in all");
+  }
+  text += fmt::format(
+      "roofline: {:.1f} GB/s read, {:.1f} GFLOP/s\n"
+      "weights read per token {:.1f} MB, state {:.2f} MB, peak resident memory {:.1f} MB\n",
+      report.read_gb_s, report.gflop_s, static_cast<double>(report.weights_bytes) / 1e6,
+      static_cast<double>(report.state_bytes) / 1e6,
+      static_cast<double>(report.peak_rss_bytes) / 1e6);
+  KRAIT_RETURN_IF_ERROR(print(text));
+  return flush();
+}
+
+Result<void> run(const Options& options) {
+  KRAIT_ASSIGN_OR_RETURN(const auto users, parse_numbers(options.users, "--users", 256));
+  KRAIT_ASSIGN_OR_RETURN(
+      Runtime runtime, start_without_tokenizer(options.common, {.max_batch = *std::max_element(
+                                                                    users.begin(), users.end())}));
+  Report report;
+  count_work(runtime.model(), report);
+  KRAIT_RETURN_IF_ERROR(measure_all(options, runtime, report));
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  report.peak_rss_bytes = usage.ru_maxrss * 1024L;
+  const int threads = runtime.threads->width();
+  if (options.roofline) {
+    // After the memory was read off: the measurement uses buffers far larger than the caches.
+    KRAIT_ASSIGN_OR_RETURN(
+        const bench::Memory memory,
+        bench::Memory::create(bench::MemoryKind::file, 8 * bench::last_level_cache_bytes()));
+    report.read_gb_s = bench::read_bandwidth(memory, *runtime.threads);
+    report.gflop_s = bench::fma_peak(active_isa(), *runtime.threads);
+  }
+  if (options.common.json) return print_json(to_json(report, options, threads));
+  return print_table(report, options, threads);
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, int& result) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand(
+      "bench", "Measures prefill, decode and batch speed, memory, and the machine's limits");
+  const auto positive = CLI::Range(Index{1}, Index{1} << 24);
+  command->add_option("--prompt", options->prompt, "Tokens of the prompt")
+      ->check(positive)
+      ->capture_default_str();
+  command->add_option("--tokens", options->tokens, "Tokens decoded in a run")
+      ->check(positive)
+      ->capture_default_str();
+  command->add_option("--users", options->users, "Numbers of sequences decoded together")
+      ->capture_default_str();
+  command->add_option("--repeat", options->repeat, "Runs, of which the median is reported")
+      ->check(CLI::Range(Index{1}, Index{1000}))
+      ->capture_default_str();
+  command->add_flag("!--no-roofline", options->roofline, "Leave the machine's limits unmeasured");
+  add_common(*command, options->common, "One JSON object");
+  command->footer("Example: krait bench --threads 2 --users 1,4");
+  command->callback([options, &result] {
+    const Result<void> outcome = run(*options);
+    result = outcome ? ok : report(outcome.error());
+  });
+}
+
+}  // namespace krait::cli

@@ -1,0 +1,162 @@
+#include <algorithm>
+#include <cstdio>
+#include <numeric>
+
+#include "command.hpp"
+
+namespace krait::cli {
+namespace {
+
+struct Options {
+  CommonOptions common;
+  std::string tokens;
+  TextSource text;
+  bool all = false;
+  Index chunk = 256;
+  Index top = 10;
+  std::string out;
+};
+
+Result<std::vector<Token>> read_tokens(const Options& options, const Runtime& runtime) {
+  if (!options.tokens.empty()) {
+    return parse_tokens(options.tokens, "--tokens", runtime.model().vocab_padded() - 1);
+  }
+  KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text(options.text));
+  KRAIT_ASSIGN_OR_RETURN(std::vector<Token> tokens, runtime.tokenizer().encode(text));
+  if (tokens.empty()) {
+    return Error{ErrorCode::bad_argument,
+                 "[command] text: expected at least one token, found none"};
+  }
+  return tokens;
+}
+
+struct Entry {
+  Token token;
+  float logit;
+  float log_prob;
+};
+
+// The most probable tokens of a row; padding is left out.
+std::vector<Entry> best(std::span<const float> row, const Model& model, Index count) {
+  const auto known = row.first(static_cast<std::size_t>(model.vocab()));
+  std::vector<Token> order(known.size());
+  std::iota(order.begin(), order.end(), 0);
+  count = std::min(count, model.vocab());
+  std::partial_sort(order.begin(), order.begin() + count, order.end(), [&](Token a, Token b) {
+    const float x = known[static_cast<std::size_t>(a)];
+    const float y = known[static_cast<std::size_t>(b)];
+    return x > y || (x == y && a < b);
+  });
+  const float sum = kernels::log_sum_exp(known);
+  std::vector<Entry> entries;
+  for (Index i = 0; i < count; ++i) {
+    const Token token = order[static_cast<std::size_t>(i)];
+    const float logit = known[static_cast<std::size_t>(token)];
+    entries.push_back({token, logit, logit - sum});
+  }
+  return entries;
+}
+
+Result<void> show(const Options& options, const Runtime& runtime, Index position,
+                  std::span<const float> row, nlohmann::json& rows) {
+  const auto entries = best(row, runtime.model(), options.top);
+  if (options.common.json) {
+    nlohmann::json top = nlohmann::json::array();
+    for (const Entry& entry : entries) {
+      top.push_back({{"id", entry.token}, {"logit", entry.logit}, {"log_prob", entry.log_prob}});
+    }
+    rows.push_back({{"position", position}, {"top", top}});
+    return {};
+  }
+  std::string text = "after token " + std::to_string(position + 1) + ":\n";
+  for (const Entry& entry : entries) {
+    char line[64];
+    std::snprintf(line, sizeof line, "%8d %12.6f %10.6f  ", entry.token,
+                  static_cast<double>(entry.logit), static_cast<double>(entry.log_prob));
+    const std::string quoted = nlohmann::json(std::string(runtime.tokenizer().bytes(entry.token)))
+                                   .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    text += line + quoted + "\n";
+  }
+  return print(text);
+}
+
+Result<void> run(const Options& options) {
+  KRAIT_ASSIGN_OR_RETURN(Runtime runtime,
+                         start(options.common, {.chunk = options.chunk, .max_batch = 1}));
+  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens, read_tokens(options, runtime));
+  const Model& model = runtime.model();
+  const Index vocab = model.vocab_padded();
+  std::optional<NpyWriter> file;
+  if (!options.out.empty()) {
+    KRAIT_ASSIGN_OR_RETURN(file, NpyWriter::create(options.out, vocab));
+  }
+  State state = model.initial_state();
+  ProgressLine progress("logits", "tokens");
+  nlohmann::json rows = nlohmann::json::array();
+  const auto total = static_cast<Index>(tokens.size());
+  std::vector<float> block(
+      static_cast<std::size_t>(options.all ? std::min(options.chunk, total) * vocab : 0));
+  for (Index first = 0; first < total;) {
+    const Index count = std::min(options.chunk, total - first);
+    const auto chunk =
+        std::span(tokens).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+    MatrixView<const float> logits;
+    if (options.all) {
+      const MatrixView<float> out(block.data(), count, vocab);
+      runtime.session->prefill_all(chunk, state, out);
+      logits = out;
+    } else {
+      logits = {runtime.session->prefill(chunk, state).data(), 1, vocab};
+    }
+    first += count;
+    if (!options.all && first < total) continue;
+    if (file) {
+      for (Index i = 0; i < logits.rows; ++i) KRAIT_RETURN_IF_ERROR(file->write(logits.row(i)));
+    }
+    // A file has every row; without one, or with --json, the most probable tokens are shown.
+    if (!file || options.common.json) {
+      for (Index i = 0; i < logits.rows; ++i) {
+        KRAIT_RETURN_IF_ERROR(show(options, runtime, first - logits.rows + i, logits.row(i), rows));
+      }
+    }
+    if (progress(first, total) == Flow::stop) return interruption();
+  }
+  if (file) KRAIT_RETURN_IF_ERROR(file->commit());
+  if (!options.common.json) return flush();
+  nlohmann::json object = {{"tokens", total}, {"vocab", model.vocab()}};
+  if (options.all) {
+    object["rows"] = rows;
+  } else {
+    object["top"] = rows.back()["top"];
+  }
+  return print_json(object);
+}
+
+}  // namespace
+
+void add_logits(CLI::App& app, int& result) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("logits", "Shows what the model expects after a text");
+  auto* source = command->add_option_group("input", "where the tokens come from");
+  source->add_option("--tokens", options->tokens, "Token ids such as 1,2,3");
+  source->add_option("--text", options->text.argument, "Text; '-': standard input");
+  source->add_option("--file", options->text.file, "Text from a file");
+  source->require_option(1);
+  command->add_flag("--all", options->all, "After every token, not only after the last");
+  command->add_option("--chunk", options->chunk, "Tokens that run at once; changes no bit")
+      ->check(CLI::Range(Index{1}, Index{1} << 20))
+      ->capture_default_str();
+  command->add_option("--top", options->top, "How many of the most probable tokens to show")
+      ->check(CLI::Range(Index{1}, Index{1} << 20))
+      ->capture_default_str();
+  command->add_option("--out", options->out,
+                      "Write logits, as f32 [tokens, vocab], to this .npy file");
+  add_common(*command, options->common, "One JSON object: top, with ids and log-probabilities");
+  command->footer("Example: krait logits --text \"It was a dark and stormy nigh\" --top 3");
+  command->callback([options, &result] {
+    const Result<void> outcome = run(*options);
+    result = outcome ? ok : report(outcome.error());
+  });
+}
+
+}  // namespace krait::cli

@@ -1,0 +1,99 @@
+#include <cmath>
+#include <cstdio>
+
+#include "command.hpp"
+
+namespace krait::cli {
+namespace {
+
+struct Options {
+  CommonOptions common;
+  std::string file;
+  std::optional<Index> limit;
+};
+
+Result<void> run(const Options& options) {
+  KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common, {.max_batch = 16}));
+  KRAIT_ASSIGN_OR_RETURN(std::string text, read_text({.argument = {}, .file = options.file}));
+  if (options.limit && static_cast<std::size_t>(*options.limit) < text.size()) {
+    text.resize(static_cast<std::size_t>(*options.limit));
+    // Not in the middle of a character, which a tokenizer of text would refuse.
+    if (runtime.tokenizer().vocab() != 256) {
+      while (!text.empty() && (static_cast<unsigned char>(text.back()) & 0xC0U) == 0x80U) {
+        text.pop_back();
+      }
+      if (!text.empty() && (static_cast<unsigned char>(text.back()) & 0x80U) != 0) text.pop_back();
+    }
+  }
+  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens, runtime.tokenizer().encode(text));
+  if (tokens.size() < 2) {
+    return Error{ErrorCode::bad_argument, "[command] " + options.file +
+                                              ": expected a text of at least 2 tokens, found " +
+                                              std::to_string(tokens.size())};
+  }
+
+  // The state is carried through the whole text; every token but the first is scored.
+  State state = runtime.model().initial_state();
+  ProgressLine progress("perplexity", "tokens");
+  constexpr std::size_t segment = 4096;
+  std::vector<float> log_probs(segment);
+  double nats = 0.0;
+  double scored_bytes = 0.0;
+  const double begun = now();
+  const std::size_t scored = tokens.size() - 1;
+  for (std::size_t first = 0; first < scored;) {
+    const std::size_t count = std::min(segment, scored - first);
+    const auto part = std::span(log_probs).first(count);
+    runtime.session->score(std::span(tokens).subspan(first, count + 1), state, part);
+    for (std::size_t i = 0; i < count; ++i) {
+      nats -= static_cast<double>(part[i]);
+      scored_bytes += static_cast<double>(runtime.tokenizer().bytes(tokens[first + i + 1]).size());
+    }
+    first += count;
+    if (progress(static_cast<Index>(first), static_cast<Index>(scored)) == Flow::stop) {
+      return interruption();
+    }
+  }
+  const double seconds = now() - begun;
+  const double per_token = nats / static_cast<double>(scored);
+  const double bits_per_byte = nats / std::log(2.0) / scored_bytes;
+  if (options.common.json) {
+    return print_json({{"file", options.file},
+                       {"tokens", tokens.size()},
+                       {"scored_tokens", scored},
+                       {"scored_bytes", scored_bytes},
+                       {"perplexity", std::exp(per_token)},
+                       {"nats_per_token", per_token},
+                       {"bits_per_byte", bits_per_byte},
+                       {"tokens_per_second", static_cast<double>(scored) / seconds}});
+  }
+  char line[256];
+  std::snprintf(line, sizeof line,
+                "perplexity %.6f, %.6f nats per token, %.6f bits per byte (%zu tokens scored, "
+                "%.0f bytes)\n",
+                std::exp(per_token), per_token, bits_per_byte, scored, scored_bytes);
+  KRAIT_RETURN_IF_ERROR(print(line));
+  KRAIT_RETURN_IF_ERROR(flush());
+  std::fprintf(stderr, "%.1f tokens/s\n", static_cast<double>(scored) / seconds);
+  return {};
+}
+
+}  // namespace
+
+void add_perplexity(CLI::App& app, int& result) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command =
+      app.add_subcommand("perplexity", "Measures how well the model predicts a text");
+  command->add_option("file", options->file, "Text file; '-': standard input")->required();
+  command->add_option("--limit", options->limit, "Only the first N bytes")
+      ->check(CLI::PositiveNumber);
+  add_common(*command, options->common,
+             "One JSON object: perplexity, nats_per_token, bits_per_byte");
+  command->footer("Example: krait perplexity book.txt --limit 65536");
+  command->callback([options, &result] {
+    const Result<void> outcome = run(*options);
+    result = outcome ? ok : report(outcome.error());
+  });
+}
+
+}  // namespace krait::cli

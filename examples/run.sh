@@ -1,0 +1,25 @@
+#!/bin/sh
+# Builds krait and lets it write, from a bare Debian 12 or 13:
+#
+#   sh examples/run.sh                                 the bundled model continues a sentence
+#   sh examples/run.sh "prompt"                        … or yours
+#   sh examples/run.sh "prompt" -n 200 --temperature 0.7
+#
+# Arguments go to `krait generate`; `build/examples/krait/krait --help` has the other commands.
+set -eu
+
+krait_root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
+. "$krait_root/cmake/debian_packages.sh"
+
+# shellcheck disable=SC2086
+krait_install_packages $krait_build_packages
+# Any build folder will do: one that tests/run.sh made has the program too.
+if ! krait_configured "$krait_root/build"; then
+  krait_configure "$krait_root/build" -DKRAIT_BUILD_TESTS=OFF -DKRAIT_BUILD_BENCH=OFF
+fi
+krait_compile "$krait_root/build" krait_cli
+
+if [ $# = 0 ]; then
+  set -- "It was a dark and stormy night" -n 200
+fi
+exec "$krait_root/build/examples/krait/krait" generate "$@"

@@ -1,0 +1,36 @@
+#pragma once
+
+/// \file
+/// LanguageModel: a model with its tokenizer.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "krait/models/registry.hpp"
+#include "krait/text/tokenizer.hpp"
+
+namespace krait::inline v0_1 {
+
+/// Everything text generation needs of a checkpoint.
+struct LanguageModel {
+  Model model;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  std::vector<Token> stop_tokens;  ///< ids that end a text; empty for byte-level models
+  std::string tokenizer_config;    ///< tokenizer_config.json, where a chat template would be
+};
+
+/// Opens a checkpoint (see open_checkpoint), or a bundled model by its name. Errors as
+/// load_model; unsupported where the tokenizer is of a kind that is not read.
+KRAIT_API Result<LanguageModel> load_language_model(const std::string& path,
+                                                    const LoadOptions& options = {});
+
+/// The same for a checkpoint in memory.
+KRAIT_API Result<LanguageModel> load_language_model(const CheckpointBytes& bytes,
+                                                    WeightForm form = WeightForm::file);
+
+/// The tokenizer of a checkpoint: that of its tokenizer.json, or bytes for a byte-level model.
+KRAIT_API Result<std::shared_ptr<const Tokenizer>> make_tokenizer(const Checkpoint& checkpoint,
+                                                                  const ModelConfig& config);
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,14 @@
+#pragma once
+
+/// \file
+/// Files: checkpoints, weights, matrices.
+
+#include "krait/io/atomic_file.hpp"
+#include "krait/io/bundled_model.hpp"
+#include "krait/io/checkpoint.hpp"
+#include "krait/io/mapped_file.hpp"
+#include "krait/io/npy.hpp"
+#include "krait/io/pytorch_bin.hpp"
+#include "krait/io/safetensors.hpp"
+#include "krait/io/weight_scope.hpp"
+#include "krait/io/weight_store.hpp"

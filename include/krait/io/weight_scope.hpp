@@ -1,0 +1,139 @@
+#pragma once
+
+/// \file
+/// WeightScope: a place in the tree of tensor names, from which modules take what they need.
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "krait/core/aligned_buffer.hpp"
+#include "krait/core/error.hpp"
+#include "krait/core/function_ref.hpp"
+#include "krait/core/tensor_view.hpp"
+#include "krait/io/weight_store.hpp"
+
+namespace krait::inline v0_1 {
+
+/// In which form the weight matrices are held in memory.
+enum class WeightForm { file, f32, f16, bf16 };
+
+/// How a model holds one of its tensors.
+enum class Placement {
+  in_place,   ///< used where the file has it
+  converted,  ///< a copy in another form
+  derived,    ///< computed from the file's tensor
+};
+
+/// One tensor of a bound model.
+struct TensorUse {
+  std::string name;  ///< in the checkpoint
+  std::string path;  ///< in the model: the name without the checkpoint's prefix
+  Shape shape;
+  DType dtype = DType::f32;  ///< as held in memory
+  Index bytes = 0;           ///< as held in memory
+  Placement placement = Placement::in_place;
+};
+
+/// Connects modules with a WeightStore and keeps what they make of its tensors.
+///
+/// Works in three ways: with a store, to build a model; with a store but `materialize` off, to
+/// learn what building would cost; and without a store, to learn which tensors a model needs.
+class KRAIT_API WeightBinder {
+ public:
+  struct Options {
+    WeightForm form = WeightForm::file;
+    bool materialize = true;
+  };
+
+  /// `store` may be null: every tensor then exists, in f32, without data.
+  WeightBinder(const WeightStore* store, Options options) : store_(store), options_(options) {}
+
+  const WeightStore* store() const noexcept { return store_; }
+  bool materialize() const noexcept { return store_ != nullptr && options_.materialize; }
+
+  /// Everything bound so far, in order.
+  const std::vector<TensorUse>& uses() const noexcept { return uses_; }
+  /// Blocks made for the model; whoever keeps the model keeps them.
+  std::vector<std::shared_ptr<const void>> take_blocks() { return std::move(blocks_); }
+
+  /// Counts a tensor as used, though nothing was made of it.
+  void ignore(std::string name) { used_names_.insert(std::move(name)); }
+
+  /// Names in the store that nothing asked for.
+  std::vector<std::string> unused() const;
+
+ private:
+  friend class WeightScope;
+
+  Result<TensorView> find(const std::string& name, const Shape& shape) const;
+  void record(std::string name, std::string path, const TensorView& held, Placement placement);
+  void* allocate(Index bytes);
+  Result<TensorView> hold(std::string name, std::string path, const Shape& shape, DType dtype,
+                          bool keep_dtype);
+
+  const WeightStore* store_;
+  Options options_;
+  std::vector<TensorUse> uses_;
+  std::set<std::string, std::less<>> used_names_;
+  std::vector<std::shared_ptr<const void>> blocks_;
+};
+
+/// A prefix of tensor names within a WeightBinder. Cheap to copy; the binder must outlive it.
+class KRAIT_API WeightScope {
+ public:
+  /// The root: names in the checkpoint begin with `prefix` (may be empty).
+  WeightScope(WeightBinder& binder, std::string_view prefix);
+
+  /// The scope below: scope("layers", 3) is "….layers.3".
+  WeightScope scope(std::string_view name) const;
+  WeightScope scope(std::string_view name, Index index) const;
+
+  /// A weight matrix [rows, cols] in the form the user asked for. Used in place where the file has
+  /// that form, otherwise converted once. The name must exist.
+  Result<TensorView> matrix(std::string_view name, Index rows, Index cols) const;
+
+  /// A small tensor in f32, whatever its type in the file. `data()` is null while planning.
+  template <class T>
+  Result<std::span<const T>> get(std::string_view name, const Shape& shape) const {
+    static_assert(std::is_same_v<T, float>, "modules compute in f32");
+    return floats(name, shape);
+  }
+
+  /// `size` floats computed from the file's tensor `name` of the given shape: `fill(source,
+  /// result)` is called with its values in f32, unless this is a planning run.
+  Result<std::span<const float>> derive(
+      std::string_view name, const Shape& shape, Index size,
+      FunctionRef<void(std::span<const float> source, std::span<float> result)> fill) const;
+
+  /// Whether the checkpoint has that tensor; false without a checkpoint.
+  bool contains(std::string_view name) const;
+
+  /// "layers.3.mixer.A_log" for scope "layers.3.mixer" and name "A_log": the place in the model.
+  std::string path(std::string_view name) const;
+  /// The name in the checkpoint.
+  std::string name(std::string_view name) const;
+
+  bool materialize() const noexcept { return binder_->materialize(); }
+
+ private:
+  WeightScope(WeightBinder& binder, std::string prefix, std::string path)
+      : binder_(&binder), prefix_(std::move(prefix)), path_(std::move(path)) {}
+  Result<std::span<const float>> floats(std::string_view name, const Shape& shape) const;
+
+  WeightBinder* binder_;
+  std::string prefix_;  // "backbone." or ""
+  std::string path_;    // "layers.3.mixer." or ""
+};
+
+/// Converts a tensor of floats to another type of float, rounding to nearest even.
+KRAIT_API void convert_floats(const TensorView& from, DType to, void* out) noexcept;
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,12 @@
+#pragma once
+
+/// \file
+/// The kernels: plain functions on views.
+
+#include "krait/kernels/conv1d.hpp"
+#include "krait/kernels/elementwise.hpp"
+#include "krait/kernels/matmul.hpp"
+#include "krait/kernels/matvec.hpp"
+#include "krait/kernels/norm.hpp"
+#include "krait/kernels/selective_scan.hpp"
+#include "krait/kernels/softmax.hpp"

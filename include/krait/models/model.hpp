@@ -1,0 +1,59 @@
+#pragma once
+
+/// \file
+/// Model: weights bound to a spec. Immutable; share it between threads freely.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "krait/models/model_plan.hpp"
+#include "krait/models/spec.hpp"
+#include "krait/models/state.hpp"
+#include "krait/modules/residual.hpp"
+
+namespace krait::inline v0_1 {
+
+/// A handle to an immutable model: cheap to copy. Made by `ModelBuilder::build` or `load_model`.
+class KRAIT_API Model {
+ public:
+  /// What a Session runs. Internal to the library.
+  struct Parts {
+    ModelSpec spec;
+    ModelPlan plan;
+    Embedding embedding;
+    std::vector<Residual> residuals;  // all layers, in order
+    Norm final_norm;
+    Linear head;
+    ScratchPlan scratch;
+    std::shared_ptr<const StateLayout> state_layout;
+    std::vector<std::shared_ptr<const void>> owners;  // keep every byte above alive
+  };
+
+  explicit Model(std::shared_ptr<const Parts> parts) : parts_(std::move(parts)) {}
+
+  const ModelSpec& spec() const noexcept { return parts_->spec; }
+  const ModelPlan& plan() const noexcept { return parts_->plan; }
+
+  /// Token ids are below `vocab`; logits have `vocab_padded` columns, of which those from `vocab`
+  /// on belong to no token.
+  Index vocab() const noexcept { return spec().embedding.vocab; }
+  Index vocab_padded() const noexcept { return spec().embedding.rows(); }
+  Index d_model() const noexcept { return spec().d_model(); }
+
+  /// The state of an empty sequence.
+  State initial_state() const { return State(parts_->state_layout); }
+
+  /// Identifies spec and weights; states carry it. Hexadecimal.
+  const std::string& fingerprint() const noexcept { return parts_->state_layout->fingerprint; }
+
+  /// The model as an indented tree with shapes, types and bytes, and its memory plan.
+  std::string describe() const;
+
+  const Parts& parts() const noexcept { return *parts_; }
+
+ private:
+  std::shared_ptr<const Parts> parts_;
+};
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,65 @@
+#pragma once
+
+/// \file
+/// From a checkpoint to a model: config.json to spec, and everything at once.
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "krait/io/checkpoint.hpp"
+#include "krait/models/builder.hpp"
+
+namespace krait::inline v0_1 {
+
+/// What a configuration says, beside the spec.
+struct ModelConfig {
+  ModelSpec spec;
+  std::string prefix;                ///< what the tensors' names begin with
+  std::vector<Token> stop_tokens;    ///< end-of-text ids, if the configuration names any
+  std::vector<std::string> ignored;  ///< keys that were not understood, for reports
+  bool is_byte_level = false;        ///< vocabulary of 256 and no tokenizer: ids are bytes
+
+  /// Says that the tokenizer knows only ids below `vocab`; the head's other rows are padding.
+  void limit_vocab(Index vocab) noexcept {
+    EmbeddingSpec& embedding = spec.embedding;
+    embedding.vocab_padded = embedding.rows();
+    if (vocab < embedding.vocab) embedding.vocab = vocab;
+  }
+};
+
+/// Reads a checkpoint's config.json, of transformers or of the original state-spaces repository,
+/// together with the names of its tensors. Errors: bad_config, unsupported (names the known
+/// families).
+KRAIT_API Result<ModelConfig> read_config(const Checkpoint& checkpoint);
+
+/// Names of the model families this version can read, for messages and help.
+KRAIT_API std::vector<std::string_view> known_families();
+
+/// How a model is loaded.
+struct LoadOptions {
+  WeightsMode weights = WeightsMode::map;
+  WeightForm form = WeightForm::file;
+  Progress progress = {};  ///< bytes read; only where weights are copied
+};
+
+/// Opens the checkpoint at `path` (see open_checkpoint), or the bundled model of that name if no
+/// such file exists.
+KRAIT_API Result<Checkpoint> open_model(const std::string& path, const LoadOptions& options = {});
+
+/// A checkpoint's plan, with the configuration it came from.
+struct CheckpointPlan {
+  ModelPlan plan;
+  ModelConfig config;
+  Checkpoint checkpoint;
+};
+
+/// What loading the checkpoint would take; reads no weight but the few bytes that tell whether a
+/// tied head is one.
+KRAIT_API Result<CheckpointPlan> plan_checkpoint(const std::string& path,
+                                                 const LoadOptions& options = {});
+
+/// Just the model.
+KRAIT_API Result<Model> load_model(const std::string& path, const LoadOptions& options = {});
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,73 @@
+#pragma once
+
+/// \file
+/// ModelSpec: what a model is, as plain data.
+///
+/// The same spec comes from a config.json (registry.hpp), from a ModelBuilder, or from a test.
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "krait/core/error.hpp"
+#include "krait/modules/embedding.hpp"
+#include "krait/modules/mamba.hpp"
+#include "krait/modules/norms.hpp"
+
+namespace krait::inline v0_1 {
+
+/// A block that an application supplies. Two CustomSpecs are equal if they have the same kind and
+/// parameters; `bind` is called once per layer, when the model is built and when it is planned.
+struct CustomSpec {
+  std::string kind;        ///< name of the kind of block, for messages and comparison
+  std::string parameters;  ///< its sizes in words, for messages and comparison
+  std::function<Result<std::unique_ptr<const Block>>(const WeightScope&, Plan&)> bind;
+
+  friend bool operator==(const CustomSpec& a, const CustomSpec& b) {
+    return a.kind == b.kind && a.parameters == b.parameters;
+  }
+};
+
+using BlockSpec = std::variant<MambaSpec, CustomSpec>;
+
+/// h = h + block(norm(h)), with the names of both in the checkpoint.
+struct ResidualSpec {
+  std::string norm_name;  ///< "norm"
+  NormSpec norm;
+  std::string block_name;  ///< "mixer"
+  BlockSpec block;
+  friend bool operator==(const ResidualSpec&, const ResidualSpec&) = default;
+};
+
+/// One entry of `layers`: usually a single residual block.
+struct LayerSpec {
+  std::vector<ResidualSpec> residuals;
+  friend bool operator==(const LayerSpec&, const LayerSpec&) = default;
+};
+
+/// A language model: embedding, a stack of layers, a final norm, a head.
+struct ModelSpec {
+  std::string family;  ///< "mamba"; free text for models built by hand
+  std::string embedding_name = "embedding";
+  EmbeddingSpec embedding;
+  std::string layers_name = "layers";
+  std::vector<LayerSpec> layers;
+  std::string final_norm_name = "norm_f";
+  NormSpec final_norm;
+  bool tied_head = true;              ///< the head is the embedding's matrix
+  std::string head_name = "lm_head";  ///< in the checkpoint, outside the prefix
+
+  Index d_model() const noexcept { return embedding.d_model; }
+  friend bool operator==(const ModelSpec&, const ModelSpec&) = default;
+};
+
+/// Whether the sizes describe a model: positive, and of products that fit. The error names the
+/// first that does not.
+KRAIT_API Result<void> validate(const ModelSpec& spec);
+
+/// Several lines: one per part, equal layers folded.
+KRAIT_API std::string to_string(const ModelSpec& spec);
+
+}  // namespace krait::inline v0_1

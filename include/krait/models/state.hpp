@@ -1,0 +1,66 @@
+#pragma once
+
+/// \file
+/// State: everything a model remembers of a sequence, as a value.
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "krait/core/aligned_buffer.hpp"
+#include "krait/modules/plan.hpp"
+
+namespace krait::inline v0_1 {
+
+/// Where in a state block each tensor lies, and which model the states belong to.
+struct StateLayout {
+  std::vector<StateTensor> tensors;
+  Index floats = 0;         ///< length of the block
+  std::string fingerprint;  ///< of the model: its spec and samples of its weights, in hexadecimal
+};
+
+/// The recurrent state of one sequence: a few MiB, the same size for ever. A regular type: copy to
+/// fork a sequence, compare bit by bit, save and load (state_io.hpp). Made by
+/// `Model::initial_state`; advanced by a Session of the same model.
+class KRAIT_API State {
+ public:
+  /// Of no model; only to be assigned to.
+  State() = default;
+  explicit State(std::shared_ptr<const StateLayout> layout)
+      : block_(layout->floats), layout_(std::move(layout)) {}
+
+  /// Tokens consumed so far.
+  Index position() const noexcept { return position_; }
+  /// Size of the state, position and names aside.
+  std::size_t bytes() const noexcept { return block_.bytes(); }
+
+  /// Takes over the value of another state of the same model without allocating.
+  void copy_from(const State& other);
+
+  /// Back to the beginning of a sequence.
+  void reset() noexcept;
+
+  /// A tensor by its path, such as "layers.3.mixer.ssm_state"; empty if there is none.
+  std::span<const float> tensor(std::string_view path) const noexcept;
+  std::span<float> tensor(std::string_view path) noexcept;
+
+  const std::shared_ptr<const StateLayout>& layout() const noexcept { return layout_; }
+
+  /// The whole block. For readers and writers of states.
+  std::span<float> block() noexcept { return block_.span(); }
+  std::span<const float> block() const noexcept { return block_.span(); }
+  void set_position(Index position) noexcept { position_ = position; }
+
+  /// Same model, same position, same bits.
+  friend KRAIT_API bool operator==(const State& a, const State& b) noexcept;
+
+ private:
+  AlignedBuffer<float> block_;
+  std::shared_ptr<const StateLayout> layout_;
+  Index position_ = 0;
+};
+
+}  // namespace krait::inline v0_1

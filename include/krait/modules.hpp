@@ -1,0 +1,13 @@
+#pragma once
+
+/// \file
+/// Blocks and their parts.
+
+#include "krait/modules/block.hpp"
+#include "krait/modules/causal_conv1d.hpp"
+#include "krait/modules/embedding.hpp"
+#include "krait/modules/linear.hpp"
+#include "krait/modules/mamba.hpp"
+#include "krait/modules/norms.hpp"
+#include "krait/modules/plan.hpp"
+#include "krait/modules/residual.hpp"

@@ -1,0 +1,59 @@
+#pragma once
+
+/// \file
+/// Block: one layer's transformation of the residual stream; and what it sees while it runs.
+///
+/// An application adds its own block without rebuilding krait: derive from `Block`, book state and
+/// scratch in a bind function, and name it in a `CustomSpec` (models/spec.hpp).
+/// `examples/custom_block.cpp` shows all of it.
+
+#include <span>
+#include <string>
+
+#include "krait/core/executor.hpp"
+#include "krait/core/scratch.hpp"
+#include "krait/core/tensor_view.hpp"
+#include "krait/modules/plan.hpp"
+
+namespace krait::inline v0_1 {
+
+/// The consecutive rows of a run that belong to one sequence, and that sequence's state.
+struct SequenceRows {
+  Index first = 0;         ///< first row
+  Index count = 0;         ///< rows, at least 1
+  Index position = 0;      ///< tokens the sequence had consumed before this run
+  float* state = nullptr;  ///< the sequence's state block
+
+  std::span<float> slot(StateSlot slot) const noexcept {
+    return {state + slot.offset, static_cast<std::size_t>(slot.size)};
+  }
+};
+
+/// What a block sees: the rows of one run. A run holds one token of one sequence (a step), many
+/// tokens of one (a prompt), or tokens of several sequences (a batch); the same code serves all.
+struct BlockContext {
+  MatrixView<float> x;  ///< [rows, d_model]; read, then overwritten with the block's output
+  std::span<const SequenceRows> sequences;  ///< cover all rows, in order
+  Executor& executor;
+  Scratch& memory;
+
+  /// Booked working memory as a matrix [rows, cols]; rows start on cache lines.
+  MatrixView<float> scratch(ScratchSlot slot, Index cols) const noexcept {
+    return {memory.grant(slot).data(), x.rows, cols, slot.floats_per_token};
+  }
+};
+
+/// A transformation of rows of d_model floats. Immutable once bound; used by several threads.
+class KRAIT_API Block {
+ public:
+  virtual ~Block();
+
+  /// Replaces ctx.x by the block's output and advances the state of every sequence. Must give the
+  /// same result however the tokens of a sequence are cut into runs. Never fails or allocates.
+  virtual void forward(BlockContext& ctx) const noexcept = 0;
+
+  /// One line for `describe`: the kind and its sizes.
+  virtual std::string description() const = 0;
+};
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,65 @@
+#pragma once
+
+/// \file
+/// Causal depthwise convolution with its state, followed by SiLU.
+
+#include "krait/io/weight_scope.hpp"
+#include "krait/kernels/conv1d.hpp"
+#include "krait/modules/block.hpp"
+
+namespace krait::inline v0_1 {
+
+/// `conv1d.weight` [channels, 1, d_conv] and `conv1d.bias` [channels] of a Mamba block. The state
+/// is the last d_conv - 1 raw inputs, [d_conv - 1, channels], oldest first: the reference
+/// implementation keeps d_conv columns, of which the oldest is never read.
+class CausalConv1d {
+ public:
+  static Result<CausalConv1d> bind(const WeightScope& weights, StateSlot state, Index channels,
+                                   Index d_conv, bool has_bias) {
+    CausalConv1d conv;
+    conv.channels_ = channels;
+    conv.d_conv_ = d_conv;
+    conv.state_ = state;
+    // Taps outermost, so that a vector holds one tap of neighbouring channels.
+    KRAIT_ASSIGN_OR_RETURN(
+        const auto weight,
+        weights.derive("weight", {channels, 1, d_conv}, channels * d_conv,
+                       [&](std::span<const float> source, std::span<float> taps) {
+                         for (Index c = 0; c < channels; ++c) {
+                           for (Index k = 0; k < d_conv; ++k) {
+                             taps[static_cast<std::size_t>(k * channels + c)] =
+                                 source[static_cast<std::size_t>(c * d_conv + k)];
+                           }
+                         }
+                       }));
+    conv.weight_ = weight.data();
+    if (has_bias) {
+      KRAIT_ASSIGN_OR_RETURN(const auto bias, weights.get<float>("bias", {channels}));
+      conv.bias_ = bias.data();
+    }
+    return conv;
+  }
+
+  /// y = silu(conv(x)) for the channels of `range`, in every sequence; y may be x.
+  void apply(std::span<const SequenceRows> sequences, MatrixView<const float> x,
+             MatrixView<float> y, Range range) const noexcept {
+    for (const SequenceRows& sequence : sequences) {
+      kernels::conv1d_silu({.x = x.rows_from(sequence.first, sequence.count),
+                            .weight = weight_,
+                            .bias = bias_,
+                            .d_conv = d_conv_,
+                            .state = sequence.slot(state_).data(),
+                            .y = y.rows_from(sequence.first, sequence.count),
+                            .channels = range});
+    }
+  }
+
+ private:
+  Index channels_ = 0;
+  Index d_conv_ = 0;
+  const float* weight_ = nullptr;  // [d_conv, channels]
+  const float* bias_ = nullptr;    // [channels] or null
+  StateSlot state_;                // [d_conv - 1, channels]
+};
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,169 @@
+#pragma once
+
+/// \file
+/// The Mamba block: the page to read first.
+///
+/// Paper  Gu & Dao 2023, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
+///        arXiv:2312.00752, section 3 (Algorithm 2, figure 3).
+///
+///   T        tokens of this run        d_model  width of the residual stream
+///   d_inner  channels (d)              d_state  states of a channel (n)
+///   u        scan input                dt_rank  width from which the time steps dt are projected
+///   z        gate branch               h        recurrent state
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "krait/kernels/elementwise.hpp"
+#include "krait/kernels/selective_scan.hpp"
+#include "krait/modules/block.hpp"
+#include "krait/modules/causal_conv1d.hpp"
+#include "krait/modules/linear.hpp"
+
+namespace krait::inline v0_1 {
+
+/// Sizes of a Mamba block; the defaults are those of the published models.
+struct MambaSpec {
+  Index d_state = 16;
+  Index d_conv = 4;
+  Index expand = 2;
+  Index d_inner = 0;      ///< 0: expand · d_model
+  Index dt_rank = 0;      ///< 0: ⌈d_model / 16⌉
+  bool conv_bias = true;  ///< conv1d.bias exists
+  bool bias = false;      ///< in_proj.bias and out_proj.bias exist
+
+  /// The same with every 0 replaced by what it stands for.
+  MambaSpec resolved(Index d_model) const noexcept {
+    MambaSpec spec = *this;
+    if (spec.d_inner == 0) spec.d_inner = expand * d_model;
+    if (spec.dt_rank == 0) spec.dt_rank = (d_model + 15) / 16;
+    return spec;
+  }
+
+  friend bool operator==(const MambaSpec&, const MambaSpec&) = default;
+};
+
+/// A selective state-space block on rows of d_model floats.
+class Mamba final : public Block {
+ public:
+  static Result<std::unique_ptr<const Block>> bind(const MambaSpec& spec,
+                                                   const WeightScope& weights, Plan& plan);
+
+  void forward(BlockContext& ctx) const noexcept override {
+    const auto [d_inner, d_state, dt_rank] = sizes_;
+    const auto xz = ctx.scratch(xz_, 2 * d_inner);              // [T, 2 d_inner]
+    const auto u = xz.cols_from(0, d_inner);                    // [T, d_inner]
+    const auto z = xz.cols_from(d_inner, d_inner);              // [T, d_inner]
+    const auto dBC = ctx.scratch(dBC_, dt_rank + 2 * d_state);  // [T, dt_rank + 2 d_state]
+    const auto B = dBC.cols_from(dt_rank, d_state);             // [T, d_state]
+    const auto C = dBC.cols_from(dt_rank + d_state, d_state);   // [T, d_state]
+    const auto dt_raw = ctx.scratch(dt_raw_, d_inner);          // [T, d_inner]
+
+    in_proj_.apply(ctx.executor, ctx.x, xz);  // [u; z] = in_proj(x)
+    parallel_for(ctx.executor, d_inner, channel_block, [&](Range channels) {
+      conv1d_.apply(ctx.sequences, u, u, channels);  // u = silu(conv1d(u))
+    });
+    x_proj_.apply(ctx.executor, u, dBC);  // [δ; B; C] = x_proj(u)
+    dt_proj_.apply(ctx.executor, dBC.cols_from(0, dt_rank), dt_raw);
+    parallel_for(ctx.executor, d_inner, channel_block, [&](Range channels) {
+      scan(ctx.sequences, u, dt_raw, B, C, z, channels);  // y = scan(u) · silu(z), into u
+    });
+    out_proj_.apply(ctx.executor, u, ctx.x);  // x = out_proj(y)
+  }
+
+  std::string description() const override {
+    return "Mamba, d_inner " + std::to_string(sizes_.d_inner) + ", d_state " +
+           std::to_string(sizes_.d_state) + ", dt_rank " + std::to_string(sizes_.dt_rank);
+  }
+
+ private:
+  // Channels that are split between threads: four blocks of the scan, a cache line of 16 floats
+  // each.
+  static constexpr Index channel_block = 64;
+
+  struct Sizes {
+    Index d_inner;
+    Index d_state;
+    Index dt_rank;
+  };
+
+  // h[d,n] = exp(dt A) h[d,n] + dt u B;  y = (C·h + D u) silu(z), for every sequence of the run.
+  void scan(std::span<const SequenceRows> sequences, MatrixView<float> u,
+            MatrixView<const float> dt_raw, MatrixView<const float> B, MatrixView<const float> C,
+            MatrixView<const float> z, Range channels) const noexcept {
+    for (const SequenceRows& rows : sequences) {
+      kernels::selective_scan({.u = u.rows_from(rows.first, rows.count),
+                               .dt_raw = dt_raw.rows_from(rows.first, rows.count),
+                               .B = B.rows_from(rows.first, rows.count),
+                               .C = C.rows_from(rows.first, rows.count),
+                               .z = z.rows_from(rows.first, rows.count),
+                               .A = A_,
+                               .D = D_,
+                               .h = rows.slot(ssm_state_).data(),
+                               .d_state = sizes_.d_state,
+                               .y = u.rows_from(rows.first, rows.count),
+                               .channels = channels});
+    }
+  }
+
+  Sizes sizes_{};
+  Linear in_proj_;            // [2 d_inner, d_model]
+  CausalConv1d conv1d_;       // [d_inner, 1, d_conv]
+  Linear x_proj_;             // [dt_rank + 2 d_state, d_inner]
+  Linear dt_proj_;            // [d_inner, dt_rank], with bias
+  Linear out_proj_;           // [d_model, d_inner]
+  const float* A_ = nullptr;  // -exp(A_log), block layout of kernels/selective_scan.hpp
+  const float* D_ = nullptr;  // [d_inner]
+  StateSlot ssm_state_;       // [⌈d_inner/16⌉, d_state, 16]
+  ScratchSlot xz_, dBC_, dt_raw_;
+};
+
+inline Result<std::unique_ptr<const Block>> Mamba::bind(const MambaSpec& unresolved,
+                                                        const WeightScope& weights, Plan& plan) {
+  const Index d_model = plan.d_model();
+  const MambaSpec spec = unresolved.resolved(d_model);
+  const auto [d_inner, d_state, dt_rank] = Sizes{spec.d_inner, spec.d_state, spec.dt_rank};
+  auto block = std::make_unique<Mamba>();
+  block->sizes_ = {d_inner, d_state, dt_rank};
+
+  KRAIT_ASSIGN_OR_RETURN(block->in_proj_,
+                         Linear::bind(weights.scope("in_proj"), 2 * d_inner, d_model, spec.bias));
+  const StateSlot conv_state = plan.state(weights.path("conv_state"), {spec.d_conv - 1, d_inner});
+  KRAIT_ASSIGN_OR_RETURN(block->conv1d_, CausalConv1d::bind(weights.scope("conv1d"), conv_state,
+                                                            d_inner, spec.d_conv, spec.conv_bias));
+  KRAIT_ASSIGN_OR_RETURN(
+      block->x_proj_, Linear::bind(weights.scope("x_proj"), dt_rank + 2 * d_state, d_inner, false));
+  KRAIT_ASSIGN_OR_RETURN(block->dt_proj_,
+                         Linear::bind(weights.scope("dt_proj"), d_inner, dt_rank, true));
+  KRAIT_ASSIGN_OR_RETURN(block->out_proj_,
+                         Linear::bind(weights.scope("out_proj"), d_model, d_inner, spec.bias));
+
+  // A = -exp(A_log), in f32: rounding A_log's exponential would change every decay.
+  KRAIT_ASSIGN_OR_RETURN(
+      const auto A,
+      weights.derive("A_log", {d_inner, d_state}, kernels::scan_size(d_inner, d_state),
+                     [&](std::span<const float> A_log, std::span<float> A_blocks) {
+                       std::vector<float> exp_A(A_log.size());
+                       kernels::exp(A_log, exp_A);
+                       for (Index d = 0; d < d_inner; ++d) {
+                         for (Index n = 0; n < d_state; ++n) {
+                           A_blocks[static_cast<std::size_t>(kernels::scan_offset(d, n, d_state))] =
+                               -exp_A[static_cast<std::size_t>(d * d_state + n)];
+                         }
+                       }
+                     }));
+  block->A_ = A.data();
+  KRAIT_ASSIGN_OR_RETURN(const auto D, weights.get<float>("D", {d_inner}));
+  block->D_ = D.data();
+
+  block->ssm_state_ = plan.state(
+      weights.path("ssm_state"),
+      {round_up(d_inner, kernels::scan_block) / kernels::scan_block, d_state, kernels::scan_block});
+  block->xz_ = plan.scratch(2 * d_inner);
+  block->dBC_ = plan.scratch(dt_rank + 2 * d_state);
+  block->dt_raw_ = plan.scratch(d_inner);
+  return std::unique_ptr<const Block>(std::move(block));
+}
+
+}  // namespace krait::inline v0_1

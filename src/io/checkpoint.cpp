@@ -1,0 +1,142 @@
+#include "krait/io/checkpoint.hpp"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <filesystem>
+
+#include "krait/io/pytorch_bin.hpp"
+#include "krait/io/safetensors.hpp"
+
+namespace krait::inline v0_1 {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t largest_config = std::size_t{16} << 20U;
+
+bool is_there(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored);
+}
+
+Error unsupported(std::string_view expected, std::string_view found, const fs::path& path) {
+  return {ErrorCode::unsupported,
+          fmt::format("[checkpoint] expected {}, found {} ({})", expected, found, path.string())};
+}
+
+constexpr std::string_view known_files =
+    "model.safetensors, model.safetensors.index.json or pytorch_model.bin";
+
+Result<void> read_weights_file(const fs::path& path, const CheckpointOptions& options,
+                               Checkpoint& checkpoint) {
+  if (path.extension() == ".gguf") {
+    return unsupported("safetensors or a .bin file", "GGUF, which this version does not read",
+                       path);
+  }
+  KRAIT_ASSIGN_OR_RETURN(auto file, open_file(path.string(), options.weights, options.progress));
+  checkpoint.files.push_back(path.string());
+  if (path.extension() == ".safetensors") {
+    return read_safetensors(std::move(file), checkpoint.weights);
+  }
+  if (path.extension() == ".bin" || path.extension() == ".pt" || path.extension() == ".pth") {
+    return read_pytorch_bin(std::move(file), checkpoint.weights);
+  }
+  return unsupported("a file named .safetensors or .bin", "another name", path);
+}
+
+Result<void> read_weights(const fs::path& folder, const CheckpointOptions& options,
+                          Checkpoint& checkpoint) {
+  const fs::path index = folder / "model.safetensors.index.json";
+  if (is_there(folder / "model.safetensors")) {
+    return read_weights_file(folder / "model.safetensors", options, checkpoint);
+  }
+  if (is_there(index)) {
+    KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text_file(index.string(), largest_config));
+    checkpoint.files.push_back(index.string());
+    return read_safetensors_index(text, folder.string(), options.weights, checkpoint.weights,
+                                  options.progress);
+  }
+  if (is_there(folder / "pytorch_model.bin")) {
+    return read_weights_file(folder / "pytorch_model.bin", options, checkpoint);
+  }
+  if (is_there(folder / "pytorch_model.bin.index.json")) {
+    return unsupported(known_files, "pytorch_model.bin in shards, which are not read", folder);
+  }
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    if (entry.path().extension() == ".gguf") {
+      return unsupported(known_files, "GGUF, which this version does not read", entry.path());
+    }
+  }
+  return Error{ErrorCode::not_found, fmt::format("[checkpoint] expected {}, found none ({})",
+                                                 known_files, folder.string())};
+}
+
+Result<void> read_texts(const fs::path& folder, Checkpoint& checkpoint) {
+  if (!is_there(folder / "config.json")) {
+    if (is_there(folder / "params.json")) {
+      return unsupported("config.json", "params.json, a form this version does not read", folder);
+    }
+    return Error{
+        ErrorCode::not_found,
+        fmt::format("[checkpoint] expected config.json, found none ({})", folder.string())};
+  }
+  KRAIT_ASSIGN_OR_RETURN(checkpoint.config,
+                         read_text_file((folder / "config.json").string(), largest_config));
+  if (is_there(folder / "tokenizer.json")) {
+    KRAIT_ASSIGN_OR_RETURN(checkpoint.tokenizer,
+                           read_text_file((folder / "tokenizer.json").string()));
+  }
+  if (is_there(folder / "tokenizer_config.json")) {
+    KRAIT_ASSIGN_OR_RETURN(
+        checkpoint.tokenizer_config,
+        read_text_file((folder / "tokenizer_config.json").string(), largest_config));
+  }
+  checkpoint.has_sentencepiece =
+      is_there(folder / "tokenizer.model") || is_there(folder / "tokenizer.model.v3");
+  return {};
+}
+
+}  // namespace
+
+Result<Checkpoint> open_checkpoint(const std::string& path, const CheckpointOptions& options) {
+  Checkpoint checkpoint;
+  checkpoint.path = path;
+  std::error_code ignored;
+  if (!is_there(path)) {
+    return Error{ErrorCode::not_found,
+                 fmt::format("[checkpoint] expected a file or directory, found none ({})", path)};
+  }
+  if (fs::is_directory(path, ignored)) {
+    // The configuration first: where there is none, nothing else is worth a message.
+    if (is_there(fs::path(path) / "config.json") || is_there(fs::path(path) / "params.json")) {
+      KRAIT_RETURN_IF_ERROR(read_texts(path, checkpoint));
+      KRAIT_RETURN_IF_ERROR(read_weights(path, options, checkpoint));
+    } else {
+      KRAIT_RETURN_IF_ERROR(read_weights(path, options, checkpoint));
+      KRAIT_RETURN_IF_ERROR(read_texts(path, checkpoint));
+    }
+    return checkpoint;
+  }
+  KRAIT_RETURN_IF_ERROR(read_weights_file(path, options, checkpoint));
+  const fs::path folder = fs::path(path).parent_path();
+  KRAIT_RETURN_IF_ERROR(read_texts(folder.empty() ? "." : folder, checkpoint));
+  return checkpoint;
+}
+
+Result<Checkpoint> open_checkpoint(const CheckpointBytes& bytes) {
+  Checkpoint checkpoint;
+  checkpoint.path = "memory";
+  checkpoint.config = bytes.config;
+  checkpoint.tokenizer = bytes.tokenizer;
+  for (const std::span<const std::byte> weights : bytes.weights) {
+    auto file = borrow_bytes(weights, "memory");
+    const bool is_zip = weights.size() >= 4 && std::memcmp(weights.data(), "PK\x03\x04", 4) == 0;
+    KRAIT_RETURN_IF_ERROR(is_zip ? read_pytorch_bin(std::move(file), checkpoint.weights)
+                                 : read_safetensors(std::move(file), checkpoint.weights));
+  }
+  return checkpoint;
+}
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,306 @@
+#include "krait/io/safetensors.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <set>
+
+#include "io/json_private.hpp"
+#include "io/place_tensor.hpp"
+#include "io/printable.hpp"
+#include "krait/io/atomic_file.hpp"
+
+namespace krait::inline v0_1 {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::string_view metadata_name = "__metadata__";
+constexpr std::size_t length_bytes = 8;
+// The limit of the format's reference reader.
+constexpr std::uint64_t largest_header = 100'000'000;
+// Longer shapes are not worth keeping for a message.
+constexpr std::size_t largest_list = 64;
+
+constexpr std::array<std::pair<std::string_view, DType>, 10> dtypes = {{{"F32", DType::f32},
+                                                                        {"F16", DType::f16},
+                                                                        {"BF16", DType::bf16},
+                                                                        {"F64", DType::f64},
+                                                                        {"I64", DType::i64},
+                                                                        {"I32", DType::i32},
+                                                                        {"I16", DType::i16},
+                                                                        {"I8", DType::i8},
+                                                                        {"U8", DType::u8},
+                                                                        {"BOOL", DType::boolean}}};
+
+class HeaderReader {
+ public:
+  HeaderReader(const FileBytes& file) : file_(file) {}
+
+  Result<void> read() {
+    const auto bytes = file_.bytes();
+    if (bytes.size() < length_bytes) {
+      return fail("length", "at least 8 bytes", fmt::to_string(bytes.size()));
+    }
+    std::uint64_t length = 0;
+    for (std::size_t i = 0; i < length_bytes; ++i) {
+      length |= std::to_integer<std::uint64_t>(bytes[i]) << (8 * i);
+    }
+    if (length > largest_header || length > bytes.size() - length_bytes) {
+      return fail("header",
+                  fmt::format("at most {} bytes",
+                              std::min<std::uint64_t>(largest_header, bytes.size() - length_bytes)),
+                  fmt::to_string(length));
+    }
+    const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + length_bytes,
+                                static_cast<std::size_t>(length));
+    if (!text.starts_with('{'))
+      return fail("header", "'{'", fmt::format("'{}'", printable(text.substr(0, 1))));
+    KRAIT_ASSIGN_OR_RETURN(const json header, parse_json(text, file_.name(), JsonWords::none));
+    if (!header.is_object()) return fail("header", "an object", "something else");
+    data_ = bytes.subspan(length_bytes + static_cast<std::size_t>(length));
+    for (const auto& [name, value] : header.items()) {
+      KRAIT_RETURN_IF_ERROR(name == metadata_name ? read_metadata(value)
+                                                  : read_tensor(name, value));
+    }
+    return check_coverage();
+  }
+
+  struct Tensor {
+    std::string name;
+    TensorView view;
+    Index begin;
+    Index end;
+  };
+  std::vector<Tensor>& tensors() { return tensors_; }
+  std::map<std::string, std::string, std::less<>>& metadata() { return metadata_; }
+
+ private:
+  Error fail(std::string_view what, std::string_view expected, std::string_view found) const {
+    return {ErrorCode::bad_format, fmt::format("[safetensors] {}: expected {}, found {} ({})",
+                                               printable(what), expected, found, file_.name())};
+  }
+
+  Result<void> read_metadata(const json& value) {
+    if (!value.is_object()) return fail("__metadata__", "an object", "something else");
+    for (const auto& [key, text] : value.items()) {
+      if (!text.is_string()) return fail("__metadata__", "strings", "something else");
+      metadata_[key] = text.get<std::string>();
+    }
+    return {};
+  }
+
+  // A list of whole numbers that fit an Index.
+  static bool read_numbers(const json& object, const char* key, std::vector<Index>& numbers) {
+    const auto it = object.find(key);
+    if (it == object.end() || !it->is_array() || it->size() > largest_list) return false;
+    for (const json& number : *it) {
+      if (!number.is_number_unsigned()) return false;
+      const auto value = number.get<std::uint64_t>();
+      if (value > static_cast<std::uint64_t>(std::numeric_limits<Index>::max())) return false;
+      numbers.push_back(static_cast<Index>(value));
+    }
+    return true;
+  }
+
+  Result<void> read_tensor(const std::string& name, const json& value) {
+    if (!value.is_object()) return fail(name, "an object", "something else");
+    const auto dtype_entry = value.find("dtype");
+    if (dtype_entry == value.end() || !dtype_entry->is_string()) {
+      return fail(name, "a dtype", "none");
+    }
+    const auto dtype_name = dtype_entry->get<std::string>();
+    const auto dtype = std::find_if(dtypes.begin(), dtypes.end(),
+                                    [&](const auto& entry) { return entry.first == dtype_name; });
+    if (dtype == dtypes.end()) {
+      return Error{ErrorCode::unsupported,
+                   fmt::format("[safetensors] {}: expected a dtype such as F32, found '{}' ({})",
+                               printable(name), printable(dtype_name, 40), file_.name())};
+    }
+    std::vector<Index> extents;
+    std::vector<Index> offsets;
+    if (!read_numbers(value, "shape", extents)) {
+      return fail(name, "a shape of whole numbers", "something else");
+    }
+    if (extents.size() > static_cast<std::size_t>(Shape::max_rank)) {
+      return Error{ErrorCode::unsupported,
+                   fmt::format("[safetensors] {}: expected at most {} axes, found {} ({})",
+                               printable(name), Shape::max_rank, extents.size(), file_.name())};
+    }
+    const auto shape = Shape::make(extents);
+    const auto size =
+        shape ? checked_product(shape->size(), bytes_of(dtype->second)) : std::optional<Index>();
+    if (!size) return fail(name, "a shape that fits in memory", "a larger one");
+    if (!read_numbers(value, "data_offsets", offsets) || offsets.size() != 2) {
+      return fail(name, "two data_offsets", "something else");
+    }
+    const auto [begin, end] = std::pair(offsets[0], offsets[1]);
+    if (begin > end || end > static_cast<Index>(data_.size())) {
+      return fail(name, fmt::format("offsets within {} bytes of data", data_.size()),
+                  fmt::format("{} to {}", begin, end));
+    }
+    if (end - begin != *size) {
+      return fail(name, fmt::format("{} bytes for {} {}", *size, dtype_name, to_string(*shape)),
+                  fmt::to_string(end - begin));
+    }
+    tensors_.push_back({name, {data_.data() + begin, dtype->second, *shape}, begin, end});
+    return {};
+  }
+
+  // Tensors lie one after another and fill the file, as the format demands: anything else would
+  // let two names share bytes, or hide some.
+  Result<void> check_coverage() {
+    std::sort(tensors_.begin(), tensors_.end(), [](const Tensor& a, const Tensor& b) {
+      return a.begin < b.begin || (a.begin == b.begin && a.end < b.end);
+    });
+    Index end = 0;
+    for (const Tensor& tensor : tensors_) {
+      if (tensor.begin != end) {
+        return fail(tensor.name, fmt::format("data from byte {}", end),
+                    fmt::format("{}, {}", tensor.begin,
+                                tensor.begin < end ? "overlapping" : "after a hole"));
+      }
+      end = tensor.end;
+    }
+    if (end != static_cast<Index>(data_.size())) {
+      return fail("data", fmt::format("{} bytes", end), fmt::to_string(data_.size()));
+    }
+    return {};
+  }
+
+  const FileBytes& file_;
+  std::span<const std::byte> data_;
+  std::vector<Tensor> tensors_;
+  std::map<std::string, std::string, std::less<>> metadata_;
+};
+
+std::string_view name_of(DType dtype) {
+  for (const auto& [name, value] : dtypes) {
+    if (value == dtype) return name;
+  }
+  return "";
+}
+
+// In which order tensors are written, since the format allows no padding between them: those that
+// fill whole cache lines first, so that each of them begins one; then the others by the size of
+// their elements, so that those are aligned. Equals keep the caller's order.
+std::vector<const NamedTensor*> writing_order(const std::vector<NamedTensor>& tensors) {
+  std::vector<const NamedTensor*> order;
+  for (const NamedTensor& tensor : tensors) order.push_back(&tensor);
+  std::stable_sort(order.begin(), order.end(), [](const NamedTensor* a, const NamedTensor* b) {
+    const auto key = [](const TensorView& tensor) {
+      const bool is_whole = tensor.bytes() % static_cast<Index>(alignment) == 0;
+      return std::pair(is_whole ? 0 : 1, is_whole ? 0 : -bytes_of(tensor.dtype));
+    };
+    return key(a->tensor) < key(b->tensor);
+  });
+  return order;
+}
+
+Result<void> check_writable(const std::string& path, const std::vector<NamedTensor>& tensors) {
+  std::set<std::string_view> names;
+  for (const NamedTensor& tensor : tensors) {
+    const auto fail = [&](std::string_view expected, std::string_view found) {
+      return Error{ErrorCode::bad_argument,
+                   fmt::format("[safetensors] {}: expected {}, found {} ({})",
+                               printable(tensor.name), expected, found, path)};
+    };
+    if (tensor.name == metadata_name) return fail("the name of a tensor", "the metadata's");
+    if (!names.insert(tensor.name).second) return fail("every name once", "one twice");
+    if (tensor.tensor.data == nullptr && tensor.tensor.bytes() > 0) return fail("data", "none");
+  }
+  return {};
+}
+
+bool is_plain_file_name(std::string_view name) {
+  return !name.empty() && name != "." && name != ".." &&
+         name.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
+}
+
+}  // namespace
+
+Result<void> read_safetensors(std::shared_ptr<const FileBytes> file, WeightStore& store) {
+  HeaderReader reader(*file);
+  KRAIT_RETURN_IF_ERROR(reader.read());
+  for (auto& tensor : reader.tensors()) {
+    place_tensor(store, std::move(tensor.name), tensor.view, file);
+  }
+  for (auto& [key, value] : reader.metadata()) store.metadata.insert_or_assign(key, value);
+  store.keep(std::move(file));
+  return {};
+}
+
+Result<void> read_safetensors_index(const std::string& index_json, const std::string& directory,
+                                    WeightsMode mode, WeightStore& store, Progress progress) {
+  const std::string name = directory + "/model.safetensors.index.json";
+  const auto fail = [&](std::string_view what, std::string_view expected, std::string_view found) {
+    return Error{ErrorCode::bad_format, fmt::format("[safetensors] {}: expected {}, found {} ({})",
+                                                    printable(what), expected, found, name)};
+  };
+  KRAIT_ASSIGN_OR_RETURN(const json index, parse_json(index_json, name));
+  const auto map = index.is_object() ? index.find("weight_map") : index.end();
+  if (!index.is_object() || map == index.end() || !map->is_object()) {
+    return fail("weight_map", "an object", "none");
+  }
+  std::map<std::string, WeightStore> shards;
+  for (const auto& [tensor, value] : map->items()) {
+    if (!value.is_string() || !is_plain_file_name(value.get_ref<const std::string&>())) {
+      return fail(tensor, "the name of a file beside the index", json_text(value));
+    }
+    const auto& shard_name = value.get_ref<const std::string&>();
+    auto shard = shards.find(shard_name);
+    if (shard == shards.end()) {
+      shard = shards.emplace(shard_name, WeightStore{}).first;
+      KRAIT_ASSIGN_OR_RETURN(auto file, open_file(directory + "/" + shard_name, mode, progress));
+      KRAIT_RETURN_IF_ERROR(read_safetensors(std::move(file), shard->second));
+    }
+    const WeightStore::Entry* entry = shard->second.find(tensor);
+    if (entry == nullptr) return fail(tensor, "a tensor in " + printable(shard_name), "none");
+    store.add(tensor, entry->tensor, nullptr, entry->file);
+  }
+  for (auto& [shard_name, shard] : shards) {
+    for (const auto& owner : shard.owners()) store.keep(owner);
+    for (auto& [key, value] : shard.metadata) store.metadata.insert_or_assign(key, value);
+  }
+  return {};
+}
+
+Result<void> write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
+                               const std::map<std::string, std::string, std::less<>>& metadata) {
+  KRAIT_RETURN_IF_ERROR(check_writable(path, tensors));
+  const std::vector<const NamedTensor*> order = writing_order(tensors);
+  json header = json::object();
+  if (!metadata.empty()) header[std::string(metadata_name)] = metadata;
+  Index offset = 0;
+  for (const NamedTensor* tensor : order) {
+    const auto extents = tensor->tensor.shape.extents();
+    const Index end = offset + tensor->tensor.bytes();
+    json entry = json::object();
+    entry["dtype"] = name_of(tensor->tensor.dtype);
+    entry["shape"] = std::vector<Index>(extents.begin(), extents.end());
+    entry["data_offsets"] = std::vector<Index>{offset, end};
+    header[tensor->name] = std::move(entry);
+    offset = end;
+  }
+  std::string text = header.dump(-1, ' ', false, json::error_handler_t::replace);
+  text.resize(static_cast<std::size_t>(round_up(static_cast<Index>(text.size() + length_bytes),
+                                                static_cast<Index>(alignment))) -
+                  length_bytes,
+              ' ');
+  std::array<std::byte, length_bytes> length{};
+  for (std::size_t i = 0; i < length_bytes; ++i) {
+    length[i] = static_cast<std::byte>(text.size() >> (8 * i));
+  }
+  KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
+  KRAIT_RETURN_IF_ERROR(file.write(length));
+  KRAIT_RETURN_IF_ERROR(file.write(text));
+  for (const NamedTensor* tensor : order) {
+    KRAIT_RETURN_IF_ERROR(file.write({static_cast<const std::byte*>(tensor->tensor.data),
+                                      static_cast<std::size_t>(tensor->tensor.bytes())}));
+  }
+  return file.commit();
+}
+
+}  // namespace krait::inline v0_1

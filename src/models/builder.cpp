@@ -1,0 +1,204 @@
+#include "krait/models/builder.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+#include "krait/core/cpu.hpp"
+#include "krait/core/float_environment.hpp"
+#include "models/plan_tree.hpp"
+
+namespace krait::inline v0_1 {
+namespace {
+
+using Parts = Model::Parts;
+
+Result<std::unique_ptr<const Block>> bind_block(const BlockSpec& spec, const WeightScope& weights,
+                                                Plan& plan) {
+  if (const auto* mamba = std::get_if<MambaSpec>(&spec)) return Mamba::bind(*mamba, weights, plan);
+  const auto& custom = std::get<CustomSpec>(spec);
+  if (custom.bind == nullptr) {
+    return Error{ErrorCode::bad_config,
+                 fmt::format("[build] {}: expected a bind function in CustomSpec '{}', found none",
+                             weights.name(""), custom.kind)};
+  }
+  return custom.bind(weights, plan);
+}
+
+// The head's own matrix if the checkpoint has one that differs from the embedding, whatever the
+// configuration says of tying: files that tie them usually leave it out, but some repeat it.
+Result<Linear> bind_head(const ModelSpec& spec, WeightBinder& binder, const Embedding& embedding) {
+  const WeightScope weights = WeightScope(binder, "").scope(spec.head_name);
+  const Index rows = spec.embedding.rows();
+  if (!spec.tied_head) return Linear::bind(weights, rows, spec.d_model(), false);
+  if (!weights.contains("weight")) return embedding.tied_head();
+  const TensorView& stored = binder.store()->find(weights.name("weight"))->tensor;
+  const TensorView& shared = binder.store()->find(binder.uses().front().name)->tensor;
+  const bool is_same =
+      stored.dtype == shared.dtype && stored.shape == shared.shape &&
+      (stored.data == shared.data ||
+       std::memcmp(stored.data, shared.data, static_cast<std::size_t>(stored.bytes())) == 0);
+  if (!is_same) return Linear::bind(weights, rows, spec.d_model(), false);
+  binder.ignore(weights.name("weight"));
+  return embedding.tied_head();
+}
+
+// Binds every part. The embedding comes first: `bind_head` relies on it.
+Result<Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder, const std::string& prefix,
+                         Plan& plan, PlanTree& tree) {
+  Parts parts;
+  parts.spec = spec;
+  const WeightScope root(binder, prefix);
+  KRAIT_ASSIGN_OR_RETURN(parts.embedding,
+                         Embedding::bind(spec.embedding, root.scope(spec.embedding_name)));
+  tree.name(spec.embedding_name, "Embedding");
+
+  const ScratchSlot branch = plan.scratch(spec.d_model());
+  const Index mark = plan.scratch_plan().mark();
+  for (std::size_t i = 0; i < spec.layers.size(); ++i) {
+    const WeightScope layer = root.scope(spec.layers_name, static_cast<Index>(i));
+    for (const ResidualSpec& residual : spec.layers[i].residuals) {
+      plan.scratch_plan().release_to(mark);  // blocks run one after another
+      const WeightScope norm_scope = layer.scope(residual.norm_name);
+      const WeightScope block_scope = layer.scope(residual.block_name);
+      KRAIT_ASSIGN_OR_RETURN(Norm norm, Norm::bind(residual.norm, norm_scope, spec.d_model()));
+      KRAIT_ASSIGN_OR_RETURN(auto block, bind_block(residual.block, block_scope, plan));
+      tree.name(layer.path(residual.norm_name), norm.description());
+      tree.name(layer.path(residual.block_name), block->description());
+      parts.residuals.emplace_back(std::move(norm), std::move(block), branch);
+    }
+  }
+
+  KRAIT_ASSIGN_OR_RETURN(
+      parts.final_norm,
+      Norm::bind(spec.final_norm, root.scope(spec.final_norm_name), spec.d_model()));
+  tree.name(spec.final_norm_name, parts.final_norm.description());
+  KRAIT_ASSIGN_OR_RETURN(parts.head, bind_head(spec, binder, parts.embedding));
+  tree.name(spec.head_name, "Head");
+  parts.scratch = plan.scratch_plan();
+  return parts;
+}
+
+// All missing tensors at once, so that a wrong prefix or family is seen for what it is.
+Result<void> check_names(const ModelSpec& spec, const WeightStore& weights,
+                         const std::string& prefix) {
+  WeightBinder binder(nullptr, {});
+  Plan plan(spec.d_model());
+  PlanTree tree;
+  KRAIT_ASSIGN_OR_RETURN(const Parts ignored, bind_parts(spec, binder, prefix, plan, tree));
+  std::vector<std::string> missing;
+  for (const TensorUse& use : binder.uses()) {
+    if (!weights.contains(use.name)) missing.push_back(use.name);
+  }
+  if (missing.empty()) return {};
+  constexpr std::size_t shown = 10;
+  std::string list;
+  for (std::size_t i = 0; i < std::min(shown, missing.size()); ++i) {
+    list += (i == 0 ? "" : ", ") + missing[i];
+  }
+  if (missing.size() > shown) list += fmt::format(", … ({} in all)", missing.size());
+  return Error{ErrorCode::missing_tensor,
+               fmt::format("[build] weights: expected {} tensors, found {}; missing: {}",
+                           binder.uses().size(), weights.size(), list)};
+}
+
+class Hash {  // FNV-1a, 64 bits
+ public:
+  void add(const void* data, std::size_t bytes) {
+    const auto* p = static_cast<const unsigned char*>(data);
+    for (std::size_t i = 0; i < bytes; ++i) value_ = (value_ ^ p[i]) * 0x100000001B3ULL;
+  }
+  std::string hex() const { return fmt::format("{:016x}", value_); }
+
+ private:
+  std::uint64_t value_ = 0xCBF29CE484222325ULL;
+};
+
+// Of the sizes and of the first and last 4 KiB (as f32) of every tensor, as the model holds it: the
+// same for a bf16 file and its f32 copy, which give the same bits, and another for weights that
+// were rounded on the way.
+std::string fingerprint(const ModelSpec& spec, const WeightBinder& binder) {
+  ModelSpec unnamed = spec;
+  unnamed.family.clear();
+  unnamed.embedding.vocab = unnamed.embedding.rows();  // how many are padding changes no value
+  unnamed.embedding_name = unnamed.layers_name = unnamed.final_norm_name = unnamed.head_name = "";
+  Hash hash;
+  const std::string sizes = to_string(unnamed);
+  hash.add(sizes.data(), sizes.size());
+
+  constexpr Index sample = 1024;
+  AlignedBuffer<float> values(sample);
+  AlignedBuffer<float> held(sample);
+  for (const TensorUse& use : binder.uses()) {
+    const std::string shape = to_string(use.shape);
+    hash.add(shape.data(), shape.size());
+    const TensorView& stored = binder.store()->find(use.name)->tensor;
+    const Index count = std::min(sample, stored.size());
+    for (const Index first : {Index{0}, stored.size() - count}) {
+      const auto* data =
+          static_cast<const std::byte*>(stored.data) + first * bytes_of(stored.dtype);
+      convert_floats({data, stored.dtype, {count}}, use.dtype, held.data());
+      convert_floats({held.data(), use.dtype, {count}}, DType::f32, values.data());
+      hash.add(values.data(), static_cast<std::size_t>(count) * sizeof(float));
+    }
+  }
+  return hash.hex();
+}
+
+ModelPlan make_plan(const WeightBinder& binder, const Plan& plan, const ModelSpec& spec,
+                    const PlanTree& tree) {
+  ModelPlan result;
+  result.tensors = binder.uses();
+  result.state_tensors = plan.state_tensors();
+  result.state_bytes = plan.state_floats() * bytes_of(DType::f32);
+  result.scratch_bytes_per_token =
+      (plan.scratch_plan().floats_per_token() + spec.d_model()) * bytes_of(DType::f32);
+  result.unused = binder.unused();
+  for (const TensorUse& use : result.tensors) {
+    result.parameters += use.shape.size();
+    (use.placement == Placement::in_place ? result.in_place_bytes : result.owned_bytes) +=
+        use.bytes;
+  }
+  result.tree = tree.text(result, spec);
+  return result;
+}
+
+}  // namespace
+
+Result<ModelPlan> plan_model(const ModelSpec& spec, const WeightStore* store,
+                             const std::string& prefix, WeightForm form) {
+  KRAIT_RETURN_IF_ERROR(validate(spec));
+  if (store != nullptr) KRAIT_RETURN_IF_ERROR(check_names(spec, *store, prefix));
+  WeightBinder binder(store, {.form = form, .materialize = false});
+  Plan plan(spec.d_model());
+  PlanTree tree;
+  KRAIT_ASSIGN_OR_RETURN(const Parts ignored, bind_parts(spec, binder, prefix, plan, tree));
+  return make_plan(binder, plan, spec, tree);
+}
+
+Result<Model> build_model(const ModelSpec& spec, const WeightStore& weights,
+                          const std::string& prefix, const BuildOptions& options) {
+  static_assert(std::is_nothrow_move_constructible_v<Residual>);
+  const FloatEnvironment environment;
+  KRAIT_RETURN_IF_ERROR(check_isa_environment());
+  KRAIT_RETURN_IF_ERROR(validate(spec));
+  KRAIT_RETURN_IF_ERROR(check_names(spec, weights, prefix));
+  WeightBinder binder(&weights, {.form = options.form, .materialize = true});
+  Plan plan(spec.d_model());
+  PlanTree tree;
+  KRAIT_ASSIGN_OR_RETURN(Parts parts, bind_parts(spec, binder, prefix, plan, tree));
+
+  parts.plan = make_plan(binder, plan, spec, tree);
+  auto layout = std::make_shared<StateLayout>();
+  layout->tensors = plan.state_tensors();
+  layout->floats = plan.state_floats();
+  layout->fingerprint = fingerprint(spec, binder);
+  parts.state_layout = std::move(layout);
+  parts.owners = binder.take_blocks();
+  parts.owners.insert(parts.owners.end(), weights.owners().begin(), weights.owners().end());
+  return Model(std::make_shared<const Parts>(std::move(parts)));
+}
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <map>
+#include <string>
+#include <string_view>
+
+#include "krait/models/model_plan.hpp"
+
+namespace krait::inline v0_1 {
+
+/// Draws the tensors of a plan as a tree of their dotted paths, each inner node with the words of
+/// the block that was bound there; runs of equal layers are folded into one.
+class PlanTree {
+ public:
+  /// What to write beside the node at `path`.
+  void name(std::string path, std::string words) {
+    words_.insert_or_assign(std::move(path), std::move(words));
+  }
+
+  std::string text(const ModelPlan& plan, const ModelSpec& spec) const;
+
+ private:
+  std::map<std::string, std::string, std::less<>> words_;
+};
+
+/// "288.0 KiB".
+std::string bytes_text(Index bytes);
+
+}  // namespace krait::inline v0_1

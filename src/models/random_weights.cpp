@@ -1,0 +1,70 @@
+#include "krait/models/random_weights.hpp"
+
+#include <cmath>
+#include <string_view>
+
+#include "krait/core/aligned_buffer.hpp"
+#include "krait/core/rng.hpp"
+#include "krait/models/model_plan.hpp"
+
+namespace krait::inline v0_1 {
+namespace {
+
+bool ends_with(std::string_view name, std::string_view end) {
+  return name.size() >= end.size() && name.substr(name.size() - end.size()) == end;
+}
+
+// Values of one tensor, as the Mamba authors initialise a model before training.
+void fill(const TensorUse& use, RandomCounter at, float* values) {
+  const Index size = use.shape.size();
+  const Index in = use.shape.rank() > 0 ? use.shape[use.shape.rank() - 1] : 1;
+  for (Index i = 0; i < size; ++i) {
+    at.position = static_cast<std::uint64_t>(i);
+    const double u = random_uniform(at);
+    double value = 0.0;
+    if (ends_with(use.name, "A_log")) {
+      value = std::log(static_cast<double>(i % in + 1));
+    } else if (ends_with(use.name, ".D") ||
+               (use.shape.rank() == 1 && ends_with(use.name, "weight"))) {
+      value = 1.0;
+    } else if (ends_with(use.name, "dt_proj.bias")) {
+      // dt log-uniform in [0.001, 0.1]; the bias is its inverse softplus.
+      const double dt = std::exp(u * (std::log(0.1) - std::log(0.001)) + std::log(0.001));
+      value = dt + std::log(-std::expm1(-dt));
+    } else if (use.shape.rank() == 1) {
+      value = 0.02 * (2.0 * u - 1.0);
+    } else {
+      value = std::sqrt(3.0 / static_cast<double>(in)) * (2.0 * u - 1.0);
+    }
+    values[i] = static_cast<float>(value);
+  }
+}
+
+}  // namespace
+
+Result<WeightStore> random_weights(const ModelSpec& spec, std::uint64_t seed,
+                                   const std::string& prefix, DType dtype) {
+  if (!is_float(dtype)) {
+    return Error{ErrorCode::bad_argument,
+                 "[random_weights] dtype: expected f32, f16 or bf16, found " +
+                     std::string(to_string(dtype))};
+  }
+  // Without a store the plan lists every tensor under its full name.
+  KRAIT_ASSIGN_OR_RETURN(const ModelPlan plan, plan_model(spec, nullptr, prefix));
+  WeightStore store;
+  std::uint32_t sequence = 0;
+  for (const TensorUse& use : plan.tensors) {
+    AlignedBuffer<float> values(use.shape.size());
+    fill(use, {.seed = seed, .sequence = sequence++}, values.data());
+    const bool is_matrix = use.shape.rank() == 2 && !ends_with(use.name, "A_log");
+    const TensorView source{values.data(), DType::f32, use.shape};
+    const DType stored = is_matrix ? dtype : DType::f32;
+    auto block = std::make_shared<AlignedBuffer<std::byte>>(use.shape.size() * bytes_of(stored));
+    convert_floats(source, stored, block->data());
+    const TensorView tensor{block->data(), stored, use.shape};
+    store.add(use.name, tensor, std::move(block));
+  }
+  return store;
+}
+
+}  // namespace krait::inline v0_1

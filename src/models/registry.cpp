@@ -1,0 +1,109 @@
+#include "krait/models/registry.hpp"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <filesystem>
+
+#include "io/json_private.hpp"
+#include "krait/io/bundled_model.hpp"
+#include "models/families/families.hpp"
+
+namespace krait::inline v0_1 {
+namespace {
+
+// In the order they are asked.
+constexpr std::array families = {&mamba_family, &state_spaces_mamba_family};
+
+// Under which names checkpoints hold the three parts outside the layers.
+struct Names {
+  std::string_view prefix;
+  std::string_view embedding;
+  std::string_view final_norm;
+};
+constexpr std::array known_names = {
+    Names{"backbone", "embeddings", "norm_f"},  // transformers
+    Names{"backbone", "embedding", "norm_f"},   // state-spaces
+    Names{"mambabyte", "token_embedding", "final_norm"},
+    Names{"", "embeddings", "norm_f"},  // a model saved without its head
+    Names{"", "embedding", "norm_f"},
+};
+
+// The spelling whose embedding the checkpoint has; the family's own if it has none of them, so that
+// the error names what was expected.
+void resolve_names(const WeightStore& weights, ModelConfig& config) {
+  config.prefix = "backbone";
+  for (const Names& names : known_names) {
+    const std::string name = fmt::format("{}{}{}.weight", names.prefix,
+                                         names.prefix.empty() ? "" : ".", names.embedding);
+    if (weights.contains(name)) {
+      config.prefix = names.prefix;
+      config.spec.embedding_name = names.embedding;
+      config.spec.final_norm_name = names.final_norm;
+      return;
+    }
+  }
+}
+
+std::string joined(const std::vector<std::string_view>& names) {
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+}  // namespace
+
+std::vector<std::string_view> known_families() {
+  std::vector<std::string_view> names;
+  for (const Family* family : families) names.push_back(family->name);
+  return names;
+}
+
+Result<ModelConfig> read_config(const Checkpoint& checkpoint) {
+  const std::string name = checkpoint.path + "/config.json";
+  KRAIT_ASSIGN_OR_RETURN(const nlohmann::json json, parse_json(checkpoint.config, name));
+  if (!json.is_object()) {
+    return Error{ErrorCode::bad_config, fmt::format("[config] expected an object, found {} ({})",
+                                                    ConfigReader::dump(json), name)};
+  }
+  ConfigReader reader(json, name);
+  for (const Family* family : families) {
+    if (!family->recognises(reader)) continue;
+    ModelConfig config;
+    KRAIT_RETURN_IF_ERROR(family->read(reader, config));
+    for (std::string& key : reader.unknown()) config.ignored.push_back(std::move(key));
+    resolve_names(checkpoint.weights, config);
+    config.is_byte_level = checkpoint.tokenizer.empty() && config.spec.embedding.vocab == 256;
+    if (config.is_byte_level) config.stop_tokens.clear();  // every id is a byte of text
+    KRAIT_RETURN_IF_ERROR(validate(config.spec));
+    return config;
+  }
+  return reader.fail("model_type", "one of " + joined(known_families()),
+                     reader.value_text("model_type"), ErrorCode::unsupported);
+}
+
+Result<Checkpoint> open_model(const std::string& path, const LoadOptions& options) {
+  const CheckpointOptions checkpoint_options{.weights = options.weights,
+                                             .progress = options.progress};
+  std::error_code ignored;
+  const bool is_plain_name = path.find('/') == std::string::npos;
+  if (is_plain_name && !std::filesystem::exists(path, ignored)) {
+    KRAIT_ASSIGN_OR_RETURN(const std::string bundled, bundled_model_path(path));
+    return open_checkpoint(bundled, checkpoint_options);
+  }
+  return open_checkpoint(path, checkpoint_options);
+}
+
+Result<CheckpointPlan> plan_checkpoint(const std::string& path, const LoadOptions& options) {
+  KRAIT_ASSIGN_OR_RETURN(Checkpoint checkpoint, open_model(path, options));
+  KRAIT_ASSIGN_OR_RETURN(ModelConfig config, read_config(checkpoint));
+  KRAIT_ASSIGN_OR_RETURN(ModelPlan plan,
+                         plan_model(config.spec, &checkpoint.weights, config.prefix, options.form));
+  return CheckpointPlan{std::move(plan), std::move(config), std::move(checkpoint)};
+}
+
+Result<Model> load_model(const std::string& path, const LoadOptions& options) {
+  KRAIT_ASSIGN_OR_RETURN(const Checkpoint checkpoint, open_model(path, options));
+  KRAIT_ASSIGN_OR_RETURN(const ModelConfig config, read_config(checkpoint));
+  return build_model(config.spec, checkpoint.weights, config.prefix, {.form = options.form});
+}
+
+}  // namespace krait::inline v0_1

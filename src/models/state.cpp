@@ -1,0 +1,48 @@
+#include "krait/models/state.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "krait/core/error.hpp"
+
+namespace krait::inline v0_1 {
+
+void State::copy_from(const State& other) {
+  check_contract(block_.size() == other.block_.size(),
+                 "[state] copy_from: expected a state of the same model");
+  layout_ = other.layout_;
+  position_ = other.position_;
+  if (block_.size() > 0) std::memcpy(block_.data(), other.block_.data(), block_.bytes());
+}
+
+void State::reset() noexcept {
+  position_ = 0;
+  std::fill(block_.span().begin(), block_.span().end(), 0.0F);
+}
+
+std::span<const float> State::tensor(std::string_view path) const noexcept {
+  if (layout_ == nullptr) return {};
+  for (const StateTensor& tensor : layout_->tensors) {
+    if (tensor.path == path) {
+      return block_.span().subspan(static_cast<std::size_t>(tensor.slot.offset),
+                                   static_cast<std::size_t>(tensor.slot.size));
+    }
+  }
+  return {};
+}
+
+std::span<float> State::tensor(std::string_view path) noexcept {
+  const auto found = std::as_const(*this).tensor(path);
+  return {const_cast<float*>(found.data()), found.size()};
+}
+
+bool operator==(const State& a, const State& b) noexcept {
+  const bool same_model =
+      a.layout_ == b.layout_ || (a.layout_ != nullptr && b.layout_ != nullptr &&
+                                 a.layout_->fingerprint == b.layout_->fingerprint);
+  return same_model && a.position_ == b.position_ && a.block_.size() == b.block_.size() &&
+         (a.block_.size() == 0 ||
+          std::memcmp(a.block_.data(), b.block_.data(), a.block_.bytes()) == 0);
+}
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,145 @@
+#include "krait/models/state_io.hpp"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cstring>
+
+#include "krait/io/safetensors.hpp"
+
+namespace krait::inline v0_1 {
+namespace {
+
+constexpr std::string_view format_name = "krait-state";
+constexpr std::string_view format_version = "1";
+constexpr std::string_view tokens_name = "tokens";
+
+class Reader {
+ public:
+  Reader(const WeightStore& store, const std::string& path) : store_(store), path_(path) {}
+
+  Result<void> expect(std::string_view key, std::string_view value, ErrorCode code,
+                      std::string_view meaning) const {
+    const std::string* found = find(key);
+    if (found == nullptr || *found != value) {
+      return fail(code, meaning, fmt::format("{} {}", key, value),
+                  found == nullptr ? "none" : *found);
+    }
+    return {};
+  }
+
+  Result<Index> number(std::string_view key) const {
+    const std::string* text = find(key);
+    Index value = -1;
+    const char* end = text != nullptr ? text->data() + text->size() : nullptr;
+    if (text == nullptr || text->empty() || std::from_chars(text->data(), end, value).ptr != end ||
+        value < 0) {
+      return fail(ErrorCode::bad_format, key, "a number of at least 0",
+                  text == nullptr ? "none" : *text);
+    }
+    return value;
+  }
+
+  Result<TensorView> tensor(std::string_view name, DType dtype, std::optional<Shape> shape) const {
+    const WeightStore::Entry* entry = store_.find(name);
+    const std::string expected =
+        fmt::format("{} {}", to_string(dtype), shape ? to_string(*shape) : std::string("[n]"));
+    if (entry == nullptr) return fail(ErrorCode::bad_format, name, expected, "no such tensor");
+    const TensorView& found = entry->tensor;
+    if (found.dtype != dtype || (shape ? found.shape != *shape : found.shape.rank() != 1)) {
+      return fail(ErrorCode::bad_format, name, expected,
+                  fmt::format("{} {}", to_string(found.dtype), to_string(found.shape)));
+    }
+    return found;
+  }
+
+  Error fail(ErrorCode code, std::string_view what, std::string_view expected,
+             std::string_view found) const {
+    return {code,
+            fmt::format("[state] {}: expected {}, found {} ({})", what, expected, found, path_)};
+  }
+
+ private:
+  const std::string* find(std::string_view key) const {
+    const auto it = store_.metadata.find(key);
+    return it == store_.metadata.end() ? nullptr : &it->second;
+  }
+
+  const WeightStore& store_;
+  const std::string& path_;
+};
+
+}  // namespace
+
+Result<void> save_state(const Sequence& sequence, const std::string& path) {
+  const StateLayout& layout = *sequence.state.layout();
+  std::vector<NamedTensor> tensors;
+  for (const StateTensor& tensor : layout.tensors) {
+    tensors.push_back(
+        {tensor.path, {sequence.state.tensor(tensor.path).data(), DType::f32, tensor.shape}});
+  }
+  const auto count = static_cast<Index>(sequence.tokens.size());
+  tensors.push_back({std::string(tokens_name), {sequence.tokens.data(), DType::i32, {count}}});
+  return write_safetensors(path, tensors,
+                           {{"format", std::string(format_name)},
+                            {"format_version", std::string(format_version)},
+                            {"krait_version", version()},
+                            {"model", layout.fingerprint},
+                            {"position", std::to_string(sequence.state.position())},
+                            {"pending", std::to_string(sequence.pending)}});
+}
+
+Result<void> save_state(const State& state, const std::string& path) {
+  Sequence sequence;
+  sequence.state = state;
+  return save_state(sequence, path);
+}
+
+Result<Sequence> load_state(const Model& model, const std::string& path) {
+  KRAIT_ASSIGN_OR_RETURN(auto file, open_file(path, WeightsMode::copy));
+  WeightStore store;
+  KRAIT_RETURN_IF_ERROR(read_safetensors(std::move(file), store));
+  const Reader reader(store, path);
+  KRAIT_RETURN_IF_ERROR(reader.expect("format", format_name, ErrorCode::bad_format, "file"));
+  KRAIT_RETURN_IF_ERROR(
+      reader.expect("format_version", format_version, ErrorCode::unsupported, "file"));
+  KRAIT_RETURN_IF_ERROR(reader.expect("model", model.fingerprint(), ErrorCode::incompatible_state,
+                                      "model fingerprint"));
+  KRAIT_ASSIGN_OR_RETURN(const Index position, reader.number("position"));
+  KRAIT_ASSIGN_OR_RETURN(const Index pending, reader.number("pending"));
+
+  Sequence sequence(model);
+  for (const StateTensor& tensor : model.parts().state_layout->tensors) {
+    KRAIT_ASSIGN_OR_RETURN(const TensorView view,
+                           reader.tensor(tensor.path, DType::f32, tensor.shape));
+    if (view.size() > 0) {
+      std::memcpy(sequence.state.tensor(tensor.path).data(), view.data,
+                  static_cast<std::size_t>(view.bytes()));
+    }
+  }
+  sequence.state.set_position(position);
+
+  KRAIT_ASSIGN_OR_RETURN(const TensorView tokens,
+                         reader.tensor(tokens_name, DType::i32, std::nullopt));
+  sequence.tokens.resize(static_cast<std::size_t>(tokens.size()));
+  if (tokens.size() > 0) {
+    std::memcpy(sequence.tokens.data(), tokens.data, static_cast<std::size_t>(tokens.bytes()));
+  }
+  for (const Token token : sequence.tokens) {
+    if (token < 0 || token >= model.vocab_padded()) {
+      return reader.fail(ErrorCode::bad_format, tokens_name,
+                         fmt::format("ids from 0 to {}", model.vocab_padded() - 1),
+                         fmt::to_string(token));
+    }
+  }
+  // A text may be known in part only, but what is pending must be.
+  if (pending > tokens.size() || tokens.size() - pending > position) {
+    return reader.fail(ErrorCode::bad_format, tokens_name,
+                       fmt::format("at most {}, the last {} pending", position, pending),
+                       fmt::to_string(tokens.size()));
+  }
+  sequence.pending = pending;
+  return sequence;
+}
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,170 @@
+#include "text/bpe_tokenizer.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+
+#include "text/json_fields.hpp"
+#include "text/utf8.hpp"
+
+namespace krait::inline v0_1 {
+namespace {
+
+// Positions within a piece have 32 bits, and normalization can make a text longer.
+constexpr std::size_t max_text_bytes = std::size_t{1} << 28;
+
+// Where the tokens of recent short pieces stand in the result. A text repeats its words.
+class PieceCache {
+ public:
+  explicit PieceCache(std::size_t text_bytes)
+      : entries_(std::clamp<std::size_t>(std::bit_ceil(text_bytes / 8), 8, 8192)) {}
+
+  static constexpr std::size_t longest_piece = 15;
+
+  struct Entry {
+    std::array<char, longest_piece + 1> key{};  // the piece, zeros, its length
+    std::uint32_t count = 0;
+    std::size_t begin = 0;
+  };
+
+  /// The entry for `piece`, whoever holds it now.
+  Entry& entry_of(const std::array<char, longest_piece + 1>& key) noexcept {
+    std::uint64_t low = 0;
+    std::uint64_t high = 0;
+    std::memcpy(&low, key.data(), 8);
+    std::memcpy(&high, key.data() + 8, 8);
+    const std::uint64_t mixed = (low ^ (high * 0xFF51AFD7ED558CCDU)) * 0x9E3779B97F4A7C15U;
+    return entries_[static_cast<std::size_t>(mixed >> 40) & (entries_.size() - 1)];
+  }
+
+  static std::array<char, longest_piece + 1> key_of(std::string_view piece) noexcept {
+    std::array<char, longest_piece + 1> key{};
+    std::copy(piece.begin(), piece.end(), key.begin());
+    key.back() = static_cast<char>(piece.size());
+    return key;
+  }
+
+ private:
+  std::vector<Entry> entries_;
+};
+
+}  // namespace
+
+class BpeTokenizer::Run {
+ public:
+  Run(const BpeParts& parts, std::size_t text_bytes) : parts_(parts), cache_(text_bytes) {}
+
+  Result<void> encode(std::string_view text) {
+    parts_.raw_matcher.split(text, raw_parts_);
+    for (const TextPart& part : raw_parts_) {
+      if (part.token) {
+        tokens_.push_back(*part.token);
+      } else {
+        KRAIT_RETURN_IF_ERROR(encode_raw(text.substr(part.begin, part.end - part.begin)));
+      }
+    }
+    return {};
+  }
+
+  std::vector<Token> take() { return std::move(tokens_); }
+
+ private:
+  // A text without tokens that are looked for before normalization.
+  Result<void> encode_raw(std::string_view raw) {
+    KRAIT_ASSIGN_OR_RETURN(const std::string_view text, parts_.normalizer.apply(raw, normalized_));
+    parts_.normalized_matcher.split(text, normalized_parts_);
+    for (const TextPart& part : normalized_parts_) {
+      if (part.token) {
+        tokens_.push_back(*part.token);
+        continue;
+      }
+      KRAIT_RETURN_IF_ERROR(
+          parts_.pre_tokenizer.split(text.substr(part.begin, part.end - part.begin), pieces_));
+      for (const PreTokenizer::Piece piece : pieces_.pieces) {
+        encode_piece(pieces_.text.substr(piece.begin, piece.end - piece.begin));
+      }
+    }
+    return {};
+  }
+
+  void encode_piece(std::string_view piece) {
+    if (piece.size() > PieceCache::longest_piece) {
+      encode_new(piece);
+      return;
+    }
+    const auto key = PieceCache::key_of(piece);
+    PieceCache::Entry& entry = cache_.entry_of(key);
+    if (entry.key == key) {
+      // Room first: the tokens to copy stand in the same vector.
+      const std::size_t size = tokens_.size();
+      tokens_.resize(size + entry.count);
+      std::copy_n(tokens_.begin() + static_cast<std::ptrdiff_t>(entry.begin), entry.count,
+                  tokens_.begin() + static_cast<std::ptrdiff_t>(size));
+      return;
+    }
+    const std::size_t begin = tokens_.size();
+    encode_new(piece);
+    entry = {key, static_cast<std::uint32_t>(tokens_.size() - begin), begin};
+  }
+
+  void encode_new(std::string_view piece) {
+    if (parts_.ignores_merges) {
+      if (const auto token =
+              parts_.by_bytes.find(piece, [&](Token id) { return parts_.bytes[id]; })) {
+        tokens_.push_back(*token);
+        return;
+      }
+    }
+    parts_.pairs.encode(piece, scratch_, tokens_);
+  }
+
+  const BpeParts& parts_;
+  PieceCache cache_;
+  std::vector<Token> tokens_;
+  std::vector<TextPart> raw_parts_, normalized_parts_;
+  std::string normalized_;
+  PreTokenizer::Scratch pieces_;
+  BytePairs::Scratch scratch_;
+};
+
+Result<std::vector<Token>> BpeTokenizer::encode(std::string_view text) const {
+  if (text.size() > max_text_bytes) {
+    return fields::mismatch(ErrorCode::bad_argument, "text",
+                            fmt::format("at most {} bytes", max_text_bytes),
+                            fmt::format("{}", text.size()));
+  }
+  if (const std::size_t offset = utf8::first_ill_formed(text); offset != text.size()) {
+    return fields::mismatch(ErrorCode::bad_argument, "text", "UTF-8",
+                            fmt::format("byte 0x{:02x} at offset {}",
+                                        static_cast<unsigned char>(text[offset]), offset));
+  }
+  Run run(parts_, text.size());
+  KRAIT_RETURN_IF_ERROR(run.encode(text));
+  return run.take();
+}
+
+std::string_view BpeTokenizer::bytes(Token token) const noexcept {
+  if (token < 0 || static_cast<std::size_t>(token) >= parts_.bytes.size()) {
+    return {};
+  }
+  return parts_.bytes[token];
+}
+
+bool BpeTokenizer::is_special(Token token) const noexcept {
+  return std::binary_search(parts_.special.begin(), parts_.special.end(), token);
+}
+
+std::optional<Token> BpeTokenizer::find(std::string_view text) const {
+  const auto added = std::lower_bound(
+      parts_.added.begin(), parts_.added.end(), text,
+      [](const AddedToken& token, std::string_view value) { return token.content < value; });
+  if (added != parts_.added.end() && added->content == text) {
+    return added->id;
+  }
+  return parts_.by_bytes.find(text, [&](Token id) { return parts_.bytes[id]; });
+}
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,52 @@
+#include "text/json_fields.hpp"
+
+#include <fmt/format.h>
+
+namespace krait::inline v0_1::fields {
+
+Error mismatch(ErrorCode code, std::string_view where, std::string_view expected,
+               std::string_view found) {
+  return {code, fmt::format("[tokenizer] {}: expected {}, found {}", where, expected, found)};
+}
+
+std::string describe(const json& value) {
+  if (value.is_object()) return "an object";
+  if (value.is_array()) return "an array";
+  constexpr std::size_t longest = 48;
+  // Escaped to ASCII, so that the message stays one readable line whatever the file holds.
+  std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
+  if (text.size() > longest) {
+    text.resize(longest);
+    text += "...";
+  }
+  return text;
+}
+
+const json& get(const json& object, const char* name) {
+  static const json null;
+  if (!object.is_object()) return null;
+  const auto found = object.find(name);
+  return found == object.end() ? null : *found;
+}
+
+Result<bool> boolean(const json& object, const char* name, std::string_view where,
+                     std::optional<bool> fallback) {
+  const json& value = get(object, name);
+  if (value.is_null() && fallback) return *fallback;
+  if (!value.is_boolean()) {
+    return mismatch(ErrorCode::bad_format, fmt::format("{}.{}", where, name), "true or false",
+                    describe(value));
+  }
+  return value.get<bool>();
+}
+
+Result<std::string_view> string(const json& object, const char* name, std::string_view where) {
+  const json& value = get(object, name);
+  if (!value.is_string()) {
+    return mismatch(ErrorCode::bad_format, fmt::format("{}.{}", where, name), "a string",
+                    describe(value));
+  }
+  return std::string_view(value.get_ref<const std::string&>());
+}
+
+}  // namespace krait::inline v0_1::fields

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "krait/core/error.hpp"
+
+/// Reading the fields of a tokenizer file: every type is checked before the value is touched.
+namespace krait::inline v0_1::fields {
+
+using nlohmann::json;
+
+/// "[tokenizer] where: expected X, found Y".
+Error mismatch(ErrorCode code, std::string_view where, std::string_view expected,
+               std::string_view found);
+
+/// A value in a few characters, on one line.
+std::string describe(const json& value);
+
+/// The field, or null where it is absent. `object` may be anything.
+const json& get(const json& object, const char* name);
+
+/// The field's value; `fallback` where it is absent or null.
+Result<bool> boolean(const json& object, const char* name, std::string_view where,
+                     std::optional<bool> fallback);
+
+/// The field, which must be a string.
+Result<std::string_view> string(const json& object, const char* name, std::string_view where);
+
+}  // namespace krait::inline v0_1::fields

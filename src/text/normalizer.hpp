@@ -1,0 +1,41 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "krait/core/error.hpp"
+#include "text/pattern.hpp"
+#include "text/unicode.hpp"
+
+namespace krait::inline v0_1 {
+
+/// What a tokenizer does to a text before it looks for tokens: the `normalizer` of its file.
+class Normalizer {
+ public:
+  static Result<Normalizer> read(const nlohmann::json& normalizer);
+
+  /// The text after all steps, either `text` itself or kept in `storage`. `text` is well-formed
+  /// UTF-8.
+  Result<std::string_view> apply(std::string_view text, std::string& storage) const;
+
+ private:
+  enum class Kind { form, lowercase, strip, prepend, replace };
+
+  struct Step {
+    Kind kind = Kind::form;
+    unicode::Form form = unicode::Form::nfc;
+    bool left = true, right = true;  // strip
+    std::optional<Pattern> pattern;  // replace
+    std::string content;             // prepend, replace
+  };
+
+  Result<void> add(const nlohmann::json& normalizer, const std::string& where);
+  static Result<std::string> replaced(const Step& step, std::string_view text);
+
+  std::vector<Step> steps_;
+};
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "krait/core/error.hpp"
+#include "text/pattern.hpp"
+
+namespace krait::inline v0_1 {
+
+/// Cuts a text into the pieces within which tokens are formed: the `pre_tokenizer` of a file.
+///
+/// Each step cuts every piece of the step before, seeing that piece only. One of the steps is
+/// "ByteLevel"; steps after it see the byte alphabet (byte_alphabet.hpp) instead of the text.
+class PreTokenizer {
+ public:
+  static Result<PreTokenizer> read(const nlohmann::json& pre_tokenizer);
+
+  struct Piece {
+    std::size_t begin = 0, end = 0;
+  };
+
+  /// What `split` works on and gives back. Keep it between calls and it stops allocating.
+  struct Scratch {
+    std::string_view text;      ///< what the pieces refer to: the argument of `split` or `storage`
+    std::vector<Piece> pieces;  ///< in order, none empty
+    std::string storage, other_storage;
+    std::vector<Piece> other_pieces;
+    std::vector<std::optional<PatternSearch>> searches;  // one for each step
+  };
+
+  /// Cuts `text`, well-formed UTF-8, which must outlive the use of the result.
+  Result<void> split(std::string_view text, Scratch& scratch) const;
+
+ private:
+  enum class Kind { byte_level, gpt2, pattern, digits, punctuation };
+  enum class Behavior { removed, isolated, merged_with_previous, merged_with_next, contiguous };
+
+  struct Step {
+    Kind kind = Kind::pattern;
+    Behavior behavior = Behavior::isolated;
+    bool inverted = false;
+    bool adds_prefix_space = false;  // byte_level
+    std::optional<Pattern> pattern;
+  };
+
+  class Cutter;
+
+  Result<void> add(const nlohmann::json& pre_tokenizer, const std::string& where);
+  Result<Step> read_split(const nlohmann::json& pre_tokenizer, const std::string& where) const;
+  static Result<Behavior> read_behavior(const nlohmann::json& pre_tokenizer,
+                                        const std::string& where, Behavior fallback);
+  Result<void> cut(const Step& step, std::optional<PatternSearch>& search, Scratch& scratch) const;
+  static void add_prefix_spaces(Scratch& scratch);
+  static void write_bytes(Scratch& scratch);
+  static void read_bytes(Scratch& scratch);
+
+  std::vector<Step> steps_;
+};
+
+/// End of the piece that begins at `begin`, by the pattern of GPT-2:
+/// 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+std::size_t end_of_gpt2_piece(std::string_view text, std::size_t begin) noexcept;
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,258 @@
+#include "text/regex.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <limits>
+#include <string>
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+namespace krait::inline v0_1 {
+namespace {
+
+constexpr std::size_t max_pattern_bytes = 8192;
+
+// Patterns for words do one step or two for each character. These bounds are far above that and
+// far below what a pattern that tries every way to cut a text would use.
+constexpr std::uint32_t steps_at_least = 1'000'000;
+constexpr std::uint32_t steps_per_byte = 64;
+constexpr std::size_t jit_stack_bytes = 4U << 20;
+constexpr std::uint32_t heap_kibibytes = 256U << 10;
+
+// White_Space and its complement, in the notation of a character class. PCRE2's own \s has also
+// U+180E, which left the property with Unicode 6.3.
+constexpr std::string_view spaces =
+    "\\t-\\r "
+    "\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}";
+constexpr std::string_view no_spaces =
+    "\\x{0}-\\x{8}\\x{E}-\\x{1F}!-\\x{84}\\x{86}-\\x{9F}\\x{A1}-\\x{167F}\\x{1681}-\\x{1FFF}"
+    "\\x{200B}-\\x{2027}\\x{202A}-\\x{202E}\\x{2030}-\\x{205E}\\x{2060}-\\x{2FFF}"
+    "\\x{3001}-\\x{10FFFF}";
+
+// Word characters: Alphabetic, marks, decimal digits, connectors. PCRE2's own \w leaves out marks
+// in some of its versions.
+constexpr std::string_view words =
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}"
+    "\\x{1F170}-\\x{1F189}";
+
+// Rewrites what PCRE2 would read otherwise, and refuses what it has no words for.
+class Translator {
+ public:
+  explicit Translator(std::string_view pattern) : pattern_(pattern) {}
+
+  Result<std::string> run() {
+    for (; at_ < pattern_.size() && refused_.empty(); ++at_) {
+      const char c = pattern_[at_];
+      if (c == '\\') {
+        escape();
+      } else if (in_class_) {
+        class_member(c);
+      } else if (c == '[') {
+        open_class();
+      } else {
+        if (c == '(') check_options();
+        result_ += c;
+      }
+    }
+    if (!refused_.empty()) {
+      return Error{ErrorCode::unsupported,
+                   fmt::format("expected a pattern without {}, found one", refused_)};
+    }
+    return std::move(result_);
+  }
+
+ private:
+  bool follows(std::string_view word) const {
+    return pattern_.substr(at_ + 1, word.size()) == word;
+  }
+
+  void set(std::string_view members, bool inverted) {
+    if (in_class_) {
+      result_ += members;
+    } else {
+      result_ += fmt::format("[{}{}]", inverted ? "^" : "", members);
+    }
+  }
+
+  void escape() {
+    const char escaped = at_ + 1 < pattern_.size() ? pattern_[++at_] : '\\';
+    switch (escaped) {
+      case 's':
+        return set(spaces, false);
+      case 'S':
+        return in_class_ ? set(no_spaces, false) : set(spaces, true);
+      case 'w':
+        return set(words, false);
+      case 'W':
+        if (!in_class_) return set(words, true);
+        refused_ = "\\W in a set";
+        return;
+      case 'h':
+      case 'H':
+      case 'Q':  // other meanings in the two engines
+        refused_ = fmt::format("\\{}", escaped);
+        return;
+      default:
+        result_ += '\\';
+        if (escaped != '\\' || pattern_[at_] == '\\') result_ += escaped;
+    }
+  }
+
+  void open_class() {
+    in_class_ = true;
+    result_ += '[';
+    // A bracket that comes first in a class stands for itself.
+    if (follows("^")) result_ += pattern_[++at_];
+    if (follows("]")) result_ += pattern_[++at_];
+  }
+
+  void class_member(char c) {
+    if (c == '[' && follows(":")) {
+      const std::size_t end = std::min(pattern_.find(":]", at_), pattern_.size());
+      result_ += pattern_.substr(at_, end - at_);
+      result_ += ":]";
+      at_ = end + 1;
+      return;
+    }
+    if (c == '[' || (c == '&' && follows("&"))) {
+      refused_ = "operations on sets";
+      return;
+    }
+    if (c == ']') in_class_ = false;
+    result_ += c;
+  }
+
+  // (?m) lets the dot match line ends in Ruby's syntax and means something else in Perl's.
+  void check_options() {
+    if (!follows("?")) return;
+    for (std::size_t i = at_ + 2; i < pattern_.size(); ++i) {
+      const char c = pattern_[i];
+      if (c == 'm') refused_ = "(?m)";
+      if (c != '-' && (c < 'a' || c > 'z')) return;
+    }
+  }
+
+  std::string_view pattern_;
+  std::size_t at_ = 0;
+  bool in_class_ = false;
+  std::string result_;
+  std::string refused_;
+};
+
+template <auto Free>
+struct Freer {
+  template <class T>
+  void operator()(T* pointer) const noexcept {
+    Free(pointer);
+  }
+};
+
+using CompileContext = std::unique_ptr<pcre2_compile_context, Freer<pcre2_compile_context_free>>;
+using MatchContext = std::unique_ptr<pcre2_match_context, Freer<pcre2_match_context_free>>;
+using MatchData = std::unique_ptr<pcre2_match_data, Freer<pcre2_match_data_free>>;
+using JitStack = std::unique_ptr<pcre2_jit_stack, Freer<pcre2_jit_stack_free>>;
+
+std::string message_of(int code) {
+  std::array<PCRE2_UCHAR, 160> buffer{};
+  pcre2_get_error_message(code, buffer.data(), buffer.size());
+  std::string message;
+  for (const PCRE2_UCHAR c : buffer) {
+    if (c == 0) break;
+    message += static_cast<char>(c);
+  }
+  return message;
+}
+
+const PCRE2_UCHAR* units(std::string_view text) noexcept {
+  // An empty view may hold a null pointer, which PCRE2 refuses.
+  return reinterpret_cast<const PCRE2_UCHAR*>(text.empty() ? "" : text.data());
+}
+
+}  // namespace
+
+Result<Regex> Regex::compile(std::string_view pattern) {
+  if (pattern.size() > max_pattern_bytes) {
+    return Error{ErrorCode::unsupported,
+                 fmt::format("expected a pattern of at most {} bytes, found {}", max_pattern_bytes,
+                             pattern.size())};
+  }
+  KRAIT_ASSIGN_OR_RETURN(const std::string spelled, Translator(pattern).run());
+  const CompileContext context(pcre2_compile_context_create(nullptr));
+  pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
+  pcre2_set_parens_nest_limit(context.get(), 100);
+  const std::uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;
+  int code = 0;
+  PCRE2_SIZE offset = 0;
+  pcre2_code* const compiled =
+      pcre2_compile(units(spelled), spelled.size(), options, &code, &offset, context.get());
+  if (compiled == nullptr) {
+    return Error{ErrorCode::unsupported,
+                 fmt::format("expected a pattern, found one with an error ({})", message_of(code))};
+  }
+  // Without JIT (a platform may lack it) the interpreter does the same, only slower.
+  pcre2_jit_compile(compiled, PCRE2_JIT_COMPLETE);
+  Regex regex;
+  regex.code_ = std::shared_ptr<const void>(compiled, [](const void* pointer) {
+    pcre2_code_free(static_cast<pcre2_code*>(const_cast<void*>(pointer)));
+  });
+  return regex;
+}
+
+struct RegexSearch::State {
+  std::shared_ptr<const void> code;
+  MatchData data;
+  MatchContext context;
+  JitStack stack;
+
+  const pcre2_code* pattern() const { return static_cast<const pcre2_code*>(code.get()); }
+};
+
+RegexSearch::RegexSearch(const Regex& regex) : state_(std::make_unique<State>()) {
+  state_->code = regex.code_;
+  state_->data.reset(pcre2_match_data_create_from_pattern(state_->pattern(), nullptr));
+  state_->context.reset(pcre2_match_context_create(nullptr));
+  state_->stack.reset(pcre2_jit_stack_create(32U << 10, jit_stack_bytes, nullptr));
+  pcre2_set_heap_limit(state_->context.get(), heap_kibibytes);
+  if (state_->stack != nullptr) {
+    pcre2_jit_stack_assign(state_->context.get(), nullptr, state_->stack.get());
+  }
+}
+
+RegexSearch::~RegexSearch() = default;
+RegexSearch::RegexSearch(RegexSearch&&) noexcept = default;
+RegexSearch& RegexSearch::operator=(RegexSearch&&) noexcept = default;
+
+Result<RegexMatch> RegexSearch::find(std::string_view text, std::size_t from) {
+  const std::size_t most = std::numeric_limits<std::uint32_t>::max() / 2;
+  const std::size_t steps = steps_at_least + steps_per_byte * text.size();
+  pcre2_set_match_limit(state_->context.get(), static_cast<std::uint32_t>(std::min(steps, most)));
+  const auto match = [&](std::uint32_t options) {
+    return pcre2_match(state_->pattern(), units(text), text.size(), from,
+                       options | PCRE2_NO_UTF_CHECK, state_->data.get(), state_->context.get());
+  };
+  int code = match(0);
+  if (code == PCRE2_ERROR_JIT_STACKLIMIT) {
+    code = match(PCRE2_NO_JIT);  // the interpreter keeps its stack on the heap
+  }
+  if (code == PCRE2_ERROR_NOMATCH) {
+    return RegexMatch{};
+  }
+  if (code < 0) {
+    return Error{ErrorCode::unsupported,
+                 fmt::format("expected a pattern that is matched in few steps, found \"{}\" on a "
+                             "text of {} bytes",
+                             message_of(code), text.size())};
+  }
+  const PCRE2_SIZE* const span = pcre2_get_ovector_pointer(state_->data.get());
+  RegexMatch match_found{true, span[0], span[1]};
+  // \K can move the begin; a file that uses it gets pieces that still cover the text once.
+  match_found.begin = std::max(match_found.begin, from);
+  match_found.end = std::max(match_found.end, match_found.begin);
+  return match_found;
+}
+
+}  // namespace krait::inline v0_1

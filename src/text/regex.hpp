@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string_view>
+
+#include "krait/core/error.hpp"
+
+namespace krait::inline v0_1 {
+
+/// A pattern of a tokenizer file, compiled. Immutable; every thread searches with its own
+/// `RegexSearch`.
+///
+/// Files write patterns for the engine of the original tokenizers (Oniguruma, Ruby syntax): `\s`
+/// is the White_Space property and `^` and `$` match at every line.
+class Regex {
+ public:
+  static Result<Regex> compile(std::string_view pattern);
+
+ private:
+  friend class RegexSearch;
+  std::shared_ptr<const void> code_;  // pcre2_code
+};
+
+struct RegexMatch {
+  bool found = false;
+  std::size_t begin = 0, end = 0;
+};
+
+/// Searches texts with one pattern.
+class RegexSearch {
+ public:
+  explicit RegexSearch(const Regex& regex);
+  ~RegexSearch();
+  RegexSearch(RegexSearch&&) noexcept;
+  RegexSearch& operator=(RegexSearch&&) noexcept;
+
+  /// The first match that begins at or after `from`. Errors: unsupported, if the pattern needs
+  /// more steps or memory on this text than a pattern for words may.
+  Result<RegexMatch> find(std::string_view text, std::size_t from);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+/// Properties of code points and the normalization forms.
+namespace krait::inline v0_1::unicode {
+
+struct CodeRange {
+  char32_t first, last;
+};
+
+std::span<const CodeRange> letter_ranges() noexcept;  ///< \p{L}, ascending
+std::span<const CodeRange> number_ranges() noexcept;  ///< \p{N}, ascending
+
+/// Code points that normalization leaves alone. The tokenizers that vocabularies were made with
+/// normalize by Unicode 9.0; what came later must not make a difference, nor must the version of
+/// the library that does the work here.
+std::span<const CodeRange> later_ranges() noexcept;
+
+/// What a pre-tokenizer's pattern asks of a code point.
+enum class Kind : std::uint8_t { other, letter, number, space };
+
+Kind kind_beyond_latin1(char32_t code) noexcept;
+extern const std::array<Kind, 256> latin1_kinds;
+
+inline Kind kind(char32_t code) noexcept {
+  return code < 256 ? latin1_kinds[code] : kind_beyond_latin1(code);
+}
+
+bool is_space(char32_t code) noexcept;        ///< White_Space
+bool is_word(char32_t code) noexcept;         ///< \w: letters, marks, digits, connectors
+bool is_punctuation(char32_t code) noexcept;  ///< \p{P}, and all of ASCII's punctuation
+
+/// Normalization forms, by Unicode 9.0.
+enum class Form { nfc, nfd, nfkc, nfkd };
+
+/// `text`, well-formed UTF-8, in a normalization form. Takes n log n time whatever the text.
+std::string normalized(std::string_view text, Form form);
+
+/// True only if the form leaves the text as it is; costs one look at every byte. Texts in Latin
+/// script are recognised, others may not be.
+bool is_surely_normalized(std::string_view text, Form form) noexcept;
+
+/// `text`, well-formed UTF-8, in lower case: code point by code point, without regard to context.
+std::string lowercased(std::string_view text);
+
+}  // namespace krait::inline v0_1::unicode

@@ -1,0 +1,76 @@
+// After a session is made, running it allocates nothing. This program replaces operator new and
+// the C allocator's entry points it is built on.
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "krait/core/thread_pool.hpp"
+#include "krait/decoding/sampler.hpp"
+#include "krait/models/session.hpp"
+#include "tests/support/tiny_models.hpp"
+
+namespace {
+
+std::atomic<long> allocations{0};
+
+void* allocate(std::size_t size, std::size_t align) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  void* memory = align > alignof(std::max_align_t)
+                     ? std::aligned_alloc(align, (size + align - 1) / align * align)
+                     : std::malloc(size);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+}  // namespace
+
+void* operator new(std::size_t size) { return allocate(size, 0); }
+void* operator new[](std::size_t size) { return allocate(size, 0); }
+void* operator new(std::size_t size, std::align_val_t align) {
+  return allocate(size, static_cast<std::size_t>(align));
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+
+namespace krait {
+namespace {
+
+TEST(Session, AllocatesNothingAfterItIsMade) {
+  const Model model = test::tiny_model();
+  ThreadPool threads(2);
+  Session session(model, threads);
+  State state = model.initial_state();
+  State fork = state;
+  Sampler sampler = Sampler::make({.repetition_penalty = 1.1,
+                                   .temperature = 0.8,
+                                   .top_k = 40,
+                                   .top_p = 0.9,
+                                   .min_p = 0.01,
+                                   .typical_p = 0.95},
+                                  model.vocab())
+                        .value();
+  const auto prompt = test::random_tokens(256, 61, 1);
+  std::vector<State*> states = {&state, &fork};
+  const long before = allocations.load();
+  std::span<const float> logits = session.prefill(prompt, state);
+  for (int i = 0; i < 100; ++i) {
+    const Token token = sampler.sample(logits, state.position());
+    sampler.observe({&token, 1});
+    logits = session.step(token, state);
+  }
+  fork.copy_from(state);
+  const Token pair[] = {1, 2};
+  session.step_batch(pair, states);
+  EXPECT_EQ(allocations.load() - before, 0);
+  EXPECT_GT(before, 0) << "the counter counts";
+}
+
+}  // namespace
+}  // namespace krait

@@ -1,0 +1,123 @@
+// Checkpoints with logits from transformers (tests/golden/make_golden.py).
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "krait/core/thread_pool.hpp"
+#include "krait/models/registry.hpp"
+#include "krait/models/session.hpp"
+#include "tests/support/support.hpp"
+#include "tests/support/tiny_models.hpp"
+
+namespace krait {
+namespace {
+
+constexpr double relative_tolerance = 1e-4;  // f32 against f32, of the largest logit
+
+class Golden : public testing::TestWithParam<const char*> {
+ protected:
+  std::filesystem::path directory() const { return test::data_dir() / "golden" / GetParam(); }
+  nlohmann::json description() const {
+    return nlohmann::json::parse(test::read_file(directory() / "golden.json"));
+  }
+};
+
+TEST_P(Golden, LogitsEqualTheReference) {
+  const nlohmann::json golden = description();
+  const auto tokens = golden["tokens"].get<std::vector<Token>>();
+  const auto shape = golden["shape"].get<std::vector<Index>>();
+  const std::string bytes = test::read_file(directory() / "logits.bin");
+  std::vector<float> expected(bytes.size() / sizeof(float));
+  std::memcpy(expected.data(), bytes.data(), bytes.size());
+  ASSERT_EQ(static_cast<Index>(expected.size()), shape[0] * shape[1]);
+
+  const Model model = load_model(directory().string()).value();
+  ASSERT_EQ(model.vocab_padded(), shape[1]);
+  SerialExecutor executor;
+  Session session(model, executor);
+  State state = model.initial_state();
+  const std::vector<float> logits = test::all_logits(session, tokens, state);
+
+  double largest = 0.0;
+  double difference = 0.0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    largest = std::max(largest, std::fabs(double{expected[i]}));
+    difference = std::max(difference, std::fabs(double{logits[i]} - double{expected[i]}));
+  }
+  EXPECT_GT(largest, 1.0);
+  EXPECT_LE(difference, relative_tolerance * largest);
+}
+
+TEST_P(Golden, GreedyContinuationEqualsTheReference) {
+  const nlohmann::json golden = description();
+  const auto tokens = golden["tokens"].get<std::vector<Token>>();
+  const auto expected = golden["greedy"].get<std::vector<Token>>();
+  ASSERT_GE(expected.size(), 8U);
+  const Model model = load_model(directory().string()).value();
+  SerialExecutor executor;
+  Session session(model, executor);
+  State state = model.initial_state();
+  std::span<const float> logits = session.prefill(tokens, state);
+  std::vector<Token> actual;
+  while (actual.size() < expected.size()) {
+    const auto known = logits.first(static_cast<std::size_t>(model.vocab()));
+    actual.push_back(
+        static_cast<Token>(std::max_element(known.begin(), known.end()) - known.begin()));
+    logits = session.step(actual.back(), state);
+  }
+  EXPECT_EQ(actual, expected);
+}
+
+TEST_P(Golden, StorageTypeChangesNoBitWhereValuesAreEqual) {
+  const auto tokens = description()["tokens"].get<std::vector<Token>>();
+  const Model stored = load_model(directory().string()).value();
+  const Model widened = load_model(directory().string(), {.form = WeightForm::f32}).value();
+  const Model copied = load_model(directory().string(), {.weights = WeightsMode::copy}).value();
+  EXPECT_EQ(stored.fingerprint(), widened.fingerprint());
+  SerialExecutor executor;
+  std::vector<std::vector<float>> logits;
+  for (const Model& model : {stored, widened, copied}) {
+    Session session(model, executor);
+    State state = model.initial_state();
+    logits.push_back(test::all_logits(session, tokens, state));
+  }
+  EXPECT_TRUE(test::same_bits<float>(logits[0], logits[1]));
+  EXPECT_TRUE(test::same_bits<float>(logits[0], logits[2]));
+}
+
+INSTANTIATE_TEST_SUITE_P(Checkpoints, Golden,
+                         testing::Values("hf_f32", "hf_dt_rank", "hf_no_conv_bias_use_bias",
+                                         "hf_bf16", "hf_f16", "hf_sharded", "orig_bin",
+                                         "orig_layernorm", "orig_mambabyte_names",
+                                         "orig_two_heads"),
+                         [](const auto& test) { return std::string(test.param); });
+
+// krait's bits per byte of a held-out text equal PyTorch's on the same weights.
+TEST(BundledModels, BitsPerByteEqualTheReference) {
+  const nlohmann::json golden =
+      nlohmann::json::parse(test::read_file(test::data_dir() / "golden" / "bits_per_byte.json"));
+  const std::string text = test::read_file(test::data_dir() / "data" / "heldout_64k.txt");
+  ASSERT_EQ(text.size(), 65536U);
+  std::vector<Token> tokens;
+  for (const char c : text) tokens.push_back(static_cast<unsigned char>(c));
+  ThreadPool threads(2);
+  for (const auto& [name, expected] : golden["bits_per_byte"].items()) {
+    const Model model = load_model((test::bundled_models_dir() / name).string()).value();
+    Session session(model, threads, {.max_batch = 64});
+    State state = model.initial_state();
+    std::vector<float> log_probs(tokens.size() - 1);
+    session.score(tokens, state, log_probs);
+    double nats = 0.0;
+    for (const float value : log_probs) nats -= double{value};
+    EXPECT_NEAR(nats / std::log(2.0) / static_cast<double>(log_probs.size()),
+                expected.get<double>(), 1e-5)
+        << name;
+  }
+}
+
+}  // namespace
+}  // namespace krait

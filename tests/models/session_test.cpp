@@ -1,0 +1,138 @@
+#include "krait/models/session.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "krait/core/thread_pool.hpp"
+#include "krait/kernels/softmax.hpp"
+#include "tests/support/support.hpp"
+#include "tests/support/tiny_models.hpp"
+
+namespace krait {
+namespace {
+
+using test::random_tokens;
+using test::tiny_model;
+
+TEST(Session, ScoreEqualsTheLogitsOfEveryPosition) {
+  const Model model = tiny_model();
+  SerialExecutor executor;
+  Session session(model, executor, {.chunk = 7, .max_batch = 3});
+  const auto tokens = random_tokens(25, 61, 1);
+  State all = model.initial_state();
+  const auto logits = test::all_logits(session, tokens, all);
+  State state = model.initial_state();
+  std::vector<float> log_probs(24);
+  session.score(tokens, state, log_probs);
+  EXPECT_EQ(state.position(), 24);
+  double total = 0.0;
+  for (std::size_t i = 0; i < 24; ++i) {
+    const auto row = std::span(logits).subspan(i * 64, 61);  // without the padding
+    double sum = 0.0;
+    for (const float x : row) sum += std::exp(double{x});
+    const double expected = double{row[static_cast<std::size_t>(tokens[i + 1])]} - std::log(sum);
+    EXPECT_NEAR(double{log_probs[i]}, expected, 1e-5);
+    total += expected;
+  }
+  EXPECT_LT(total, -24.0);
+}
+
+TEST(Session, ScoreInPiecesEqualsScoreInOne) {
+  const Model model = tiny_model();
+  SerialExecutor executor;
+  Session session(model, executor);
+  const auto tokens = random_tokens(20, 61, 2);
+  std::vector<float> whole(19);
+  std::vector<float> pieces(19);
+  State state = model.initial_state();
+  session.score(tokens, state, whole);
+  state.reset();
+  session.score(std::span(tokens).first(8), state, std::span(pieces).first(7));
+  session.score(std::span(tokens).subspan(7), state, std::span(pieces).subspan(7));
+  EXPECT_TRUE(test::same_bits<float>(whole, pieces));
+}
+
+TEST(Session, HiddenStatesTimesTheHeadAreTheLogits) {
+  const Model model = tiny_model();
+  SerialExecutor executor;
+  Session session(model, executor, {.chunk = 4, .max_batch = 1});
+  const auto tokens = random_tokens(9, 61, 3);
+  State a = model.initial_state();
+  State b = model.initial_state();
+  std::vector<float> hidden(9 * 20);
+  session.hidden(tokens, a, {hidden.data(), 9, 20});
+  const auto logits = test::all_logits(session, tokens, b);
+  EXPECT_TRUE(a == b);
+  std::vector<float> again(9 * 64);
+  model.parts().head.apply(executor, {hidden.data(), 9, 20}, {again.data(), 9, 64});
+  EXPECT_TRUE(test::same_bits<float>(logits, again));
+}
+
+TEST(Session, PrefillTellsProgressAndStops) {
+  const Model model = tiny_model();
+  SerialExecutor executor;
+  Session session(model, executor, {.chunk = 10, .max_batch = 1});
+  const auto tokens = random_tokens(35, 61, 4);
+  State state = model.initial_state();
+  std::vector<Index> seen;
+  const auto watch = [&](Index done, Index total) {
+    EXPECT_EQ(total, 35);
+    seen.push_back(done);
+    return done >= 20 ? Flow::stop : Flow::go_on;
+  };
+  const auto result = session.prefill(tokens, state, watch);
+  ASSERT_FALSE(result);
+  EXPECT_EQ(result.error().code, ErrorCode::cancelled);
+  EXPECT_EQ(seen, (std::vector<Index>{10, 20}));
+  EXPECT_EQ(state.position(), 20);
+
+  // What was consumed counts: going on gives the same as a prompt in one piece.
+  State whole = model.initial_state();
+  session.prefill(std::span(tokens).subspan(20), state);
+  session.prefill(tokens, whole);
+  EXPECT_TRUE(state == whole);
+}
+
+TEST(Session, ReportsTheCallersMistakes) {
+  const Model model = tiny_model();
+  const Model other = tiny_model(DType::f32, WeightForm::bf16);
+  SerialExecutor executor;
+  Session session(model, executor, {.max_batch = 2});
+  State state = model.initial_state();
+  State foreign = other.initial_state();
+  State empty;
+  const std::vector<Token> tokens = {1, 2, 3};
+  EXPECT_THROW(session.prefill({}, state), ContractError);
+  EXPECT_THROW(session.step(64, state), ContractError);
+  EXPECT_THROW(session.step(-1, state), ContractError);
+  EXPECT_THROW(session.step(1, foreign), ContractError);
+  EXPECT_THROW(session.step(1, empty), ContractError);
+  std::vector<State*> states(3, &state);
+  EXPECT_THROW(session.step_batch(tokens, states), ContractError);
+  std::vector<float> few(1);
+  EXPECT_THROW(session.score(tokens, state, few), ContractError);
+  EXPECT_THROW(state.copy_from(empty), ContractError);
+  EXPECT_EQ(state.position(), 0) << "nothing was consumed";
+}
+
+TEST(State, IsAValueWithNamedTensors) {
+  const Model model = tiny_model();
+  State state = model.initial_state();
+  EXPECT_EQ(state.position(), 0);
+  EXPECT_EQ(state.tensor("layers.1.mixer.ssm_state").size(), 3U * 5 * 16);
+  EXPECT_TRUE(state.tensor("layers.9.mixer.ssm_state").empty());
+  State copy = state;
+  copy.tensor("layers.0.mixer.conv_state")[5] = 1.0F;
+  EXPECT_FALSE(copy == state);
+  EXPECT_EQ(state.tensor("layers.0.mixer.conv_state")[5], 0.0F);
+  std::swap(copy, state);
+  EXPECT_EQ(state.tensor("layers.0.mixer.conv_state")[5], 1.0F);
+  state.reset();
+  EXPECT_TRUE(state == copy);
+  const State moved = std::move(copy);
+  EXPECT_TRUE(moved == state);
+}
+
+}  // namespace
+}  // namespace krait

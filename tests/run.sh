@@ -1,0 +1,23 @@
+#!/bin/sh
+# Builds everything and runs the tests, from a bare Debian 12 or 13:
+#
+#   sh tests/run.sh                       all tests
+#   sh tests/run.sh -L kernels            arguments go to ctest: here, one label
+#   sh tests/run.sh -LE packaging         … or all but one
+#
+# KRAIT_CMAKE_OPTIONS holds further options for CMake, separated by spaces.
+set -eu
+
+krait_root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
+. "$krait_root/cmake/debian_packages.sh"
+
+# shellcheck disable=SC2086
+krait_install_packages $krait_build_packages $krait_test_packages
+# shellcheck disable=SC2086
+krait_configure "$krait_root/build" -DKRAIT_BUILD_TESTS=ON -DKRAIT_BUILD_BENCH=ON \
+  ${KRAIT_CMAKE_OPTIONS-}
+krait_compile "$krait_root/build" all
+
+ctest=$(krait_cmake)
+ctest=${ctest%cmake}ctest
+exec "$ctest" --test-dir "$krait_root/build" -j "$(nproc)" --output-on-failure "$@"

@@ -1,0 +1,27 @@
+#pragma once
+
+/// \file
+/// Small models with random weights, for tests that compare bits.
+
+#include <string>
+#include <vector>
+
+#include "krait/models/builder.hpp"
+#include "krait/models/random_weights.hpp"
+#include "krait/models/session.hpp"
+
+namespace krait::test {
+
+/// A spec with odd sizes: no extent is a multiple of a vector.
+ModelSpec tiny_spec(Index n_layer = 2);
+
+/// Random weights for it; the seed of the library's own generator.
+Model tiny_model(DType dtype = DType::f32, WeightForm form = WeightForm::file, Index n_layer = 2);
+
+/// Token ids below `vocab`, a pure function of the seed.
+std::vector<Token> random_tokens(Index count, Index vocab, std::uint64_t seed);
+
+/// Logits after every token, [tokens, vocab_padded], the prompt cut into runs of `chunk`.
+std::vector<float> all_logits(Session& session, std::span<const Token> tokens, State& state);
+
+}  // namespace krait::test
