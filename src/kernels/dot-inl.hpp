@@ -1,5 +1,5 @@
 // Tiles of dot products, once per instruction set: what matvec and matmul share. Include after
-// simd-inl.hpp.
+// targets.hpp.
 
 #if defined(KRAIT_DOT_INL_HPP) == defined(HWY_TARGET_TOGGLE)
 #  ifdef KRAIT_DOT_INL_HPP
@@ -9,10 +9,12 @@
 #  endif
 
 #  include <cstddef>
+#  include <cstdint>
 
 #  include <hwy/highway.h>
 
 #  include "kernels/simd-inl.hpp"
+#  include "krait/core/executor.hpp"
 
 // The loops below must vanish, so that their arrays become registers.
 #  define KRAIT_UNROLL HWY_UNROLL(32)
@@ -27,71 +29,85 @@ using V4 = hn::Vec<D4>;
 template <class V, int n>
 using Array = V[static_cast<std::size_t>(n)];
 
-// R rows of weights and T tokens, both row-major.
+constexpr int register_parts = static_cast<int>(vector_parts);
+
+// T tokens times stored weights. Row-major; w, bias and y belong to output 0.
 template <class W>
-struct TileSource {
+struct Product {
   const W* w;
-  Index w_stride;
   const float* x;
+  Index n;  // elements of a row of w
   Index x_stride;
+  const float* bias;  // or null
+  float* y;
+  Index y_stride;
 };
 
-// acc[r·T + t] continues the chains of `parts` registers, starting at lane `first`, over elements
-// [begin, end); begin is a multiple of 16. The loop interleaves R·T·parts independent chains.
-template <int R, int T, int parts, class W>
-HWY_INLINE void accumulate_tile(const TileSource<W>& from, Index first, Index begin, Index end,
-                                Array<VF, R * T * parts>& acc) {
+// How far, in bytes, weights are requested beyond the tile that follows the present one.
+constexpr Index fetch_distance = 8192;
+
+// Requests the line `bytes` behind p, which may lie beyond the end of everything, for the L2 cache:
+// the L1 cache is full of the present tile.
+template <class T>
+HWY_INLINE void fetch_to_l2(const T* p, Index bytes) {
+  const auto at = reinterpret_cast<std::uintptr_t>(p) + static_cast<std::uintptr_t>(bytes);
+  __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
+}
+
+// acc[(r·T + t)·parts + p] continues the chains of `parts` registers, the first of which holds lane
+// `lane`, over elements [begin, end); begin is a multiple of 16. R·T·parts chains are independent.
+// With fetch_ahead, the weights behind these R rows are requested meanwhile, in the order in which
+// they lie.
+template <int R, int T, int parts, bool fetch_ahead, class W>
+HWY_INLINE void accumulate_tile(const W* w, const float* x, const Product<W>& in, Index lane,
+                                Index begin, Index end, Array<VF, R * T * parts>& acc) {
   const DF d;
   Index k = begin;
   for (; k + virtual_lanes <= end; k += virtual_lanes) {
+    if constexpr (fetch_ahead) {
+      constexpr int bytes = R * virtual_lanes * static_cast<int>(sizeof(W));
+      KRAIT_UNROLL
+      for (int i = 0; i < bytes; i += 64) fetch_to_l2(w + R * (in.n + k), fetch_distance + i);
+    }
     KRAIT_UNROLL
     for (int p = 0; p < parts; ++p) {
-      const Index at = k + first + p * vector_lanes;
-      Array<VF, T> x;
+      const Index at = k + lane + p * vector_lanes;
+      Array<VF, T> xs;
       KRAIT_UNROLL
-      for (int t = 0; t < T; ++t) x[t] = load(from.x + t * from.x_stride + at);
+      for (int t = 0; t < T; ++t) xs[t] = load(x + t * in.x_stride + at);
       KRAIT_UNROLL
       for (int r = 0; r < R; ++r) {
-        const VF w = load(from.w + r * from.w_stride + at);
+        const VF ws = load(w + r * in.n + at);
         KRAIT_UNROLL
         for (int t = 0; t < T; ++t) {
           VF& a = acc[(r * T + t) * parts + p];
-          a = fma(w, x[t], a);
+          a = fma(ws, xs[t], a);
         }
       }
     }
   }
-  if (k == end) return;
   KRAIT_UNROLL
   for (int p = 0; p < parts; ++p) {
-    const Index at = k + first + p * vector_lanes;
+    const Index at = k + lane + p * vector_lanes;
     if (at >= end) return;
     const Index count = HWY_MIN(vector_lanes, end - at);
     const auto mask = hn::FirstN(d, static_cast<std::size_t>(count));
-    Array<VF, T> x;
+    Array<VF, T> xs;
     KRAIT_UNROLL
-    for (int t = 0; t < T; ++t) x[t] = load_count(from.x + t * from.x_stride + at, count);
+    for (int t = 0; t < T; ++t) xs[t] = load_count(x + t * in.x_stride + at, count);
     KRAIT_UNROLL
     for (int r = 0; r < R; ++r) {
-      const VF w = load_count(from.w + r * from.w_stride + at, count);
+      const VF ws = load_count(w + r * in.n + at, count);
       KRAIT_UNROLL
       for (int t = 0; t < T; ++t) {
         VF& a = acc[(r * T + t) * parts + p];
-        a = hn::IfThenElse(mask, fma(w, x[t], a), a);
+        a = hn::IfThenElse(mask, fma(ws, xs[t], a), a);
       }
     }
   }
 }
 
-// The last three steps of the tree for four outputs whose s[0 … 7] or s[0 … 3] are in a, b, c, d.
-HWY_INLINE V4 sum_of_4(V4 a, V4 b, V4 c, V4 d) {
-  const D4 d4;
-  const V4 ab = hn::Add(hn::ConcatLowerLower(d4, b, a), hn::ConcatUpperUpper(d4, b, a));
-  const V4 cd = hn::Add(hn::ConcatLowerLower(d4, d, c), hn::ConcatUpperUpper(d4, d, c));
-  return hn::Add(hn::ConcatEven(d4, cd, ab), hn::ConcatOdd(d4, cd, ab));
-}
-
-// s[0 … 3] of the tree.
+// s[0 … 3] of the contract's tree.
 HWY_INLINE V4 fold_to_4(const Lanes& lanes) {
 #  if HWY_TARGET == HWY_AVX3
   const hn::Half<DF> d8;
@@ -105,23 +121,120 @@ HWY_INLINE V4 fold_to_4(const Lanes& lanes) {
 #  endif
 }
 
-// The tree of four outputs.
-HWY_INLINE V4 reduce_4(const Lanes& a, const Lanes& b, const Lanes& c, const Lanes& d) {
-  return sum_of_4(fold_to_4(a), fold_to_4(b), fold_to_4(c), fold_to_4(d));
+// The tree of four outputs at once.
+HWY_INLINE V4 reduce_4(const Lanes& la, const Lanes& lb, const Lanes& lc, const Lanes& ld) {
+  const D4 d4;
+  const V4 a = fold_to_4(la);
+  const V4 b = fold_to_4(lb);
+  const V4 c = fold_to_4(lc);
+  const V4 d = fold_to_4(ld);
+  const V4 ab = hn::Add(hn::ConcatLowerLower(d4, b, a), hn::ConcatUpperUpper(d4, b, a));
+  const V4 cd = hn::Add(hn::ConcatLowerLower(d4, d, c), hn::ConcatUpperUpper(d4, d, c));
+  return hn::Add(hn::ConcatEven(d4, cd, ab), hn::ConcatOdd(d4, cd, ab));
 }
 
-// Writes R sums (4 or 1 of them, in the low lanes) and the bias of their rows.
-template <int R>
-HWY_INLINE void store_outputs(V4 sums, const float* bias, float* y) {
+// Sums of four neighbouring outputs of one token, and their bias.
+HWY_INLINE void store_4(V4 sums, const float* bias, float* y) {
   const D4 d4;
-  if constexpr (R == 4) {
-    if (bias != nullptr) sums = hn::Add(sums, hn::LoadU(d4, bias));
-    hn::StoreU(sums, d4, y);
-  } else {
-    static_assert(R == 1);
-    const float sum = hn::GetLane(sums);
-    *y = bias != nullptr ? sum + *bias : sum;
+  if (bias != nullptr) sums = hn::Add(sums, hn::LoadU(d4, bias));
+  hn::StoreU(sums, d4, y);
+}
+
+#  if HWY_TARGET == HWY_AVX3
+
+// s[0 … 3] of four outputs, one in each 128-bit block.
+HWY_INLINE VF fold_4(VF a, VF b, VF c, VF d) {
+  const auto halves = [](VF low, VF high) HWY_ATTR {
+    const VF outer = VF{_mm512_shuffle_f32x4(low.raw, high.raw, 0x44)};
+    const VF inner = VF{_mm512_shuffle_f32x4(low.raw, high.raw, 0xEE)};
+    return hn::Add(outer, inner);
+  };
+  const VF ab = halves(a, b);
+  const VF cd = halves(c, d);
+  return hn::Add(VF{_mm512_shuffle_f32x4(ab.raw, cd.raw, 0x88)},
+                 VF{_mm512_shuffle_f32x4(ab.raw, cd.raw, 0xDD)});
+}
+
+// The tree of 16 outputs at once: block t of the result holds the four rows of token t.
+template <int T>
+HWY_INLINE VF reduce_16(const Array<Lanes, 4 * T>& lanes) {
+  VF row[4];
+  KRAIT_UNROLL
+  for (int r = 0; r < 4; ++r) {
+    const Lanes* at = lanes + r * T;
+    row[r] = fold_4(at[0].part[0], at[1].part[0], at[2].part[0], at[3].part[0]);
   }
+  const auto pairs = [](VF a, VF b) HWY_ATTR {
+    const __m512d low = _mm512_castps_pd(a.raw);
+    const __m512d high = _mm512_castps_pd(b.raw);
+    return hn::Add(VF{_mm512_castpd_ps(_mm512_unpacklo_pd(low, high))},
+                   VF{_mm512_castpd_ps(_mm512_unpackhi_pd(low, high))});
+  };
+  const VF r01 = pairs(row[0], row[1]);
+  const VF r23 = pairs(row[2], row[3]);
+  return hn::Add(VF{_mm512_shuffle_ps(r01.raw, r23.raw, 0x88)},
+                 VF{_mm512_shuffle_ps(r01.raw, r23.raw, 0xDD)});
+}
+
+#  endif
+
+// Reduces the lanes of R × T outputs and stores them.
+template <int R, int T>
+HWY_INLINE void finish_tile(const Array<Lanes, R * T>& lanes, const float* bias, float* y,
+                            Index y_stride) {
+  if constexpr (R == 1) {
+    KRAIT_UNROLL
+    for (int t = 0; t < T; ++t) {
+      const float sum = reduce(lanes[t]);
+      y[t * y_stride] = bias != nullptr ? sum + *bias : sum;
+    }
+  } else {
+    static_assert(R == 4);
+    int t = 0;
+#  if HWY_TARGET == HWY_AVX3
+    if constexpr (T >= 4) {
+      const VF sums = reduce_16<T>(lanes);
+      store_4(V4{_mm512_castps512_ps128(sums.raw)}, bias, y);
+      store_4(V4{_mm512_extractf32x4_ps(sums.raw, 1)}, bias, y + y_stride);
+      store_4(V4{_mm512_extractf32x4_ps(sums.raw, 2)}, bias, y + 2 * y_stride);
+      store_4(V4{_mm512_extractf32x4_ps(sums.raw, 3)}, bias, y + 3 * y_stride);
+      t = 4;
+    }
+#  endif
+    KRAIT_UNROLL
+    for (; t < T; ++t) {
+      store_4(reduce_4(lanes[t], lanes[T + t], lanes[2 * T + t], lanes[3 * T + t]), bias,
+              y + t * y_stride);
+    }
+  }
+}
+
+// R rows for T tokens, one row after the other, so that the weights are read in the order in which
+// they lie. Hardware prefetching reaches the full bandwidth of memory only so: rows of a few KiB
+// that are read side by side look like no stream to it.
+template <int R, int T, class W>
+HWY_INLINE void stream_rows(const Product<W>& in, Index row) {
+  Array<Lanes, R * T> lanes;
+  for (int r = 0; r < R; ++r) {
+    Array<VF, T * register_parts> acc;
+    KRAIT_UNROLL
+    for (int i = 0; i < T * register_parts; ++i) acc[i] = hn::Zero(DF());
+    accumulate_tile<1, T, register_parts, false>(in.w + (row + r) * in.n, in.x, in, 0, 0, in.n,
+                                                 acc);
+    KRAIT_UNROLL
+    for (int i = 0; i < T * register_parts; ++i) {
+      lanes[r * T + i / register_parts].part[i % register_parts] = acc[i];
+    }
+  }
+  finish_tile<R, T>(lanes, in.bias != nullptr ? in.bias + row : nullptr, in.y + row, in.y_stride);
+}
+
+// T tokens, the weights in order.
+template <int T, class W>
+HWY_INLINE void stream_outputs(const Product<W>& in, Range outputs) {
+  Index row = outputs.begin;
+  for (; row + 4 <= outputs.end; row += 4) stream_rows<4, T>(in, row);
+  for (; row < outputs.end; ++row) stream_rows<1, T>(in, row);
 }
 
 }  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE

@@ -12,62 +12,153 @@ HWY_BEFORE_NAMESPACE();
 namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
 namespace {
 
-constexpr int tile_rows = 4;
-constexpr int tile_tokens = hn::MaxLanes(DF()) == 16 ? 6 : 3;
+// A register tile holds 4 rows × this many tokens, one register each. Where an output has more
+// than one register, a tile makes one pass per register: more outputs at a time need fewer loads.
+// Without an instruction for fma there is nothing to gain.
+constexpr int tile_tokens = HWY_TARGET == HWY_SSE4 ? 1 : HWY_TARGET == HWY_AVX2 ? 3 : 6;
 
-template <int R, int T, class W>
-HWY_INLINE void matmul_tile(const MatmulArgs& args, Index row, Index token) {
-  const Index n = args.W.cols;
-  const TileSource<W> from{static_cast<const W*>(args.W.data) + row * n, n, args.x.row_data(token),
-                           args.x.stride};
-  Array<Lanes, R * T> lanes;
+// Where there are several passes, tiles form a group that meets a stretch of this many elements
+// before the next stretch, so that weights and tokens come from the L1 cache most of the time.
+constexpr Index stretch = 384;
+constexpr int group_rows = HWY_TARGET == HWY_AVX2 ? 8 : 4;
+constexpr int group_tiles = HWY_TARGET == HWY_AVX2 ? 2 : 1;
+constexpr int group_tokens = tile_tokens * group_tiles;
+
+// Weights that stay in the L2 cache while all tokens meet them.
+constexpr Index block_bytes = Index{384} << 10;
+
+// The bias of a row, if there is one.
+template <class W>
+HWY_INLINE const float* bias_of(const Product<W>& in, Index row) {
+  return in.bias != nullptr ? in.bias + row : nullptr;
+}
+
+// The same product, `tokens` further on.
+template <class W>
+HWY_INLINE Product<W> skip_tokens(Product<W> in, Index tokens) {
+  in.x += tokens * in.x_stride;
+  in.y += tokens * in.y_stride;
+  return in;
+}
+
+// Four rows for T tokens, all in registers.
+template <int T, class W>
+HWY_INLINE void single_tile(const Product<W>& in, Index row) {
+  Array<VF, 4 * T> acc;
   KRAIT_UNROLL
-  for (int p = 0; p < vector_parts; ++p) {
-    Array<VF, R * T> acc;
-    KRAIT_UNROLL
-    for (int i = 0; i < R * T; ++i) acc[i] = hn::Zero(DF());
-    accumulate_tile<R, T, 1, W>(from, p * vector_lanes, 0, n, acc);
-    KRAIT_UNROLL
-    for (int i = 0; i < R * T; ++i) lanes[i].part[p] = acc[i];
-  }
-  const float* bias = args.bias != nullptr ? args.bias + row : nullptr;
+  for (int i = 0; i < 4 * T; ++i) acc[i] = hn::Zero(DF());
+  accumulate_tile<4, T, 1, true>(in.w + row * in.n, in.x, in, 0, 0, in.n, acc);
+  Array<Lanes, 4 * T> lanes;
   KRAIT_UNROLL
-  for (int t = 0; t < T; ++t) {
-    float* y = args.y.row_data(token + t) + row;
-    if constexpr (R == 4) {
-      store_outputs<4>(reduce_4(lanes[t], lanes[T + t], lanes[2 * T + t], lanes[3 * T + t]), bias,
-                       y);
+  for (int i = 0; i < 4 * T; ++i) lanes[i].part[0] = acc[i];
+  finish_tile<4, T>(lanes, bias_of(in, row), in.y + row, in.y_stride);
+}
+
+// One stretch of one tile of a group; the lanes wait in memory in between.
+template <int T, bool fetch_ahead, class W>
+HWY_INLINE void continue_tile(const Product<W>& in, Index row, Index begin, Index end,
+                              Array<Lanes, 4 * T>& lanes) {
+  KRAIT_UNROLL
+  for (int p = 0; p < register_parts; ++p) {
+    Array<VF, 4 * T> acc;
+    KRAIT_UNROLL
+    for (int i = 0; i < 4 * T; ++i) acc[i] = begin == 0 ? hn::Zero(DF()) : lanes[i].part[p];
+    const W* w = in.w + row * in.n;
+    const Index lane = p * vector_lanes;
+    if (p == 0) {
+      accumulate_tile<4, T, 1, fetch_ahead>(w, in.x, in, lane, begin, end, acc);
     } else {
-      const float sum = reduce(lanes[t]);
-      *y = bias != nullptr ? sum + *bias : sum;
+      accumulate_tile<4, T, 1, false>(w, in.x, in, lane, begin, end, acc);
+    }
+    KRAIT_UNROLL
+    for (int i = 0; i < 4 * T; ++i) lanes[i].part[p] = acc[i];
+  }
+}
+
+// `rows` (a multiple of 4) × `tiles` tiles of T tokens.
+template <int T, class W>
+HWY_INLINE void tile_group(const Product<W>& in, Index row, Index rows, int tiles) {
+  Array<Lanes, 4 * T> lanes[group_rows / 4][group_tiles];
+  for (Index k = 0; k == 0 || k < in.n; k += stretch) {
+    const Index end = HWY_MIN(in.n, k + stretch);
+    for (Index r = 0; r < rows; r += 4) {
+      continue_tile<T, true>(in, row + r, k, end, lanes[r / 4][0]);
+      for (int i = 1; i < tiles; ++i) {
+        continue_tile<T, false>(skip_tokens(in, i * T), row + r, k, end, lanes[r / 4][i]);
+      }
+    }
+  }
+  for (Index r = 0; r < rows; r += 4) {
+    for (int i = 0; i < tiles; ++i) {
+      const Product<W> tile = skip_tokens(in, i * T);
+      finish_tile<4, T>(lanes[r / 4][i], bias_of(in, row + r), tile.y + row + r, in.y_stride);
     }
   }
 }
 
+// `tiles` tiles of T tokens.
 template <int T, class W>
-void matmul_tokens(const MatmulArgs& args, Index token) noexcept {
-  Index row = args.outputs.begin;
-  for (; row + tile_rows <= args.outputs.end; row += tile_rows) {
-    matmul_tile<tile_rows, T, W>(args, row, token);
+void tile_outputs(const Product<W>& in, Range outputs, int tiles) {
+  if constexpr (T == 1) return stream_outputs<1>(in, outputs);
+  const Index whole = outputs.begin + outputs.size() / 4 * 4;
+  for (Index row = outputs.begin; row < whole; row += group_rows) {
+    if constexpr (register_parts == 1) {
+      single_tile<T>(in, row);
+    } else {
+      tile_group<T>(in, row, HWY_MIN(Index{group_rows}, whole - row), tiles);
+    }
   }
-  for (; row < args.outputs.end; ++row) matmul_tile<1, T, W>(args, row, token);
+  for (int i = 0; i < tiles; ++i) {
+    for (Index row = whole; row < outputs.end; ++row) {
+      stream_rows<1, T>(skip_tokens(in, i * T), row);
+    }
+  }
 }
 
+// Calls tile_outputs<tokens>; tokens ≤ T.
 template <int T, class W>
-void matmul_rest(const MatmulArgs& args, Index token, Index count) noexcept {
+void for_tokens(const Product<W>& in, Range outputs, Index tokens, int tiles) {
   if constexpr (T > 0) {
-    if (count == T) return matmul_tokens<T, W>(args, token);
-    matmul_rest<T - 1, W>(args, token, count);
+    if (tokens < T) return for_tokens<T - 1>(in, outputs, tokens, tiles);
+    tile_outputs<T>(in, outputs, tiles);
+  }
+}
+
+// All tokens for a block of outputs.
+template <class W>
+void matmul_block(const Product<W>& in, Range outputs, Index tokens) {
+  Index first = 0;
+  if constexpr (group_tiles > 1) {
+    for (; first + group_tokens <= tokens; first += group_tokens) {
+      tile_outputs<tile_tokens>(skip_tokens(in, first), outputs, group_tiles);
+    }
+    tokens -= first;
+    if (tokens == 4) return for_tokens<2>(skip_tokens(in, first), outputs, 2, 2);
+  }
+  // Tiles of nearly equal width: a narrow last one would be slow.
+  const Index tiles = (tokens + tile_tokens - 1) / tile_tokens;
+  for (Index tile = 0; tile < tiles; ++tile) {
+    const Index begin = tokens * tile / tiles;
+    const Index end = tokens * (tile + 1) / tiles;
+    for_tokens<tile_tokens>(skip_tokens(in, first + begin), outputs, end - begin, 1);
   }
 }
 
 template <class W>
 void matmul_of(const MatmulArgs& args) noexcept {
-  Index token = 0;
-  for (; token + tile_tokens <= args.x.rows; token += tile_tokens) {
-    matmul_tokens<tile_tokens, W>(args, token);
+  const Product<W> product{.w = static_cast<const W*>(args.W.data),
+                           .x = args.x.data,
+                           .n = args.W.cols,
+                           .x_stride = args.x.stride,
+                           .bias = args.bias,
+                           .y = args.y.data,
+                           .y_stride = args.y.stride};
+  if (args.x.rows == 1) return stream_outputs<1>(product, args.outputs);
+  const Index row_bytes = HWY_MAX(Index{1}, args.W.cols * static_cast<Index>(sizeof(W)));
+  const Index block = HWY_MAX(Index{16}, block_bytes / row_bytes / 16 * 16);
+  for (Index row = args.outputs.begin; row < args.outputs.end; row += block) {
+    matmul_block(product, {row, HWY_MIN(args.outputs.end, row + block)}, args.x.rows);
   }
-  matmul_rest<tile_tokens - 1, W>(args, token, args.x.rows - token);
 }
 
 }  // namespace
