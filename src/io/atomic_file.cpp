@@ -59,6 +59,10 @@ Result<AtomicFile> AtomicFile::create(const std::string& path) {
     errno = EISDIR;
     return failure("write a file", path);
   }
+  if (path.empty()) {
+    errno = ENOENT;
+    return failure("create a file", "no name");
+  }
   if (is_special) {
     file.descriptor_ = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
   } else {

@@ -177,8 +177,8 @@ Result<json> parse_json(std::string_view text, std::string_view name, JsonWords 
     const auto extra =
         std::lower_bound(quoted.added.begin(), quoted.added.end(), *builder.error_at()) -
         quoted.added.begin();
-    return fail("JSON, found " +
-                describe_place(text, *builder.error_at() - static_cast<std::size_t>(extra)));
+    const std::size_t count = *builder.error_at() - static_cast<std::size_t>(extra);
+    return fail(fmt::format("JSON, found {}", describe_place(text, count)));
   }
   return builder.take();
 }

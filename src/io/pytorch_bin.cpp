@@ -128,7 +128,8 @@ class BinReader {
       return read_entry(name, *arguments[0]);
     }
     if (call->function != "torch._utils._rebuild_tensor_v2" || arguments.size() < 4) {
-      return fail(name, "a tensor", "a call of " + call->function, ErrorCode::unsupported);
+      return fail(name, "a tensor", fmt::format("a call of {}", call->function),
+                  ErrorCode::unsupported);
     }
     return read_tensor(name, *arguments[0], *arguments[1], *arguments[2], *arguments[3]);
   }
@@ -168,7 +169,7 @@ class BinReader {
     if (!dtype) return fail(name, "a storage type", type->name);
     const auto entry = entries_.find(folder_ + "data/" + *key);
     if (entry == entries_.end()) {
-      return fail(name, "an entry data/" + printable(*key), "none");
+      return fail(name, fmt::format("an entry data/{}", printable(*key)), "none");
     }
     const auto size = checked_product(*count, bytes_of(*dtype));
     if (!size || *size > static_cast<Index>(entry->second.size())) {
@@ -191,6 +192,10 @@ class BinReader {
     }
     const auto shape = Shape::make(extents);
     if (!shape) return fail(name, "a shape that fits in memory", "a larger one");
+    if (shape->size() == 0) {
+      place_tensor(store_, name, {nullptr, storage.dtype, *shape}, file_);
+      return {};
+    }
     const Index available = static_cast<Index>(storage.bytes.size()) / bytes_of(storage.dtype);
     // No element may lie outside the storage, and none may be repeated: a stride of 0 would let a
     // small file become a large tensor.
@@ -204,7 +209,7 @@ class BinReader {
       }
       last += *reach;
     }
-    if (shape->size() > available || (shape->size() > 0 && last >= available)) {
+    if (shape->size() > available || last >= available) {
       return fail(name, fmt::format("elements within a storage of {}", available),
                   fmt::format("{} from {}", to_string(*shape), *offset));
     }
@@ -223,10 +228,6 @@ class BinReader {
 
   Result<void> add(const std::string& name, const Storage& storage, Index offset,
                    const Shape& shape, const std::vector<Index>& strides) {
-    if (shape.size() == 0) {
-      place_tensor(store_, name, {nullptr, storage.dtype, shape}, file_);
-      return {};
-    }
     const Index width = bytes_of(storage.dtype);
     const TensorView in_place{storage.bytes.data() + offset * width, storage.dtype, shape};
     const bool is_contiguous = BinReader::is_contiguous(shape, strides);

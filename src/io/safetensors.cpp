@@ -214,9 +214,12 @@ Result<void> check_writable(const std::string& path, const std::vector<NamedTens
   return {};
 }
 
+// A file beside the index, whose name can stand in a message.
 bool is_plain_file_name(std::string_view name) {
   return !name.empty() && name != "." && name != ".." &&
-         name.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
+         std::none_of(name.begin(), name.end(), [](char c) {
+           return c == '/' || c == '\\' || c == '\x7f' || (c >= 0 && c < ' ');
+         });
 }
 
 }  // namespace
@@ -245,6 +248,7 @@ Result<void> read_safetensors_index(const std::string& index_json, const std::st
     return fail("weight_map", "an object", "none");
   }
   std::map<std::string, WeightStore> shards;
+  std::vector<std::pair<std::string, WeightStore::Entry>> found;
   for (const auto& [tensor, value] : map->items()) {
     if (!value.is_string() || !is_plain_file_name(value.get_ref<const std::string&>())) {
       return fail(tensor, "the name of a file beside the index", json_text(value));
@@ -257,8 +261,12 @@ Result<void> read_safetensors_index(const std::string& index_json, const std::st
       KRAIT_RETURN_IF_ERROR(read_safetensors(std::move(file), shard->second));
     }
     const WeightStore::Entry* entry = shard->second.find(tensor);
-    if (entry == nullptr) return fail(tensor, "a tensor in " + printable(shard_name), "none");
-    store.add(tensor, entry->tensor, nullptr, entry->file);
+    if (entry == nullptr)
+      return fail(tensor, fmt::format("a tensor in {}", printable(shard_name)), "none");
+    found.push_back({tensor, *entry});
+  }
+  for (auto& [tensor, entry] : found) {
+    store.add(std::move(tensor), entry.tensor, nullptr, std::move(entry.file));
   }
   for (auto& [shard_name, shard] : shards) {
     for (const auto& owner : shard.owners()) store.keep(owner);
