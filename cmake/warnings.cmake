@@ -12,8 +12,9 @@ function(krait_warnings target)
       $<$<AND:$<CXX_COMPILER_ID:GNU>,$<VERSION_LESS:$<CXX_COMPILER_VERSION>,13>>:-Wno-restrict>)
   endif()
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 14)
-    # GCC 12 and 13 see overlapping copies in "text" + std::string (GCC bug 105651).
-    target_compile_options(${target} PRIVATE -Wno-restrict)
+    # GCC 12 and 13 see overlapping copies in "text" + std::string (GCC bug 105651), and values of
+    # std::variant that are read before they are set.
+    target_compile_options(${target} PRIVATE -Wno-restrict -Wno-maybe-uninitialized)
   endif()
   if(KRAIT_WERROR)
     target_compile_options(${target} PRIVATE $<IF:$<CXX_COMPILER_ID:MSVC>,/WX,-Werror>)
