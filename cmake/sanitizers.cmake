@@ -8,3 +8,11 @@ if(KRAIT_SANITIZE)
     -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${krait_sanitizers})
 endif()
+
+# Fuzz targets need the whole library to report which code an input reached.
+if(KRAIT_BUILD_FUZZERS)
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    message(FATAL_ERROR "KRAIT_BUILD_FUZZERS: expected Clang, found ${CMAKE_CXX_COMPILER_ID}")
+  endif()
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
