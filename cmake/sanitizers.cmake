@@ -9,6 +9,7 @@ if(KRAIT_SANITIZE)
   add_link_options(-fsanitize=${krait_sanitizers})
 endif()
 
+# Fuzz targets need the whole library to report which code an input reached.
 if(KRAIT_BUILD_FUZZERS)
   if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
     message(FATAL_ERROR "KRAIT_BUILD_FUZZERS: expected Clang, found ${CMAKE_CXX_COMPILER_ID}")

@@ -7,9 +7,6 @@ function(krait_warnings target)
     target_compile_options(${target} PRIVATE
       -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wdouble-promotion
       -Wold-style-cast -Wundef -Woverloaded-virtual -Wnon-virtual-dtor -Wcast-align -Wformat=2 -Wvla)
-    # GCC 12 reports an impossible overlap in std::string's operator+ (its bug 105651).
-    target_compile_options(${target} PRIVATE
-      $<$<AND:$<CXX_COMPILER_ID:GNU>,$<VERSION_LESS:$<CXX_COMPILER_VERSION>,13>>:-Wno-restrict>)
   endif()
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 14)
     # GCC 12 and 13 see overlapping copies in "text" + std::string (GCC bug 105651), and values of
