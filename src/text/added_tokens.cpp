@@ -92,7 +92,10 @@ void AddedTokenMatcher::split(std::string_view text, std::vector<TextPart>& part
     std::size_t end = position + token->content.size();
     position = end;
     if (token->is_single_word && word_touches(text, begin, end)) continue;
-    if (token->strips_left) begin = std::max(rest, begin_of_spaces(text, begin, rest));
+    if (token->strips_left) {
+      begin = std::max(rest, begin_of_spaces(text, begin, rest));
+      if (begin > end) continue;  // all of it went to the token before
+    }
     if (token->strips_right) {
       // A token made of spaces would otherwise walk the same run once for each of its places.
       if (end >= spaces_to) spaces_to = end_of_spaces(text, end);

@@ -74,7 +74,7 @@ void BytePairs::encode_long(std::string_view piece, Scratch& scratch,
   auto& symbols = scratch.symbols;
   auto& queue = scratch.queue;
   const auto count = static_cast<std::uint32_t>(piece.size());
-  symbols.resize(count);
+  symbols.resize(count);  // more than a short piece has, so never empty
   queue.clear();
   for (std::uint32_t i = 0; i < count; ++i) {
     symbols[i] = {bytes_[static_cast<unsigned char>(piece[i])], i > 0 ? i - 1 : none,
@@ -103,6 +103,7 @@ void BytePairs::encode_long(std::string_view piece, Scratch& scratch,
     const std::uint64_t top = queue.front();
     std::pop_heap(queue.begin(), queue.end(), std::greater<>());
     queue.pop_back();
+    ++scratch.steps;
     const auto i = static_cast<std::uint32_t>(top);
     // Entries are not removed when their pair changes; they are recognised here.
     if (symbols[i].token == gone || rank_at(i) != top >> 32) {
@@ -120,7 +121,7 @@ void BytePairs::encode_long(std::string_view piece, Scratch& scratch,
       enqueue(symbols[i].previous);
     }
   }
-  for (std::uint32_t i = 0; i != none && count > 0; i = symbols[i].next) {
+  for (std::uint32_t i = 0; i != none; i = symbols[i].next) {
     tokens.push_back(symbols[i].token);
   }
 }

@@ -29,6 +29,7 @@ class BytePairs {
     };
     std::vector<Symbol> symbols;
     std::vector<std::uint64_t> queue;  // rank in the upper half, position in the lower
+    std::size_t steps = 0;             // entries taken from queues so far
   };
 
   /// Appends the tokens of `piece` (shorter than 2^32 bytes). Time is n log n.

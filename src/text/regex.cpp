@@ -79,7 +79,11 @@ class Translator {
   }
 
   void escape() {
-    const char escaped = at_ + 1 < pattern_.size() ? pattern_[++at_] : '\\';
+    if (at_ + 1 == pattern_.size()) {
+      result_ += '\\';  // an error, which PCRE2 describes
+      return;
+    }
+    const char escaped = pattern_[++at_];
     switch (escaped) {
       case 's':
         return set(spaces, false);
@@ -98,7 +102,7 @@ class Translator {
         return;
       default:
         result_ += '\\';
-        if (escaped != '\\' || pattern_[at_] == '\\') result_ += escaped;
+        result_ += escaped;
     }
   }
 

@@ -121,7 +121,7 @@ class Reader {
   // Ids may leave gaps, but not so many that a small file takes much memory.
   Result<void> check_density(Token largest, std::size_t count, const char* where) {
     const std::size_t most = 2 * count + 4096;
-    if (static_cast<std::size_t>(largest) >= most) {
+    if (largest >= 0 && static_cast<std::size_t>(largest) >= most) {
       return mismatch(ErrorCode::bad_format, where,
                       fmt::format("ids below {} for {} tokens", most, count),
                       fmt::format("{}", largest));

@@ -20,7 +20,8 @@ class KRAIT_API Tokenizer {
 
   /// Ids of `text`. No token is added before or after. Special tokens spelled out in the text
   /// become their ids. Errors: bad_argument for text the tokenizer cannot take (invalid UTF-8,
-  /// except for byte tokenizers).
+  /// except for byte tokenizers); unsupported, if a pattern of its file needs too many steps on
+  /// this text.
   virtual Result<std::vector<Token>> encode(std::string_view text) const = 0;
 
   /// The bytes a token stands for, possibly part of a UTF-8 sequence; empty for an id beyond the
@@ -33,15 +34,20 @@ class KRAIT_API Tokenizer {
   /// True for control tokens such as an end-of-text mark, which are not shown to readers.
   virtual bool is_special(Token token) const noexcept = 0;
 
-  /// Id of the token written exactly so, such as "<|endoftext|>".
+  /// Id of the token that stands for exactly this text, such as "<|endoftext|>" or " the".
   virtual std::optional<Token> find(std::string_view text) const = 0;
 
   /// The bytes of all tokens, one after another; special tokens are left out unless asked for.
   std::string decode(const std::vector<Token>& tokens, bool with_special = true) const;
 };
 
-/// Makes the tokenizer described by a Hugging Face `tokenizer.json`. Errors: bad_format,
-/// unsupported (a kind of model, normalizer or pre-tokenizer that is not known, by name).
+/// Makes the tokenizer described by a Hugging Face `tokenizer.json`: byte-level BPE, with the
+/// normalizers and pre-tokenizers such files use. It gives the ids the `tokenizers` package gives
+/// without special tokens; what a `post_processor` would add around a text, and `truncation` and
+/// `padding`, are left to the caller. Errors: bad_format; unsupported (a kind of model, normalizer
+/// or pre-tokenizer that is not known, by name).
+///
+/// Time, of `encode` too, is n log n at most, but for patterns of the file that backtrack.
 KRAIT_API Result<std::shared_ptr<const Tokenizer>> read_tokenizer_json(std::string_view json);
 
 /// One id per byte value, vocabulary 256, no special tokens (MambaByte).

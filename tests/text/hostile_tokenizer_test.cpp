@@ -1,0 +1,218 @@
+// Files that are wrong in one place each: the error names the place, on one line.
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "krait/text/tokenizer.hpp"
+#include "tests/text/small_tokenizer.hpp"
+
+namespace krait {
+namespace {
+
+using nlohmann::json;
+
+constexpr ErrorCode bad_format = ErrorCode::bad_format;
+constexpr ErrorCode unsupported = ErrorCode::unsupported;
+
+struct Case {
+  std::function<void(json&)> spoil;
+  ErrorCode code;
+  std::string message;  // a part of it
+};
+
+json added(json content, json id) {
+  return json::array({{{"content", std::move(content)}, {"id", std::move(id)}}});
+}
+
+json split(const std::string& pattern) {
+  return json::parse(R"({"type": "Sequence", "pretokenizers": [
+    {"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex": ""}},
+    {"type": "ByteLevel", "add_prefix_space": false}]})")
+      .patch(json::array(
+          {{{"op", "replace"}, {"path", "/pretokenizers/0/pattern/Regex"}, {"value", pattern}}}));
+}
+
+std::vector<Case> model_cases() {
+  return {
+      {[](json& f) { f = json::array(); }, bad_format, "file: expected an object, found an array"},
+      {[](json& f) { f.erase("model"); }, bad_format, "model: expected an object, found null"},
+      {[](json& f) { f["model"]["type"] = "Unigram"; }, unsupported,
+       "model.type: expected \"BPE\", found \"Unigram\""},
+      {[](json& f) { f["model"]["type"] = 7; }, unsupported,
+       "model.type: expected \"BPE\", found 7"},
+      {[](json& f) { f["model"]["dropout"] = 0.1; }, unsupported, "model.dropout: expected null"},
+      {[](json& f) { f["model"]["end_of_word_suffix"] = "</w>"; }, unsupported,
+       "model.end_of_word_suffix: expected null, found \"</w>\""},
+      {[](json& f) { f["model"]["continuing_subword_prefix"] = "##"; }, unsupported,
+       "model.continuing_subword_prefix"},
+      {[](json& f) { f["model"]["byte_fallback"] = true; }, unsupported,
+       "model.byte_fallback: expected false, found true"},
+      {[](json& f) { f["model"]["ignore_merges"] = "yes"; }, bad_format,
+       "model.ignore_merges: expected true or false, found \"yes\""},
+      {[](json& f) { f["model"]["vocab"] = json::array(); }, bad_format,
+       "model.vocab: expected an object, found an array"},
+      {[](json& f) { f["model"]["vocab"] = json::object(); }, bad_format,
+       "expected a token for every byte, found none for 0x00"},
+      {[](json& f) { f["model"]["vocab"].erase("A"); }, bad_format, "found none for 0x41"},
+      {[](json& f) { f["model"]["vocab"]["the"] = 256; }, bad_format,
+       "model.vocab: expected every id once, found 256 for"},
+      {[](json& f) { f["model"]["vocab"]["the"] = -1; }, bad_format,
+       "model.vocab[\"the\"]: expected an id below 16777216, found -1"},
+      {[](json& f) { f["model"]["vocab"]["the"] = 1ULL << 63; }, bad_format,
+       "found 9223372036854775808"},
+      {[](json& f) { f["model"]["vocab"]["the"] = 16777215; }, bad_format,
+       "model.vocab: expected ids below 4614 for 259 tokens, found 16777215"},
+      {[](json& f) { f["model"]["vocab"]["the"] = 257.5; }, bad_format, "found 257.5"},
+      {[](json& f) { f["model"]["vocab"]["the"] = json::array(); }, bad_format,
+       "expected an id below 16777216, found an array"},
+      {[](json& f) { f["model"]["merges"] = json::object(); }, bad_format,
+       "model.merges: expected an array, found an object"},
+      {[](json& f) { f["model"]["merges"][1] = 5; }, bad_format,
+       "model.merges[1]: expected two tokens, found 5"},
+      {[](json& f) { f["model"]["merges"][1] = "the"; }, bad_format, "expected two tokens"},
+      {[](json& f) { f["model"]["merges"][1] = " e"; }, bad_format, "expected two tokens"},
+      {[](json& f) { f["model"]["merges"][1] = json::array({"t"}); }, bad_format,
+       "model.merges[1]: expected two tokens, found an array"},
+      {[](json& f) {
+         f["model"]["merges"][1] = json::array({"t", 1});
+       },
+       bad_format, "expected two tokens"},
+      {[](json& f) { f["model"]["merges"][0] = "t zz"; }, bad_format,
+       "model.merges[0]: expected tokens of model.vocab, found \"zz\""},
+      {[](json& f) { f["model"]["merges"][0] = "h t"; }, bad_format,
+       "expected tokens of model.vocab, found \"ht\""},
+      {[](json& f) { f["model"]["merges"][0] = "t\n\x1B[31m zz"; }, bad_format, "\\n\\u001b[31m"},
+  };
+}
+
+std::vector<Case> other_cases() {
+  return {
+      {[](json& f) {
+         f["normalizer"] = {{"type", "BertNormalizer"}};
+       },
+       unsupported, "normalizer.type: expected NFC, NFD"},
+      {[](json& f) {
+         f["normalizer"] = {{"type", "BertNormalizer"}};
+       },
+       unsupported, "found \"BertNormalizer\""},
+      {[](json& f) { f["normalizer"] = "NFC"; }, bad_format, "normalizer.type: expected a string"},
+      {[](json& f) {
+         f["normalizer"] = {{"type", "Sequence"}};
+       },
+       bad_format, "normalizer.normalizers: expected an array, found null"},
+      {[](json& f) {
+         f["normalizer"] = {{"type", "Sequence"},
+                            {"normalizers", json::array({{{"type", "NFC"}}, {{"type", "Nmt"}}})}};
+       },
+       unsupported, "normalizer.normalizers[1].type"},
+      {[](json& f) {
+         f["normalizer"] = {{"type", "Replace"}, {"pattern", {{"String", ""}}}, {"content", "x"}};
+       },
+       unsupported, "normalizer.pattern: expected a pattern, found an empty string"},
+      {[](json& f) {
+         f["normalizer"] = {{"type", "Sequence"},
+                            {"normalizers", std::vector<json>(1000, {{"type", "NFC"}})}};
+       },
+       unsupported, "expected at most 64 steps"},
+      {[](json& f) { f["pre_tokenizer"] = nullptr; }, unsupported,
+       "pre_tokenizer: expected one step ByteLevel, found none"},
+      {[](json& f) {
+         f["pre_tokenizer"] = {{"type", "Metaspace"}};
+       },
+       unsupported,
+       "pre_tokenizer.type: expected ByteLevel, Split, Digits, Punctuation or Sequence, found "
+       "\"Metaspace\""},
+      {[](json& f) { f["pre_tokenizer"].erase("add_prefix_space"); }, bad_format,
+       "pre_tokenizer.add_prefix_space: expected true or false, found null"},
+      {[](json& f) { f["pre_tokenizer"] = split("a("); }, unsupported,
+       "pre_tokenizer.pretokenizers[0].pattern: expected a pattern, found one with an error"},
+      {[](json& f) { f["pre_tokenizer"] = split("[a-z&&[^b]]"); }, unsupported,
+       "without operations on sets"},
+      {[](json& f) { f["pre_tokenizer"] = split("(?m).*"); }, unsupported, "without (?m)"},
+      {[](json& f) { f["pre_tokenizer"] = split("\\C"); }, unsupported, "one with an error"},
+      {[](json& f) { f["pre_tokenizer"] = split("a\\"); }, unsupported, "one with an error"},
+      {[](json& f) { f["pre_tokenizer"] = split(std::string(100000, '(')); }, unsupported,
+       "at most 8192 bytes"},
+      {[](json& f) { f["pre_tokenizer"] = split("(((a{900}){900}){900}){900}"); }, unsupported,
+       "one with an error"},
+      {[](json& f) {
+         f["decoder"] = {{"type", "Metaspace"}};
+       },
+       unsupported, "decoder.type: expected ByteLevel, found \"Metaspace\""},
+      {[](json& f) { f["added_tokens"] = 1; }, bad_format,
+       "added_tokens: expected an array, found 1"},
+      {[](json& f) { f["added_tokens"] = {1}; }, bad_format,
+       "added_tokens[0].content: expected a string, found null"},
+      {[](json& f) { f["added_tokens"] = added("", 259); }, unsupported,
+       "added_tokens[0].content: expected 1 to 1024 bytes, found 0"},
+      {[](json& f) { f["added_tokens"] = added(std::string(5000, 'x'), 259); }, unsupported,
+       "expected 1 to 1024 bytes, found 5000"},
+      {[](json& f) { f["added_tokens"] = added("<x>", -5); }, bad_format,
+       "added_tokens[0].id: expected an id below 16777216, found -5"},
+      {[](json& f) { f["added_tokens"] = added("<x>", 1 << 23); }, bad_format,
+       "added_tokens: expected ids below"},
+      {[](json& f) { f["added_tokens"] = added("<x>", 'A'); }, bad_format,
+       "added_tokens[0].id: expected an id no other token has, found 65, of \"A\""},
+      {[](json& f) { f["added_tokens"] = added("the", 300); }, bad_format,
+       "added_tokens[0].id: expected 257, as in model.vocab, found 300"},
+      {[](json& f) {
+         f["added_tokens"] = added("<x>", 259);
+         f["added_tokens"].push_back(f["added_tokens"][0]);
+       },
+       bad_format, "added_tokens[1].id: expected an id no other token has"},
+      {[](json& f) {
+         f["added_tokens"] = added("<x>", 259);
+         f["added_tokens"][0]["lstrip"] = 1;
+       },
+       bad_format, "added_tokens[0].lstrip: expected true or false, found 1"},
+  };
+}
+
+void expect_error(const std::string& file, ErrorCode code, const std::string& part) {
+  const auto result = read_tokenizer_json(file);
+  ASSERT_FALSE(result) << part;
+  const std::string& message = result.error().message;
+  EXPECT_EQ(to_string(result.error().code), to_string(code)) << message;
+  EXPECT_NE(message.find(part), std::string::npos) << message << "\nlacks " << part;
+  EXPECT_TRUE(message.starts_with("[tokenizer] ")) << message;
+  EXPECT_EQ(message.find_first_of("\n\r\x1B"), std::string::npos) << message;
+  EXPECT_LT(message.size(), 400U) << message;
+}
+
+TEST(HostileTokenizer, WrongModelsAreErrors) {
+  for (const Case& one : model_cases()) {
+    json file = test::small_tokenizer();
+    one.spoil(file);
+    expect_error(file.dump(), one.code, one.message);
+  }
+}
+
+TEST(HostileTokenizer, WrongStepsAreErrors) {
+  for (const Case& one : other_cases()) {
+    json file = test::small_tokenizer();
+    one.spoil(file);
+    expect_error(file.dump(), one.code, one.message);
+  }
+}
+
+TEST(HostileTokenizer, WhatIsNotJsonIsAnError) {
+  expect_error("", bad_format, "[tokenizer] file: expected");
+  expect_error("{", bad_format, "[tokenizer] file: expected JSON");
+  expect_error("{\"model\": 1, \"model\": 2}", bad_format, "\"model\" twice");
+  expect_error(std::string(100000, '['), bad_format, "levels");
+  expect_error("\xFF\xFE{}", bad_format, "expected JSON");
+  expect_error("{\"model\": \"\xC3\"}", bad_format, "expected JSON");
+  expect_error(test::small_tokenizer().dump() + "x", bad_format, "expected JSON");
+}
+
+TEST(HostileTokenizer, EveryTruncationIsAnError) {
+  const std::string file = test::small_tokenizer().dump();
+  for (std::size_t size = 0; size < file.size(); size += 7) {
+    EXPECT_FALSE(read_tokenizer_json(std::string_view(file).substr(0, size))) << size;
+  }
+}
+
+}  // namespace
+}  // namespace krait

@@ -1,0 +1,132 @@
+#include "src/text/pretokenizer.hpp"
+
+#include <gtest/gtest.h>
+
+namespace krait {
+namespace {
+
+using nlohmann::json;
+using Pieces = std::vector<std::string>;
+
+constexpr const char* bytes_only =
+    R"({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false})";
+
+PreTokenizer read(const std::string& steps) {
+  return PreTokenizer::read(
+             json::parse(R"({"type": "Sequence", "pretokenizers": [)" + steps + "]}"))
+      .value();
+}
+
+Pieces cut(const PreTokenizer& pre_tokenizer, std::string_view text) {
+  PreTokenizer::Scratch scratch;
+  pre_tokenizer.split(text, scratch).value();
+  Pieces pieces;
+  for (const auto piece : scratch.pieces) {
+    pieces.emplace_back(scratch.text.substr(piece.begin, piece.end - piece.begin));
+  }
+  return pieces;
+}
+
+Pieces cut(const std::string& steps, std::string_view text) { return cut(read(steps), text); }
+
+std::string split_step(const char* pattern, const char* behavior, bool invert) {
+  const json step = {{"type", "Split"},
+                     {"pattern", {{"Regex", pattern}}},
+                     {"behavior", behavior},
+                     {"invert", invert}};
+  return step.dump() + "," + bytes_only;
+}
+
+Pieces split(const char* pattern, const char* behavior, bool invert, std::string_view text) {
+  return cut(split_step(pattern, behavior, invert), text);
+}
+
+TEST(PreTokenizer, CutsLikeGpt2) {
+  const auto gpt2 = [](std::string_view text) {
+    return cut(R"({"type": "ByteLevel", "add_prefix_space": false})", text);
+  };
+  EXPECT_EQ(
+      gpt2("Hello there,  it's 12x\n\n \ty "),
+      (Pieces{"Hello", " there", ",", " ", " it", "'s", " 12", "x", "\n\n ", "\t", "y", " "}));
+  EXPECT_EQ(gpt2("we'll 'round'LL"), (Pieces{"we", "'ll", " '", "round", "'", "LL"}));
+  EXPECT_EQ(gpt2("'"), (Pieces{"'"}));
+  EXPECT_EQ(gpt2("   "), (Pieces{"   "}));
+  EXPECT_EQ(gpt2("a\xC2\xA0\xC2\xA0"
+                 "b"),
+            (Pieces{"a", "\xC2\xA0", "\xC2\xA0", "b"}));
+  EXPECT_EQ(gpt2(""), Pieces{});
+}
+
+// The same pattern written so that PCRE2 runs it.
+TEST(PreTokenizer, TheWrittenOutPatternIsThePattern) {
+  const char* const pattern =
+      R"((?:'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+))";
+  const std::string_view parts[] = {
+      "a",        "'", "s",        "re",           " ",           "  ", "\n", "7",
+      "\xC2\xA0", "-", "\xCC\x81", "\xE4\xB8\x80", "\xE1\xA0\x8E"};
+  constexpr std::size_t count = std::size(parts);
+  const PreTokenizer written_out = read(R"({"type": "ByteLevel", "add_prefix_space": false})");
+  const PreTokenizer by_pattern = read(split_step(pattern, "Isolated", false));
+  for (std::size_t i = 0; i < count * count * count * count; ++i) {
+    std::string text;
+    for (std::size_t rest = i, k = 0; k < 4; ++k, rest /= count) text += parts[rest % count];
+    ASSERT_EQ(cut(written_out, text), cut(by_pattern, text)) << text;
+  }
+}
+
+TEST(PreTokenizer, BehavesAsAsked) {
+  EXPECT_EQ(split("-", "Removed", false, "a--b-"), (Pieces{"a", "b"}));
+  EXPECT_EQ(split("-", "Isolated", false, "a--b-"), (Pieces{"a", "-", "-", "b", "-"}));
+  EXPECT_EQ(split("-", "MergedWithPrevious", false, "a--b-"), (Pieces{"a-", "-", "b-"}));
+  EXPECT_EQ(split("-", "MergedWithNext", false, "a--b-"), (Pieces{"a", "-", "-b", "-"}));
+  EXPECT_EQ(split("-", "Contiguous", false, "a--b-"), (Pieces{"a", "--", "b", "-"}));
+  EXPECT_EQ(split("-", "Removed", true, "a--b-"), (Pieces{"-", "-", "-"}));
+  EXPECT_EQ(split("$|(?=b)", "Isolated", false, "abb"), (Pieces{"a", "b", "b"}));
+}
+
+TEST(PreTokenizer, CutsDigitsAndPunctuation) {
+  const std::string rest = std::string(",") + bytes_only;
+  EXPECT_EQ(cut(R"({"type": "Digits", "individual_digits": true})" + rest, "a12"),
+            (Pieces{"a", "1", "2"}));
+  EXPECT_EQ(cut(R"({"type": "Digits", "individual_digits": false})" + rest, "a12b"),
+            (Pieces{"a", "12", "b"}));
+  EXPECT_EQ(cut(R"({"type": "Punctuation", "behavior": "Contiguous"})" + rest,
+                "a?!\xC2\xBF"
+                "b"),
+            (Pieces{"a", "?!\xC2\xBF", "b"}));
+}
+
+TEST(PreTokenizer, AddsPrefixSpaces) {
+  EXPECT_EQ(cut(R"({"type": "ByteLevel", "add_prefix_space": true})", "a b"), (Pieces{" a", " b"}));
+  EXPECT_EQ(cut(R"({"type": "ByteLevel", "add_prefix_space": true})", " a"), (Pieces{" a"}));
+  EXPECT_EQ(cut(R"({"type": "ByteLevel", "add_prefix_space": true})", ""), Pieces{});
+}
+
+TEST(PreTokenizer, StepsAfterByteLevelSeeTheByteAlphabet) {
+  const json literal = {{"type", "Split"},
+                        {"pattern", {{"String", "\xC4\xA0"}}},  // how a space is written
+                        {"behavior", "Isolated"},
+                        {"invert", false}};
+  EXPECT_EQ(cut(std::string(bytes_only) + "," + literal.dump(), "a b\xC3\xA9"),
+            (Pieces{"a", " ", "b\xC3\xA9"}));
+}
+
+TEST(PreTokenizer, ReadsPatternsAsTheirEngineDoes) {
+  EXPECT_EQ(split(R"(\s)", "Isolated", false,
+                  "a\xE1\xA0\x8E"
+                  "b"),
+            (Pieces{"a\xE1\xA0\x8E"
+                    "b"}));
+  EXPECT_EQ(split(R"([\s])", "Removed", false,
+                  "a\xE3\x80\x80"
+                  "b"),
+            (Pieces{"a", "b"}));
+  EXPECT_EQ(split(R"([^\S ])", "Removed", false, "a b\nc"), (Pieces{"a b", "c"}));
+  EXPECT_EQ(split(R"(\S+)", "Removed", true, "a b"), (Pieces{"a", "b"}));
+  EXPECT_EQ(split(R"(\w+)", "Removed", true, "e\xCC\x81-x"), (Pieces{"e\xCC\x81", "x"}));
+  EXPECT_EQ(split(R"([]\\[:digit:]])", "Removed", false, "a]b\\c1d"), (Pieces{"a", "b", "c", "d"}));
+  EXPECT_EQ(split("^b", "Isolated", false, "a\nbb"), (Pieces{"a\n", "b", "b"}));
+}
+
+}  // namespace
+}  // namespace krait

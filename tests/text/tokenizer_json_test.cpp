@@ -1,0 +1,135 @@
+// What the fields of tokenizer.json mean, on a small tokenizer.
+#include <gtest/gtest.h>
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "krait/text/tokenizer.hpp"
+#include "tests/text/small_tokenizer.hpp"
+
+namespace krait {
+namespace {
+
+using nlohmann::json;
+using Tokens = std::vector<Token>;
+
+std::shared_ptr<const Tokenizer> load(const json& file) {
+  return read_tokenizer_json(file.dump()).value();
+}
+
+Tokens encoded(const json& file, std::string_view text) { return load(file)->encode(text).value(); }
+
+json added(std::string_view content, Token id, const json& options = json::object()) {
+  json token = {{"content", content}, {"id", id}, {"special", false}, {"normalized", false}};
+  token.update(options);
+  return token;
+}
+
+TEST(TokenizerJson, JoinsTheLowestRankFirst) {
+  EXPECT_EQ(encoded(test::small_tokenizer(), "the then th"), (Tokens{257, 258, 'n', ' ', 256}));
+  // With the ranks turned round, "h e" wins.
+  json file = test::small_tokenizer();
+  file["model"]["vocab"]["he"] = 259;
+  file["model"]["merges"] = {"h e", "t h", "th e"};
+  EXPECT_EQ(encoded(file, "the"), (Tokens{'t', 259}));
+}
+
+TEST(TokenizerJson, ReadsMergesAsPairsToo) {
+  json file = test::small_tokenizer();
+  file["model"]["merges"] = json::array({{"t", "h"}, {"th", "e"}, {"\xC4\xA0", "the"}});
+  EXPECT_EQ(encoded(file, "the the"), (Tokens{257, 258}));
+}
+
+TEST(TokenizerJson, LongPiecesAreJoinedLikeShortOnes) {
+  json file = test::small_tokenizer();
+  Tokens expected;
+  std::string text;
+  for (int i = 0; i < 40; ++i) {
+    text += "theth";
+    expected.insert(expected.end(), {257, 256});
+  }
+  EXPECT_EQ(encoded(file, text), expected);
+}
+
+TEST(TokenizerJson, IgnoreMergesTakesAWholePieceThatIsAToken) {
+  json file = test::small_tokenizer();
+  file["model"]["vocab"]["hi"] = 259;  // no merge leads there
+  EXPECT_EQ(encoded(file, "hi"), (Tokens{'h', 'i'}));
+  file["model"]["ignore_merges"] = true;
+  EXPECT_EQ(encoded(file, "hi"), (Tokens{259}));
+  EXPECT_EQ(encoded(file, "hit"), (Tokens{'h', 'i', 't'}));
+}
+
+TEST(TokenizerJson, FindsAddedTokensLongestFirst) {
+  json file = test::small_tokenizer();
+  file["added_tokens"] = {added("<a>", 259), added("<a><b>", 260), added("<b", 261)};
+  EXPECT_EQ(encoded(file, "<a><b><a>x<b"), (Tokens{260, 259, 'x', 261}));
+  EXPECT_EQ(load(file)->find("<a><b>"), 260);
+}
+
+TEST(TokenizerJson, HonoursTheOptionsOfAddedTokens) {
+  json file = test::small_tokenizer();
+  file["added_tokens"] = {
+      added("<l>", 259, {{"lstrip", true}}), added("<r>", 260, {{"rstrip", true}}),
+      added("ww", 261, {{"single_word", true}}), added("<s>", 262, {{"special", true}})};
+  EXPECT_EQ(encoded(file, "a  <l>  b"), (Tokens{'a', 259, ' ', ' ', 'b'}));
+  EXPECT_EQ(encoded(file,
+                    "a <r> \n\xE2\x80\x83"
+                    "b"),
+            (Tokens{'a', ' ', 260, 'b'}));
+  EXPECT_EQ(encoded(file, "ww-ww wwo"), (Tokens{261, '-', 261, ' ', 'w', 'w', 'o'}));
+  EXPECT_EQ(encoded(file, "\xC3\xA9ww"), (Tokens{0xC3, 0xA9, 'w', 'w'}));
+  const auto tokenizer = load(file);
+  EXPECT_TRUE(tokenizer->is_special(262));
+  EXPECT_FALSE(tokenizer->is_special(261));
+  EXPECT_EQ(tokenizer->decode({'a', 262, 'b'}, false), "ab");
+}
+
+TEST(TokenizerJson, NormalizedTokensAreFoundInNormalizedText) {
+  json file = test::small_tokenizer();
+  file["normalizer"] = {{"type", "Lowercase"}};
+  file["added_tokens"] = {added("Yes", 259, {{"normalized", true}}), added("No", 260)};
+  EXPECT_EQ(encoded(file, "YES"), (Tokens{259}));
+  EXPECT_EQ(encoded(file, "No"), (Tokens{260}));
+  EXPECT_EQ(encoded(file, "NO"), (Tokens{'n', 'o'}));
+  EXPECT_EQ(load(file)->bytes(259), "Yes");
+}
+
+TEST(TokenizerJson, RunsNormalizersInOrder) {
+  json file = test::small_tokenizer();
+  file["normalizer"] = json::parse(R"({"type": "Sequence", "normalizers": [
+    {"type": "Strip", "strip_left": true, "strip_right": true}, {"type": "NFKC"},
+    {"type": "Replace", "pattern": {"String": "x"}, "content": "yy"},
+    {"type": "Replace", "pattern": {"Regex": "[0-9]+"}, "content": "#"},
+    {"type": "Prepend", "prepend": "_"}]})");
+  EXPECT_EQ(load(file)->decode(encoded(file, " x12\xEF\xAC\x81 3\t")), "_yy#fi #");
+  EXPECT_TRUE(encoded(file, "").empty());
+  EXPECT_TRUE(encoded(file, "  ").empty());
+}
+
+TEST(TokenizerJson, IdsMayLeaveGaps) {
+  json file = test::small_tokenizer();
+  file["added_tokens"] = {added("<a>", 300)};
+  const auto tokenizer = load(file);
+  EXPECT_EQ(tokenizer->vocab(), 301);
+  EXPECT_EQ(tokenizer->bytes(299), "");
+  EXPECT_EQ(tokenizer->bytes(300), "<a>");
+}
+
+TEST(TokenizerJson, TokensOutsideTheByteAlphabetAreTheirOwnText) {
+  json file = test::small_tokenizer();
+  file["model"]["vocab"]["<|a b|>"] = 259;
+  file["added_tokens"] = {added("<|a b|>", 259, {{"special", true}})};
+  EXPECT_EQ(encoded(file, "x<|a b|>"), (Tokens{'x', 259}));
+  EXPECT_EQ(load(file)->bytes(259), "<|a b|>");
+}
+
+TEST(TokenizerJson, OldFilesDoNotNameTheModelsType) {
+  json file = test::small_tokenizer();
+  file["model"].erase("type");
+  EXPECT_EQ(encoded(file, " the"), (Tokens{258}));
+}
+
+}  // namespace
+}  // namespace krait
