@@ -81,8 +81,14 @@ Result<void> show(const Options& options, const Runtime& runtime, Index position
 }
 
 Result<void> run(const Options& options) {
-  KRAIT_ASSIGN_OR_RETURN(Runtime runtime,
-                         start(options.common, {.chunk = options.chunk, .max_batch = 1}));
+  const SessionOptions session{.chunk = options.chunk, .max_batch = 1};
+  Result<Runtime> started = start(options.common, session);
+  // Ids need no tokenizer, which checkpoints may lack.
+  if (!started && !options.tokens.empty()) {
+    started = start_without_tokenizer(options.common, session);
+  }
+  if (!started) return started.error();
+  Runtime& runtime = *started;
   KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens, read_tokens(options, runtime));
   const Model& model = runtime.model();
   const Index vocab = model.vocab_padded();

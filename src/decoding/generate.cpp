@@ -31,9 +31,13 @@ class TextStream {
   std::string_view push(std::string_view bytes) { return stops_.push(decoder_.push(bytes)); }
   bool stopped() const noexcept { return stops_.stopped(); }
 
-  // Everything held back, when no more tokens come.
-  std::string finish() {
-    std::string rest(stops_.push(decoder_.finish()));
+  // Takes up a character that an earlier generation left incomplete.
+  void resume(std::string_view bytes) { decoder_.push(bytes); }
+
+  // What is held back at the end. A text that only stopped for now may be in the middle of a
+  // character, whose rest will come; at the end of a text that is an error, and shown as one.
+  std::string finish(bool is_complete) {
+    std::string rest(is_complete ? stops_.push(decoder_.finish()) : "");
     rest += stops_.finish();
     return rest;
   }
@@ -42,6 +46,17 @@ class TextStream {
   StreamDecoder decoder_;
   StopMatcher stops_;
 };
+
+// The bytes at the end of the text that begin a character but do not complete it.
+std::string incomplete_end(const Tokenizer& tokenizer, const std::vector<Token>& tokens) {
+  std::string end;
+  for (auto it = tokens.rbegin(); it != tokens.rend() && end.size() < 3; ++it) {
+    end.insert(0, tokenizer.is_special(*it) ? "" : tokenizer.bytes(*it));
+  }
+  StreamDecoder decoder;
+  decoder.push(end);
+  return std::string(decoder.pending());
+}
 
 // The prompt as far as it is pending, in one go; the logits after its last token.
 Result<std::span<const float>> consume(Session& session, Sequence& sequence, Progress progress) {
@@ -116,6 +131,7 @@ Result<Generation> generate(Session& session, const Tokenizer& tokenizer, Sequen
   result.prompt_seconds = watch.lap();
 
   TextStream stream(options.stop_strings);
+  stream.resume(incomplete_end(tokenizer, sequence.tokens));
   GenerationEvent event;
   const auto show = [&](std::string_view text) {
     result.text += text;
@@ -150,7 +166,8 @@ Result<Generation> generate(Session& session, const Tokenizer& tokenizer, Sequen
     logits = session.step(token, sequence.state);
     sequence.pending = 0;
   }
-  if (const std::string rest = stream.finish(); !rest.empty()) show(rest);
+  const bool is_complete = result.reason == FinishReason::stop_token;
+  if (const std::string rest = stream.finish(is_complete); !rest.empty()) show(rest);
   result.decode_seconds = watch.lap();
   return result;
 }

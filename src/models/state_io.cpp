@@ -97,6 +97,11 @@ Result<void> save_state(const State& state, const std::string& path) {
 
 Result<Sequence> load_state(const Model& model, const std::string& path) {
   KRAIT_ASSIGN_OR_RETURN(auto file, open_file(path, WeightsMode::copy));
+  return load_state(model, std::move(file));
+}
+
+Result<Sequence> load_state(const Model& model, std::shared_ptr<const FileBytes> file) {
+  const std::string path = file->name();
   WeightStore store;
   KRAIT_RETURN_IF_ERROR(read_safetensors(std::move(file), store));
   const Reader reader(store, path);

@@ -53,7 +53,8 @@ struct Generation {
 
 /// Continues `sequence` by sampling. Consumes its pending tokens, at least one of which there must
 /// be; afterwards the last token of the text is pending, so that a generation cut in two gives the
-/// tokens of one. Invalid UTF-8 from the model is shown as U+FFFD.
+/// tokens and the text of one: a character that is incomplete at the end is shown by the generation
+/// that completes it. Invalid UTF-8 from the model is shown as U+FFFD.
 ///
 /// The tokens depend on the model, the text, and the sampler's (seed, sequence), on nothing else:
 /// not on threads, chunks, or the machine.

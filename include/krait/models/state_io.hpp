@@ -3,8 +3,10 @@
 /// \file
 /// States in files.
 
+#include <memory>
 #include <string>
 
+#include "krait/io/mapped_file.hpp"
 #include "krait/models/sequence.hpp"
 
 namespace krait::inline v0_1 {
@@ -20,5 +22,8 @@ KRAIT_API Result<void> save_state(const State& state, const std::string& path);
 /// Reads such a file. Everything is checked before a state is made. Errors: not_found, io_failed,
 /// bad_format, incompatible_state (a state of another model: the message names the difference).
 KRAIT_API Result<Sequence> load_state(const Model& model, const std::string& path);
+
+/// The same from bytes in memory; they are copied.
+KRAIT_API Result<Sequence> load_state(const Model& model, std::shared_ptr<const FileBytes> file);
 
 }  // namespace krait::inline v0_1

@@ -1,0 +1,243 @@
+// The program and the examples, run as a user runs them.
+
+#include <gtest/gtest.h>
+
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "tests/support/support.hpp"
+
+namespace krait {
+namespace {
+
+using nlohmann::json;
+
+struct Outcome {
+  int code = -1;
+  std::string out;
+  std::string err;
+};
+
+class Cli : public testing::Test {
+ protected:
+  // Runs a shell command; `arguments` are written as in a shell.
+  Outcome shell(const std::string& command) {
+    const std::string err = (directory_.path() / "stderr").string();
+    std::FILE* pipe = popen(("(" + command + ") 2>'" + err + "'").c_str(), "r");
+    Outcome outcome;
+    char buffer[4096];
+    for (std::size_t n = 0; (n = std::fread(buffer, 1, sizeof buffer, pipe)) > 0;) {
+      outcome.out.append(buffer, n);
+    }
+    const int status = pclose(pipe);
+    outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    outcome.err = test::read_file(err);
+    return outcome;
+  }
+  Outcome krait(const std::string& arguments) {
+    return shell(std::string(KRAIT_PROGRAM) + " " + arguments);
+  }
+  json krait_json(const std::string& arguments) {
+    const Outcome outcome = krait(arguments + " --json");
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return json::parse(outcome.out, nullptr, false);
+  }
+  void expect_error(const std::string& arguments, int code, const std::string& part) {
+    const Outcome outcome = krait(arguments);
+    EXPECT_EQ(outcome.code, code) << arguments << ": " << outcome.err;
+    EXPECT_NE(outcome.err.find(part), std::string::npos) << arguments << ": " << outcome.err;
+    if (code == 1) {
+      EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+      EXPECT_EQ(outcome.out, "") << arguments;
+    }
+  }
+  std::string path(const char* name) const { return (directory_.path() / name).string(); }
+  static std::string golden(const char* name) {
+    return (test::data_dir() / "golden" / name).string();
+  }
+
+  test::TemporaryDirectory directory_;
+};
+
+TEST_F(Cli, TellsItsVersionAndHelp) {
+  EXPECT_EQ(krait("--version").out, "krait 0.1.0\n");
+  const Outcome help = krait("--help");
+  EXPECT_EQ(help.code, 0);
+  for (const char* command :
+       {"generate", "chat", "logits", "tokenize", "perplexity", "inspect", "bench"}) {
+    EXPECT_NE(help.out.find(command), std::string::npos);
+    const Outcome one = krait(std::string(command) + " --help");
+    EXPECT_EQ(one.code, 0);
+    EXPECT_NE(one.out.find("Example: krait " + std::string(command)), std::string::npos);
+  }
+}
+
+TEST_F(Cli, GeneratesTheSameTextForTheSameSeed) {
+  const std::string arguments =
+      "generate 'It was a dark and stormy night' -n 80 --temperature 0.8 --seed 7";
+  const Outcome one = krait(arguments);
+  EXPECT_EQ(one.code, 0) << one.err;
+  EXPECT_GE(one.out.size(), 70U);
+  EXPECT_NE(one.err.find("tokens/s"), std::string::npos);
+  EXPECT_NE(one.err.find("seed 7"), std::string::npos);
+  EXPECT_EQ(krait(arguments + " --threads 3").out, one.out);
+  EXPECT_EQ(shell("KRAIT_ISA=sse4 " KRAIT_PROGRAM " " + arguments).out, one.out);
+  EXPECT_EQ(shell("echo -n 'It was a dark and stormy night' | " KRAIT_PROGRAM
+                  " generate - -n 80 --temperature 0.8 --seed 7")
+                .out,
+            one.out);
+  const json object = krait_json(arguments);
+  EXPECT_EQ(object["text"], one.out);
+  EXPECT_EQ(object["prompt_tokens"], 30);
+  EXPECT_EQ(object["tokens"].size(), 80U);
+  EXPECT_EQ(object["finish_reason"], "length");
+  EXPECT_TRUE(object.contains("timings"));
+}
+
+TEST_F(Cli, SamplesDependOnSeedAndNumberAlone) {
+  const json many = krait_json("generate 'The ' -n 20 --seed 3 --count 3");
+  const json one = krait_json("generate 'The ' -n 20 --seed 3");
+  ASSERT_EQ(many["samples"].size(), 3U);
+  EXPECT_EQ(many["samples"][0]["text"], one["text"]);
+  EXPECT_NE(many["samples"][1]["text"], one["text"]);
+}
+
+TEST_F(Cli, ARunCutInTwoPrintsTheTextOfOne) {
+  const std::string common = " --seed 11 --repetition-penalty 1.1 --temperature 0.9";
+  const Outcome whole = krait("generate 'Once ' -n 60" + common);
+  const Outcome first = krait("generate 'Once ' -n 25 --state-out " + path("s") + common);
+  const Outcome second = krait("generate -n 35 --state-in " + path("s") + common);
+  EXPECT_EQ(first.out + second.out, whole.out);
+  expect_error("generate -m krait-bytes-draft --state-in " + path("s"), 1, "fingerprint");
+  expect_error(
+      "generate a -n 1 --state-out /no/such/folder/s 2>&1 >/dev/null | tail -n 1 >&2; exit 1", 1,
+      "/no/such/folder/s");
+}
+
+TEST_F(Cli, LogitsDoNotDependOnTheChunk) {
+  const std::string base = "logits -m " + golden("hf_f32") + " --tokens 1,2,3,4,5,6,7 --all";
+  EXPECT_EQ(krait(base + " --out " + path("a.npy")).code, 0);
+  EXPECT_EQ(krait(base + " --chunk 3 --threads 2 --out " + path("b.npy")).code, 0);
+  const std::string a = test::read_file(path("a.npy"));
+  EXPECT_EQ(a, test::read_file(path("b.npy")));
+  EXPECT_EQ(a.size(), 128U + 7 * 64 * 4);
+  EXPECT_NE(a.find("'shape': (7, 64)"), std::string::npos);
+  const json object = krait_json("logits --text 'It was a dark and stormy nigh' --top 3");
+  EXPECT_EQ(object["top"][0]["id"], 't');
+  EXPECT_GT(object["top"][0]["log_prob"].get<double>(), -0.2);
+}
+
+TEST_F(Cli, TokenizesThereAndBack) {
+  const Outcome ids = krait("tokenize 'Hi!'");
+  EXPECT_EQ(ids.out, "72 105 33\n");
+  EXPECT_EQ(krait_json("tokenize 'Hi!'"), json({72, 105, 33}));
+  EXPECT_EQ(krait("tokenize --decode 72,105,33").out, "Hi!");
+}
+
+TEST_F(Cli, MeasuresPerplexity) {
+  const std::string text = (test::data_dir() / "data" / "heldout_64k.txt").string();
+  const json object = krait_json("perplexity " + text + " --limit 4000");
+  EXPECT_EQ(object["scored_tokens"], 3999);
+  const double bits = object["bits_per_byte"].get<double>();
+  EXPECT_GT(bits, 1.0);
+  EXPECT_LT(bits, 2.5);
+  EXPECT_NEAR(object["perplexity"].get<double>(), std::exp2(bits), 1e-6);
+}
+
+TEST_F(Cli, InspectsWithoutLoading) {
+  const json object = krait_json("inspect krait-bytes-2m");
+  EXPECT_EQ(object["parameters"], 2063040);
+  EXPECT_EQ(object["state_bytes"], 8 * 384 * (16 + 3) * 4);
+  const Outcome text = krait("inspect krait-bytes-2m");
+  EXPECT_NE(text.out.find("Mamba, d_inner 384"), std::string::npos);
+}
+
+TEST_F(Cli, ChatsAndKeepsTheConversation) {
+  const Outcome outcome =
+      shell("printf 'Hello\\nAnd you?\\n' | " KRAIT_PROGRAM " chat -n 12 --seed 1 --state-out " +
+            path("talk"));
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(std::count(outcome.out.begin(), outcome.out.end(), '\n') >= 2, true);
+  EXPECT_TRUE(std::filesystem::exists(path("talk")));
+}
+
+TEST_F(Cli, ReportsWhatIsWrongInOneLine) {
+  test::write_file(path("bad.safetensors"), "nothing of the kind");
+  std::filesystem::create_directory(path("empty"));
+  expect_error("generate a -m " + path("absent/model"), 1, "absent/model");
+  expect_error("generate a -m no-such-model", 1, "krait-bytes-2m");
+  expect_error("generate a -m " + path("empty"), 1, "model.safetensors");
+  expect_error("generate a -m " + path("bad.safetensors"), 1, "bad.safetensors");
+  expect_error("inspect " + path("bad.safetensors"), 1, "bad.safetensors");
+  expect_error("generate a --top-p 2", 1, "top-p");
+  expect_error("generate a --temperature -1", 1, "temperature");
+  expect_error("generate a --logit-bias x", 1, "TOKEN=BIAS");
+  expect_error("logits --tokens 1,900", 1, "900");
+  expect_error("logits --tokens 1,x", 1, "x");
+  expect_error("tokenize --decode 300", 1, "300");
+  expect_error("perplexity " + path("absent.txt"), 1, "absent.txt");
+  expect_error("tokenize a -m " + golden("hf_f32"), 1, "tokenizer.json");
+  expect_error("logits --tokens 1 --out /no/such/folder/x.npy", 1, "/no/such/folder/x.npy");
+  const Outcome full = shell(KRAIT_PROGRAM " tokenize hello >/dev/full");
+  EXPECT_EQ(full.code, 1);
+  EXPECT_NE(full.err.find("standard output"), std::string::npos);
+  EXPECT_EQ(shell("KRAIT_ISA=mmx " KRAIT_PROGRAM " generate a -n 1").code, 1);
+}
+
+TEST_F(Cli, WrongUsageIsExitCodeTwo) {
+  expect_error("", 2, "subcommand");
+  expect_error("sing", 2, "subcommand");
+  expect_error("generate a -n many", 2, "many");
+  expect_error("generate a --no-such-flag", 2, "no-such-flag");
+  expect_error("generate a --dtype f8", 2, "f8");
+  expect_error("logits", 2, "--tokens");
+  expect_error("generate a --count 2 --state-out x", 2, "state-out");
+}
+
+TEST_F(Cli, StopsOnInterrupt) {
+  const Outcome outcome = shell("timeout -s INT 1 " KRAIT_PROGRAM " generate a -n 100000000");
+  EXPECT_TRUE(outcome.code == 130 || outcome.code == 124) << outcome.code;
+  EXPECT_NE(outcome.err.find("interrupted"), std::string::npos) << outcome.err;
+}
+
+TEST_F(Cli, TheOnePageModelAgrees) {
+  const std::string program = std::string(KRAIT_EXAMPLES) + "/one_page_mamba";
+  const std::string model = (test::bundled_models_dir() / "krait-bytes-2m").string();
+  const std::string tokens = "73,116,32,119,97,115,32,97,32,100,97,114,107";
+  const Outcome page = shell(program + " " + model + " --logits " + tokens);
+  ASSERT_EQ(page.code, 0) << page.err;
+  EXPECT_EQ(krait("logits --tokens " + tokens + " --out " + path("x.npy")).code, 0);
+  const std::string file = test::read_file(path("x.npy"));
+  ASSERT_EQ(file.size(), 128U + 256 * 4);
+  std::istringstream lines(page.out);
+  double largest = 0.0;
+  double difference = 0.0;
+  for (std::size_t i = 0; i < 256; ++i) {
+    double value = 0.0;
+    ASSERT_TRUE(lines >> value);
+    float other = 0.0F;
+    std::memcpy(&other, file.data() + 128 + 4 * i, 4);
+    largest = std::max(largest, std::fabs(value));
+    difference = std::max(difference, std::fabs(value - double{other}));
+  }
+  EXPECT_LE(difference, 1e-5 * largest);
+}
+
+TEST_F(Cli, TheExamplesRun) {
+  for (const char* name :
+       {"hello", "state_fork", "build_by_hand", "custom_block", "own_executor"}) {
+    const Outcome outcome = shell(std::string(KRAIT_EXAMPLES) + "/" + name);
+    EXPECT_EQ(outcome.code, 0) << name << ": " << outcome.err;
+    EXPECT_GT(outcome.out.size(), 20U) << name;
+    EXPECT_EQ(outcome.out.find("different"), std::string::npos) << name;
+  }
+}
+
+}  // namespace
+}  // namespace krait
