@@ -5,8 +5,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <utility>
 
 namespace krait::inline v0_1 {
@@ -17,27 +20,57 @@ Error failure(std::string_view what, const std::string& path) {
           fmt::format("[file] expected to {}, found: {} ({})", what, std::strerror(errno), path)};
 }
 
+// Makes a new file beside `path`. open() applies the process's mask, which mkstemp does not; to
+// read the mask would mean to change it for a moment.
+int open_temporary(const std::string& path, std::string& name) {
+  static std::atomic<unsigned> count{0};
+  constexpr int attempts = 100;
+  for (int i = 0; i < attempts; ++i) {
+    name = fmt::format("{}.{}-{}.tmp", path, ::getpid(), count++);
+    const int descriptor = ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (descriptor >= 0 || errno != EEXIST) return descriptor;
+  }
+  return -1;
+}
+
+// An open file of the process, which may be a regular one: a rename would take it from whoever
+// opened it.
+bool is_descriptor(std::string_view path) {
+  return path == "/dev/stdout" || path == "/dev/stderr" || path.starts_with("/dev/fd/") ||
+         path.starts_with("/proc/self/fd/");
+}
+
+// What a symbolic link leads to, so that the link stays and its target is replaced.
+std::string resolved(const std::string& path) {
+  const std::unique_ptr<char, decltype(&std::free)> real(::realpath(path.c_str(), nullptr),
+                                                         &std::free);
+  return real == nullptr ? path : std::string(real.get());
+}
+
 }  // namespace
 
 Result<AtomicFile> AtomicFile::create(const std::string& path) {
   AtomicFile file;
   file.path_ = path;
   struct stat status {};
-  const bool is_special = ::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode);
+  const bool exists = ::stat(path.c_str(), &status) == 0;
+  const bool is_special = exists && (!S_ISREG(status.st_mode) || is_descriptor(path));
   if (is_special && S_ISDIR(status.st_mode)) {
     errno = EISDIR;
     return failure("write a file", path);
   }
+  if (path.empty()) {
+    errno = ENOENT;
+    return failure("create a file", "no name");
+  }
   if (is_special) {
     file.descriptor_ = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
   } else {
-    file.temporary_ = path + ".XXXXXX";
-    file.descriptor_ = ::mkostemp(file.temporary_.data(), O_CLOEXEC);
+    if (exists) file.path_ = resolved(path);
+    file.descriptor_ = open_temporary(file.path_, file.temporary_);
     if (file.descriptor_ < 0) file.temporary_.clear();
-    // mkostemp makes private files; a result is as readable as any other new file.
-    const mode_t mask = ::umask(0);
-    ::umask(mask);
-    if (file.descriptor_ >= 0) ::fchmod(file.descriptor_, 0666 & ~mask);
+    // The new file is as private as the one it replaces.
+    if (file.descriptor_ >= 0 && exists) ::fchmod(file.descriptor_, status.st_mode & 0777U);
   }
   if (file.descriptor_ < 0) return failure("create a file", path);
   return file;

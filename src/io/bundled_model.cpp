@@ -4,6 +4,9 @@
 
 #include <filesystem>
 #include <set>
+#include <system_error>
+
+#include "io/printable.hpp"
 
 namespace krait::inline v0_1 {
 namespace {
@@ -13,6 +16,21 @@ namespace fs = std::filesystem;
 bool is_model(const fs::path& folder) {
   std::error_code ignored;
   return fs::is_regular_file(folder / "config.json", ignored);
+}
+
+// Adds the names of the models in `place`; a folder that is not there has none.
+void list_models(const fs::path& place, std::set<std::string>& names) {
+  std::error_code failed;
+  for (fs::directory_iterator entry(place, failed), end; !failed && entry != end;
+       entry.increment(failed)) {
+    if (is_model(entry->path())) names.insert(entry->path().filename().string());
+  }
+}
+
+// Anything but the name of a folder would leave the places that are looked at.
+bool is_plain_name(std::string_view name) {
+  return !name.empty() && name != "." && name != ".." &&
+         name.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
 }
 
 }  // namespace
@@ -31,21 +49,19 @@ std::vector<std::string> bundled_model_places() {
 }
 
 Result<std::string> bundled_model_path(std::string_view name) {
+  const std::vector<std::string> places = bundled_model_places();
   std::set<std::string> known;
-  for (const std::string& place : bundled_model_places()) {
-    const fs::path folder = fs::path(place) / name;
-    if (!name.empty() && name != "." && name != ".." && is_model(folder)) return folder.string();
-    std::error_code failed;
-    for (const auto& entry : fs::directory_iterator(place, failed)) {
-      if (is_model(entry.path())) known.insert(entry.path().filename().string());
-    }
+  for (const std::string& place : places) {
+    const fs::path folder = fs::path(place) / (is_plain_name(name) ? name : "");
+    if (is_plain_name(name) && is_model(folder)) return folder.string();
+    list_models(place, known);
   }
-  return Error{
-      ErrorCode::not_found,
-      fmt::format("[model] expected a checkpoint or the name of a bundled model ({}), "
-                  "found '{}'",
-                  known.empty() ? "none is installed" : fmt::format("{}", fmt::join(known, ", ")),
-                  name)};
+  const std::string names =
+      known.empty() ? "none is installed" : fmt::format("{}", fmt::join(known, ", "));
+  return Error{ErrorCode::not_found,
+               fmt::format("[model] expected a checkpoint or the name of a bundled model ({}), "
+                           "found '{}' (looked in {})",
+                           names, printable(name), fmt::join(places, ", "))};
 }
 
 }  // namespace krait::inline v0_1

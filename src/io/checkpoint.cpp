@@ -93,7 +93,8 @@ Result<void> read_texts(const fs::path& folder, Checkpoint& checkpoint) {
         checkpoint.tokenizer_config,
         read_text_file((folder / "tokenizer_config.json").string(), largest_config));
   }
-  checkpoint.has_sentencepiece = is_there(folder / "tokenizer.model");
+  checkpoint.has_sentencepiece =
+      is_there(folder / "tokenizer.model") || is_there(folder / "tokenizer.model.v3");
   return {};
 }
 

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -8,11 +10,27 @@
 
 namespace krait::inline v0_1 {
 
-/// Parses JSON from outside. Stricter than the standard in refusing duplicate keys and nesting
-/// beyond `max_json_depth`; laxer in reading the bare words Infinity, -Infinity and NaN, which
-/// Python writes, as strings of that name. `name` is for messages.
-Result<nlohmann::json> parse_json(std::string_view text, std::string_view name);
-
 inline constexpr int max_json_depth = 64;
+inline constexpr std::size_t max_json_bytes = std::size_t{256} << 20U;
+
+/// Which bare words are read beside standard JSON.
+enum class JsonWords {
+  none,
+  python,  ///< Infinity, -Infinity and NaN, which Python writes, as strings of that name
+};
+
+/// Parses JSON from outside. Refuses, beside what is no JSON: duplicate keys, nesting beyond
+/// `max_json_depth`, more than `max_json_bytes`. `name` is for messages, which give line and
+/// column.
+Result<nlohmann::json> parse_json(std::string_view text, std::string_view name,
+                                  JsonWords words = JsonWords::python);
+
+/// The number that a value stands for: a JSON number, the words Infinity, -Infinity and NaN as
+/// strings (as which `parse_json` reads the bare ones), or {"__float__": word}. Nothing for all
+/// other values.
+std::optional<double> json_number(const nlohmann::json& value);
+
+/// The value on one short line, for messages.
+std::string json_text(const nlohmann::json& value);
 
 }  // namespace krait::inline v0_1

@@ -8,10 +8,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 #include <utility>
-
-#include "krait/core/aligned_buffer.hpp"
 
 namespace krait::inline v0_1 {
 
@@ -27,8 +26,9 @@ Error system_error(std::string_view what, const std::string& path) {
 
 class Descriptor {
  public:
+  // Without O_NONBLOCK, opening a pipe would wait for a writer before it could be refused.
   explicit Descriptor(const std::string& path)
-      : value_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {}
+      : value_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {}
   ~Descriptor() {
     if (value_ >= 0) ::close(value_);
   }
@@ -44,18 +44,34 @@ class MappedFile final : public FileBytes {
  public:
   MappedFile(void* data, std::size_t size, std::string name)
       : FileBytes({static_cast<const std::byte*>(data), size}, std::move(name)) {}
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
   ~MappedFile() override { ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size()); }
 };
 
+// Pages of the process, advised to be huge before any is touched: afterwards it would be too late.
 class CopiedFile final : public FileBytes {
  public:
-  CopiedFile(AlignedBuffer<std::byte> block, std::string name)
-      : FileBytes({}, std::move(name)), block_(std::move(block)) {
-    bytes_ = block_.span();
+  CopiedFile(void* pages, std::size_t reserved, std::size_t size, std::string name)
+      : FileBytes({}, std::move(name)), pages_(pages), reserved_(reserved) {
+    const auto start = reinterpret_cast<std::uintptr_t>(pages);
+    const std::uintptr_t padding = (huge_page - start % huge_page) % huge_page;
+    data_ = static_cast<std::byte*>(pages) + padding;
+    bytes_ = {data_, size};
+    ::madvise(data_, size, MADV_HUGEPAGE);  // a hint: the system may lack them
   }
+  CopiedFile(const CopiedFile&) = delete;
+  CopiedFile& operator=(const CopiedFile&) = delete;
+  ~CopiedFile() override { ::munmap(pages_, reserved_); }
+
+  std::span<std::byte> writable() { return {data_, bytes_.size()}; }
+
+  static constexpr std::size_t huge_page = std::size_t{2} << 20U;
 
  private:
-  AlignedBuffer<std::byte> block_;
+  void* pages_;
+  std::size_t reserved_;
+  std::byte* data_ = nullptr;
 };
 
 class BorrowedBytes final : public FileBytes {
@@ -105,10 +121,13 @@ Result<std::shared_ptr<const FileBytes>> open_file(const std::string& path, Weig
     if (data == MAP_FAILED) return system_error("a file that can be mapped", path);
     return std::shared_ptr<const FileBytes>(std::make_shared<MappedFile>(data, size, path));
   }
-  AlignedBuffer<std::byte> block(static_cast<Index>(size));
-  ::madvise(block.data(), size, MADV_HUGEPAGE);
-  KRAIT_RETURN_IF_ERROR(read_all(descriptor.get(), block.span(), path, progress));
-  return std::shared_ptr<const FileBytes>(std::make_shared<CopiedFile>(std::move(block), path));
+  const std::size_t reserved = size + CopiedFile::huge_page;
+  void* pages =
+      ::mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (pages == MAP_FAILED) return system_error("memory for a copy of the file", path);
+  auto copy = std::make_shared<CopiedFile>(pages, reserved, size, path);
+  KRAIT_RETURN_IF_ERROR(read_all(descriptor.get(), copy->writable(), path, progress));
+  return std::shared_ptr<const FileBytes>(std::move(copy));
 }
 
 std::shared_ptr<const FileBytes> borrow_bytes(std::span<const std::byte> bytes, std::string name) {

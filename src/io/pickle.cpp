@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "io/printable.hpp"
+
 namespace krait::inline v0_1 {
 namespace {
 
@@ -40,6 +42,7 @@ enum Op : unsigned char {
   op_append = 'a',
   op_appends = 'e',
   op_empty_dict = '}',
+  op_dict = 'd',
   op_setitem = 's',
   op_setitems = 'u',
   op_proto = 0x80,
@@ -47,6 +50,10 @@ enum Op : unsigned char {
 
 // Nesting deeper than any real file would make the destruction of values recurse without a limit.
 constexpr int max_depth = 64;
+
+// A value takes a hundred times the memory of the byte that makes it. The largest state
+// dictionaries have some tens of thousands.
+constexpr std::size_t max_values = std::size_t{1} << 19U;
 
 int depth_of(const PickleValue& value) {
   int depth = 0;
@@ -70,6 +77,9 @@ class Machine {
   Result<PickleRef> run() {
     for (;;) {
       op_at_ = at_;
+      if (values_ > max_values || marks_.size() > max_values || memo_.size() > max_values) {
+        return fail(fmt::format("at most {} values", max_values), "more", ErrorCode::unsupported);
+      }
       std::uint64_t op = 0;
       if (!take(1, op)) return truncated();
       if (op == op_stop) {
@@ -122,6 +132,7 @@ class Machine {
   void push(T&& content) {
     stack_.push_back(std::make_shared<PickleValue>(PickleValue{std::forward<T>(content), 1}));
     stack_.back()->depth = depth_of(*stack_.back());
+    ++values_;
   }
 
   // Values above the last mark may be popped, none below it.
@@ -239,6 +250,12 @@ class Machine {
         if (!pop_to_mark(items)) return underflow();
         return append(std::move(items));
       }
+      case op_dict: {
+        std::vector<PickleRef> items;
+        if (!pop_to_mark(items)) return underflow();
+        push(PickleDict{});
+        return set_items(std::move(items));
+      }
       case op_setitem: {
         std::vector<PickleRef> items(2);
         if (!pop(items[1]) || !pop(items[0])) return underflow();
@@ -278,6 +295,7 @@ class Machine {
     const auto it = memo_.find(index);
     if (it == memo_.end()) return fail("a value in the memo", fmt::format("none at {}", index));
     stack_.push_back(it->second);
+    ++values_;
     return {};
   }
 
@@ -287,19 +305,12 @@ class Machine {
     if (!take_line(module) || !take_line(object)) return truncated();
     const std::string full_name = module + "." + object;
     if (std::find(allowed_.begin(), allowed_.end(), full_name) == allowed_.end()) {
-      return fail("names of tensors only", "'" + printable(full_name) + "', which is refused",
+      return fail("names of tensors only",
+                  fmt::format("'{}', which is refused", printable(full_name)),
                   ErrorCode::unsupported);
     }
     push(PickleGlobal{full_name});
     return {};
-  }
-
-  static std::string printable(std::string text) {
-    text.resize(std::min<std::size_t>(text.size(), 80));
-    for (char& c : text) {
-      if (c < ' ' || c > '~') c = '?';
-    }
-    return text;
   }
 
   Result<void> call() {
@@ -428,6 +439,7 @@ class Machine {
   std::vector<PickleRef> stack_;
   std::vector<std::size_t> marks_;
   std::map<std::uint64_t, PickleRef> memo_;
+  std::size_t values_ = 0;
 };
 
 }  // namespace

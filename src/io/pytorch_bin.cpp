@@ -6,15 +6,18 @@
 #include <array>
 #include <cstring>
 #include <optional>
+#include <set>
 
 #include "io/pickle.hpp"
+#include "io/place_tensor.hpp"
+#include "io/printable.hpp"
 #include "io/zip.hpp"
 #include "krait/core/aligned_buffer.hpp"
 
 namespace krait::inline v0_1 {
 namespace {
 
-constexpr std::array<std::string_view, 12> allowed_names = {"torch._utils._rebuild_tensor_v2",
+constexpr std::array<std::string_view, 13> allowed_names = {"torch._utils._rebuild_tensor_v2",
                                                             "torch._utils._rebuild_parameter",
                                                             "collections.OrderedDict",
                                                             "torch.FloatStorage",
@@ -24,11 +27,12 @@ constexpr std::array<std::string_view, 12> allowed_names = {"torch._utils._rebui
                                                             "torch.LongStorage",
                                                             "torch.IntStorage",
                                                             "torch.ShortStorage",
+                                                            "torch.CharStorage",
                                                             "torch.ByteStorage",
                                                             "torch.BoolStorage"};
 
 std::optional<DType> storage_dtype(std::string_view name) {
-  constexpr std::array<std::pair<std::string_view, DType>, 9> types = {
+  constexpr std::array<std::pair<std::string_view, DType>, 10> types = {
       {{"torch.FloatStorage", DType::f32},
        {"torch.HalfStorage", DType::f16},
        {"torch.BFloat16Storage", DType::bf16},
@@ -36,6 +40,7 @@ std::optional<DType> storage_dtype(std::string_view name) {
        {"torch.LongStorage", DType::i64},
        {"torch.IntStorage", DType::i32},
        {"torch.ShortStorage", DType::i16},
+       {"torch.CharStorage", DType::i8},
        {"torch.ByteStorage", DType::u8},
        {"torch.BoolStorage", DType::boolean}}};
   for (const auto& [known, dtype] : types) {
@@ -46,15 +51,10 @@ std::optional<DType> storage_dtype(std::string_view name) {
 
 class BinReader {
  public:
-  BinReader(std::shared_ptr<const FileBytes> file, WeightStore& store)
-      : file_(std::move(file)), store_(store) {}
+  explicit BinReader(std::shared_ptr<const FileBytes> file) : file_(std::move(file)) {}
 
   Result<void> read() {
-    const auto bytes = file_->bytes();
-    if (bytes.size() < 4 || std::memcmp(bytes.data(), "PK\x03\x04", 4) != 0) {
-      return fail("file", "a ZIP archive, as torch.save writes since PyTorch 1.6", "something else",
-                  ErrorCode::unsupported);
-    }
+    KRAIT_RETURN_IF_ERROR(check_kind());
     KRAIT_ASSIGN_OR_RETURN(entries_, read_zip(*file_));
     KRAIT_RETURN_IF_ERROR(find_pickle());
     KRAIT_ASSIGN_OR_RETURN(
@@ -62,26 +62,37 @@ class BinReader {
         read_pickle(entries_.find(folder_ + "data.pkl")->second, allowed_names, file_->name()));
     const auto* dict = root->as<PickleDict>();
     if (dict == nullptr) return fail("data.pkl", "a dictionary of tensors", "something else");
+    std::set<std::string_view> names;
     for (const auto& [key, value] : dict->items) {
-      KRAIT_RETURN_IF_ERROR(read_entry(*key->as<std::string>(), *value));
+      const auto& name = *key->as<std::string>();
+      if (!names.insert(name).second) return fail(name, "every name once", "one twice");
+      KRAIT_RETURN_IF_ERROR(read_entry(name, *value));
+    }
+    if (store_.size() == 0) {
+      return fail("data.pkl", "a dictionary of tensors", "no tensor in it", ErrorCode::unsupported);
     }
     store_.keep(file_);
     return {};
   }
 
+  const WeightStore& store() const { return store_; }
+
  private:
+  // Files before PyTorch 1.6 are a row of bare pickles.
+  Result<void> check_kind() const {
+    constexpr std::string_view archive = "a ZIP archive, as torch.save writes since PyTorch 1.6";
+    const auto bytes = file_->bytes();
+    if (bytes.size() < 4) return fail("file", archive, fmt::format("{} bytes", bytes.size()));
+    if (std::memcmp(bytes.data(), "PK\x03\x04", 4) == 0) return {};
+    const bool is_pickle = std::memcmp(bytes.data(), "\x80\x02", 2) == 0;
+    return fail("file", archive, is_pickle ? "a pickle of an older version" : "something else",
+                is_pickle ? ErrorCode::unsupported : ErrorCode::bad_format);
+  }
+
   Error fail(std::string_view what, std::string_view expected, std::string_view found,
              ErrorCode code = ErrorCode::bad_format) const {
     return {code, fmt::format("[pytorch] {}: expected {}, found {} ({})", printable(what), expected,
                               found, file_->name())};
-  }
-
-  static std::string printable(std::string_view text) {
-    std::string result(text.substr(0, 120));
-    for (char& c : result) {
-      if (c < ' ' || c > '~') c = '?';
-    }
-    return result;
   }
 
   // The archive's entries lie in one folder, whose name is that of the file when it was saved.
@@ -117,7 +128,8 @@ class BinReader {
       return read_entry(name, *arguments[0]);
     }
     if (call->function != "torch._utils._rebuild_tensor_v2" || arguments.size() < 4) {
-      return fail(name, "a tensor", "a call of " + call->function, ErrorCode::unsupported);
+      return fail(name, "a tensor", fmt::format("a call of {}", call->function),
+                  ErrorCode::unsupported);
     }
     return read_tensor(name, *arguments[0], *arguments[1], *arguments[2], *arguments[3]);
   }
@@ -144,7 +156,9 @@ class BinReader {
   Result<Storage> read_storage(const std::string& name, const PickleValue& value) const {
     const auto* storage = value.as<PickleStorage>();
     const auto* id = storage != nullptr ? storage->id->as<PickleTuple>() : nullptr;
-    const bool has_parts = id != nullptr && id->items.size() >= 5;
+    const auto* kind =
+        id != nullptr && id->items.size() >= 5 ? id->items[0]->as<std::string>() : nullptr;
+    const bool has_parts = kind != nullptr && *kind == "storage";
     const auto* type = has_parts ? id->items[1]->as<PickleGlobal>() : nullptr;
     const auto* key = has_parts ? id->items[2]->as<std::string>() : nullptr;
     const auto* count = has_parts ? id->items[4]->as<std::int64_t>() : nullptr;
@@ -155,7 +169,7 @@ class BinReader {
     if (!dtype) return fail(name, "a storage type", type->name);
     const auto entry = entries_.find(folder_ + "data/" + *key);
     if (entry == entries_.end()) {
-      return fail(name, "an entry data/" + printable(*key), "none");
+      return fail(name, fmt::format("an entry data/{}", printable(*key)), "none");
     }
     const auto size = checked_product(*count, bytes_of(*dtype));
     if (!size || *size > static_cast<Index>(entry->second.size())) {
@@ -178,6 +192,10 @@ class BinReader {
     }
     const auto shape = Shape::make(extents);
     if (!shape) return fail(name, "a shape that fits in memory", "a larger one");
+    if (shape->size() == 0) {
+      place_tensor(store_, name, {nullptr, storage.dtype, *shape}, file_);
+      return {};
+    }
     const Index available = static_cast<Index>(storage.bytes.size()) / bytes_of(storage.dtype);
     // No element may lie outside the storage, and none may be repeated: a stride of 0 would let a
     // small file become a large tensor.
@@ -191,30 +209,48 @@ class BinReader {
       }
       last += *reach;
     }
-    if (shape->size() > available || (shape->size() > 0 && last >= available)) {
+    if (shape->size() > available || last >= available) {
       return fail(name, fmt::format("elements within a storage of {}", available),
                   fmt::format("{} from {}", to_string(*shape), *offset));
     }
-    add(name, storage, *offset, *shape, strides);
+    return add(name, storage, *offset, *shape, strides);
+  }
+
+  // Only for shapes with elements: the extents of an empty one may be too large to multiply.
+  static bool is_contiguous(const Shape& shape, const std::vector<Index>& strides) {
+    Index expected = 1;
+    for (int axis = shape.rank() - 1; axis >= 0; --axis) {
+      if (shape[axis] > 1 && strides[static_cast<std::size_t>(axis)] != expected) return false;
+      expected *= shape[axis];
+    }
+    return true;
+  }
+
+  Result<void> add(const std::string& name, const Storage& storage, Index offset,
+                   const Shape& shape, const std::vector<Index>& strides) {
+    const Index width = bytes_of(storage.dtype);
+    const TensorView in_place{storage.bytes.data() + offset * width, storage.dtype, shape};
+    const bool is_contiguous = BinReader::is_contiguous(shape, strides);
+    if (!is_contiguous || !is_element_aligned(in_place.data, storage.dtype)) {
+      // Many tensors may name one storage; their copies must not outgrow the file.
+      copied_ += in_place.bytes();
+      if (copied_ > static_cast<Index>(file_->bytes().size())) {
+        return fail(name, "fewer tensors that share elements in another order", "more",
+                    ErrorCode::unsupported);
+      }
+    }
+    if (is_contiguous) {
+      place_tensor(store_, name, in_place, file_);
+    } else {
+      gather(name, storage, offset, shape, strides);
+    }
     return {};
   }
 
-  void add(const std::string& name, const Storage& storage, Index offset, const Shape& shape,
-           const std::vector<Index>& strides) {
+  // A contiguous copy of elements that lie elsewhere in their storage, such as a transpose.
+  void gather(const std::string& name, const Storage& storage, Index offset, const Shape& shape,
+              const std::vector<Index>& strides) {
     const Index width = bytes_of(storage.dtype);
-    bool is_contiguous = true;
-    Index expected = 1;
-    for (int axis = shape.rank() - 1; axis >= 0; --axis) {
-      if (shape[axis] > 1 && strides[static_cast<std::size_t>(axis)] != expected) {
-        is_contiguous = false;
-      }
-      expected *= shape[axis];
-    }
-    if (is_contiguous || shape.size() == 0) {
-      const std::byte* data = shape.size() == 0 ? nullptr : storage.bytes.data() + offset * width;
-      store_.add(name, {data, storage.dtype, shape}, file_, file_->name());
-      return;
-    }
     auto copy = std::make_shared<AlignedBuffer<std::byte>>(shape.size() * width);
     std::array<Index, Shape::max_rank> at{};
     for (Index i = 0; i < shape.size(); ++i) {
@@ -234,15 +270,22 @@ class BinReader {
   }
 
   std::shared_ptr<const FileBytes> file_;
-  WeightStore& store_;
+  WeightStore store_;
   ZipEntries entries_;
   std::string folder_;
+  Index copied_ = 0;
 };
 
 }  // namespace
 
 Result<void> read_pytorch_bin(std::shared_ptr<const FileBytes> file, WeightStore& store) {
-  return BinReader(std::move(file), store).read();
+  BinReader reader(std::move(file));
+  KRAIT_RETURN_IF_ERROR(reader.read());
+  for (const auto& [name, entry] : reader.store().entries()) {
+    store.add(name, entry.tensor, nullptr, entry.file);
+  }
+  for (const auto& owner : reader.store().owners()) store.keep(owner);
+  return {};
 }
 
 }  // namespace krait::inline v0_1

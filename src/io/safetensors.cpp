@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <set>
 
 #include "io/json_private.hpp"
-#include "krait/core/aligned_buffer.hpp"
+#include "io/place_tensor.hpp"
+#include "io/printable.hpp"
 #include "krait/io/atomic_file.hpp"
 
 namespace krait::inline v0_1 {
@@ -15,9 +17,12 @@ namespace {
 
 using nlohmann::json;
 
+constexpr std::string_view metadata_name = "__metadata__";
 constexpr std::size_t length_bytes = 8;
 // The limit of the format's reference reader.
 constexpr std::uint64_t largest_header = 100'000'000;
+// Longer shapes are not worth keeping for a message.
+constexpr std::size_t largest_list = 64;
 
 constexpr std::array<std::pair<std::string_view, DType>, 10> dtypes = {{{"F32", DType::f32},
                                                                         {"F16", DType::f16},
@@ -49,14 +54,16 @@ class HeaderReader {
                               std::min<std::uint64_t>(largest_header, bytes.size() - length_bytes)),
                   fmt::to_string(length));
     }
-    const auto* text = reinterpret_cast<const char*>(bytes.data()) + length_bytes;
-    KRAIT_ASSIGN_OR_RETURN(const json header,
-                           parse_json({text, static_cast<std::size_t>(length)}, file_.name()));
+    const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + length_bytes,
+                                static_cast<std::size_t>(length));
+    if (!text.starts_with('{'))
+      return fail("header", "'{'", fmt::format("'{}'", printable(text.substr(0, 1))));
+    KRAIT_ASSIGN_OR_RETURN(const json header, parse_json(text, file_.name(), JsonWords::none));
     if (!header.is_object()) return fail("header", "an object", "something else");
     data_ = bytes.subspan(length_bytes + static_cast<std::size_t>(length));
     for (const auto& [name, value] : header.items()) {
-      KRAIT_RETURN_IF_ERROR(name == "__metadata__" ? read_metadata(value)
-                                                   : read_tensor(name, value));
+      KRAIT_RETURN_IF_ERROR(name == metadata_name ? read_metadata(value)
+                                                  : read_tensor(name, value));
     }
     return check_coverage();
   }
@@ -72,8 +79,8 @@ class HeaderReader {
 
  private:
   Error fail(std::string_view what, std::string_view expected, std::string_view found) const {
-    return {ErrorCode::bad_format, fmt::format("[safetensors] {}: expected {}, found {} ({})", what,
-                                               expected, found, file_.name())};
+    return {ErrorCode::bad_format, fmt::format("[safetensors] {}: expected {}, found {} ({})",
+                                               printable(what), expected, found, file_.name())};
   }
 
   Result<void> read_metadata(const json& value) {
@@ -88,7 +95,7 @@ class HeaderReader {
   // A list of whole numbers that fit an Index.
   static bool read_numbers(const json& object, const char* key, std::vector<Index>& numbers) {
     const auto it = object.find(key);
-    if (it == object.end() || !it->is_array() || it->size() > 64) return false;
+    if (it == object.end() || !it->is_array() || it->size() > largest_list) return false;
     for (const json& number : *it) {
       if (!number.is_number_unsigned()) return false;
       const auto value = number.get<std::uint64_t>();
@@ -110,12 +117,17 @@ class HeaderReader {
     if (dtype == dtypes.end()) {
       return Error{ErrorCode::unsupported,
                    fmt::format("[safetensors] {}: expected a dtype such as F32, found '{}' ({})",
-                               name, dtype_name.substr(0, 40), file_.name())};
+                               printable(name), printable(dtype_name, 40), file_.name())};
     }
     std::vector<Index> extents;
     std::vector<Index> offsets;
     if (!read_numbers(value, "shape", extents)) {
       return fail(name, "a shape of whole numbers", "something else");
+    }
+    if (extents.size() > static_cast<std::size_t>(Shape::max_rank)) {
+      return Error{ErrorCode::unsupported,
+                   fmt::format("[safetensors] {}: expected at most {} axes, found {} ({})",
+                               printable(name), Shape::max_rank, extents.size(), file_.name())};
     }
     const auto shape = Shape::make(extents);
     const auto size =
@@ -171,9 +183,43 @@ std::string_view name_of(DType dtype) {
   return "";
 }
 
+// In which order tensors are written, since the format allows no padding between them: those that
+// fill whole cache lines first, so that each of them begins one; then the others by the size of
+// their elements, so that those are aligned. Equals keep the caller's order.
+std::vector<const NamedTensor*> writing_order(const std::vector<NamedTensor>& tensors) {
+  std::vector<const NamedTensor*> order;
+  for (const NamedTensor& tensor : tensors) order.push_back(&tensor);
+  std::stable_sort(order.begin(), order.end(), [](const NamedTensor* a, const NamedTensor* b) {
+    const auto key = [](const TensorView& tensor) {
+      const bool is_whole = tensor.bytes() % static_cast<Index>(alignment) == 0;
+      return std::pair(is_whole ? 0 : 1, is_whole ? 0 : -bytes_of(tensor.dtype));
+    };
+    return key(a->tensor) < key(b->tensor);
+  });
+  return order;
+}
+
+Result<void> check_writable(const std::string& path, const std::vector<NamedTensor>& tensors) {
+  std::set<std::string_view> names;
+  for (const NamedTensor& tensor : tensors) {
+    const auto fail = [&](std::string_view expected, std::string_view found) {
+      return Error{ErrorCode::bad_argument,
+                   fmt::format("[safetensors] {}: expected {}, found {} ({})",
+                               printable(tensor.name), expected, found, path)};
+    };
+    if (tensor.name == metadata_name) return fail("the name of a tensor", "the metadata's");
+    if (!names.insert(tensor.name).second) return fail("every name once", "one twice");
+    if (tensor.tensor.data == nullptr && tensor.tensor.bytes() > 0) return fail("data", "none");
+  }
+  return {};
+}
+
+// A file beside the index, whose name can stand in a message.
 bool is_plain_file_name(std::string_view name) {
   return !name.empty() && name != "." && name != ".." &&
-         name.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
+         std::none_of(name.begin(), name.end(), [](char c) {
+           return c == '/' || c == '\\' || c == '\x7f' || (c >= 0 && c < ' ');
+         });
 }
 
 }  // namespace
@@ -182,7 +228,7 @@ Result<void> read_safetensors(std::shared_ptr<const FileBytes> file, WeightStore
   HeaderReader reader(*file);
   KRAIT_RETURN_IF_ERROR(reader.read());
   for (auto& tensor : reader.tensors()) {
-    store.add(std::move(tensor.name), tensor.view, file, file->name());
+    place_tensor(store, std::move(tensor.name), tensor.view, file);
   }
   for (auto& [key, value] : reader.metadata()) store.metadata.insert_or_assign(key, value);
   store.keep(std::move(file));
@@ -194,7 +240,7 @@ Result<void> read_safetensors_index(const std::string& index_json, const std::st
   const std::string name = directory + "/model.safetensors.index.json";
   const auto fail = [&](std::string_view what, std::string_view expected, std::string_view found) {
     return Error{ErrorCode::bad_format, fmt::format("[safetensors] {}: expected {}, found {} ({})",
-                                                    what, expected, found, name)};
+                                                    printable(what), expected, found, name)};
   };
   KRAIT_ASSIGN_OR_RETURN(const json index, parse_json(index_json, name));
   const auto map = index.is_object() ? index.find("weight_map") : index.end();
@@ -202,10 +248,10 @@ Result<void> read_safetensors_index(const std::string& index_json, const std::st
     return fail("weight_map", "an object", "none");
   }
   std::map<std::string, WeightStore> shards;
+  std::vector<std::pair<std::string, WeightStore::Entry>> found;
   for (const auto& [tensor, value] : map->items()) {
     if (!value.is_string() || !is_plain_file_name(value.get_ref<const std::string&>())) {
-      return fail(tensor, "the name of a file beside the index",
-                  value.dump(-1, ' ', true, json::error_handler_t::replace).substr(0, 60));
+      return fail(tensor, "the name of a file beside the index", json_text(value));
     }
     const auto& shard_name = value.get_ref<const std::string&>();
     auto shard = shards.find(shard_name);
@@ -215,8 +261,12 @@ Result<void> read_safetensors_index(const std::string& index_json, const std::st
       KRAIT_RETURN_IF_ERROR(read_safetensors(std::move(file), shard->second));
     }
     const WeightStore::Entry* entry = shard->second.find(tensor);
-    if (entry == nullptr) return fail(tensor, "the tensor in " + shard_name, "none");
-    store.add(tensor, entry->tensor, nullptr, entry->file);
+    if (entry == nullptr)
+      return fail(tensor, fmt::format("a tensor in {}", printable(shard_name)), "none");
+    found.push_back({tensor, *entry});
+  }
+  for (auto& [tensor, entry] : found) {
+    store.add(std::move(tensor), entry.tensor, nullptr, std::move(entry.file));
   }
   for (auto& [shard_name, shard] : shards) {
     for (const auto& owner : shard.owners()) store.keep(owner);
@@ -227,21 +277,26 @@ Result<void> read_safetensors_index(const std::string& index_json, const std::st
 
 Result<void> write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
                                const std::map<std::string, std::string, std::less<>>& metadata) {
+  KRAIT_RETURN_IF_ERROR(check_writable(path, tensors));
+  const std::vector<const NamedTensor*> order = writing_order(tensors);
   json header = json::object();
-  if (!metadata.empty()) header["__metadata__"] = metadata;
+  if (!metadata.empty()) header[std::string(metadata_name)] = metadata;
   Index offset = 0;
-  for (const NamedTensor& tensor : tensors) {
-    const auto extents = tensor.tensor.shape.extents();
-    header[tensor.name] = {{"dtype", name_of(tensor.tensor.dtype)},
-                           {"shape", std::vector<Index>(extents.begin(), extents.end())},
-                           {"data_offsets", {offset, offset + tensor.tensor.bytes()}}};
-    offset += tensor.tensor.bytes();
+  for (const NamedTensor* tensor : order) {
+    const auto extents = tensor->tensor.shape.extents();
+    const Index end = offset + tensor->tensor.bytes();
+    json entry = json::object();
+    entry["dtype"] = name_of(tensor->tensor.dtype);
+    entry["shape"] = std::vector<Index>(extents.begin(), extents.end());
+    entry["data_offsets"] = std::vector<Index>{offset, end};
+    header[tensor->name] = std::move(entry);
+    offset = end;
   }
   std::string text = header.dump(-1, ' ', false, json::error_handler_t::replace);
-  text.resize(
-      static_cast<std::size_t>(round_up(static_cast<Index>(text.size() + length_bytes), 64)) -
-          length_bytes,
-      ' ');
+  text.resize(static_cast<std::size_t>(round_up(static_cast<Index>(text.size() + length_bytes),
+                                                static_cast<Index>(alignment))) -
+                  length_bytes,
+              ' ');
   std::array<std::byte, length_bytes> length{};
   for (std::size_t i = 0; i < length_bytes; ++i) {
     length[i] = static_cast<std::byte>(text.size() >> (8 * i));
@@ -249,9 +304,9 @@ Result<void> write_safetensors(const std::string& path, const std::vector<NamedT
   KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
   KRAIT_RETURN_IF_ERROR(file.write(length));
   KRAIT_RETURN_IF_ERROR(file.write(text));
-  for (const NamedTensor& tensor : tensors) {
-    KRAIT_RETURN_IF_ERROR(file.write({static_cast<const std::byte*>(tensor.tensor.data),
-                                      static_cast<std::size_t>(tensor.tensor.bytes())}));
+  for (const NamedTensor* tensor : order) {
+    KRAIT_RETURN_IF_ERROR(file.write({static_cast<const std::byte*>(tensor->tensor.data),
+                                      static_cast<std::size_t>(tensor->tensor.bytes())}));
   }
   return file.commit();
 }

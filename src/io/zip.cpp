@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <optional>
 
+#include "io/printable.hpp"
+
 namespace krait::inline v0_1 {
 namespace {
 
@@ -35,8 +37,8 @@ class Archive {
  private:
   Error fail(std::string_view what, std::string_view expected, std::string_view found,
              ErrorCode code = ErrorCode::bad_format) const {
-    return {code, fmt::format("[zip] {}: expected {}, found {} ({})", what, expected, found,
-                              file_.name())};
+    return {code, fmt::format("[zip] {}: expected {}, found {} ({})", printable(what), expected,
+                              found, file_.name())};
   }
 
   static bool fits(std::uint64_t at, std::uint64_t size, std::uint64_t limit) {
@@ -58,7 +60,8 @@ class Archive {
     std::optional<std::uint64_t> end;
     for (std::uint64_t back = end_record_size; back <= std::min<std::uint64_t>(size, 65557);
          ++back) {
-      if (number(size - back, 4) == 0x06054b50U) {
+      const std::uint64_t comment_size = back - end_record_size;
+      if (number(size - back, 4) == 0x06054b50U && number(size - back + 20, 2) == comment_size) {
         end = size - back;
         break;
       }
@@ -120,25 +123,25 @@ class Archive {
     const std::string name(reinterpret_cast<const char*>(bytes_.data() + name_at), name_size);
     if (!read_zip64(name_at + name_size, name_at + name_size + extra_size, size, packed_size,
                     offset)) {
-      return fail("entry", "whole ZIP64 sizes", "a part");
+      return fail(name, "whole ZIP64 sizes", "a part");
     }
     at = end;
-    if ((flags & 1U) != 0) return fail("entry", "no encryption", "some", ErrorCode::unsupported);
+    if ((flags & 1U) != 0) return fail(name, "no encryption", "some", ErrorCode::unsupported);
     if (method != 0 || size != packed_size) {
-      return fail("entry", "stored bytes, as torch.save writes them",
+      return fail(name, "stored bytes, as torch.save writes them",
                   fmt::format("compression {}", method), ErrorCode::unsupported);
     }
     if (!fits(offset, local_header_size, directory_) || number(offset, 4) != 0x04034b50U) {
-      return fail("entry", "an entry in front of the directory", "none");
+      return fail(name, "an entry in front of the directory", "none");
     }
     const std::uint64_t data =
         offset + local_header_size + number(offset + 26, 2) + number(offset + 28, 2);
     if (!fits(data, size, directory_)) {
-      return fail("entry", "bytes in front of the directory",
+      return fail(name, "bytes in front of the directory",
                   fmt::format("{} bytes at {}", size, data));
     }
     if (!entries.emplace(name, bytes_.subspan(data, size)).second) {
-      return fail("entry", "every name once", "one twice");
+      return fail(name, "every name once", "one twice");
     }
     return {};
   }

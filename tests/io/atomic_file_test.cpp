@@ -1,0 +1,129 @@
+#include "krait/io/atomic_file.hpp"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "tests/support/support.hpp"
+
+namespace krait {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::size_t count_files(const fs::path& folder) {
+  return static_cast<std::size_t>(
+      std::distance(fs::directory_iterator(folder), fs::directory_iterator{}));
+}
+
+unsigned mode_of(const fs::path& path) {
+  struct stat status {};
+  EXPECT_EQ(::stat(path.c_str(), &status), 0);
+  return static_cast<unsigned>(status.st_mode) & 0777U;
+}
+
+TEST(AtomicFile, TheFileAppearsWithTheCommit) {
+  const test::TemporaryDirectory folder;
+  const fs::path path = folder.path() / "x";
+  auto file = AtomicFile::create(path.string()).value();
+  ASSERT_TRUE(file.write("one "));
+  ASSERT_TRUE(file.write("two"));
+  const std::string replacement = "ONE";
+  ASSERT_TRUE(file.rewrite(0, std::as_bytes(std::span(replacement))));
+  EXPECT_FALSE(fs::exists(path));
+  ASSERT_TRUE(file.commit());
+  EXPECT_EQ(test::read_file(path), "ONE two");
+  EXPECT_EQ(count_files(folder.path()), 1U);
+}
+
+TEST(AtomicFile, WithoutACommitTheOldFileStays) {
+  const test::TemporaryDirectory folder;
+  const fs::path path = folder.path() / "x";
+  test::write_file(path, "old");
+  {
+    auto file = AtomicFile::create(path.string()).value();
+    ASSERT_TRUE(file.write("new"));
+    auto moved = std::move(file);
+    EXPECT_EQ(test::read_file(path), "old");
+  }
+  EXPECT_EQ(test::read_file(path), "old");
+  EXPECT_EQ(count_files(folder.path()), 1U);
+}
+
+TEST(AtomicFile, KeepsLinksAndModes) {
+  const test::TemporaryDirectory folder;
+  const fs::path target = folder.path() / "target";
+  const fs::path link = folder.path() / "link";
+  test::write_file(target, "old");
+  ASSERT_EQ(::chmod(target.c_str(), 0600), 0);
+  fs::create_symlink(target, link);
+  auto file = AtomicFile::create(link.string()).value();
+  ASSERT_TRUE(file.write("new"));
+  ASSERT_TRUE(file.commit());
+  EXPECT_TRUE(fs::is_symlink(link));
+  EXPECT_EQ(test::read_file(target), "new");
+  EXPECT_EQ(mode_of(target), 0600U);
+}
+
+TEST(AtomicFile, ANewFileHasTheModeOfTheProcess) {
+  const test::TemporaryDirectory folder;
+  const fs::path path = folder.path() / "x";
+  const mode_t mask = ::umask(027);
+  auto file = AtomicFile::create(path.string()).value();
+  ::umask(mask);
+  ASSERT_TRUE(file.commit());
+  EXPECT_EQ(mode_of(path), 0640U);
+}
+
+TEST(AtomicFile, AFullDeviceIsAnErrorThatNamesIt) {
+  auto file = AtomicFile::create("/dev/full");
+  ASSERT_TRUE(file) << file.error().message;
+  const auto written = file->write("text");
+  ASSERT_FALSE(written);
+  EXPECT_EQ(written.error().code, ErrorCode::io_failed);
+  EXPECT_NE(written.error().message.find("/dev/full"), std::string::npos);
+  EXPECT_NE(written.error().message.find("No space left"), std::string::npos);
+  EXPECT_TRUE(fs::is_character_file("/dev/full"));
+}
+
+TEST(AtomicFile, APipeIsWrittenDirectly) {
+  const test::TemporaryDirectory folder;
+  const fs::path path = folder.path() / "pipe";
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  const int reader = ::open(path.c_str(), O_RDONLY | O_NONBLOCK);
+  ASSERT_GE(reader, 0);
+  auto file = AtomicFile::create(path.string()).value();
+  ASSERT_TRUE(file.write("text"));
+  const std::string replacement = "T";
+  EXPECT_FALSE(file.rewrite(0, std::as_bytes(std::span(replacement))));
+  ASSERT_TRUE(file.commit());
+  char buffer[8];
+  EXPECT_EQ(::read(reader, buffer, sizeof(buffer)), 4);
+  ::close(reader);
+  EXPECT_EQ(count_files(folder.path()), 1U);
+}
+
+TEST(AtomicFile, PlacesThatCannotBeWrittenAreErrors) {
+  const test::TemporaryDirectory folder;
+  for (const std::string& path :
+       {folder.path().string(), (folder.path() / "absent" / "x").string(), std::string()}) {
+    const auto file = AtomicFile::create(path);
+    ASSERT_FALSE(file) << path;
+    EXPECT_EQ(file.error().code, ErrorCode::io_failed);
+    EXPECT_NE(file.error().message.find(path), std::string::npos);
+  }
+  EXPECT_EQ(count_files(folder.path()), 0U);
+  const fs::path closed = folder.path() / "closed";
+  fs::create_directory(closed);
+  fs::permissions(closed, fs::perms::owner_read | fs::perms::owner_exec);
+  if (::geteuid() != 0) {
+    EXPECT_FALSE(AtomicFile::create((closed / "x").string()));
+  }
+  fs::permissions(closed, fs::perms::owner_all);
+}
+
+}  // namespace
+}  // namespace krait

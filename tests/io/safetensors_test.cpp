@@ -1,0 +1,191 @@
+#include "krait/io/safetensors.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+
+#include "tests/io/builders.hpp"
+#include "tests/support/support.hpp"
+
+namespace krait {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::uintptr_t address(const void* data) { return reinterpret_cast<std::uintptr_t>(data); }
+
+template <class T>
+NamedTensor named(std::string name, const std::vector<T>& values, DType dtype, Shape shape) {
+  return {std::move(name), {values.data(), dtype, shape}};
+}
+
+TEST(Safetensors, RoundTripKeepsEveryTypeAndTheMetadata) {
+  const test::TemporaryDirectory folder;
+  const std::string path = (folder.path() / "x.safetensors").string();
+  const std::vector<float> floats = test::random_floats(6, 1);
+  const std::vector<std::int64_t> bytes = {1, -2, 3};
+  std::vector<NamedTensor> tensors = {named("f32", floats, DType::f32, {2, 3}),
+                                      named("scalar", floats, DType::f32, {}),
+                                      named("empty", floats, DType::f32, {0, 5})};
+  for (const DType dtype : {DType::f16, DType::bf16, DType::f64, DType::i64, DType::i32, DType::i16,
+                            DType::i8, DType::u8, DType::boolean}) {
+    tensors.push_back(named(std::string(to_string(dtype)), bytes, dtype, {3}));
+  }
+  ASSERT_TRUE(write_safetensors(path, tensors, {{"format", "krait"}, {"note", "\"é\"\n"}}));
+  for (const WeightsMode mode : {WeightsMode::map, WeightsMode::copy}) {
+    WeightStore store;
+    ASSERT_TRUE(read_safetensors(open_file(path, mode).value(), store));
+    EXPECT_EQ(store.size(), tensors.size());
+    EXPECT_EQ(store.metadata.at("note"), "\"é\"\n");
+    for (const NamedTensor& tensor : tensors) {
+      const auto* entry = store.find(tensor.name);
+      ASSERT_NE(entry, nullptr) << tensor.name;
+      EXPECT_EQ(entry->tensor.dtype, tensor.tensor.dtype);
+      EXPECT_EQ(entry->tensor.shape, tensor.tensor.shape);
+      EXPECT_EQ(entry->file, path);
+      const auto size = static_cast<std::size_t>(tensor.tensor.bytes());
+      if (size > 0) {
+        EXPECT_EQ(std::memcmp(entry->tensor.data, tensor.tensor.data, size), 0);
+      }
+    }
+  }
+}
+
+TEST(Safetensors, WritingTwiceGivesTheSameBytes) {
+  const test::TemporaryDirectory folder;
+  const std::vector<float> floats = test::random_floats(64, 2);
+  const std::vector<NamedTensor> tensors = {named("b", floats, DType::f32, {64}),
+                                            named("a", floats, DType::bf16, {7})};
+  for (const char* name : {"x", "y"}) {
+    ASSERT_TRUE(write_safetensors((folder.path() / name).string(), tensors, {{"k", "v"}}));
+  }
+  EXPECT_EQ(test::read_file(folder.path() / "x"), test::read_file(folder.path() / "y"));
+}
+
+TEST(Safetensors, WrittenTensorsAreAligned) {
+  const test::TemporaryDirectory folder;
+  const std::string path = (folder.path() / "x").string();
+  const std::vector<std::int64_t> data(64);
+  ASSERT_TRUE(write_safetensors(
+      path, {named("odd", data, DType::u8, {3}), named("line", data, DType::f32, {16}),
+             named("half", data, DType::f16, {5}), named("float", data, DType::f32, {5}),
+             named("lines", data, DType::bf16, {2, 64})}));
+  WeightStore store;
+  const auto file = open_file(path).value();
+  ASSERT_TRUE(read_safetensors(file, store));
+  for (const auto& [name, entry] : store.entries()) {
+    const auto width = static_cast<std::uintptr_t>(bytes_of(entry.tensor.dtype));
+    EXPECT_EQ(address(entry.tensor.data) % width, 0U) << name;
+    EXPECT_GE(address(entry.tensor.data), address(file->bytes().data())) << name;
+    EXPECT_LT(address(entry.tensor.data), address(file->bytes().data() + file->bytes().size()));
+  }
+  EXPECT_EQ(address(store.find("line")->tensor.data) % 64, 0U);
+  EXPECT_EQ(address(store.find("lines")->tensor.data) % 64, 0U);
+}
+
+TEST(Safetensors, AlignedTensorsAreUsedInPlaceAndOthersCopied) {
+  const std::string bytes = test::small_safetensors();
+  const std::size_t data_at = bytes.size() - 29;
+  for (std::size_t shift = 0; shift < 4; ++shift) {
+    const auto file = test::file_of(bytes, "x", shift);
+    WeightStore store;
+    ASSERT_TRUE(read_safetensors(file, store));
+    const auto* a = store.find("a");
+    ASSERT_NE(a, nullptr);
+    const bool is_aligned = address(file->bytes().data() + data_at) % alignof(float) == 0;
+    EXPECT_EQ(a->tensor.data == file->bytes().data() + data_at, is_aligned);
+    EXPECT_EQ(address(a->tensor.data) % alignof(float), 0U);
+    EXPECT_EQ(a->tensor.as<float>()[5], 6.0F);
+  }
+}
+
+TEST(Safetensors, TheStoreKeepsTheFile) {
+  WeightStore store;
+  ASSERT_TRUE(read_safetensors(test::file_of(test::small_safetensors()), store));
+  const WeightStore copy = store;
+  store = {};
+  EXPECT_EQ(copy.find("a")->tensor.as<float>()[0], 1.0F);
+  EXPECT_EQ(copy.find("absent"), nullptr);
+}
+
+TEST(Safetensors, ImpossibleOutputsAreRefused) {
+  const test::TemporaryDirectory folder;
+  const std::string path = (folder.path() / "x").string();
+  const std::vector<float> data(4);
+  const auto a = named("a", data, DType::f32, {4});
+  EXPECT_EQ(write_safetensors(path, {a, a}).error().code, ErrorCode::bad_argument);
+  EXPECT_EQ(write_safetensors(path, {{"a", {nullptr, DType::f32, {1}}}}).error().code,
+            ErrorCode::bad_argument);
+  EXPECT_EQ(write_safetensors(path, {named("__metadata__", data, DType::f32, {4})}).error().code,
+            ErrorCode::bad_argument);
+  EXPECT_FALSE(fs::exists(path));
+  const auto full = write_safetensors("/dev/full", {a});
+  ASSERT_FALSE(full);
+  EXPECT_NE(full.error().message.find("/dev/full"), std::string::npos);
+  test::write_file(path, "old");
+  EXPECT_FALSE(write_safetensors(path, {a, a}));
+  EXPECT_EQ(test::read_file(path), "old");
+}
+
+class SafetensorsIndex : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::vector<float> data = {1, 2, 3, 4};
+    for (const auto& [file, names] :
+         {std::pair("one", std::vector{"a", "b"}), std::pair("two", std::vector{"c"})}) {
+      std::vector<NamedTensor> tensors;
+      for (const char* name : names) tensors.push_back(named(name, data, DType::f32, {2, 2}));
+      ASSERT_TRUE(write_safetensors((folder_.path() / file).string(), tensors));
+    }
+  }
+
+  Result<void> read(const std::string& index) {
+    return read_safetensors_index(index, folder_.path().string(), WeightsMode::map, store_);
+  }
+
+  void expect_error(const std::string& index, ErrorCode code, std::string_view part) {
+    const auto result = read(index);
+    ASSERT_FALSE(result) << index;
+    EXPECT_EQ(result.error().code, code) << result.error().message;
+    EXPECT_NE(result.error().message.find(part), std::string::npos) << result.error().message;
+    EXPECT_NE(result.error().message.find(folder_.path().string()), std::string::npos);
+    EXPECT_EQ(result.error().message.find('\n'), std::string::npos);
+    EXPECT_EQ(store_.size(), 0U);
+  }
+
+  test::TemporaryDirectory folder_;
+  WeightStore store_;
+};
+
+TEST_F(SafetensorsIndex, GathersTheNamedTensors) {
+  ASSERT_TRUE(read(R"({"metadata":{},"weight_map":{"a":"one","c":"two"}})"));
+  EXPECT_EQ(store_.size(), 2U);
+  EXPECT_EQ(store_.find("c")->tensor.as<float>()[3], 4.0F);
+  EXPECT_EQ(store_.find("c")->file, (folder_.path() / "two").string());
+}
+
+TEST_F(SafetensorsIndex, HostileOnesAreRefused) {
+  using enum ErrorCode;
+  expect_error("", bad_format, "JSON");
+  expect_error("[]", bad_format, "weight_map");
+  expect_error("{}", bad_format, "weight_map");
+  expect_error(R"({"weight_map":[]})", bad_format, "weight_map");
+  expect_error(R"({"weight_map":{"a":1}})", bad_format, "beside the index");
+  expect_error(R"({"weight_map":{"a":"../one"}})", bad_format, "beside the index");
+  expect_error(R"({"weight_map":{"a":"/etc/passwd"}})", bad_format, "beside the index");
+  expect_error(R"({"weight_map":{"a":".."}})", bad_format, "beside the index");
+  expect_error(R"({"weight_map":{"a":""}})", bad_format, "beside the index");
+  expect_error(R"({"weight_map":{"a":"one\u0000x"}})", bad_format, "beside the index");
+  expect_error(R"({"weight_map":{"a":"x\\one"}})", bad_format, "beside the index");
+  expect_error(R"({"weight_map":{"a":"three"}})", not_found, "three");
+  expect_error(R"({"weight_map":{"a":"one","c":"one"}})", bad_format, "a tensor in one");
+  expect_error(R"({"weight_map":{"n\nl":"one"}})", bad_format, "n?l");
+  expect_error(R"({"weight_map":{"a":"one","a":"two"}})", bad_format, "twice");
+  test::write_file(folder_.path() / "bad", "short");
+  expect_error(R"({"weight_map":{"a":"one","b":"bad"}})", bad_format, "bad");
+}
+
+}  // namespace
+}  // namespace krait
