@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "io/json_private.hpp"
+
 namespace krait::inline v0_1::fields {
 
 Error mismatch(ErrorCode code, std::string_view where, std::string_view expected,
@@ -12,14 +14,7 @@ Error mismatch(ErrorCode code, std::string_view where, std::string_view expected
 std::string describe(const json& value) {
   if (value.is_object()) return "an object";
   if (value.is_array()) return "an array";
-  constexpr std::size_t longest = 48;
-  // Escaped to ASCII, so that the message stays one readable line whatever the file holds.
-  std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
-  if (text.size() > longest) {
-    text.resize(longest);
-    text += "...";
-  }
-  return text;
+  return json_text(value);
 }
 
 const json& get(const json& object, const char* name) {

@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
 #include <optional>
 #include <span>
 #include <utility>
@@ -334,12 +333,7 @@ class Reader {
 }  // namespace
 
 Result<std::shared_ptr<const Tokenizer>> read_tokenizer_json(std::string_view json_text) {
-  constexpr std::size_t max_bytes = std::numeric_limits<std::int32_t>::max();
-  if (json_text.size() > max_bytes) {
-    return mismatch(ErrorCode::bad_format, "file", fmt::format("at most {} bytes", max_bytes),
-                    fmt::format("{}", json_text.size()));
-  }
-  auto file = parse_json(json_text, "tokenizer.json");
+  auto file = parse_json(json_text, "tokenizer.json", JsonWords::none);
   if (!file) {
     constexpr std::string_view area = "[json] ";
     std::string message = std::move(file).error().message;
