@@ -176,7 +176,8 @@ TEST(Matmul, IsCloseToTheOracle) {
                           .outputs = {0, rows}};
     kernels::matmul(args);
     ref::matmul_oracle(args, {exact.data(), tokens, rows});
-    for (std::size_t i = 0; i < y.size(); ++i) ASSERT_NEAR(double{y[i]}, exact[i], 1e-5);
+    for (std::size_t i = 0; i < y.size(); ++i)
+      ASSERT_NEAR(static_cast<double>(y[i]), exact[i], 1e-5);
   }
 }
 

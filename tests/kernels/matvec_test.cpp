@@ -194,7 +194,8 @@ TEST(Matvec, IsCloseToTheOracle) {
     kernels::matvec(args);
     ref::matvec_oracle(args, exact);
     // 96 roundings per lane of sums below 20, then four more.
-    for (std::size_t r = 0; r < y.size(); ++r) ASSERT_NEAR(double{y[r]}, exact[r], 2e-5);
+    for (std::size_t r = 0; r < y.size(); ++r)
+      ASSERT_NEAR(static_cast<double>(y[r]), exact[r], 2e-5);
   }
 }
 
