@@ -166,9 +166,8 @@ Result<json> parse_json(std::string_view text, std::string_view name, JsonWords 
     return fail(fmt::format("at most {} bytes, found {}", max_json_bytes, text.size()));
   }
   // Few files have such words, and some are large.
-  const bool may_have_words =
-      dialect == JsonWords::python &&
-      (text.find("NaN") != text.npos || text.find("Infinity") != text.npos);
+  const bool may_have_words = dialect == JsonWords::python &&
+                              (text.find("NaN") != text.npos || text.find("Infinity") != text.npos);
   const Quoted quoted = may_have_words ? with_quoted_words(text) : Quoted{};
   const std::string_view source = may_have_words ? std::string_view(quoted.text) : text;
   Builder builder;

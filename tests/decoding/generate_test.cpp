@@ -34,8 +34,7 @@ TEST_F(Generate, GreedyTextEqualsTheReference) {
     const LanguageModel lm =
         load_language_model((test::bundled_models_dir() / name).string()).value();
     Session session(lm.model, threads_);
-    Sequence text(lm.model,
-                  lm.tokenizer->encode(golden["prompt"].get<std::string>()).value());
+    Sequence text(lm.model, lm.tokenizer->encode(golden["prompt"].get<std::string>()).value());
     const auto expected = entry["bytes"].get<std::vector<Token>>();
     const Generation result =
         generate(session, *lm.tokenizer, text,

@@ -162,11 +162,9 @@ TEST(Sampler, TakesTheBestTokenAtTemperatureZeroAndWhenGreedy) {
   logits[40] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_EQ(Sampler::make({.temperature = 0.0}, vocab).value().sample(logits, 0), 20);
   EXPECT_EQ(Sampler::make({.greedy = true}, vocab).value().sample(logits, 0), 20);
-  Sampler biased =
-      Sampler::make({.logit_bias = {{30, 1.0}}, .temperature = 0.0}, vocab).value();
+  Sampler biased = Sampler::make({.logit_bias = {{30, 1.0}}, .temperature = 0.0}, vocab).value();
   EXPECT_EQ(biased.sample(logits, 0), 30);
-  Sampler greedy =
-      Sampler::make({.logit_bias = {{30, 1.0}}, .greedy = true}, vocab).value();
+  Sampler greedy = Sampler::make({.logit_bias = {{30, 1.0}}, .greedy = true}, vocab).value();
   EXPECT_EQ(greedy.sample(logits, 0), 20) << "greedy ignores everything else";
 }
 
@@ -216,12 +214,23 @@ TEST(Sampler, LargeVocabulariesGiveTheSameAsAFullSort) {
 TEST(Sampler, RefusesImpossibleOptions) {
   constexpr double nan = std::numeric_limits<double>::quiet_NaN();
   const SamplerOptions bad[] = {
-      {.repetition_penalty = 0.0}, {.repetition_penalty = nan}, {.presence_penalty = nan},
-      {.frequency_penalty = nan},  {.logit_bias = {{50, 1.0}}}, {.logit_bias = {{-1, 1.0}}},
-      {.logit_bias = {{1, nan}}},  {.temperature = -1.0},       {.temperature = nan},
-      {.top_k = -1},               {.top_p = 0.0},              {.top_p = 1.5},
-      {.top_p = nan},              {.min_p = -0.1},             {.min_p = 1.1},
-      {.typical_p = 0.0},          {.typical_p = nan},
+      {.repetition_penalty = 0.0},
+      {.repetition_penalty = nan},
+      {.presence_penalty = nan},
+      {.frequency_penalty = nan},
+      {.logit_bias = {{50, 1.0}}},
+      {.logit_bias = {{-1, 1.0}}},
+      {.logit_bias = {{1, nan}}},
+      {.temperature = -1.0},
+      {.temperature = nan},
+      {.top_k = -1},
+      {.top_p = 0.0},
+      {.top_p = 1.5},
+      {.top_p = nan},
+      {.min_p = -0.1},
+      {.min_p = 1.1},
+      {.typical_p = 0.0},
+      {.typical_p = nan},
   };
   for (const SamplerOptions& options : bad) {
     const auto sampler = Sampler::make(options, vocab);

@@ -32,7 +32,7 @@ struct Outcome {
 };
 
 Outcome run_chunked(const Model& model, Executor& executor, std::span<const Token> tokens,
-                Index chunk) {
+                    Index chunk) {
   Session session(model, executor, {.chunk = chunk, .max_batch = 1});
   Outcome run{{}, model.initial_state()};
   run.logits = all_logits(session, tokens, run.state);
@@ -163,7 +163,8 @@ TEST(Exactness, TheStoredDigestsHoldOnEveryInstructionSet) {
       digest.add(std::as_bytes(std::span(run.logits)));
       digest.add(std::as_bytes(run.state.block()));
       const auto stored = digests.find(name);
-      EXPECT_EQ(digest.hex(), stored == digests.end() ? "" : stored->second) << name << ' ' << to_string(isa);
+      EXPECT_EQ(digest.hex(), stored == digests.end() ? "" : stored->second)
+          << name << ' ' << to_string(isa);
     }
   });
 }

@@ -73,8 +73,8 @@ KRAIT_INLINE typename Ops::V log_of(Ops ops, typename Ops::V x) {
   const auto m = ops.mantissa(normal);  // x = m · 2^e with m in [√½, √2)
   e = ops.add(e, ops.exponent(normal));
   const auto f = ops.sub(m, ops.set(1.0F));
-  const auto low = ops.fma(ops.mul(f, f), log1p_tail_of(ops, f),
-                           ops.mul(e, ops.set(-0x1.bd0106p-13F)));
+  const auto low =
+      ops.fma(ops.mul(f, f), log1p_tail_of(ops, f), ops.mul(e, ops.set(-0x1.bd0106p-13F)));
   auto y = ops.fma(e, ops.set(0x1.630000p-1F), ops.add(low, f));
   y = ops.if_greater(x, ops.set(0x1.fffffep+127F), x, y);
   const auto undefined = ops.if_greater(ops.set(0.0F), x, ops.set(ops.quiet_nan()),
