@@ -22,4 +22,4 @@ krait_compile "$krait_root/build" krait_cli
 if [ $# = 0 ]; then
   set -- "It was a dark and stormy night" -n 200
 fi
-exec "$krait_root/build/examples/krait/krait" generate "$@"
+exec "$krait_root/build/examples/krait/krait" generate --echo "$@"

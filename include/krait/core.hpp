@@ -16,5 +16,6 @@
 #include "krait/core/rng.hpp"
 #include "krait/core/scratch.hpp"
 #include "krait/core/shape.hpp"
+#include "krait/core/tensor.hpp"
 #include "krait/core/tensor_view.hpp"
 #include "krait/core/thread_pool.hpp"

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <string_view>
 
-#include "krait/core/aligned_buffer.hpp"
 #include "krait/core/rng.hpp"
+#include "krait/core/tensor.hpp"
 #include "krait/models/model_plan.hpp"
 
 namespace krait::inline v0_1 {
@@ -54,15 +54,13 @@ Result<WeightStore> random_weights(const ModelSpec& spec, std::uint64_t seed,
   WeightStore store;
   std::uint32_t sequence = 0;
   for (const TensorUse& use : plan.tensors) {
-    AlignedBuffer<float> values(use.shape.size());
-    fill(use, {.seed = seed, .sequence = sequence++}, values.data());
+    Tensor values(DType::f32, use.shape);
+    fill(use, {.seed = seed, .sequence = sequence++}, values.as<float>().data());
     const bool is_matrix = use.shape.rank() == 2 && !ends_with(use.name, "A_log");
-    const TensorView source{values.data(), DType::f32, use.shape};
-    const DType stored = is_matrix ? dtype : DType::f32;
-    auto block = std::make_shared<AlignedBuffer<std::byte>>(use.shape.size() * bytes_of(stored));
-    convert_floats(source, stored, block->data());
-    const TensorView tensor{block->data(), stored, use.shape};
-    store.add(use.name, tensor, std::move(block));
+    auto stored = std::make_shared<Tensor>(is_matrix ? dtype : DType::f32, use.shape);
+    convert_floats(values.view(), stored->dtype(), stored->data());
+    const TensorView view = stored->view();
+    store.add(use.name, view, std::move(stored));
   }
   return store;
 }

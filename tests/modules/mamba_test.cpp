@@ -1,0 +1,198 @@
+// The Mamba block against the paper's equations, written the slow obvious way in double.
+
+#include "krait/modules/mamba.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "krait/core/thread_pool.hpp"
+#include "krait/modules/embedding.hpp"
+#include "tests/support/support.hpp"
+
+namespace krait {
+namespace {
+
+constexpr Index d_model = 10;
+constexpr Index d_inner = 21;
+constexpr Index d_state = 6;
+constexpr Index d_conv = 3;
+constexpr Index dt_rank = 4;
+constexpr Index tokens = 9;
+
+class MambaBlock : public testing::TestWithParam<bool> {
+ protected:
+  MambaBlock() {
+    add("in_proj.weight", {2 * d_inner, d_model}, 0.5F);
+    add("conv1d.weight", {d_inner, 1, d_conv}, 0.5F);
+    add("x_proj.weight", {dt_rank + 2 * d_state, d_inner}, 0.5F);
+    add("dt_proj.weight", {d_inner, dt_rank}, 0.5F);
+    add("dt_proj.bias", {d_inner}, 0.5F);
+    add("A_log", {d_inner, d_state}, 1.0F);
+    add("D", {d_inner}, 1.0F);
+    add("out_proj.weight", {d_model, d_inner}, 0.5F);
+    add("conv1d.bias", {d_inner}, 0.5F);
+    if (GetParam()) {
+      add("in_proj.bias", {2 * d_inner}, 0.5F);
+      add("out_proj.bias", {d_model}, 0.5F);
+    }
+  }
+
+  void add(const std::string& name, const Shape& shape, float scale) {
+    auto values = std::make_shared<std::vector<float>>(
+        test::random_floats(shape.size(), store_.size() + 1, scale));
+    const TensorView view{values->data(), DType::f32, shape};
+    store_.add(name, view, values);
+  }
+
+  double weight(const char* name, Index i) const {
+    const WeightStore::Entry* entry = store_.find(name);
+    return entry == nullptr ? 0.0 : double{entry->tensor.as<float>()[static_cast<std::size_t>(i)]};
+  }
+
+  // y = W x + b
+  std::vector<double> linear(const std::string& name, const std::vector<double>& x,
+                             Index out) const {
+    std::vector<double> y(static_cast<std::size_t>(out));
+    for (Index r = 0; r < out; ++r) {
+      double sum = weight((name + ".bias").c_str(), r);
+      for (std::size_t k = 0; k < x.size(); ++k) {
+        sum += weight((name + ".weight").c_str(),
+                      r * static_cast<Index>(x.size()) + static_cast<Index>(k)) *
+               x[k];
+      }
+      y[static_cast<std::size_t>(r)] = sum;
+    }
+    return y;
+  }
+
+  std::vector<std::vector<double>> oracle(const std::vector<float>& x) const {
+    const auto silu = [](double v) { return v / (1.0 + std::exp(-v)); };
+    std::vector<std::vector<double>> raw;  // convolution inputs so far
+    std::vector<double> h(static_cast<std::size_t>(d_inner * d_state));
+    std::vector<std::vector<double>> result;
+    for (Index t = 0; t < tokens; ++t) {
+      const std::vector<double> row(x.begin() + t * d_model, x.begin() + (t + 1) * d_model);
+      const auto xz = linear("in_proj", row, 2 * d_inner);
+      raw.emplace_back(xz.begin(), xz.begin() + d_inner);
+      std::vector<double> u(static_cast<std::size_t>(d_inner));
+      for (Index d = 0; d < d_inner; ++d) {
+        double sum = weight("conv1d.bias", d);
+        for (Index k = 0; k < d_conv; ++k) {
+          const Index at = t - d_conv + 1 + k;
+          if (at >= 0) {
+            sum += weight("conv1d.weight", d * d_conv + k) *
+                   raw[static_cast<std::size_t>(at)][static_cast<std::size_t>(d)];
+          }
+        }
+        u[static_cast<std::size_t>(d)] = silu(sum);
+      }
+      const auto dBC = linear("x_proj", u, dt_rank + 2 * d_state);
+      const auto dt_raw =
+          linear("dt_proj", std::vector<double>(dBC.begin(), dBC.begin() + dt_rank), d_inner);
+      std::vector<double> y(u.size());
+      for (Index d = 0; d < d_inner; ++d) {
+        const auto at = static_cast<std::size_t>(d);
+        const double dt = std::log1p(std::exp(dt_raw[at]));
+        y[at] = weight("D", d) * u[at];
+        for (Index n = 0; n < d_state; ++n) {
+          double& state = h[static_cast<std::size_t>(d * d_state + n)];
+          const double A = -std::exp(weight("A_log", d * d_state + n));
+          state =
+              std::exp(dt * A) * state + dt * dBC[static_cast<std::size_t>(dt_rank + n)] * u[at];
+          y[at] += dBC[static_cast<std::size_t>(dt_rank + d_state + n)] * state;
+        }
+        y[at] *= silu(xz[static_cast<std::size_t>(d_inner + d)]);
+      }
+      result.push_back(linear("out_proj", y, d_model));
+    }
+    return result;
+  }
+
+  WeightStore store_;
+};
+
+TEST_P(MambaBlock, EqualsThePapersEquations) {
+  WeightBinder binder(&store_, {});
+  Plan plan(d_model);
+  const auto block = Mamba::bind({.d_state = d_state,
+                                  .d_conv = d_conv,
+                                  .d_inner = d_inner,
+                                  .dt_rank = dt_rank,
+                                  .bias = GetParam()},
+                                 WeightScope(binder, ""), plan);
+  ASSERT_TRUE(block) << block.error().message;
+  EXPECT_TRUE(binder.unused().empty());
+
+  const auto input = test::random_floats(tokens * d_model, 99);
+  const auto expected = oracle(input);
+  Scratch scratch(plan.scratch_plan(), tokens);
+  ThreadPool threads(2);
+  for (const Index chunk : {9, 4, 1}) {
+    AlignedBuffer<float> state(plan.state_floats());
+    std::vector<float> x = input;
+    for (Index first = 0; first < tokens; first += chunk) {
+      const Index count = std::min(chunk, tokens - first);
+      const SequenceRows rows{.first = 0, .count = count, .position = first, .state = state.data()};
+      BlockContext ctx{.x = {x.data() + first * d_model, count, d_model},
+                       .sequences = {&rows, 1},
+                       .executor = threads,
+                       .memory = scratch};
+      (*block)->forward(ctx);
+    }
+    for (Index t = 0; t < tokens; ++t) {
+      for (Index i = 0; i < d_model; ++i) {
+        EXPECT_NEAR(double{x[static_cast<std::size_t>(t * d_model + i)]},
+                    expected[static_cast<std::size_t>(t)][static_cast<std::size_t>(i)], 1e-5)
+            << "token " << t;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Biases, MambaBlock, testing::Bool());
+
+TEST(Embedding, WidensRowsAndIsItsOwnHead) {
+  WeightStore store;
+  std::vector<bf16> values;
+  for (const float x : test::random_floats(12, 1)) values.push_back(to_bf16(x));
+  store.add("e.weight", {values.data(), DType::bf16, {4, 3}}, nullptr);
+  WeightBinder binder(&store, {});
+  const Embedding embedding =
+      Embedding::bind({.vocab = 4, .d_model = 3}, WeightScope(binder, "").scope("e")).value();
+  std::vector<float> x(6);
+  embedding.lookup(std::vector<Token>{2, 0}, {x.data(), 2, 3});
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(x[i], to_float(values[6 + i]));
+    EXPECT_EQ(x[3 + i], to_float(values[i]));
+  }
+  SerialExecutor executor;
+  std::vector<float> logits(4);
+  embedding.tied_head().apply(executor, {x.data(), 1, 3}, {logits.data(), 1, 4});
+  for (std::size_t r = 0; r < 4; ++r) {
+    double sum = 0.0;
+    for (std::size_t k = 0; k < 3; ++k) sum += double{to_float(values[3 * r + k])} * double{x[k]};
+    EXPECT_NEAR(double{logits[r]}, sum, 1e-6);
+  }
+}
+
+TEST(WeightScope, ConvertsWhatIsStoredOtherwiseOrMisaligned) {
+  alignas(8) std::byte bytes[17] = {};
+  const float value = 1.5F;
+  std::memcpy(bytes + 1, &value, 4);
+  WeightStore store;
+  store.add("odd", {bytes + 1, DType::f32, {1}}, nullptr);
+  const f16 half = to_f16(0.25F);
+  store.add("half", {&half, DType::f16, {1}}, nullptr);
+  WeightBinder binder(&store, {});
+  const WeightScope scope(binder, "");
+  EXPECT_EQ(scope.get<float>("odd", {1}).value()[0], 1.5F);
+  EXPECT_EQ(scope.get<float>("half", {1}).value()[0], 0.25F);
+  for (const TensorUse& use : binder.uses()) EXPECT_EQ(use.placement, Placement::converted);
+  EXPECT_FALSE(scope.get<float>("absent", {1}));
+}
+
+}  // namespace
+}  // namespace krait
