@@ -32,6 +32,7 @@ Result<NpyWriter> NpyWriter::create(const std::string& path, Index cols) {
 }
 
 Result<void> NpyWriter::write(std::span<const float> row) {
+  check_contract(static_cast<Index>(row.size()) == cols_, "[npy] row: expected `cols` floats");
   ++rows_;
   return file_.write(std::as_bytes(row));
 }

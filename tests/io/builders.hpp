@@ -20,7 +20,9 @@ using namespace std::string_literals;
 /// `size` bytes of a number, little-endian.
 inline std::string little(std::uint64_t value, std::size_t size) {
   std::string bytes;
-  for (std::size_t i = 0; i < size; ++i) bytes += static_cast<char>((value >> (8 * i)) & 0xFFU);
+  for (std::size_t i = 0; i < size; ++i) {
+    bytes += static_cast<char>(i < 8 ? (value >> (8 * i)) & 0xFFU : 0);
+  }
   return bytes;
 }
 

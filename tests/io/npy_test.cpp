@@ -38,6 +38,15 @@ TEST(NpyWriter, NoRowsAreAMatrixToo) {
   EXPECT_NE(bytes.find("(0, 1000000000000)"), std::string::npos);
 }
 
+#if KRAIT_HAS_EXCEPTIONS
+TEST(NpyWriter, RowsOfAnotherLengthBreakTheContract) {
+  const test::TemporaryDirectory folder;
+  auto writer = NpyWriter::create((folder.path() / "x.npy").string(), 3).value();
+  const std::vector<float> row(4);
+  EXPECT_THROW(static_cast<void>(writer.write(row)), ContractError);
+}
+#endif
+
 TEST(NpyWriter, AFullDeviceIsAnError) {
   const auto writer = NpyWriter::create("/dev/full", 3);
   ASSERT_FALSE(writer);

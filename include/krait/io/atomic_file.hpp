@@ -13,7 +13,8 @@
 namespace krait::inline v0_1 {
 
 /// Writes to a temporary name beside `path`; `commit` flushes it to the device and renames it.
-/// Without a commit, the destructor removes the temporary file and `path` is left as it was.
+/// Without a commit, the destructor removes the temporary file and `path` is left as it was. A file
+/// that is replaced hands on its mode; of a symbolic link, the target is replaced.
 /// A `path` that exists and is no regular file (/dev/stdout, /dev/full, a pipe) is written
 /// directly.
 class KRAIT_API AtomicFile {

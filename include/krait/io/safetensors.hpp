@@ -14,7 +14,8 @@
 
 namespace krait::inline v0_1 {
 
-/// Adds every tensor of a safetensors file to `store`, pointing into `file`. Checks the header's
+/// Adds every tensor of a safetensors file to `store`, pointing into `file` (copied where its
+/// elements would not be aligned). Checks the header's
 /// length, types, shapes, offsets (in range, sized as the shape says, not overlapping, no
 /// duplicate names) before anything is added.
 KRAIT_API Result<void> read_safetensors(std::shared_ptr<const FileBytes> file, WeightStore& store);
@@ -33,7 +34,10 @@ struct NamedTensor {
 
 /// Writes a safetensors file under a temporary name in the same folder and renames it when it is
 /// complete, so that `path` holds either the old file or the whole new one. The data begins at a
-/// multiple of 64 bytes and has no holes, as the format demands. Errors: io_failed.
+/// multiple of 64 bytes and has no holes, as the format demands; tensors that fill whole cache
+/// lines come first, the others by the size of their elements, so that all are aligned. The same
+/// input gives the same bytes. Errors: io_failed, bad_argument (a name twice, a tensor without
+/// data).
 KRAIT_API Result<void> write_safetensors(
     const std::string& path, const std::vector<NamedTensor>& tensors,
     const std::map<std::string, std::string, std::less<>>& metadata = {});
