@@ -52,7 +52,7 @@ struct Report {
   long peak_rss_bytes = 0;
   double read_gb_s = 0.0;
   double gflop_s = 0.0;
-  double flop_per_token = 0.0;
+  double flop_per_token = 0.0;  // of a prompt, matrices alone
 };
 
 std::vector<Token> varied_tokens(Index count, Index vocab) {
@@ -64,16 +64,20 @@ std::vector<Token> varied_tokens(Index count, Index vocab) {
   return tokens;
 }
 
-// Bytes of weights that one token reads, and multiplications and additions it costs. The embedding
-// counts only where it is the head as well.
+// Bytes of weights that decoding one token reads, and multiplications and additions that one token
+// of a prompt costs: the head, which is the embedding where they are tied, is read for every token
+// decoded, but of a prompt only the last token needs it.
 void count_work(const Model& model, Report& report) {
   const ModelPlan& plan = model.plan();
-  const bool tied = model.spec().tied_head;
+  const bool is_tied = model.spec().tied_head;
   for (std::size_t i = 0; i < plan.tensors.size(); ++i) {
     const TensorUse& use = plan.tensors[i];
-    if (i == 0 && !tied) continue;
-    report.weights_bytes += use.bytes;
-    if (use.shape.rank() == 2) report.flop_per_token += 2.0 * static_cast<double>(use.shape.size());
+    const bool is_embedding = i == 0;
+    const bool is_head = is_tied ? is_embedding : i + 1 == plan.tensors.size();
+    if (!is_embedding || is_head) report.weights_bytes += use.bytes;
+    if (use.shape.rank() == 2 && !is_embedding && !is_head) {
+      report.flop_per_token += 2.0 * static_cast<double>(use.shape.size());
+    }
   }
   report.state_bytes = plan.state_bytes;
 }
