@@ -5,6 +5,10 @@
 #include <cstdlib>
 #include <string>
 
+#if defined(__x86_64__)
+#  include <cpuid.h>
+#endif
+
 namespace krait::inline v0_1 {
 namespace {
 
@@ -24,6 +28,18 @@ struct IsaList {
   }
 };
 
+#if defined(__x86_64__)
+// Asked of the processor itself, since Clang 14 does not know this name. Whether the operating
+// system saves the registers is part of the answer about AVX2.
+bool has_f16c() {
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & (1U << 29U)) != 0;
+}
+#endif
+
 // The compiler's run-time support asks CPUID and XGETBV, so that a level is reported only if the
 // operating system saves its registers.
 IsaList detect() {
@@ -33,8 +49,8 @@ IsaList detect() {
   __builtin_cpu_init();
   if (!__builtin_cpu_supports("sse4.2")) return list;
   list.add(Isa::sse4);
-  if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2"))) {
+  if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() &&
+        __builtin_cpu_supports("bmi2"))) {
     return list;
   }
   list.add(Isa::avx2);

@@ -71,9 +71,11 @@ TEST(Norm, IsCloseToTheOracle) {
     c.kernel(args);
     c.oracle(args, {exact.data(), tokens, d});
     if (c.kernel == kernels::rms_norm) {
-      for (std::size_t i = 0; i < y.size(); ++i) ASSERT_NEAR(double{y[i]}, exact[i], 1e-6);
+      for (std::size_t i = 0; i < y.size(); ++i)
+        ASSERT_NEAR(static_cast<double>(y[i]), exact[i], 1e-6);
     } else {
-      for (std::size_t i = 0; i < y.size(); ++i) ASSERT_NEAR(double{y[i]}, exact[i], 2e-6);
+      for (std::size_t i = 0; i < y.size(); ++i)
+        ASSERT_NEAR(static_cast<double>(y[i]), exact[i], 2e-6);
     }
   }
 }

@@ -21,7 +21,7 @@ KRAIT_API void softplus(std::span<const float> x, std::span<float> y) noexcept;
 /// y = 1 / (1 + e^-x), below 2.5 ulp.
 KRAIT_API void sigmoid(std::span<const float> x, std::span<float> y) noexcept;
 
-/// y = x / (1 + e^-x), below 2.6 ulp; -0 at -inf, the limit.
+/// y = x / (1 + e^-x), below 2.8 ulp; -0 at -inf, the limit.
 KRAIT_API void silu(std::span<const float> x, std::span<float> y) noexcept;
 
 /// y = a + b.

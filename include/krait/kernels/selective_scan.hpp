@@ -46,8 +46,7 @@ struct SelectiveScanArgs {
 /// Paper    Gu & Dao 2023, arXiv:2312.00752, eq. 2a-2b and Algorithm 2. A by zero-order hold
 ///          (eq. 4); B by the Euler step dt·B, as the authors' code does.
 /// Bits     numeric contract, section 6: a = exp(dt·A); h = fma(a, h, (dt·u)·B); y = D·u, then for
-/// n
-///          ascending y = fma(C, h, y); the gate is one more product.
+///          ascending n y = fma(C, h, y); the gate is one more product.
 /// Threads  channels are independent; time is never split.
 /// Cost     tokens · d_inner · d_state exponentials.
 /// Oracle   ref::selective_scan.

@@ -14,7 +14,9 @@ namespace krait::inline v0_1::ref {
 inline void rms_norm_oracle(const kernels::NormArgs& args, MatrixView<double> y) {
   for (Index t = 0; t < args.x.rows; ++t) {
     double sum = 0.0;
-    for (const double value : args.x.row(t)) sum += value * value;
+    for (const float value : args.x.row(t)) {
+      sum += static_cast<double>(value) * static_cast<double>(value);
+    }
     const double scale =
         1.0 / std::sqrt(sum / static_cast<double>(args.x.cols) + static_cast<double>(args.eps));
     for (Index i = 0; i < args.x.cols; ++i) {
@@ -29,10 +31,13 @@ inline void layer_norm_oracle(const kernels::NormArgs& args, MatrixView<double> 
   const auto d = static_cast<double>(args.x.cols);
   for (Index t = 0; t < args.x.rows; ++t) {
     double sum = 0.0;
-    for (const double value : args.x.row(t)) sum += value;
+    for (const float value : args.x.row(t)) sum += static_cast<double>(value);
     const double mean = sum / d;
     double square = 0.0;
-    for (const double value : args.x.row(t)) square += (value - mean) * (value - mean);
+    for (const float value : args.x.row(t)) {
+      const double centred = static_cast<double>(value) - mean;
+      square += centred * centred;
+    }
     const double scale = 1.0 / std::sqrt(square / d + static_cast<double>(args.eps));
     for (Index i = 0; i < args.x.cols; ++i) {
       const double weight = args.weight != nullptr ? static_cast<double>(args.weight[i]) : 1.0;

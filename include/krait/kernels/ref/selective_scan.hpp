@@ -35,11 +35,11 @@ inline void selective_scan_oracle(const kernels::SelectiveScanArgs& args, Matrix
                                   MatrixView<double> y) {
   for (Index d = args.channels.begin; d < args.channels.end; ++d) {
     for (Index t = 0; t < args.u.rows; ++t) {
-      const double u = args.u(t, d);
+      const auto u = static_cast<double>(args.u(t, d));
       const double dt = softplus_oracle(static_cast<double>(args.dt_raw(t, d)));
       double sum = static_cast<double>(args.D[d]) * u;
       for (Index n = 0; n < args.d_state; ++n) {
-        const double a = args.A[kernels::scan_offset(d, n, args.d_state)];
+        const auto a = static_cast<double>(args.A[kernels::scan_offset(d, n, args.d_state)]);
         h(d, n) = std::exp(dt * a) * h(d, n) + dt * static_cast<double>(args.B(t, n)) * u;
         sum += static_cast<double>(args.C(t, n)) * h(d, n);
       }

@@ -72,10 +72,9 @@ inline Index argmax(std::span<const float> x) noexcept {
 
 /// log Σ e^x in double precision.
 inline double log_sum_exp_oracle(std::span<const float> x) {
-  double largest = -std::numeric_limits<double>::infinity();
-  for (const double value : x) largest = value > largest ? value : largest;
+  const auto largest = static_cast<double>(max_of(x));
   double sum = 0.0;
-  for (const double value : x) sum += std::exp(value - largest);
+  for (const float value : x) sum += std::exp(static_cast<double>(value) - largest);
   return largest + std::log(sum);
 }
 
