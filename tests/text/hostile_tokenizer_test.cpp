@@ -143,7 +143,7 @@ std::vector<Case> other_cases() {
        unsupported, "decoder.type: expected ByteLevel, found \"Metaspace\""},
       {[](json& f) { f["added_tokens"] = 1; }, bad_format,
        "added_tokens: expected an array, found 1"},
-      {[](json& f) { f["added_tokens"] = {1}; }, bad_format,
+      {[](json& f) { f["added_tokens"] = json::array({1}); }, bad_format,
        "added_tokens[0].content: expected a string, found null"},
       {[](json& f) { f["added_tokens"] = added("", 259); }, unsupported,
        "added_tokens[0].content: expected 1 to 1024 bytes, found 0"},

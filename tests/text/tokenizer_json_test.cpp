@@ -31,7 +31,7 @@ TEST(TokenizerJson, JoinsTheLowestRankFirst) {
   // With the ranks turned round, "h e" wins.
   json file = test::small_tokenizer();
   file["model"]["vocab"]["he"] = 259;
-  file["model"]["merges"] = {"h e", "t h", "th e"};
+  file["model"]["merges"] = json::array({"h e", "t h", "th e"});
   EXPECT_EQ(encoded(file, "the"), (Tokens{'t', 259}));
 }
 
@@ -63,16 +63,16 @@ TEST(TokenizerJson, IgnoreMergesTakesAWholePieceThatIsAToken) {
 
 TEST(TokenizerJson, FindsAddedTokensLongestFirst) {
   json file = test::small_tokenizer();
-  file["added_tokens"] = {added("<a>", 259), added("<a><b>", 260), added("<b", 261)};
+  file["added_tokens"] = json::array({added("<a>", 259), added("<a><b>", 260), added("<b", 261)});
   EXPECT_EQ(encoded(file, "<a><b><a>x<b"), (Tokens{260, 259, 'x', 261}));
   EXPECT_EQ(load(file)->find("<a><b>"), 260);
 }
 
 TEST(TokenizerJson, HonoursTheOptionsOfAddedTokens) {
   json file = test::small_tokenizer();
-  file["added_tokens"] = {
-      added("<l>", 259, {{"lstrip", true}}), added("<r>", 260, {{"rstrip", true}}),
-      added("ww", 261, {{"single_word", true}}), added("<s>", 262, {{"special", true}})};
+  file["added_tokens"] = json::array(
+      {added("<l>", 259, {{"lstrip", true}}), added("<r>", 260, {{"rstrip", true}}),
+       added("ww", 261, {{"single_word", true}}), added("<s>", 262, {{"special", true}})});
   EXPECT_EQ(encoded(file, "a  <l>  b"), (Tokens{'a', 259, ' ', ' ', 'b'}));
   EXPECT_EQ(encoded(file,
                     "a <r> \n\xE2\x80\x83"
@@ -89,7 +89,7 @@ TEST(TokenizerJson, HonoursTheOptionsOfAddedTokens) {
 TEST(TokenizerJson, NormalizedTokensAreFoundInNormalizedText) {
   json file = test::small_tokenizer();
   file["normalizer"] = {{"type", "Lowercase"}};
-  file["added_tokens"] = {added("Yes", 259, {{"normalized", true}}), added("No", 260)};
+  file["added_tokens"] = json::array({added("Yes", 259, {{"normalized", true}}), added("No", 260)});
   EXPECT_EQ(encoded(file, "YES"), (Tokens{259}));
   EXPECT_EQ(encoded(file, "No"), (Tokens{260}));
   EXPECT_EQ(encoded(file, "NO"), (Tokens{'n', 'o'}));
@@ -110,7 +110,7 @@ TEST(TokenizerJson, RunsNormalizersInOrder) {
 
 TEST(TokenizerJson, IdsMayLeaveGaps) {
   json file = test::small_tokenizer();
-  file["added_tokens"] = {added("<a>", 300)};
+  file["added_tokens"] = json::array({added("<a>", 300)});
   const auto tokenizer = load(file);
   EXPECT_EQ(tokenizer->vocab(), 301);
   EXPECT_EQ(tokenizer->bytes(299), "");
@@ -120,7 +120,7 @@ TEST(TokenizerJson, IdsMayLeaveGaps) {
 TEST(TokenizerJson, TokensOutsideTheByteAlphabetAreTheirOwnText) {
   json file = test::small_tokenizer();
   file["model"]["vocab"]["<|a b|>"] = 259;
-  file["added_tokens"] = {added("<|a b|>", 259, {{"special", true}})};
+  file["added_tokens"] = json::array({added("<|a b|>", 259, {{"special", true}})});
   EXPECT_EQ(encoded(file, "x<|a b|>"), (Tokens{'x', 259}));
   EXPECT_EQ(load(file)->bytes(259), "<|a b|>");
 }
