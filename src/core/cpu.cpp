@@ -5,6 +5,10 @@
 #include <cstdlib>
 #include <string>
 
+#if defined(__x86_64__)
+#  include <cpuid.h>
+#endif
+
 namespace krait::inline v0_1 {
 namespace {
 
@@ -24,6 +28,17 @@ struct IsaList {
   }
 };
 
+#if defined(__x86_64__)
+// Clang 14 knows no name for it. The registers it needs are those of AVX, which is asked for too.
+bool has_f16c() {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
 // The compiler's run-time support asks CPUID and XGETBV, so that a level is reported only if the
 // operating system saves its registers.
 IsaList detect() {
@@ -33,8 +48,8 @@ IsaList detect() {
   __builtin_cpu_init();
   if (!__builtin_cpu_supports("sse4.2")) return list;
   list.add(Isa::sse4);
-  if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2"))) {
+  if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() &&
+        __builtin_cpu_supports("bmi2"))) {
     return list;
   }
   list.add(Isa::avx2);
