@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <condition_variable>
+#include <cstdint>
 #include <cstdlib>
 #include <fstream>
 #include <mutex>
@@ -83,57 +84,67 @@ struct ThreadPool::Shared {
   int width = 1;
   std::vector<std::thread> threads;
 
-  // A run is published by `generation`; `task` and `count` are written before it and read after.
-  const FunctionRef<void(int)>* task = nullptr;
-  int count = 0;
-  std::atomic<int> next{0};
-  std::atomic<int> busy{0};  // workers that have not yet finished with this generation
-  std::atomic<unsigned> generation{0};
+  // A run is one ticket: its number in the upper 32 bits, then how many tasks it has and how many
+  // of them are taken, 16 bits each. A thread takes a task by adding one; that fails if the run is
+  // over meanwhile, so a thread that was held up can never touch a later run, and nobody waits for
+  // it.
+  std::atomic<std::uint64_t> ticket{0};
+  const FunctionRef<void(int)>* task = nullptr;  // stays while a taken task is not done
+  std::atomic<int> done{0};
   std::atomic<bool> stopping{false};
 
   std::mutex mutex;
   std::condition_variable wake;
   int sleepers = 0;
 
-  void work() {
-    for (int i = next.fetch_add(1, std::memory_order_relaxed); i < count;
-         i = next.fetch_add(1, std::memory_order_relaxed)) {
-      (*task)(i);
+  static constexpr int most_tasks = 0xFFFF;
+  static std::uint64_t number_of(std::uint64_t t) noexcept { return t >> 32U; }
+  static int count_of(std::uint64_t t) noexcept { return static_cast<int>((t >> 16U) & 0xFFFFU); }
+  static int taken_of(std::uint64_t t) noexcept { return static_cast<int>(t & 0xFFFFU); }
+
+  // Takes and does tasks of the current run until none is left; its number.
+  std::uint64_t work() {
+    std::uint64_t now = ticket.load(std::memory_order_acquire);
+    while (taken_of(now) < count_of(now)) {
+      if (ticket.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) {
+        (*task)(taken_of(now));
+        done.fetch_add(1, std::memory_order_release);
+        now = ticket.load(std::memory_order_acquire);
+      }
     }
+    return number_of(now);
   }
 
   void loop() {
-    unsigned seen = 0;
-    for (;;) {
-      for (int spins = 0; generation.load(std::memory_order_acquire) == seen; ++spins) {
-        if (spins < spin_limit) {
-          pause_briefly();
-          continue;
-        }
-        std::unique_lock lock(mutex);
-        ++sleepers;
-        wake.wait(lock, [&] { return generation.load(std::memory_order_acquire) != seen; });
-        --sleepers;
-      }
-      seen = generation.load(std::memory_order_acquire);
-      if (stopping.load(std::memory_order_relaxed)) return;
-      work();
-      busy.fetch_sub(1, std::memory_order_release);
+    while (!stopping.load(std::memory_order_acquire)) {
+      const std::uint64_t seen = work();
+      const auto is_over = [&] {
+        return number_of(ticket.load(std::memory_order_acquire)) != seen;
+      };
+      int spins = 0;
+      while (!is_over() && spins++ < spin_limit) pause_briefly();
+      if (is_over()) continue;
+      std::unique_lock lock(mutex);
+      ++sleepers;
+      wake.wait(lock, is_over);
+      --sleepers;
     }
   }
 
   // Also runs when the pool's constructor could not start all of its threads.
   ~Shared() {
-    stopping.store(true, std::memory_order_relaxed);
-    publish();
+    stopping.store(true, std::memory_order_release);
+    publish(0);
     for (std::thread& thread : threads) thread.join();
   }
 
-  void publish() {
+  void publish(int tasks) {
     bool anyone_asleep = false;
     {
       const std::lock_guard lock(mutex);
-      generation.fetch_add(1, std::memory_order_release);
+      const std::uint64_t number = number_of(ticket.load(std::memory_order_relaxed)) + 1;
+      ticket.store((number << 32U) | (static_cast<std::uint64_t>(tasks) << 16U),
+                   std::memory_order_release);
       anyone_asleep = sleepers > 0;
     }
     if (anyone_asleep) wake.notify_all();
@@ -154,17 +165,16 @@ int ThreadPool::width() const noexcept { return shared_->width; }
 
 void ThreadPool::run(int n, FunctionRef<void(int)> task) {
   Shared& shared = *shared_;
-  if (n <= 1 || shared.threads.empty()) {
+  // One task, no threads, or more tasks than a ticket can count: the caller does them.
+  if (n <= 1 || shared.threads.empty() || n > Shared::most_tasks) {
     for (int i = 0; i < n; ++i) task(i);
     return;
   }
   shared.task = &task;
-  shared.count = n;
-  shared.next.store(0, std::memory_order_relaxed);
-  shared.busy.store(static_cast<int>(shared.threads.size()), std::memory_order_relaxed);
-  shared.publish();
+  shared.done.store(0, std::memory_order_relaxed);
+  shared.publish(n);
   shared.work();
-  for (int spins = 0; shared.busy.load(std::memory_order_acquire) != 0; ++spins) {
+  for (int spins = 0; shared.done.load(std::memory_order_acquire) != n; ++spins) {
     if (spins < spin_limit) {
       pause_briefly();
     } else {
