@@ -123,7 +123,9 @@ inline Result<std::unique_ptr<const Block>> Mamba::bind(const MambaSpec& unresol
                                                         const WeightScope& weights, Plan& plan) {
   const Index d_model = plan.d_model();
   const MambaSpec spec = unresolved.resolved(d_model);
-  const auto [d_inner, d_state, dt_rank] = Sizes{spec.d_inner, spec.d_state, spec.dt_rank};
+  const Index d_inner = spec.d_inner;
+  const Index d_state = spec.d_state;
+  const Index dt_rank = spec.dt_rank;
   auto block = std::make_unique<Mamba>();
   block->sizes_ = {d_inner, d_state, dt_rank};
 
