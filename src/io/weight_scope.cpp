@@ -13,7 +13,10 @@ namespace {
 template <class From, class To>
 void convert(const From* from, To* to, Index count) noexcept {
   for (Index i = 0; i < count; ++i) {
-    const float value = to_float(from[i]);
+    From stored;  // the file may hold it at any address
+    std::memcpy(&stored, reinterpret_cast<const std::byte*>(from) + i * Index{sizeof(From)},
+                sizeof(From));
+    const float value = to_float(stored);
     if constexpr (std::is_same_v<To, float>) {
       to[i] = value;
     } else if constexpr (std::is_same_v<To, bf16>) {
