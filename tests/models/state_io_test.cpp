@@ -65,7 +65,8 @@ TEST_F(StateFile, KeepsTheSequence) {
 }
 
 TEST_F(StateFile, TakesAWellFormedFile) {
-  const Parts parts = parts_of(model_.initial_state());
+  const State state = model_.initial_state();
+  const Parts parts = parts_of(state);
   write_safetensors(path("x"), parts.tensors, parts.metadata).value();
   const Sequence loaded = load_state(model_, path("x")).value();
   EXPECT_EQ(loaded.state.position(), 2);
