@@ -29,10 +29,11 @@ Result<std::unique_ptr<const Block>> bind_block(const BlockSpec& spec, const Wei
 
 // The head's own matrix if the checkpoint has one that differs from the embedding, whatever the
 // configuration says of tying: files that tie them usually leave it out, but some repeat it.
-Result<Linear> bind_head(const ModelSpec& spec, WeightBinder& binder, const Embedding& embedding) {
+Result<Linear> bind_head(const ModelSpec& spec, WeightBinder& binder, Plan& plan,
+                         const Embedding& embedding) {
   const WeightScope weights = WeightScope(binder, "").scope(spec.head_name);
   const Index rows = spec.embedding.rows();
-  if (!spec.tied_head) return Linear::bind(weights, rows, spec.d_model(), false);
+  if (!spec.tied_head) return Linear::bind(weights, plan, rows, spec.d_model(), false);
   if (!weights.contains("weight")) return embedding.tied_head();
   const TensorView& stored = binder.store()->find(weights.name("weight"))->tensor;
   const TensorView& shared = binder.store()->find(binder.uses().front().name)->tensor;
@@ -40,7 +41,7 @@ Result<Linear> bind_head(const ModelSpec& spec, WeightBinder& binder, const Embe
       stored.dtype == shared.dtype && stored.shape == shared.shape &&
       (stored.data == shared.data ||
        std::memcmp(stored.data, shared.data, static_cast<std::size_t>(stored.bytes())) == 0);
-  if (!is_same) return Linear::bind(weights, rows, spec.d_model(), false);
+  if (!is_same) return Linear::bind(weights, plan, rows, spec.d_model(), false);
   binder.ignore(weights.name("weight"));
   return embedding.tied_head();
 }
@@ -75,9 +76,10 @@ Result<Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder, const std:
       parts.final_norm,
       Norm::bind(spec.final_norm, root.scope(spec.final_norm_name), spec.d_model()));
   tree.name(spec.final_norm_name, parts.final_norm.description());
-  KRAIT_ASSIGN_OR_RETURN(parts.head, bind_head(spec, binder, parts.embedding));
+  KRAIT_ASSIGN_OR_RETURN(parts.head, bind_head(spec, binder, plan, parts.embedding));
   tree.name(spec.head_name, "Head");
   parts.scratch = plan.scratch_plan();
+  parts.workspace_floats = plan.workspace_floats();
   return parts;
 }
 
@@ -154,7 +156,8 @@ ModelPlan make_plan(const WeightBinder& binder, const Plan& plan, const ModelSpe
   result.state_tensors = plan.state_tensors();
   result.state_bytes = plan.state_floats() * bytes_of(DType::f32);
   result.scratch_bytes_per_token =
-      (plan.scratch_plan().floats_per_token() + spec.d_model()) * bytes_of(DType::f32);
+      (plan.scratch_plan().floats_per_token() + plan.workspace_floats() + spec.d_model()) *
+      bytes_of(DType::f32);
   result.unused = binder.unused();
   for (const TensorUse& use : result.tensors) {
     result.parameters += use.shape.size();

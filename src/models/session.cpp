@@ -24,12 +24,13 @@ Session::Session(Model model, Executor& executor, const SessionOptions& options)
       executor_(&executor),
       options_(sane(options)),
       scratch_(model_.parts().scratch, options_.chunk),
+      workspace_(model_.parts().workspace_floats * options_.chunk),
       x_(options_.chunk * model_.d_model()),
       logits_(options_.max_batch * model_.vocab_padded()),
       rows_(static_cast<std::size_t>(options_.max_batch)) {}
 
 std::size_t Session::bytes() const noexcept {
-  return scratch_.bytes() + x_.bytes() + logits_.bytes();
+  return scratch_.bytes() + workspace_.bytes() + x_.bytes() + logits_.bytes();
 }
 
 void Session::check(std::span<const Token> tokens, const State& state) const {
@@ -47,12 +48,18 @@ void Session::check(std::span<const Token> tokens, const State& state) const {
                  "[session] state: expected a state of this model, found one of another");
 }
 
+BlockContext Session::context(MatrixView<float> x, std::span<const SequenceRows> sequences) {
+  return {.x = x,
+          .sequences = sequences,
+          .executor = *executor_,
+          .memory = scratch_,
+          .workspace = workspace_.span()};
+}
+
 void Session::forward(std::span<const Token> tokens, std::span<const SequenceRows> sequences) {
   const Model::Parts& parts = model_.parts();
-  BlockContext ctx{.x = {x_.data(), static_cast<Index>(tokens.size()), model_.d_model()},
-                   .sequences = sequences,
-                   .executor = *executor_,
-                   .memory = scratch_};
+  BlockContext ctx =
+      context({x_.data(), static_cast<Index>(tokens.size()), model_.d_model()}, sequences);
   parts.embedding.lookup(tokens, ctx.x);
   for (const Residual& residual : parts.residuals) residual.forward(ctx);
 }
@@ -70,7 +77,7 @@ void Session::head(Index first, MatrixView<float> logits) {
   const Model::Parts& parts = model_.parts();
   const MatrixView<float> x(x_.data() + first * model_.d_model(), logits.rows, model_.d_model());
   parts.final_norm.apply(x, x);
-  parts.head.apply(*executor_, x, logits);
+  parts.head.apply(context(x, {}), x, logits);
 }
 
 std::span<const float> Session::prefill(std::span<const Token> tokens, State& state) {

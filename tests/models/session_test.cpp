@@ -65,7 +65,10 @@ TEST(Session, HiddenStatesTimesTheHeadAreTheLogits) {
   const auto logits = test::all_logits(session, tokens, b);
   EXPECT_TRUE(a == b);
   std::vector<float> again(9 * 64);
-  model.parts().head.apply(executor, {hidden.data(), 9, 20}, {again.data(), 9, 64});
+  Scratch scratch;
+  const BlockContext ctx{
+      .x = {}, .sequences = {}, .executor = executor, .memory = scratch, .workspace = {}};
+  model.parts().head.apply(ctx, {hidden.data(), 9, 20}, {again.data(), 9, 64});
   EXPECT_TRUE(test::same_bits<float>(logits, again));
 }
 

@@ -139,7 +139,8 @@ TEST_P(MambaBlock, EqualsThePapersEquations) {
       BlockContext ctx{.x = {x.data() + first * d_model, count, d_model},
                        .sequences = {&rows, 1},
                        .executor = threads,
-                       .memory = scratch};
+                       .memory = scratch,
+                       .workspace = {}};
       (*block)->forward(ctx);
     }
     for (Index t = 0; t < tokens; ++t) {
@@ -170,7 +171,10 @@ TEST(Embedding, WidensRowsAndIsItsOwnHead) {
   }
   SerialExecutor executor;
   std::vector<float> logits(4);
-  embedding.tied_head().apply(executor, {x.data(), 1, 3}, {logits.data(), 1, 4});
+  Scratch scratch;
+  const BlockContext ctx{
+      .x = {}, .sequences = {}, .executor = executor, .memory = scratch, .workspace = {}};
+  embedding.tied_head().apply(ctx, {x.data(), 1, 3}, {logits.data(), 1, 4});
   for (std::size_t r = 0; r < 4; ++r) {
     double sum = 0.0;
     for (std::size_t k = 0; k < 3; ++k) sum += double{to_float(values[3 * r + k])} * double{x[k]};

@@ -69,6 +69,7 @@ class KRAIT_API Session {
   // Runs one chunk through the layers; afterwards x_ holds the residual stream.
   void forward(std::span<const Token> tokens, std::span<const SequenceRows> sequences);
   void forward(std::span<const Token> tokens, State& state);
+  BlockContext context(MatrixView<float> x, std::span<const SequenceRows> sequences);
   // Logits of rows [first, first + logits.rows) of the chunk.
   void head(Index first, MatrixView<float> logits);
 
@@ -76,6 +77,7 @@ class KRAIT_API Session {
   Executor* executor_;
   SessionOptions options_;
   Scratch scratch_;
+  AlignedBuffer<float> workspace_;
   AlignedBuffer<float> x_;       // [chunk, d_model]
   AlignedBuffer<float> logits_;  // [max_batch, vocab_padded]
   std::vector<SequenceRows> rows_;

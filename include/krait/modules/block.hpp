@@ -36,6 +36,7 @@ struct BlockContext {
   std::span<const SequenceRows> sequences;  ///< cover all rows, in order
   Executor& executor;
   Scratch& memory;
+  std::span<float> workspace;  ///< of the matrix product that runs; booked by Plan::workspace
 
   /// Booked working memory as a matrix [rows, cols]; rows start on cache lines.
   MatrixView<float> scratch(ScratchSlot slot, Index cols) const noexcept {

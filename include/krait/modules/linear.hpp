@@ -11,6 +11,7 @@
 #include "krait/io/weight_scope.hpp"
 #include "krait/kernels/matmul.hpp"
 #include "krait/kernels/matvec.hpp"
+#include "krait/modules/block.hpp"
 
 namespace krait::inline v0_1 {
 
@@ -22,13 +23,14 @@ struct DenseLinear {
   Index out() const noexcept { return W.rows; }
   Index in() const noexcept { return W.cols; }
 
-  void apply(Executor& executor, MatrixView<const float> x, MatrixView<float> y) const noexcept {
+  void apply(const BlockContext& ctx, MatrixView<const float> x,
+             MatrixView<float> y) const noexcept {
     if (x.rows == 1) {
-      parallel_for(executor, W.rows, 32, [&](Range outputs) {
+      parallel_for(ctx.executor, W.rows, 32, [&](Range outputs) {
         kernels::matvec({.W = W, .x = x.data, .bias = bias, .y = y.data, .outputs = outputs});
       });
     } else {
-      parallel_for(executor, W.rows, 48, [&](Range outputs) {
+      parallel_for(ctx.executor, W.rows, 48, [&](Range outputs) {
         kernels::matmul({.W = W, .x = x, .bias = bias, .y = y, .outputs = outputs});
       });
     }
@@ -45,7 +47,8 @@ class Linear {
   explicit Linear(Form form) : form_(std::move(form)) {}
 
   /// Binds `weight` [out, in], and `bias` [out] if there is one, in the scope `weights`.
-  static Result<Linear> bind(const WeightScope& weights, Index out, Index in, bool has_bias) {
+  static Result<Linear> bind(const WeightScope& weights, Plan& /*plan*/, Index out, Index in,
+                             bool has_bias) {
     DenseLinear dense;
     KRAIT_ASSIGN_OR_RETURN(const TensorView W, weights.matrix("weight", out, in));
     dense.W = {W.data, W.dtype, out, in};
@@ -64,8 +67,9 @@ class Linear {
   }
 
   /// y = x Wᵀ + b for every row of x [rows, in]; y [rows, out] must not overlap x.
-  void apply(Executor& executor, MatrixView<const float> x, MatrixView<float> y) const noexcept {
-    std::visit([&](const auto& form) { form.apply(executor, x, y); }, form_);
+  void apply(const BlockContext& ctx, MatrixView<const float> x,
+             MatrixView<float> y) const noexcept {
+    std::visit([&](const auto& form) { form.apply(ctx, x, y); }, form_);
   }
 
   const Form& form() const noexcept { return form_; }

@@ -60,16 +60,16 @@ class Mamba final : public Block {
     const auto C = dBC.cols_from(dt_rank + d_state, d_state);   // [T, d_state]
     const auto dt_raw = ctx.scratch(dt_raw_, d_inner);          // [T, d_inner]
 
-    in_proj_.apply(ctx.executor, ctx.x, xz);  // [u; z] = in_proj(x)
+    in_proj_.apply(ctx, ctx.x, xz);  // [u; z] = in_proj(x)
     parallel_for(ctx.executor, d_inner, channel_block, [&](Range channels) {
       conv1d_.apply(ctx.sequences, u, u, channels);  // u = silu(conv1d(u))
     });
-    x_proj_.apply(ctx.executor, u, dBC);  // [δ; B; C] = x_proj(u)
-    dt_proj_.apply(ctx.executor, dBC.cols_from(0, dt_rank), dt_raw);
+    x_proj_.apply(ctx, u, dBC);  // [δ; B; C] = x_proj(u)
+    dt_proj_.apply(ctx, dBC.cols_from(0, dt_rank), dt_raw);
     parallel_for(ctx.executor, d_inner, channel_block, [&](Range channels) {
       scan(ctx.sequences, u, dt_raw, B, C, z, channels);  // y = scan(u) · silu(z), into u
     });
-    out_proj_.apply(ctx.executor, u, ctx.x);  // x = out_proj(y)
+    out_proj_.apply(ctx, u, ctx.x);  // x = out_proj(y)
   }
 
   std::string description() const override {
@@ -129,17 +129,17 @@ inline Result<std::unique_ptr<const Block>> Mamba::bind(const MambaSpec& unresol
   auto block = std::make_unique<Mamba>();
   block->sizes_ = {d_inner, d_state, dt_rank};
 
-  KRAIT_ASSIGN_OR_RETURN(block->in_proj_,
-                         Linear::bind(weights.scope("in_proj"), 2 * d_inner, d_model, spec.bias));
+  KRAIT_ASSIGN_OR_RETURN(block->in_proj_, Linear::bind(weights.scope("in_proj"), plan, 2 * d_inner,
+                                                       d_model, spec.bias));
   const StateSlot conv_state = plan.state(weights.path("conv_state"), {spec.d_conv - 1, d_inner});
   KRAIT_ASSIGN_OR_RETURN(block->conv1d_, CausalConv1d::bind(weights.scope("conv1d"), conv_state,
                                                             d_inner, spec.d_conv, spec.conv_bias));
-  KRAIT_ASSIGN_OR_RETURN(
-      block->x_proj_, Linear::bind(weights.scope("x_proj"), dt_rank + 2 * d_state, d_inner, false));
+  KRAIT_ASSIGN_OR_RETURN(block->x_proj_, Linear::bind(weights.scope("x_proj"), plan,
+                                                      dt_rank + 2 * d_state, d_inner, false));
   KRAIT_ASSIGN_OR_RETURN(block->dt_proj_,
-                         Linear::bind(weights.scope("dt_proj"), d_inner, dt_rank, true));
-  KRAIT_ASSIGN_OR_RETURN(block->out_proj_,
-                         Linear::bind(weights.scope("out_proj"), d_model, d_inner, spec.bias));
+                         Linear::bind(weights.scope("dt_proj"), plan, d_inner, dt_rank, true));
+  KRAIT_ASSIGN_OR_RETURN(
+      block->out_proj_, Linear::bind(weights.scope("out_proj"), plan, d_model, d_inner, spec.bias));
 
   // A = -exp(A_log), in f32: rounding A_log's exponential would change every decay.
   KRAIT_ASSIGN_OR_RETURN(

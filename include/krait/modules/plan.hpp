@@ -3,6 +3,7 @@
 /// \file
 /// Plan: what the blocks of a model book while they are bound.
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -42,14 +43,20 @@ class Plan {
   /// Working memory of a block while it runs: `floats` floats for every token.
   ScratchSlot scratch(Index floats) { return scratch_.book(floats); }
 
+  /// Working memory of a matrix product, for its input in another form. Products run one after
+  /// another, so the largest booking serves all.
+  void workspace(Index floats) { workspace_ = std::max(workspace_, round_up(floats, 16)); }
+
   ScratchPlan& scratch_plan() noexcept { return scratch_; }
   const ScratchPlan& scratch_plan() const noexcept { return scratch_; }
+  Index workspace_floats() const noexcept { return workspace_; }
   Index state_floats() const noexcept { return state_floats_; }
   const std::vector<StateTensor>& state_tensors() const noexcept { return state_tensors_; }
 
  private:
   Index d_model_;
   ScratchPlan scratch_;
+  Index workspace_ = 0;  // floats per token
   Index state_floats_ = 0;
   std::vector<StateTensor> state_tensors_;
 };
