@@ -16,18 +16,11 @@
 #  include "kernels/simd-inl.hpp"
 #  include "krait/core/executor.hpp"
 
-// The loops below must vanish, so that their arrays become registers.
-#  define KRAIT_UNROLL HWY_UNROLL(32)
-
 HWY_BEFORE_NAMESPACE();
 namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
 
 using D4 = hn::FixedTag<float, 4>;
 using V4 = hn::Vec<D4>;
-
-// An array of registers; all of its subscripts must be constants once loops are unrolled.
-template <class V, int n>
-using Array = V[static_cast<std::size_t>(n)];
 
 constexpr int register_parts = static_cast<int>(vector_parts);
 

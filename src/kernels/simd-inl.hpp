@@ -7,6 +7,7 @@
 #    define KRAIT_SIMD_INL_HPP
 #  endif
 
+#  include <cstddef>
 #  include <limits>
 #  include <type_traits>
 #  include <utility>
@@ -14,6 +15,10 @@
 #  include <hwy/highway.h>
 
 #  include "krait/core/dtype.hpp"
+
+// For loops that must vanish, so that their arrays become registers.
+#  undef KRAIT_UNROLL
+#  define KRAIT_UNROLL HWY_UNROLL(32)
 
 HWY_BEFORE_NAMESPACE();
 namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
@@ -24,6 +29,10 @@ namespace hn = hwy::HWY_NAMESPACE;
 using DF = hn::CappedTag<float, 16>;
 using DI = hn::RebindToSigned<DF>;
 using VF = hn::Vec<DF>;
+
+// An array of registers; all of its subscripts must be constants once loops are unrolled.
+template <class V, int n>
+using Array = V[static_cast<std::size_t>(n)];
 
 constexpr Index vector_lanes = static_cast<Index>(hn::MaxLanes(DF()));
 constexpr Index virtual_lanes = 16;
