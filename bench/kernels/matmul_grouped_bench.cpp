@@ -25,14 +25,10 @@ class RotatingGroups {
     copies_ = 1 + 2 * last_level_cache_bytes() / codes_bytes_;
     codes_buffer_ = AlignedBuffer<std::uint8_t>(copies_ * codes_bytes_);
     scales_buffer_ = AlignedBuffer<f16>(copies_ * scales_);
-    const auto values = random_values(kernels::row_block * cols, 3);
-    for (Index at = 0; at < copies_ * blocks; at += W_.groups()) {
-      static_cast<void>(kernels::quantize_block(
-          form, {values.data(), kernels::row_block, cols},
-          codes_buffer_.data() + at * block_bytes(form),
-          scales_buffer_.data() + at * kernels::row_block));
-      if (at >= blocks) break;
-    }
+    const auto values = random_values(rows * cols, 3);
+    static_cast<void>(kernels::quantize(form, {values.data(), DType::f32, {rows, cols}},
+                                        {0, W_.row_blocks()}, codes_buffer_.data(),
+                                        scales_buffer_.data()));
     for (Index copy = 1; copy < copies_; ++copy) {
       std::memcpy(codes_buffer_.data() + copy * codes_bytes_, codes_buffer_.data(),
                   static_cast<std::size_t>(codes_bytes_));

@@ -24,7 +24,7 @@ void add_common(CLI::App& app, CommonOptions& options, const std::string& json_h
       ->capture_default_str();
   app.add_option("--dtype", options.dtype,
                  "Form of the weights in memory; 'file' keeps what is stored")
-      ->check(CLI::IsMember({"file", "f32", "bf16", "f16"}))
+      ->check(CLI::IsMember({"file", "f32", "bf16", "f16", "q8", "q4"}))
       ->capture_default_str();
   app.add_option("--weights", options.weights, "Map weight files, or copy them into memory")
       ->check(CLI::IsMember({"map", "copy"}))
@@ -33,10 +33,14 @@ void add_common(CLI::App& app, CommonOptions& options, const std::string& json_h
 }
 
 LoadOptions load_options(const CommonOptions& options) {
-  static const std::map<std::string, WeightForm> forms = {{"file", WeightForm::file},
-                                                          {"f32", WeightForm::f32},
-                                                          {"f16", WeightForm::f16},
-                                                          {"bf16", WeightForm::bf16}};
+  static const std::map<std::string, WeightForm> forms = [] {
+    std::map<std::string, WeightForm> map;
+    for (const WeightForm form : {WeightForm::file, WeightForm::f32, WeightForm::f16,
+                                  WeightForm::bf16, WeightForm::q8, WeightForm::q4}) {
+      map.emplace(to_string(form), form);
+    }
+    return map;
+  }();
   static ProgressLine progress("loading", "bytes");
   return {.weights = options.weights == "copy" ? WeightsMode::copy : WeightsMode::map,
           .form = forms.at(options.dtype),

@@ -30,7 +30,7 @@ nlohmann::json to_json(const ModelPlan& plan, const ModelConfig& config,
     const auto extents = use.shape.extents();
     tensors.push_back({{"name", use.name},
                        {"shape", std::vector<Index>(extents.begin(), extents.end())},
-                       {"dtype", to_string(use.dtype)},
+                       {"dtype", use.form},
                        {"bytes", use.bytes},
                        {"placement", name_of(use.placement)}});
   }
@@ -68,8 +68,8 @@ Result<void> run(const Options& options) {
   }
   if (options.tensors) {
     for (const TensorUse& use : plan.tensors) {
-      text += use.name + " " + std::string(to_string(use.dtype)) + " " + to_string(use.shape) +
-              " " + std::to_string(use.bytes) + "\n";
+      text += use.name + " " + use.form + " " + to_string(use.shape) + " " +
+              std::to_string(use.bytes) + "\n";
     }
   }
   KRAIT_RETURN_IF_ERROR(print(text));

@@ -49,10 +49,9 @@ DType form_dtype(WeightForm form, DType stored) noexcept {
       return DType::f16;
     case WeightForm::bf16:
       return DType::bf16;
-    case WeightForm::file:
-      break;
+    default:
+      return stored;
   }
-  return stored;
 }
 
 bool is_aligned(const TensorView& tensor) noexcept {
@@ -79,6 +78,24 @@ bool same_but_ones(const Shape& a, const Shape& b) noexcept {
 }
 
 }  // namespace
+
+std::string_view to_string(WeightForm form) noexcept {
+  switch (form) {
+    case WeightForm::file:
+      return "file";
+    case WeightForm::f32:
+      return "f32";
+    case WeightForm::f16:
+      return "f16";
+    case WeightForm::bf16:
+      return "bf16";
+    case WeightForm::q8:
+      return "q8";
+    case WeightForm::q4:
+      return "q4";
+  }
+  return "?";
+}
 
 void convert_floats(const TensorView& from, DType to, void* out) noexcept {
   switch (from.dtype) {
@@ -128,11 +145,33 @@ Result<TensorView> WeightBinder::find(const std::string& name, const Shape& shap
   return TensorView{tensor.data, tensor.dtype, shape};
 }
 
-void WeightBinder::record(std::string name, std::string path, const TensorView& held,
-                          Placement placement) {
+// A part of a packed matrix, of exactly this type and shape; copied if it lies at an odd address.
+Result<TensorView> WeightBinder::find_part(const std::string& name, DType dtype,
+                                           const Shape& shape) {
+  const WeightStore::Entry* entry = store_->find(name);
+  if (entry == nullptr) {
+    return Error{ErrorCode::missing_tensor, fmt::format("[build] {}: expected {} {}, found none",
+                                                        name, to_string(dtype), to_string(shape))};
+  }
+  TensorView tensor = entry->tensor;
+  if (tensor.dtype != dtype || !(tensor.shape == shape)) {
+    return Error{tensor.dtype != dtype ? ErrorCode::dtype_mismatch : ErrorCode::shape_mismatch,
+                 fmt::format("[build] {}: expected {} {}, found {} {}", name, to_string(dtype),
+                             to_string(shape), to_string(tensor.dtype), to_string(tensor.shape))};
+  }
   used_names_.insert(name);
-  uses_.push_back(
-      {std::move(name), std::move(path), held.shape, held.dtype, held.bytes(), placement});
+  if (materialize() && !is_aligned(tensor)) {
+    void* copy = allocate(tensor.bytes());
+    std::memcpy(copy, tensor.data, static_cast<std::size_t>(tensor.bytes()));
+    tensor.data = copy;
+  }
+  return tensor;
+}
+
+void WeightBinder::record(TensorUse use) {
+  used_names_.insert(use.name);
+  for (const TensorView& part : use.parts) use.bytes += part.bytes();
+  uses_.push_back(std::move(use));
 }
 
 void* WeightBinder::allocate(Index bytes) {
@@ -144,20 +183,25 @@ void* WeightBinder::allocate(Index bytes) {
 
 // The tensor in `dtype`: in place if the file has it so and its address allows, else a copy.
 Result<TensorView> WeightBinder::hold(std::string name, std::string path, const Shape& shape,
-                                      DType dtype, bool keep_dtype) {
+                                      DType dtype, TensorRole role) {
   KRAIT_ASSIGN_OR_RETURN(const TensorView stored, find(name, shape));
-  TensorView held{nullptr, keep_dtype ? form_dtype(options_.form, stored.dtype) : dtype, shape};
-  if (held.dtype == stored.dtype && is_aligned(stored)) {
+  const bool is_matrix = role == TensorRole::matrix;
+  TensorView held{nullptr, is_matrix ? form_dtype(options_.form, stored.dtype) : dtype, shape};
+  const bool is_in_place = held.dtype == stored.dtype && is_aligned(stored);
+  if (is_in_place) {
     held.data = stored.data;
-    record(std::move(name), std::move(path), held, Placement::in_place);
-    return held;
-  }
-  if (materialize()) {
+  } else if (materialize()) {
     void* copy = allocate(held.bytes());
     convert_floats(stored, held.dtype, copy);
     held.data = copy;
   }
-  record(std::move(name), std::move(path), held, Placement::converted);
+  record({.name = std::move(name),
+          .path = std::move(path),
+          .shape = shape,
+          .form = std::string(to_string(held.dtype)),
+          .placement = is_in_place ? Placement::in_place : Placement::converted,
+          .role = role,
+          .parts = {held}});
   return held;
 }
 
@@ -183,13 +227,90 @@ bool WeightScope::contains(std::string_view name) const {
 }
 
 Result<TensorView> WeightScope::matrix(std::string_view name, Index rows, Index cols) const {
-  return binder_->hold(this->name(name), path(name), Shape{rows, cols}, DType::f32, true);
+  return binder_->hold(this->name(name), path(name), Shape{rows, cols}, DType::f32,
+                       TensorRole::matrix);
+}
+
+WeightForm WeightScope::form() const noexcept { return binder_->options_.form; }
+
+const Shape* WeightScope::stored_shape(std::string_view name) const {
+  const WeightStore* store = binder_->store();
+  const WeightStore::Entry* entry = store == nullptr ? nullptr : store->find(this->name(name));
+  return entry == nullptr ? nullptr : &entry->tensor.shape;
+}
+
+Result<PackedMatrix> WeightScope::find_packed(const Shape& codes, const Shape& scales) const {
+  PackedMatrix packed;
+  KRAIT_ASSIGN_OR_RETURN(packed.codes, binder_->find_part(name("codes"), DType::u8, codes));
+  KRAIT_ASSIGN_OR_RETURN(packed.scales, binder_->find_part(name("scales"), DType::f16, scales));
+  return packed;
+}
+
+Result<PackedMatrix> WeightScope::packed(std::string_view form, const Shape& matrix,
+                                         const Shape& codes, const Shape& scales) const {
+  KRAIT_ASSIGN_OR_RETURN(const PackedMatrix packed, find_packed(codes, scales));
+  binder_->record({.name = name("weight"),
+                   .path = path("weight"),
+                   .shape = matrix,
+                   .form = std::string(form),
+                   .placement = Placement::in_place,
+                   .role = TensorRole::matrix,
+                   .parts = {packed.codes, packed.scales}});
+  return packed;
+}
+
+Result<PackedMatrix> WeightScope::pack(std::string_view form, const Shape& matrix,
+                                       const Shape& codes, const Shape& scales, Pack pack) const {
+  KRAIT_ASSIGN_OR_RETURN(const TensorView stored, binder_->find(name("weight"), matrix));
+  PackedMatrix packed{{nullptr, DType::u8, codes}, {nullptr, DType::f16, scales}};
+  if (materialize()) {
+    auto* code = static_cast<std::uint8_t*>(binder_->allocate(packed.codes.bytes()));
+    auto* scale = static_cast<f16*>(binder_->allocate(packed.scales.bytes()));
+    if (Result<void> done = pack(stored, code, scale); !done) {
+      return Error{done.error().code,
+                   fmt::format("[build] {}: {}", name("weight"), done.error().message)};
+    }
+    packed.codes.data = code;
+    packed.scales.data = scale;
+  }
+  binder_->record({.name = name("weight"),
+                   .path = path("weight"),
+                   .shape = matrix,
+                   .form = std::string(form),
+                   .placement = Placement::converted,
+                   .role = TensorRole::matrix,
+                   .parts = {packed.codes, packed.scales}});
+  return packed;
+}
+
+Result<TensorView> WeightScope::unpacked(const Shape& matrix, const Shape& codes,
+                                         const Shape& scales, UnpackRow unpack) const {
+  KRAIT_ASSIGN_OR_RETURN(const PackedMatrix packed, find_packed(codes, scales));
+  TensorView held{nullptr, form_dtype(form(), DType::f32), matrix};
+  if (materialize()) {
+    auto* data = static_cast<std::byte*>(binder_->allocate(held.bytes()));
+    AlignedBuffer<float> row(matrix[1]);
+    for (Index r = 0; r < matrix[0]; ++r) {
+      unpack(packed, r, row.span());
+      convert_floats({row.data(), DType::f32, {matrix[1]}}, held.dtype,
+                     data + r * matrix[1] * bytes_of(held.dtype));
+    }
+    held.data = data;
+  }
+  binder_->record({.name = name("weight"),
+                   .path = path("weight"),
+                   .shape = matrix,
+                   .form = std::string(to_string(held.dtype)),
+                   .placement = Placement::converted,
+                   .role = TensorRole::matrix,
+                   .parts = {held}});
+  return held;
 }
 
 Result<std::span<const float>> WeightScope::floats(std::string_view name,
                                                    const Shape& shape) const {
-  KRAIT_ASSIGN_OR_RETURN(const TensorView held,
-                         binder_->hold(this->name(name), path(name), shape, DType::f32, false));
+  KRAIT_ASSIGN_OR_RETURN(const TensorView held, binder_->hold(this->name(name), path(name), shape,
+                                                              DType::f32, TensorRole::parameter));
   return std::span<const float>{static_cast<const float*>(held.data),
                                 held.data == nullptr ? 0 : static_cast<std::size_t>(held.size())};
 }
@@ -199,7 +320,6 @@ Result<std::span<const float>> WeightScope::derive(
     FunctionRef<void(std::span<const float> source, std::span<float> result)> fill) const {
   const std::string full_name = this->name(name);
   KRAIT_ASSIGN_OR_RETURN(const TensorView stored, binder_->find(full_name, shape));
-  TensorView held{nullptr, DType::f32, shape};
   std::span<float> result;
   if (materialize()) {
     AlignedBuffer<float> source(stored.size());
@@ -207,9 +327,13 @@ Result<std::span<const float>> WeightScope::derive(
     auto* data = static_cast<float*>(binder_->allocate(size * bytes_of(DType::f32)));
     result = {data, static_cast<std::size_t>(size)};
     fill(source.span(), result);
-    held.data = data;
   }
-  binder_->record(full_name, path(name), held, Placement::derived);
+  binder_->record({.name = full_name,
+                   .path = path(name),
+                   .shape = shape,
+                   .form = std::string(to_string(DType::f32)),
+                   .placement = Placement::derived,
+                   .parts = {{stored.data, stored.dtype, shape}}});
   binder_->uses_.back().bytes = size * bytes_of(DType::f32);
   return std::span<const float>(result);
 }

@@ -1,5 +1,7 @@
 #include "krait/kernels/quant.hpp"
 
+#include <cstring>
+
 #include "krait/kernels/ref/quant.hpp"
 
 #undef HWY_TARGET_INCLUDE
@@ -24,7 +26,8 @@ HWY_INLINE void quantize_group(const float* x, Index count, std::int8_t* values,
   auto largest = hn::Zero(di);  // as bits: infinities and NaN are above all other numbers
   for (Index i = 0; i < group_registers; ++i) {
     const Index rest = count - i * vector_lanes;
-    group[i] = rest <= 0 ? hn::Zero(d) : load_count(x + i * vector_lanes, HWY_MIN(vector_lanes, rest));
+    group[i] =
+        rest <= 0 ? hn::Zero(d) : load_count(x + i * vector_lanes, HWY_MIN(vector_lanes, rest));
     largest = hn::Max(largest, hn::BitCast(di, hn::Abs(group[i])));
   }
   const std::int32_t bits = hn::GetLane(hn::MaxOfLanes(di, largest));
@@ -146,26 +149,44 @@ void pack_q4(const Block& block, std::uint8_t* codes) noexcept {
   }
 }
 
-// The column of a group's weight of the largest magnitude.
-Index worst_col(MatrixView<const float> rows, Index row, Index first, Index count) noexcept {
-  Index worst = first;
-  for (Index k = first; k < first + count; ++k) {
-    if (!(std::fabs(rows(row, k)) <= std::fabs(rows(row, worst)))) worst = k;
+// Which of a row's weights has the largest magnitude.
+Index largest(const Block& block, Index r) noexcept {
+  Index found = 0;
+  for (Index k = 1; k < group_size; ++k) {
+    if (std::fabs(block.w[k][r]) > std::fabs(block.w[found][r])) found = k;
   }
-  return worst;
+  return found;
 }
 
-}  // namespace
+// Element `at` of a stored tensor, which may lie at any address.
+float element(const TensorView& W, Index at) noexcept {
+  const auto* p = static_cast<const std::byte*>(W.data) + at * bytes_of(W.dtype);
+  const auto read = [p](auto value) {
+    std::memcpy(&value, p, sizeof value);
+    return to_float(value);
+  };
+  switch (W.dtype) {
+    case DType::f16:
+      return read(f16{});
+    case DType::bf16:
+      return read(bf16{});
+    default:
+      return read(0.0F);
+  }
+}
 
-std::optional<BadWeight> quantize_block(GroupedForm form, MatrixView<const float> rows,
+// One block of rows.
+std::optional<BadWeight> quantize_block(GroupedForm form, const TensorView& W, Index first_row,
                                         std::uint8_t* codes, f16* scales) noexcept {
-  for (Index first = 0; first < rows.cols; first += group_size) {
-    const Index count = std::min(group_size, rows.cols - first);
+  const Index cols = W.shape[1];
+  const Index rows = std::min(row_block, W.shape[0] - first_row);
+  for (Index first = 0; first < cols; first += group_size) {
+    const Index count = std::min(group_size, cols - first);
     Block block{};
-    for (Index r = 0; r < rows.rows; ++r) {
+    for (Index r = 0; r < rows; ++r) {
       for (Index k = 0; k < count; ++k) {
-        block.w[k][r] = rows(r, first + k);
-        if (!std::isfinite(block.w[k][r])) return BadWeight{r, first + k};
+        block.w[k][r] = element(W, (first_row + r) * cols + first + k);
+        if (!std::isfinite(block.w[k][r])) return BadWeight{first_row + r, first + k};
       }
     }
     if (form == GroupedForm::q8) {
@@ -176,7 +197,8 @@ std::optional<BadWeight> quantize_block(GroupedForm form, MatrixView<const float
     for (Index r = 0; r < row_block; ++r) {
       scales[r] = to_f16(block.scale[r]);
       block.scale[r] = to_float(scales[r]);
-      if (!std::isfinite(block.scale[r])) return BadWeight{r, worst_col(rows, r, first, count)};
+      if (!std::isfinite(block.scale[r]))
+        return BadWeight{first_row + r, first + largest(block, r)};
     }
     if (form == GroupedForm::q8) {
       pack_q8(block, codes);
@@ -185,6 +207,21 @@ std::optional<BadWeight> quantize_block(GroupedForm form, MatrixView<const float
     }
     codes += block_bytes(form);
     scales += row_block;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<BadWeight> quantize(GroupedForm form, const TensorView& W, Range blocks,
+                                  std::uint8_t* codes, f16* scales) noexcept {
+  const Index groups = round_up(W.shape[1], group_size) / group_size;
+  for (Index block = blocks.begin; block < blocks.end; ++block) {
+    const Index at = block * groups;
+    if (const auto bad = quantize_block(form, W, block * row_block, codes + at * block_bytes(form),
+                                        scales + at * row_block)) {
+      return bad;
+    }
   }
   return std::nullopt;
 }

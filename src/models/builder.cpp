@@ -27,6 +27,12 @@ Result<std::unique_ptr<const Block>> bind_block(const BlockSpec& spec, const Wei
   return custom.bind(weights, plan);
 }
 
+bool same_elements(const TensorView& a, const TensorView& b) noexcept {
+  return a.dtype == b.dtype && a.shape == b.shape &&
+         (a.data == b.data ||
+          std::memcmp(a.data, b.data, static_cast<std::size_t>(a.bytes())) == 0);
+}
+
 // The head's own matrix if the checkpoint has one that differs from the embedding, whatever the
 // configuration says of tying: files that tie them usually leave it out, but some repeat it.
 Result<Linear> bind_head(const ModelSpec& spec, WeightBinder& binder, Plan& plan,
@@ -34,14 +40,13 @@ Result<Linear> bind_head(const ModelSpec& spec, WeightBinder& binder, Plan& plan
   const WeightScope weights = WeightScope(binder, "").scope(spec.head_name);
   const Index rows = spec.embedding.rows();
   if (!spec.tied_head) return Linear::bind(weights, plan, rows, spec.d_model(), false);
+  if (weights.contains("codes")) return Linear::bind(weights, plan, rows, spec.d_model(), false);
   if (!weights.contains("weight")) return embedding.tied_head();
   const TensorView& stored = binder.store()->find(weights.name("weight"))->tensor;
-  const TensorView& shared = binder.store()->find(binder.uses().front().name)->tensor;
-  const bool is_same =
-      stored.dtype == shared.dtype && stored.shape == shared.shape &&
-      (stored.data == shared.data ||
-       std::memcmp(stored.data, shared.data, static_cast<std::size_t>(stored.bytes())) == 0);
-  if (!is_same) return Linear::bind(weights, plan, rows, spec.d_model(), false);
+  const WeightStore::Entry* shared = binder.store()->find(binder.uses().front().name);
+  if (shared == nullptr || !same_elements(stored, shared->tensor)) {
+    return Linear::bind(weights, plan, rows, spec.d_model(), false);
+  }
   binder.ignore(weights.name("weight"));
   return embedding.tied_head();
 }
@@ -53,7 +58,7 @@ Result<Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder, const std:
   parts.spec = spec;
   const WeightScope root(binder, prefix);
   KRAIT_ASSIGN_OR_RETURN(parts.embedding,
-                         Embedding::bind(spec.embedding, root.scope(spec.embedding_name)));
+                         Embedding::bind(spec.embedding, root.scope(spec.embedding_name), plan));
   tree.name(spec.embedding_name, "Embedding");
 
   const ScratchSlot branch = plan.scratch(spec.d_model());
@@ -83,6 +88,14 @@ Result<Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder, const std:
   return parts;
 }
 
+// Whether the store has that tensor, or the codes that stand for it.
+bool has_tensor(const WeightStore& weights, std::string_view name) {
+  constexpr std::string_view dense = "weight";
+  if (weights.contains(name)) return true;
+  if (name.size() < dense.size() || name.substr(name.size() - dense.size()) != dense) return false;
+  return weights.contains(std::string(name.substr(0, name.size() - dense.size())) + "codes");
+}
+
 // All missing tensors at once, so that a wrong prefix or family is seen for what it is.
 Result<void> check_names(const ModelSpec& spec, const WeightStore& weights,
                          const std::string& prefix) {
@@ -92,7 +105,7 @@ Result<void> check_names(const ModelSpec& spec, const WeightStore& weights,
   KRAIT_ASSIGN_OR_RETURN(const Parts ignored, bind_parts(spec, binder, prefix, plan, tree));
   std::vector<std::string> missing;
   for (const TensorUse& use : binder.uses()) {
-    if (!weights.contains(use.name)) missing.push_back(use.name);
+    if (!has_tensor(weights, use.name)) missing.push_back(use.name);
   }
   if (missing.empty()) return {};
   constexpr std::size_t shown = 10;
@@ -118,9 +131,9 @@ class Hash {  // FNV-1a, 64 bits
   std::uint64_t value_ = 0xCBF29CE484222325ULL;
 };
 
-// Of the sizes and of the first and last 4 KiB (as f32) of every tensor, as the model holds it: the
-// same for a bf16 file and its f32 copy, which give the same bits, and another for weights that
-// were rounded on the way.
+// Of the sizes and of the first and last 4 KiB of every tensor (floats as f32), as the model holds
+// it: the same for a bf16 file and its f32 copy, which give the same bits, and another for weights
+// that were rounded on the way.
 std::string fingerprint(const ModelSpec& spec, const WeightBinder& binder) {
   ModelSpec unnamed = spec;
   unnamed.family.clear();
@@ -130,20 +143,23 @@ std::string fingerprint(const ModelSpec& spec, const WeightBinder& binder) {
   const std::string sizes = to_string(unnamed);
   hash.add(sizes.data(), sizes.size());
 
-  constexpr Index sample = 1024;
-  AlignedBuffer<float> values(sample);
-  AlignedBuffer<float> held(sample);
+  constexpr Index sample = 4096;
+  AlignedBuffer<float> values(sample / bytes_of(DType::f32));
   for (const TensorUse& use : binder.uses()) {
     const std::string shape = to_string(use.shape);
     hash.add(shape.data(), shape.size());
-    const TensorView& stored = binder.store()->find(use.name)->tensor;
-    const Index count = std::min(sample, stored.size());
-    for (const Index first : {Index{0}, stored.size() - count}) {
-      const auto* data =
-          static_cast<const std::byte*>(stored.data) + first * bytes_of(stored.dtype);
-      convert_floats({data, stored.dtype, {count}}, use.dtype, held.data());
-      convert_floats({held.data(), use.dtype, {count}}, DType::f32, values.data());
-      hash.add(values.data(), static_cast<std::size_t>(count) * sizeof(float));
+    for (const TensorView& part : use.parts) {
+      const bool is_number = is_float(part.dtype);
+      const Index count = std::min(is_number ? values.size() : sample, part.size());
+      for (const Index first : {Index{0}, part.size() - count}) {
+        const auto* data = static_cast<const std::byte*>(part.data) + first * bytes_of(part.dtype);
+        if (is_number) {
+          convert_floats({data, part.dtype, {count}}, DType::f32, values.data());
+          hash.add(values.data(), static_cast<std::size_t>(count) * sizeof(float));
+        } else {
+          hash.add(data, static_cast<std::size_t>(count));
+        }
+      }
     }
   }
   return hash.hex();

@@ -106,8 +106,8 @@ std::string PlanTree::text(const ModelPlan& plan, const ModelSpec& spec) const {
       if (dot == std::string_view::npos) break;
       rest.remove_prefix(dot + 1);
     }
-    node->text = fmt::format("{} {}, {}{}", to_string(use.dtype), to_string(use.shape),
-                             bytes_text(use.bytes), placement_text(use.placement));
+    node->text = fmt::format("{} {}, {}{}", use.form, to_string(use.shape), bytes_text(use.bytes),
+                             placement_text(use.placement));
   }
   if (spec.tied_head && root.children.back().label != spec.head_name) {
     root.children.push_back({spec.head_name, "Head, tied to " + spec.embedding_name, {}});

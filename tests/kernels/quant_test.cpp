@@ -3,10 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 
+#include "krait/kernels/ref/matvec.hpp"
 #include "krait/kernels/ref/quant.hpp"
 #include "tests/support/grouped.hpp"
+#include "tests/support/weights.hpp"
 
 namespace krait {
 namespace {
@@ -113,6 +116,29 @@ TEST(QuantizeWeights, IsCloseAndDequantizesExactly) {
   }
 }
 
+TEST(QuantizeWeights, ReadsEveryStorageTypeAtAnyAddress) {
+  for (const GroupedForm form : grouped_forms) {
+    for (const DType dtype : test::weight_types) {
+      test::StoredMatrix stored(dtype, random_floats(18 * 40, 6), 18, 40, 1);
+      std::vector<float> widened(18 * 40);
+      const TensorView W{stored.view().data, dtype, {18, 40}};
+      for (Index i = 0; i < 18 * 40; ++i) {
+        widened[static_cast<std::size_t>(i)] =
+            static_cast<float>(ref::weight_at(stored.view(), i / 40, i % 40));
+      }
+      const GroupedMatrix expected(form, widened, 18, 40);
+      std::vector<std::byte> moved(1 + static_cast<std::size_t>(W.bytes()));
+      std::memcpy(moved.data() + 1, W.data, static_cast<std::size_t>(W.bytes()));
+      std::vector<std::uint8_t> codes(static_cast<std::size_t>(4 * block_bytes(form)));
+      std::vector<f16> scales(4 * 16);
+      ASSERT_FALSE(kernels::quantize(form, {moved.data() + 1, dtype, {18, 40}}, {0, 2},
+                                     codes.data(), scales.data()));
+      EXPECT_TRUE(std::equal(codes.begin(), codes.end(), expected.view().codes));
+      EXPECT_TRUE(std::equal(scales.begin(), scales.end(), expected.view().scales));
+    }
+  }
+}
+
 TEST(QuantizeWeights, PadsWithZeros) {
   for (const GroupedForm form : grouped_forms) {
     const GroupedMatrix W(form, random_floats(17 * 40, 4), 17, 40);
@@ -150,16 +176,17 @@ TEST(QuantizeWeights, RepresentsZerosAndWholeMultiplesExactly) {
 
 TEST(QuantizeWeights, NamesAWeightThatCannotBeRepresented) {
   for (const GroupedForm form : grouped_forms) {
-    for (const float bad : {std::numeric_limits<float>::infinity(),
-                            std::numeric_limits<float>::quiet_NaN(), 1e30F}) {
-      auto values = random_floats(5 * 70, 5);
-      values[2 * 70 + 66] = bad;
-      std::vector<std::uint8_t> codes(static_cast<std::size_t>(3 * block_bytes(form)));
-      std::vector<f16> scales(48);
-      const auto found =
-          kernels::quantize_block(form, {values.data(), 5, 70}, codes.data(), scales.data());
+    for (const float bad :
+         {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN(), 1e30F}) {
+      auto values = random_floats(20 * 70, 5);
+      values[17 * 70 + 66] = bad;
+      std::vector<std::uint8_t> codes(static_cast<std::size_t>(6 * block_bytes(form)));
+      std::vector<f16> scales(6 * 16);
+      const TensorView W{values.data(), DType::f32, {20, 70}};
+      EXPECT_FALSE(kernels::quantize(form, W, {0, 1}, codes.data(), scales.data()));
+      const auto found = kernels::quantize(form, W, {0, 2}, codes.data(), scales.data());
       ASSERT_TRUE(found);
-      EXPECT_EQ(found->row, 2);
+      EXPECT_EQ(found->row, 17);
       EXPECT_EQ(found->col, 66);
     }
   }

@@ -103,8 +103,8 @@ TEST(ModelBuilder, UsesWeightsWhereTheyLie) {
     const bool is_derived = use.name.ends_with("A_log") || use.name.ends_with("conv1d.weight");
     EXPECT_EQ(use.placement, is_derived ? Placement::derived : Placement::in_place) << use.name;
   }
-  EXPECT_EQ(model.parts().embedding.matrix().data,
-            weights.find("backbone.embedding.weight")->tensor.data);
+  const auto& head = std::get<DenseLinear>(model.parts().head.form());
+  EXPECT_EQ(head.W.data, weights.find("backbone.embedding.weight")->tensor.data);
   const Model widened = build_model(spec, weights, "backbone", {.form = WeightForm::f32}).value();
   EXPECT_GT(widened.plan().owned_bytes, model.plan().owned_bytes);
 }

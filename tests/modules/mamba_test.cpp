@@ -161,8 +161,9 @@ TEST(Embedding, WidensRowsAndIsItsOwnHead) {
   for (const float x : test::random_floats(12, 1)) values.push_back(to_bf16(x));
   store.add("e.weight", {values.data(), DType::bf16, {4, 3}}, nullptr);
   WeightBinder binder(&store, {});
+  Plan plan(3);
   const Embedding embedding =
-      Embedding::bind({.vocab = 4, .d_model = 3}, WeightScope(binder, "").scope("e")).value();
+      Embedding::bind({.vocab = 4, .d_model = 3}, WeightScope(binder, "").scope("e"), plan).value();
   std::vector<float> x(6);
   embedding.lookup(std::vector<Token>{2, 0}, {x.data(), 2, 3});
   for (std::size_t i = 0; i < 3; ++i) {

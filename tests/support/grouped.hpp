@@ -26,14 +26,8 @@ class GroupedMatrix {
     f16* scales = scales_.data() + offset;
     view_.codes = codes;
     view_.scales = scales;
-    for (Index block = 0; block < view_.row_blocks(); ++block) {
-      const Index first = block * kernels::row_block;
-      const MatrixView<const float> part(values.data() + first * cols,
-                                         std::min(kernels::row_block, rows - first), cols);
-      const Index at = block * view_.groups();
-      EXPECT_FALSE(kernels::quantize_block(form, part, codes + at * block_bytes(form),
-                                           scales + at * kernels::row_block));
-    }
+    EXPECT_FALSE(kernels::quantize(form, {values.data(), DType::f32, {rows, cols}},
+                                   {0, view_.row_blocks()}, codes, scales));
   }
 
   const kernels::GroupedWeights& view() const { return view_; }

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "krait/core/aligned_buffer.hpp"
+#include "krait/core/dtype.hpp"
 #include "krait/core/error.hpp"
 #include "krait/core/function_ref.hpp"
 #include "krait/core/tensor_view.hpp"
@@ -23,7 +24,10 @@
 namespace krait::inline v0_1 {
 
 /// In which form the weight matrices are held in memory.
-enum class WeightForm { file, f32, f16, bf16 };
+enum class WeightForm { file, f32, f16, bf16, q8, q4 };
+
+/// "file", "f32", "f16", "bf16", "q8", "q4".
+KRAIT_API std::string_view to_string(WeightForm form) noexcept;
 
 /// How a model holds one of its tensors.
 enum class Placement {
@@ -32,14 +36,30 @@ enum class Placement {
   derived,    ///< computed from the file's tensor
 };
 
+/// What a tensor is to the model.
+enum class TensorRole {
+  matrix,     ///< of a matrix product or an embedding: held in the form the user asked for
+  parameter,  ///< anything else: computed with in f32
+};
+
 /// One tensor of a bound model.
 struct TensorUse {
   std::string name;  ///< in the checkpoint
   std::string path;  ///< in the model: the name without the checkpoint's prefix
   Shape shape;
-  DType dtype = DType::f32;  ///< as held in memory
-  Index bytes = 0;           ///< as held in memory
+  std::string form;  ///< as held in memory: "f32", "bf16", "q8", …
+  Index bytes = 0;   ///< as held in memory
   Placement placement = Placement::in_place;
+  TensorRole role = TensorRole::parameter;
+  /// The tensor as held, or its codes and scales; of a derived one, the file's tensor. Data null
+  /// while planning.
+  std::vector<TensorView> parts;
+};
+
+/// A matrix of packed codes with their scales.
+struct PackedMatrix {
+  TensorView codes;   ///< u8
+  TensorView scales;  ///< f16
 };
 
 /// Connects modules with a WeightStore and keeps what they make of its tensors.
@@ -74,10 +94,11 @@ class KRAIT_API WeightBinder {
   friend class WeightScope;
 
   Result<TensorView> find(const std::string& name, const Shape& shape) const;
-  void record(std::string name, std::string path, const TensorView& held, Placement placement);
+  Result<TensorView> find_part(const std::string& name, DType dtype, const Shape& shape);
+  void record(TensorUse use);
   void* allocate(Index bytes);
   Result<TensorView> hold(std::string name, std::string path, const Shape& shape, DType dtype,
-                          bool keep_dtype);
+                          TensorRole role);
 
   const WeightStore* store_;
   Options options_;
@@ -99,6 +120,31 @@ class KRAIT_API WeightScope {
   /// A weight matrix [rows, cols] in the form the user asked for. Used in place where the file has
   /// that form, otherwise converted once. The name must exist.
   Result<TensorView> matrix(std::string_view name, Index rows, Index cols) const;
+
+  /// The form the user asked for.
+  WeightForm form() const noexcept;
+
+  /// The shape of the checkpoint's tensor of that name; null without one or without a checkpoint.
+  const Shape* stored_shape(std::string_view name) const;
+
+  /// The matrix [rows, cols] that the checkpoint holds as `codes` (u8) and `scales` (f16) of the
+  /// given shapes, in place where their addresses allow. Recorded under the name "weight".
+  Result<PackedMatrix> packed(std::string_view form, const Shape& matrix, const Shape& codes,
+                              const Shape& scales) const;
+
+  /// The same made of the checkpoint's `weight` [rows, cols] of floats: `pack` fills codes and
+  /// scales, unless this is a planning run.
+  using Pack =
+      FunctionRef<Result<void>(const TensorView& weight, std::uint8_t* codes, f16* scales)>;
+  Result<PackedMatrix> pack(std::string_view form, const Shape& matrix, const Shape& codes,
+                            const Shape& scales, Pack pack) const;
+
+  /// A matrix of floats made of the checkpoint's `codes` and `scales`: `unpack` is called with them
+  /// for every row.
+  using UnpackRow =
+      FunctionRef<void(const PackedMatrix& packed, Index row, std::span<float> values)>;
+  Result<TensorView> unpacked(const Shape& matrix, const Shape& codes, const Shape& scales,
+                              UnpackRow unpack) const;
 
   /// A small tensor in f32, whatever its type in the file. `data()` is null while planning.
   template <class T>
@@ -127,6 +173,7 @@ class KRAIT_API WeightScope {
   WeightScope(WeightBinder& binder, std::string prefix, std::string path)
       : binder_(&binder), prefix_(std::move(prefix)), path_(std::move(path)) {}
   Result<std::span<const float>> floats(std::string_view name, const Shape& shape) const;
+  Result<PackedMatrix> find_packed(const Shape& codes, const Shape& scales) const;
 
   WeightBinder* binder_;
   std::string prefix_;  // "backbone." or ""

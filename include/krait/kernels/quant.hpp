@@ -52,18 +52,19 @@ struct GroupedWeights {
   Index groups() const noexcept { return round_up(cols, group_size) / group_size; }
 };
 
-/// Rounds up to 16 rows [rows, cols] to one block; `codes` and `scales` are its parts of a
-/// GroupedWeights. In q8, scale = max|w| / 127. In q4, the scale is the best of 19 candidates by
-/// the squared error of its group.
-///
-/// Returns the row and the column of a weight that cannot be represented: not finite, or so large
-/// that its scale is no f16.
+/// The place of a weight that has no grouped form: not finite, or so large that its scale is no
+/// f16.
 struct BadWeight {
   Index row;
   Index col;
 };
-KRAIT_API std::optional<BadWeight> quantize_block(GroupedForm form, MatrixView<const float> rows,
-                                                  std::uint8_t* codes, f16* scales) noexcept;
+
+/// Rounds W [rows, cols] of f32, f16 or bf16, at any address, for the given blocks of 16 rows;
+/// `codes` and `scales` are those of the whole GroupedWeights. In q8, scale = max|w| / 127. In q4,
+/// the scale is the best of 19 candidates by the squared error of its group. Stops at a weight
+/// that cannot be represented and returns its place.
+KRAIT_API std::optional<BadWeight> quantize(GroupedForm form, const TensorView& W, Range blocks,
+                                            std::uint8_t* codes, f16* scales) noexcept;
 
 /// Row `row` of the matrix as floats [cols], exactly.
 KRAIT_API void dequantize_row(const GroupedWeights& W, Index row, std::span<float> out) noexcept;

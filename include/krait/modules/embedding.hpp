@@ -22,32 +22,25 @@ struct EmbeddingSpec {
 /// Rows of a matrix [rows, d_model], one per token.
 class Embedding {
  public:
-  static Result<Embedding> bind(const EmbeddingSpec& spec, const WeightScope& weights) {
+  static Result<Embedding> bind(const EmbeddingSpec& spec, const WeightScope& weights, Plan& plan) {
     Embedding embedding;
-    KRAIT_ASSIGN_OR_RETURN(embedding.matrix_, weights.matrix("weight", spec.rows(), spec.d_model));
+    KRAIT_ASSIGN_OR_RETURN(embedding.matrix_,
+                           Linear::bind(weights, plan, spec.rows(), spec.d_model, false));
     return embedding;
   }
 
   /// x[t] = matrix[tokens[t]], widened exactly. Tokens must be below the number of rows.
   void lookup(std::span<const Token> tokens, MatrixView<float> x) const noexcept {
-    const Index d = matrix_.shape[1];
     for (std::size_t t = 0; t < tokens.size(); ++t) {
-      const auto* base = static_cast<const std::byte*>(matrix_.data);
-      const TensorView row{base + tokens[t] * d * bytes_of(matrix_.dtype), matrix_.dtype, {d}};
-      convert_floats(row, DType::f32, x.row_data(static_cast<Index>(t)));
+      matrix_.row(tokens[t], x.row(static_cast<Index>(t)));
     }
   }
 
   /// The head that shares the matrix: logits = x · matrixᵀ.
-  Linear tied_head() const {
-    return Linear(
-        DenseLinear{{matrix_.data, matrix_.dtype, matrix_.shape[0], matrix_.shape[1]}, nullptr});
-  }
-
-  const TensorView& matrix() const noexcept { return matrix_; }
+  const Linear& tied_head() const noexcept { return matrix_; }
 
  private:
-  TensorView matrix_;
+  Linear matrix_;
 };
 
 }  // namespace krait::inline v0_1

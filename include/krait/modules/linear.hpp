@@ -3,13 +3,14 @@
 /// \file
 /// Linear: y = x Wᵀ + b, whatever form W is stored in.
 
-#include <string_view>
+#include <string>
 #include <type_traits>
 #include <utility>
 #include <variant>
 
 #include "krait/io/weight_scope.hpp"
 #include "krait/kernels/matmul.hpp"
+#include "krait/kernels/matmul_grouped.hpp"
 #include "krait/kernels/matvec.hpp"
 #include "krait/modules/block.hpp"
 
@@ -19,6 +20,8 @@ namespace krait::inline v0_1 {
 struct DenseLinear {
   kernels::DenseWeights W;      ///< [out, in]
   const float* bias = nullptr;  ///< [out] or null
+
+  static Result<DenseLinear> bind(const WeightScope& weights, Plan& plan, Index out, Index in);
 
   Index out() const noexcept { return W.rows; }
   Index in() const noexcept { return W.cols; }
@@ -35,29 +38,51 @@ struct DenseLinear {
       });
     }
   }
+
+  void row(Index r, std::span<float> out) const noexcept {
+    const auto* data = static_cast<const std::byte*>(W.data) + r * W.cols * bytes_of(W.dtype);
+    convert_floats({data, W.dtype, {W.cols}}, DType::f32, out.data());
+  }
+};
+
+/// A matrix of 8 or 4 bits per weight, multiplied with activations of 8 bits.
+struct GroupedLinear {
+  kernels::GroupedWeights W;    ///< [out, in]
+  const float* bias = nullptr;  ///< [out] or null
+
+  static Result<GroupedLinear> bind(const WeightScope& weights, Plan& plan,
+                                    kernels::GroupedForm form, Index out, Index in);
+
+  Index out() const noexcept { return W.rows; }
+  Index in() const noexcept { return W.cols; }
+
+  void apply(const BlockContext& ctx, MatrixView<const float> x,
+             MatrixView<float> y) const noexcept {
+    const kernels::Int8Activations rounded(ctx.workspace.data(), x.rows, x.cols);
+    // A few tokens are rounded sooner than another thread would begin to help.
+    parallel_for(ctx.executor, x.rows, 16,
+                 [&](Range tokens) { kernels::quantize_activations(x, tokens, rounded); });
+    parallel_for(ctx.executor, W.rows, 48, [&](Range outputs) {
+      kernels::matmul_grouped({.W = W, .x = rounded, .bias = bias, .y = y, .outputs = outputs});
+    });
+  }
+
+  void row(Index r, std::span<float> out) const noexcept { kernels::dequantize_row(W, r, out); }
 };
 
 /// A linear map as modules see it: they never know the form of the weights. A new form is a new
-/// alternative here with `out`, `in` and `apply`.
+/// alternative here with `out`, `in`, `apply` and `row`.
 class Linear {
  public:
-  using Form = std::variant<DenseLinear>;
+  using Form = std::variant<DenseLinear, GroupedLinear>;
 
   Linear() = default;
   explicit Linear(Form form) : form_(std::move(form)) {}
 
-  /// Binds `weight` [out, in], and `bias` [out] if there is one, in the scope `weights`.
-  static Result<Linear> bind(const WeightScope& weights, Plan& /*plan*/, Index out, Index in,
-                             bool has_bias) {
-    DenseLinear dense;
-    KRAIT_ASSIGN_OR_RETURN(const TensorView W, weights.matrix("weight", out, in));
-    dense.W = {W.data, W.dtype, out, in};
-    if (has_bias) {
-      KRAIT_ASSIGN_OR_RETURN(const auto bias, weights.get<float>("bias", {out}));
-      dense.bias = bias.data();
-    }
-    return Linear(dense);
-  }
+  /// Binds `weight` [out, in], and `bias` [out] if there is one, in the scope `weights`, in the
+  /// form that the user asked for, or that the checkpoint has.
+  static Result<Linear> bind(const WeightScope& weights, Plan& plan, Index out, Index in,
+                             bool has_bias);
 
   Index out() const noexcept {
     return std::visit([](const auto& form) { return form.out(); }, form_);
@@ -70,6 +95,11 @@ class Linear {
   void apply(const BlockContext& ctx, MatrixView<const float> x,
              MatrixView<float> y) const noexcept {
     std::visit([&](const auto& form) { form.apply(ctx, x, y); }, form_);
+  }
+
+  /// Row r of W as floats [in], exactly.
+  void row(Index r, std::span<float> out) const noexcept {
+    std::visit([&](const auto& form) { form.row(r, out); }, form_);
   }
 
   const Form& form() const noexcept { return form_; }
