@@ -71,18 +71,30 @@ HWY_INLINE V32 add_pairs(V16 pairs) {
 #  endif
 }
 
+// Keeps the compiler from adding integers in another order, for which it would need more registers
+// than there are.
+template <class V>
+HWY_INLINE V in_order(V v) {
+  asm("" : "+x"(v.raw));
+  return v;
+}
+
 // Weights of q8 with what every token needs of them. |w| · |x| ≤ 127 · 127, so pairs are exact.
 struct SignedCodes {
   V8 w;
   V8 magnitude;
   HWY_INLINE explicit SignedCodes(V8 codes) : w(codes), magnitude(hn::Abs(codes)) {}
-  HWY_INLINE V32 dot(V8 x) const { return add_pairs(pair_products(magnitude, with_sign_of(x, w))); }
+  HWY_INLINE V32 add_dot(V32 sum, V8 x) const {
+    return in_order(hn::Add(sum, add_pairs(pair_products(magnitude, with_sign_of(x, w)))));
+  }
 };
 
 // Sums of q4: eight lines of |15 · 127 · 2| fit 16 bits.
 using Sum4 = V16;
 HWY_INLINE Sum4 zero_sum4() { return hn::Zero(D16()); }
-HWY_INLINE Sum4 add_dot4(Sum4 sum, V8 codes, V8 x) { return hn::Add(sum, pair_products(codes, x)); }
+HWY_INLINE Sum4 add_dot4(Sum4 sum, V8 codes, V8 x) {
+  return in_order(hn::Add(sum, pair_products(codes, x)));
+}
 HWY_INLINE V32 whole_sum4(Sum4 sum) { return add_pairs(sum); }
 
 #else
@@ -110,7 +122,7 @@ HWY_INLINE V32 dot_widened(V8 w, V8 x) {
 struct SignedCodes {
   V8 w;
   HWY_INLINE explicit SignedCodes(V8 codes) : w(codes) {}
-  HWY_INLINE V32 dot(V8 x) const { return dot_widened(w, x); }
+  HWY_INLINE V32 add_dot(V32 sum, V8 x) const { return hn::Add(sum, dot_widened(w, x)); }
 };
 
 using Sum4 = V32;
@@ -138,7 +150,7 @@ HWY_INLINE void group_sums_q8(const std::uint8_t* codes, const std::int8_t* x, I
       KRAIT_UNROLL
       for (int t = 0; t < T; ++t) {
         const V8 inputs = P > 1 ? xs[t] : load_inputs(x + t * x_stride + line * 4);
-        sums[t * P + p] = hn::Add(sums[t * P + p], w.dot(inputs));
+        sums[t * P + p] = w.add_dot(sums[t * P + p], inputs);
       }
     }
   }
