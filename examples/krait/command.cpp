@@ -26,6 +26,10 @@ void add_common(CLI::App& app, CommonOptions& options, const std::string& json_h
                  "Form of the weights in memory; 'file' keeps what is stored")
       ->check(CLI::IsMember({"file", "f32", "bf16", "f16", "q8", "q4"}))
       ->capture_default_str();
+  app.add_option("--compute", options.compute,
+                 "Activations in matrix products; bf16 is for weights in bf16")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
   app.add_option("--weights", options.weights, "Map weight files, or copy them into memory")
       ->check(CLI::IsMember({"map", "copy"}))
       ->capture_default_str();
@@ -44,6 +48,7 @@ LoadOptions load_options(const CommonOptions& options) {
   static ProgressLine progress("loading", "bytes");
   return {.weights = options.weights == "copy" ? WeightsMode::copy : WeightsMode::map,
           .form = forms.at(options.dtype),
+          .compute = options.compute == "bf16" ? Compute::bf16 : Compute::f32,
           .progress = progress};
 }
 

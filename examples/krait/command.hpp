@@ -25,6 +25,7 @@ struct CommonOptions {
   std::string model = "krait-bytes-2m";
   int threads = 0;  // 0: as many as the process may use
   std::string dtype = "file";
+  std::string compute = "f32";
   std::string weights = "map";
   bool json = false;
 };

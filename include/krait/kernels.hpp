@@ -6,6 +6,7 @@
 #include "krait/kernels/conv1d.hpp"
 #include "krait/kernels/elementwise.hpp"
 #include "krait/kernels/matmul.hpp"
+#include "krait/kernels/matmul_bf16.hpp"
 #include "krait/kernels/matmul_grouped.hpp"
 #include "krait/kernels/matvec.hpp"
 #include "krait/kernels/norm.hpp"

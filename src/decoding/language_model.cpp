@@ -7,7 +7,7 @@
 namespace krait::inline v0_1 {
 namespace {
 
-Result<LanguageModel> load(const Checkpoint& checkpoint, WeightForm form) {
+Result<LanguageModel> load(const Checkpoint& checkpoint, const WeightOptions& options) {
   KRAIT_ASSIGN_OR_RETURN(ModelConfig config, read_config(checkpoint));
   KRAIT_ASSIGN_OR_RETURN(auto tokenizer, make_tokenizer(checkpoint, config));
   if (tokenizer->vocab() > config.spec.embedding.rows()) {
@@ -21,8 +21,8 @@ Result<LanguageModel> load(const Checkpoint& checkpoint, WeightForm form) {
     // Original checkpoints do not say how texts end; their tokenizer does.
     if (const auto end = tokenizer->find("<|endoftext|>")) config.stop_tokens.push_back(*end);
   }
-  KRAIT_ASSIGN_OR_RETURN(
-      Model model, build_model(config.spec, checkpoint.weights, config.prefix, {.form = form}));
+  KRAIT_ASSIGN_OR_RETURN(Model model,
+                         build_model(config.spec, checkpoint.weights, config.prefix, options));
   return LanguageModel{std::move(model), std::move(tokenizer), std::move(config.stop_tokens),
                        checkpoint.tokenizer_config};
 }
@@ -46,12 +46,13 @@ Result<std::shared_ptr<const Tokenizer>> make_tokenizer(const Checkpoint& checkp
 
 Result<LanguageModel> load_language_model(const std::string& path, const LoadOptions& options) {
   KRAIT_ASSIGN_OR_RETURN(const Checkpoint checkpoint, open_model(path, options));
-  return load(checkpoint, options.form);
+  return load(checkpoint, options.for_weights());
 }
 
-Result<LanguageModel> load_language_model(const CheckpointBytes& bytes, WeightForm form) {
+Result<LanguageModel> load_language_model(const CheckpointBytes& bytes,
+                                          const WeightOptions& options) {
   KRAIT_ASSIGN_OR_RETURN(const Checkpoint checkpoint, open_checkpoint(bytes));
-  return load(checkpoint, form);
+  return load(checkpoint, options);
 }
 
 }  // namespace krait::inline v0_1

@@ -186,7 +186,8 @@ Result<TensorView> WeightBinder::hold(std::string name, std::string path, const 
                                       DType dtype, TensorRole role) {
   KRAIT_ASSIGN_OR_RETURN(const TensorView stored, find(name, shape));
   const bool is_matrix = role == TensorRole::matrix;
-  TensorView held{nullptr, is_matrix ? form_dtype(options_.form, stored.dtype) : dtype, shape};
+  TensorView held{nullptr, is_matrix ? form_dtype(options_.weights.form, stored.dtype) : dtype,
+                  shape};
   const bool is_in_place = held.dtype == stored.dtype && is_aligned(stored);
   if (is_in_place) {
     held.data = stored.data;
@@ -231,7 +232,7 @@ Result<TensorView> WeightScope::matrix(std::string_view name, Index rows, Index 
                        TensorRole::matrix);
 }
 
-WeightForm WeightScope::form() const noexcept { return binder_->options_.form; }
+const WeightOptions& WeightScope::options() const noexcept { return binder_->options_.weights; }
 
 const Shape* WeightScope::stored_shape(std::string_view name) const {
   const WeightStore* store = binder_->store();
@@ -286,7 +287,7 @@ Result<PackedMatrix> WeightScope::pack(std::string_view form, const Shape& matri
 Result<TensorView> WeightScope::unpacked(const Shape& matrix, const Shape& codes,
                                          const Shape& scales, UnpackRow unpack) const {
   KRAIT_ASSIGN_OR_RETURN(const PackedMatrix packed, find_packed(codes, scales));
-  TensorView held{nullptr, form_dtype(form(), DType::f32), matrix};
+  TensorView held{nullptr, form_dtype(options().form, DType::f32), matrix};
   if (materialize()) {
     auto* data = static_cast<std::byte*>(binder_->allocate(held.bytes()));
     AlignedBuffer<float> row(matrix[1]);

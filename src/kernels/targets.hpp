@@ -22,19 +22,22 @@
 /// KRAIT_KERNEL(name, scalar): the function `name` of the active level's namespace, or `scalar`
 /// (same signature) for the scalar level.
 ///
-/// KRAIT_KERNEL_VNNI(name, scalar, vnni): the same, with the function `vnni` where the processor has
-/// AVX-512 VNNI, for which Highway has no target.
+/// KRAIT_KERNEL_VNNI(name, scalar, vnni), KRAIT_KERNEL_BF16(name, scalar, bf16): the same, with the
+/// function `vnni` or `bf16` where the processor has that extension of AVX-512, for which Highway
+/// has no target.
 #if defined(__x86_64__)
-#  define KRAIT_KERNEL_TABLE(name, scalar, vnni, bf16)                               \
-    ([]() noexcept {                                                                 \
-      static constexpr decltype(&(scalar)) table[isa_count] = {                      \
+#  define KRAIT_KERNEL_TABLE(name, scalar, vnni, bf16)                                    \
+    ([]() noexcept {                                                                      \
+      static constexpr decltype(&(scalar)) table[isa_count] = {                           \
           &(scalar), &N_SSE4::name, &N_AVX2::name, &N_AVX3::name, vnni, bf16, &(scalar)}; \
-      return table[static_cast<int>(active_isa())];                                  \
+      return table[static_cast<int>(active_isa())];                                       \
     }())
-#  define KRAIT_KERNEL(name, scalar) \
-    KRAIT_KERNEL_TABLE(name, scalar, &N_AVX3::name, &N_AVX3::name)
+#  define KRAIT_KERNEL(name, scalar) KRAIT_KERNEL_TABLE(name, scalar, &N_AVX3::name, &N_AVX3::name)
 #  define KRAIT_KERNEL_VNNI(name, scalar, vnni) KRAIT_KERNEL_TABLE(name, scalar, &(vnni), &(vnni))
+#  define KRAIT_KERNEL_BF16(name, scalar, bf16) \
+    KRAIT_KERNEL_TABLE(name, scalar, &N_AVX3::name, &(bf16))
 #else
+#  define KRAIT_KERNEL_BF16(name, scalar, bf16) KRAIT_KERNEL(name, scalar)
 #  define KRAIT_KERNEL(name, scalar) \
     (active_isa() == Isa::scalar ? &(scalar) : &HWY_STATIC_DISPATCH(name))
 #  define KRAIT_KERNEL_VNNI(name, scalar, vnni) KRAIT_KERNEL(name, scalar)

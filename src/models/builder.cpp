@@ -187,10 +187,10 @@ ModelPlan make_plan(const WeightBinder& binder, const Plan& plan, const ModelSpe
 }  // namespace
 
 Result<ModelPlan> plan_model(const ModelSpec& spec, const WeightStore* store,
-                             const std::string& prefix, WeightForm form) {
+                             const std::string& prefix, const WeightOptions& options) {
   KRAIT_RETURN_IF_ERROR(validate(spec));
   if (store != nullptr) KRAIT_RETURN_IF_ERROR(check_names(spec, *store, prefix));
-  WeightBinder binder(store, {.form = form, .materialize = false});
+  WeightBinder binder(store, {.weights = options, .materialize = false});
   Plan plan(spec.d_model());
   PlanTree tree;
   KRAIT_ASSIGN_OR_RETURN(const Parts ignored, bind_parts(spec, binder, prefix, plan, tree));
@@ -198,13 +198,13 @@ Result<ModelPlan> plan_model(const ModelSpec& spec, const WeightStore* store,
 }
 
 Result<Model> build_model(const ModelSpec& spec, const WeightStore& weights,
-                          const std::string& prefix, const BuildOptions& options) {
+                          const std::string& prefix, const WeightOptions& options) {
   static_assert(std::is_nothrow_move_constructible_v<Residual>);
   const FloatEnvironment environment;
   KRAIT_RETURN_IF_ERROR(check_isa_environment());
   KRAIT_RETURN_IF_ERROR(validate(spec));
   KRAIT_RETURN_IF_ERROR(check_names(spec, weights, prefix));
-  WeightBinder binder(&weights, {.form = options.form, .materialize = true});
+  WeightBinder binder(&weights, {.weights = options, .materialize = true});
   Plan plan(spec.d_model());
   PlanTree tree;
   KRAIT_ASSIGN_OR_RETURN(Parts parts, bind_parts(spec, binder, prefix, plan, tree));

@@ -97,15 +97,15 @@ Result<Checkpoint> open_model(const std::string& path, const LoadOptions& option
 Result<CheckpointPlan> plan_checkpoint(const std::string& path, const LoadOptions& options) {
   KRAIT_ASSIGN_OR_RETURN(Checkpoint checkpoint, open_model(path, options));
   KRAIT_ASSIGN_OR_RETURN(ModelConfig config, read_config(checkpoint));
-  KRAIT_ASSIGN_OR_RETURN(ModelPlan plan,
-                         plan_model(config.spec, &checkpoint.weights, config.prefix, options.form));
+  KRAIT_ASSIGN_OR_RETURN(ModelPlan plan, plan_model(config.spec, &checkpoint.weights, config.prefix,
+                                                    options.for_weights()));
   return CheckpointPlan{std::move(plan), std::move(config), std::move(checkpoint)};
 }
 
 Result<Model> load_model(const std::string& path, const LoadOptions& options) {
   KRAIT_ASSIGN_OR_RETURN(const Checkpoint checkpoint, open_model(path, options));
   KRAIT_ASSIGN_OR_RETURN(const ModelConfig config, read_config(checkpoint));
-  return build_model(config.spec, checkpoint.weights, config.prefix, {.form = options.form});
+  return build_model(config.spec, checkpoint.weights, config.prefix, options.for_weights());
 }
 
 }  // namespace krait::inline v0_1

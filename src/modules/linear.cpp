@@ -44,7 +44,7 @@ Result<std::optional<GroupedForm>> stored_form(const WeightScope& weights) {
 }
 
 std::optional<GroupedForm> wanted_form(const WeightScope& weights) {
-  switch (weights.form()) {
+  switch (weights.options().form) {
     case WeightForm::q8:
       return GroupedForm::q8;
     case WeightForm::q4:
@@ -72,6 +72,17 @@ Result<DenseLinear> DenseLinear::bind(const WeightScope& weights, Plan& /*plan*/
     KRAIT_ASSIGN_OR_RETURN(W, weights.matrix("weight", out, in));
   }
   return DenseLinear{{W.data, W.dtype, out, in}, nullptr};
+}
+
+Result<Bf16Linear> Bf16Linear::bind(const WeightScope& weights, Plan& plan, Index out, Index in) {
+  KRAIT_ASSIGN_OR_RETURN(const DenseLinear dense, DenseLinear::bind(weights, plan, out, in));
+  if (weights.is_stored() && dense.W.dtype != DType::bf16) {
+    return Error{ErrorCode::dtype_mismatch,
+                 fmt::format("[build] {}: expected bf16 to compute in bf16, found {}",
+                             weights.name("weight"), to_string(dense.W.dtype))};
+  }
+  plan.workspace(kernels::Bf16Activations::floats_per_token(in));
+  return Bf16Linear{dense.W, nullptr};
 }
 
 Result<GroupedLinear> GroupedLinear::bind(const WeightScope& weights, Plan& plan, GroupedForm form,
@@ -106,12 +117,19 @@ Result<GroupedLinear> GroupedLinear::bind(const WeightScope& weights, Plan& plan
 Result<Linear> Linear::bind(const WeightScope& weights, Plan& plan, Index out, Index in,
                             bool has_bias) {
   std::optional<GroupedForm> form = wanted_form(weights);
-  if (weights.form() == WeightForm::file) {
+  if (weights.options().form == WeightForm::file) {
     KRAIT_ASSIGN_OR_RETURN(form, stored_form(weights));
   }
   Form bound;
   if (form) {
+    if (weights.options().compute == Compute::bf16) {
+      return Error{ErrorCode::unsupported,
+                   fmt::format("[build] {}: expected bf16 to compute in bf16, found {}",
+                               weights.name("weight"), to_string(*form))};
+    }
     KRAIT_ASSIGN_OR_RETURN(bound, GroupedLinear::bind(weights, plan, *form, out, in));
+  } else if (weights.options().compute == Compute::bf16) {
+    KRAIT_ASSIGN_OR_RETURN(bound, Bf16Linear::bind(weights, plan, out, in));
   } else {
     KRAIT_ASSIGN_OR_RETURN(bound, DenseLinear::bind(weights, plan, out, in));
   }

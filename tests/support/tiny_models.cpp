@@ -17,10 +17,10 @@ ModelSpec tiny_spec(Index n_layer) {
       .spec();
 }
 
-Model tiny_model(DType dtype, WeightForm form, Index n_layer) {
+Model tiny_model(DType dtype, const WeightOptions& options, Index n_layer) {
   const ModelSpec spec = tiny_spec(n_layer);
   const WeightStore weights = random_weights(spec, 11, "backbone", dtype).value();
-  return build_model(spec, weights, "backbone", {.form = form}).value();
+  return build_model(spec, weights, "backbone", options).value();
 }
 
 std::vector<Token> random_tokens(Index count, Index vocab, std::uint64_t seed) {

@@ -16,7 +16,10 @@ namespace krait::test {
 ModelSpec tiny_spec(Index n_layer = 2);
 
 /// Random weights for it; the seed of the library's own generator.
-Model tiny_model(DType dtype = DType::f32, WeightForm form = WeightForm::file, Index n_layer = 2);
+Model tiny_model(DType dtype = DType::f32, const WeightOptions& options = {}, Index n_layer = 2);
+inline Model tiny_model(DType dtype, WeightForm form, Index n_layer = 2) {
+  return tiny_model(dtype, WeightOptions{.form = form}, n_layer);
+}
 
 /// Token ids below `vocab`, a pure function of the seed.
 std::vector<Token> random_tokens(Index count, Index vocab, std::uint64_t seed);

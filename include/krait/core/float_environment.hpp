@@ -24,4 +24,17 @@ class KRAIT_API FloatEnvironment {
   std::uint64_t saved_ = 0;
 };
 
+/// For its lifetime the calling thread flushes subnormal results and treats subnormal operands as
+/// zero, as the instructions for bfloat16 do whatever the setting.
+class KRAIT_API FlushToZero {
+ public:
+  FlushToZero() noexcept;
+  ~FlushToZero();
+  FlushToZero(const FlushToZero&) = delete;
+  FlushToZero& operator=(const FlushToZero&) = delete;
+
+ private:
+  std::uint64_t saved_ = 0;
+};
+
 }  // namespace krait::inline v0_1

@@ -27,7 +27,7 @@ KRAIT_API Result<LanguageModel> load_language_model(const std::string& path,
 
 /// The same for a checkpoint in memory.
 KRAIT_API Result<LanguageModel> load_language_model(const CheckpointBytes& bytes,
-                                                    WeightForm form = WeightForm::file);
+                                                    const WeightOptions& options = {});
 
 /// The tokenizer of a checkpoint: that of its tokenizer.json, or bytes for a byte-level model.
 KRAIT_API Result<std::shared_ptr<const Tokenizer>> make_tokenizer(const Checkpoint& checkpoint,

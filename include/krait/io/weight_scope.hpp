@@ -29,6 +29,18 @@ enum class WeightForm { file, f32, f16, bf16, q8, q4 };
 /// "file", "f32", "f16", "bf16", "q8", "q4".
 KRAIT_API std::string_view to_string(WeightForm form) noexcept;
 
+/// The type of the activations in products with f32, f16 and bf16 matrices.
+enum class Compute {
+  f32,
+  bf16,  ///< rounded before each product; for matrices of bf16 only
+};
+
+/// How a model holds its weights and multiplies with them.
+struct WeightOptions {
+  WeightForm form = WeightForm::file;
+  Compute compute = Compute::f32;
+};
+
 /// How a model holds one of its tensors.
 enum class Placement {
   in_place,   ///< used where the file has it
@@ -69,7 +81,7 @@ struct PackedMatrix {
 class KRAIT_API WeightBinder {
  public:
   struct Options {
-    WeightForm form = WeightForm::file;
+    WeightOptions weights = {};
     bool materialize = true;
   };
 
@@ -121,8 +133,8 @@ class KRAIT_API WeightScope {
   /// that form, otherwise converted once. The name must exist.
   Result<TensorView> matrix(std::string_view name, Index rows, Index cols) const;
 
-  /// The form the user asked for.
-  WeightForm form() const noexcept;
+  /// What the user asked for.
+  const WeightOptions& options() const noexcept;
 
   /// The shape of the checkpoint's tensor of that name; null without one or without a checkpoint.
   const Shape* stored_shape(std::string_view name) const;
@@ -168,6 +180,8 @@ class KRAIT_API WeightScope {
   std::string name(std::string_view name) const;
 
   bool materialize() const noexcept { return binder_->materialize(); }
+  /// Whether there is a checkpoint; without one, matrices are planned in f32.
+  bool is_stored() const noexcept { return binder_->store() != nullptr; }
 
  private:
   WeightScope(WeightBinder& binder, std::string prefix, std::string path)

@@ -31,11 +31,6 @@ class LayerBuilder {
   LayerSpec layer_;
 };
 
-/// How `build` holds the weights.
-struct BuildOptions {
-  WeightForm form = WeightForm::file;
-};
-
 /// Binds a spec to weights: resolves every name, checks every shape, books state and scratch.
 /// After it nothing allocates, looks up a name, or can fail. `prefix` is what the names in the
 /// store begin with ("backbone"); the head's name is outside it.
@@ -43,7 +38,7 @@ struct BuildOptions {
 /// Errors: missing_tensor (lists the first ten), shape_mismatch, dtype_mismatch, bad_config.
 KRAIT_API Result<Model> build_model(const ModelSpec& spec, const WeightStore& weights,
                                     const std::string& prefix = "",
-                                    const BuildOptions& options = {});
+                                    const WeightOptions& options = {});
 
 /// Records a ModelSpec and builds it.
 ///
@@ -103,7 +98,7 @@ class ModelBuilder {
   Result<ModelPlan> plan() const { return plan_model(spec_); }
 
   Result<Model> build(const WeightStore& weights, const std::string& prefix = "",
-                      const BuildOptions& options = {}) const {
+                      const WeightOptions& options = {}) const {
     return build_model(spec_, weights, prefix, options);
   }
 

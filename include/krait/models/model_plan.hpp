@@ -24,10 +24,10 @@ struct ModelPlan {
   std::string tree;                   ///< the model as an indented tree
 };
 
-/// The plan of a model with the weights of `store` held in the given form, or, without a store,
+/// The plan of a model with the weights of `store` held as the options say, or, without a store,
 /// of the spec alone (all tensors in f32). Allocates no weight. Errors as `ModelBuilder::build`.
 KRAIT_API Result<ModelPlan> plan_model(const ModelSpec& spec, const WeightStore* store = nullptr,
                                        const std::string& prefix = "",
-                                       WeightForm form = WeightForm::file);
+                                       const WeightOptions& options = {});
 
 }  // namespace krait::inline v0_1

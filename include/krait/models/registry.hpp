@@ -40,7 +40,10 @@ KRAIT_API std::vector<std::string_view> known_families();
 struct LoadOptions {
   WeightsMode weights = WeightsMode::map;
   WeightForm form = WeightForm::file;
+  Compute compute = Compute::f32;
   Progress progress = {};  ///< bytes read; only where weights are copied
+
+  WeightOptions for_weights() const noexcept { return {.form = form, .compute = compute}; }
 };
 
 /// Opens the checkpoint at `path` (see open_checkpoint), or the bundled model of that name if no

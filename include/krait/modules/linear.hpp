@@ -10,6 +10,7 @@
 
 #include "krait/io/weight_scope.hpp"
 #include "krait/kernels/matmul.hpp"
+#include "krait/kernels/matmul_bf16.hpp"
 #include "krait/kernels/matmul_grouped.hpp"
 #include "krait/kernels/matvec.hpp"
 #include "krait/modules/block.hpp"
@@ -45,6 +46,29 @@ struct DenseLinear {
   }
 };
 
+/// A matrix of bf16 multiplied with activations that are rounded to bf16.
+struct Bf16Linear {
+  kernels::DenseWeights W;      ///< [out, in], of bf16
+  const float* bias = nullptr;  ///< [out] or null
+
+  static Result<Bf16Linear> bind(const WeightScope& weights, Plan& plan, Index out, Index in);
+
+  Index out() const noexcept { return W.rows; }
+  Index in() const noexcept { return W.cols; }
+
+  void apply(const BlockContext& ctx, MatrixView<const float> x,
+             MatrixView<float> y) const noexcept {
+    const kernels::Bf16Activations rounded(ctx.workspace.data(), x.cols);
+    parallel_for(ctx.executor, x.rows, 16,
+                 [&](Range tokens) { kernels::round_activations(x, tokens, rounded); });
+    parallel_for(ctx.executor, W.rows, 48, [&](Range outputs) {
+      kernels::matmul_bf16({.W = W, .x = rounded, .bias = bias, .y = y, .outputs = outputs});
+    });
+  }
+
+  void row(Index r, std::span<float> out) const noexcept { DenseLinear{W, bias}.row(r, out); }
+};
+
 /// A matrix of 8 or 4 bits per weight, multiplied with activations of 8 bits.
 struct GroupedLinear {
   kernels::GroupedWeights W;    ///< [out, in]
@@ -74,7 +98,7 @@ struct GroupedLinear {
 /// alternative here with `out`, `in`, `apply` and `row`.
 class Linear {
  public:
-  using Form = std::variant<DenseLinear, GroupedLinear>;
+  using Form = std::variant<DenseLinear, Bf16Linear, GroupedLinear>;
 
   Linear() = default;
   explicit Linear(Form form) : form_(std::move(form)) {}

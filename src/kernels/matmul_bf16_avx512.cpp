@@ -1,0 +1,189 @@
+#include "kernels/matmul_bf16_avx512.hpp"
+
+#if defined(__x86_64__)
+
+// GCC 12 takes its own intrinsics' undefined registers for mistakes.
+#  if defined(__GNUC__) && !defined(__clang__)
+#    pragma GCC diagnostic ignored "-Wuninitialized"
+#  endif
+#  include <immintrin.h>
+
+#  include "kernels/target_attributes.hpp"
+#  include "krait/core/float_environment.hpp"
+
+KRAIT_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+namespace krait::inline v0_1::kernels {
+namespace {
+
+#  define KRAIT_UNROLL _Pragma("GCC unroll 16")
+
+constexpr std::size_t size(int n) { return static_cast<std::size_t>(n); }
+
+constexpr Index group = 32;   // elements of one step: 16 lanes of pairs
+constexpr int tile_rows = 4;  // 16 accumulators of 16 lanes
+constexpr int tile_tokens = 4;
+constexpr Index block_bytes = Index{384} << 10;  // weights that stay in the L2 cache
+
+inline __m512bh as_pairs(__m512i v) { return reinterpret_cast<__m512bh>(v); }
+
+// T tokens times weights of bf16; all pointers belong to output 0 and the tile's first token.
+struct Product {
+  const bf16* w;
+  const bf16* x;
+  Index n;
+  Index x_stride;
+  const float* bias;
+  float* y;
+  Index y_stride;
+};
+
+// The chains of R rows × T tokens.
+template <int R, int T>
+inline void accumulate(const Product& in, Index row, __m512 (&acc)[size(R * T)]) {
+  KRAIT_UNROLL
+  for (int i = 0; i < R * T; ++i) acc[i] = _mm512_setzero_ps();
+  const bf16* w = in.w + row * in.n;
+  Index k = 0;
+  for (; k + group <= in.n; k += group) {
+    __m512bh xs[size(T)];
+    KRAIT_UNROLL
+    for (int t = 0; t < T; ++t) {
+      xs[t] = as_pairs(_mm512_loadu_si512(in.x + t * in.x_stride + k));
+    }
+    KRAIT_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const __m512bh ws = as_pairs(_mm512_loadu_si512(w + r * in.n + k));
+      KRAIT_UNROLL
+      for (int t = 0; t < T; ++t) acc[r * T + t] = _mm512_dpbf16_ps(acc[r * T + t], ws, xs[t]);
+    }
+  }
+  const Index rest = in.n - k;
+  if (rest == 0) return;
+  // Lanes without an element are left alone.
+  const auto elements = static_cast<__mmask32>((std::uint32_t{1} << rest) - 1);
+  const auto lanes = static_cast<__mmask16>((1U << ((rest + 1) / 2)) - 1U);
+  KRAIT_UNROLL
+  for (int r = 0; r < R; ++r) {
+    const __m512bh ws = as_pairs(_mm512_maskz_loadu_epi16(elements, w + r * in.n + k));
+    KRAIT_UNROLL
+    for (int t = 0; t < T; ++t) {
+      const __m512bh xs = as_pairs(_mm512_loadu_si512(in.x + t * in.x_stride + k));
+      acc[r * T + t] = _mm512_mask_dpbf16_ps(acc[r * T + t], lanes, ws, xs);
+    }
+  }
+}
+
+// The contract's tree of one output: + 8, + 4, + 2, + 1.
+inline float reduce(__m512 acc) {
+  const __m256 s8 = _mm256_add_ps(_mm512_castps512_ps256(acc), _mm512_extractf32x8_ps(acc, 1));
+  const __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+  const __m128 s2 = _mm_add_ps(s4, _mm_movehl_ps(s4, s4));
+  return _mm_cvtss_f32(_mm_add_ss(s2, _mm_movehdup_ps(s2)));
+}
+
+// s[0 … 3] of four outputs, one in each 128-bit block.
+inline __m512 fold_4(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512 ab =
+      _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+  const __m512 cd =
+      _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xEE));
+  return _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xDD));
+}
+
+inline __m512 add_halves(__m512 a, __m512 b) {
+  const __m512d low = _mm512_castps_pd(a);
+  const __m512d high = _mm512_castps_pd(b);
+  return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
+                       _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
+}
+
+// The tree of 4 rows × 4 tokens at once: block t of the result holds the four rows of token t.
+inline __m512 reduce_16(const __m512 (&acc)[16]) {
+  const __m512 r0 = fold_4(acc[0], acc[1], acc[2], acc[3]);
+  const __m512 r1 = fold_4(acc[4], acc[5], acc[6], acc[7]);
+  const __m512 r2 = fold_4(acc[8], acc[9], acc[10], acc[11]);
+  const __m512 r3 = fold_4(acc[12], acc[13], acc[14], acc[15]);
+  const __m512 r01 = add_halves(r0, r1);
+  const __m512 r23 = add_halves(r2, r3);
+  return _mm512_add_ps(_mm512_shuffle_ps(r01, r23, 0x88), _mm512_shuffle_ps(r01, r23, 0xDD));
+}
+
+// R rows × T tokens.
+template <int R, int T>
+inline void tile(const Product& in, Index row) {
+  __m512 acc[size(R * T)];
+  accumulate<R, T>(in, row, acc);
+  float* y = in.y + row;
+  if constexpr (R == 4 && T == 4) {
+    __m512 sums = reduce_16(acc);
+    if (in.bias != nullptr) {
+      sums = _mm512_add_ps(sums, _mm512_broadcast_f32x4(_mm_loadu_ps(in.bias + row)));
+    }
+    _mm_storeu_ps(y, _mm512_castps512_ps128(sums));
+    _mm_storeu_ps(y + in.y_stride, _mm512_extractf32x4_ps(sums, 1));
+    _mm_storeu_ps(y + 2 * in.y_stride, _mm512_extractf32x4_ps(sums, 2));
+    _mm_storeu_ps(y + 3 * in.y_stride, _mm512_extractf32x4_ps(sums, 3));
+  } else {
+    KRAIT_UNROLL
+    for (int r = 0; r < R; ++r) {
+      KRAIT_UNROLL
+      for (int t = 0; t < T; ++t) {
+        const __m128 sum = _mm_set_ss(reduce(acc[r * T + t]));
+        y[t * in.y_stride + r] = _mm_cvtss_f32(
+            in.bias != nullptr ? _mm_add_ss(sum, _mm_load_ss(in.bias + row + r)) : sum);
+      }
+    }
+  }
+}
+
+// One token: rows in the order in which they lie, which is how memory reads fastest.
+template <int T>
+void rows_of(const Product& in, Range outputs) {
+  Index row = outputs.begin;
+  if constexpr (T > 1) {
+    for (; row + tile_rows <= outputs.end; row += tile_rows) tile<tile_rows, T>(in, row);
+  }
+  for (; row < outputs.end; ++row) tile<1, T>(in, row);
+}
+
+template <int T>
+void for_tokens(const Product& in, Range outputs, Index tokens) {
+  if constexpr (T > 0) {
+    if (tokens < T) return for_tokens<T - 1>(in, outputs, tokens);
+    rows_of<T>(in, outputs);
+  }
+}
+
+}  // namespace
+
+void matmul_bf16_avx512(const MatmulBf16Args& args) noexcept {
+  const FlushToZero flush;  // for the sums; the products flush by themselves
+  const Product in{.w = static_cast<const bf16*>(args.W.data),
+                   .x = args.x.values,
+                   .n = args.W.cols,
+                   .x_stride = args.x.stride,
+                   .bias = args.bias,
+                   .y = args.y.data,
+                   .y_stride = args.y.stride};
+  const Index tokens = args.y.rows;
+  const Index tiles = (tokens + tile_tokens - 1) / tile_tokens;
+  const Index row_bytes = args.W.cols * 2 + 1;
+  const Index fitting = block_bytes / row_bytes / 16 * 16;
+  const Index block = fitting < 16 ? 16 : fitting;
+  for (Index row = args.outputs.begin; row < args.outputs.end; row += block) {
+    const Range rows{row, row + block < args.outputs.end ? row + block : args.outputs.end};
+    for (Index i = 0; i < tiles; ++i) {
+      const Index begin = tokens * i / tiles;
+      const Index end = tokens * (i + 1) / tiles;
+      Product part = in;
+      part.x += begin * in.x_stride;
+      part.y += begin * in.y_stride;
+      for_tokens<tile_tokens>(part, rows, end - begin);
+    }
+  }
+}
+
+}  // namespace krait::inline v0_1::kernels
+KRAIT_TARGET_END
+
+#endif

@@ -1,0 +1,11 @@
+#pragma once
+
+// matmul_bf16 for processors with AVX-512 BF16.
+
+#include "krait/kernels/matmul_bf16.hpp"
+
+namespace krait::inline v0_1::kernels {
+
+void matmul_bf16_avx512(const MatmulBf16Args& args) noexcept;
+
+}  // namespace krait::inline v0_1::kernels
