@@ -19,13 +19,15 @@ constexpr int tile_tokens = HWY_TARGET == HWY_SSE4 ? 1 : HWY_TARGET == HWY_AVX2 
 
 // Where there are several passes, tiles form a group that meets a stretch of this many elements
 // before the next stretch, so that weights and tokens come from the L1 cache most of the time.
+// The tokens of a group stay there while its rows pass by.
 constexpr Index stretch = 384;
-constexpr int group_rows = HWY_TARGET == HWY_AVX2 ? 8 : 4;
+constexpr int group_rows = HWY_TARGET == HWY_AVX2 ? 64 : 4;
 constexpr int group_tiles = HWY_TARGET == HWY_AVX2 ? 2 : 1;
 constexpr int group_tokens = tile_tokens * group_tiles;
 
-// Weights that stay in the L2 cache while all tokens meet them.
-constexpr Index block_bytes = Index{384} << 10;
+// Weights that stay in the L2 cache while all tokens meet them. Processors without AVX-512 often
+// have half a megabyte of it.
+constexpr Index block_bytes = Index{HWY_TARGET == HWY_AVX3 ? 384 : 192} << 10;
 
 // The bias of a row, if there is one.
 template <class W>
@@ -42,12 +44,12 @@ HWY_INLINE Product<W> skip_tokens(Product<W> in, Index tokens) {
 }
 
 // Four rows for T tokens, all in registers.
-template <int T, class W>
+template <int T, bool is_first, class W>
 HWY_INLINE void single_tile(const Product<W>& in, Index row) {
   Array<VF, 4 * T> acc;
   KRAIT_UNROLL
   for (int i = 0; i < 4 * T; ++i) acc[i] = hn::Zero(DF());
-  accumulate_tile<4, T, 1, true>(in.w + row * in.n, in.x, in, 0, 0, in.n, acc);
+  accumulate_tile<4, T, 1, is_first>(in.w + row * in.n, in.x, in, 0, 0, in.n, acc);
   Array<Lanes, 4 * T> lanes;
   KRAIT_UNROLL
   for (int i = 0; i < 4 * T; ++i) lanes[i].part[0] = acc[i];
@@ -76,13 +78,13 @@ HWY_INLINE void continue_tile(const Product<W>& in, Index row, Index begin, Inde
 }
 
 // `rows` (a multiple of 4) × `tiles` tiles of T tokens.
-template <int T, class W>
+template <int T, bool is_first, class W>
 HWY_INLINE void tile_group(const Product<W>& in, Index row, Index rows, int tiles) {
   Array<Lanes, 4 * T> lanes[group_rows / 4][group_tiles];
   for (Index k = 0; k == 0 || k < in.n; k += stretch) {
     const Index end = HWY_MIN(in.n, k + stretch);
     for (Index r = 0; r < rows; r += 4) {
-      continue_tile<T, true>(in, row + r, k, end, lanes[r / 4][0]);
+      continue_tile<T, is_first>(in, row + r, k, end, lanes[r / 4][0]);
       for (int i = 1; i < tiles; ++i) {
         continue_tile<T, false>(skip_tokens(in, i * T), row + r, k, end, lanes[r / 4][i]);
       }
@@ -96,16 +98,16 @@ HWY_INLINE void tile_group(const Product<W>& in, Index row, Index rows, int tile
   }
 }
 
-// `tiles` tiles of T tokens.
-template <int T, class W>
+// `tiles` tiles of T tokens. The first tokens that meet a block of weights fetch it ahead.
+template <int T, bool is_first, class W>
 void tile_outputs(const Product<W>& in, Range outputs, int tiles) {
   if constexpr (T == 1) return stream_outputs<1>(in, outputs);
   const Index whole = outputs.begin + outputs.size() / 4 * 4;
   for (Index row = outputs.begin; row < whole; row += group_rows) {
     if constexpr (register_parts == 1) {
-      single_tile<T>(in, row);
+      single_tile<T, is_first>(in, row);
     } else {
-      tile_group<T>(in, row, HWY_MIN(Index{group_rows}, whole - row), tiles);
+      tile_group<T, is_first>(in, row, HWY_MIN(Index{group_rows}, whole - row), tiles);
     }
   }
   for (int i = 0; i < tiles; ++i) {
@@ -116,31 +118,39 @@ void tile_outputs(const Product<W>& in, Range outputs, int tiles) {
 }
 
 // Calls tile_outputs<tokens>; tokens ≤ T.
-template <int T, class W>
+template <int T, bool is_first, class W>
 void for_tokens(const Product<W>& in, Range outputs, Index tokens, int tiles) {
   if constexpr (T > 0) {
-    if (tokens < T) return for_tokens<T - 1>(in, outputs, tokens, tiles);
-    tile_outputs<T>(in, outputs, tiles);
+    if (tokens < T) return for_tokens<T - 1, is_first>(in, outputs, tokens, tiles);
+    tile_outputs<T, is_first>(in, outputs, tiles);
   }
 }
 
 // All tokens for a block of outputs.
 template <class W>
 void matmul_block(const Product<W>& in, Range outputs, Index tokens) {
+  // `count` tokens from `first` on, in tiles of at most tile_tokens.
+  const auto advance = [&](Index first, Index count, int tiles) HWY_ATTR {
+    if (first == 0) {
+      for_tokens<tile_tokens, true>(in, outputs, count, tiles);
+    } else {
+      for_tokens<tile_tokens, false>(skip_tokens(in, first), outputs, count, tiles);
+    }
+  };
   Index first = 0;
   if constexpr (group_tiles > 1) {
     for (; first + group_tokens <= tokens; first += group_tokens) {
-      tile_outputs<tile_tokens>(skip_tokens(in, first), outputs, group_tiles);
+      advance(first, tile_tokens, group_tiles);
     }
     tokens -= first;
-    if (tokens == 4) return for_tokens<2>(skip_tokens(in, first), outputs, 2, 2);
+    if (tokens == 4) return advance(first, 2, 2);
   }
   // Tiles of nearly equal width: a narrow last one would be slow.
   const Index tiles = (tokens + tile_tokens - 1) / tile_tokens;
   for (Index tile = 0; tile < tiles; ++tile) {
     const Index begin = tokens * tile / tiles;
     const Index end = tokens * (tile + 1) / tiles;
-    for_tokens<tile_tokens>(skip_tokens(in, first + begin), outputs, end - begin, 1);
+    advance(first + begin, end - begin, 1);
   }
 }
 
