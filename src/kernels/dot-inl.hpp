@@ -36,32 +36,29 @@ struct Product {
   Index y_stride;
 };
 
-// How far, in bytes, weights are requested beyond the tile that follows the present one.
-constexpr Index fetch_distance = 8192;
+// Weights that will be needed later, requested for the L2 cache while others are multiplied, so
+// that memory is busy all the time. The L1 cache is full of the present tile.
+struct Fetch {
+  std::uintptr_t next = 0;  // may lie beyond the end of everything
+  std::uintptr_t step = 0;  // bytes for every 16 elements of a tile; 0: nothing is requested
 
-// Requests the line `bytes` behind p, which may lie beyond the end of everything, for the L2 cache:
-// the L1 cache is full of the present tile.
-template <class T>
-HWY_INLINE void fetch_to_l2(const T* p, Index bytes) {
-  const auto at = reinterpret_cast<std::uintptr_t>(p) + static_cast<std::uintptr_t>(bytes);
-  __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
-}
+  HWY_INLINE void advance() {
+    const std::uintptr_t end = next + step;
+    for (; next < end; next += 64) __builtin_prefetch(reinterpret_cast<const void*>(next), 0, 2);
+    next = end;
+  }
+};
 
 // acc[(r·T + t)·parts + p] continues the chains of `parts` registers, the first of which holds lane
 // `lane`, over elements [begin, end); begin is a multiple of 16. R·T·parts chains are independent.
-// With fetch_ahead, the weights behind these R rows are requested meanwhile, in the order in which
-// they lie.
 template <int R, int T, int parts, bool fetch_ahead, class W>
 HWY_INLINE void accumulate_tile(const W* w, const float* x, const Product<W>& in, Index lane,
-                                Index begin, Index end, Array<VF, R * T * parts>& acc) {
+                                Index begin, Index end, Array<VF, R * T * parts>& acc,
+                                Fetch& fetch) {
   const DF d;
   Index k = begin;
   for (; k + virtual_lanes <= end; k += virtual_lanes) {
-    if constexpr (fetch_ahead) {
-      constexpr int bytes = R * virtual_lanes * static_cast<int>(sizeof(W));
-      KRAIT_UNROLL
-      for (int i = 0; i < bytes; i += 64) fetch_to_l2(w + R * (in.n + k), fetch_distance + i);
-    }
+    if constexpr (fetch_ahead) fetch.advance();
     KRAIT_UNROLL
     for (int p = 0; p < parts; ++p) {
       const Index at = k + lane + p * vector_lanes;
@@ -212,8 +209,9 @@ HWY_INLINE void stream_rows(const Product<W>& in, Index row) {
     Array<VF, T * register_parts> acc;
     KRAIT_UNROLL
     for (int i = 0; i < T * register_parts; ++i) acc[i] = hn::Zero(DF());
-    accumulate_tile<1, T, register_parts, false>(in.w + (row + r) * in.n, in.x, in, 0, 0, in.n,
-                                                 acc);
+    Fetch none;
+    accumulate_tile<1, T, register_parts, false>(in.w + (row + r) * in.n, in.x, in, 0, 0, in.n, acc,
+                                                 none);
     KRAIT_UNROLL
     for (int i = 0; i < T * register_parts; ++i) {
       lanes[r * T + i / register_parts].part[i % register_parts] = acc[i];

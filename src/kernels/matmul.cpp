@@ -26,8 +26,11 @@ constexpr int group_tiles = HWY_TARGET == HWY_AVX2 ? 2 : 1;
 constexpr int group_tokens = tile_tokens * group_tiles;
 
 // Weights that stay in the L2 cache while all tokens meet them. Processors without AVX-512 often
-// have half a megabyte of it.
+// have half a megabyte of it. Few tokens are done with a block before memory has the next one
+// ready, which is then requested meanwhile; two blocks should be in the cache for that.
 constexpr Index block_bytes = Index{HWY_TARGET == HWY_AVX3 ? 384 : 192} << 10;
+constexpr Index few_tokens = 24;
+constexpr Index few_block_bytes = Index{48} << 10;
 
 // The bias of a row, if there is one.
 template <class W>
@@ -44,12 +47,12 @@ HWY_INLINE Product<W> skip_tokens(Product<W> in, Index tokens) {
 }
 
 // Four rows for T tokens, all in registers.
-template <int T, bool is_first, class W>
-HWY_INLINE void single_tile(const Product<W>& in, Index row) {
+template <int T, bool fetch_ahead, class W>
+HWY_INLINE void single_tile(const Product<W>& in, Index row, Fetch& fetch) {
   Array<VF, 4 * T> acc;
   KRAIT_UNROLL
   for (int i = 0; i < 4 * T; ++i) acc[i] = hn::Zero(DF());
-  accumulate_tile<4, T, 1, is_first>(in.w + row * in.n, in.x, in, 0, 0, in.n, acc);
+  accumulate_tile<4, T, 1, fetch_ahead>(in.w + row * in.n, in.x, in, 0, 0, in.n, acc, fetch);
   Array<Lanes, 4 * T> lanes;
   KRAIT_UNROLL
   for (int i = 0; i < 4 * T; ++i) lanes[i].part[0] = acc[i];
@@ -59,34 +62,29 @@ HWY_INLINE void single_tile(const Product<W>& in, Index row) {
 // One stretch of one tile of a group; the lanes wait in memory in between.
 template <int T, bool fetch_ahead, class W>
 HWY_INLINE void continue_tile(const Product<W>& in, Index row, Index begin, Index end,
-                              Array<Lanes, 4 * T>& lanes) {
+                              Array<Lanes, 4 * T>& lanes, Fetch& fetch) {
   KRAIT_UNROLL
   for (int p = 0; p < register_parts; ++p) {
     Array<VF, 4 * T> acc;
     KRAIT_UNROLL
     for (int i = 0; i < 4 * T; ++i) acc[i] = begin == 0 ? hn::Zero(DF()) : lanes[i].part[p];
     const W* w = in.w + row * in.n;
-    const Index lane = p * vector_lanes;
-    if (p == 0) {
-      accumulate_tile<4, T, 1, fetch_ahead>(w, in.x, in, lane, begin, end, acc);
-    } else {
-      accumulate_tile<4, T, 1, false>(w, in.x, in, lane, begin, end, acc);
-    }
+    accumulate_tile<4, T, 1, fetch_ahead>(w, in.x, in, p * vector_lanes, begin, end, acc, fetch);
     KRAIT_UNROLL
     for (int i = 0; i < 4 * T; ++i) lanes[i].part[p] = acc[i];
   }
 }
 
 // `rows` (a multiple of 4) × `tiles` tiles of T tokens.
-template <int T, bool is_first, class W>
-HWY_INLINE void tile_group(const Product<W>& in, Index row, Index rows, int tiles) {
+template <int T, bool fetch_ahead, class W>
+HWY_INLINE void tile_group(const Product<W>& in, Index row, Index rows, int tiles, Fetch& fetch) {
   Array<Lanes, 4 * T> lanes[group_rows / 4][group_tiles];
   for (Index k = 0; k == 0 || k < in.n; k += stretch) {
     const Index end = HWY_MIN(in.n, k + stretch);
     for (Index r = 0; r < rows; r += 4) {
-      continue_tile<T, is_first>(in, row + r, k, end, lanes[r / 4][0]);
-      for (int i = 1; i < tiles; ++i) {
-        continue_tile<T, false>(skip_tokens(in, i * T), row + r, k, end, lanes[r / 4][i]);
+      for (int i = 0; i < tiles; ++i) {
+        continue_tile<T, fetch_ahead>(skip_tokens(in, i * T), row + r, k, end, lanes[r / 4][i],
+                                      fetch);
       }
     }
   }
@@ -98,16 +96,16 @@ HWY_INLINE void tile_group(const Product<W>& in, Index row, Index rows, int tile
   }
 }
 
-// `tiles` tiles of T tokens. The first tokens that meet a block of weights fetch it ahead.
-template <int T, bool is_first, class W>
-void tile_outputs(const Product<W>& in, Range outputs, int tiles) {
+// `tiles` tiles of T tokens.
+template <int T, bool fetch_ahead, class W>
+void tile_outputs(const Product<W>& in, Range outputs, int tiles, Fetch& fetch) {
   if constexpr (T == 1) return stream_outputs<1>(in, outputs);
   const Index whole = outputs.begin + outputs.size() / 4 * 4;
   for (Index row = outputs.begin; row < whole; row += group_rows) {
     if constexpr (register_parts == 1) {
-      single_tile<T, is_first>(in, row);
+      single_tile<T, fetch_ahead>(in, row, fetch);
     } else {
-      tile_group<T, is_first>(in, row, HWY_MIN(Index{group_rows}, whole - row), tiles);
+      tile_group<T, fetch_ahead>(in, row, HWY_MIN(Index{group_rows}, whole - row), tiles, fetch);
     }
   }
   for (int i = 0; i < tiles; ++i) {
@@ -118,39 +116,50 @@ void tile_outputs(const Product<W>& in, Range outputs, int tiles) {
 }
 
 // Calls tile_outputs<tokens>; tokens ≤ T.
-template <int T, bool is_first, class W>
-void for_tokens(const Product<W>& in, Range outputs, Index tokens, int tiles) {
+template <int T, bool fetch_ahead, class W>
+void for_tokens(const Product<W>& in, Range outputs, Index tokens, int tiles, Fetch& fetch) {
   if constexpr (T > 0) {
-    if (tokens < T) return for_tokens<T - 1, is_first>(in, outputs, tokens, tiles);
-    tile_outputs<T, is_first>(in, outputs, tiles);
+    if (tokens < T) return for_tokens<T - 1, fetch_ahead>(in, outputs, tokens, tiles, fetch);
+    tile_outputs<T, fetch_ahead>(in, outputs, tiles, fetch);
   }
 }
 
 // All tokens for a block of outputs.
-template <class W>
-void matmul_block(const Product<W>& in, Range outputs, Index tokens) {
-  // `count` tokens from `first` on, in tiles of at most tile_tokens.
-  const auto advance = [&](Index first, Index count, int tiles) HWY_ATTR {
-    if (first == 0) {
-      for_tokens<tile_tokens, true>(in, outputs, count, tiles);
-    } else {
-      for_tokens<tile_tokens, false>(skip_tokens(in, first), outputs, count, tiles);
-    }
-  };
+template <bool fetch_ahead, class W>
+void matmul_block(const Product<W>& in, Range outputs, Index tokens, Fetch& fetch) {
   Index first = 0;
   if constexpr (group_tiles > 1) {
     for (; first + group_tokens <= tokens; first += group_tokens) {
-      advance(first, tile_tokens, group_tiles);
+      tile_outputs<tile_tokens, fetch_ahead>(skip_tokens(in, first), outputs, group_tiles, fetch);
     }
     tokens -= first;
-    if (tokens == 4) return advance(first, 2, 2);
+    if (tokens == 4) {
+      return for_tokens<2, fetch_ahead>(skip_tokens(in, first), outputs, 2, 2, fetch);
+    }
   }
   // Tiles of nearly equal width: a narrow last one would be slow.
   const Index tiles = (tokens + tile_tokens - 1) / tile_tokens;
   for (Index tile = 0; tile < tiles; ++tile) {
     const Index begin = tokens * tile / tiles;
     const Index end = tokens * (tile + 1) / tiles;
-    advance(first + begin, end - begin, 1);
+    for_tokens<tile_tokens, fetch_ahead>(skip_tokens(in, first + begin), outputs, end - begin, 1,
+                                         fetch);
+  }
+}
+
+template <bool is_few, class W>
+void matmul_blocks(const Product<W>& in, Range outputs, Index tokens) {
+  const Index row_bytes = HWY_MAX(Index{1}, in.n * static_cast<Index>(sizeof(W)));
+  const Index bytes = is_few ? few_block_bytes : block_bytes;
+  const Index block = HWY_MAX(Index{16}, bytes / row_bytes / 16 * 16);
+  // Each register tile of a block, whatever its tokens, requests its part of the next block.
+  const Index tiles = (tokens + tile_tokens - 1) / tile_tokens * register_parts;
+  const Index step = 4 * virtual_lanes * static_cast<Index>(sizeof(W)) / tiles;
+  for (Index row = outputs.begin; row < outputs.end; row += block) {
+    const Index end = HWY_MIN(outputs.end, row + block);
+    Fetch fetch{.next = reinterpret_cast<std::uintptr_t>(in.w + end * in.n),
+                .step = end < outputs.end ? static_cast<std::uintptr_t>(step) : 0};
+    matmul_block<is_few>(in, {row, end}, tokens, fetch);
   }
 }
 
@@ -164,10 +173,10 @@ void matmul_of(const MatmulArgs& args) noexcept {
                            .y = args.y.data,
                            .y_stride = args.y.stride};
   if (args.x.rows == 1) return stream_outputs<1>(product, args.outputs);
-  const Index row_bytes = HWY_MAX(Index{1}, args.W.cols * static_cast<Index>(sizeof(W)));
-  const Index block = HWY_MAX(Index{16}, block_bytes / row_bytes / 16 * 16);
-  for (Index row = args.outputs.begin; row < args.outputs.end; row += block) {
-    matmul_block(product, {row, HWY_MIN(args.outputs.end, row + block)}, args.x.rows);
+  if (args.x.rows <= few_tokens) {
+    matmul_blocks<true>(product, args.outputs, args.x.rows);
+  } else {
+    matmul_blocks<false>(product, args.outputs, args.x.rows);
   }
 }
 
