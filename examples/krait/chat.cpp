@@ -121,7 +121,7 @@ void add_chat(CLI::App& app, int& result) {
   CLI::App* command =
       app.add_subcommand("chat", "Talks line by line; the model's state remembers everything");
   command->add_option("-n,--tokens", options->tokens, "Tokens of a reply, at most")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(Index{1}, Index{1} << 31))
       ->capture_default_str();
   options->sampler.add(*command);
   command->add_option("--user-prefix", options->user, "Written in front of your lines")

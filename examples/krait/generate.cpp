@@ -126,7 +126,7 @@ void add_generate(CLI::App& app, int& result) {
   command->add_option("--prompt-file", options->prompt.file, "Read the prompt from a file")
       ->excludes("prompt");
   command->add_option("-n,--tokens", options->tokens, "Tokens to generate, at most")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(Index{0}, Index{1} << 31))
       ->capture_default_str();
   options->sampler.add(*command);
   command->add_option("--stop", options->stops, "End the text before this string; may be repeated")

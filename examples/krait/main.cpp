@@ -33,6 +33,14 @@ int run(int argc, char** argv) {
   add_bench(app, result);
   try {
     app.parse(argc, argv);
+  } catch (const CLI::RequiredError& error) {
+    if (app.get_subcommands().empty() && app.remaining_size() > 0) {
+      std::fprintf(stderr, "Not a subcommand: %s\nRun with --help for more information.\n",
+                   app.remaining().front().c_str());
+      return wrong_usage;
+    }
+    app.exit(error);
+    return wrong_usage;
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? ok : wrong_usage;
   }

@@ -86,7 +86,7 @@ void add_perplexity(CLI::App& app, int& result) {
       app.add_subcommand("perplexity", "Measures how well the model predicts a text");
   command->add_option("file", options->file, "Text file; '-': standard input")->required();
   command->add_option("--limit", options->limit, "Only the first N bytes")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(Index{1}, Index{1} << 60));
   add_common(*command, options->common,
              "One JSON object: perplexity, nats_per_token, bits_per_byte");
   command->footer("Example: krait perplexity book.txt --limit 65536");

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include <cmath>
+#include <limits>
 #include <set>
 #include <string>
 #include <string_view>
@@ -11,6 +12,7 @@
 
 #include <fmt/format.h>
 
+#include "io/json_private.hpp"
 #include "krait/models/registry.hpp"
 
 namespace krait::inline v0_1 {
@@ -37,26 +39,37 @@ class ConfigReader {
     }
     const auto& value = *object_->find(key);
     constexpr Index largest = Index{1} << 40;
-    const bool is_whole =
-        value.is_number_integer() ||
-        (value.is_number_float() && value.get<double>() == std::floor(value.get<double>()));
-    const double approximate = value.is_number() ? value.get<double>() : 0.0;
-    if (!is_whole || approximate < static_cast<double>(least) ||
-        approximate > static_cast<double>(largest)) {
+    const double number = json_number(value).value_or(std::numeric_limits<double>::quiet_NaN());
+    if (number != std::floor(number) || number < static_cast<double>(least) ||
+        number > static_cast<double>(largest)) {
       return fail(key, fmt::format("a whole number of at least {}", least), dump(value));
     }
-    return static_cast<Index>(approximate);
+    return static_cast<Index>(number);
   }
 
   /// A finite number of at least 0.
   Result<float> positive_float(std::string_view key, float fallback) const {
     if (!has(key)) return fallback;
     const auto& value = *object_->find(key);
-    const double number = value.is_number() ? value.get<double>() : -1.0;
+    const double number = json_number(value).value_or(-1.0);
     if (!std::isfinite(number) || number < 0.0 || number > 1e30) {
       return fail(key, "a finite number of at least 0", dump(value));
     }
     return static_cast<float>(number);
+  }
+
+  /// A list of two numbers, the lower one first. Either may be infinite, in any of the spellings
+  /// that `json_number` knows.
+  Result<std::pair<double, double>> interval(std::string_view key,
+                                             std::pair<double, double> fallback) const {
+    if (!has(key)) return fallback;
+    const auto& value = *object_->find(key);
+    if (value.is_array() && value.size() == 2) {
+      const auto low = json_number(value[0]);
+      const auto high = json_number(value[1]);
+      if (low && high && *low <= *high) return std::pair{*low, *high};
+    }
+    return fail(key, "two numbers, the lower one first", dump(value));
   }
 
   Result<bool> boolean(std::string_view key, bool fallback) const {

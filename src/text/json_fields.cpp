@@ -44,4 +44,17 @@ Result<std::string_view> string(const json& object, const char* name, std::strin
   return std::string_view(value.get_ref<const std::string&>());
 }
 
+Result<void> sequence(const json& object, const char* name, std::string_view where,
+                      const std::function<Result<void>(const json&, const std::string&)>& read) {
+  const json& list = get(object, name);
+  if (!list.is_array()) {
+    return mismatch(ErrorCode::bad_format, fmt::format("{}.{}", where, name), "an array",
+                    describe(list));
+  }
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    KRAIT_RETURN_IF_ERROR(read(list[i], fmt::format("{}.{}[{}]", where, name, i)));
+  }
+  return {};
+}
+
 }  // namespace krait::inline v0_1::fields

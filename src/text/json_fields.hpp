@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -28,5 +29,10 @@ Result<bool> boolean(const json& object, const char* name, std::string_view wher
 
 /// The field, which must be a string.
 Result<std::string_view> string(const json& object, const char* name, std::string_view where);
+
+/// Calls `read(part, place of the part)` for each part of a "Sequence", up to the first error. The
+/// field `name` must be an array.
+Result<void> sequence(const json& object, const char* name, std::string_view where,
+                      const std::function<Result<void>(const json&, const std::string&)>& read);
 
 }  // namespace krait::inline v0_1::fields

@@ -58,14 +58,9 @@ Result<void> Normalizer::add(const json& normalizer, const std::string& where) {
   }
   Step step;
   if (type == "Sequence") {
-    const json& list = get(normalizer, "normalizers");
-    if (!list.is_array()) {
-      return mismatch(ErrorCode::bad_format, where + ".normalizers", "an array", describe(list));
-    }
-    for (std::size_t i = 0; i < list.size(); ++i) {
-      KRAIT_RETURN_IF_ERROR(add(list[i], fmt::format("{}.normalizers[{}]", where, i)));
-    }
-    return {};
+    return fields::sequence(
+        normalizer, "normalizers", where,
+        [this](const json& part, const std::string& place) { return add(part, place); });
   }
   if (const auto form = form_of(type)) {
     step.form = *form;

@@ -120,14 +120,9 @@ Result<void> PreTokenizer::add(const json& pre_tokenizer, const std::string& whe
   }
   Step step;
   if (type == "Sequence") {
-    const json& list = get(pre_tokenizer, "pretokenizers");
-    if (!list.is_array()) {
-      return mismatch(ErrorCode::bad_format, where + ".pretokenizers", "an array", describe(list));
-    }
-    for (std::size_t i = 0; i < list.size(); ++i) {
-      KRAIT_RETURN_IF_ERROR(add(list[i], fmt::format("{}.pretokenizers[{}]", where, i)));
-    }
-    return {};
+    return fields::sequence(
+        pre_tokenizer, "pretokenizers", where,
+        [this](const json& part, const std::string& place) { return add(part, place); });
   }
   if (type == "ByteLevel") {
     step.kind = Kind::byte_level;

@@ -58,6 +58,15 @@ TEST(Config, EndsOfTextMayBeOneOrSeveral) {
             (std::vector<Token>{3, 4}));
 }
 
+TEST(Config, InfinityMayBeSpeltInAnyWay) {
+  for (const std::string infinity :
+       {"Infinity", R"("Infinity")", R"({"__float__":"Infinity"})", "1e20", "1e30"}) {
+    const auto config = read("{" + transformers + R"(,"time_step_limit":[0.0,)" + infinity + "]}");
+    ASSERT_TRUE(config) << config.error().message;
+    EXPECT_TRUE(config->ignored.empty()) << infinity;
+  }
+}
+
 struct Bad {
   const char* name;
   std::string config;
@@ -104,6 +113,18 @@ TEST(Config, RefusesWhatDescribesNoModel) {
        "layer_norm_epsilon"},
       {"negative epsilon", hf(R"("layer_norm_epsilon":-1)"), ErrorCode::bad_config,
        "layer_norm_epsilon"},
+      {"infinite epsilon", hf(R"("layer_norm_epsilon":"Infinity")"), ErrorCode::bad_config,
+       "layer_norm_epsilon: expected a finite number of at least 0, found \"Infinity\""},
+      {"clamped steps", hf(R"("time_step_limit":[0.001,0.1])"), ErrorCode::unsupported,
+       "time_step_limit: expected [0, Infinity], found [0.001,0.1]"},
+      {"limits upside down", hf(R"("time_step_limit":["Infinity",0])"), ErrorCode::bad_config,
+       "time_step_limit: expected two numbers, the lower one first"},
+      {"limit not a number", hf(R"("time_step_limit":[0,NaN])"), ErrorCode::bad_config,
+       "time_step_limit: expected two numbers"},
+      {"one limit", hf(R"("time_step_limit":[0])"), ErrorCode::bad_config,
+       "time_step_limit: expected two numbers"},
+      {"limit of text", hf(R"("time_step_limit":[0,"huge"])"), ErrorCode::bad_config,
+       "time_step_limit: expected two numbers"},
       {"bias of text", hf(R"("use_bias":"yes")"), ErrorCode::bad_config, "use_bias"},
       {"other activation", hf(R"("hidden_act":"gelu")"), ErrorCode::unsupported, "hidden_act"},
       {"rank of text", hf(R"("time_step_rank":"some")"), ErrorCode::bad_config, "time_step_rank"},

@@ -124,6 +124,10 @@ std::vector<Case> other_cases() {
        unsupported,
        "pre_tokenizer.type: expected ByteLevel, Split, Digits, Punctuation or Sequence, found "
        "\"Metaspace\""},
+      {[](json& f) {
+         f["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", 1}};
+       },
+       bad_format, "pre_tokenizer.pretokenizers: expected an array, found 1"},
       {[](json& f) { f["pre_tokenizer"].erase("add_prefix_space"); }, bad_format,
        "pre_tokenizer.add_prefix_space: expected true or false, found null"},
       {[](json& f) { f["pre_tokenizer"] = split("a("); }, unsupported,

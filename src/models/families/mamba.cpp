@@ -49,6 +49,12 @@ Result<void> read_transformers(ConfigReader& config, ModelConfig& result) {
   if (activation != "silu" && activation != "swish") {
     return config.fail("hidden_act", "silu", activation, ErrorCode::unsupported);
   }
+  // Infinity is also written as 1e20 or more, which no step comes near.
+  KRAIT_ASSIGN_OR_RETURN(const auto steps, config.interval("time_step_limit", {0.0, 1e20}));
+  if (steps.first > 0.0 || steps.second < 1e20) {
+    return config.fail("time_step_limit", "[0, Infinity]", config.value_text("time_step_limit"),
+                       ErrorCode::unsupported);
+  }
 
   RmsNormSpec norm;
   KRAIT_ASSIGN_OR_RETURN(norm.eps, config.positive_float("layer_norm_epsilon", 1e-5F));
