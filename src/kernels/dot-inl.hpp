@@ -9,7 +9,6 @@
 #  endif
 
 #  include <cstddef>
-#  include <cstdint>
 
 #  include <hwy/highway.h>
 
@@ -34,19 +33,6 @@ struct Product {
   const float* bias;  // or null
   float* y;
   Index y_stride;
-};
-
-// Weights that will be needed later, requested for the L2 cache while others are multiplied, so
-// that memory is busy all the time. The L1 cache is full of the present tile.
-struct Fetch {
-  std::uintptr_t next = 0;  // may lie beyond the end of everything
-  std::uintptr_t step = 0;  // bytes for every 16 elements of a tile; 0: nothing is requested
-
-  HWY_INLINE void advance() {
-    const std::uintptr_t end = next + step;
-    for (; next < end; next += 64) __builtin_prefetch(reinterpret_cast<const void*>(next), 0, 2);
-    next = end;
-  }
 };
 
 // acc[(r·T + t)·parts + p] continues the chains of `parts` registers, the first of which holds lane

@@ -37,14 +37,14 @@ struct Product {
   Index y_stride;
 };
 
-// The chains of R rows × T tokens.
+// The chains of R rows × T tokens; the rows begin at w, in.n elements from each other, and have
+// `n` elements.
 template <int R, int T>
-inline void accumulate(const Product& in, Index row, __m512 (&acc)[size(R * T)]) {
+inline void accumulate(const Product& in, const bf16* w, Index n, __m512 (&acc)[size(R * T)]) {
   KRAIT_UNROLL
   for (int i = 0; i < R * T; ++i) acc[i] = _mm512_setzero_ps();
-  const bf16* w = in.w + row * in.n;
   Index k = 0;
-  for (; k + group <= in.n; k += group) {
+  for (; k + group <= n; k += group) {
     __m512bh xs[size(T)];
     KRAIT_UNROLL
     for (int t = 0; t < T; ++t) {
@@ -57,7 +57,7 @@ inline void accumulate(const Product& in, Index row, __m512 (&acc)[size(R * T)])
       for (int t = 0; t < T; ++t) acc[r * T + t] = _mm512_dpbf16_ps(acc[r * T + t], ws, xs[t]);
     }
   }
-  const Index rest = in.n - k;
+  const Index rest = n - k;
   if (rest == 0) return;
   // Lanes without an element are left alone.
   const auto elements = static_cast<__mmask32>((std::uint32_t{1} << rest) - 1);
@@ -112,7 +112,7 @@ inline __m512 reduce_16(const __m512 (&acc)[16]) {
 template <int R, int T>
 inline void tile(const Product& in, Index row) {
   __m512 acc[size(R * T)];
-  accumulate<R, T>(in, row, acc);
+  accumulate<R, T>(in, in.w + row * in.n, in.n, acc);
   float* y = in.y + row;
   if constexpr (R == 4 && T == 4) {
     __m512 sums = reduce_16(acc);
@@ -136,12 +136,30 @@ inline void tile(const Product& in, Index row) {
   }
 }
 
-// One token: rows in the order in which they lie, which is how memory reads fastest.
+// One token reads weights at four places at a time: a single stream leaves a core waiting. Each
+// place goes on in the order in which its rows lie.
+void stream_rows(const Product& in, Index row, Index apart) {
+  Product stream = in;  // the rows of a tile are `apart` rows from each other
+  stream.n *= apart;
+  __m512 acc[tile_rows];
+  accumulate<tile_rows, 1>(stream, in.w + row * in.n, in.n, acc);
+  KRAIT_UNROLL
+  for (int s = 0; s < tile_rows; ++s) {
+    const Index at = row + s * apart;
+    const __m128 sum = _mm_set_ss(reduce(acc[s]));
+    in.y[at] = _mm_cvtss_f32(in.bias != nullptr ? _mm_add_ss(sum, _mm_load_ss(in.bias + at)) : sum);
+  }
+}
+
 template <int T>
 void rows_of(const Product& in, Range outputs) {
   Index row = outputs.begin;
   if constexpr (T > 1) {
     for (; row + tile_rows <= outputs.end; row += tile_rows) tile<tile_rows, T>(in, row);
+  } else {
+    const Index apart = outputs.size() / tile_rows;
+    for (; row < outputs.begin + apart; ++row) stream_rows(in, row, apart);
+    row += (tile_rows - 1) * apart;
   }
   for (; row < outputs.end; ++row) tile<1, T>(in, row);
 }

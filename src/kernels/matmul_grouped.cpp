@@ -104,10 +104,10 @@ HWY_INLINE V32 dot_widened(V8 w, V8 x) {
   const hn::Half<D8> d8h;
   const D16 d16;
   const DI di;
-  const auto low = hn::Mul(hn::PromoteTo(d16, hn::LowerHalf(d8h, w)),
-                           hn::PromoteTo(d16, hn::LowerHalf(d8h, x)));
-  const auto high = hn::Mul(hn::PromoteTo(d16, hn::UpperHalf(d8h, w)),
-                            hn::PromoteTo(d16, hn::UpperHalf(d8h, x)));
+  const auto low =
+      hn::Mul(hn::PromoteTo(d16, hn::LowerHalf(d8h, w)), hn::PromoteTo(d16, hn::LowerHalf(d8h, x)));
+  const auto high =
+      hn::Mul(hn::PromoteTo(d16, hn::UpperHalf(d8h, w)), hn::PromoteTo(d16, hn::UpperHalf(d8h, x)));
   // Pairs: the odd elements are the upper halves of 32-bit lanes.
   const auto pairs = [&](V16 products) HWY_ATTR {
     const auto wide = hn::BitCast(di, products);
@@ -186,11 +186,11 @@ HWY_INLINE void group_sums_q4(const std::uint8_t* codes, const std::int8_t* x, I
 
 // T tokens from `token` on, times parts [part, part + P) of a block of rows.
 template <GroupedForm form, int T, int P>
-HWY_INLINE void tile(const MatmulGroupedArgs& args, Index block, Index part, Index token) {
+HWY_INLINE void tile(const MatmulGroupedArgs& args, Index block, Index part, Index token,
+                     Fetch& fetch) {
   const DF d;
   const Index groups = args.x.groups;
-  const std::uint8_t* codes =
-      args.W.codes + block * groups * block_bytes(form) + part * part_bytes;
+  const std::uint8_t* codes = args.W.codes + block * groups * block_bytes(form) + part * part_bytes;
   const f16* scales = args.W.scales + block * groups * row_block + part * vector_lanes;
   const std::int8_t* x = args.x.values + token * groups * group_size;
   const float* x_scales = args.x.scales + token * groups;
@@ -199,6 +199,7 @@ HWY_INLINE void tile(const MatmulGroupedArgs& args, Index block, Index part, Ind
   KRAIT_UNROLL
   for (int i = 0; i < T * P; ++i) acc[i] = hn::Zero(d);
   for (Index g = 0; g < groups; ++g) {
+    fetch.advance();
     Array<V32, T * P> sums;
     if constexpr (form == GroupedForm::q8) {
       group_sums_q8<T, P>(codes, x, groups * group_size, sums);
@@ -241,23 +242,69 @@ HWY_INLINE void tile(const MatmulGroupedArgs& args, Index block, Index part, Ind
   }
 }
 
-// Tokens of a register tile: 13 of 16 registers, or half of 32.
-constexpr int tile_tokens = HWY_TARGET == HWY_AVX3 ? 8 : HWY_TARGET == HWY_AVX2 ? 4 : 2;
+// Places at which one token reads weights at a time. A single stream leaves a core waiting: each
+// stream has a prefetcher's attention and requests of its own under way.
+constexpr int streams = 4;
 
-template <GroupedForm form, int T>
-void block_tokens(const MatmulGroupedArgs& args, Index block, Index token) {
-  // Few tokens: the lines of a block are read whole, in order.
-  constexpr int P = static_cast<int>(T * vector_parts <= tile_tokens ? vector_parts : 1);
-  for (Index part = 0; part < vector_parts; part += P) {
-    tile<form, T, P>(args, block, part, token);
+// One token times a block of rows of each stream; the streams lie `apart` blocks from each other.
+template <GroupedForm form>
+HWY_INLINE void stream_blocks(const MatmulGroupedArgs& args, Index block, Index apart) {
+  constexpr int P = static_cast<int>(vector_parts);
+  const DF d;
+  const Index groups = args.x.groups;
+  Array<VF, streams * P> acc;
+  KRAIT_UNROLL
+  for (int i = 0; i < streams * P; ++i) acc[i] = hn::Zero(d);
+  for (Index g = 0; g < groups; ++g) {
+    const std::int8_t* x = args.x.values + g * group_size;
+    const VF x_scale = hn::Set(d, args.x.scales[g]);
+    KRAIT_UNROLL
+    for (int s = 0; s < streams; ++s) {
+      const Index at = (block + s * apart) * groups + g;
+      Array<V32, P> sums;
+      if constexpr (form == GroupedForm::q8) {
+        group_sums_q8<1, P>(args.W.codes + at * block_bytes(form), x, 0, sums);
+      } else {
+        group_sums_q4<1, P>(args.W.codes + at * block_bytes(form), x, 0, sums);
+      }
+      KRAIT_UNROLL
+      for (int p = 0; p < P; ++p) {
+        if constexpr (form == GroupedForm::q4) {
+          sums[p] = hn::Sub(sums[p], hn::Set(DI(), args.x.sums[g] * 8));
+        }
+        const VF scale = load(args.W.scales + at * row_block + p * vector_lanes);
+        VF& a = acc[s * P + p];
+        a = fma(hn::ConvertTo(d, sums[p]), hn::Mul(scale, x_scale), a);
+      }
+    }
+  }
+  KRAIT_UNROLL
+  for (int s = 0; s < streams; ++s) {
+    KRAIT_UNROLL
+    for (int p = 0; p < P; ++p) {
+      const Index row = (block + s * apart) * row_block + p * vector_lanes;
+      VF y = acc[s * P + p];
+      if (args.bias != nullptr) y = hn::Add(y, load(args.bias + row));
+      store(y, args.y.data + row);
+    }
   }
 }
 
+// Tokens of a register tile: 13 of 16 registers, or half of 32.
+constexpr int tile_tokens = HWY_TARGET == HWY_AVX3 ? 8 : HWY_TARGET == HWY_AVX2 ? 4 : 2;
+
+// Few tokens: the lines of a block are read whole, in order.
+template <int T>
+constexpr int tile_parts = static_cast<int>(T* vector_parts <= tile_tokens ? vector_parts : 1);
+
 template <GroupedForm form, int T>
-void for_tokens(const MatmulGroupedArgs& args, Index block, Index token, Index tokens) {
+void for_tokens(const MatmulGroupedArgs& args, Index block, Index token, Index tokens,
+                Fetch& fetch) {
   if constexpr (T > 0) {
-    if (tokens < T) return for_tokens<form, T - 1>(args, block, token, tokens);
-    block_tokens<form, T>(args, block, token);
+    if (tokens < T) return for_tokens<form, T - 1>(args, block, token, tokens, fetch);
+    for (Index part = 0; part < vector_parts; part += tile_parts<T>) {
+      tile<form, T, tile_parts<T>>(args, block, part, token, fetch);
+    }
   }
 }
 
@@ -265,12 +312,26 @@ template <GroupedForm form>
 void matmul_of(const MatmulGroupedArgs& args) noexcept {
   const Index tokens = args.y.rows;
   const Index tiles = (tokens + tile_tokens - 1) / tile_tokens;
-  for (Index row = args.outputs.begin; row < args.outputs.end; row += row_block) {
+  // Each tile of a block requests its part of the next block's codes.
+  const Index step = block_bytes(form) / (tiles * vector_parts);
+  Index row = args.outputs.begin;
+  if (tokens == 1) {
+    const Index apart = args.outputs.size() / (row_block * streams);
+    for (; row < args.outputs.begin + apart * row_block; row += row_block) {
+      stream_blocks<form>(args, row / row_block, apart);
+    }
+    row += (streams - 1) * apart * row_block;
+  }
+  for (; row < args.outputs.end; row += row_block) {
+    const Index block = row / row_block;
+    Fetch fetch{.next = reinterpret_cast<std::uintptr_t>(
+                    args.W.codes + (block + 1) * args.W.groups() * block_bytes(form)),
+                .step = static_cast<std::uintptr_t>(row + row_block < args.outputs.end ? step : 0)};
     // Tiles of nearly equal width: a narrow last one would be slow.
     for (Index i = 0; i < tiles; ++i) {
       const Index begin = tokens * i / tiles;
       const Index end = tokens * (i + 1) / tiles;
-      for_tokens<form, tile_tokens>(args, row / row_block, begin, end - begin);
+      for_tokens<form, tile_tokens>(args, block, begin, end - begin, fetch);
     }
   }
 }

@@ -24,6 +24,10 @@ inline __m512i load_inputs(const std::int8_t* x) {
   return _mm512_set1_epi32(four);
 }
 
+inline __m512 load_scales(const f16* scales) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)));
+}
+
 // The codes are unsigned for the instruction: those of q8 become q + 128, those of q4 are q + 8.
 // Σ q x = Σ (q + offset) x - offset Σ x, all of it exact.
 template <GroupedForm form>
@@ -62,6 +66,37 @@ inline void group_sums(const std::uint8_t* codes, const std::int8_t* x, Index x_
   }
 }
 
+// Places at which one token reads weights at a time; see matmul_grouped.cpp.
+constexpr int streams = 4;
+
+// One token times a block of rows of each stream; the streams lie `apart` blocks from each other.
+template <GroupedForm form>
+void stream_blocks(const MatmulGroupedArgs& args, Index block, Index apart) {
+  const Index groups = args.x.groups;
+  __m512 acc[size(streams)];
+  KRAIT_UNROLL
+  for (int s = 0; s < streams; ++s) acc[s] = _mm512_setzero_ps();
+  for (Index g = 0; g < groups; ++g) {
+    const __m512 x_scale = _mm512_set1_ps(args.x.scales[g]);
+    KRAIT_UNROLL
+    for (int s = 0; s < streams; ++s) {
+      const Index at = (block + s * apart) * groups + g;
+      __m512i sums[1];
+      group_sums<form, 1>(args.W.codes + at * block_bytes(form), args.x.values + g * group_size, 0,
+                          args.x.sums + g, 0, sums);
+      const __m512 both = _mm512_mul_ps(load_scales(args.W.scales + at * row_block), x_scale);
+      acc[s] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[0]), both, acc[s]);
+    }
+  }
+  KRAIT_UNROLL
+  for (int s = 0; s < streams; ++s) {
+    const Index row = (block + s * apart) * row_block;
+    const __m512 y =
+        args.bias != nullptr ? _mm512_add_ps(acc[s], _mm512_loadu_ps(args.bias + row)) : acc[s];
+    _mm512_storeu_ps(args.y.data + row, y);
+  }
+}
+
 template <GroupedForm form, int T>
 void tile(const MatmulGroupedArgs& args, Index block, Index token) {
   const Index groups = args.x.groups;
@@ -76,8 +111,7 @@ void tile(const MatmulGroupedArgs& args, Index block, Index token) {
   for (Index g = 0; g < groups; ++g) {
     __m512i sums[size(T)];
     group_sums<form, T>(codes, x, groups * group_size, x_sums + g, groups, sums);
-    const __m512 scale =
-        _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)));
+    const __m512 scale = load_scales(scales);
     KRAIT_UNROLL
     for (int t = 0; t < T; ++t) {
       const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x_scales[t * groups + g]));
@@ -111,7 +145,15 @@ template <GroupedForm form>
 void matmul_of(const MatmulGroupedArgs& args) noexcept {
   const Index tokens = args.y.rows;
   const Index tiles = (tokens + tile_tokens - 1) / tile_tokens;
-  for (Index row = args.outputs.begin; row < args.outputs.end; row += row_block) {
+  Index row = args.outputs.begin;
+  if (tokens == 1) {
+    const Index apart = args.outputs.size() / (row_block * streams);
+    for (; row < args.outputs.begin + apart * row_block; row += row_block) {
+      stream_blocks<form>(args, row / row_block, apart);
+    }
+    row += (streams - 1) * apart * row_block;
+  }
+  for (; row < args.outputs.end; row += row_block) {
     for (Index i = 0; i < tiles; ++i) {
       const Index begin = tokens * i / tiles;
       const Index end = tokens * (i + 1) / tiles;

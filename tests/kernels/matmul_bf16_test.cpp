@@ -89,6 +89,7 @@ TEST(MatmulBf16, EqualsTheModelBitForBitOnEveryInstructionSet) {
   for (Index rows = 1; rows <= 20; ++rows) compare_random(rows, 48, 3, rows % 3);
   for (Index tokens = 1; tokens <= 19; ++tokens) compare_random(9, 80, tokens, 1);
   for (const Index cols : {768, 1536, 2049}) compare_random(5, cols, 4, 0);
+  for (const Index rows : {15, 16, 17, 67}) compare_random(rows, 77, 1, 1);  // several streams
 }
 
 TEST(MatmulBf16, TreatsSubnormalNumbersAsZeros) {

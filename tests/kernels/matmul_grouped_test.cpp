@@ -54,6 +54,7 @@ TEST(MatmulGrouped, EqualsTheModelBitForBitOnEveryInstructionSet) {
     for (Index rows = 1; rows <= 50; ++rows) compare(form, rows, 48, 3, rows % 3);
     for (Index tokens = 1; tokens <= 19; ++tokens) compare(form, 37, 80, tokens, 1);
     for (const Index cols : {768, 1536, 2049}) compare(form, 33, cols, 5, 0);
+    for (const Index rows : {63, 64, 65, 203}) compare(form, rows, 80, 1, 1);  // several streams
   }
 }
 
