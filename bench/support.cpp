@@ -61,9 +61,7 @@ ForcedIsa::~ForcedIsa() { static_cast<void>(force_isa(before_)); }
 std::vector<Isa> benchmarked_isas() {
   std::vector<Isa> result;
   for (const Isa isa : available_isas()) {
-    if (isa == Isa::sse4 || isa == Isa::avx2 || isa == Isa::avx512 || isa == Isa::neon) {
-      result.push_back(isa);
-    }
+    if (isa != Isa::scalar) result.push_back(isa);
   }
   return result;
 }

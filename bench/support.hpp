@@ -68,7 +68,7 @@ class ForcedIsa {
   Isa before_;
 };
 
-/// The vector levels that have kernels of their own on this machine.
+/// The vector levels of this machine.
 std::vector<Isa> benchmarked_isas();
 
 /// Sets the counter ns/item, from items per iteration.
