@@ -17,6 +17,10 @@
 
 namespace krait::inline v0_1 {
 
+/// Where the outputs of a product may be cut between threads: at cache lines, which is fine enough
+/// to split matrices of few rows evenly.
+inline constexpr Index output_block = 16;
+
 /// A matrix of f32, f16 or bf16, usually in place in the checkpoint's file.
 struct DenseLinear {
   kernels::DenseWeights W;      ///< [out, in]
@@ -30,11 +34,11 @@ struct DenseLinear {
   void apply(const BlockContext& ctx, MatrixView<const float> x,
              MatrixView<float> y) const noexcept {
     if (x.rows == 1) {
-      parallel_for(ctx.executor, W.rows, 32, [&](Range outputs) {
+      parallel_for(ctx.executor, W.rows, output_block, [&](Range outputs) {
         kernels::matvec({.W = W, .x = x.data, .bias = bias, .y = y.data, .outputs = outputs});
       });
     } else {
-      parallel_for(ctx.executor, W.rows, 48, [&](Range outputs) {
+      parallel_for(ctx.executor, W.rows, output_block, [&](Range outputs) {
         kernels::matmul({.W = W, .x = x, .bias = bias, .y = y, .outputs = outputs});
       });
     }
@@ -61,7 +65,7 @@ struct Bf16Linear {
     const kernels::Bf16Activations rounded(ctx.workspace.data(), x.cols);
     parallel_for(ctx.executor, x.rows, 16,
                  [&](Range tokens) { kernels::round_activations(x, tokens, rounded); });
-    parallel_for(ctx.executor, W.rows, 48, [&](Range outputs) {
+    parallel_for(ctx.executor, W.rows, output_block, [&](Range outputs) {
       kernels::matmul_bf16({.W = W, .x = rounded, .bias = bias, .y = y, .outputs = outputs});
     });
   }
@@ -86,7 +90,7 @@ struct GroupedLinear {
     // A few tokens are rounded sooner than another thread would begin to help.
     parallel_for(ctx.executor, x.rows, 16,
                  [&](Range tokens) { kernels::quantize_activations(x, tokens, rounded); });
-    parallel_for(ctx.executor, W.rows, 48, [&](Range outputs) {
+    parallel_for(ctx.executor, W.rows, output_block, [&](Range outputs) {
       kernels::matmul_grouped({.W = W, .x = rounded, .bias = bias, .y = y, .outputs = outputs});
     });
   }
