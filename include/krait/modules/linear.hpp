@@ -8,6 +8,7 @@
 #include <utility>
 #include <variant>
 
+#include "krait/core/profile.hpp"
 #include "krait/io/weight_scope.hpp"
 #include "krait/kernels/matmul.hpp"
 #include "krait/kernels/matmul_bf16.hpp"
@@ -30,6 +31,7 @@ struct DenseLinear {
 
   Index out() const noexcept { return W.rows; }
   Index in() const noexcept { return W.cols; }
+  Index bytes() const noexcept { return W.rows * W.cols * bytes_of(W.dtype); }
 
   void apply(const BlockContext& ctx, MatrixView<const float> x,
              MatrixView<float> y) const noexcept {
@@ -59,6 +61,7 @@ struct Bf16Linear {
 
   Index out() const noexcept { return W.rows; }
   Index in() const noexcept { return W.cols; }
+  Index bytes() const noexcept { return W.rows * W.cols * bytes_of(W.dtype); }
 
   void apply(const BlockContext& ctx, MatrixView<const float> x,
              MatrixView<float> y) const noexcept {
@@ -83,6 +86,9 @@ struct GroupedLinear {
 
   Index out() const noexcept { return W.rows; }
   Index in() const noexcept { return W.cols; }
+  Index bytes() const noexcept {
+    return W.row_blocks() * W.groups() * (kernels::block_bytes(W.form) + 2 * kernels::row_block);
+  }
 
   void apply(const BlockContext& ctx, MatrixView<const float> x,
              MatrixView<float> y) const noexcept {
@@ -99,7 +105,7 @@ struct GroupedLinear {
 };
 
 /// A linear map as modules see it: they never know the form of the weights. A new form is a new
-/// alternative here with `out`, `in`, `apply` and `row`.
+/// alternative here with `out`, `in`, `bytes`, `apply` and `row`.
 class Linear {
  public:
   using Form = std::variant<DenseLinear, Bf16Linear, GroupedLinear>;
@@ -122,7 +128,12 @@ class Linear {
   /// y = x Wᵀ + b for every row of x [rows, in]; y [rows, out] must not overlap x.
   void apply(const BlockContext& ctx, MatrixView<const float> x,
              MatrixView<float> y) const noexcept {
-    std::visit([&](const auto& form) { form.apply(ctx, x, y); }, form_);
+    std::visit(
+        [&](const auto& form) {
+          profile::count(form.bytes(), 2 * form.out() * form.in() * x.rows);
+          form.apply(ctx, x, y);
+        },
+        form_);
   }
 
   /// Row r of W as floats [in], exactly.
