@@ -17,6 +17,7 @@ struct Options {
   std::string users = "1,2,4,8";
   Index repeat = 5;
   bool roofline = true;
+  bool profile = false;
 };
 
 struct Speed {
@@ -43,10 +44,18 @@ struct Batch {
   Speed speed;
 };
 
+// Where the time of the fastest run went, per token.
+struct Profile {
+  std::string what;
+  double seconds = 0.0;
+  std::vector<profile::Total> zones;
+};
+
 struct Report {
   Speed prefill;
   Speed decode;
   std::vector<Batch> batches;
+  std::vector<Profile> profiles;
   Index weights_bytes = 0;  // read for one token
   Index state_bytes = 0;
   long peak_rss_bytes = 0;
@@ -118,6 +127,78 @@ Result<void> measure_all(const Options& options, Runtime& runtime, Report& repor
   return {};
 }
 
+// Runs the body `repeat` times and keeps the zones of the fastest run.
+template <class Body>
+Result<Profile> profile_of(std::string what, Index repeat, double tokens, Body body) {
+  Profile fastest;
+  fastest.what = std::move(what);
+  for (Index i = 0; i < repeat; ++i) {
+    if (is_interrupted()) return interruption();
+    profile::reset();
+    const double begun = now();
+    body();
+    const double seconds = (now() - begun) / tokens;
+    if (i > 0 && seconds >= fastest.seconds) continue;
+    fastest.seconds = seconds;
+    fastest.zones.assign(profile::totals().begin(), profile::totals().end());
+    for (profile::Total& zone : fastest.zones) {
+      zone.seconds /= tokens;
+      zone.bytes /= tokens;
+      zone.flop /= tokens;
+    }
+  }
+  return fastest;
+}
+
+Result<void> profile_all(const Options& options, Runtime& runtime, Report& report) {
+  Session& session = *runtime.session;
+  State state = runtime.model().initial_state();
+  const auto prompt = varied_tokens(options.prompt, runtime.model().vocab());
+  const auto profile = [&](std::string what, Index tokens, auto body) -> Result<void> {
+    KRAIT_ASSIGN_OR_RETURN(Profile done, profile_of(std::move(what), options.repeat,
+                                                    static_cast<double>(tokens), body));
+    report.profiles.push_back(std::move(done));
+    return {};
+  };
+  KRAIT_RETURN_IF_ERROR(profile(fmt::format("prefill {}", options.prompt), options.prompt, [&] {
+    state.reset();
+    session.prefill(prompt, state);
+  }));
+  return profile("decode", options.tokens, [&] {
+    for (Index i = 0; i < options.tokens; ++i) session.step(prompt.front(), state);
+  });
+}
+
+nlohmann::json to_json(const Profile& profile) {
+  nlohmann::json zones = nlohmann::json::array();
+  for (const profile::Total& zone : profile.zones) {
+    zones.push_back({{"zone", zone.zone},
+                     {"calls", zone.calls},
+                     {"seconds_per_token", zone.seconds},
+                     {"bytes_per_token", zone.bytes},
+                     {"flop_per_token", zone.flop}});
+  }
+  return {{"what", profile.what}, {"seconds_per_token", profile.seconds}, {"zones", zones}};
+}
+
+std::string to_table(const Profile& profile) {
+  std::string text = fmt::format("\n{:<12} {:>8} {:>10} {:>7} {:>10} {:>8} {:>10}\n", profile.what,
+                                 "calls", "ms/token", "%", "MB/token", "GB/s", "GFLOP/s");
+  double rest = profile.seconds;
+  for (const profile::Total& zone : profile.zones) {
+    rest -= zone.seconds;
+    text += fmt::format("{:<12} {:>8} {:>10.4f} {:>7.1f}", zone.zone, zone.calls,
+                        1e3 * zone.seconds, 100.0 * zone.seconds / profile.seconds);
+    if (zone.bytes > 0.0) {
+      text += fmt::format(" {:>10.3f} {:>8.1f} {:>10.1f}", zone.bytes / 1e6,
+                          zone.bytes / zone.seconds / 1e9, zone.flop / zone.seconds / 1e9);
+    }
+    text += '\n';
+  }
+  return text + fmt::format("{:<12} {:>8} {:>10.4f} {:>7.1f}\n", "(no zone)", "", 1e3 * rest,
+                            100.0 * rest / profile.seconds);
+}
+
 nlohmann::json to_json(const Report& report, const Options& options, int threads) {
   const auto speed = [](const Speed& s) {
     return nlohmann::json{{"tokens_per_second", s.median}, {"best_tokens_per_second", s.best}};
@@ -128,6 +209,8 @@ nlohmann::json to_json(const Report& report, const Options& options, int threads
     entry["users"] = b.users;
     batch.push_back(entry);
   }
+  nlohmann::json profiles = nlohmann::json::array();
+  for (const Profile& profile : report.profiles) profiles.push_back(to_json(profile));
   return {{"model", options.common.model},
           {"threads", threads},
           {"isa", to_string(active_isa())},
@@ -137,6 +220,7 @@ nlohmann::json to_json(const Report& report, const Options& options, int threads
           {"prefill", speed(report.prefill)},
           {"decode", speed(report.decode)},
           {"batch", batch},
+          {"profile", profiles},
           {"roofline", {{"read_gb_s", report.read_gb_s}, {"gflop_s", report.gflop_s}}},
           {"weights_bytes", report.weights_bytes},
           {"flop_per_token", report.flop_per_token},
@@ -170,11 +254,17 @@ Result<void> print_table(const Report& report, const Options& options, int threa
       report.read_gb_s, report.gflop_s, static_cast<double>(report.weights_bytes) / 1e6,
       static_cast<double>(report.state_bytes) / 1e6,
       static_cast<double>(report.peak_rss_bytes) / 1e6);
+  for (const Profile& profile : report.profiles) text += to_table(profile);
   KRAIT_RETURN_IF_ERROR(print(text));
   return flush();
 }
 
 Result<void> run(const Options& options) {
+  if (options.profile && !profile::is_enabled) {
+    return Error{ErrorCode::unsupported,
+                 "[bench] --profile: expected a krait built with the CMake option "
+                 "KRAIT_PROFILE=ON, found one without"};
+  }
   KRAIT_ASSIGN_OR_RETURN(const auto users, parse_numbers(options.users, "--users", 256));
   KRAIT_ASSIGN_OR_RETURN(
       Runtime runtime, start_without_tokenizer(options.common, {.max_batch = *std::max_element(
@@ -182,6 +272,7 @@ Result<void> run(const Options& options) {
   Report report;
   count_work(runtime.model(), report);
   KRAIT_RETURN_IF_ERROR(measure_all(options, runtime, report));
+  if (options.profile) KRAIT_RETURN_IF_ERROR(profile_all(options, runtime, report));
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   report.peak_rss_bytes = usage.ru_maxrss * 1024L;
@@ -217,6 +308,8 @@ void add_bench(CLI::App& app, int& result) {
       ->check(CLI::Range(Index{1}, Index{1000}))
       ->capture_default_str();
   command->add_flag("!--no-roofline", options->roofline, "Leave the machine's limits unmeasured");
+  command->add_flag("--profile", options->profile,
+                    "Also where the time goes; needs a build with KRAIT_PROFILE=ON");
   add_common(*command, options->common, "One JSON object");
   command->footer("Example: krait bench --threads 2 --users 1,4");
   command->callback([options, &result] {

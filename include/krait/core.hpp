@@ -13,6 +13,7 @@
 #include "krait/core/flow.hpp"
 #include "krait/core/function_ref.hpp"
 #include "krait/core/log.hpp"
+#include "krait/core/profile.hpp"
 #include "krait/core/rng.hpp"
 #include "krait/core/scratch.hpp"
 #include "krait/core/shape.hpp"

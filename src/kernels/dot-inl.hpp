@@ -206,10 +206,44 @@ HWY_INLINE void stream_rows(const Product<W>& in, Index row) {
   finish_tile<R, T>(lanes, in.bias != nullptr ? in.bias + row : nullptr, in.y + row, in.y_stride);
 }
 
+// Places at which one token reads weights at a time. A single stream leaves a core waiting: each
+// stream has a prefetcher's attention and requests of its own under way.
+constexpr int streams = 4;
+
+// One token, four rows of each stream; the streams lie `apart` rows from each other.
+template <class W>
+HWY_INLINE void stream_apart(const Product<W>& in, Index row, Index apart) {
+  Lanes lanes[streams][4];
+  Product<W> stream = in;
+  stream.n *= apart;
+  for (int r = 0; r < 4; ++r) {
+    Array<VF, streams * register_parts> acc;
+    KRAIT_UNROLL
+    for (int i = 0; i < streams * register_parts; ++i) acc[i] = hn::Zero(DF());
+    Fetch none;
+    accumulate_tile<streams, 1, register_parts, false>(in.w + (row + r) * in.n, in.x, stream, 0, 0,
+                                                       in.n, acc, none);
+    KRAIT_UNROLL
+    for (int i = 0; i < streams * register_parts; ++i) {
+      lanes[i / register_parts][r].part[i % register_parts] = acc[i];
+    }
+  }
+  for (int s = 0; s < streams; ++s) {
+    const Index first = row + s * apart;
+    finish_tile<4, 1>(lanes[s], in.bias != nullptr ? in.bias + first : nullptr, in.y + first,
+                      in.y_stride);
+  }
+}
+
 // T tokens, the weights in order.
 template <int T, class W>
 HWY_INLINE void stream_outputs(const Product<W>& in, Range outputs) {
   Index row = outputs.begin;
+  if constexpr (T == 1) {
+    const Index apart = outputs.size() / (4 * streams) * 4;
+    for (; row < outputs.begin + apart; row += 4) stream_apart(in, row, apart);
+    row += (streams - 1) * apart;
+  }
   for (; row + 4 <= outputs.end; row += 4) stream_rows<4, T>(in, row);
   for (; row < outputs.end; ++row) stream_rows<1, T>(in, row);
 }

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "krait/core/float_environment.hpp"
+#include "krait/core/profile.hpp"
 #include "krait/kernels/softmax.hpp"
 
 namespace krait::inline v0_1 {
@@ -60,7 +61,10 @@ void Session::forward(std::span<const Token> tokens, std::span<const SequenceRow
   const Model::Parts& parts = model_.parts();
   BlockContext ctx =
       context({x_.data(), static_cast<Index>(tokens.size()), model_.d_model()}, sequences);
-  parts.embedding.lookup(tokens, ctx.x);
+  {
+    const profile::Zone zone("embedding");
+    parts.embedding.lookup(tokens, ctx.x);
+  }
   for (const Residual& residual : parts.residuals) residual.forward(ctx);
 }
 
@@ -76,7 +80,9 @@ void Session::forward(std::span<const Token> tokens, State& state) {
 void Session::head(Index first, MatrixView<float> logits) {
   const Model::Parts& parts = model_.parts();
   const MatrixView<float> x(x_.data() + first * model_.d_model(), logits.rows, model_.d_model());
+  profile::Zone zone("norm");
   parts.final_norm.apply(x, x);
+  zone.next("head");
   parts.head.apply(context(x, {}), x, logits);
 }
 

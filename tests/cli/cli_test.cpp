@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "krait/core/profile.hpp"
 #include "tests/support/support.hpp"
 
 namespace krait {
@@ -238,6 +239,29 @@ TEST_F(Cli, TheExamplesRun) {
     EXPECT_GT(outcome.out.size(), 20U) << name;
     EXPECT_EQ(outcome.out.find("different"), std::string::npos) << name;
   }
+}
+
+TEST_F(Cli, ProfilesOnlyWhereThatWasCompiledIn) {
+  const std::string arguments =
+      "bench --profile --users 1 --prompt 8 --tokens 4 --repeat 2 --no-roofline --threads 2";
+  if (!profile::is_enabled) {
+    expect_error(arguments, 1, "KRAIT_PROFILE=ON");
+    return;
+  }
+  const json profiles = krait_json(arguments)["profile"];
+  ASSERT_EQ(profiles.size(), 2U);
+  for (const json& one : profiles) {
+    double seconds = 0.0;
+    bool has_head = false;
+    for (const json& zone : one["zones"]) {
+      seconds += zone["seconds_per_token"].get<double>();
+      has_head = has_head || (zone["zone"] == "head" && zone["bytes_per_token"] > 0);
+    }
+    EXPECT_TRUE(has_head);
+    EXPECT_GT(seconds, 0.0);
+    EXPECT_LE(seconds, one["seconds_per_token"].get<double>());
+  }
+  EXPECT_NE(krait(arguments).out.find("out_proj"), std::string::npos);
 }
 
 }  // namespace

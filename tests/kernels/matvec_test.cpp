@@ -30,6 +30,7 @@ std::vector<Shape2> shapes() {
   std::vector<Shape2> all;
   for (Index k = 0; k <= 70; ++k) all.push_back({11, k});
   for (Index rows = 1; rows <= 20; ++rows) all.push_back({rows, 53});
+  for (const Index rows : {33, 50, 67}) all.push_back({rows, 53});  // several rows of each stream
   for (const Index k : {96, 127, 128, 255, 256, 768, 1536, 2049, 4100}) all.push_back({9, k});
   return all;
 }

@@ -8,6 +8,7 @@
 #include <utility>
 #include <variant>
 
+#include "krait/core/profile.hpp"
 #include "krait/io/weight_scope.hpp"
 #include "krait/kernels/matmul.hpp"
 #include "krait/kernels/matmul_bf16.hpp"
@@ -16,6 +17,10 @@
 #include "krait/modules/block.hpp"
 
 namespace krait::inline v0_1 {
+
+/// Where the outputs of a product may be cut between threads: at cache lines, which is fine enough
+/// to split matrices of few rows evenly.
+inline constexpr Index output_block = 16;
 
 /// A matrix of f32, f16 or bf16, usually in place in the checkpoint's file.
 struct DenseLinear {
@@ -26,15 +31,16 @@ struct DenseLinear {
 
   Index out() const noexcept { return W.rows; }
   Index in() const noexcept { return W.cols; }
+  Index bytes() const noexcept { return W.rows * W.cols * bytes_of(W.dtype); }
 
   void apply(const BlockContext& ctx, MatrixView<const float> x,
              MatrixView<float> y) const noexcept {
     if (x.rows == 1) {
-      parallel_for(ctx.executor, W.rows, 32, [&](Range outputs) {
+      parallel_for(ctx.executor, W.rows, output_block, [&](Range outputs) {
         kernels::matvec({.W = W, .x = x.data, .bias = bias, .y = y.data, .outputs = outputs});
       });
     } else {
-      parallel_for(ctx.executor, W.rows, 48, [&](Range outputs) {
+      parallel_for(ctx.executor, W.rows, output_block, [&](Range outputs) {
         kernels::matmul({.W = W, .x = x, .bias = bias, .y = y, .outputs = outputs});
       });
     }
@@ -55,13 +61,14 @@ struct Bf16Linear {
 
   Index out() const noexcept { return W.rows; }
   Index in() const noexcept { return W.cols; }
+  Index bytes() const noexcept { return W.rows * W.cols * bytes_of(W.dtype); }
 
   void apply(const BlockContext& ctx, MatrixView<const float> x,
              MatrixView<float> y) const noexcept {
     const kernels::Bf16Activations rounded(ctx.workspace.data(), x.cols);
     parallel_for(ctx.executor, x.rows, 16,
                  [&](Range tokens) { kernels::round_activations(x, tokens, rounded); });
-    parallel_for(ctx.executor, W.rows, 48, [&](Range outputs) {
+    parallel_for(ctx.executor, W.rows, output_block, [&](Range outputs) {
       kernels::matmul_bf16({.W = W, .x = rounded, .bias = bias, .y = y, .outputs = outputs});
     });
   }
@@ -79,6 +86,9 @@ struct GroupedLinear {
 
   Index out() const noexcept { return W.rows; }
   Index in() const noexcept { return W.cols; }
+  Index bytes() const noexcept {
+    return W.row_blocks() * W.groups() * (kernels::block_bytes(W.form) + 2 * kernels::row_block);
+  }
 
   void apply(const BlockContext& ctx, MatrixView<const float> x,
              MatrixView<float> y) const noexcept {
@@ -86,7 +96,7 @@ struct GroupedLinear {
     // A few tokens are rounded sooner than another thread would begin to help.
     parallel_for(ctx.executor, x.rows, 16,
                  [&](Range tokens) { kernels::quantize_activations(x, tokens, rounded); });
-    parallel_for(ctx.executor, W.rows, 48, [&](Range outputs) {
+    parallel_for(ctx.executor, W.rows, output_block, [&](Range outputs) {
       kernels::matmul_grouped({.W = W, .x = rounded, .bias = bias, .y = y, .outputs = outputs});
     });
   }
@@ -95,7 +105,7 @@ struct GroupedLinear {
 };
 
 /// A linear map as modules see it: they never know the form of the weights. A new form is a new
-/// alternative here with `out`, `in`, `apply` and `row`.
+/// alternative here with `out`, `in`, `bytes`, `apply` and `row`.
 class Linear {
  public:
   using Form = std::variant<DenseLinear, Bf16Linear, GroupedLinear>;
@@ -118,7 +128,12 @@ class Linear {
   /// y = x Wᵀ + b for every row of x [rows, in]; y [rows, out] must not overlap x.
   void apply(const BlockContext& ctx, MatrixView<const float> x,
              MatrixView<float> y) const noexcept {
-    std::visit([&](const auto& form) { form.apply(ctx, x, y); }, form_);
+    std::visit(
+        [&](const auto& form) {
+          profile::count(form.bytes(), 2 * form.out() * form.in() * x.rows);
+          form.apply(ctx, x, y);
+        },
+        form_);
   }
 
   /// Row r of W as floats [in], exactly.

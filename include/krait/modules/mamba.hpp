@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "krait/core/profile.hpp"
 #include "krait/kernels/elementwise.hpp"
 #include "krait/kernels/selective_scan.hpp"
 #include "krait/modules/block.hpp"
@@ -60,15 +61,21 @@ class Mamba final : public Block {
     const auto C = dBC.cols_from(dt_rank + d_state, d_state);   // [T, d_state]
     const auto dt_raw = ctx.scratch(dt_raw_, d_inner);          // [T, d_inner]
 
+    profile::Zone zone("in_proj");
     in_proj_.apply(ctx, ctx.x, xz);  // [u; z] = in_proj(x)
+    zone.next("conv1d");
     parallel_for(ctx.executor, d_inner, channel_block, [&](Range channels) {
       conv1d_.apply(ctx.sequences, u, u, channels);  // u = silu(conv1d(u))
     });
+    zone.next("x_proj");
     x_proj_.apply(ctx, u, dBC);  // [δ; B; C] = x_proj(u)
+    zone.next("dt_proj");
     dt_proj_.apply(ctx, dBC.cols_from(0, dt_rank), dt_raw);
+    zone.next("scan");
     parallel_for(ctx.executor, d_inner, channel_block, [&](Range channels) {
       scan(ctx.sequences, u, dt_raw, B, C, z, channels);  // y = scan(u) · silu(z), into u
     });
+    zone.next("out_proj");
     out_proj_.apply(ctx, u, ctx.x);  // x = out_proj(y)
   }
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "krait/core/profile.hpp"
 #include "krait/kernels/elementwise.hpp"
 #include "krait/modules/block.hpp"
 #include "krait/modules/norms.hpp"
@@ -23,8 +24,11 @@ class Residual {
   void forward(BlockContext& ctx) const noexcept {
     const MatrixView<float> h = ctx.x;
     ctx.x = ctx.scratch(branch_, h.cols);
+    profile::Zone zone("norm");
     norm_.apply(h, ctx.x);
+    zone.next("block");
     block_->forward(ctx);
+    zone.next("residual");
     for (Index t = 0; t < h.rows; ++t) kernels::add(h.row(t), ctx.x.row(t), h.row(t));
     ctx.x = h;
   }
