@@ -15,6 +15,7 @@ struct Options {
   Index prompt = 256;
   Index tokens = 64;
   std::string users = "1,2,4,8";
+  std::string verify = "1,2,4,8";
   Index repeat = 5;
   bool roofline = true;
   bool profile = false;
@@ -51,11 +52,20 @@ struct Profile {
   std::vector<profile::Total> zones;
 };
 
+// Verifying `tokens` tokens in one pass, and keeping all but one of them, as multiples of the time
+// of decoding one.
+struct Verification {
+  Index tokens;
+  double steps;
+  double keep_steps;
+};
+
 struct Report {
   Speed prefill;
   Speed decode;
   std::vector<Batch> batches;
   std::vector<Profile> profiles;
+  std::vector<Verification> verifications;
   Index weights_bytes = 0;  // read for one token
   Index state_bytes = 0;
   long peak_rss_bytes = 0;
@@ -63,6 +73,12 @@ struct Report {
   double gflop_s = 0.0;
   double flop_per_token = 0.0;  // of a prompt, matrices alone
 };
+
+// A list that may be empty.
+Result<std::vector<Index>> widths(const Options& options) {
+  if (options.verify.empty()) return std::vector<Index>{};
+  return parse_numbers(options.verify, "--verify", 256);
+}
 
 std::vector<Token> varied_tokens(Index count, Index vocab) {
   std::vector<Token> tokens(static_cast<std::size_t>(count));
@@ -89,6 +105,29 @@ void count_work(const Model& model, Report& report) {
     }
   }
   report.state_bytes = plan.state_bytes;
+}
+
+Result<Verification> measure_verification(Index repeat, Index count, double step_seconds,
+                                          const State& state, Session& session) {
+  const auto tokens = varied_tokens(count, session.model().vocab());
+  std::vector<double> verify;
+  std::vector<double> keep;
+  State kept = state;
+  for (Index i = 0; i < repeat; ++i) {
+    if (is_interrupted()) return interruption();
+    kept.copy_from(state);
+    const double begun = now();
+    session.verify(tokens, kept);
+    const double verified = now();
+    session.keep(count - 1, kept);
+    keep.push_back(now() - verified);
+    verify.push_back(verified - begun);
+  }
+  const auto median = [](std::vector<double>& seconds) {
+    std::sort(seconds.begin(), seconds.end());
+    return seconds[seconds.size() / 2];
+  };
+  return Verification{count, median(verify) / step_seconds, median(keep) / step_seconds};
 }
 
 Result<void> measure_all(const Options& options, Runtime& runtime, Report& report) {
@@ -123,6 +162,15 @@ Result<void> measure_all(const Options& options, Runtime& runtime, Report& repor
           for (Index i = 0; i < options.tokens; ++i) session.step_batch(tokens, pointers);
         }));
     report.batches.push_back({count, speed});
+  }
+  KRAIT_ASSIGN_OR_RETURN(const auto verify, widths(options));
+  for (const Index count : verify) {
+    if (count == 0) continue;
+    KRAIT_ASSIGN_OR_RETURN(
+        const Verification verification,
+        measure_verification(options.repeat * std::max<Index>(1, options.tokens / count), count,
+                             1.0 / report.decode.median, state, session));
+    report.verifications.push_back(verification);
   }
   return {};
 }
@@ -211,6 +259,10 @@ nlohmann::json to_json(const Report& report, const Options& options, int threads
   }
   nlohmann::json profiles = nlohmann::json::array();
   for (const Profile& profile : report.profiles) profiles.push_back(to_json(profile));
+  nlohmann::json verify = nlohmann::json::array();
+  for (const Verification& v : report.verifications) {
+    verify.push_back({{"tokens", v.tokens}, {"steps", v.steps}, {"keep_steps", v.keep_steps}});
+  }
   return {{"model", options.common.model},
           {"threads", threads},
           {"isa", to_string(active_isa())},
@@ -221,6 +273,7 @@ nlohmann::json to_json(const Report& report, const Options& options, int threads
           {"decode", speed(report.decode)},
           {"batch", batch},
           {"profile", profiles},
+          {"verify", verify},
           {"roofline", {{"read_gb_s", report.read_gb_s}, {"gflop_s", report.gflop_s}}},
           {"weights_bytes", report.weights_bytes},
           {"flop_per_token", report.flop_per_token},
@@ -248,6 +301,11 @@ Result<void> print_table(const Report& report, const Options& options, int threa
   for (const Batch& batch : report.batches) {
     add(fmt::format("decode, {} users", batch.users), batch.speed, " in all");
   }
+  for (const Verification& v : report.verifications) {
+    text +=
+        fmt::format("{:<22} {:>12.2f} {:>12}  steps, and {:.3f} to keep {} of them\n",
+                    fmt::format("verify {}", v.tokens), v.steps, "", v.keep_steps, v.tokens - 1);
+  }
   text += fmt::format(
       "roofline: {:.1f} GB/s read, {:.1f} GFLOP/s\n"
       "weights read per token {:.1f} MB, state {:.2f} MB, peak resident memory {:.1f} MB\n",
@@ -266,9 +324,13 @@ Result<void> run(const Options& options) {
                  "KRAIT_PROFILE=ON, found one without"};
   }
   KRAIT_ASSIGN_OR_RETURN(const auto users, parse_numbers(options.users, "--users", 256));
-  KRAIT_ASSIGN_OR_RETURN(
-      Runtime runtime, start_without_tokenizer(options.common, {.max_batch = *std::max_element(
-                                                                    users.begin(), users.end())}));
+  KRAIT_ASSIGN_OR_RETURN(const auto verify, widths(options));
+  const auto largest = [](const std::vector<Index>& list) {
+    return list.empty() ? 0 : *std::max_element(list.begin(), list.end());
+  };
+  KRAIT_ASSIGN_OR_RETURN(Runtime runtime,
+                         start_without_tokenizer(options.common, {.max_batch = largest(users),
+                                                                  .max_verify = largest(verify)}));
   Report report;
   count_work(runtime.model(), report);
   KRAIT_RETURN_IF_ERROR(measure_all(options, runtime, report));
@@ -294,7 +356,8 @@ Result<void> run(const Options& options) {
 void add_bench(CLI::App& app, int& result) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
-      "bench", "Measures prefill, decode and batch speed, memory, and the machine's limits");
+      "bench",
+      "Measures prefill, decode, batch and verification speed, memory, the machine's limits");
   const auto positive = CLI::Range(Index{1}, Index{1} << 24);
   command->add_option("--prompt", options->prompt, "Tokens of the prompt")
       ->check(positive)
@@ -303,6 +366,10 @@ void add_bench(CLI::App& app, int& result) {
       ->check(positive)
       ->capture_default_str();
   command->add_option("--users", options->users, "Numbers of sequences decoded together")
+      ->capture_default_str();
+  command
+      ->add_option("--verify", options->verify,
+                   "Numbers of tokens verified in one pass, in steps of decoding; may be empty")
       ->capture_default_str();
   command->add_option("--repeat", options->repeat, "Runs, of which the median is reported")
       ->check(CLI::Range(Index{1}, Index{1000}))

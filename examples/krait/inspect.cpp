@@ -43,6 +43,7 @@ nlohmann::json to_json(const ModelPlan& plan, const ModelConfig& config,
           {"owned_bytes", plan.owned_bytes},
           {"state_bytes", plan.state_bytes},
           {"scratch_bytes_per_token", plan.scratch_bytes_per_token},
+          {"trail_bytes_per_token", plan.trail_bytes_per_token},
           {"tensors", tensors},
           {"unused_tensors", plan.unused},
           {"ignored_config_keys", config.ignored}};

@@ -70,10 +70,13 @@ Result<Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder, const std:
       const WeightScope norm_scope = layer.scope(residual.norm_name);
       const WeightScope block_scope = layer.scope(residual.block_name);
       KRAIT_ASSIGN_OR_RETURN(Norm norm, Norm::bind(residual.norm, norm_scope, spec.d_model()));
+      const Index stateless = plan.state_floats();
       KRAIT_ASSIGN_OR_RETURN(auto block, bind_block(residual.block, block_scope, plan));
+      const bool has_state = plan.state_floats() > stateless;
+      const ScratchSlot input = has_state ? plan.trail(spec.d_model()) : ScratchSlot{};
       tree.name(layer.path(residual.norm_name), norm.description());
       tree.name(layer.path(residual.block_name), block->description());
-      parts.residuals.emplace_back(std::move(norm), std::move(block), branch);
+      parts.residuals.emplace_back(std::move(norm), std::move(block), branch, input);
     }
   }
 
@@ -84,6 +87,7 @@ Result<Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder, const std:
   KRAIT_ASSIGN_OR_RETURN(parts.head, bind_head(spec, binder, plan, parts.embedding));
   tree.name(spec.head_name, "Head");
   parts.scratch = plan.scratch_plan();
+  parts.trail = plan.trail_plan();
   parts.workspace_floats = plan.workspace_floats();
   return parts;
 }
@@ -174,6 +178,7 @@ ModelPlan make_plan(const WeightBinder& binder, const Plan& plan, const ModelSpe
   result.scratch_bytes_per_token =
       (plan.scratch_plan().floats_per_token() + plan.workspace_floats() + spec.d_model()) *
       bytes_of(DType::f32);
+  result.trail_bytes_per_token = plan.trail_plan().floats_per_token() * bytes_of(DType::f32);
   result.unused = binder.unused();
   for (const TensorUse& use : result.tensors) {
     result.parameters += use.shape.size();

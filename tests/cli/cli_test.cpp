@@ -79,6 +79,20 @@ TEST_F(Cli, TellsItsVersionAndHelp) {
   }
 }
 
+TEST_F(Cli, BenchMeasuresWhatItIsAskedFor) {
+  const std::string arguments = "bench --no-roofline --prompt 8 --tokens 2 --repeat 1 --users 2";
+  const json report = krait_json(arguments + " --verify 1,4");
+  EXPECT_GT(report["decode"]["tokens_per_second"], 0.0);
+  EXPECT_EQ(report["batch"].size(), 1U);
+  ASSERT_EQ(report["verify"].size(), 2U);
+  EXPECT_EQ(report["verify"][1]["tokens"], 4);
+  EXPECT_GT(report["verify"][1]["steps"], 0.0);
+  EXPECT_GT(report["verify"][1]["keep_steps"], 0.0);
+  EXPECT_TRUE(krait_json(arguments + " --verify ''")["verify"].empty());
+  EXPECT_NE(krait(arguments).out.find("verify 8"), std::string::npos);
+  EXPECT_EQ(krait(arguments + " --verify 1,x").code, 1);
+}
+
 TEST_F(Cli, GeneratesTheSameTextForTheSameSeed) {
   const std::string arguments =
       "generate 'It was a dark and stormy night' -n 80 --temperature 0.8 --seed 7";

@@ -68,6 +68,8 @@ TEST(Session, AllocatesNothingAfterItIsMade) {
   fork.copy_from(state);
   const Token pair[] = {1, 2};
   session.step_batch(pair, states);
+  session.verify(std::span(prompt).first(8), state);
+  session.keep(5, state);
   EXPECT_EQ(allocations.load() - before, 0);
   EXPECT_GT(before, 0) << "the counter counts";
 }

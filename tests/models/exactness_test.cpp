@@ -1,22 +1,20 @@
-// The promise: the same bits for any chunking, batch, number of threads and instruction set, after
-// copying, saving and loading.
+// The promise: the same bits for any chunking, batch, verification, number of threads and
+// instruction set, in every form of the weights, after copying, saving and loading.
 
 #include <gtest/gtest.h>
 
-#include <cfenv>
+#include <algorithm>
 #include <map>
+#include <ostream>
 
 #include "krait/core/cpu.hpp"
 #include "krait/core/thread_pool.hpp"
 #include "krait/models/registry.hpp"
 #include "krait/models/state_io.hpp"
+#include "tests/support/control_word.hpp"
 #include "tests/support/digest.hpp"
 #include "tests/support/kernel_support.hpp"
 #include "tests/support/tiny_models.hpp"
-
-#if defined(__SSE2__)
-#  include <xmmintrin.h>
-#endif
 
 namespace krait {
 namespace {
@@ -26,147 +24,270 @@ using test::random_tokens;
 using test::same_bits;
 using test::tiny_model;
 
-struct Outcome {
-  std::vector<float> logits;
-  State state;
+// How the weights are stored, held and multiplied with. A new form is a new line here and in
+// golden/digests.txt.
+struct Form {
+  const char* name;
+  DType stored;
+  WeightOptions options;
+
+  friend void PrintTo(const Form& form, std::ostream* out) { *out << form.name; }
 };
 
-Outcome run_chunked(const Model& model, Executor& executor, std::span<const Token> tokens,
-                    Index chunk) {
-  Session session(model, executor, {.chunk = chunk, .max_batch = 1});
-  Outcome run{{}, model.initial_state()};
-  run.logits = all_logits(session, tokens, run.state);
-  return run;
-}
+constexpr Form forms[] = {
+    {"f32", DType::f32, {}},
+    {"f16", DType::f16, {}},
+    {"bf16", DType::bf16, {}},
+    {"f32_as_f16", DType::f32, {.form = WeightForm::f16}},
+    {"f32_as_bf16", DType::f32, {.form = WeightForm::bf16}},
+    {"f32_as_q8", DType::f32, {.form = WeightForm::q8}},
+    {"f32_as_q4", DType::f32, {.form = WeightForm::q4}},
+    {"bf16_as_f32", DType::bf16, {.form = WeightForm::f32}},
+    {"bf16_in_bf16", DType::bf16, {.compute = Compute::bf16}},
+};
 
-TEST(Exactness, ChunksThreadsAndInstructionSetsChangeNoBit) {
-  const auto tokens = random_tokens(97, 61, 5);
-  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
-    const Model model = tiny_model(dtype);
+constexpr int all_threads[] = {1, 2, 3, 4, 8};
+constexpr Index text_length = 97;
+
+// A text, and what single steps give on one thread without vectors: the logits after every token
+// and the state before each and after the last.
+class Exactness : public testing::TestWithParam<Form> {
+ protected:
+  Exactness() {
+    const test::IsaGuard guard;
+    EXPECT_TRUE(force_isa(Isa::scalar));
     SerialExecutor serial;
-    const Outcome expected = run_chunked(model, serial, tokens, 97);
+    Session session(model_, serial);
+    State state = model_.initial_state();
+    states_.push_back(state);
+    for (const Token token : text_) {
+      const auto logits = session.step(token, state);
+      logits_.insert(logits_.end(), logits.begin(), logits.end());
+      states_.push_back(state);
+    }
+  }
+
+  // Logits after the tokens [first, first + count).
+  std::span<const float> logits(Index first, Index count) const {
+    const Index vocab = model_.vocab_padded();
+    return std::span(logits_).subspan(static_cast<std::size_t>(first * vocab),
+                                      static_cast<std::size_t>(count * vocab));
+  }
+  const State& state(Index position) const { return states_[static_cast<std::size_t>(position)]; }
+  std::span<const Token> text(Index first, Index count) const {
+    return std::span(text_).subspan(static_cast<std::size_t>(first),
+                                    static_cast<std::size_t>(count));
+  }
+
+  // Calls body(executor) for every instruction set of this machine and number of threads.
+  template <class Body>
+  void for_each_way_to_run(Body body) const {
     test::for_each_isa([&](Isa isa) {
-      for (const int threads : {1, 2, 3, 8}) {
-        if (isa == Isa::scalar && threads == 3) continue;  // slow, and no other path
+      for (const int threads : all_threads) {
+        SCOPED_TRACE(testing::Message() << threads << " threads");
+        if (isa == Isa::scalar && threads % 2 == 0) continue;  // slow, and no other path
         ThreadPool pool(threads);
-        for (const Index chunk : {1, 2, 3, 5, 8, 64, 97}) {
-          const Outcome actual = run_chunked(model, pool, tokens, chunk);
-          ASSERT_TRUE(same_bits<float>(expected.logits, actual.logits))
-              << to_string(dtype) << ' ' << to_string(isa) << " threads " << threads << " chunk "
-              << chunk;
-          ASSERT_TRUE(expected.state == actual.state);
-        }
+        body(pool);
+        if (HasFatalFailure()) return;
       }
     });
   }
-}
 
-TEST(Exactness, StepsEqualThePrompt) {
-  const Model model = tiny_model();
-  SerialExecutor executor;
-  const auto tokens = random_tokens(40, 61, 6);
-  const Outcome whole = run_chunked(model, executor, tokens, 40);
-  Session session(model, executor);
-  State state = model.initial_state();
-  for (std::size_t t = 0; t < tokens.size(); ++t) {
-    const auto logits = session.step(tokens[t], state);
-    const auto expected = std::span(whole.logits).subspan(t * 64, 64);
-    ASSERT_TRUE(same_bits<float>(expected, logits)) << t;
-  }
-  EXPECT_TRUE(state == whole.state);
-  EXPECT_EQ(state.position(), 40);
-}
+  Model model_ = tiny_model(GetParam().stored, GetParam().options);
+  std::vector<Token> text_ = random_tokens(text_length, 61, 5);
+  std::vector<float> logits_;  // [text, vocab_padded]
+  std::vector<State> states_;  // after 0, 1, … all tokens
+};
 
-TEST(Exactness, BatchesEqualSinglesForAnyMix) {
-  const Model model = tiny_model();
-  ThreadPool pool(2);
-  Session session(model, pool, {.max_batch = 8});
-  for (const Index users : {1, 2, 3, 8}) {
-    std::vector<State> together;
-    std::vector<State> alone;
-    for (Index i = 0; i < users; ++i) {
-      State state = model.initial_state();
-      session.prefill(random_tokens(3 + 2 * i, 61, static_cast<std::uint64_t>(i)), state);
-      together.push_back(state);
-      alone.push_back(state);
-    }
-    std::vector<State*> states;
-    for (State& state : together) states.push_back(&state);
-    for (int round = 0; round < 5; ++round) {
-      const auto tokens = random_tokens(users, 61, 100 + static_cast<std::uint64_t>(round));
-      const MatrixView<const float> batch = session.step_batch(tokens, states);
-      std::vector<std::vector<float>> rows;
-      for (Index i = 0; i < users; ++i) rows.emplace_back(batch.row(i).begin(), batch.row(i).end());
-      for (Index i = 0; i < users; ++i) {
-        const auto at = static_cast<std::size_t>(i);
-        const auto single = session.step(tokens[at], alone[at]);
-        ASSERT_TRUE(same_bits<float>(rows[at], single)) << users << ' ' << i;
-        ASSERT_TRUE(together[at] == alone[at]);
-      }
-    }
-  }
-}
+INSTANTIATE_TEST_SUITE_P(Forms, Exactness, testing::ValuesIn(forms),
+                         [](const auto& form) { return std::string(form.param.name); });
 
-TEST(Exactness, CopiesForksAndFilesKeepEveryBit) {
-  const Model model = tiny_model();
-  SerialExecutor executor;
-  Session session(model, executor);
-  const auto tokens = random_tokens(30, 61, 7);
-  State state = model.initial_state();
-  session.prefill(tokens, state);
-
-  State fork = state;
-  State copied = model.initial_state();
-  copied.copy_from(state);
-  const test::TemporaryDirectory directory;
-  const std::string path = (directory.path() / "state.safetensors").string();
-  save_state(state, path).value();
-  State loaded = load_state(model, path).value().state;
-  ASSERT_TRUE(loaded == state);
-
-  const auto more = random_tokens(10, 61, 8);
-  const std::vector<float> expected = all_logits(session, more, state);
-  for (State* other : {&fork, &copied, &loaded}) {
-    EXPECT_FALSE(*other == state);
-    EXPECT_TRUE(same_bits<float>(expected, all_logits(session, more, *other)));
-    EXPECT_TRUE(*other == state);
-  }
-}
-
-#if defined(__SSE2__)
-TEST(Exactness, TheCallersControlWordChangesNothingAndStays) {
-  const Model model = tiny_model();
-  ThreadPool pool(2);
-  const auto tokens = random_tokens(20, 61, 9);
-  const Outcome expected = run_chunked(model, pool, tokens, 7);
-  const unsigned before = _mm_getcsr();
-  const unsigned odd = before | 0x8040U | 0x6000U;  // flush to zero, denormals are zero, truncate
-  _mm_setcsr(odd);
-  const Outcome actual = run_chunked(model, pool, tokens, 7);
-  const unsigned after = _mm_getcsr();
-  _mm_setcsr(before);
-  EXPECT_EQ(after, odd);
-  EXPECT_TRUE(same_bits<float>(expected.logits, actual.logits));
-  EXPECT_TRUE(expected.state == actual.state);
-}
-#endif
-
-// Two machines that disagree fail here: SHA-256 over the logits and the state.
-TEST(Exactness, TheStoredDigestsHoldOnEveryInstructionSet) {
-  const std::map<std::string, std::string> digests = test::read_digests();
-  test::for_each_isa([&](Isa isa) {
-    for (const char* name : {"hf_f32", "hf_bf16", "hf_dt_rank", "orig_layernorm"}) {
-      const Model model = load_model((test::data_dir() / "golden" / name).string()).value();
-      SerialExecutor executor;
-      const Outcome run = run_chunked(model, executor, random_tokens(50, model.vocab(), 1), 8);
-      test::Sha256 digest;
-      digest.add(std::as_bytes(std::span(run.logits)));
-      digest.add(std::as_bytes(run.state.block()));
-      const auto stored = digests.find(name);
-      EXPECT_EQ(digest.hex(), stored == digests.end() ? "" : stored->second)
-          << name << ' ' << to_string(isa);
+TEST_P(Exactness, ChunksChangeNoBit) {
+  for_each_way_to_run([&](Executor& executor) {
+    for (const Index chunk :
+         {Index{1}, Index{2}, Index{3}, Index{5}, Index{8}, Index{64}, text_length}) {
+      SCOPED_TRACE(testing::Message() << "chunk " << chunk);
+      Session session(model_, executor, {.chunk = chunk, .max_batch = 1, .max_verify = 0});
+      State own = model_.initial_state();
+      ASSERT_TRUE(same_bits<float>(logits(0, text_length), all_logits(session, text_, own)));
+      ASSERT_TRUE(own == states_.back());
     }
   });
+}
+
+// The same text in several states of progress, side by side.
+TEST_P(Exactness, BatchesChangeNoBit) {
+  for_each_way_to_run([&](Executor& executor) {
+    Session session(model_, executor, {.max_batch = 8});
+    for (const std::size_t users : {1U, 2U, 3U, 8U}) {
+      SCOPED_TRACE(testing::Message() << users << " users");
+      std::vector<State> own;
+      for (std::size_t i = 0; i < users; ++i) own.push_back(state(static_cast<Index>(29 * i % 80)));
+      std::vector<State*> pointers;
+      for (State& s : own) pointers.push_back(&s);
+      for (int round = 0; round < 4; ++round) {
+        std::vector<Token> tokens;
+        for (const State& s : own) tokens.push_back(text(s.position(), 1).front());
+        const MatrixView<const float> rows = session.step_batch(tokens, pointers);
+        for (std::size_t i = 0; i < users; ++i) {
+          ASSERT_TRUE(
+              same_bits<float>(logits(own[i].position() - 1, 1), rows.row(static_cast<Index>(i))));
+          ASSERT_TRUE(own[i] == state(own[i].position()));
+        }
+      }
+    }
+  });
+}
+
+// Through the text in verifications of one width, each keeping another part of it.
+TEST_P(Exactness, VerificationsChangeNoBit) {
+  for_each_way_to_run([&](Executor& executor) {
+    Session session(model_, executor, {.max_batch = 1});
+    for (Index width = 1; width <= 8; ++width) {
+      SCOPED_TRACE(testing::Message() << "width " << width);
+      State own = model_.initial_state();
+      for (Index round = 0; own.position() + width <= text_length; ++round) {
+        const Index position = own.position();
+        const MatrixView<const float> rows = session.verify(text(position, width), own);
+        ASSERT_TRUE(
+            same_bits<float>(logits(position, width),
+                             {rows.data, static_cast<std::size_t>(width * model_.vocab_padded())}));
+        session.keep(width - round % width, own);
+        ASSERT_TRUE(own == state(position + width - round % width));
+      }
+    }
+  });
+}
+
+TEST_P(Exactness, VerificationsOfSeveralSequencesChangeNoBit) {
+  for_each_way_to_run([&](Executor& executor) {
+    Session session(model_, executor, {.max_verify = 8, .max_verify_batch = 8});
+    // Lengths of the drafts that share a run.
+    const std::vector<Index> mixes[] = {{8}, {1, 7}, {4, 1, 3}, {1, 1, 1, 1, 1, 1, 1, 1}};
+    for (const std::vector<Index>& lengths : mixes) {
+      SCOPED_TRACE(testing::Message() << lengths.size() << " sequences");
+      std::vector<State> own;
+      std::vector<std::span<const Token>> drafts;
+      for (std::size_t i = 0; i < lengths.size(); ++i) {
+        own.push_back(state(static_cast<Index>(7 + 31 * i % 80)));
+        drafts.push_back(text(own.back().position(), lengths[i]));
+      }
+      std::vector<const State*> pointers;
+      for (const State& s : own) pointers.push_back(&s);
+      const MatrixView<const float> rows = session.verify_batch(drafts, pointers);
+      Index row = 0;
+      for (std::size_t i = 0; i < lengths.size(); ++i) {
+        const Index position = own[i].position();
+        for (Index t = 0; t < lengths[i]; ++t) {
+          ASSERT_TRUE(same_bits<float>(logits(position + t, 1), rows.row(row++)));
+        }
+        session.keep(lengths[i] - 1, own[i], static_cast<Index>(i));
+        ASSERT_TRUE(own[i] == state(position + lengths[i] - 1));
+      }
+    }
+  });
+}
+
+TEST_P(Exactness, CopiesForksAndFilesKeepEveryBit) {
+  SerialExecutor executor;
+  Session session(model_, executor);
+  const State& middle = state(30);
+  State fork = middle;
+  State copied = model_.initial_state();
+  copied.copy_from(middle);
+  const test::TemporaryDirectory directory;
+  const std::string path = (directory.path() / "state.safetensors").string();
+  save_state(middle, path).value();
+  State loaded = load_state(model_, path).value().state;
+  ASSERT_TRUE(loaded == middle);
+  for (State* other : {&fork, &copied, &loaded}) {
+    EXPECT_TRUE(same_bits<float>(logits(30, 10), all_logits(session, text(30, 10), *other)));
+    EXPECT_TRUE(*other == state(40));
+  }
+}
+
+// Logits and states of a prompt, a batch and a verification, from states that begin with subnormal
+// numbers, under a control word that the caller has set.
+std::vector<float> run_under(std::uint64_t word, const Model& model, std::span<const Token> text) {
+  ThreadPool pool(2);
+  Session session(model, pool, {.chunk = 7});
+  State start = model.initial_state();
+  for (float& x : start.block()) x = 1e-40F;
+  State prompt = start;
+  State one = start;
+  State other = start;
+  State kept = start;
+  State* const pair[] = {&one, &other};
+  std::vector<float> result(text.size() * static_cast<std::size_t>(model.vocab_padded()));
+  const MatrixView<float> logits(result.data(), static_cast<Index>(text.size()),
+                                 model.vocab_padded());
+  const auto append = [&](MatrixView<const float> rows) {
+    result.insert(result.end(), rows.data, rows.data + rows.rows * rows.cols);
+  };
+
+  const std::uint64_t before = test::control_word();
+  test::set_control_word(word);
+  std::vector<std::uint64_t> words;
+  const auto look = [&] { words.push_back(test::control_word()); };
+  session.prefill_all(text, prompt, logits);
+  look();
+  append(session.step_batch(text.first(2), pair));
+  look();
+  append(session.verify(text.first(5), kept));
+  look();
+  session.keep(3, kept);
+  look();
+  session.step(text[3], kept);
+  look();
+  test::set_control_word(before);
+
+  EXPECT_EQ(words, std::vector<std::uint64_t>(5, word));
+  for (const State& state : {prompt, one, other, kept}) {
+    result.insert(result.end(), state.block().begin(), state.block().end());
+  }
+  return result;
+}
+
+TEST_P(Exactness, TheCallersControlWordChangesNothingAndStays) {
+  const std::vector<float> expected = run_under(test::control_word(), model_, text(0, 20));
+  for (const std::uint64_t word : test::odd_control_words()) {
+    SCOPED_TRACE(testing::Message() << "control word " << std::hex << word);
+    EXPECT_TRUE(same_bits<float>(expected, run_under(word, model_, text(0, 20))));
+  }
+}
+
+// SHA-256 over the logits after every token and the last state.
+std::string digest_of(const Model& model) {
+  SerialExecutor executor;
+  Session session(model, executor, {.chunk = 8, .max_batch = 1});
+  State state = model.initial_state();
+  const std::vector<float> logits = all_logits(session, random_tokens(50, model.vocab(), 1), state);
+  test::Sha256 digest;
+  digest.add(std::as_bytes(std::span(logits)));
+  digest.add(std::as_bytes(std::as_const(state).block()));
+  return digest.hex();
+}
+
+void expect_stored_digest(const std::string& name, const std::string& checkpoint,
+                          const LoadOptions& options) {
+  const std::map<std::string, std::string> digests = test::read_digests();
+  const auto stored = digests.find(name);
+  const Model model =
+      load_model((test::data_dir() / "golden" / checkpoint).string(), options).value();
+  test::for_each_isa([&](Isa) {
+    EXPECT_EQ(digest_of(model), stored == digests.end() ? "" : stored->second) << name;
+  });
+}
+
+// Two machines that disagree fail here.
+TEST_P(Exactness, TheStoredDigestHoldsOnEveryInstructionSet) {
+  const auto& [form, stored, options] = GetParam();
+  expect_stored_digest("hf_" + std::string(form), "hf_" + std::string(to_string(stored)),
+                       {.form = options.form, .compute = options.compute});
+}
+
+TEST(StoredDigests, OtherSizesAndNormsHoldToo) {
+  for (const char* name : {"hf_dt_rank", "orig_layernorm"}) expect_stored_digest(name, name, {});
 }
 
 }  // namespace

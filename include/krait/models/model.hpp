@@ -26,6 +26,7 @@ class KRAIT_API Model {
     Norm final_norm;
     Linear head;
     ScratchPlan scratch;
+    ScratchPlan trail;
     Index workspace_floats = 0;  // per token, for one matrix product
     std::shared_ptr<const StateLayout> state_layout;
     std::vector<std::shared_ptr<const void>> owners;  // keep every byte above alive

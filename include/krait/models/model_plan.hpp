@@ -20,6 +20,7 @@ struct ModelPlan {
   Index owned_bytes = 0;              ///< weights converted or derived
   Index state_bytes = 0;              ///< one sequence, constant for ever
   Index scratch_bytes_per_token = 0;  ///< working memory for each token of a run
+  Index trail_bytes_per_token = 0;    ///< recorded of each token of a verification
   std::vector<std::string> unused;    ///< tensors of the checkpoint that the model does not use
   std::string tree;                   ///< the model as an indented tree
 };

@@ -3,6 +3,7 @@
 /// \file
 /// Session: runs a model. Holds the working memory and borrows the threads.
 
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -17,13 +18,17 @@ namespace krait::inline v0_1 {
 struct SessionOptions {
   Index chunk = 256;    ///< tokens of a prompt that run at once; results do not depend on it
   Index max_batch = 8;  ///< sequences that `step_batch` takes at once
+  /// Tokens that one verification takes, of all its sequences together; 0: none. Each costs
+  /// `ModelPlan::trail_bytes_per_token`.
+  Index max_verify = 8;
+  Index max_verify_batch = 1;  ///< sequences that one verification takes; each costs a state
 };
 
 /// Advances states of one model. Its memory is allocated by the constructor; no call allocates
 /// after that. One call at a time; any number of sessions may share a model, and any number of
 /// states may take turns in a session.
 ///
-/// Logits are rows of `model.vocab_padded()` floats, valid until the next call.
+/// Logits are rows of `model.vocab_padded()` floats, valid until the next call that gives some.
 ///
 /// Contracts (ContractError): tokens in [0, vocab_padded), states of this model, sizes that agree,
 /// prompts that are not empty.
@@ -49,6 +54,24 @@ class KRAIT_API Session {
   /// row i of the result belongs to states[i]. The states must be distinct.
   MatrixView<const float> step_batch(std::span<const Token> tokens, std::span<State* const> states);
 
+  /// Runs tokens (1 … max_verify) that may turn out to be wrong, in one pass over the weights: row
+  /// i of the result are the logits after tokens[i]. The state does not advance until `keep` says
+  /// how many of them are right. Costs little more than `step` as long as reading weights, not
+  /// arithmetic, is what takes time.
+  MatrixView<const float> verify(std::span<const Token> tokens, const State& state);
+
+  /// The same for drafts of several sequences, max_verify tokens in all, each after its own state;
+  /// the rows of the result follow one another. The same state may take part several times.
+  MatrixView<const float> verify_batch(std::span<const std::span<const Token>> drafts,
+                                       std::span<const State* const> states);
+
+  /// Advances the state by the first n tokens (0 … all) of draft `draft` of the last verification,
+  /// to the bits that n steps would have given. Runs the recurrences again, no matrix product
+  /// (blocks without their own `Block::replay` excepted). Once per draft. Other calls may lie
+  /// between, but the state, or the copy of it that is given, must hold what was verified: another
+  /// position or other bits are a broken contract.
+  void keep(Index n, State& state, Index draft = 0);
+
   /// Consumes a prompt and writes the logits after every token to `logits` [tokens, vocab_padded].
   void prefill_all(std::span<const Token> tokens, State& state, MatrixView<float> logits);
 
@@ -65,11 +88,24 @@ class KRAIT_API Session {
   std::size_t bytes() const noexcept;
 
  private:
+  // A draft of the last verification: rows [first, first + count) of the trail.
+  struct Draft {
+    Index first = 0;
+    Index count = 0;
+    Index position = 0;          // of the state before it
+    std::uint64_t checksum = 0;  // of that state's bits
+    bool is_open = false;        // until it is kept
+  };
+
   void check(std::span<const Token> tokens, const State& state) const;
+  void check_model(const State& state) const;
   // Runs one chunk through the layers; afterwards x_ holds the residual stream.
-  void forward(std::span<const Token> tokens, std::span<const SequenceRows> sequences);
+  void forward(std::span<const Token> tokens, std::span<const SequenceRows> sequences,
+               Trail trail = {});
   void forward(std::span<const Token> tokens, State& state);
-  BlockContext context(MatrixView<float> x, std::span<const SequenceRows> sequences);
+  BlockContext context(MatrixView<float> x, std::span<const SequenceRows> sequences,
+                       Trail trail = {});
+  std::span<float> verified(Index draft) noexcept;
   // Logits of rows [first, first + logits.rows) of the chunk.
   void head(Index first, MatrixView<float> logits);
 
@@ -79,8 +115,12 @@ class KRAIT_API Session {
   Scratch scratch_;
   AlignedBuffer<float> workspace_;
   AlignedBuffer<float> x_;       // [chunk, d_model]
-  AlignedBuffer<float> logits_;  // [max_batch, vocab_padded]
+  AlignedBuffer<float> logits_;  // [max(max_batch, max_verify), vocab_padded]
   std::vector<SequenceRows> rows_;
+  Scratch trail_;
+  AlignedBuffer<float> verified_;  // [max_verify_batch, state]: states after all of their drafts
+  std::vector<Draft> drafts_;
+  std::vector<Token> tokens_;  // [max_verify], the drafts one after another
 };
 
 }  // namespace krait::inline v0_1

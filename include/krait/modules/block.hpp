@@ -7,6 +7,7 @@
 /// scratch in a bind function, and name it in a `CustomSpec` (models/spec.hpp).
 /// `examples/custom_block.cpp` shows all of it.
 
+#include <algorithm>
 #include <span>
 #include <string>
 
@@ -29,6 +30,17 @@ struct SequenceRows {
   }
 };
 
+/// What the blocks recorded of the tokens of a verification (Session::verify).
+struct Trail {
+  Scratch* memory = nullptr;  ///< null in runs that are not verified
+  Index first = 0;            ///< the token that row 0 of the run is
+
+  MatrixView<float> rows(ScratchSlot slot, Index count, Index cols) const noexcept {
+    return {memory->grant(slot).data() + first * slot.floats_per_token, count, cols,
+            slot.floats_per_token};
+  }
+};
+
 /// What a block sees: the rows of one run. A run holds one token of one sequence (a step), many
 /// tokens of one (a prompt), or tokens of several sequences (a batch); the same code serves all.
 struct BlockContext {
@@ -37,10 +49,23 @@ struct BlockContext {
   Executor& executor;
   Scratch& memory;
   std::span<float> workspace;  ///< of the matrix product that runs; booked by Plan::workspace
+  Trail trail{};
 
   /// Booked working memory as a matrix [rows, cols]; rows start on cache lines.
   MatrixView<float> scratch(ScratchSlot slot, Index cols) const noexcept {
     return {memory.grant(slot).data(), x.rows, cols, slot.floats_per_token};
+  }
+
+  /// In a verification, keeps a copy of `values` [rows, cols] for `Block::replay`.
+  void record(ScratchSlot slot, MatrixView<const float> values) const noexcept {
+    if (trail.memory == nullptr) return;
+    const MatrixView<float> kept = trail.rows(slot, values.rows, values.cols);
+    for (Index t = 0; t < values.rows; ++t) std::ranges::copy(values.row(t), kept.row_data(t));
+  }
+
+  /// In `Block::replay`: what `record` kept of this run's tokens.
+  MatrixView<const float> recorded(ScratchSlot slot, Index cols) const noexcept {
+    return trail.rows(slot, x.rows, cols);
   }
 };
 
@@ -52,6 +77,12 @@ class KRAIT_API Block {
   /// Replaces ctx.x by the block's output and advances the state of every sequence. Must give the
   /// same result however the tokens of a sequence are cut into runs. Never fails or allocates.
   virtual void forward(BlockContext& ctx) const noexcept = 0;
+
+  /// Advances the state of every sequence as `forward` did for the same tokens in a verification,
+  /// to the bit. ctx.x holds the block's inputs; what it holds afterwards does not matter. A block
+  /// that recorded enough (BlockContext::record) does it without matrix products; the others run
+  /// forward again. Only called for blocks that booked state.
+  virtual void replay(BlockContext& ctx) const noexcept { forward(ctx); }
 
   /// One line for `describe`: the kind and its sizes.
   virtual std::string description() const = 0;

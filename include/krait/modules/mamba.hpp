@@ -64,6 +64,7 @@ class Mamba final : public Block {
     profile::Zone zone("in_proj");
     in_proj_.apply(ctx, ctx.x, xz);  // [u; z] = in_proj(x)
     zone.next("conv1d");
+    ctx.record(trail_.u, u);  // (what a verification records serves replay)
     parallel_for(ctx.executor, d_inner, channel_block, [&](Range channels) {
       conv1d_.apply(ctx.sequences, u, u, channels);  // u = silu(conv1d(u))
     });
@@ -72,11 +73,26 @@ class Mamba final : public Block {
     zone.next("dt_proj");
     dt_proj_.apply(ctx, dBC.cols_from(0, dt_rank), dt_raw);
     zone.next("scan");
+    ctx.record(trail_.dt_raw, dt_raw);
+    ctx.record(trail_.B, B);
     parallel_for(ctx.executor, d_inner, channel_block, [&](Range channels) {
       scan(ctx.sequences, u, dt_raw, B, C, z, channels);  // y = scan(u) · silu(z), into u
     });
     zone.next("out_proj");
     out_proj_.apply(ctx, u, ctx.x);  // x = out_proj(y)
+  }
+
+  // The recurrences of forward, from what it recorded: C and z affect its output, not the state.
+  void replay(BlockContext& ctx) const noexcept override {
+    const auto [d_inner, d_state, dt_rank] = sizes_;
+    const auto raw = ctx.recorded(trail_.u, d_inner);          // [T, d_inner]
+    const auto dt_raw = ctx.recorded(trail_.dt_raw, d_inner);  // [T, d_inner]
+    const auto B = ctx.recorded(trail_.B, d_state);            // [T, d_state]
+    const auto u = ctx.scratch(xz_, d_inner);                  // [T, d_inner]
+    parallel_for(ctx.executor, d_inner, channel_block, [&](Range channels) {
+      conv1d_.apply(ctx.sequences, raw, u, channels);
+      scan(ctx.sequences, u, dt_raw, B, B, {}, channels);
+    });
   }
 
   std::string description() const override {
@@ -104,7 +120,7 @@ class Mamba final : public Block {
                                .dt_raw = dt_raw.rows_from(rows.first, rows.count),
                                .B = B.rows_from(rows.first, rows.count),
                                .C = C.rows_from(rows.first, rows.count),
-                               .z = z.rows_from(rows.first, rows.count),
+                               .z = z.data ? z.rows_from(rows.first, rows.count) : z,
                                .A = A_,
                                .D = D_,
                                .h = rows.slot(ssm_state_).data(),
@@ -124,6 +140,9 @@ class Mamba final : public Block {
   const float* D_ = nullptr;  // [d_inner]
   StateSlot ssm_state_;       // [⌈d_inner/16⌉, d_state, 16]
   ScratchSlot xz_, dBC_, dt_raw_;
+  struct {
+    ScratchSlot u, dt_raw, B;  // u before the convolution
+  } trail_;
 };
 
 inline Result<std::unique_ptr<const Block>> Mamba::bind(const MambaSpec& unresolved,
@@ -172,6 +191,7 @@ inline Result<std::unique_ptr<const Block>> Mamba::bind(const MambaSpec& unresol
   block->xz_ = plan.scratch(2 * d_inner);
   block->dBC_ = plan.scratch(dt_rank + 2 * d_state);
   block->dt_raw_ = plan.scratch(d_inner);
+  block->trail_ = {plan.trail(d_inner), plan.trail(d_inner), plan.trail(d_state)};
   return std::unique_ptr<const Block>(std::move(block));
 }
 

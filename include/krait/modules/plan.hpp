@@ -25,7 +25,8 @@ struct StateTensor {
   StateSlot slot;
 };
 
-/// Collects the bookings of state (per sequence) and scratch (per token of a run).
+/// Collects the bookings of state (per sequence), scratch (per token of a run) and trail (per token
+/// of a verification).
 class Plan {
  public:
   explicit Plan(Index d_model) : d_model_(d_model) {}
@@ -43,12 +44,17 @@ class Plan {
   /// Working memory of a block while it runs: `floats` floats for every token.
   ScratchSlot scratch(Index floats) { return scratch_.book(floats); }
 
+  /// What a block records of every token of a verification, `floats` floats, so that it can repeat
+  /// the token's effect on the state. Unlike scratch it outlasts the run, and no two slots overlap.
+  ScratchSlot trail(Index floats) { return trail_.book(floats); }
+
   /// Working memory of a matrix product, for its input in another form. Products run one after
   /// another, so the largest booking serves all.
   void workspace(Index floats) { workspace_ = std::max(workspace_, round_up(floats, 16)); }
 
   ScratchPlan& scratch_plan() noexcept { return scratch_; }
   const ScratchPlan& scratch_plan() const noexcept { return scratch_; }
+  const ScratchPlan& trail_plan() const noexcept { return trail_; }
   Index workspace_floats() const noexcept { return workspace_; }
   Index state_floats() const noexcept { return state_floats_; }
   const std::vector<StateTensor>& state_tensors() const noexcept { return state_tensors_; }
@@ -56,6 +62,7 @@ class Plan {
  private:
   Index d_model_;
   ScratchPlan scratch_;
+  ScratchPlan trail_;
   Index workspace_ = 0;  // floats per token
   Index state_floats_ = 0;
   std::vector<StateTensor> state_tensors_;

@@ -3,6 +3,7 @@
 /// \file
 /// The pre-norm wrapper: h = h + block(norm(h)).
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -17,19 +18,38 @@ namespace krait::inline v0_1 {
 /// Norm, block, and the addition to the residual stream, which stays in f32.
 class Residual {
  public:
-  Residual(Norm norm, std::unique_ptr<const Block> block, ScratchSlot branch)
-      : norm_(std::move(norm)), block_(std::move(block)), branch_(branch) {}
+  /// `input` is the slot of the trail for the block's input; of no size if the block has no state.
+  Residual(Norm norm, std::unique_ptr<const Block> block, ScratchSlot branch, ScratchSlot input)
+      : norm_(std::move(norm)), block_(std::move(block)), branch_(branch), input_(input) {}
 
   /// h [rows, d_model] in and out.
   void forward(BlockContext& ctx) const noexcept {
     const MatrixView<float> h = ctx.x;
     ctx.x = ctx.scratch(branch_, h.cols);
     profile::Zone zone("norm");
-    norm_.apply(h, ctx.x);
+    parallel_for(ctx.executor, h.rows, row_block, [&](Range rows) {
+      norm_.apply(h.rows_from(rows.begin, rows.size()), ctx.x.rows_from(rows.begin, rows.size()));
+    });
     zone.next("block");
+    if (has_state()) ctx.record(input_, ctx.x);
     block_->forward(ctx);
     zone.next("residual");
-    for (Index t = 0; t < h.rows; ++t) kernels::add(h.row(t), ctx.x.row(t), h.row(t));
+    parallel_for(ctx.executor, h.rows, row_block, [&](Range rows) {
+      for (Index t = rows.begin; t < rows.end; ++t) {
+        kernels::add(h.row(t), ctx.x.row(t), h.row(t));
+      }
+    });
+    ctx.x = h;
+  }
+
+  /// Advances the block's state by recorded tokens; ctx.x [rows, d_model] gives their number.
+  void replay(BlockContext& ctx) const noexcept {
+    if (!has_state()) return;
+    const MatrixView<float> h = ctx.x;
+    const MatrixView<const float> input = ctx.recorded(input_, h.cols);
+    ctx.x = ctx.scratch(branch_, h.cols);
+    for (Index t = 0; t < h.rows; ++t) std::ranges::copy(input.row(t), ctx.x.row_data(t));
+    block_->replay(ctx);
     ctx.x = h;
   }
 
@@ -37,9 +57,14 @@ class Residual {
   const Block& block() const noexcept { return *block_; }
 
  private:
+  static constexpr Index row_block = 16;  // fewer rows are done before another thread would begin
+
+  bool has_state() const noexcept { return input_.floats_per_token > 0; }
+
   Norm norm_;
   std::unique_ptr<const Block> block_;
   ScratchSlot branch_;  // [rows, d_model]
+  ScratchSlot input_;   // [rows, d_model] of the trail
 };
 
 }  // namespace krait::inline v0_1

@@ -1,0 +1,345 @@
+// Verification: many tokens in one pass, of which any prefix is kept, with the bits of single
+// steps.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "krait/core/thread_pool.hpp"
+#include "tests/support/kernel_support.hpp"
+#include "tests/support/tiny_models.hpp"
+
+namespace krait {
+namespace {
+
+using test::random_tokens;
+using test::same_bits;
+using test::tiny_model;
+
+constexpr Index max_verify = 8;
+
+// What single steps give: states[n] after n tokens, logits[n] after token n.
+struct Steps {
+  std::vector<State> states;
+  std::vector<std::vector<float>> logits;
+};
+
+Steps step_through(Session& session, std::span<const Token> tokens, const State& before) {
+  Steps steps{{before}, {}};
+  for (const Token token : tokens) {
+    State state = steps.states.back();
+    const auto logits = session.step(token, state);
+    steps.logits.emplace_back(logits.begin(), logits.end());
+    steps.states.push_back(std::move(state));
+  }
+  return steps;
+}
+
+// Every width, every kept prefix, and on from there.
+void expect_steps(const Model& model, Executor& executor) {
+  Session session(model, executor, {.chunk = 3, .max_batch = 1, .max_verify = max_verify});
+  State before = model.initial_state();
+  session.prefill(random_tokens(11, 61, 1), before);
+  const auto tokens = random_tokens(max_verify, 61, 2);
+  const Steps steps = step_through(session, tokens, before);
+  for (Index k = 1; k <= max_verify; ++k) {
+    for (Index n = 0; n <= k; ++n) {
+      SCOPED_TRACE(testing::Message() << "kept " << n << " of " << k);
+      State state = before;
+      const auto logits =
+          session.verify(std::span(tokens).first(static_cast<std::size_t>(k)), state);
+      ASSERT_EQ(logits.rows, k);
+      for (Index t = 0; t < k; ++t) {
+        ASSERT_TRUE(same_bits<float>(steps.logits[static_cast<std::size_t>(t)], logits.row(t)));
+      }
+      ASSERT_TRUE(state == before) << "not advanced yet";
+      session.keep(n, state);
+      ASSERT_EQ(state.position(), 11 + n);
+      ASSERT_TRUE(state == steps.states[static_cast<std::size_t>(n)]);
+      if (n < max_verify) {
+        const auto next = session.step(tokens[static_cast<std::size_t>(n)], state);
+        ASSERT_TRUE(same_bits<float>(steps.logits[static_cast<std::size_t>(n)], next));
+      }
+    }
+  }
+}
+
+// y = y + decay · (x - y) over time: a block that knows nothing of replay.
+class Ema final : public Block {
+ public:
+  static Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) {
+    auto block = std::make_unique<Ema>();
+    KRAIT_ASSIGN_OR_RETURN(block->decay_, weights.get<float>("decay", {plan.d_model()}));
+    block->h_ = plan.state(weights.path("h"), {plan.d_model()});
+    return std::unique_ptr<const Block>(std::move(block));
+  }
+
+  void forward(BlockContext& ctx) const noexcept override {
+    for (const SequenceRows& rows : ctx.sequences) {
+      const std::span<float> h = rows.slot(h_);
+      for (Index t = rows.first; t < rows.first + rows.count; ++t) {
+        const std::span<float> x = ctx.x.row(t);
+        for (std::size_t d = 0; d < h.size(); ++d) x[d] = h[d] += decay_[d] * (x[d] - h[d]);
+      }
+    }
+  }
+
+  std::string description() const override { return "Ema"; }
+
+ private:
+  std::span<const float> decay_;
+  StateSlot h_;
+};
+
+// Two blocks in a row as one, which knows nothing of replay either, though its parts do.
+class Pair final : public Block {
+ public:
+  static Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) {
+    auto block = std::make_unique<Pair>();
+    KRAIT_ASSIGN_OR_RETURN(block->first_,
+                           Mamba::bind({.d_state = 4}, weights.scope("first"), plan));
+    KRAIT_ASSIGN_OR_RETURN(block->second_,
+                           Mamba::bind({.d_conv = 1}, weights.scope("second"), plan));
+    return std::unique_ptr<const Block>(std::move(block));
+  }
+
+  void forward(BlockContext& ctx) const noexcept override {
+    first_->forward(ctx);
+    second_->forward(ctx);
+  }
+
+  std::string description() const override { return "Pair"; }
+
+ private:
+  std::unique_ptr<const Block> first_;
+  std::unique_ptr<const Block> second_;
+};
+
+// A block without state, which must not be run again.
+class Scale final : public Block {
+ public:
+  static Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) {
+    auto block = std::make_unique<Scale>();
+    KRAIT_ASSIGN_OR_RETURN(block->scale_, weights.get<float>("scale", {plan.d_model()}));
+    return std::unique_ptr<const Block>(std::move(block));
+  }
+
+  void forward(BlockContext& ctx) const noexcept override {
+    for (Index t = 0; t < ctx.x.rows; ++t) {
+      const std::span<float> x = ctx.x.row(t);
+      for (std::size_t d = 0; d < x.size(); ++d) x[d] *= scale_[d];
+    }
+  }
+  void replay(BlockContext& /*ctx*/) const noexcept override { ADD_FAILURE() << "nothing to do"; }
+
+  std::string description() const override { return "Scale"; }
+
+ private:
+  std::span<const float> scale_;
+};
+
+Model mixed_model(DType dtype = DType::f32) {
+  const ModelBuilder builder =
+      ModelBuilder{}
+          .embedding("embedding", {.vocab = 61, .d_model = 20})
+          .repeat(2,
+                  [](LayerBuilder& layer) {
+                    layer.residual("norm", RmsNormSpec{}, "mixer", MambaSpec{.d_conv = 3})
+                        .residual("norm2", RmsNormSpec{}, "ema", CustomSpec{"Ema", "", Ema::bind})
+                        .residual("norm3", LayerNormSpec{}, "scale",
+                                  CustomSpec{"Scale", "", Scale::bind})
+                        .residual("norm4", RmsNormSpec{}, "pair",
+                                  CustomSpec{"Pair", "", Pair::bind});
+                  })
+          .final_norm("norm_f", RmsNormSpec{})
+          .tied_head();
+  return builder.build(random_weights(builder.spec(), 3, "", dtype).value()).value();
+}
+
+TEST(Verify, EveryPrefixOfEveryWidthEqualsSteps) {
+  const Model model = tiny_model(DType::f32, WeightForm::file, 3);
+  test::for_each_isa([&](Isa) {
+    for (const int threads : {1, 2, 4}) {
+      ThreadPool pool(threads);
+      expect_steps(model, pool);
+    }
+  });
+}
+
+TEST(Verify, BlocksThatKnowNothingOfReplayRunAgain) {
+  ThreadPool pool(2);
+  expect_steps(mixed_model(), pool);
+  expect_steps(mixed_model(DType::bf16), pool);
+}
+
+TEST(Verify, RoundAfterRoundEqualsOnePrompt) {
+  const Model model = tiny_model();
+  SerialExecutor executor;
+  Session session(model, executor);
+  const auto tokens = random_tokens(200, 61, 5);
+  State whole = model.initial_state();
+  const auto expected = test::all_logits(session, tokens, whole);
+
+  // Each round's draft is right for a while, then wrong; the wrong part must leave no trace.
+  State state = model.initial_state();
+  std::vector<float> logits;
+  for (std::uint64_t round = 0; std::ssize(tokens) > state.position(); ++round) {
+    const auto random = random_tokens(2, 8, 100 + round);
+    const auto left = static_cast<Index>(tokens.size()) - state.position();
+    const Index width = std::min<Index>(1 + random[0], left);
+    const Index right = std::min<Index>(random[1] + 1, width);
+    std::vector<Token> draft(tokens.begin() + state.position(),
+                             tokens.begin() + state.position() + width);
+    for (Index i = right; i < width; ++i) {
+      auto& token = draft[static_cast<std::size_t>(i)];
+      token = (token + 7) % 61;
+    }
+    const auto rows = session.verify(draft, state);
+    for (Index i = 0; i < right; ++i) {
+      logits.insert(logits.end(), rows.row(i).begin(), rows.row(i).end());
+    }
+    session.keep(right, state);
+  }
+  EXPECT_TRUE(state == whole);
+  EXPECT_TRUE(same_bits<float>(expected, logits));
+}
+
+TEST(Verify, SeveralSequencesInOnePassEqualEachAlone) {
+  for (const Model& model : {tiny_model(), mixed_model()}) {
+    ThreadPool pool(2);
+    Session session(model, pool, {.max_verify = 9, .max_verify_batch = 3});
+    const Index lengths[] = {4, 1, 3};
+    std::vector<State> before;
+    std::vector<std::vector<Token>> tokens;
+    std::vector<Steps> steps;
+    for (std::uint64_t i = 0; i < 3; ++i) {
+      before.push_back(model.initial_state());
+      session.prefill(random_tokens(5 + static_cast<Index>(i), 61, i), before.back());
+      tokens.push_back(random_tokens(lengths[i], 61, 10 + i));
+      steps.push_back(step_through(session, tokens.back(), before.back()));
+    }
+    const std::span<const Token> drafts[] = {tokens[0], tokens[1], tokens[2]};
+    for (Index kept = 0; kept <= 4; ++kept) {
+      std::vector<State> states = before;
+      const State* const pointers[] = {&states[0], &states[1], &states[2]};
+      const auto logits = session.verify_batch(drafts, pointers);
+      ASSERT_EQ(logits.rows, 8);
+      Index row = 0;
+      for (std::size_t i = 0; i < 3; ++i) {
+        for (const auto& expected : steps[i].logits) {
+          ASSERT_TRUE(same_bits<float>(expected, logits.row(row++)));
+        }
+      }
+      for (const std::size_t i : {2U, 0U, 1U}) {  // in any order
+        const Index n = std::min(kept, lengths[i]);
+        session.keep(n, states[i], static_cast<Index>(i));
+        ASSERT_TRUE(states[i] == steps[i].states[static_cast<std::size_t>(n)]) << i << ' ' << n;
+      }
+    }
+  }
+}
+
+TEST(Verify, DraftsOfOneStateAreAlternatives) {
+  const Model model = tiny_model();
+  SerialExecutor executor;
+  Session session(model, executor, {.max_verify_batch = 2});
+  State state = model.initial_state();
+  session.prefill(random_tokens(6, 61, 1), state);
+  const auto left = random_tokens(3, 61, 2);
+  const auto right = random_tokens(4, 61, 3);
+  const Steps steps = step_through(session, right, state);
+  const std::span<const Token> drafts[] = {left, right};
+  const State* const states[] = {&state, &state};
+  session.verify_batch(drafts, states);
+  session.keep(2, state, 1);
+  EXPECT_TRUE(state == steps.states[2]);
+  EXPECT_THROW(session.keep(1, state, 0), ContractError) << "the state has moved on";
+}
+
+TEST(Verify, OtherCallsMayLieBetweenAndACopyOfTheStateWillDo) {
+  const Model model = tiny_model();
+  SerialExecutor executor;
+  Session session(model, executor);
+  State state = model.initial_state();
+  session.prefill(random_tokens(6, 61, 1), state);
+  const auto tokens = random_tokens(5, 61, 2);
+  const Steps steps = step_through(session, tokens, state);
+  State fork = state;
+  State other = model.initial_state();
+  session.verify(tokens, state);
+  session.prefill(random_tokens(300, 61, 3), other);
+  session.keep(3, fork);
+  EXPECT_TRUE(fork == steps.states[3]);
+}
+
+TEST(Verify, RefusesWhatItDidNotVerify) {
+  const Model model = tiny_model();
+  SerialExecutor executor;
+  Session session(model, executor, {.max_verify = 4});
+  Session another(model, executor);
+  State state = model.initial_state();
+  session.prefill(random_tokens(6, 61, 1), state);
+  const auto tokens = random_tokens(5, 61, 2);
+  const auto four = std::span(tokens).first(4);
+  const State before = state;
+
+  EXPECT_THROW(session.keep(0, state), ContractError) << "nothing was verified";
+  EXPECT_THROW(session.verify(tokens, state), ContractError) << "too many";
+  EXPECT_THROW(session.verify({}, state), ContractError);
+  EXPECT_THROW(session.verify(std::vector<Token>{64}, state), ContractError);
+  EXPECT_THROW(session.verify(four, State()), ContractError);
+  EXPECT_THROW(session.verify_batch({}, {}), ContractError);
+  const std::span<const Token> two[] = {four.first(2), four.first(2)};
+  const State* const states[] = {&state, &state};
+  EXPECT_THROW(session.verify_batch(two, states), ContractError) << "one sequence was booked";
+
+  session.verify(four, state);
+  EXPECT_THROW(session.keep(5, state), ContractError);
+  EXPECT_THROW(session.keep(-1, state), ContractError);
+  EXPECT_THROW(session.keep(1, state, 1), ContractError);
+  EXPECT_THROW(session.keep(1, state, -1), ContractError);
+  EXPECT_THROW(another.keep(1, state), ContractError) << "another session";
+
+  State moved = state;
+  session.step(1, moved);
+  EXPECT_THROW(session.keep(1, moved), ContractError) << "another position";
+  State changed = state;
+  const std::span<float> h = changed.tensor("layers.1.mixer.ssm_state");
+  std::swap(h[3], h[4]);
+  EXPECT_THROW(session.keep(1, changed), ContractError) << "other bits";
+  State foreign = tiny_model(DType::f32, WeightForm::bf16).initial_state();
+  EXPECT_THROW(session.keep(1, foreign), ContractError);
+  EXPECT_TRUE(state == before);
+
+  session.keep(2, state);  // what was refused changed nothing
+  EXPECT_TRUE(state == step_through(session, four, before).states[2]);
+  EXPECT_THROW(session.keep(0, state), ContractError) << "kept already";
+  session.verify(four, state);
+  session.keep(0, state);
+  EXPECT_EQ(state.position(), 8);
+  EXPECT_THROW(session.keep(0, state), ContractError) << "none is a choice, too";
+
+  Session none(model, executor, {.max_verify = 0});
+  EXPECT_THROW(none.verify(std::vector<Token>{1}, state), ContractError);
+  EXPECT_THROW(none.keep(0, state), ContractError);
+}
+
+TEST(Verify, MemoryIsBookedAndCounted) {
+  const Model model = tiny_model();
+  SerialExecutor executor;
+  const auto bytes = [&](Index tokens, Index sequences) {
+    return static_cast<Index>(
+        Session(model, executor,
+                {.chunk = 16, .max_batch = 16, .max_verify = tokens, .max_verify_batch = sequences})
+            .bytes());
+  };
+  const ModelPlan& plan = model.plan();
+  // Of each layer: the block's input 20, the raw input of the convolution 40, dt_raw 40, B 5, each
+  // rounded up to cache lines.
+  EXPECT_EQ(plan.trail_bytes_per_token, 2 * (32 + 48 + 48 + 16) * 4);
+  EXPECT_EQ(bytes(8, 1) - bytes(0, 1), 8 * plan.trail_bytes_per_token + plan.state_bytes);
+  EXPECT_EQ(bytes(8, 3) - bytes(8, 1), 2 * plan.state_bytes);
+}
+
+}  // namespace
+}  // namespace krait
