@@ -327,8 +327,8 @@ Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
   KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan stored, plan_checkpoint(source));
   const auto& [stored_plan, config, checkpoint] = stored;
   KRAIT_RETURN_IF_ERROR(check_floats(stored_plan, checkpoint.weights, source));
-  KRAIT_ASSIGN_OR_RETURN(const ModelPlan plan,
-                         plan_model(config.spec, &checkpoint.weights, config.prefix, form));
+  KRAIT_ASSIGN_OR_RETURN(const ModelPlan plan, plan_model(config.spec, &checkpoint.weights,
+                                                          config.prefix, {.form = form}));
 
   std::error_code ignored;
   const bool is_folder = fs::is_directory(checkpoint.path, ignored);
