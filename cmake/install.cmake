@@ -23,7 +23,7 @@ if(NOT BUILD_SHARED_LIBS)
   endforeach()
 endif()
 
-install(TARGETS krait EXPORT krait-targets
+install(TARGETS krait krait_tools EXPORT krait-targets
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
   RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR}
@@ -40,8 +40,8 @@ install(FILES ${PROJECT_BINARY_DIR}/krait-config.cmake
 # find_package(krait) with krait_DIR set to the build tree.
 export(EXPORT krait-targets NAMESPACE krait:: FILE ${PROJECT_BINARY_DIR}/krait-targets.cmake)
 
-# krait.pc. Only one form is installed, so what a static krait needs is required outright: the
-# link line is right with and without --static.
+# krait.pc and krait-tools.pc. Only one form is installed, so what a static krait needs is required
+# outright: the link line is right with and without --static.
 file(RELATIVE_PATH krait_pc_prefix /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 string(REGEX REPLACE "/$" "" krait_pc_prefix "${krait_pc_prefix}")
 list(JOIN krait_pc_modules ", " krait_pc_requires)
@@ -58,8 +58,10 @@ endif()
 if(KRAIT_PROFILE)
   string(APPEND krait_pc_cflags " -DKRAIT_PROFILE")
 endif()
-configure_file(${CMAKE_CURRENT_LIST_DIR}/krait.pc.in ${PROJECT_BINARY_DIR}/krait.pc @ONLY)
-install(FILES ${PROJECT_BINARY_DIR}/krait.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+foreach(name krait krait-tools)
+  configure_file(${CMAKE_CURRENT_LIST_DIR}/${name}.pc.in ${PROJECT_BINARY_DIR}/${name}.pc @ONLY)
+  install(FILES ${PROJECT_BINARY_DIR}/${name}.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+endforeach()
 
 if(TARGET krait_cli)
   file(RELATIVE_PATH krait_lib_from_bin /${CMAKE_INSTALL_BINDIR} /${CMAKE_INSTALL_LIBDIR})

@@ -14,14 +14,34 @@
 
 namespace krait::cli {
 
+void add_threads(CLI::App& app, int& threads) {
+  app.add_option("--threads", threads,
+                 "Threads; 0: as many as the process may use (affinity and cgroup quota)")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+}
+
+std::unique_ptr<ThreadPool> make_threads(int threads) {
+  return std::make_unique<ThreadPool>(threads > 0 ? threads : available_threads());
+}
+
+WeightForm weight_form(const std::string& name) {
+  static const std::map<std::string, WeightForm> forms = [] {
+    std::map<std::string, WeightForm> map;
+    for (const WeightForm form : {WeightForm::file, WeightForm::f32, WeightForm::f16,
+                                  WeightForm::bf16, WeightForm::q8, WeightForm::q4}) {
+      map.emplace(to_string(form), form);
+    }
+    return map;
+  }();
+  return forms.at(name);
+}
+
 void add_common(CLI::App& app, CommonOptions& options, const std::string& json_help) {
   app.add_option("-m,--model", options.model,
                  "Checkpoint directory, weight file, or the name of a bundled model")
       ->capture_default_str();
-  app.add_option("--threads", options.threads,
-                 "Threads; 0: as many as the process may use (affinity and cgroup quota)")
-      ->check(CLI::Range(0, 4096))
-      ->capture_default_str();
+  add_threads(app, options.threads);
   app.add_option("--dtype", options.dtype,
                  "Form of the weights in memory; 'file' keeps what is stored")
       ->check(CLI::IsMember({"file", "f32", "bf16", "f16", "q8", "q4"}))
@@ -37,17 +57,9 @@ void add_common(CLI::App& app, CommonOptions& options, const std::string& json_h
 }
 
 LoadOptions load_options(const CommonOptions& options) {
-  static const std::map<std::string, WeightForm> forms = [] {
-    std::map<std::string, WeightForm> map;
-    for (const WeightForm form : {WeightForm::file, WeightForm::f32, WeightForm::f16,
-                                  WeightForm::bf16, WeightForm::q8, WeightForm::q4}) {
-      map.emplace(to_string(form), form);
-    }
-    return map;
-  }();
   static ProgressLine progress("loading", "bytes");
   return {.weights = options.weights == "copy" ? WeightsMode::copy : WeightsMode::map,
-          .form = forms.at(options.dtype),
+          .form = weight_form(options.dtype),
           .compute = options.compute == "bf16" ? Compute::bf16 : Compute::f32,
           .progress = progress};
 }
@@ -56,8 +68,7 @@ namespace {
 
 Runtime with_session(LanguageModel loaded, const CommonOptions& options,
                      const SessionOptions& session) {
-  const int threads = options.threads > 0 ? options.threads : available_threads();
-  Runtime runtime{std::move(loaded), std::make_unique<ThreadPool>(threads), nullptr};
+  Runtime runtime{std::move(loaded), make_threads(options.threads), nullptr};
   runtime.session = std::make_unique<Session>(runtime.model(), *runtime.threads, session);
   return runtime;
 }
@@ -99,6 +110,21 @@ Result<std::string> read_text(const TextSource& source) {
   return source.argument.value_or("");
 }
 
+Result<std::string> read_text_part(const std::string& file, std::optional<Index> limit,
+                                   const Tokenizer& tokenizer) {
+  KRAIT_ASSIGN_OR_RETURN(std::string text, read_text({.argument = {}, .file = file}));
+  if (!limit || static_cast<std::size_t>(*limit) >= text.size()) return text;
+  text.resize(static_cast<std::size_t>(*limit));
+  // Not in the middle of a character, which a tokenizer of text would refuse.
+  if (tokenizer.vocab() != 256) {
+    while (!text.empty() && (static_cast<unsigned char>(text.back()) & 0xC0U) == 0x80U) {
+      text.pop_back();
+    }
+    if (!text.empty() && (static_cast<unsigned char>(text.back()) & 0x80U) != 0) text.pop_back();
+  }
+  return text;
+}
+
 Result<void> print(std::string_view text) {
   if (!text.empty() && std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) {
     return Error{ErrorCode::io_failed, std::string("[output] standard output: expected to write, "
@@ -136,7 +162,10 @@ extern "C" void on_interrupt(int signal) {
 
 bool is_interrupted() noexcept { return interrupted_flag.load(std::memory_order_relaxed); }
 
-void catch_interrupts() { std::signal(SIGINT, on_interrupt); }
+void catch_signals() {
+  std::signal(SIGINT, on_interrupt);
+  std::signal(SIGXFSZ, SIG_IGN);  // writing fails instead, which leaves nothing behind
+}
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();

@@ -30,6 +30,14 @@ struct CommonOptions {
   bool json = false;
 };
 
+/// Adds --threads.
+void add_threads(CLI::App& app, int& threads);
+/// So many threads, or, for 0, as many as the process may use.
+std::unique_ptr<ThreadPool> make_threads(int threads);
+
+/// The form of that name, which must be one.
+WeightForm weight_form(const std::string& name);
+
 /// Adds -m, --threads, --dtype, --weights; and --json with the given help.
 void add_common(CLI::App& app, CommonOptions& options, const std::string& json_help);
 
@@ -56,6 +64,9 @@ struct TextSource {
   std::string file;
 };
 Result<std::string> read_text(const TextSource& source);
+/// The first `limit` bytes of a text file, cut between two characters.
+Result<std::string> read_text_part(const std::string& file, std::optional<Index> limit,
+                                   const Tokenizer& tokenizer);
 Result<std::string> read_stream(std::FILE* stream, const std::string& name);
 
 /// Writes text to standard output; the error names what the system said.
@@ -68,7 +79,7 @@ Result<void> print_json(const nlohmann::json& object);
 /// Whether Ctrl-C was pressed. The first one asks the running command to end; a second one ends the
 /// process as usual.
 bool is_interrupted() noexcept;
-void catch_interrupts();
+void catch_signals();
 
 /// A line on stderr that is rewritten on a terminal, and printed now and then elsewhere.
 class ProgressLine {
@@ -107,6 +118,8 @@ void add_logits(CLI::App& app, int& result);
 void add_tokenize(CLI::App& app, int& result);
 void add_perplexity(CLI::App& app, int& result);
 void add_inspect(CLI::App& app, int& result);
+void add_evaluate(CLI::App& app, int& result);
+void add_quantize(CLI::App& app, int& result);
 void add_bench(CLI::App& app, int& result);
 
 /// Sampler flags, named as in llama.cpp and Hugging Face.

@@ -30,6 +30,8 @@ int run(int argc, char** argv) {
   add_tokenize(app, result);
   add_perplexity(app, result);
   add_inspect(app, result);
+  add_evaluate(app, result);
+  add_quantize(app, result);
   add_bench(app, result);
   try {
     app.parse(argc, argv);
@@ -50,7 +52,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  krait::cli::catch_interrupts();
+  krait::cli::catch_signals();
   try {
     return run(argc, argv);
   } catch (const std::bad_alloc&) {

@@ -14,17 +14,8 @@ struct Options {
 
 Result<void> run(const Options& options) {
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common, {.max_batch = 16}));
-  KRAIT_ASSIGN_OR_RETURN(std::string text, read_text({.argument = {}, .file = options.file}));
-  if (options.limit && static_cast<std::size_t>(*options.limit) < text.size()) {
-    text.resize(static_cast<std::size_t>(*options.limit));
-    // Not in the middle of a character, which a tokenizer of text would refuse.
-    if (runtime.tokenizer().vocab() != 256) {
-      while (!text.empty() && (static_cast<unsigned char>(text.back()) & 0xC0U) == 0x80U) {
-        text.pop_back();
-      }
-      if (!text.empty() && (static_cast<unsigned char>(text.back()) & 0x80U) != 0) text.pop_back();
-    }
-  }
+  KRAIT_ASSIGN_OR_RETURN(const std::string text,
+                         read_text_part(options.file, options.limit, runtime.tokenizer()));
   KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens, runtime.tokenizer().encode(text));
   if (tokens.size() < 2) {
     return Error{ErrorCode::bad_argument, "[command] " + options.file +

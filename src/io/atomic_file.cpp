@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <utility>
 
@@ -20,17 +21,26 @@ Error failure(std::string_view what, const std::string& path) {
           fmt::format("[file] expected to {}, found: {} ({})", what, std::strerror(errno), path)};
 }
 
-// Makes a new file beside `path`. open() applies the process's mask, which mkstemp does not; to
-// read the mask would mean to change it for a moment.
-int open_temporary(const std::string& path, std::string& name) {
+// Calls `make` with names beside `path` until one of them is new; -1 and errno if none could be
+// made.
+template <class Make>
+int make_temporary(const std::string& path, std::string& name, Make make) {
   static std::atomic<unsigned> count{0};
   constexpr int attempts = 100;
   for (int i = 0; i < attempts; ++i) {
     name = fmt::format("{}.{}-{}.tmp", path, ::getpid(), count++);
-    const int descriptor = ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (descriptor >= 0 || errno != EEXIST) return descriptor;
+    const int result = make(name.c_str());
+    if (result >= 0 || errno != EEXIST) return result;
   }
   return -1;
+}
+
+// open() applies the process's mask, which mkstemp does not; to read the mask would mean to change
+// it for a moment.
+int open_temporary(const std::string& path, std::string& name) {
+  return make_temporary(path, name, [](const char* file) {
+    return ::open(file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  });
 }
 
 // An open file of the process, which may be a regular one: a rename would take it from whoever
@@ -103,7 +113,7 @@ Result<void> AtomicFile::write(std::span<const std::byte> bytes) {
   return {};
 }
 
-Result<void> AtomicFile::rewrite(std::size_t offset, std::span<const std::byte> bytes) {
+Result<void> AtomicFile::write_at(std::size_t offset, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const ssize_t count =
         ::pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
@@ -120,6 +130,66 @@ Result<void> AtomicFile::commit() {
   if (::close(std::exchange(descriptor_, -1)) != 0) return failure("write", path_);
   if (temporary_.empty()) return {};
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) return failure("rename a file", path_);
+  temporary_.clear();
+  return {};
+}
+
+Result<AtomicDirectory> AtomicDirectory::create(const std::string& target) {
+  namespace fs = std::filesystem;
+  AtomicDirectory directory;
+  directory.target_ = target;
+  while (directory.target_.size() > 1 && directory.target_.ends_with('/')) {
+    directory.target_.pop_back();
+  }
+  struct stat status {};
+  const bool exists = ::lstat(directory.target_.c_str(), &status) == 0;
+  std::error_code ignored;
+  if (exists) {
+    directory.target_ = resolved(directory.target_);
+    const bool is_folder =
+        ::stat(directory.target_.c_str(), &status) == 0 && S_ISDIR(status.st_mode);
+    if (!is_folder || !fs::is_empty(directory.target_, ignored)) {
+      return Error{
+          ErrorCode::bad_argument,
+          fmt::format("[file] expected a new name or an empty folder, found {} ({})",
+                      is_folder ? "a folder that is not empty" : "something else", target)};
+    }
+  } else {
+    fs::path parent = fs::path(directory.target_).parent_path();
+    if (parent.empty()) parent = ".";
+    if (target.empty() || !fs::is_directory(parent, ignored)) {
+      return Error{ErrorCode::not_found,
+                   fmt::format("[file] expected a folder to make another in, found none ({})",
+                               target.empty() ? "no name" : parent.string())};
+    }
+  }
+  const auto make = [](const char* name) { return ::mkdir(name, 0777); };
+  if (make_temporary(directory.target_, directory.temporary_, make) < 0) {
+    directory.temporary_.clear();
+    return failure("make a folder", target);
+  }
+  if (exists) ::chmod(directory.temporary_.c_str(), status.st_mode & 0777U);
+  return directory;
+}
+
+AtomicDirectory::AtomicDirectory(AtomicDirectory&& other) noexcept
+    : target_(std::move(other.target_)), temporary_(std::exchange(other.temporary_, {})) {}
+
+AtomicDirectory& AtomicDirectory::operator=(AtomicDirectory&& other) noexcept {
+  std::swap(target_, other.target_);
+  std::swap(temporary_, other.temporary_);
+  return *this;
+}
+
+AtomicDirectory::~AtomicDirectory() {
+  std::error_code ignored;
+  if (!temporary_.empty()) std::filesystem::remove_all(temporary_, ignored);
+}
+
+Result<void> AtomicDirectory::commit() {
+  // A folder replaces an empty one, and nothing else.
+  if (::rename(temporary_.c_str(), target_.c_str()) != 0)
+    return failure("rename a folder", target_);
   temporary_.clear();
   return {};
 }

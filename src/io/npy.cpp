@@ -39,7 +39,7 @@ Result<void> NpyWriter::write(std::span<const float> row) {
 
 Result<void> NpyWriter::commit() {
   const std::string text = header();
-  KRAIT_RETURN_IF_ERROR(file_.rewrite(0, std::as_bytes(std::span(text))));
+  KRAIT_RETURN_IF_ERROR(file_.write_at(0, std::as_bytes(std::span(text))));
   return file_.commit();
 }
 

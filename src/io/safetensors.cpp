@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <numeric>
 #include <set>
 
 #include "io/json_private.hpp"
 #include "io/place_tensor.hpp"
 #include "io/printable.hpp"
-#include "krait/io/atomic_file.hpp"
 
 namespace krait::inline v0_1 {
 namespace {
@@ -186,30 +186,34 @@ std::string_view name_of(DType dtype) {
 // In which order tensors are written, since the format allows no padding between them: those that
 // fill whole cache lines first, so that each of them begins one; then the others by the size of
 // their elements, so that those are aligned. Equals keep the caller's order.
-std::vector<const NamedTensor*> writing_order(const std::vector<NamedTensor>& tensors) {
-  std::vector<const NamedTensor*> order;
-  for (const NamedTensor& tensor : tensors) order.push_back(&tensor);
-  std::stable_sort(order.begin(), order.end(), [](const NamedTensor* a, const NamedTensor* b) {
+std::vector<std::size_t> writing_order(const std::vector<NamedTensor>& tensors) {
+  std::vector<std::size_t> order(tensors.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
     const auto key = [](const TensorView& tensor) {
       const bool is_whole = tensor.bytes() % static_cast<Index>(alignment) == 0;
       return std::pair(is_whole ? 0 : 1, is_whole ? 0 : -bytes_of(tensor.dtype));
     };
-    return key(a->tensor) < key(b->tensor);
+    return key(tensors[a].tensor) < key(tensors[b].tensor);
   });
   return order;
 }
 
-Result<void> check_writable(const std::string& path, const std::vector<NamedTensor>& tensors) {
+Error not_writable(const std::string& path, const NamedTensor& tensor, std::string_view expected,
+                   std::string_view found) {
+  return {ErrorCode::bad_argument, fmt::format("[safetensors] {}: expected {}, found {} ({})",
+                                               printable(tensor.name), expected, found, path)};
+}
+
+Result<void> check_names(const std::string& path, const std::vector<NamedTensor>& tensors) {
   std::set<std::string_view> names;
   for (const NamedTensor& tensor : tensors) {
-    const auto fail = [&](std::string_view expected, std::string_view found) {
-      return Error{ErrorCode::bad_argument,
-                   fmt::format("[safetensors] {}: expected {}, found {} ({})",
-                               printable(tensor.name), expected, found, path)};
-    };
-    if (tensor.name == metadata_name) return fail("the name of a tensor", "the metadata's");
-    if (!names.insert(tensor.name).second) return fail("every name once", "one twice");
-    if (tensor.tensor.data == nullptr && tensor.tensor.bytes() > 0) return fail("data", "none");
+    if (tensor.name == metadata_name) {
+      return not_writable(path, tensor, "the name of a tensor", "the metadata's");
+    }
+    if (!names.insert(tensor.name).second) {
+      return not_writable(path, tensor, "every name once", "one twice");
+    }
   }
   return {};
 }
@@ -275,22 +279,27 @@ Result<void> read_safetensors_index(const std::string& index_json, const std::st
   return {};
 }
 
-Result<void> write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
-                               const std::map<std::string, std::string, std::less<>>& metadata) {
-  KRAIT_RETURN_IF_ERROR(check_writable(path, tensors));
-  const std::vector<const NamedTensor*> order = writing_order(tensors);
+Result<SafetensorsWriter> SafetensorsWriter::create(
+    const std::string& path, const std::vector<NamedTensor>& tensors,
+    const std::map<std::string, std::string, std::less<>>& metadata) {
+  KRAIT_RETURN_IF_ERROR(check_names(path, tensors));
+  std::vector<std::size_t> order = writing_order(tensors);
+  std::vector<Index> begins(tensors.size());
+  std::vector<Index> sizes(tensors.size());
   json header = json::object();
   if (!metadata.empty()) header[std::string(metadata_name)] = metadata;
   Index offset = 0;
-  for (const NamedTensor* tensor : order) {
-    const auto extents = tensor->tensor.shape.extents();
-    const Index end = offset + tensor->tensor.bytes();
+  for (const std::size_t i : order) {
+    const TensorView& tensor = tensors[i].tensor;
+    const auto extents = tensor.shape.extents();
+    begins[i] = offset;
+    sizes[i] = tensor.bytes();
     json entry = json::object();
-    entry["dtype"] = name_of(tensor->tensor.dtype);
+    entry["dtype"] = name_of(tensor.dtype);
     entry["shape"] = std::vector<Index>(extents.begin(), extents.end());
-    entry["data_offsets"] = std::vector<Index>{offset, end};
-    header[tensor->name] = std::move(entry);
-    offset = end;
+    entry["data_offsets"] = std::vector<Index>{offset, offset + sizes[i]};
+    header[tensors[i].name] = std::move(entry);
+    offset += sizes[i];
   }
   std::string text = header.dump(-1, ' ', false, json::error_handler_t::replace);
   text.resize(static_cast<std::size_t>(round_up(static_cast<Index>(text.size() + length_bytes),
@@ -304,11 +313,49 @@ Result<void> write_safetensors(const std::string& path, const std::vector<NamedT
   KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
   KRAIT_RETURN_IF_ERROR(file.write(length));
   KRAIT_RETURN_IF_ERROR(file.write(text));
-  for (const NamedTensor* tensor : order) {
-    KRAIT_RETURN_IF_ERROR(file.write({static_cast<const std::byte*>(tensor->tensor.data),
-                                      static_cast<std::size_t>(tensor->tensor.bytes())}));
+  SafetensorsWriter writer(std::move(file));
+  writer.position_ = static_cast<Index>(length_bytes + text.size());
+  for (Index& begin : begins) begin += writer.position_;
+  writer.order_ = std::move(order);
+  writer.begins_ = std::move(begins);
+  writer.sizes_ = std::move(sizes);
+  writer.missing_ = offset;
+  return writer;
+}
+
+Result<void> SafetensorsWriter::write(std::size_t i, Index offset,
+                                      std::span<const std::byte> bytes) {
+  const auto count = static_cast<Index>(bytes.size());
+  check_contract(i < sizes_.size() && offset >= 0 && offset <= sizes_[i] - count,
+                 "[safetensors] write: expected bytes within the tensor");
+  if (count == 0) return {};
+  missing_ -= count;
+  const Index at = begins_[i] + offset;
+  if (at != position_) return file_.write_at(static_cast<std::size_t>(at), bytes);
+  position_ += count;
+  return file_.write(bytes);
+}
+
+Result<void> SafetensorsWriter::commit() {
+  check_contract(missing_ == 0, "[safetensors] commit: expected every byte of the tensors");
+  return file_.commit();
+}
+
+Result<void> write_safetensors(const std::string& path, const std::vector<NamedTensor>& tensors,
+                               const std::map<std::string, std::string, std::less<>>& metadata) {
+  for (const NamedTensor& tensor : tensors) {
+    if (tensor.tensor.data == nullptr && tensor.tensor.bytes() > 0) {
+      return not_writable(path, tensor, "data", "none");
+    }
   }
-  return file.commit();
+  KRAIT_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::create(path, tensors, metadata));
+  for (const std::size_t i : writer.order()) {
+    const TensorView& tensor = tensors[i].tensor;
+    KRAIT_RETURN_IF_ERROR(writer.write(
+        i, 0,
+        {static_cast<const std::byte*>(tensor.data), static_cast<std::size_t>(tensor.bytes())}));
+  }
+  return writer.commit();
 }
 
 }  // namespace krait::inline v0_1

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "io/printable.hpp"
 #include "krait/core/cpu.hpp"
 #include "krait/core/float_environment.hpp"
 #include "models/plan_tree.hpp"
@@ -100,9 +101,19 @@ bool has_tensor(const WeightStore& weights, std::string_view name) {
   return weights.contains(std::string(name.substr(0, name.size() - dense.size())) + "codes");
 }
 
+// Codes of another version would be read as other weights.
+Result<void> check_format(const WeightStore& weights) {
+  const auto version = weights.metadata.find(weight_format_version_key);
+  if (version == weights.metadata.end() || version->second == weight_format_version) return {};
+  return Error{ErrorCode::unsupported,
+               fmt::format("[build] {}: expected {}, found '{}'", weight_format_version_key,
+                           weight_format_version, printable(version->second, 40))};
+}
+
 // All missing tensors at once, so that a wrong prefix or family is seen for what it is.
 Result<void> check_names(const ModelSpec& spec, const WeightStore& weights,
                          const std::string& prefix) {
+  KRAIT_RETURN_IF_ERROR(check_format(weights));
   WeightBinder binder(nullptr, {});
   Plan plan(spec.d_model());
   PlanTree tree;

@@ -34,9 +34,9 @@ constexpr std::array known_names = {
 void resolve_names(const WeightStore& weights, ModelConfig& config) {
   config.prefix = "backbone";
   for (const Names& names : known_names) {
-    const std::string name = fmt::format("{}{}{}.weight", names.prefix,
-                                         names.prefix.empty() ? "" : ".", names.embedding);
-    if (weights.contains(name)) {
+    const std::string name =
+        fmt::format("{}{}{}", names.prefix, names.prefix.empty() ? "" : ".", names.embedding);
+    if (weights.contains(name + ".weight") || weights.contains(name + ".codes")) {
       config.prefix = names.prefix;
       config.spec.embedding_name = names.embedding;
       config.spec.final_norm_name = names.final_norm;

@@ -1,77 +1,22 @@
 // The program and the examples, run as a user runs them.
 
-#include <gtest/gtest.h>
+#include "tests/cli/cli.hpp"
 
-#include <sys/wait.h>
-
-#include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "krait/core/profile.hpp"
-#include "tests/support/support.hpp"
 
 namespace krait {
 namespace {
-
-using nlohmann::json;
-
-struct Outcome {
-  int code = -1;
-  std::string out;
-  std::string err;
-};
-
-class Cli : public testing::Test {
- protected:
-  // Runs a shell command; `arguments` are written as in a shell.
-  Outcome shell(const std::string& command) {
-    const std::string err = (directory_.path() / "stderr").string();
-    std::FILE* pipe = popen(("(" + command + ") 2>'" + err + "'").c_str(), "r");
-    Outcome outcome;
-    char buffer[4096];
-    for (std::size_t n = 0; (n = std::fread(buffer, 1, sizeof buffer, pipe)) > 0;) {
-      outcome.out.append(buffer, n);
-    }
-    const int status = pclose(pipe);
-    outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    outcome.err = test::read_file(err);
-    return outcome;
-  }
-  Outcome krait(const std::string& arguments) {
-    return shell(std::string(KRAIT_PROGRAM) + " " + arguments);
-  }
-  json krait_json(const std::string& arguments) {
-    const Outcome outcome = krait(arguments + " --json");
-    EXPECT_EQ(outcome.code, 0) << outcome.err;
-    return json::parse(outcome.out, nullptr, false);
-  }
-  void expect_error(const std::string& arguments, int code, const std::string& part) {
-    const Outcome outcome = krait(arguments);
-    EXPECT_EQ(outcome.code, code) << arguments << ": " << outcome.err;
-    EXPECT_NE(outcome.err.find(part), std::string::npos) << arguments << ": " << outcome.err;
-    if (code == 1) {
-      EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
-      EXPECT_EQ(outcome.out, "") << arguments;
-    }
-  }
-  std::string path(const char* name) const { return (directory_.path() / name).string(); }
-  static std::string golden(const char* name) {
-    return (test::data_dir() / "golden" / name).string();
-  }
-
-  test::TemporaryDirectory directory_;
-};
 
 TEST_F(Cli, TellsItsVersionAndHelp) {
   EXPECT_EQ(krait("--version").out, "krait 0.1.0\n");
   const Outcome help = krait("--help");
   EXPECT_EQ(help.code, 0);
-  for (const char* command :
-       {"generate", "chat", "logits", "tokenize", "perplexity", "inspect", "bench"}) {
+  for (const char* command : {"generate", "chat", "logits", "tokenize", "perplexity", "evaluate",
+                              "inspect", "quantize", "bench"}) {
     EXPECT_NE(help.out.find(command), std::string::npos);
     const Outcome one = krait(std::string(command) + " --help");
     EXPECT_EQ(one.code, 0);
@@ -163,6 +108,22 @@ TEST_F(Cli, MeasuresPerplexity) {
   EXPECT_GT(bits, 1.0);
   EXPECT_LT(bits, 2.5);
   EXPECT_NEAR(object["perplexity"].get<double>(), std::exp2(bits), 1e-6);
+}
+
+TEST_F(Cli, MeasuresTheDistanceFromAnotherModel) {
+  const std::string text = (test::data_dir() / "data" / "heldout_64k.txt").string();
+  const std::string common = "evaluate --kl krait-bytes-2m --limit 600 --file " + text;
+  EXPECT_EQ(krait_json(common)["kl"], 0.0);
+  const json object = krait_json(common + " --dtype q4");
+  EXPECT_EQ(object["positions"], 600);
+  EXPECT_GT(object["kl"].get<double>(), 0.0);
+  EXPECT_LT(object["kl"].get<double>(), 0.1);
+  EXPECT_GT(object["kl_largest"], object["kl"]);
+  EXPECT_GT(object["same_top"].get<double>(), 0.8);
+  EXPECT_NE(krait(common).out.find("100.00 % of 600 positions"), std::string::npos);
+  expect_error("evaluate --kl no-such-model --file " + text, 1, "no-such-model");
+  expect_error("evaluate --kl krait-bytes-2m --file " + path("absent"), 1, "absent");
+  expect_error("evaluate --file " + text, 2, "--kl");
 }
 
 TEST_F(Cli, InspectsWithoutLoading) {

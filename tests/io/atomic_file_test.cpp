@@ -32,7 +32,7 @@ TEST(AtomicFile, TheFileAppearsWithTheCommit) {
   ASSERT_TRUE(file.write("one "));
   ASSERT_TRUE(file.write("two"));
   const std::string replacement = "ONE";
-  ASSERT_TRUE(file.rewrite(0, std::as_bytes(std::span(replacement))));
+  ASSERT_TRUE(file.write_at(0, std::as_bytes(std::span(replacement))));
   EXPECT_FALSE(fs::exists(path));
   ASSERT_TRUE(file.commit());
   EXPECT_EQ(test::read_file(path), "ONE two");
@@ -98,7 +98,7 @@ TEST(AtomicFile, APipeIsWrittenDirectly) {
   auto file = AtomicFile::create(path.string()).value();
   ASSERT_TRUE(file.write("text"));
   const std::string replacement = "T";
-  EXPECT_FALSE(file.rewrite(0, std::as_bytes(std::span(replacement))));
+  EXPECT_FALSE(file.write_at(0, std::as_bytes(std::span(replacement))));
   ASSERT_TRUE(file.commit());
   char buffer[8];
   EXPECT_EQ(::read(reader, buffer, sizeof(buffer)), 4);
@@ -123,6 +123,75 @@ TEST(AtomicFile, PlacesThatCannotBeWrittenAreErrors) {
     EXPECT_FALSE(AtomicFile::create((closed / "x").string()));
   }
   fs::permissions(closed, fs::perms::owner_all);
+}
+
+TEST(AtomicFile, WritesAheadOfWhatIsWritten) {
+  const test::TemporaryDirectory folder;
+  const fs::path path = folder.path() / "x";
+  auto file = AtomicFile::create(path.string()).value();
+  const std::string last = "three";
+  ASSERT_TRUE(file.write_at(8, std::as_bytes(std::span(last))));
+  ASSERT_TRUE(file.write("one "));
+  ASSERT_TRUE(file.write("two "));
+  ASSERT_TRUE(file.commit());
+  EXPECT_EQ(test::read_file(path), "one two three");
+}
+
+TEST(AtomicDirectory, TheFolderAppearsWithTheCommit) {
+  const test::TemporaryDirectory folder;
+  const fs::path target = folder.path() / "x";
+  auto directory = AtomicDirectory::create(target.string() + "/").value();
+  test::write_file(fs::path(directory.path()) / "file", "text");
+  auto moved = std::move(directory);
+  EXPECT_FALSE(fs::exists(target));
+  ASSERT_TRUE(moved.commit());
+  EXPECT_EQ(test::read_file(target / "file"), "text");
+  EXPECT_EQ(count_files(folder.path()), 1U);
+}
+
+TEST(AtomicDirectory, WithoutACommitNothingIsLeft) {
+  const test::TemporaryDirectory folder;
+  {
+    auto directory = AtomicDirectory::create((folder.path() / "x").string()).value();
+    fs::create_directory(fs::path(directory.path()) / "inner");
+    test::write_file(fs::path(directory.path()) / "inner" / "file", "text");
+    EXPECT_EQ(count_files(folder.path()), 1U);
+  }
+  EXPECT_EQ(count_files(folder.path()), 0U);
+}
+
+TEST(AtomicDirectory, ReplacesAnEmptyFolderAndNothingElse) {
+  const test::TemporaryDirectory folder;
+  const fs::path target = folder.path() / "x";
+  fs::create_directory(target);
+  fs::create_directory_symlink(target, folder.path() / "link");
+  ASSERT_EQ(::chmod(target.c_str(), 0700), 0);
+  auto directory = AtomicDirectory::create((folder.path() / "link").string()).value();
+  test::write_file(fs::path(directory.path()) / "file", "text");
+  ASSERT_TRUE(directory.commit());
+  EXPECT_EQ(test::read_file(target / "file"), "text");
+  EXPECT_EQ(mode_of(target), 0700U);
+  EXPECT_TRUE(fs::is_symlink(folder.path() / "link"));
+
+  EXPECT_EQ(AtomicDirectory::create(target.string()).error().code, ErrorCode::bad_argument);
+  EXPECT_EQ(AtomicDirectory::create((target / "file").string()).error().code,
+            ErrorCode::bad_argument);
+  EXPECT_EQ(AtomicDirectory::create((target / "file" / "x").string()).error().code,
+            ErrorCode::not_found);
+  EXPECT_EQ(AtomicDirectory::create((target / "absent" / "x").string()).error().code,
+            ErrorCode::not_found);
+  EXPECT_EQ(AtomicDirectory::create("").error().code, ErrorCode::not_found);
+  fs::create_directory_symlink("nowhere", folder.path() / "dangling");
+  EXPECT_EQ(AtomicDirectory::create((folder.path() / "dangling").string()).error().code,
+            ErrorCode::bad_argument);
+
+  // Somebody else takes the name in the meantime.
+  const fs::path other = folder.path() / "other";
+  auto late = AtomicDirectory::create(other.string()).value();
+  fs::create_directory(other);
+  test::write_file(other / "theirs", "text");
+  EXPECT_FALSE(late.commit());
+  EXPECT_EQ(test::read_file(other / "theirs"), "text");
 }
 
 }  // namespace

@@ -85,6 +85,34 @@ TEST(Safetensors, WrittenTensorsAreAligned) {
   EXPECT_EQ(address(store.find("lines")->tensor.data) % 64, 0U);
 }
 
+TEST(SafetensorsWriter, PiecesInAnyOrderGiveTheSameBytes) {
+  const test::TemporaryDirectory folder;
+  const std::vector<float> floats = test::random_floats(64, 3);
+  const std::vector<NamedTensor> tensors = {
+      named("a", floats, DType::bf16, {7}), named("empty", floats, DType::f32, {0}),
+      named("b", floats, DType::f32, {64}), named("c", floats, DType::u8, {64})};
+  ASSERT_TRUE(write_safetensors((folder.path() / "x").string(), tensors, {{"k", "v"}}));
+  std::vector<NamedTensor> shapes = tensors;
+  for (NamedTensor& tensor : shapes) tensor.tensor.data = nullptr;
+  const std::string path = (folder.path() / "y").string();
+  auto writer = SafetensorsWriter::create(path, shapes, {{"k", "v"}}).value();
+  EXPECT_EQ(writer.order(), (std::vector<std::size_t>{1, 2, 3, 0}));
+  const auto write = [&](std::size_t i, Index from, Index to) {
+    const auto* data = static_cast<const std::byte*>(tensors[i].tensor.data);
+    return writer.write(i, from, {data + from, data + to});
+  };
+  ASSERT_TRUE(write(0, 0, 14));
+  ASSERT_TRUE(write(2, 100, 256));
+  ASSERT_TRUE(write(2, 0, 100));
+  EXPECT_THROW((void)write(3, 1, 66), ContractError);
+  EXPECT_THROW((void)writer.write(4, 0, {}), ContractError);
+  EXPECT_THROW((void)writer.commit(), ContractError);
+  EXPECT_FALSE(fs::exists(path));
+  ASSERT_TRUE(write(3, 0, 64));
+  ASSERT_TRUE(writer.commit());
+  EXPECT_EQ(test::read_file(folder.path() / "x"), test::read_file(path));
+}
+
 TEST(Safetensors, AlignedTensorsAreUsedInPlaceAndOthersCopied) {
   const std::string bytes = test::small_safetensors();
   const std::size_t data_at = bytes.size() - 29;

@@ -11,8 +11,9 @@ execute_process(COMMAND ${DPKG_DEB} -c ${package} OUTPUT_VARIABLE content
   COMMAND_ERROR_IS_FATAL ANY)
 execute_process(COMMAND ${DPKG_DEB} -f ${package} Depends OUTPUT_VARIABLE depends
   COMMAND_ERROR_IS_FATAL ANY)
-set(expected usr/lib/.*libkrait\\. usr/include/krait/krait\\.hpp krait-config\\.cmake
-  krait-targets\\.cmake krait\\.pc)
+set(expected usr/lib/.*libkrait\\. usr/lib/.*libkrait_tools\\.a usr/include/krait/krait\\.hpp krait-config\\.cmake
+  krait-targets\\.cmake krait\\.pc
+  krait-tools\\.pc)
 set(expected_depends "")
 if(PROGRAM)
   list(APPEND expected usr/bin/krait usr/share/krait/models/)

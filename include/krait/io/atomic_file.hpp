@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// Output files that appear whole or not at all.
+/// Output files and folders that appear whole or not at all.
 
 #include <cstddef>
 #include <span>
@@ -26,9 +26,10 @@ class KRAIT_API AtomicFile {
 
   Result<void> write(std::span<const std::byte> bytes);
   Result<void> write(std::string_view text) { return write(std::as_bytes(std::span(text))); }
-  /// Replaces bytes that were written before, such as a header that names a size known only at the
-  /// end. Fails on devices and pipes.
-  Result<void> rewrite(std::size_t offset, std::span<const std::byte> bytes);
+  /// Writes at a place of the file's own: over bytes that were written before, such as a header
+  /// that names a size known only at the end, or ahead of them. Where `write` goes on does not
+  /// change. Fails on devices and pipes.
+  Result<void> write_at(std::size_t offset, std::span<const std::byte> bytes);
   Result<void> commit();
 
  private:
@@ -36,6 +37,27 @@ class KRAIT_API AtomicFile {
   int descriptor_ = -1;
   std::string path_;
   std::string temporary_;  // empty when written directly
+};
+
+/// The same for a folder: it is filled under a temporary name beside `target`, and `commit` renames
+/// it. Without a commit, the destructor removes it with all that is in it.
+class KRAIT_API AtomicDirectory {
+ public:
+  /// `target` must not exist, or be an empty folder, which is then replaced and hands on its mode.
+  /// Errors: not_found (no folder to hold it), bad_argument (something is there), io_failed.
+  static Result<AtomicDirectory> create(const std::string& target);
+  AtomicDirectory(AtomicDirectory&& other) noexcept;
+  AtomicDirectory& operator=(AtomicDirectory&& other) noexcept;
+  ~AtomicDirectory();
+
+  /// The folder to write to before the commit.
+  const std::string& path() const noexcept { return temporary_; }
+  Result<void> commit();
+
+ private:
+  AtomicDirectory() = default;
+  std::string target_;
+  std::string temporary_;  // empty when there is none
 };
 
 }  // namespace krait::inline v0_1

@@ -41,6 +41,12 @@ struct WeightOptions {
   Compute compute = Compute::f32;
 };
 
+/// What the metadata of a checkpoint that krait wrote says of its matrices: their form, and the
+/// version of the layout of codes and scales.
+inline constexpr std::string_view weight_form_key = "krait.form";
+inline constexpr std::string_view weight_format_version_key = "krait.format_version";
+inline constexpr std::string_view weight_format_version = "1";
+
 /// How a model holds one of its tensors.
 enum class Placement {
   in_place,   ///< used where the file has it

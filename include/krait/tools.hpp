@@ -1,0 +1,7 @@
+#pragma once
+
+/// \file
+/// The tools floor: what makes models from models. In a library of its own, krait::tools.
+
+#include "krait/tools/evaluate.hpp"
+#include "krait/tools/quantize.hpp"

@@ -1,0 +1,99 @@
+#include "krait/tools/evaluate.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace krait::inline v0_1 {
+namespace {
+
+// ln Σ exp(x)
+double log_sum_exp(std::span<const float> x) noexcept {
+  const double largest = double{*std::max_element(x.begin(), x.end())};
+  double sum = 0.0;
+  for (const float value : x) sum += std::exp(double{value} - largest);
+  return largest + std::log(sum);
+}
+
+double divergence(std::span<const float> p_logits, std::span<const float> q_logits) noexcept {
+  const double p_sum = log_sum_exp(p_logits);
+  const double q_sum = log_sum_exp(q_logits);
+  double result = 0.0;
+  for (std::size_t i = 0; i < p_logits.size(); ++i) {
+    const double log_p = double{p_logits[i]} - p_sum;
+    const double log_q = double{q_logits[i]} - q_sum;
+    const double p = std::exp(log_p);
+    if (p > 0.0) result += p * (log_p - log_q);
+  }
+  return result;
+}
+
+bool is_same_top(std::span<const float> a, std::span<const float> b) noexcept {
+  return std::max_element(a.begin(), a.end()) - a.begin() ==
+         std::max_element(b.begin(), b.end()) - b.begin();
+}
+
+Result<void> check(const Model& reference, const Model& model, std::span<const Token> tokens) {
+  const auto fail = [](std::string_view what, Index expected, std::string_view unit, Index found) {
+    return Error{ErrorCode::bad_argument, fmt::format("[evaluate] {}: expected {}{}, found {}",
+                                                      what, unit, expected, found)};
+  };
+  const Index vocab = reference.vocab();
+  if (model.vocab() != vocab) return fail("vocabulary", vocab, "the reference's ", model.vocab());
+  if (tokens.empty()) return fail("tokens", 1, "at least ", 0);
+  for (const Token token : tokens) {
+    if (token < 0 || token >= vocab) return fail("token", vocab, "an id below ", token);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<KlDivergence> kl_divergence(Session& reference, Session& model, Executor& executor,
+                                   std::span<const Token> tokens, Progress progress) {
+  KRAIT_RETURN_IF_ERROR(check(reference.model(), model.model(), tokens));
+  constexpr Index chunk = 256;
+  const auto total = static_cast<Index>(tokens.size());
+  const auto vocab = static_cast<std::size_t>(reference.model().vocab());
+  const Index p_cols = reference.model().vocab_padded();
+  const Index q_cols = model.model().vocab_padded();
+  AlignedBuffer<float> p_buffer(std::min(chunk, total) * p_cols);
+  AlignedBuffer<float> q_buffer(std::min(chunk, total) * q_cols);
+  State p_state = reference.model().initial_state();
+  State q_state = model.model().initial_state();
+  std::vector<double> divergences(tokens.size());
+  std::vector<std::uint8_t> same(tokens.size());
+  for (Index first = 0; first < total; first += chunk) {
+    const Index count = std::min(chunk, total - first);
+    const auto part =
+        tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+    const MatrixView<float> P(p_buffer.data(), count, p_cols);
+    const MatrixView<float> Q(q_buffer.data(), count, q_cols);
+    reference.prefill_all(part, p_state, P);
+    model.prefill_all(part, q_state, Q);
+    parallel_for(executor, count, 1, [&](Range rows) {
+      for (Index i = rows.begin; i < rows.end; ++i) {
+        const auto at = static_cast<std::size_t>(first + i);
+        divergences[at] = divergence(P.row(i).first(vocab), Q.row(i).first(vocab));
+        same[at] = is_same_top(P.row(i).first(vocab), Q.row(i).first(vocab)) ? 1 : 0;
+      }
+    });
+    if (progress && progress(first + count, total) == Flow::stop) {
+      return Error{ErrorCode::cancelled,
+                   fmt::format("[evaluate] stopped after {} of {} tokens", first + count, total)};
+    }
+  }
+  KlDivergence result{.positions = total};
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    result.mean += divergences[i];
+    result.largest = std::max(result.largest, divergences[i]);
+    result.same_top += same[i];
+  }
+  result.mean /= static_cast<double>(total);
+  result.same_top /= static_cast<double>(total);
+  return result;
+}
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,356 @@
+#include "krait/tools/quantize.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "krait/io/atomic_file.hpp"
+#include "krait/io/safetensors.hpp"
+#include "krait/kernels/quant.hpp"
+#include "krait/models/registry.hpp"
+
+namespace krait::inline v0_1 {
+namespace {
+
+namespace fs = std::filesystem;
+using kernels::BadWeight;
+using kernels::GroupedForm;
+using kernels::GroupedWeights;
+
+// Elements that are converted at once, between two reports of progress.
+constexpr Index chunk_elements = Index{1} << 22;
+
+// The form a matrix is written in.
+struct Target {
+  std::optional<GroupedForm> grouped;
+  DType dtype = DType::f32;  // of a matrix that is not grouped
+
+  static std::optional<Target> of(WeightForm form) {
+    switch (form) {
+      case WeightForm::q8:
+        return Target{.grouped = GroupedForm::q8};
+      case WeightForm::q4:
+        return Target{.grouped = GroupedForm::q4};
+      case WeightForm::bf16:
+        return Target{.grouped = {}, .dtype = DType::bf16};
+      case WeightForm::f16:
+        return Target{.grouped = {}, .dtype = DType::f16};
+      default:
+        return std::nullopt;
+    }
+  }
+};
+
+// A tensor of the source, and the first of those that it becomes.
+struct Job {
+  const std::string* name;
+  TensorView tensor;
+  std::optional<Shape> matrix;  // [rows, cols], if it is one
+  std::size_t first;
+};
+
+std::span<const std::byte> bytes_of_buffer(const void* data, Index bytes) {
+  return {static_cast<const std::byte*>(data), static_cast<std::size_t>(bytes)};
+}
+
+// Rows [first, first + count) of a matrix of floats.
+TensorView rows_of(const TensorView& matrix, Index first, Index count) {
+  const Index cols = matrix.shape[1];
+  const auto* data = static_cast<const std::byte*>(matrix.data);
+  return {data + first * cols * bytes_of(matrix.dtype), matrix.dtype, Shape{count, cols}};
+}
+
+// The first of the places that several threads found.
+class FirstBad {
+ public:
+  void add(const BadWeight& bad) {
+    const std::lock_guard lock(mutex_);
+    if (!bad_ || bad.row < bad_->row) bad_ = bad;
+  }
+  const std::optional<BadWeight>& get() const noexcept { return bad_; }
+
+ private:
+  std::mutex mutex_;
+  std::optional<BadWeight> bad_;
+};
+
+// The first element of f16 or bf16 that is infinite or no number.
+std::optional<Index> find_not_finite(const std::byte* data, DType dtype, Index count) {
+  const unsigned exponent = dtype == DType::f16 ? 0x7C00U : 0x7F80U;
+  for (Index i = 0; i < count; ++i) {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, data + 2 * i, sizeof bits);
+    if ((bits & exponent) == exponent) return i;
+  }
+  return std::nullopt;
+}
+
+class Conversion {
+ public:
+  Conversion(const Target& target, Executor& executor, Progress progress)
+      : target_(target), executor_(executor), progress_(progress) {}
+
+  // Lists what is to be written.
+  void plan(const WeightStore& weights, const ModelPlan& plan) {
+    std::map<std::string_view, Shape> matrices;
+    std::set<std::string_view> kept(plan.unused.begin(), plan.unused.end());
+    for (const TensorUse& use : plan.tensors) {
+      kept.insert(use.name);
+      if (use.role == TensorRole::matrix) matrices.emplace(use.name, use.shape);
+    }
+    for (const auto& [name, entry] : weights.entries()) {
+      summary_.bytes_before += entry.tensor.bytes();
+      if (!kept.contains(name)) continue;  // a head that repeats the embedding
+      const auto matrix = matrices.find(name);
+      Job job{&name, entry.tensor, std::nullopt, outputs_.size()};
+      if (matrix != matrices.end()) job.matrix = matrix->second;
+      total_ += entry.tensor.bytes();
+      add_outputs(job);
+      jobs_.push_back(job);
+    }
+    summary_.tensors = static_cast<Index>(jobs_.size());
+    for (const NamedTensor& output : outputs_) summary_.bytes_after += output.tensor.bytes();
+  }
+
+  Result<void> write(const std::string& path,
+                     const std::map<std::string, std::string, std::less<>>& metadata) {
+    KRAIT_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::create(path, outputs_, metadata));
+    for (const Job& job : jobs_) {
+      if (!job.matrix) {
+        KRAIT_RETURN_IF_ERROR(copy(job, writer));
+      } else if (target_.grouped) {
+        KRAIT_RETURN_IF_ERROR(pack(job, writer));
+      } else {
+        KRAIT_RETURN_IF_ERROR(convert(job, writer));
+      }
+    }
+    return writer.commit();
+  }
+
+  const QuantizeSummary& summary() const noexcept { return summary_; }
+
+ private:
+  void add_outputs(const Job& job) {
+    std::string form(to_string(job.tensor.dtype));
+    if (job.matrix && target_.grouped) {
+      const GroupedWeights packed = grouped(job, (*job.matrix)[0]);
+      constexpr std::string_view last_part = "weight";
+      const std::string prefix = job.name->substr(0, job.name->size() - last_part.size());
+      form = to_string(*target_.grouped);
+      outputs_.push_back(
+          {prefix + "codes",
+           {nullptr,
+            DType::u8,
+            {packed.row_blocks(), packed.groups(), kernels::block_bytes(*target_.grouped)}}});
+      outputs_.push_back(
+          {prefix + "scales",
+           {nullptr, DType::f16, {packed.row_blocks(), packed.groups(), kernels::row_block}}});
+    } else if (job.matrix) {
+      form = to_string(target_.dtype);
+      outputs_.push_back({*job.name, {nullptr, target_.dtype, job.tensor.shape}});
+    } else {
+      outputs_.push_back({*job.name, {nullptr, job.tensor.dtype, job.tensor.shape}});
+    }
+    if (job.matrix && form != to_string(job.tensor.dtype)) ++summary_.converted;
+    ++summary_.forms[form];
+  }
+
+  GroupedWeights grouped(const Job& job, Index rows) const {
+    return {.form = *target_.grouped,
+            .codes = nullptr,
+            .scales = nullptr,
+            .rows = rows,
+            .cols = (*job.matrix)[1]};
+  }
+
+  Result<void> report(Index bytes) {
+    done_ += bytes;
+    if (progress_ && progress_(done_, total_) == Flow::stop) {
+      return Error{ErrorCode::cancelled,
+                   fmt::format("[quantize] stopped after {} of {} bytes", done_, total_)};
+    }
+    return {};
+  }
+
+  // Calls body(part, first row) with all rows of a matrix, some at a time.
+  template <class Body>
+  Result<void> for_rows(const Job& job, Body&& body) {
+    const Index rows = (*job.matrix)[0];
+    const Index step =
+        round_up(std::max(Index{1}, chunk_elements / (*job.matrix)[1]), kernels::row_block);
+    const TensorView matrix{job.tensor.data, job.tensor.dtype, *job.matrix};
+    for (Index first = 0; first < rows; first += step) {
+      const TensorView part = rows_of(matrix, first, std::min(step, rows - first));
+      KRAIT_RETURN_IF_ERROR(body(part, first));
+      KRAIT_RETURN_IF_ERROR(report(part.bytes()));
+    }
+    return {};
+  }
+
+  Error refused(const Job& job, const BadWeight& bad, Index first_row) const {
+    return {ErrorCode::bad_format,
+            fmt::format("[quantize] {}: expected weights that {} can represent, found one that is "
+                        "not finite or too large (row {}, column {})",
+                        *job.name,
+                        target_.grouped ? to_string(*target_.grouped) : to_string(target_.dtype),
+                        bad.row + first_row, bad.col)};
+  }
+
+  Result<void> pack(const Job& job, SafetensorsWriter& writer) {
+    return for_rows(job, [&](const TensorView& part, Index first) -> Result<void> {
+      const GroupedWeights packed = grouped(job, part.shape[0]);
+      const Index blocks = packed.row_blocks();
+      const Index codes_per_block = packed.groups() * kernels::block_bytes(packed.form);
+      const Index scales_per_block = packed.groups() * kernels::row_block * bytes_of(DType::f16);
+      codes_.resize(static_cast<std::size_t>(blocks * codes_per_block));
+      scales_.resize(static_cast<std::size_t>(blocks * packed.groups() * kernels::row_block));
+      FirstBad bad;
+      parallel_for(executor_, blocks, 1, [&](Range range) {
+        const auto found =
+            kernels::quantize(packed.form, part, range, codes_.data(), scales_.data());
+        if (found) bad.add(*found);
+      });
+      if (bad.get()) return refused(job, *bad.get(), first);
+      const Index first_block = first / kernels::row_block;
+      KRAIT_RETURN_IF_ERROR(writer.write(job.first, first_block * codes_per_block,
+                                         bytes_of_buffer(codes_.data(), blocks * codes_per_block)));
+      return writer.write(job.first + 1, first_block * scales_per_block,
+                          bytes_of_buffer(scales_.data(), blocks * scales_per_block));
+    });
+  }
+
+  Result<void> convert(const Job& job, SafetensorsWriter& writer) {
+    return for_rows(job, [&](const TensorView& part, Index first) -> Result<void> {
+      const Index cols = part.shape[1];
+      const Index row_bytes = cols * bytes_of(target_.dtype);
+      codes_.resize(static_cast<std::size_t>(part.shape[0] * row_bytes));
+      auto* out = reinterpret_cast<std::byte*>(codes_.data());
+      FirstBad bad;
+      parallel_for(executor_, part.shape[0], 1, [&](Range range) {
+        std::byte* values = out + range.begin * row_bytes;
+        convert_floats(rows_of(part, range.begin, range.size()), target_.dtype, values);
+        const auto found = find_not_finite(values, target_.dtype, range.size() * cols);
+        if (found) bad.add({range.begin + *found / cols, *found % cols});
+      });
+      if (bad.get()) return refused(job, *bad.get(), first);
+      return writer.write(job.first, first * row_bytes,
+                          bytes_of_buffer(out, part.shape[0] * row_bytes));
+    });
+  }
+
+  Result<void> copy(const Job& job, SafetensorsWriter& writer) {
+    constexpr Index step = chunk_elements * 4;
+    const auto* data = static_cast<const std::byte*>(job.tensor.data);
+    for (Index first = 0; first < job.tensor.bytes(); first += step) {
+      const Index count = std::min(step, job.tensor.bytes() - first);
+      KRAIT_RETURN_IF_ERROR(writer.write(job.first, first, bytes_of_buffer(data + first, count)));
+      KRAIT_RETURN_IF_ERROR(report(count));
+    }
+    return {};
+  }
+
+  Target target_;
+  Executor& executor_;
+  Progress progress_;
+  QuantizeSummary summary_;
+  std::vector<Job> jobs_;
+  std::vector<NamedTensor> outputs_;
+  std::vector<std::uint8_t> codes_;  // or the floats of a matrix that is not grouped
+  std::vector<f16> scales_;
+  Index done_ = 0;
+  Index total_ = 0;
+};
+
+// Whether `inner` is `outer` or lies in it, links followed as far as folders exist.
+bool lies_in(const fs::path& inner, const fs::path& outer) {
+  std::error_code error;
+  const fs::path in = fs::weakly_canonical(fs::absolute(inner, error), error);
+  const fs::path out = fs::canonical(outer, error);
+  if (error) return false;
+  const auto [end, ignored] = std::mismatch(out.begin(), out.end(), in.begin(), in.end());
+  return end == out.end();
+}
+
+// A matrix of the checkpoint that has no floats.
+Result<void> check_floats(const ModelPlan& plan, const WeightStore& weights,
+                          const std::string& path) {
+  for (const TensorUse& use : plan.tensors) {
+    if (use.role == TensorRole::matrix && !weights.contains(use.name)) {
+      return Error{ErrorCode::bad_argument,
+                   fmt::format("[quantize] {}: expected a matrix of floats, found {} ({})",
+                               use.name, use.form, path)};
+    }
+  }
+  return {};
+}
+
+Result<void> write_text(const std::string& path, std::string_view text) {
+  KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
+  KRAIT_RETURN_IF_ERROR(file.write(text));
+  return file.commit();
+}
+
+// The files beside the weights.
+Result<void> copy_texts(const Checkpoint& checkpoint, const fs::path& source,
+                        const fs::path& destination) {
+  KRAIT_RETURN_IF_ERROR(write_text(destination / "config.json", checkpoint.config));
+  const auto copy = [&](const char* name, const std::string& text) -> Result<void> {
+    if (text.empty()) return {};
+    return write_text(destination / name, text);
+  };
+  KRAIT_RETURN_IF_ERROR(copy("tokenizer.json", checkpoint.tokenizer));
+  KRAIT_RETURN_IF_ERROR(copy("tokenizer_config.json", checkpoint.tokenizer_config));
+  constexpr const char* generation = "generation_config.json";
+  std::error_code ignored;
+  if (!fs::exists(source / generation, ignored)) return {};
+  KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text_file(source / generation));
+  return copy(generation, text);
+}
+
+}  // namespace
+
+Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
+                                            const std::string& destination, WeightForm form,
+                                            Executor& executor, Progress progress) {
+  const auto target = Target::of(form);
+  if (!target) {
+    return Error{
+        ErrorCode::bad_argument,
+        fmt::format("[quantize] form: expected q8, q4, bf16 or f16, found {}", to_string(form))};
+  }
+  KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan stored, plan_checkpoint(source));
+  const auto& [stored_plan, config, checkpoint] = stored;
+  KRAIT_RETURN_IF_ERROR(check_floats(stored_plan, checkpoint.weights, source));
+  KRAIT_ASSIGN_OR_RETURN(const ModelPlan plan, plan_model(config.spec, &checkpoint.weights,
+                                                          config.prefix, {.form = form}));
+
+  std::error_code ignored;
+  const bool is_folder = fs::is_directory(checkpoint.path, ignored);
+  fs::path folder = is_folder ? fs::path(checkpoint.path) : fs::path(checkpoint.path).parent_path();
+  if (folder.empty()) folder = ".";
+  if (is_folder && lies_in(destination, folder)) {
+    return Error{ErrorCode::bad_argument,
+                 fmt::format("[quantize] destination: expected a place outside the source, found "
+                             "one in it ({})",
+                             destination)};
+  }
+  KRAIT_ASSIGN_OR_RETURN(AtomicDirectory directory, AtomicDirectory::create(destination));
+  Conversion conversion(*target, executor, progress);
+  conversion.plan(checkpoint.weights, plan);
+  auto metadata = checkpoint.weights.metadata;
+  metadata["format"] = "pt";
+  metadata[std::string(weight_form_key)] = to_string(form);
+  metadata[std::string(weight_format_version_key)] = weight_format_version;
+  KRAIT_RETURN_IF_ERROR(conversion.write(directory.path() + "/model.safetensors", metadata));
+  KRAIT_RETURN_IF_ERROR(copy_texts(checkpoint, folder, directory.path()));
+  KRAIT_RETURN_IF_ERROR(directory.commit());
+  return conversion.summary();
+}
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,99 @@
+#include "krait/tools/evaluate.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "krait/core/thread_pool.hpp"
+#include "tests/support/tiny_models.hpp"
+
+namespace krait {
+namespace {
+
+// The definition, in long double and the plainest way.
+long double plain_divergence(const float* p, const float* q, Index vocab) {
+  long double p_sum = 0;
+  long double q_sum = 0;
+  for (Index i = 0; i < vocab; ++i) {
+    p_sum += std::exp(static_cast<long double>(p[i]));
+    q_sum += std::exp(static_cast<long double>(q[i]));
+  }
+  long double result = 0;
+  for (Index i = 0; i < vocab; ++i) {
+    const long double a = std::exp(static_cast<long double>(p[i])) / p_sum;
+    const long double b = std::exp(static_cast<long double>(q[i])) / q_sum;
+    result += a * std::log(a / b);
+  }
+  return result;
+}
+
+TEST(KlDivergence, IsWhatItsDefinitionSays) {
+  const Model p = test::tiny_model();
+  const Model q = test::tiny_model(DType::f32, WeightForm::q4);
+  SerialExecutor serial;
+  Session p_session(p, serial);
+  Session q_session(q, serial);
+  const auto tokens = test::random_tokens(300, 61, 2);  // more than one chunk
+  const KlDivergence found = kl_divergence(p_session, q_session, serial, tokens).value();
+
+  State p_state = p.initial_state();
+  State q_state = q.initial_state();
+  const auto P = test::all_logits(p_session, tokens, p_state);
+  const auto Q = test::all_logits(q_session, tokens, q_state);
+  long double sum = 0;
+  long double largest = 0;
+  Index same = 0;
+  for (std::size_t t = 0; t < tokens.size(); ++t) {
+    const float* a = P.data() + t * 64;
+    const float* b = Q.data() + t * 64;
+    const long double one = plain_divergence(a, b, 61);
+    sum += one;
+    largest = std::max(largest, one);
+    same += std::max_element(a, a + 61) - a == std::max_element(b, b + 61) - b ? 1 : 0;
+  }
+  EXPECT_EQ(found.positions, 300);
+  EXPECT_NEAR(found.mean, static_cast<double>(sum / 300), 1e-12);
+  EXPECT_NEAR(found.largest, static_cast<double>(largest), 1e-12);
+  EXPECT_EQ(found.same_top, static_cast<double>(same) / 300.0);
+  EXPECT_GT(found.mean, 0.0);
+
+  ThreadPool threads(3);
+  const KlDivergence again = kl_divergence(p_session, q_session, threads, tokens).value();
+  EXPECT_EQ(again.mean, found.mean);
+  EXPECT_EQ(again.largest, found.largest);
+}
+
+TEST(KlDivergence, OfAModelFromItselfIsZero) {
+  const Model model = test::tiny_model();
+  SerialExecutor serial;
+  Session a(model, serial);
+  Session b(model, serial);
+  const auto found = kl_divergence(a, b, serial, test::random_tokens(20, 61, 3)).value();
+  EXPECT_EQ(found.mean, 0.0);
+  EXPECT_EQ(found.largest, 0.0);
+  EXPECT_EQ(found.same_top, 1.0);
+}
+
+TEST(KlDivergence, RefusesWhatCannotBeCompared) {
+  const Model model = test::tiny_model();
+  ModelSpec spec = test::tiny_spec();
+  spec.embedding.vocab = 60;
+  const WeightStore weights = random_weights(spec, 1).value();
+  const Model other = build_model(spec, weights).value();
+  SerialExecutor serial;
+  Session a(model, serial);
+  Session b(other, serial);
+  const std::vector<Token> tokens = {1, 2, 61};
+  EXPECT_EQ(kl_divergence(a, b, serial, tokens).error().message,
+            "[evaluate] vocabulary: expected the reference's 61, found 60");
+  EXPECT_EQ(kl_divergence(a, a, serial, tokens).error().message,
+            "[evaluate] token: expected an id below 61, found 61");
+  EXPECT_EQ(kl_divergence(a, a, serial, {}).error().message,
+            "[evaluate] tokens: expected at least 1, found 0");
+  const auto stop = [](Index, Index) { return Flow::stop; };
+  EXPECT_EQ(kl_divergence(a, a, serial, std::span(tokens).first(2), stop).error().code,
+            ErrorCode::cancelled);
+}
+
+}  // namespace
+}  // namespace krait
