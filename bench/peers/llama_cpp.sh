@@ -144,6 +144,7 @@ build_llama() {
   flags="-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF
     -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF"
+  command -v ninja >/dev/null 2>&1 && export CMAKE_GENERATOR=Ninja
   # The flags are words on purpose.
   # shellcheck disable=SC2086
   run "Configuring llama.cpp" cmake -S "$source" -B "$build" $flags \
