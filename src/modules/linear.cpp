@@ -94,14 +94,15 @@ Result<GroupedLinear> GroupedLinear::bind(const WeightScope& weights, Plan& plan
                              weights.name("weight"), to_string(form), to_string(*stored))};
   }
   plan.workspace(kernels::Int8Activations::floats_per_token(in));
-  const auto [codes, scales] = packed_shapes(form, out, in);
+  const PackedShapes shapes = packed_shapes(form, out, in);
   PackedMatrix packed;
   if (stored) {
-    KRAIT_ASSIGN_OR_RETURN(packed, weights.packed(to_string(form), {out, in}, codes, scales));
+    KRAIT_ASSIGN_OR_RETURN(packed,
+                           weights.packed(to_string(form), {out, in}, shapes.codes, shapes.scales));
   } else {
     const auto pack = [&](const TensorView& weight, std::uint8_t* code,
                           f16* scale) -> Result<void> {
-      if (const auto bad = kernels::quantize(form, weight, {0, codes[0]}, code, scale)) {
+      if (const auto bad = kernels::quantize(form, weight, {0, shapes.codes[0]}, code, scale)) {
         return Error{ErrorCode::bad_format,
                      fmt::format("expected weights that {} can represent, found one that is not "
                                  "finite or too large (row {}, column {})",
@@ -109,7 +110,8 @@ Result<GroupedLinear> GroupedLinear::bind(const WeightScope& weights, Plan& plan
       }
       return {};
     };
-    KRAIT_ASSIGN_OR_RETURN(packed, weights.pack(to_string(form), {out, in}, codes, scales, pack));
+    KRAIT_ASSIGN_OR_RETURN(
+        packed, weights.pack(to_string(form), {out, in}, shapes.codes, shapes.scales, pack));
   }
   return GroupedLinear{grouped_weights(packed, form, out, in), nullptr};
 }

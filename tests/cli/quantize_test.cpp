@@ -56,7 +56,7 @@ TEST_F(CliQuantize, TheResultRunsLikeTheSourceInThatForm) {
     EXPECT_EQ(summary["forms"][form], 33);
     EXPECT_EQ(summary["converted"], 33);
     EXPECT_EQ(summary["tensors"], summary["forms"]["f32"].get<int>() + 33);
-    EXPECT_LT(summary["bytes_after"], summary["bytes_before"]);
+    EXPECT_LE(summary["bytes_after"], summary["bytes_before"]);
     const auto file_bytes = fs::file_size(result() + "/model.safetensors");
     EXPECT_GT(file_bytes, summary["bytes_after"].get<std::uintmax_t>());
     const std::string tokens = "logits --tokens 73,116,32,119,97,115 --all --out ";
