@@ -282,8 +282,8 @@ nlohmann::json to_json(const Report& report, const Options& options, int threads
 }
 
 Result<void> print_table(const Report& report, const Options& options, int threads) {
-  const auto percent = [](double part, double whole) {
-    return whole > 0.0 ? 100.0 * part / whole : 0.0;
+  const auto percent_of = [](double part, double whole, const char* limit) {
+    return whole > 0.0 ? fmt::format(", {:.0f} % of {}", 100.0 * part / whole, limit) : "";
   };
   const double read = report.decode.median * static_cast<double>(report.weights_bytes) / 1e9;
   const double gflop = report.prefill.median * report.flop_per_token / 1e9;
@@ -294,22 +294,25 @@ Result<void> print_table(const Report& report, const Options& options, int threa
                         more);
   };
   add(fmt::format("prefill {}", options.prompt), report.prefill,
-      fmt::format(", {:.1f} GFLOP/s, {:.0f} % of FMA peak", gflop, percent(gflop, report.gflop_s)));
+      fmt::format(", {:.1f} GFLOP/s{}", gflop, percent_of(gflop, report.gflop_s, "FMA peak")));
   add("decode", report.decode,
-      fmt::format(", {:.1f} GB/s, {:.0f} % of read bandwidth", read,
-                  percent(read, report.read_gb_s)));
+      fmt::format(", {:.1f} GB/s{}", read, percent_of(read, report.read_gb_s, "read bandwidth")));
   for (const Batch& batch : report.batches) {
-    add(fmt::format("decode, {} users", batch.users), batch.speed, " in all");
+    add(fmt::format("decode, {} {}", batch.users, batch.users == 1 ? "user" : "users"), batch.speed,
+        " in all");
   }
   for (const Verification& v : report.verifications) {
     text +=
         fmt::format("{:<22} {:>12.2f} {:>12}  steps, and {:.3f} to keep {} of them\n",
                     fmt::format("verify {}", v.tokens), v.steps, "", v.keep_steps, v.tokens - 1);
   }
+  if (options.roofline) {
+    text += fmt::format("roofline: {:.1f} GB/s read, {:.1f} GFLOP/s\n", report.read_gb_s,
+                        report.gflop_s);
+  }
   text += fmt::format(
-      "roofline: {:.1f} GB/s read, {:.1f} GFLOP/s\n"
       "weights read per token {:.1f} MB, state {:.2f} MB, peak resident memory {:.1f} MB\n",
-      report.read_gb_s, report.gflop_s, static_cast<double>(report.weights_bytes) / 1e6,
+      static_cast<double>(report.weights_bytes) / 1e6,
       static_cast<double>(report.state_bytes) / 1e6,
       static_cast<double>(report.peak_rss_bytes) / 1e6);
   for (const Profile& profile : report.profiles) text += to_table(profile);
