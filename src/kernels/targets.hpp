@@ -13,6 +13,12 @@
 // SSE4 is the weakest vector level; below it the scalar model runs.
 #  define HWY_BASELINE_TARGETS HWY_SSE4
 #  define HWY_DISABLED_TARGETS (~(HWY_SSE4 | HWY_AVX2 | HWY_AVX3))
+#else
+// NEON is part of 64-bit Arm; SVE's vectors have no size, so they cannot be array elements. Saying
+// that the processor cannot be asked for more keeps the cryptography extension, which not all have,
+// out of the functions' target attributes; implicit members would not inherit those.
+#  define HWY_COMPILE_ONLY_STATIC
+#  define TOOLCHAIN_MISS_SYS_AUXV_H
 #endif
 
 #include <hwy/foreach_target.h>
@@ -37,8 +43,9 @@
 #  define KRAIT_KERNEL_BF16(name, scalar, bf16) \
     KRAIT_KERNEL_TABLE(name, scalar, &N_AVX3::name, &(bf16))
 #else
-#  define KRAIT_KERNEL_BF16(name, scalar, bf16) KRAIT_KERNEL(name, scalar)
-#  define KRAIT_KERNEL(name, scalar) \
-    (active_isa() == Isa::scalar ? &(scalar) : &HWY_STATIC_DISPATCH(name))
-#  define KRAIT_KERNEL_VNNI(name, scalar, vnni) KRAIT_KERNEL(name, scalar)
+// `model` is not called `scalar`, since that is part of the expansion.
+#  define KRAIT_KERNEL(name, model) \
+    (active_isa() == Isa::scalar ? &(model) : &HWY_STATIC_DISPATCH(name))
+#  define KRAIT_KERNEL_VNNI(name, model, vnni) KRAIT_KERNEL(name, model)
+#  define KRAIT_KERNEL_BF16(name, model, bf16) KRAIT_KERNEL(name, model)
 #endif
