@@ -118,8 +118,10 @@ struct ThreadPool::Shared {
   void loop() {
     while (!stopping.load(std::memory_order_acquire)) {
       const std::uint64_t seen = work();
+      // The pool may have been told to stop before the ticket was read: then no other one follows.
       const auto is_over = [&] {
-        return number_of(ticket.load(std::memory_order_acquire)) != seen;
+        return number_of(ticket.load(std::memory_order_acquire)) != seen ||
+               stopping.load(std::memory_order_acquire);
       };
       int spins = 0;
       while (!is_over() && spins++ < spin_limit) pause_briefly();
