@@ -6,6 +6,8 @@
 
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
+#include <cstring>
 #include <span>
 #include <string>
 #include <vector>
@@ -55,6 +57,22 @@ std::vector<float> random_values(Index count, std::uint64_t seed);
 /// The machine's limits, measured at first use: GB/s of a mapped file, GFLOP/s of the level.
 double read_limit(Executor& executor);
 double fma_limit(Isa isa, Executor& executor);
+
+/// Whether `kernel` gives the bits of `model` for the first rows of W, which is all that the slow
+/// model is asked for.
+template <class Args>
+bool equals_model(Args args, void (*kernel)(const Args&) noexcept,
+                  void (*model)(const Args&) noexcept) {
+  args.outputs.end = std::min<Index>(args.W.rows, 32);
+  const auto size = static_cast<std::size_t>(args.y.rows * args.W.rows);
+  std::vector<float> expected(size);
+  std::vector<float> actual(size);
+  args.y.data = actual.data();
+  kernel(args);
+  args.y.data = expected.data();
+  model(args);
+  return std::memcmp(expected.data(), actual.data(), size * sizeof(float)) == 0;
+}
 
 /// Forces the level for the length of a benchmark.
 class ForcedIsa {

@@ -3,25 +3,11 @@
 
 #include "krait/kernels/matmul_bf16.hpp"
 
-#include <cstring>
-
 #include "bench/support.hpp"
 #include "krait/kernels/ref/matmul_bf16.hpp"
 
 namespace krait::bench {
 namespace {
-
-bool equals_model(kernels::MatmulBf16Args args) {
-  args.outputs.end = std::min<Index>(args.W.rows, 20);
-  const auto size = static_cast<std::size_t>(args.y.rows * args.W.rows);
-  std::vector<float> expected(size);
-  std::vector<float> actual(size);
-  args.y.data = actual.data();
-  kernels::matmul_bf16(args);
-  args.y.data = expected.data();
-  ref::matmul_bf16(args);
-  return std::memcmp(expected.data(), actual.data(), size * sizeof(float)) == 0;
-}
 
 void run(benchmark::State& state, MatrixShape shape, Isa isa, Index tokens) {
   const ForcedIsa forced(isa);
@@ -36,7 +22,8 @@ void run(benchmark::State& state, MatrixShape shape, Isa isa, Index tokens) {
                                .x = activations,
                                .y = {y.data(), tokens, shape.rows},
                                .outputs = {0, shape.rows}};
-  if (!equals_model(args)) return state.SkipWithError("differs from the model");
+  if (!equals_model(args, kernels::matmul_bf16, ref::matmul_bf16))
+    return state.SkipWithError("differs from the model");
   for (auto _ : state) {
     args.W = weights.next();
     kernels::round_activations({x.data(), tokens, shape.cols}, {0, tokens}, activations);

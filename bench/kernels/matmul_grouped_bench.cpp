@@ -56,18 +56,6 @@ class RotatingGroups {
   AlignedBuffer<f16> scales_buffer_;
 };
 
-bool equals_model(kernels::MatmulGroupedArgs args) {
-  args.outputs.end = std::min<Index>(args.W.rows, 32);
-  const auto size = static_cast<std::size_t>(args.y.rows * args.W.rows);
-  std::vector<float> expected(size);
-  std::vector<float> actual(size);
-  args.y.data = actual.data();
-  kernels::matmul_grouped(args);
-  args.y.data = expected.data();
-  ref::matmul_grouped(args);
-  return std::memcmp(expected.data(), actual.data(), size * sizeof(float)) == 0;
-}
-
 void run(benchmark::State& state, MatrixShape shape, GroupedForm form, Isa isa, Index tokens) {
   const ForcedIsa forced(isa);
   SerialExecutor serial;
@@ -81,7 +69,8 @@ void run(benchmark::State& state, MatrixShape shape, GroupedForm form, Isa isa, 
                                   .x = activations,
                                   .y = {y.data(), tokens, shape.rows},
                                   .outputs = {0, shape.rows}};
-  if (!equals_model(args)) return state.SkipWithError("differs from the model");
+  if (!equals_model(args, kernels::matmul_grouped, ref::matmul_grouped))
+    return state.SkipWithError("differs from the model");
   for (auto _ : state) {
     args.W = weights.next();
     kernels::quantize_activations({x.data(), tokens, shape.cols}, {0, tokens}, activations);

@@ -247,16 +247,22 @@ Result<PackedMatrix> WeightScope::find_packed(const Shape& codes, const Shape& s
   return packed;
 }
 
-Result<PackedMatrix> WeightScope::packed(std::string_view form, const Shape& matrix,
-                                         const Shape& codes, const Shape& scales) const {
-  KRAIT_ASSIGN_OR_RETURN(const PackedMatrix packed, find_packed(codes, scales));
+// A matrix that the checkpoint has, or could have, under the name "weight".
+void WeightScope::record_matrix(std::string_view form, const Shape& matrix, Placement placement,
+                                std::vector<TensorView> parts) const {
   binder_->record({.name = name("weight"),
                    .path = path("weight"),
                    .shape = matrix,
                    .form = std::string(form),
-                   .placement = Placement::in_place,
+                   .placement = placement,
                    .role = TensorRole::matrix,
-                   .parts = {packed.codes, packed.scales}});
+                   .parts = std::move(parts)});
+}
+
+Result<PackedMatrix> WeightScope::packed(std::string_view form, const Shape& matrix,
+                                         const Shape& codes, const Shape& scales) const {
+  KRAIT_ASSIGN_OR_RETURN(const PackedMatrix packed, find_packed(codes, scales));
+  record_matrix(form, matrix, Placement::in_place, {packed.codes, packed.scales});
   return packed;
 }
 
@@ -274,13 +280,7 @@ Result<PackedMatrix> WeightScope::pack(std::string_view form, const Shape& matri
     packed.codes.data = code;
     packed.scales.data = scale;
   }
-  binder_->record({.name = name("weight"),
-                   .path = path("weight"),
-                   .shape = matrix,
-                   .form = std::string(form),
-                   .placement = Placement::converted,
-                   .role = TensorRole::matrix,
-                   .parts = {packed.codes, packed.scales}});
+  record_matrix(form, matrix, Placement::converted, {packed.codes, packed.scales});
   return packed;
 }
 
@@ -298,13 +298,7 @@ Result<TensorView> WeightScope::unpacked(const Shape& matrix, const Shape& codes
     }
     held.data = data;
   }
-  binder_->record({.name = name("weight"),
-                   .path = path("weight"),
-                   .shape = matrix,
-                   .form = std::string(to_string(held.dtype)),
-                   .placement = Placement::converted,
-                   .role = TensorRole::matrix,
-                   .parts = {held}});
+  record_matrix(to_string(held.dtype), matrix, Placement::converted, {held});
   return held;
 }
 

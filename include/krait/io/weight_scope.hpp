@@ -194,6 +194,8 @@ class KRAIT_API WeightScope {
       : binder_(&binder), prefix_(std::move(prefix)), path_(std::move(path)) {}
   Result<std::span<const float>> floats(std::string_view name, const Shape& shape) const;
   Result<PackedMatrix> find_packed(const Shape& codes, const Shape& scales) const;
+  void record_matrix(std::string_view form, const Shape& matrix, Placement placement,
+                     std::vector<TensorView> parts) const;
 
   WeightBinder* binder_;
   std::string prefix_;  // "backbone." or ""
