@@ -5,7 +5,7 @@
 krait_build_packages="g++ cmake ninja-build pkg-config ccache libhwy-dev libfmt-dev
   nlohmann-json3-dev libpcre2-dev libutf8proc-dev libcli11-dev"
 # What the tests and benchmarks need on top; dpkg-dev makes a Debian package right.
-krait_test_packages="libgtest-dev libgmock-dev libbenchmark-dev dpkg-dev"
+krait_test_packages="libgtest-dev libgmock-dev libbenchmark-dev dpkg-dev file"
 
 # krait_missing_packages NAME …: those that are not installed.
 krait_missing_packages() {
