@@ -8,6 +8,7 @@
 #include "krait/kernels/matmul.hpp"
 #include "krait/kernels/matmul_bf16.hpp"
 #include "krait/kernels/matmul_grouped.hpp"
+#include "krait/kernels/matmul_panels.hpp"
 #include "krait/kernels/matvec.hpp"
 #include "krait/kernels/norm.hpp"
 #include "krait/kernels/quant.hpp"

@@ -93,24 +93,14 @@ HWY_INLINE void row_tokens(const MatmulBf16Args& args, const PairProduct& in, In
 
 void round_activations(MatrixView<const float> x, Range tokens,
                        const Bf16Activations& out) noexcept {
-  const DU du;
   const hn::Rebind<std::uint16_t, DU> d16;
-  const auto round = [&](VF v) HWY_ATTR {
-    const VU bits = hn::BitCast(du, v);
-    const VU is_odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-    const VU rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(is_odd, hn::Set(du, 0x7FFF))));
-    const VU quiet = hn::Or(hn::ShiftRight<16>(bits), hn::Set(du, 0x40));
-    const VU magnitude = hn::And(bits, hn::Set(du, 0x7FFFFFFF));
-    const auto is_nan = hn::Gt(hn::BitCast(DI(), magnitude), hn::Set(DI(), 0x7F800000));
-    return hn::IfThenElse(hn::RebindMask(du, is_nan), quiet, rounded);
-  };
   for (Index t = tokens.begin; t < tokens.end; ++t) {
     const float* row = x.row_data(t);
     auto* values = reinterpret_cast<std::uint16_t*>(out.values + t * out.stride);
     for (Index k = 0; k < out.stride; k += vector_lanes) {
       const Index rest = x.cols - k;
       const VF v = rest <= 0 ? hn::Zero(DF()) : load_count(row + k, HWY_MIN(rest, vector_lanes));
-      hn::StoreU(hn::DemoteTo(d16, hn::BitCast(DI(), round(v))), d16, values + k);
+      hn::StoreU(hn::DemoteTo(d16, hn::BitCast(DI(), bf16_bits(DF(), v))), d16, values + k);
     }
   }
 }

@@ -77,20 +77,45 @@ HWY_INLINE VF fma(VF a, VF b, VF c) { return hn::MulAdd(a, b, c); }
 #  endif
 
 // Loads of stored weights, widened exactly.
-HWY_INLINE VF load(const float* p) { return hn::LoadU(DF(), p); }
-
-HWY_INLINE VF load(const bf16* p) {
-  const hn::Rebind<std::uint16_t, DF> d16;
-  const hn::RebindToUnsigned<DF> d32;
-  const auto wide = hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(p)));
-  return hn::BitCast(DF(), hn::ShiftLeft<16>(wide));
+template <class D>
+HWY_INLINE hn::Vec<D> load_as(D d, const float* p) {
+  return hn::LoadU(d, p);
 }
 
-HWY_INLINE VF load(const f16* p) {
-  const hn::Rebind<std::uint16_t, DF> d16;
-  const hn::Rebind<hwy::float16_t, DF> dh;
+template <class D>
+HWY_INLINE hn::Vec<D> load_as(D d, const bf16* p) {
+  const hn::Rebind<std::uint16_t, D> d16;
+  const hn::RebindToUnsigned<D> d32;
+  const auto wide = hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(p)));
+  return hn::BitCast(d, hn::ShiftLeft<16>(wide));
+}
+
+template <class D>
+HWY_INLINE hn::Vec<D> load_as(D d, const f16* p) {
+  const hn::Rebind<std::uint16_t, D> d16;
+  const hn::Rebind<hwy::float16_t, D> dh;
   const auto raw = hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(p));
-  return hn::PromoteTo(DF(), hn::BitCast(dh, raw));
+  return hn::PromoteTo(d, hn::BitCast(dh, raw));
+}
+
+template <class T>
+HWY_INLINE VF load(const T* p) {
+  return load_as(DF(), p);
+}
+
+// The bits of the nearest bfloat16, ties to even, in the lower half of each lane.
+template <class D>
+HWY_INLINE hn::Vec<hn::RebindToUnsigned<D>> bf16_bits(D d, hn::Vec<D> v) {
+  const hn::RebindToUnsigned<D> du;
+  const hn::RebindToSigned<D> di;
+  const auto bits = hn::BitCast(du, v);
+  const auto is_odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
+  const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(is_odd, hn::Set(du, 0x7FFF))));
+  const auto quiet = hn::Or(hn::ShiftRight<16>(bits), hn::Set(du, 0x40));
+  const auto magnitude = hn::And(bits, hn::Set(du, 0x7FFFFFFF));
+  const auto is_nan = hn::Gt(hn::BitCast(di, magnitude), hn::Set(di, 0x7F800000));
+  static_cast<void>(d);
+  return hn::IfThenElse(hn::RebindMask(du, is_nan), quiet, rounded);
 }
 
 #  if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3

@@ -56,8 +56,8 @@ std::optional<GroupedForm> wanted_form(const WeightScope& weights) {
 
 }  // namespace
 
-Result<DenseLinear> DenseLinear::bind(const WeightScope& weights, Plan& /*plan*/, Index out,
-                                      Index in) {
+Result<DenseLinear> DenseLinear::bind(const WeightScope& weights, Plan& plan, Index out, Index in) {
+  plan.workspace(PanelMemory::floats_per_token(kernels::LaneOrder::single, in));
   KRAIT_ASSIGN_OR_RETURN(const auto stored, stored_form(weights));
   TensorView W;
   if (stored) {
@@ -81,7 +81,7 @@ Result<Bf16Linear> Bf16Linear::bind(const WeightScope& weights, Plan& plan, Inde
                  fmt::format("[build] {}: expected bf16 to compute in bf16, found {}",
                              weights.name("weight"), to_string(dense.W.dtype))};
   }
-  plan.workspace(kernels::Bf16Activations::floats_per_token(in));
+  plan.workspace(PanelMemory::floats_per_token(kernels::LaneOrder::pairs, in));
   return Bf16Linear{dense.W, nullptr};
 }
 

@@ -9,6 +9,7 @@
 /// crosses a block; so results are the same bits for any executor.
 
 #include <algorithm>
+#include <type_traits>
 
 #include "krait/core/config.hpp"
 #include "krait/core/float_environment.hpp"
@@ -48,8 +49,8 @@ struct Range {
 };
 
 /// Splits [0, n) into whole blocks of `block`, hands each thread one contiguous run of blocks, and
-/// calls body(Range) under krait's FloatEnvironment. The result must not depend on how the
-/// range is cut at multiples of `block`.
+/// calls body(Range) or body(Range, int task) under krait's FloatEnvironment; `task` is below
+/// executor.width(). The result must not depend on how the range is cut at multiples of `block`.
 template <class Body>
 void parallel_for(Executor& executor, Index n, Index block, Body&& body) {
   if (n <= 0) return;
@@ -59,7 +60,11 @@ void parallel_for(Executor& executor, Index n, Index block, Body&& body) {
     const FloatEnvironment environment;
     const Index first = blocks * i / tasks * block;
     const Index last = std::min(n, blocks * (i + 1) / tasks * block);
-    body(Range{first, last});
+    if constexpr (std::is_invocable_v<Body&, Range, int>) {
+      body(Range{first, last}, i);
+    } else {
+      body(Range{first, last});
+    }
   };
   if (tasks == 1) {
     task(0);

@@ -3,6 +3,8 @@
 /// \file
 /// Linear: y = x Wᵀ + b, whatever form W is stored in.
 
+#include <optional>
+#include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -13,6 +15,7 @@
 #include "krait/kernels/matmul.hpp"
 #include "krait/kernels/matmul_bf16.hpp"
 #include "krait/kernels/matmul_grouped.hpp"
+#include "krait/kernels/matmul_panels.hpp"
 #include "krait/kernels/matvec.hpp"
 #include "krait/modules/block.hpp"
 
@@ -21,6 +24,54 @@ namespace krait::inline v0_1 {
 /// Where the outputs of a product may be cut between threads: at cache lines, which is fine enough
 /// to split matrices of few rows evenly.
 inline constexpr Index output_block = 16;
+
+/// Working memory of a product of many tokens, packed for all threads and with a panel of weights
+/// for each.
+struct PanelMemory {
+  kernels::PanelActivations x;
+  std::span<float> panels;  ///< of all threads
+  Index per_thread = 0;     ///< floats
+
+  /// Floats per token to book; for more threads than an eighth of the tokens it is too little.
+  static constexpr Index floats_per_token(kernels::LaneOrder order, Index in) noexcept {
+    return 3 * kernels::PanelLayout::length(order, in);
+  }
+
+  /// Nothing if panels are not faster here, or if there is too little memory.
+  static std::optional<PanelMemory> in(const BlockContext& ctx, kernels::LaneOrder order,
+                                       MatrixView<const float> x) noexcept {
+    if (!kernels::panels_pay(order, x.rows)) return std::nullopt;
+    const Index used =
+        round_up(kernels::PanelActivations::floats(order, x.rows, x.cols), Index{16});
+    const Index rest = static_cast<Index>(ctx.workspace.size()) - used;
+    const Index per_thread = rest / ctx.executor.width() / 16 * 16;
+    if (per_thread < kernels::panel_floats(order, x.cols)) return std::nullopt;
+    return PanelMemory{{ctx.workspace.data(), x.rows, x.cols, order},
+                       ctx.workspace.subspan(static_cast<std::size_t>(used)),
+                       per_thread};
+  }
+
+  std::span<float> of(int task) const noexcept {
+    return panels.subspan(static_cast<std::size_t>(task * per_thread),
+                          static_cast<std::size_t>(per_thread));
+  }
+};
+
+/// y = x Wᵀ + b from packed operands.
+inline void apply_panels(const BlockContext& ctx, const PanelMemory& memory,
+                         const kernels::DenseWeights& W, const float* bias,
+                         MatrixView<const float> x, MatrixView<float> y) noexcept {
+  parallel_for(ctx.executor, x.rows, kernels::PanelActivations::tile,
+               [&](Range tokens) { kernels::pack_activations(x, tokens, memory.x); });
+  parallel_for(ctx.executor, W.rows, output_block, [&](Range outputs, int task) {
+    kernels::matmul_panels({.W = W,
+                            .x = memory.x,
+                            .bias = bias,
+                            .y = y,
+                            .outputs = outputs,
+                            .panels = memory.of(task)});
+  });
+}
 
 /// A matrix of f32, f16 or bf16, usually in place in the checkpoint's file.
 struct DenseLinear {
@@ -39,6 +90,8 @@ struct DenseLinear {
       parallel_for(ctx.executor, W.rows, output_block, [&](Range outputs) {
         kernels::matvec({.W = W, .x = x.data, .bias = bias, .y = y.data, .outputs = outputs});
       });
+    } else if (const auto memory = PanelMemory::in(ctx, kernels::LaneOrder::single, x)) {
+      apply_panels(ctx, *memory, W, bias, x, y);
     } else {
       parallel_for(ctx.executor, W.rows, output_block, [&](Range outputs) {
         kernels::matmul({.W = W, .x = x, .bias = bias, .y = y, .outputs = outputs});
@@ -65,6 +118,9 @@ struct Bf16Linear {
 
   void apply(const BlockContext& ctx, MatrixView<const float> x,
              MatrixView<float> y) const noexcept {
+    if (const auto memory = PanelMemory::in(ctx, kernels::LaneOrder::pairs, x)) {
+      return apply_panels(ctx, *memory, W, bias, x, y);
+    }
     const kernels::Bf16Activations rounded(ctx.workspace.data(), x.cols);
     parallel_for(ctx.executor, x.rows, 16,
                  [&](Range tokens) { kernels::round_activations(x, tokens, rounded); });

@@ -1,0 +1,124 @@
+#pragma once
+
+/// \file
+/// Y = X Wᵀ for many tokens, from packed operands: the bits of `matmul` or `matmul_bf16`, sooner.
+///
+/// `matmul` keeps the 16 lanes of an output in registers and adds them up at the end. Here a
+/// register holds the same lane of neighbouring outputs; the lanes come one after the other, and
+/// the contract's tree adds whole registers. For that both operands are packed: X once for all
+/// threads, W a few rows at a time.
+
+#include <array>
+#include <span>
+
+#include "krait/core/aligned_buffer.hpp"
+#include "krait/kernels/matvec.hpp"
+
+namespace krait::inline v0_1::kernels {
+
+/// Which elements of a row are a lane's, in which order.
+enum class LaneOrder : std::uint8_t {
+  single,  ///< element k is lane k mod 16's, ascending (numeric contract, section 2)
+  pairs,   ///< elements 2j and 2j + 1 are lane j mod 16's, the odd one first (section 4)
+};
+
+/// Where the elements of a row lie once it is packed: lane after lane, each with its elements in
+/// the order of its chain.
+class PanelLayout {
+ public:
+  /// The lanes in the order in which the tree s[i] = acc[i] + acc[i+8], + 4, + 2, + 1 meets them if
+  /// every sum is formed as soon as both of its terms are there.
+  static constexpr std::array<Index, 16> tree_order = {0, 8, 4, 12, 2, 10, 6, 14,
+                                                       1, 9, 5, 13, 3, 11, 7, 15};
+
+  PanelLayout(LaneOrder order, Index cols) noexcept : order_(order), length_(length(order, cols)) {
+    Index used = 0;
+    for (std::size_t i = 0; i < 16; ++i) {
+      const Index width = order == LaneOrder::pairs ? 2 : 1;
+      const Index lane = tree_order[i];
+      steps_[i] = (length_ / width - lane + 15) / 16 * width;
+      first_[static_cast<std::size_t>(lane)] = used;
+      used += steps_[i];
+    }
+  }
+
+  /// Elements of a packed row of `cols`; a missing half of a pair is a zero.
+  static constexpr Index length(LaneOrder order, Index cols) noexcept {
+    return order == LaneOrder::pairs ? round_up(cols, 2) : cols;
+  }
+
+  LaneOrder order() const noexcept { return order_; }
+  Index length() const noexcept { return length_; }
+
+  /// Elements of each lane, in tree order.
+  const std::array<Index, 16>& steps() const noexcept { return steps_; }
+
+  /// Elements after which the pattern of `position` repeats, 16 further for each group of 16.
+  Index group() const noexcept { return order_ == LaneOrder::pairs ? 32 : 16; }
+
+  /// Place of element k in the packed row.
+  Index position(Index k) const noexcept {
+    const Index lane = (order_ == LaneOrder::pairs ? k / 2 : k) % 16;
+    const Index step = order_ == LaneOrder::pairs ? k / 32 * 2 + (1 - k % 2) : k / 16;
+    return first_[static_cast<std::size_t>(lane)] + step;
+  }
+
+ private:
+  LaneOrder order_;
+  Index length_;
+  std::array<Index, 16> steps_{};
+  std::array<Index, 16> first_{};  // of each lane, in elements
+};
+
+/// Packed activations of several tokens.
+struct PanelActivations {
+  static constexpr Index tile = 6;  ///< tokens that lie side by side
+
+  float* values = nullptr;  ///< [tiles, length, tile], the second as PanelLayout says
+  Index tokens = 0;
+  Index cols = 0;
+  LaneOrder order = LaneOrder::single;
+
+  /// Floats of memory for `tokens` tokens of `cols` inputs.
+  static constexpr Index floats(LaneOrder order, Index tokens, Index cols) noexcept {
+    return round_up(tokens, tile) * PanelLayout::length(order, cols);
+  }
+
+  float* tile_data(Index first_token) const noexcept {
+    return values + first_token * PanelLayout::length(order, cols);
+  }
+};
+
+/// Packs rows `tokens` of x [out.tokens, out.cols]; `tokens` begins at a multiple of the tile, and
+/// ends at one or with the last token. With LaneOrder::pairs values are rounded to bf16.
+KRAIT_API void pack_activations(MatrixView<const float> x, Range tokens,
+                                const PanelActivations& out) noexcept;
+
+/// Arguments of `matmul_panels`.
+struct MatmulPanelsArgs {
+  DenseWeights W;               ///< [out, in]; of bf16 with LaneOrder::pairs
+  PanelActivations x;           ///< [tokens, in]
+  const float* bias = nullptr;  ///< [out] or null
+  MatrixView<float> y;          ///< [tokens, out] out; only the columns in `outputs` are written
+  Range outputs;                ///< which outputs (rows of W) to compute
+  std::span<float> panels;      ///< memory of this call alone, at least `panel_floats`
+};
+
+/// Floats of memory that `matmul_panels` needs for one panel of weights. Up to 48 Ki floats are
+/// used.
+constexpr Index panel_floats(LaneOrder order, Index cols) noexcept {
+  return 16 * PanelLayout::length(order, cols);
+}
+
+/// y[t,r] = Σ_k W[r,k] x[t,k] (+ bias[r]) for r in `outputs` and every token t.
+///
+/// Bits     those of `matmul`; with LaneOrder::pairs those of `matmul_bf16`.
+/// Aliasing none.
+/// Cost     packs each weight once, which takes as long as multiplying it with some ten tokens.
+/// Oracle   ref::matmul, ref::matmul_bf16.
+KRAIT_API void matmul_panels(const MatmulPanelsArgs& args) noexcept;
+
+/// Whether `matmul_panels` is the fastest way on the active instruction set for this many tokens.
+KRAIT_API bool panels_pay(LaneOrder order, Index tokens) noexcept;
+
+}  // namespace krait::inline v0_1::kernels
