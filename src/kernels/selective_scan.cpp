@@ -41,7 +41,7 @@ HWY_INLINE void advance(const SelectiveScanArgs& args, ScanChunk& chunk, Index f
     VF y = load(chunk.y + t * vector_lanes);
     Pack<ways> decay;
     for (std::size_t w = 0; w < ways; ++w) decay.part[w] = hn::Mul(dt, A[w]);
-    decay = exp_nonpositive_of(PackOps<ways>(), decay);
+    decay = exp2_nonpositive_of(PackOps<ways>(), decay);
     for (std::size_t w = 0; w < ways; ++w) {
       state[w] = fma(decay.part[w], state[w], hn::Mul(dt_u, hn::Set(DF(), B[w])));
       y = fma(hn::Set(DF(), C[w]), state[w], y);

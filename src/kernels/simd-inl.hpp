@@ -276,6 +276,9 @@ struct VectorOps {
     return hn::Mul(hn::Mul(x, power(n, set(127.0F + 64.0F))), set(0x1p-64F));
   }
 #  endif
+  HWY_INLINE V power_of_biased(V biased) const {
+    return hn::BitCast(DF(), hn::ShiftLeft<23>(hn::BitCast(DI(), biased)));
+  }
   static constexpr float quiet_nan() { return std::numeric_limits<float>::quiet_NaN(); }
   static constexpr float infinity() { return std::numeric_limits<float>::infinity(); }
 
@@ -287,8 +290,7 @@ struct VectorOps {
   // The float whose biased exponent is n + bias: adding 1.5 · 2^23 leaves that integer in the low
   // bits.
   HWY_INLINE V power(V n, V bias) const {
-    const V shifted = hn::Add(n, hn::Add(bias, set(0x1.8p23F)));
-    return hn::BitCast(DF(), hn::ShiftLeft<23>(hn::BitCast(DI(), shifted)));
+    return power_of_biased(hn::Add(n, hn::Add(bias, set(0x1.8p23F))));
   }
 };
 
@@ -347,6 +349,9 @@ struct PackOps {
   }
   HWY_INLINE V scale_down(V x, V n) const {
     return map([](VF v, VF e) HWY_ATTR { return VectorOps().scale_down(v, e); }, x, n);
+  }
+  HWY_INLINE V power_of_biased(V biased) const {
+    return map([](VF v) HWY_ATTR { return VectorOps().power_of_biased(v); }, biased);
   }
   static constexpr float quiet_nan() { return VectorOps::quiet_nan(); }
   static constexpr float infinity() { return VectorOps::infinity(); }

@@ -124,6 +124,25 @@ TEST(Elementary, StaysBelowItsBoundEverywhere) {
   }
 }
 
+TEST(Elementary, PowersOfTwoStayBelowTheirBoundWhereTheyAreNotFlushed) {
+  const ref::ScalarOps ops;
+  double worst = 0.0;
+  // From -126.5 on, where results begin to be flushed, to -0.
+  for (std::uint32_t bits = 0x80000000U; bits < 0xC2FD0000U; bits += 97) {
+    const float x = std::bit_cast<float>(bits);
+    const double exact = std::exp2(static_cast<double>(x));
+    worst = std::max(worst, ulp_error(ref::exp2_nonpositive_of(ops, x), exact));
+  }
+  EXPECT_LE(worst, 0.9);
+  EXPECT_EQ(ref::exp2_nonpositive_of(ops, 0.0F), 1.0F);
+  EXPECT_EQ(ref::exp2_nonpositive_of(ops, -1.0F), 0.5F);
+  EXPECT_EQ(ref::exp2_nonpositive_of(ops, -126.0F), 0x1p-126F);
+  for (const float x : {-126.51F, -127.0F, -1e30F, -std::numeric_limits<float>::infinity()}) {
+    EXPECT_EQ(ref::exp2_nonpositive_of(ops, x), 0.0F) << x;
+  }
+  EXPECT_TRUE(std::isnan(ref::exp2_nonpositive_of(ops, std::numeric_limits<float>::quiet_NaN())));
+}
+
 TEST(Elementary, HasTheRightValuesAtTheEnds) {
   constexpr float inf = std::numeric_limits<float>::infinity();
   const ref::ScalarOps ops;

@@ -12,6 +12,7 @@
 ///   z        gate branch               h        recurrent state
 
 #include <memory>
+#include <numbers>
 #include <string>
 #include <vector>
 
@@ -111,7 +112,7 @@ class Mamba final : public Block {
     Index dt_rank;
   };
 
-  // h[d,n] = exp(dt A) h[d,n] + dt u B;  y = (C·h + D u) silu(z), for every sequence of the run.
+  // h[d,n] = 2^(dt A) h[d,n] + dt u B;  y = (C·h + D u) silu(z), for every sequence of the run.
   void scan(std::span<const SequenceRows> sequences, MatrixView<float> u,
             MatrixView<const float> dt_raw, MatrixView<const float> B, MatrixView<const float> C,
             MatrixView<const float> z, Range channels) const noexcept {
@@ -136,7 +137,7 @@ class Mamba final : public Block {
   Linear x_proj_;             // [dt_rank + 2 d_state, d_inner]
   Linear dt_proj_;            // [d_inner, dt_rank], with bias
   Linear out_proj_;           // [d_model, d_inner]
-  const float* A_ = nullptr;  // -exp(A_log), block layout of kernels/selective_scan.hpp
+  const float* A_ = nullptr;  // -exp(A_log) log2(e), layout of kernels/selective_scan.hpp
   const float* D_ = nullptr;  // [d_inner]
   StateSlot ssm_state_;       // [⌈d_inner/16⌉, d_state, 16]
   ScratchSlot xz_, dBC_, dt_raw_;
@@ -167,7 +168,7 @@ inline Result<std::unique_ptr<const Block>> Mamba::bind(const MambaSpec& unresol
   KRAIT_ASSIGN_OR_RETURN(
       block->out_proj_, Linear::bind(weights.scope("out_proj"), plan, d_model, d_inner, spec.bias));
 
-  // A = -exp(A_log), in f32: rounding A_log's exponential would change every decay.
+  // A = -exp(A_log) log2(e), in f32: rounding it to fewer bits would change every decay.
   KRAIT_ASSIGN_OR_RETURN(
       const auto A,
       weights.derive("A_log", {d_inner, d_state}, kernels::scan_size(d_inner, d_state),
@@ -177,7 +178,8 @@ inline Result<std::unique_ptr<const Block>> Mamba::bind(const MambaSpec& unresol
                        for (Index d = 0; d < d_inner; ++d) {
                          for (Index n = 0; n < d_state; ++n) {
                            A_blocks[static_cast<std::size_t>(kernels::scan_offset(d, n, d_state))] =
-                               -exp_A[static_cast<std::size_t>(d * d_state + n)];
+                               -std::numbers::log2e_v<float> *
+                               exp_A[static_cast<std::size_t>(d * d_state + n)];
                          }
                        }
                      }));

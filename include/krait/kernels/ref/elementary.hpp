@@ -47,6 +47,11 @@ struct ScalarOps {
   }
   /// As `scale`, for n ≤ 0 only. Smaller |x| are allowed with n = 0; larger ones give anything.
   static V scale_down(V x, V n) noexcept { return scale(x, n); }
+  /// 2^n of the sum 1.5 · 2^23 + 127 + n, for integral n in [-126, 127]; 0 for n = -127. NaN of
+  /// NaN.
+  static V power_of_biased(V biased) noexcept {
+    return std::bit_cast<float>(std::bit_cast<std::uint32_t>(biased) << 23U);
+  }
   static float quiet_nan() noexcept { return std::numeric_limits<float>::quiet_NaN(); }
   static float infinity() noexcept { return std::numeric_limits<float>::infinity(); }
 

@@ -21,7 +21,7 @@ inline void selective_scan(const kernels::SelectiveScanArgs& args) noexcept {
       float y = args.D[d] * u;
       for (Index n = 0; n < args.d_state; ++n) {
         const Index at = kernels::scan_offset(d, n, args.d_state);
-        const float decay = exp_nonpositive_of(ops, dt * args.A[at]);
+        const float decay = exp2_nonpositive_of(ops, dt * args.A[at]);
         args.h[at] = std::fma(decay, args.h[at], dt_u * args.B(t, n));
         y = std::fma(args.C(t, n), args.h[at], y);
       }
@@ -40,7 +40,7 @@ inline void selective_scan_oracle(const kernels::SelectiveScanArgs& args, Matrix
       double sum = static_cast<double>(args.D[d]) * u;
       for (Index n = 0; n < args.d_state; ++n) {
         const auto a = static_cast<double>(args.A[kernels::scan_offset(d, n, args.d_state)]);
-        h(d, n) = std::exp(dt * a) * h(d, n) + dt * static_cast<double>(args.B(t, n)) * u;
+        h(d, n) = std::exp2(dt * a) * h(d, n) + dt * static_cast<double>(args.B(t, n)) * u;
         sum += static_cast<double>(args.C(t, n)) * h(d, n);
       }
       y(t, d) = args.z.data != nullptr ? sum * silu_oracle(static_cast<double>(args.z(t, d))) : sum;
