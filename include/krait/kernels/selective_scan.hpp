@@ -45,11 +45,9 @@ struct SelectiveScanArgs {
 ///
 /// Paper    Gu & Dao 2023, arXiv:2312.00752, eq. 2a-2b and Algorithm 2. A by zero-order hold
 ///          (eq. 4); B by the Euler step dt·B, as the authors' code does.
-/// Bits     numeric contract, section 6, with the base of the decay changed from e to 2, which
-/// saves
-///          five operations of each of its 16: a = 2^(dt·A), 0 below 2^-126.5;
-///          h = fma(a, h, (dt·u)·B); y = D·u, then for ascending n y = fma(C, h, y); the gate is
-///          one more product.
+/// Bits     numeric contract, section 6: a = 2^(dt·A), 0 below 2^-126.5; h = fma(a, h, (dt·u)·B);
+///          y = D·u, then for ascending n y = fma(C, h, y); the gate is one more product. A power
+///          of two takes five operations less than one of e.
 /// Threads  channels are independent; time is never split.
 /// Cost     tokens · d_inner · d_state exponentials.
 /// Oracle   ref::selective_scan.
