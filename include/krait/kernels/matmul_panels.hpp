@@ -87,6 +87,11 @@ struct PanelActivations {
   float* tile_data(Index first_token) const noexcept {
     return values + first_token * PanelLayout::length(order, cols);
   }
+
+  /// Some of the tokens, from a tile's first on.
+  PanelActivations tokens_from(Index first_token, Index count) const noexcept {
+    return {tile_data(first_token), count, cols, order};
+  }
 };
 
 /// Packs rows `tokens` of x [out.tokens, out.cols]; `tokens` begins at a multiple of the tile, and

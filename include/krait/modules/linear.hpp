@@ -57,20 +57,37 @@ struct PanelMemory {
   }
 };
 
-/// y = x Wᵀ + b from packed operands.
+/// y = x Wᵀ + b from packed operands. Threads share the outputs, or, where a narrow matrix would
+/// leave some of them idle, the tokens.
 inline void apply_panels(const BlockContext& ctx, const PanelMemory& memory,
                          const kernels::DenseWeights& W, const float* bias,
                          MatrixView<const float> x, MatrixView<float> y) noexcept {
-  parallel_for(ctx.executor, x.rows, kernels::PanelActivations::tile,
-               [&](Range tokens) { kernels::pack_activations(x, tokens, memory.x); });
-  parallel_for(ctx.executor, W.rows, output_block, [&](Range outputs, int task) {
+  constexpr Index tile = kernels::PanelActivations::tile;
+  const Index width = ctx.executor.width();
+  const auto busy = [&](Index n, Index block) {  // share of the threads' time that is work
+    const Index blocks = (n + block - 1) / block;
+    return static_cast<double>(blocks) / static_cast<double>(round_up(blocks, width));
+  };
+  const auto multiply = [&](Range tokens, Range outputs, int task) {
     kernels::matmul_panels({.W = W,
-                            .x = memory.x,
+                            .x = memory.x.tokens_from(tokens.begin, tokens.size()),
                             .bias = bias,
-                            .y = y,
+                            .y = y.rows_from(tokens.begin, tokens.size()),
                             .outputs = outputs,
                             .panels = memory.of(task)});
-  });
+  };
+  if (busy(W.rows, output_block) < 0.9 * busy(x.rows, tile)) {
+    parallel_for(ctx.executor, x.rows, tile, [&](Range tokens, int task) {
+      kernels::pack_activations(x, tokens, memory.x);
+      multiply(tokens, {0, W.rows}, task);
+    });
+  } else {
+    parallel_for(ctx.executor, x.rows, tile,
+                 [&](Range tokens) { kernels::pack_activations(x, tokens, memory.x); });
+    parallel_for(ctx.executor, W.rows, output_block, [&](Range outputs, int task) {
+      multiply({0, x.rows}, outputs, task);
+    });
+  }
 }
 
 /// A matrix of f32, f16 or bf16, usually in place in the checkpoint's file.
