@@ -29,7 +29,9 @@ HWY_INLINE VF odd(VU pairs) {
 
 HWY_INLINE VF even(VU pairs) { return hn::BitCast(DF(), hn::ShiftLeft<16>(pairs)); }
 
-// T tokens times weights of bf16.
+constexpr int parts = static_cast<int>(vector_parts);
+
+// Tokens times weights of bf16.
 struct PairProduct {
   const bf16* w;
   const bf16* x;
@@ -37,56 +39,91 @@ struct PairProduct {
   Index x_stride;
 };
 
-// Chains of T tokens for part `part` of a row's lanes.
-template <int T>
-HWY_INLINE void accumulate_pairs(const PairProduct& in, Index row, Index part, Array<VF, T>& acc) {
+// Chains of T tokens for R rows that lie `apart` rows from each other:
+// acc[(r·T + t)·parts + p]. R·T·parts chains hide the latency of an fma; two of them depend on each
+// other in every step.
+template <int R, int T>
+HWY_INLINE void accumulate_pairs(const PairProduct& in, Index row, Index apart,
+                                 Array<VF, R * T * parts>& acc) {
   const bf16* w = in.w + row * in.n;
-  const auto step = [&](VU ws, Index at) HWY_ATTR {
-    const VF w_odd = odd(ws);
-    const VF w_even = even(ws);
-    KRAIT_UNROLL
-    for (int t = 0; t < T; ++t) {
-      const VU xs = load_pairs(in.x + t * in.x_stride + at);
-      acc[t] = fma(w_even, even(xs), fma(w_odd, odd(xs), acc[t]));
-    }
-  };
+  const Index next_row = apart * in.n;
   constexpr Index group = 2 * virtual_lanes;
-  const Index first = 2 * part * vector_lanes;
   Index k = 0;
-  for (; k + group <= in.n; k += group) step(load_pairs(w + k + first), k + first);
-  const Index rest = in.n - k - first;
-  if (rest <= 0) return;
+  for (; k + group <= in.n; k += group) {
+    KRAIT_UNROLL
+    for (int p = 0; p < parts; ++p) {
+      const Index at = k + 2 * p * vector_lanes;
+      Array<VU, T> xs;
+      KRAIT_UNROLL
+      for (int t = 0; t < T; ++t) xs[t] = load_pairs(in.x + t * in.x_stride + at);
+      KRAIT_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const VU ws = load_pairs(w + r * next_row + at);
+        KRAIT_UNROLL
+        for (int t = 0; t < T; ++t) {
+          VF& a = acc[(r * T + t) * parts + p];
+          a = fma(even(ws), even(xs[t]), fma(odd(ws), odd(xs[t]), a));
+        }
+      }
+    }
+  }
   // The last group: lanes without an element are left alone.
-  HWY_ALIGN bf16 last[static_cast<std::size_t>(2 * vector_lanes)] = {};
-  const Index count = HWY_MIN(rest, 2 * vector_lanes);
-  for (Index i = 0; i < count; ++i) last[i] = w[k + first + i];
-  Array<VF, T> before;
   KRAIT_UNROLL
-  for (int t = 0; t < T; ++t) before[t] = acc[t];
-  step(load_pairs(last), k + first);
-  const auto mask = hn::FirstN(DF(), static_cast<std::size_t>((count + 1) / 2));
-  KRAIT_UNROLL
-  for (int t = 0; t < T; ++t) acc[t] = hn::IfThenElse(mask, acc[t], before[t]);
+  for (int p = 0; p < parts; ++p) {
+    const Index at = k + 2 * p * vector_lanes;
+    const Index count = HWY_MIN(in.n - at, 2 * vector_lanes);
+    if (count <= 0) return;
+    const auto mask = hn::FirstN(DF(), static_cast<std::size_t>((count + 1) / 2));
+    KRAIT_UNROLL
+    for (int r = 0; r < R; ++r) {
+      HWY_ALIGN bf16 last[static_cast<std::size_t>(2 * vector_lanes)] = {};
+      for (Index i = 0; i < count; ++i) last[i] = w[r * next_row + at + i];
+      const VU ws = load_pairs(last);
+      KRAIT_UNROLL
+      for (int t = 0; t < T; ++t) {
+        const VU xs = load_pairs(in.x + t * in.x_stride + at);
+        VF& a = acc[(r * T + t) * parts + p];
+        a = hn::IfThenElse(mask, fma(even(ws), even(xs), fma(odd(ws), odd(xs), a)), a);
+      }
+    }
+  }
 }
 
-template <int T>
-HWY_INLINE void row_tokens(const MatmulBf16Args& args, const PairProduct& in, Index row,
-                           Index token) {
-  Array<Lanes, T> lanes;
+// R rows, `apart` rows from each other, for T tokens.
+template <int R, int T>
+HWY_INLINE void rows_tokens(const MatmulBf16Args& args, Index row, Index apart, Index token) {
+  const PairProduct in{.w = static_cast<const bf16*>(args.W.data),
+                       .x = args.x.values + token * args.x.stride,
+                       .n = args.W.cols,
+                       .x_stride = args.x.stride};
+  Array<VF, R * T * parts> acc;
   KRAIT_UNROLL
-  for (int part = 0; part < register_parts; ++part) {
-    Array<VF, T> acc;
-    KRAIT_UNROLL
-    for (int t = 0; t < T; ++t) acc[t] = hn::Zero(DF());
-    accumulate_pairs<T>(in, row, part, acc);
-    KRAIT_UNROLL
-    for (int t = 0; t < T; ++t) lanes[t].part[part] = acc[t];
-  }
+  for (int i = 0; i < R * T * parts; ++i) acc[i] = hn::Zero(DF());
+  accumulate_pairs<R, T>(in, row, apart, acc);
   KRAIT_UNROLL
-  for (int t = 0; t < T; ++t) {
-    const float sum = reduce(lanes[t]);
-    args.y(token + t, row) = args.bias != nullptr ? sum + args.bias[row] : sum;
+  for (int r = 0; r < R; ++r) {
+    const Index output = row + r * apart;
+    KRAIT_UNROLL
+    for (int t = 0; t < T; ++t) {
+      Lanes lanes;
+      KRAIT_UNROLL
+      for (int p = 0; p < parts; ++p) lanes.part[p] = acc[(r * T + t) * parts + p];
+      const float sum = reduce(lanes);
+      args.y(token + t, output) = args.bias != nullptr ? sum + args.bias[output] : sum;
+    }
   }
+}
+
+// All tokens for R rows. A block of rows stays in the L1 cache while the tokens pass by.
+template <int R>
+HWY_INLINE void rows_all_tokens(const MatmulBf16Args& args, Index row, Index apart) {
+  Index t = 0;
+  if constexpr (R < 4) {
+    for (; t + 4 <= args.y.rows; t += 4) rows_tokens<R, 4>(args, row, apart, t);
+  } else {
+    for (; t + 2 <= args.y.rows; t += 2) rows_tokens<R, 2>(args, row, apart, t);
+  }
+  for (; t < args.y.rows; ++t) rows_tokens<R, 1>(args, row, apart, t);
 }
 
 }  // namespace
@@ -107,24 +144,11 @@ void round_activations(MatrixView<const float> x, Range tokens,
 
 void matmul_bf16(const MatmulBf16Args& args) noexcept {
   const FlushToZero flush;
-  const PairProduct in{.w = static_cast<const bf16*>(args.W.data),
-                       .x = args.x.values,
-                       .n = args.W.cols,
-                       .x_stride = args.x.stride};
-  constexpr int width = 4;
-  for (Index row = args.outputs.begin; row < args.outputs.end; ++row) {
-    Index t = 0;
-    for (; t + width <= args.y.rows; t += width) {
-      PairProduct tile = in;
-      tile.x += t * in.x_stride;
-      row_tokens<width>(args, tile, row, t);
-    }
-    for (; t < args.y.rows; ++t) {
-      PairProduct tile = in;
-      tile.x += t * in.x_stride;
-      row_tokens<1>(args, tile, row, t);
-    }
-  }
+  const Index apart = args.outputs.size() / streams;
+  Index row = args.outputs.begin;
+  for (; row < args.outputs.begin + apart; ++row) rows_all_tokens<streams>(args, row, apart);
+  row += (streams - 1) * apart;
+  for (; row < args.outputs.end; ++row) rows_all_tokens<1>(args, row, 0);
 }
 
 }  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE
