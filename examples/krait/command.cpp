@@ -164,6 +164,7 @@ bool is_interrupted() noexcept { return interrupted_flag.load(std::memory_order_
 
 void catch_signals() {
   std::signal(SIGINT, on_interrupt);
+  std::signal(SIGTERM, on_interrupt);
   std::signal(SIGXFSZ, SIG_IGN);  // writing fails instead, which leaves nothing behind
 }
 

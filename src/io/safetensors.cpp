@@ -49,10 +49,12 @@ class HeaderReader {
       length |= std::to_integer<std::uint64_t>(bytes[i]) << (8 * i);
     }
     if (length > largest_header || length > bytes.size() - length_bytes) {
+      const auto most = std::min<std::uint64_t>(largest_header, bytes.size() - length_bytes);
       return fail("header",
-                  fmt::format("at most {} bytes",
-                              std::min<std::uint64_t>(largest_header, bytes.size() - length_bytes)),
-                  fmt::to_string(length));
+                  fmt::format("a safetensors file, which begins with the length of its header, "
+                              "at most {} bytes here",
+                              most),
+                  fmt::format("{} bytes", length));
     }
     const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + length_bytes,
                                 static_cast<std::size_t>(length));

@@ -101,16 +101,19 @@ TEST_F(CliQuantize, AFullDiskLeavesNothing) {
   EXPECT_TRUE(nothing_left());
 }
 
-TEST_F(CliQuantize, AnInterruptLeavesNothing) {
+TEST_F(CliQuantize, SignalsLeaveNothing) {
   const std::string large = write_large();
-  // As soon as the temporary folder is there.
-  const Outcome outcome =
-      shell(KRAIT_PROGRAM " quantize " + large + " " + result() +
-            " --to q4 --threads 1 & pid=$!; while kill -0 $pid && [ -z \"$(ls " + home().string() +
-            ")\" ]; do sleep 0.01; done; kill -INT $pid; wait $pid");
-  EXPECT_EQ(outcome.code, 130) << outcome.err;
-  EXPECT_NE(outcome.err.find("interrupted"), std::string::npos) << outcome.err;
-  EXPECT_TRUE(nothing_left());
+  for (const std::string signal : {"INT", "TERM"}) {
+    SCOPED_TRACE(signal);
+    // As soon as the temporary folder is there.
+    const Outcome outcome =
+        shell(KRAIT_PROGRAM " quantize " + large + " " + result() +
+              " --to q4 --threads 1 & pid=$!; while kill -0 $pid && [ -z \"$(ls " +
+              home().string() + ")\" ]; do sleep 0.01; done; kill -" + signal + " $pid; wait $pid");
+    EXPECT_EQ(outcome.code, 130) << outcome.err;
+    EXPECT_NE(outcome.err.find("interrupted"), std::string::npos) << outcome.err;
+    EXPECT_TRUE(nothing_left());
+  }
 }
 
 }  // namespace
