@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <string>
+#include <utility>
 
 #include "bench/kernels/inexact_matmul.hpp"
 #include "bench/support.hpp"
@@ -15,19 +17,23 @@
 namespace krait::bench {
 namespace {
 
-// Compares the first and the last rows only: the model is slow.
-bool equals_model(kernels::MatmulArgs args) {
-  const auto size = static_cast<std::size_t>(args.x.rows * args.W.rows);
+// Whether kernel(args) and model(args) agree; compares the first and the last rows only: the model
+// is slow.
+template <class Args>
+bool equals_model(Args args, void (*kernel)(const Args&) noexcept,
+                  void (*model)(const Args&) noexcept) {
+  const Index tokens = args.y.rows;
+  const auto size = static_cast<std::size_t>(tokens * args.W.rows);
   std::vector<float> expected(size);
   std::vector<float> actual(size);
   args.y.data = actual.data();
-  kernels::matmul(args);
+  kernel(args);
   const Index count = std::min<Index>(args.W.rows, 20);
   for (const Index begin : {Index{0}, args.W.rows - count}) {
     args.y.data = expected.data();
     args.outputs = {begin, begin + count};
-    ref::matmul(args);
-    for (Index t = 0; t < args.x.rows; ++t) {
+    model(args);
+    for (Index t = 0; t < tokens; ++t) {
       const auto at = static_cast<std::size_t>(t * args.W.rows + begin);
       const auto bytes = static_cast<std::size_t>(count) * sizeof(float);
       if (std::memcmp(&expected[at], &actual[at], bytes) != 0) return false;
@@ -46,7 +52,9 @@ void run(benchmark::State& state, MatrixShape shape, DType dtype, Isa isa, Index
                            .x = {x.data(), tokens, shape.cols},
                            .y = {y.data(), tokens, shape.rows},
                            .outputs = {0, shape.rows}};
-  if (!equals_model(args)) return state.SkipWithError("differs from the model");
+  if (!equals_model(args, kernels::matmul, ref::matmul)) {
+    return state.SkipWithError("differs from the model");
+  }
   for (auto _ : state) {
     args.W = weights.next();
     kernels::matmul(args);
@@ -72,26 +80,14 @@ void run_panels(benchmark::State& state, MatrixShape shape, DType dtype, Isa isa
                                  .y = {y.data(), tokens, shape.rows},
                                  .outputs = {0, shape.rows},
                                  .panels = panels};
-  const auto multiply = [&] {
-    kernels::pack_activations(x, {0, tokens}, args.x);
-    kernels::matmul_panels(args);
-  };
-  multiply();
-  const std::vector<float> result = y;
-  y.assign(y.size(), 0.0F);
-  args.outputs = {0, std::min<Index>(shape.rows, 20)};
-  ref::matmul_panels(args);
-  for (Index t = 0; t < tokens; ++t) {
-    const auto at = static_cast<std::size_t>(t * shape.rows);
-    const auto bytes = static_cast<std::size_t>(args.outputs.end) * sizeof(float);
-    if (std::memcmp(&result[at], &y[at], bytes) != 0) {
-      return state.SkipWithError("differs from the model");
-    }
+  kernels::pack_activations(x, {0, tokens}, args.x);
+  if (!equals_model(args, kernels::matmul_panels, ref::matmul_panels)) {
+    return state.SkipWithError("differs from the model");
   }
-  args.outputs = {0, shape.rows};
   for (auto _ : state) {
     args.W = weights.next();
-    multiply();
+    kernels::pack_activations(x, {0, tokens}, args.x);
+    kernels::matmul_panels(args);
     benchmark::ClobberMemory();
   }
   count_fma(state, static_cast<double>(tokens * shape.rows * shape.cols), isa, serial);
@@ -120,15 +116,21 @@ void run_inexact(benchmark::State& state, MatrixShape shape, Isa isa, Index toke
   count_fma(state, static_cast<double>(tokens * shape.rows * shape.cols), isa, serial);
 }
 
-void register_panels(const MatrixShape& shape, DType dtype, Isa isa, kernels::LaneOrder order) {
+// A benchmark kind/matrix/type/instruction set/tokens.
+template <class... Arguments>
+void add(const std::string& kind, const MatrixShape& shape, DType dtype, Isa isa, Index tokens,
+         Arguments&&... arguments) {
+  const std::string name = kind + '/' + shape.name + '/' + std::string(to_string(dtype)) + '/' +
+                           std::string(to_string(isa)) + '/' + std::to_string(tokens);
+  benchmark::RegisterBenchmark(name.c_str(), std::forward<Arguments>(arguments)...)
+      ->UseRealTime()
+      ->MinTime(0.1);
+}
+
+void add_panels(const std::string& kind, const MatrixShape& shape, DType dtype, Isa isa,
+                kernels::LaneOrder order) {
   for (const Index tokens : {16, 24, 64, 256}) {
-    const std::string name =
-        std::string(order == kernels::LaneOrder::pairs ? "matmul_panels_bf16/" : "matmul_panels/") +
-        shape.name + '/' + std::string(to_string(dtype)) + '/' + std::string(to_string(isa)) + '/' +
-        std::to_string(tokens);
-    benchmark::RegisterBenchmark(name.c_str(), run_panels, shape, dtype, isa, tokens, order)
-        ->UseRealTime()
-        ->MinTime(0.1);
+    add(kind, shape, dtype, isa, tokens, run_panels, shape, dtype, isa, tokens, order);
   }
 }
 
@@ -138,26 +140,19 @@ void register_benchmarks() {
   for (const MatrixShape& shape : mamba_130m) {
     for (const Isa isa : benchmarked_isas()) {
       if ((isa != Isa::avx2 && isa != Isa::avx512) || shape.rows % 32 != 0) continue;
-      const std::string name = std::string("matmul_inexact/") + shape.name + "/f32/" +
-                               std::string(to_string(isa)) + "/256";
-      benchmark::RegisterBenchmark(name.c_str(), run_inexact, shape, isa, 256)
-          ->UseRealTime()
-          ->MinTime(0.1);
+      add("matmul_inexact", shape, DType::f32, isa, 256, run_inexact, shape, isa, 256);
     }
   }
   for (const MatrixShape& shape : mamba_130m) {
     for (const DType dtype : weight_types) {
       for (const Isa isa : benchmarked_isas()) {
         if (isa == Isa::avx512_vnni || isa == Isa::avx512_bf16) continue;  // those of avx512
-        register_panels(shape, dtype, isa, kernels::LaneOrder::single);
-        if (dtype == DType::bf16) register_panels(shape, dtype, isa, kernels::LaneOrder::pairs);
+        add_panels("matmul_panels", shape, dtype, isa, kernels::LaneOrder::single);
+        if (dtype == DType::bf16) {
+          add_panels("matmul_panels_bf16", shape, dtype, isa, kernels::LaneOrder::pairs);
+        }
         for (const Index tokens : {1, 2, 3, 4, 5, 6, 8, 16, 64, 256}) {
-          const std::string name = std::string("matmul/") + shape.name + '/' +
-                                   std::string(to_string(dtype)) + '/' +
-                                   std::string(to_string(isa)) + '/' + std::to_string(tokens);
-          benchmark::RegisterBenchmark(name.c_str(), run, shape, dtype, isa, tokens)
-              ->UseRealTime()
-              ->MinTime(0.1);
+          add("matmul", shape, dtype, isa, tokens, run, shape, dtype, isa, tokens);
         }
       }
     }

@@ -29,8 +29,6 @@ HWY_INLINE VF odd(VU pairs) {
 
 HWY_INLINE VF even(VU pairs) { return hn::BitCast(DF(), hn::ShiftLeft<16>(pairs)); }
 
-constexpr int parts = static_cast<int>(vector_parts);
-
 // Tokens times weights of bf16.
 struct PairProduct {
   const bf16* w;
@@ -40,18 +38,18 @@ struct PairProduct {
 };
 
 // Chains of T tokens for R rows that lie `apart` rows from each other:
-// acc[(r·T + t)·parts + p]. R·T·parts chains hide the latency of an fma; two of them depend on each
-// other in every step.
+// acc[(r·T + t)·register_parts + p]. R·T·register_parts chains hide the latency of an fma; two of
+// them depend on each other in every step.
 template <int R, int T>
 HWY_INLINE void accumulate_pairs(const PairProduct& in, Index row, Index apart,
-                                 Array<VF, R * T * parts>& acc) {
+                                 Array<VF, R * T * register_parts>& acc) {
   const bf16* w = in.w + row * in.n;
   const Index next_row = apart * in.n;
   constexpr Index group = 2 * virtual_lanes;
   Index k = 0;
   for (; k + group <= in.n; k += group) {
     KRAIT_UNROLL
-    for (int p = 0; p < parts; ++p) {
+    for (int p = 0; p < register_parts; ++p) {
       const Index at = k + 2 * p * vector_lanes;
       Array<VU, T> xs;
       KRAIT_UNROLL
@@ -61,7 +59,7 @@ HWY_INLINE void accumulate_pairs(const PairProduct& in, Index row, Index apart,
         const VU ws = load_pairs(w + r * next_row + at);
         KRAIT_UNROLL
         for (int t = 0; t < T; ++t) {
-          VF& a = acc[(r * T + t) * parts + p];
+          VF& a = acc[(r * T + t) * register_parts + p];
           a = fma(even(ws), even(xs[t]), fma(odd(ws), odd(xs[t]), a));
         }
       }
@@ -69,7 +67,7 @@ HWY_INLINE void accumulate_pairs(const PairProduct& in, Index row, Index apart,
   }
   // The last group: lanes without an element are left alone.
   KRAIT_UNROLL
-  for (int p = 0; p < parts; ++p) {
+  for (int p = 0; p < register_parts; ++p) {
     const Index at = k + 2 * p * vector_lanes;
     const Index count = HWY_MIN(in.n - at, 2 * vector_lanes);
     if (count <= 0) return;
@@ -82,7 +80,7 @@ HWY_INLINE void accumulate_pairs(const PairProduct& in, Index row, Index apart,
       KRAIT_UNROLL
       for (int t = 0; t < T; ++t) {
         const VU xs = load_pairs(in.x + t * in.x_stride + at);
-        VF& a = acc[(r * T + t) * parts + p];
+        VF& a = acc[(r * T + t) * register_parts + p];
         a = hn::IfThenElse(mask, fma(even(ws), even(xs), fma(odd(ws), odd(xs), a)), a);
       }
     }
@@ -96,9 +94,9 @@ HWY_INLINE void rows_tokens(const MatmulBf16Args& args, Index row, Index apart, 
                        .x = args.x.values + token * args.x.stride,
                        .n = args.W.cols,
                        .x_stride = args.x.stride};
-  Array<VF, R * T * parts> acc;
+  Array<VF, R * T * register_parts> acc;
   KRAIT_UNROLL
-  for (int i = 0; i < R * T * parts; ++i) acc[i] = hn::Zero(DF());
+  for (int i = 0; i < R * T * register_parts; ++i) acc[i] = hn::Zero(DF());
   accumulate_pairs<R, T>(in, row, apart, acc);
   KRAIT_UNROLL
   for (int r = 0; r < R; ++r) {
@@ -107,7 +105,8 @@ HWY_INLINE void rows_tokens(const MatmulBf16Args& args, Index row, Index apart, 
     for (int t = 0; t < T; ++t) {
       Lanes lanes;
       KRAIT_UNROLL
-      for (int p = 0; p < parts; ++p) lanes.part[p] = acc[(r * T + t) * parts + p];
+      for (int p = 0; p < register_parts; ++p)
+        lanes.part[p] = acc[(r * T + t) * register_parts + p];
       const float sum = reduce(lanes);
       args.y(token + t, output) = args.bias != nullptr ? sum + args.bias[output] : sum;
     }
@@ -117,12 +116,9 @@ HWY_INLINE void rows_tokens(const MatmulBf16Args& args, Index row, Index apart, 
 // All tokens for R rows. A block of rows stays in the L1 cache while the tokens pass by.
 template <int R>
 HWY_INLINE void rows_all_tokens(const MatmulBf16Args& args, Index row, Index apart) {
+  constexpr int width = R == 1 ? 4 : 2;
   Index t = 0;
-  if constexpr (R < 4) {
-    for (; t + 4 <= args.y.rows; t += 4) rows_tokens<R, 4>(args, row, apart, t);
-  } else {
-    for (; t + 2 <= args.y.rows; t += 2) rows_tokens<R, 2>(args, row, apart, t);
-  }
+  for (; t + width <= args.y.rows; t += width) rows_tokens<R, width>(args, row, apart, t);
   for (; t < args.y.rows; ++t) rows_tokens<R, 1>(args, row, apart, t);
 }
 

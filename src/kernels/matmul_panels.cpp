@@ -100,7 +100,7 @@ template <int T>
 void multiply_tile(const float* panel, const PanelProduct& in, const std::array<Index, 16>& steps,
                    Index rows, Fetch& fetch) {
   constexpr int size = panel_parts * T;
-  Array<VF, size> waiting[5];  // sums whose other term is still to come
+  Array<VF, size> waiting[4];  // sums whose other term is still to come
   Array<VF, size>* top = waiting;
   const float* x = in.x;
   for (unsigned i = 0; i < virtual_lanes; ++i) {
@@ -255,7 +255,7 @@ void matmul_panels(const MatmulPanelsArgs& args) noexcept {
 }
 
 // Where one register holds all lanes of an output, there is nothing to gain.
-bool panels_pay(LaneOrder /*order*/, Index tokens) noexcept {
+bool panels_pay(Index tokens) noexcept {
   constexpr bool few_lanes = HWY_TARGET != HWY_AVX3 && HWY_TARGET != HWY_SSE4;
   return few_lanes && tokens >= min_tokens;
 }
@@ -267,7 +267,7 @@ HWY_AFTER_NAMESPACE();
 namespace krait::inline v0_1::kernels {
 namespace {
 
-bool panels_pay_scalar(LaneOrder /*order*/, Index /*tokens*/) noexcept { return false; }
+bool panels_pay_scalar(Index /*tokens*/) noexcept { return false; }
 
 }  // namespace
 
@@ -280,8 +280,8 @@ void matmul_panels(const MatmulPanelsArgs& args) noexcept {
   KRAIT_KERNEL(matmul_panels, ref::matmul_panels)(args);
 }
 
-bool panels_pay(LaneOrder order, Index tokens) noexcept {
-  return KRAIT_KERNEL(panels_pay, panels_pay_scalar)(order, tokens);
+bool panels_pay(Index tokens) noexcept {
+  return KRAIT_KERNEL(panels_pay, panels_pay_scalar)(tokens);
 }
 
 }  // namespace krait::inline v0_1::kernels

@@ -105,7 +105,7 @@ HWY_INLINE VF load(const T* p) {
 
 // The bits of the nearest bfloat16, ties to even, in the lower half of each lane.
 template <class D>
-HWY_INLINE hn::Vec<hn::RebindToUnsigned<D>> bf16_bits(D d, hn::Vec<D> v) {
+HWY_INLINE hn::Vec<hn::RebindToUnsigned<D>> bf16_bits(D /*tag*/, hn::Vec<D> v) {
   const hn::RebindToUnsigned<D> du;
   const hn::RebindToSigned<D> di;
   const auto bits = hn::BitCast(du, v);
@@ -114,7 +114,6 @@ HWY_INLINE hn::Vec<hn::RebindToUnsigned<D>> bf16_bits(D d, hn::Vec<D> v) {
   const auto quiet = hn::Or(hn::ShiftRight<16>(bits), hn::Set(du, 0x40));
   const auto magnitude = hn::And(bits, hn::Set(du, 0x7FFFFFFF));
   const auto is_nan = hn::Gt(hn::BitCast(di, magnitude), hn::Set(di, 0x7F800000));
-  static_cast<void>(d);
   return hn::IfThenElse(hn::RebindMask(du, is_nan), quiet, rounded);
 }
 

@@ -15,7 +15,6 @@ namespace krait {
 namespace {
 
 using kernels::LaneOrder;
-using kernels::MatmulPanelsArgs;
 using kernels::PanelActivations;
 using kernels::PanelLayout;
 using test::for_each_isa;

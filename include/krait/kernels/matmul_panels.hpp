@@ -47,7 +47,6 @@ class PanelLayout {
     return order == LaneOrder::pairs ? round_up(cols, 2) : cols;
   }
 
-  LaneOrder order() const noexcept { return order_; }
   Index length() const noexcept { return length_; }
 
   /// Elements of each lane, in tree order.
@@ -56,11 +55,15 @@ class PanelLayout {
   /// Elements after which the pattern of `position` repeats, 16 further for each group of 16.
   Index group() const noexcept { return order_ == LaneOrder::pairs ? 32 : 16; }
 
+  /// The lane of element k.
+  std::size_t lane(Index k) const noexcept {
+    return static_cast<std::size_t>((order_ == LaneOrder::pairs ? k / 2 : k) % 16);
+  }
+
   /// Place of element k in the packed row.
   Index position(Index k) const noexcept {
-    const Index lane = (order_ == LaneOrder::pairs ? k / 2 : k) % 16;
     const Index step = order_ == LaneOrder::pairs ? k / 32 * 2 + (1 - k % 2) : k / 16;
-    return first_[static_cast<std::size_t>(lane)] + step;
+    return first_[lane(k)] + step;
   }
 
  private:
@@ -124,6 +127,6 @@ constexpr Index panel_floats(LaneOrder order, Index cols) noexcept {
 KRAIT_API void matmul_panels(const MatmulPanelsArgs& args) noexcept;
 
 /// Whether `matmul_panels` is the fastest way on the active instruction set for this many tokens.
-KRAIT_API bool panels_pay(LaneOrder order, Index tokens) noexcept;
+KRAIT_API bool panels_pay(Index tokens) noexcept;
 
 }  // namespace krait::inline v0_1::kernels

@@ -40,7 +40,7 @@ struct PanelMemory {
   /// Nothing if panels are not faster here, or if there is too little memory.
   static std::optional<PanelMemory> in(const BlockContext& ctx, kernels::LaneOrder order,
                                        MatrixView<const float> x) noexcept {
-    if (!kernels::panels_pay(order, x.rows)) return std::nullopt;
+    if (!kernels::panels_pay(x.rows)) return std::nullopt;
     const Index used =
         round_up(kernels::PanelActivations::floats(order, x.rows, x.cols), Index{16});
     const Index rest = static_cast<Index>(ctx.workspace.size()) - used;

@@ -22,6 +22,14 @@ inline float fma_flushed(bf16 w, bf16 x, float acc) noexcept {
   return flush(std::fma(flush(to_float(w)), flush(to_float(x)), acc));
 }
 
+/// `reduce` with subnormal sums as zeros.
+inline float reduce_flushed(Lanes acc) noexcept {
+  for (std::size_t half = 8; half > 0; half /= 2) {
+    for (std::size_t i = 0; i < half; ++i) acc[i] = flush(acc[i] + acc[i + half]);
+  }
+  return acc[0];
+}
+
 /// The bits of kernels::round_activations.
 inline void round_activations(MatrixView<const float> x, Range tokens,
                               const kernels::Bf16Activations& out) noexcept {
@@ -59,10 +67,8 @@ inline void matmul_bf16(const kernels::MatmulBf16Args& args) noexcept {
         lane = fma_flushed(k + 1 < n ? w[k + 1] : bf16{}, x[k + 1], lane);
         lane = fma_flushed(w[k], x[k], lane);
       }
-      for (std::size_t half = 8; half > 0; half /= 2) {
-        for (std::size_t i = 0; i < half; ++i) acc[i] = flush(acc[i] + acc[i + half]);
-      }
-      args.y(t, r) = args.bias != nullptr ? flush(acc[0] + flush(args.bias[r])) : acc[0];
+      const float sum = reduce_flushed(acc);
+      args.y(t, r) = args.bias != nullptr ? flush(sum + flush(args.bias[r])) : sum;
     }
   }
 }

@@ -42,17 +42,15 @@ inline void matmul_panels(const kernels::MatmulPanelsArgs& args) noexcept {
       Lanes acc{};
       for (Index k = 0; k < layout.length(); k += pairs ? 2 : 1) {
         const auto step = [&](Index at) {
-          float& lane = acc[static_cast<std::size_t>((pairs ? at / 2 : at) % 16)];
+          float& lane = acc[layout.lane(at)];
           const float value = x[layout.position(at) * tile];
           lane = flushed(std::fma(flushed(weight(r, at)), flushed(value), lane));
         };
         if (pairs) step(k + 1);
         step(k);
       }
-      for (std::size_t half = 8; half > 0; half /= 2) {
-        for (std::size_t i = 0; i < half; ++i) acc[i] = flushed(acc[i] + acc[i + half]);
-      }
-      args.y(t, r) = args.bias != nullptr ? flushed(acc[0] + flushed(args.bias[r])) : acc[0];
+      const float sum = pairs ? reduce_flushed(acc) : reduce(acc);
+      args.y(t, r) = args.bias != nullptr ? flushed(sum + flushed(args.bias[r])) : sum;
     }
   }
 }
