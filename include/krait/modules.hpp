@@ -4,6 +4,7 @@
 /// Blocks and their parts.
 
 #include "krait/modules/block.hpp"
+#include "krait/modules/block_spec.hpp"
 #include "krait/modules/causal_conv1d.hpp"
 #include "krait/modules/embedding.hpp"
 #include "krait/modules/linear.hpp"

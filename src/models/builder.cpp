@@ -16,18 +16,6 @@ namespace {
 
 using Parts = Model::Parts;
 
-Result<std::unique_ptr<const Block>> bind_block(const BlockSpec& spec, const WeightScope& weights,
-                                                Plan& plan) {
-  if (const auto* mamba = std::get_if<MambaSpec>(&spec)) return Mamba::bind(*mamba, weights, plan);
-  const auto& custom = std::get<CustomSpec>(spec);
-  if (custom.bind == nullptr) {
-    return Error{ErrorCode::bad_config,
-                 fmt::format("[build] {}: expected a bind function in CustomSpec '{}', found none",
-                             weights.name(""), custom.kind)};
-  }
-  return custom.bind(weights, plan);
-}
-
 bool same_elements(const TensorView& a, const TensorView& b) noexcept {
   return a.dtype == b.dtype && a.shape == b.shape &&
          (a.data == b.data ||
@@ -72,7 +60,9 @@ Result<Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder, const std:
       const WeightScope block_scope = layer.scope(residual.block_name);
       KRAIT_ASSIGN_OR_RETURN(Norm norm, Norm::bind(residual.norm, norm_scope, spec.d_model()));
       const Index stateless = plan.state_floats();
-      KRAIT_ASSIGN_OR_RETURN(auto block, bind_block(residual.block, block_scope, plan));
+      KRAIT_ASSIGN_OR_RETURN(
+          auto block, std::visit([&](const auto& kind) { return kind.bind(block_scope, plan); },
+                                 residual.block));
       const bool has_state = plan.state_floats() > stateless;
       const ScratchSlot input = has_state ? plan.trail(spec.d_model()) : ScratchSlot{};
       tree.name(layer.path(residual.norm_name), norm.description());

@@ -25,11 +25,15 @@ struct CustomSpec {
   std::string parameters;  ///< its sizes in words, for messages and comparison
   std::function<Result<std::unique_ptr<const Block>>(const WeightScope&, Plan&)> bind;
 
+  KRAIT_API Result<void> validate(Index d_model) const;
+  KRAIT_API std::string to_string(Index d_model) const;
+
   friend bool operator==(const CustomSpec& a, const CustomSpec& b) {
     return a.kind == b.kind && a.parameters == b.parameters;
   }
 };
 
+/// The kinds of block. Each alternative is an AnyBlockSpec (modules/block_spec.hpp).
 using BlockSpec = std::variant<MambaSpec, CustomSpec>;
 
 /// h = h + block(norm(h)), with the names of both in the checkpoint.

@@ -20,6 +20,7 @@
 #include "krait/kernels/elementwise.hpp"
 #include "krait/kernels/selective_scan.hpp"
 #include "krait/modules/block.hpp"
+#include "krait/modules/block_spec.hpp"
 #include "krait/modules/causal_conv1d.hpp"
 #include "krait/modules/linear.hpp"
 
@@ -42,6 +43,25 @@ struct MambaSpec {
     if (spec.dt_rank == 0) spec.dt_rank = (d_model + 15) / 16;
     return spec;
   }
+
+  Result<void> validate(Index d_model) const {
+    KRAIT_RETURN_IF_ERROR(check_extent("expand", expand));
+    const MambaSpec spec = resolved(d_model);
+    KRAIT_RETURN_IF_ERROR(check_extent("d_state", spec.d_state));
+    KRAIT_RETURN_IF_ERROR(check_extent("d_conv", spec.d_conv));
+    KRAIT_RETURN_IF_ERROR(check_extent("d_inner", spec.d_inner));
+    return check_extent("dt_rank", spec.dt_rank);
+  }
+
+  std::string to_string(Index d_model) const {
+    const MambaSpec spec = resolved(d_model);
+    return "Mamba d_inner " + std::to_string(spec.d_inner) + " d_state " +
+           std::to_string(spec.d_state) + " d_conv " + std::to_string(spec.d_conv) + " dt_rank " +
+           std::to_string(spec.dt_rank) + (conv_bias ? "" : " no-conv-bias") +
+           (bias ? " bias" : "");
+  }
+
+  Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) const;
 
   friend bool operator==(const MambaSpec&, const MambaSpec&) = default;
 };
@@ -195,6 +215,11 @@ inline Result<std::unique_ptr<const Block>> Mamba::bind(const MambaSpec& unresol
   block->dt_raw_ = plan.scratch(d_inner);
   block->trail_ = {plan.trail(d_inner), plan.trail(d_inner), plan.trail(d_state)};
   return std::unique_ptr<const Block>(std::move(block));
+}
+
+inline Result<std::unique_ptr<const Block>> MambaSpec::bind(const WeightScope& weights,
+                                                            Plan& plan) const {
+  return Mamba::bind(*this, weights, plan);
 }
 
 }  // namespace krait::inline v0_1
