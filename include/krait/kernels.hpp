@@ -14,3 +14,4 @@
 #include "krait/kernels/quant.hpp"
 #include "krait/kernels/selective_scan.hpp"
 #include "krait/kernels/softmax.hpp"
+#include "krait/kernels/ssd.hpp"
