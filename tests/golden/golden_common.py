@@ -186,9 +186,10 @@ def choose_tokens(case, reference, seed, is_robust):
     for _ in range(24):
         tokens = [int(x % case.vocab) for x in bits.random_raw(case.n_token)]
         greedy, gap = reference.greedy(tokens, N_GREEDY, case.vocab)
-        robust = is_robust(reference)
-        robust = robust and gap >= MIN_GAP * np.abs(reference.run(tokens)).max()
-        key = (robust, len(set(greedy)))
+        robust = is_robust(reference)  # over prompt and continuation
+        robust &= gap >= MIN_GAP * np.abs(reference.run(tokens)).max()
+        robust &= is_robust(reference)  # over the prompt alone
+        key = (bool(robust), len(set(greedy)))
         if best is None or key > best[0]:
             best = (key, tokens, greedy, gap)
     if not best[0][0]:
@@ -200,7 +201,7 @@ def finish_case(case, folder, model, reference, source, seed, is_robust=lambda r
     """Chooses the prompt, compares float32 with float64 and writes the expected values.
 
     `case` needs name, vocab, n_token, n_conv (tokens back that convolutions see) and note;
-    `is_robust` may refuse a prompt by what the reference kept from its run and continuation.
+    `is_robust` may refuse a prompt by what the reference kept of a run.
     """
     tokens, greedy, gap = choose_tokens(case, reference, seed, is_robust)
     exact = reference.run(tokens)

@@ -135,7 +135,7 @@ class Mamba2:
     def reset(self):
         self.conv.reset()
         self.state = np.zeros((self.n_head, self.headdim, self.d_state))
-        self.n_clamped = np.zeros(2, int)  # how often dt met the lower and the upper limit
+        self.n_clamped, self.n_dt = np.zeros(2, int), 0  # times that dt met the lower, upper limit
 
     def norm(self, y):
         return rms(y.reshape(self.norm_groups, -1), self.eps).ravel() * self.norm_weight
@@ -153,6 +153,7 @@ class Mamba2:
                 for v in (B, C))  # [n_head, d_state]
         free = softplus(dt + self.dt_bias)
         dt = np.clip(free, *self.dt_limit)
+        self.n_dt += self.n_head
         self.n_clamped += [(free < dt).sum(), (free > dt).sum()]
         self.state = (np.exp(dt * self.A)[:, None, None] * self.state
                       + (dt[:, None] * x)[:, :, None] * B[:, None, :])
