@@ -31,6 +31,7 @@ import numpy as np
 import reference
 import torch
 import transformers
+from make_golden_experts import router_rows
 from make_golden_mamba2 import hashed_rows as mamba2_hashed_rows
 from safetensors.torch import save_file
 from transformers import (
@@ -282,6 +283,7 @@ def check_hashed():
         ("transformers, position 0", model[0, :4], first, 1e-5),
         ("transformers, all logits", model, logits, 1e-5),
         *mamba2_hashed_rows(tokens),
+        *router_rows(),
     ]
     failed = False
     for name, got, expected, tolerance in rows:
