@@ -5,7 +5,7 @@ The text is read once, the state is carried from its first byte to its last, and
 scored: the result is the sum of -log2 p(byte | all bytes before it) over them, divided by N - 1.
 Logits are float32, log_softmax and the sum are double. transformers cannot continue from a state
 with more than one token at a time, so the recurrence is written out here; on the first 512 bytes it
-is compared with MambaForCausalLM.
+is compared with MambaForCausalLM, for the mixture of experts with its layers put in (moe_mamba.py).
 
   python bits_per_byte.py            writes bits_per_byte.json
 """
@@ -19,20 +19,23 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 import torch.nn.functional as F
+import moe_mamba
 import transformers
 from transformers import MambaForCausalLM
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-MODELS = ("krait-bytes-2m", "krait-bytes-draft")
+MODELS = ("krait-bytes-2m", "krait-bytes-draft", "krait-bytes-moe")
 CHUNK = 512
 N_COMPARED = 512
 MAX_DIFFERENCE = 1e-5  # relative to the largest logit
 
 
 def load(name):
-    return MambaForCausalLM.from_pretrained(ROOT / "examples" / "models" / name,
-                                            dtype=torch.float32).eval()
+    folder = ROOT / "examples" / "models" / name
+    if "moe_cfg" in json.loads((folder / "config.json").read_text()):
+        return moe_mamba.load(folder)
+    return MambaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 class Carried:
@@ -68,6 +71,8 @@ class Carried:
         x = backbone.embeddings(tokens)
         for i, block in enumerate(backbone.layers):
             x = x + self.mixer(i, block.mixer, block.norm(x))
+            if isinstance(block, moe_mamba.ExpertBlock):
+                x = x + block.moe(block.norm2(x))
         return self.model.lm_head(backbone.norm_f(x))
 
 

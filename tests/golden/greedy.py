@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes greedy.json: what the bundled models say greedily after a fixed prompt.
 
-Every step is a full forward pass of transformers' MambaForCausalLM in float32 over all bytes so far.
+Every step is a full forward pass of transformers' MambaForCausalLM in float32 over all bytes so far
+(moe_mamba.py puts the experts in where a model has them).
 The smallest distance between the two best logits is kept beside the text: as long as an
 implementation is closer to PyTorch than half of it, the bytes must be the same.
 """
