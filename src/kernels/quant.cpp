@@ -38,7 +38,7 @@ HWY_INLINE void quantize_group(const float* x, Index count, std::int8_t* values,
   auto sums = hn::Zero(di);
   for (Index i = 0; i < group_registers; ++i) {
     VF q = hn::Round(hn::Div(group[i], divisor));
-    q = hn::Min(hn::Max(q, hn::Set(d, -127.0F)), hn::Set(d, 127.0F));
+    q = min_of(max_of(q, hn::Set(d, -127.0F)), hn::Set(d, 127.0F));
     if (is_zero) q = hn::Zero(d);
     const auto whole = hn::ConvertTo(di, q);
     sums = hn::Add(sums, whole);

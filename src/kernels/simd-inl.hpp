@@ -36,6 +36,25 @@ template <class V, int n>
 using Array = V[static_cast<std::size_t>(n)];
 
 constexpr Index vector_lanes = static_cast<Index>(hn::MaxLanes(DF()));
+
+// a > b ? a : b and a < b ? a : b: b where either is NaN, as x86 has it and the scalar model asks.
+// Arm's instructions give the number.
+template <class V>
+HWY_INLINE V max_of(V a, V b) {
+#  if HWY_ARCH_X86
+  return hn::Max(a, b);
+#  else
+  return hn::IfThenElse(hn::Gt(a, b), a, b);
+#  endif
+}
+template <class V>
+HWY_INLINE V min_of(V a, V b) {
+#  if HWY_ARCH_X86
+  return hn::Min(a, b);
+#  else
+  return hn::IfThenElse(hn::Lt(a, b), a, b);
+#  endif
+}
 constexpr Index virtual_lanes = 16;
 constexpr Index vector_parts = virtual_lanes / vector_lanes;
 
@@ -247,8 +266,8 @@ struct VectorOps {
   HWY_INLINE V sqrt(V a) const { return hn::Sqrt(a); }
   HWY_INLINE V abs(V a) const { return hn::Abs(a); }
   HWY_INLINE V neg(V a) const { return hn::Neg(a); }
-  HWY_INLINE V max(V a, V b) const { return hn::Max(a, b); }
-  HWY_INLINE V min(V a, V b) const { return hn::Min(a, b); }
+  HWY_INLINE V max(V a, V b) const { return max_of(a, b); }
+  HWY_INLINE V min(V a, V b) const { return min_of(a, b); }
   HWY_INLINE V round(V a) const { return hn::Round(a); }
   HWY_INLINE V if_greater(V a, V b, V yes, V no) const {
     return hn::IfThenElse(hn::Gt(a, b), yes, no);
@@ -322,10 +341,10 @@ struct PackOps {
     return map([](VF x) HWY_ATTR { return hn::Neg(x); }, a);
   }
   HWY_INLINE V max(V a, V b) const {
-    return map([](VF x, VF y) HWY_ATTR { return hn::Max(x, y); }, a, b);
+    return map([](VF x, VF y) HWY_ATTR { return max_of(x, y); }, a, b);
   }
   HWY_INLINE V min(V a, V b) const {
-    return map([](VF x, VF y) HWY_ATTR { return hn::Min(x, y); }, a, b);
+    return map([](VF x, VF y) HWY_ATTR { return min_of(x, y); }, a, b);
   }
   HWY_INLINE V round(V a) const {
     return map([](VF x) HWY_ATTR { return hn::Round(x); }, a);
