@@ -316,7 +316,7 @@ TEST(Ssd, NumbersThatAreNotFiniteStayInTheirRow) {
   });
 }
 
-// What a kernel with two accumulators per lane, or with dt·B as its product, would compute.
+// What a kernel with two accumulators per lane would sum up.
 float sum_with_two_accumulators(const float* C, const float* S, Index n) {
   ref::Lanes even{};
   ref::Lanes odd{};
