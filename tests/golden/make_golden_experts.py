@@ -237,7 +237,7 @@ class SigmoidExperts(torch.nn.Module):
 
 
 class MegatronBlock(torch.nn.Module):
-    """One entry of mamba_moe_layers: "r" a mixer, a digit so many experts, two of them side by side."""
+    """An entry of mamba_moe_layers: "r" a mixer, a digit so many experts, two side by side."""
 
     def __init__(self, case, kind, index):
         super().__init__()

@@ -96,8 +96,8 @@ CASES = [
          note="several safetensors shards and model.safetensors.index.json, untied"),
     Case("orig_mamba2", "original", d_model=24, n_layer=3, vocab=61, n_token=72, headdim=8,
          d_state=12, ngroups=2, chunk_size=32, pad_vocab=16,
-         note="state-spaces layout, 2 groups of 3 heads, vocabulary padded to 64, lm_head shares the "
-              "embedding's storage"),
+         note="state-spaces layout, 2 groups of 3 heads, vocabulary padded to 64, lm_head shares "
+              "the embedding's storage"),
     Case("orig_mamba2_norm_before_gate", "original", d_model=20, n_layer=2, vocab=45, n_token=38,
          headdim=10, d_state=7, ngroups=2, pad_vocab=16, tied=False, norm_before_gate=True,
          D_has_hdim=True, dtype={"": torch.float16, "dt_bias": torch.float32, ".D": torch.float32},
@@ -109,8 +109,8 @@ CASES = [
     Case("orig_mamba2_no_norm", "original", d_model=20, n_layer=2, vocab=50, n_token=37, headdim=8,
          d_state=6, d_conv=3, pad_vocab=16, tied=False, conv_bias=False, rms_norm=False,
          gated_norm=False, dt_limit=(0.05, 0.4),
-         note="rmsnorm false: the mixer has no norm; dt_limit clamps at both ends; LayerNorm blocks, "
-              "no conv1d.bias"),
+         note="rmsnorm false: the mixer has no norm; dt_limit clamps at both ends; LayerNorm "
+              "blocks, no conv1d.bias"),
     Case("codestral", "mistral", d_model=64, n_layer=2, vocab=100, n_token=70, headdim=64,
          d_state=128, ngroups=2, tied=False, dtype=BF16_MATRICES,
          note="params.json and consolidated.safetensors; d_state 128 and headdim 64 are the layer's "
@@ -252,7 +252,8 @@ def write_hf(case, weights, folder):
 def original_config(case):
     ssm_cfg = {"layer": "Mamba2", "d_state": case.d_state, "headdim": case.headdim}
     optional = {"ngroups": (case.ngroups, 1), "d_conv": (case.d_conv, 4),
-                "d_ssm": (case.d_ssm, case.d_inner), "norm_before_gate": (case.norm_before_gate, False),
+                "d_ssm": (case.d_ssm, case.d_inner),
+                "norm_before_gate": (case.norm_before_gate, False),
                 "D_has_hdim": (case.D_has_hdim, False), "rmsnorm": (case.gated_norm, True),
                 "dt_limit": (case.dt_limit, NO_LIMIT), "bias": (case.bias, False),
                 "conv_bias": (case.conv_bias, True)}

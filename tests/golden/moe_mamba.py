@@ -1,7 +1,7 @@
 """MoE-Mamba in torch: transformers' MambaForCausalLM with a Switch feed-forward after each mixer.
 
-Layer i: h += mixer(norm(h)); h += moe(norm2(h)). The router's softmax runs over all experts, the best
-top_k stay with the probabilities they have, no token is dropped (arXiv 2401.04081 at inference).
+Layer i: h += mixer(norm(h)); h += moe(norm2(h)). The router's softmax runs over all experts, the
+best top_k stay with the probabilities they have, no token is dropped (arXiv 2401.04081 at inference).
 """
 
 import json

@@ -237,7 +237,7 @@ class Model:
         return np.stack([self.step(t) for t in tokens])
 
     def greedy(self, tokens, count, vocab):
-        """Continues over ids below `vocab`; also the smallest distance between the best two logits."""
+        """The ids below `vocab` that follow, and the smallest distance of the best two logits."""
         logits = self.run(tokens)[-1][:vocab]
         out, min_gap = [], math.inf
         for _ in range(count):
