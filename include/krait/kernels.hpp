@@ -10,6 +10,7 @@
 #include "krait/kernels/matmul_grouped.hpp"
 #include "krait/kernels/matmul_panels.hpp"
 #include "krait/kernels/matvec.hpp"
+#include "krait/kernels/moe.hpp"
 #include "krait/kernels/norm.hpp"
 #include "krait/kernels/quant.hpp"
 #include "krait/kernels/selective_scan.hpp"

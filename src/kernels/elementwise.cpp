@@ -60,6 +60,16 @@ void silu(std::span<const float> x, std::span<float> y) noexcept {
   map(x, y, [](auto ops, auto v) HWY_ATTR { return silu_of(ops, v); });
 }
 
+void relu(std::span<const float> x, std::span<float> y) noexcept {
+  const float* from = x.data();
+  float* to = y.data();
+  for_each_register(static_cast<Index>(x.size()), [=](Index i, Index count) HWY_ATTR {
+    const VF v = load_count(from + i, count);
+    const VF zero = hn::Zero(DF());
+    store_count(hn::IfThenElse(hn::Lt(v, zero), zero, v), to + i, count);
+  });
+}
+
 void add(std::span<const float> a, std::span<const float> b, std::span<float> y) noexcept {
   map(a, b, y, [](VF v, VF w) HWY_ATTR { return hn::Add(v, w); });
 }
@@ -70,6 +80,11 @@ void mul(std::span<const float> a, std::span<const float> b, std::span<float> y)
 
 void silu_mul(std::span<const float> a, std::span<const float> b, std::span<float> y) noexcept {
   map(a, b, y, [](VF v, VF w) HWY_ATTR { return hn::Mul(v, silu_of(VectorOps(), w)); });
+}
+
+void add_scaled(float a, std::span<const float> x, std::span<float> y) noexcept {
+  const VF factor = hn::Set(DF(), a);
+  map(x, y, y, [factor](VF v, VF w) HWY_ATTR { return fma(factor, v, w); });
 }
 
 }  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE
@@ -93,6 +108,9 @@ void sigmoid(std::span<const float> x, std::span<float> y) noexcept {
 void silu(std::span<const float> x, std::span<float> y) noexcept {
   KRAIT_KERNEL(silu, ref::silu)(x, y);
 }
+void relu(std::span<const float> x, std::span<float> y) noexcept {
+  KRAIT_KERNEL(relu, ref::relu)(x, y);
+}
 void add(std::span<const float> a, std::span<const float> b, std::span<float> y) noexcept {
   KRAIT_KERNEL(add, ref::add)(a, b, y);
 }
@@ -101,6 +119,9 @@ void mul(std::span<const float> a, std::span<const float> b, std::span<float> y)
 }
 void silu_mul(std::span<const float> a, std::span<const float> b, std::span<float> y) noexcept {
   KRAIT_KERNEL(silu_mul, ref::silu_mul)(a, b, y);
+}
+void add_scaled(float a, std::span<const float> x, std::span<float> y) noexcept {
+  KRAIT_KERNEL(add_scaled, ref::add_scaled)(a, x, y);
 }
 
 }  // namespace krait::inline v0_1::kernels

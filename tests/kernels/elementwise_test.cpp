@@ -20,8 +20,17 @@ using test::same_bits;
 using Unary = void (*)(std::span<const float>, std::span<float>) noexcept;
 using Binary = void (*)(std::span<const float>, std::span<const float>, std::span<float>) noexcept;
 
+// y = 0.3 a + b as a function of two operands.
+template <auto function>
+void add_scaled(std::span<const float> a, std::span<const float> b, std::span<float> y) noexcept {
+  const std::vector<float> x(a.begin(), a.end());  // y may be a
+  if (y.data() != b.data()) std::copy(b.begin(), b.end(), y.begin());
+  function(0.3F, x, y);
+}
+
 double exp_oracle(double x) { return std::exp(x); }
 double log_oracle(double x) { return std::log(x); }
+double relu_oracle(double x) { return x < 0.0 ? 0.0 : x; }
 
 struct UnaryCase {
   const char* name;
@@ -38,6 +47,7 @@ const UnaryCase unary_cases[] = {
     {"softplus", kernels::softplus, ref::softplus, ref::softplus_oracle, 1.9},
     {"sigmoid", kernels::sigmoid, ref::sigmoid, ref::sigmoid_oracle, 2.5},
     {"silu", kernels::silu, ref::silu, ref::silu_oracle, 2.8},
+    {"relu", kernels::relu, ref::relu, relu_oracle, 0.0},
 };
 
 const struct {
@@ -48,6 +58,7 @@ const struct {
     {"add", kernels::add, ref::add},
     {"mul", kernels::mul, ref::mul},
     {"silu_mul", kernels::silu_mul, ref::silu_mul},
+    {"add_scaled", add_scaled<kernels::add_scaled>, add_scaled<ref::add_scaled>},
 };
 
 // Error of y in units of the last place of a float at the exact value; infinite if y is of the

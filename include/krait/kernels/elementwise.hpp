@@ -24,6 +24,9 @@ KRAIT_API void sigmoid(std::span<const float> x, std::span<float> y) noexcept;
 /// y = x / (1 + e^-x), below 2.8 ulp; -0 at -inf, the limit.
 KRAIT_API void silu(std::span<const float> x, std::span<float> y) noexcept;
 
+/// y = max(x, 0); NaN and -0 stay.
+KRAIT_API void relu(std::span<const float> x, std::span<float> y) noexcept;
+
 /// y = a + b.
 KRAIT_API void add(std::span<const float> a, std::span<const float> b, std::span<float> y) noexcept;
 
@@ -33,5 +36,8 @@ KRAIT_API void mul(std::span<const float> a, std::span<const float> b, std::span
 /// y = a · silu(b): a gate.
 KRAIT_API void silu_mul(std::span<const float> a, std::span<const float> b,
                         std::span<float> y) noexcept;
+
+/// y = a · x + y, one rounding.
+KRAIT_API void add_scaled(float a, std::span<const float> x, std::span<float> y) noexcept;
 
 }  // namespace krait::inline v0_1::kernels

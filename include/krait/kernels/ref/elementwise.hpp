@@ -48,6 +48,11 @@ inline void silu(std::span<const float> x, std::span<float> y) noexcept {
   for (std::size_t i = 0; i < x.size(); ++i) y[i] = silu_of(ScalarOps(), x[i]);
 }
 
+/// The bits of kernels::relu.
+inline void relu(std::span<const float> x, std::span<float> y) noexcept {
+  for (std::size_t i = 0; i < x.size(); ++i) y[i] = x[i] < 0.0F ? 0.0F : x[i];
+}
+
 /// The bits of kernels::add.
 inline void add(std::span<const float> a, std::span<const float> b, std::span<float> y) noexcept {
   for (std::size_t i = 0; i < a.size(); ++i) y[i] = a[i] + b[i];
@@ -62,6 +67,11 @@ inline void mul(std::span<const float> a, std::span<const float> b, std::span<fl
 inline void silu_mul(std::span<const float> a, std::span<const float> b,
                      std::span<float> y) noexcept {
   for (std::size_t i = 0; i < a.size(); ++i) y[i] = a[i] * silu_of(ScalarOps(), b[i]);
+}
+
+/// The bits of kernels::add_scaled.
+inline void add_scaled(float a, std::span<const float> x, std::span<float> y) noexcept {
+  for (std::size_t i = 0; i < x.size(); ++i) y[i] = std::fma(a, x[i], y[i]);
 }
 
 }  // namespace krait::inline v0_1::ref
