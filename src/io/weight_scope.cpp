@@ -183,7 +183,7 @@ void* WeightBinder::allocate(Index bytes) {
 
 // The tensor in `dtype`: in place if the file has it so and its address allows, else a copy.
 Result<TensorView> WeightBinder::hold(std::string name, std::string path, const Shape& shape,
-                                      DType dtype, TensorRole role) {
+                                      DType dtype, TensorRole role, double active) {
   KRAIT_ASSIGN_OR_RETURN(const TensorView stored, find(name, shape));
   const bool is_matrix = role == TensorRole::matrix;
   TensorView held{nullptr, is_matrix ? form_dtype(options_.weights.form, stored.dtype) : dtype,
@@ -202,6 +202,7 @@ Result<TensorView> WeightBinder::hold(std::string name, std::string path, const 
           .form = std::string(to_string(held.dtype)),
           .placement = is_in_place ? Placement::in_place : Placement::converted,
           .role = role,
+          .active = active,
           .parts = {held}});
   return held;
 }
@@ -211,12 +212,10 @@ WeightScope::WeightScope(WeightBinder& binder, std::string_view prefix)
   if (!prefix_.empty()) prefix_ += '.';
 }
 
-WeightScope WeightScope::scope(std::string_view name) const {
-  return {*binder_, prefix_, path(name) + "."};
-}
+WeightScope WeightScope::scope(std::string_view name) const { return below(path(name) + "."); }
 
 WeightScope WeightScope::scope(std::string_view name, Index index) const {
-  return {*binder_, prefix_, fmt::format("{}.{}.", path(name), index)};
+  return below(fmt::format("{}.{}.", path(name), index));
 }
 
 std::string WeightScope::path(std::string_view name) const { return path_ + std::string(name); }
@@ -227,9 +226,9 @@ bool WeightScope::contains(std::string_view name) const {
   return binder_->store() != nullptr && binder_->store()->contains(this->name(name));
 }
 
-Result<TensorView> WeightScope::matrix(std::string_view name, Index rows, Index cols) const {
-  return binder_->hold(this->name(name), path(name), Shape{rows, cols}, DType::f32,
-                       TensorRole::matrix);
+Result<TensorView> WeightScope::matrix(std::string_view name, const Shape& shape) const {
+  return binder_->hold(this->name(name), path(name), shape, DType::f32, TensorRole::matrix,
+                       active_);
 }
 
 const WeightOptions& WeightScope::options() const noexcept { return binder_->options_.weights; }
@@ -256,6 +255,7 @@ void WeightScope::record_matrix(std::string_view form, const Shape& matrix, Plac
                    .form = std::string(form),
                    .placement = placement,
                    .role = TensorRole::matrix,
+                   .active = active_,
                    .parts = std::move(parts)});
 }
 
@@ -290,11 +290,12 @@ Result<TensorView> WeightScope::unpacked(const Shape& matrix, const Shape& codes
   TensorView held{nullptr, form_dtype(options().form, DType::f32), matrix};
   if (materialize()) {
     auto* data = static_cast<std::byte*>(binder_->allocate(held.bytes()));
-    AlignedBuffer<float> row(matrix[1]);
-    for (Index r = 0; r < matrix[0]; ++r) {
+    const Index cols = matrix[matrix.rank() - 1];
+    AlignedBuffer<float> row(cols);
+    for (Index r = 0; r < matrix.size() / cols; ++r) {
       unpack(packed, r, row.span());
-      convert_floats({row.data(), DType::f32, {matrix[1]}}, held.dtype,
-                     data + r * matrix[1] * bytes_of(held.dtype));
+      convert_floats({row.data(), DType::f32, {cols}}, held.dtype,
+                     data + r * cols * bytes_of(held.dtype));
     }
     held.data = data;
   }
@@ -304,8 +305,9 @@ Result<TensorView> WeightScope::unpacked(const Shape& matrix, const Shape& codes
 
 Result<std::span<const float>> WeightScope::floats(std::string_view name,
                                                    const Shape& shape) const {
-  KRAIT_ASSIGN_OR_RETURN(const TensorView held, binder_->hold(this->name(name), path(name), shape,
-                                                              DType::f32, TensorRole::parameter));
+  KRAIT_ASSIGN_OR_RETURN(const TensorView held,
+                         binder_->hold(this->name(name), path(name), shape, DType::f32,
+                                       TensorRole::parameter, active_));
   return std::span<const float>{static_cast<const float*>(held.data),
                                 held.data == nullptr ? 0 : static_cast<std::size_t>(held.size())};
 }
@@ -328,6 +330,7 @@ Result<std::span<const float>> WeightScope::derive(
                    .shape = shape,
                    .form = std::string(to_string(DType::f32)),
                    .placement = Placement::derived,
+                   .active = active_,
                    .parts = {{stored.data, stored.dtype, shape}}});
   binder_->uses_.back().bytes = size * bytes_of(DType::f32);
   return std::span<const float>(result);

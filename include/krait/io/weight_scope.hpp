@@ -69,6 +69,7 @@ struct TensorUse {
   Index bytes = 0;   ///< as held in memory
   Placement placement = Placement::in_place;
   TensorRole role = TensorRole::parameter;
+  double active = 1.0;  ///< the part of it that one token needs: below 1 for experts
   /// The tensor as held, or its codes and scales; of a derived one, the file's tensor. Data null
   /// while planning.
   std::vector<TensorView> parts;
@@ -116,7 +117,7 @@ class KRAIT_API WeightBinder {
   void record(TensorUse use);
   void* allocate(Index bytes);
   Result<TensorView> hold(std::string name, std::string path, const Shape& shape, DType dtype,
-                          TensorRole role);
+                          TensorRole role, double active);
 
   const WeightStore* store_;
   Options options_;
@@ -135,9 +136,18 @@ class KRAIT_API WeightScope {
   WeightScope scope(std::string_view name) const;
   WeightScope scope(std::string_view name, Index index) const;
 
-  /// A weight matrix [rows, cols] in the form the user asked for. Used in place where the file has
-  /// that form, otherwise converted once. The name must exist.
-  Result<TensorView> matrix(std::string_view name, Index rows, Index cols) const;
+  /// The same place, for tensors of which one token needs only that part on average: `chosen` of
+  /// `count` experts.
+  WeightScope active(Index chosen, Index count) const {
+    WeightScope scope = *this;
+    scope.active_ = static_cast<double>(chosen) / static_cast<double>(count);
+    return scope;
+  }
+
+  /// A weight matrix [rows, cols], or a stack of them [count, rows, cols], in the form the user
+  /// asked for. Used in place where the file has that form, otherwise converted once. The name must
+  /// exist.
+  Result<TensorView> matrix(std::string_view name, const Shape& shape) const;
 
   /// What the user asked for.
   const WeightOptions& options() const noexcept;
@@ -145,8 +155,8 @@ class KRAIT_API WeightScope {
   /// The shape of the checkpoint's tensor of that name; null without one or without a checkpoint.
   const Shape* stored_shape(std::string_view name) const;
 
-  /// The matrix [rows, cols] that the checkpoint holds as `codes` (u8) and `scales` (f16) of the
-  /// given shapes, in place where their addresses allow. Recorded under the name "weight".
+  /// The matrix, or stack of matrices, that the checkpoint holds as `codes` (u8) and `scales` (f16)
+  /// of the given shapes, in place where their addresses allow. Recorded under the name "weight".
   Result<PackedMatrix> packed(std::string_view form, const Shape& matrix, const Shape& codes,
                               const Shape& scales) const;
 
@@ -190,8 +200,11 @@ class KRAIT_API WeightScope {
   bool is_stored() const noexcept { return binder_->store() != nullptr; }
 
  private:
-  WeightScope(WeightBinder& binder, std::string prefix, std::string path)
-      : binder_(&binder), prefix_(std::move(prefix)), path_(std::move(path)) {}
+  WeightScope below(std::string path) const {
+    WeightScope scope = *this;
+    scope.path_ = std::move(path);
+    return scope;
+  }
   Result<std::span<const float>> floats(std::string_view name, const Shape& shape) const;
   Result<PackedMatrix> find_packed(const Shape& codes, const Shape& scales) const;
   void record_matrix(std::string_view form, const Shape& matrix, Placement placement,
@@ -200,6 +213,7 @@ class KRAIT_API WeightScope {
   WeightBinder* binder_;
   std::string prefix_;  // "backbone." or ""
   std::string path_;    // "layers.3.mixer." or ""
+  double active_ = 1.0;
 };
 
 /// Converts a tensor of floats to another type of float, rounding to nearest even.

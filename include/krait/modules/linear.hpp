@@ -3,12 +3,14 @@
 /// \file
 /// Linear: y = x Wᵀ + b, whatever form W is stored in.
 
+#include <initializer_list>
 #include <optional>
 #include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "krait/core/profile.hpp"
 #include "krait/io/weight_scope.hpp"
@@ -90,12 +92,28 @@ inline void apply_panels(const BlockContext& ctx, const PanelMemory& memory,
   }
 }
 
+/// Extents of one matrix [out, in], or of `count` of them in one tensor [count, out, in].
+struct MatrixShape {
+  Index out = 0;
+  Index in = 0;
+  std::optional<Index> count = {};  ///< absent: one matrix, in a tensor of two axes
+
+  Index matrices() const noexcept { return count.value_or(1); }
+  /// The tensor's shape, its last two extents replaced by those given.
+  Shape tensor(std::initializer_list<Index> extents) const {
+    std::vector<Index> all(extents);
+    if (count) all.insert(all.begin(), *count);
+    return Shape::make(all).value_or(Shape());
+  }
+};
+
 /// A matrix of f32, f16 or bf16, usually in place in the checkpoint's file.
 struct DenseLinear {
   kernels::DenseWeights W;      ///< [out, in]
   const float* bias = nullptr;  ///< [out] or null
 
-  static Result<DenseLinear> bind(const WeightScope& weights, Plan& plan, Index out, Index in);
+  static Result<std::vector<DenseLinear>> bind(const WeightScope& weights, Plan& plan,
+                                               const MatrixShape& shape);
 
   Index out() const noexcept { return W.rows; }
   Index in() const noexcept { return W.cols; }
@@ -127,7 +145,8 @@ struct Bf16Linear {
   kernels::DenseWeights W;      ///< [out, in], of bf16
   const float* bias = nullptr;  ///< [out] or null
 
-  static Result<Bf16Linear> bind(const WeightScope& weights, Plan& plan, Index out, Index in);
+  static Result<std::vector<Bf16Linear>> bind(const WeightScope& weights, Plan& plan,
+                                              const MatrixShape& shape);
 
   Index out() const noexcept { return W.rows; }
   Index in() const noexcept { return W.cols; }
@@ -154,8 +173,9 @@ struct GroupedLinear {
   kernels::GroupedWeights W;    ///< [out, in]
   const float* bias = nullptr;  ///< [out] or null
 
-  static Result<GroupedLinear> bind(const WeightScope& weights, Plan& plan,
-                                    kernels::GroupedForm form, Index out, Index in);
+  static Result<std::vector<GroupedLinear>> bind(const WeightScope& weights, Plan& plan,
+                                                 kernels::GroupedForm form,
+                                                 const MatrixShape& shape);
 
   Index out() const noexcept { return W.rows; }
   Index in() const noexcept { return W.cols; }
@@ -191,6 +211,10 @@ class Linear {
   static Result<Linear> bind(const WeightScope& weights, Plan& plan, Index out, Index in,
                              bool has_bias);
 
+  /// The `count` matrices of one tensor `weight` [count, out, in], such as the experts of a layer.
+  static Result<std::vector<Linear>> bind_stack(const WeightScope& weights, Plan& plan, Index count,
+                                                Index out, Index in);
+
   Index out() const noexcept {
     return std::visit([](const auto& form) { return form.out(); }, form_);
   }
@@ -212,6 +236,13 @@ class Linear {
   /// Row r of W as floats [in], exactly.
   void row(Index r, std::span<float> out) const noexcept {
     std::visit([&](const auto& form) { form.row(r, out); }, form_);
+  }
+
+  /// The same matrix with that bias [out], which must outlive it.
+  Linear with_bias(const float* bias) const {
+    Linear result = *this;
+    std::visit([&](auto& form) { form.bias = bias; }, result.form_);
+    return result;
   }
 
   const Form& form() const noexcept { return form_; }
