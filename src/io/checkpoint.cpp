@@ -26,7 +26,8 @@ Error unsupported(std::string_view expected, std::string_view found, const fs::p
 }
 
 constexpr std::string_view known_files =
-    "model.safetensors, model.safetensors.index.json or pytorch_model.bin";
+    "model.safetensors, model.safetensors.index.json, pytorch_model.bin or "
+    "consolidated.safetensors";
 
 Result<void> read_weights_file(const fs::path& path, const CheckpointOptions& options,
                                Checkpoint& checkpoint) {
@@ -60,6 +61,9 @@ Result<void> read_weights(const fs::path& folder, const CheckpointOptions& optio
   if (is_there(folder / "pytorch_model.bin")) {
     return read_weights_file(folder / "pytorch_model.bin", options, checkpoint);
   }
+  if (is_there(folder / "consolidated.safetensors")) {
+    return read_weights_file(folder / "consolidated.safetensors", options, checkpoint);
+  }
   if (is_there(folder / "pytorch_model.bin.index.json")) {
     return unsupported(known_files, "pytorch_model.bin in shards, which are not read", folder);
   }
@@ -75,15 +79,16 @@ Result<void> read_weights(const fs::path& folder, const CheckpointOptions& optio
 
 Result<void> read_texts(const fs::path& folder, Checkpoint& checkpoint) {
   if (!is_there(folder / "config.json")) {
-    if (is_there(folder / "params.json")) {
-      return unsupported("config.json", "params.json, a form this version does not read", folder);
+    if (!is_there(folder / "params.json")) {
+      return Error{ErrorCode::not_found,
+                   fmt::format("[checkpoint] expected config.json or params.json, found none ({})",
+                               folder.string())};
     }
-    return Error{
-        ErrorCode::not_found,
-        fmt::format("[checkpoint] expected config.json, found none ({})", folder.string())};
+    checkpoint.config_file = "params.json";  // Mistral's
   }
-  KRAIT_ASSIGN_OR_RETURN(checkpoint.config,
-                         read_text_file((folder / "config.json").string(), largest_config));
+  KRAIT_ASSIGN_OR_RETURN(
+      checkpoint.config,
+      read_text_file((folder / checkpoint.config_file).string(), largest_config));
   if (is_there(folder / "tokenizer.json")) {
     KRAIT_ASSIGN_OR_RETURN(checkpoint.tokenizer,
                            read_text_file((folder / "tokenizer.json").string()));

@@ -418,10 +418,20 @@ class Machine {
     }
     for (std::size_t i = 0; i < items.size(); i += 2) {
       if (items[i]->as<std::string>() == nullptr) return fail("text as keys", "something else");
-      if (is_container(*items[i + 1])) continue;  // optimiser states and the like
+      if (is_container(*items[i + 1]) && !take_as_model(*items[i], items[i + 1])) {
+        continue;  // optimiser states and the like
+      }
       dict->items.emplace_back(std::move(items[i]), std::move(items[i + 1]));
     }
     return {};
+  }
+
+  // Training frameworks save the state dictionary as one entry of several. One such entry is kept:
+  // more of them could nest without a limit, or form a circle.
+  bool take_as_model(const PickleValue& key, const PickleRef& value) {
+    const bool is_dict = value->as<PickleDict>() != nullptr && value != stack_.back();
+    if (!is_dict || has_model_ || *key.as<std::string>() != "model") return false;
+    return has_model_ = true;
   }
 
   Result<void> check_depth() const {
@@ -436,6 +446,7 @@ class Machine {
   std::string_view name_;
   std::size_t at_ = 0;
   std::size_t op_at_ = 0;
+  bool has_model_ = false;
   std::vector<PickleRef> stack_;
   std::vector<std::size_t> marks_;
   std::map<std::uint64_t, PickleRef> memo_;

@@ -62,6 +62,7 @@ class BinReader {
         read_pickle(entries_.find(folder_ + "data.pkl")->second, allowed_names, file_->name()));
     const auto* dict = root->as<PickleDict>();
     if (dict == nullptr) return fail("data.pkl", "a dictionary of tensors", "something else");
+    if (const PickleDict* model = inner_model(*dict)) dict = model;
     std::set<std::string_view> names;
     for (const auto& [key, value] : dict->items) {
       const auto& name = *key->as<std::string>();
@@ -113,6 +114,14 @@ class BinReader {
       }
     }
     return {};
+  }
+
+  // Training frameworks save the tensors as one entry of several, under this name.
+  static const PickleDict* inner_model(const PickleDict& dict) {
+    for (const auto& [key, value] : dict.items) {
+      if (*key->as<std::string>() == "model") return value->as<PickleDict>();
+    }
+    return nullptr;
   }
 
   Result<void> read_entry(const std::string& name, const PickleValue& value) {

@@ -299,7 +299,7 @@ Result<void> write_text(const std::string& path, std::string_view text) {
 // The files beside the weights.
 Result<void> copy_texts(const Checkpoint& checkpoint, const fs::path& source,
                         const fs::path& destination) {
-  KRAIT_RETURN_IF_ERROR(write_text(destination / "config.json", checkpoint.config));
+  KRAIT_RETURN_IF_ERROR(write_text(destination / checkpoint.config_file, checkpoint.config));
   const auto copy = [&](const char* name, const std::string& text) -> Result<void> {
     if (text.empty()) return {};
     return write_text(destination / name, text);

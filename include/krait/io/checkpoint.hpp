@@ -17,8 +17,9 @@ namespace krait::inline v0_1 {
 /// The parts of a checkpoint. Configuration and tokenizer are kept as the bytes they were found
 /// as: reading them is the business of `registry.hpp` and of the text floor.
 struct Checkpoint {
-  std::string path;    ///< as given, for messages
-  std::string config;  ///< config.json
+  std::string path;                         ///< as given, for messages
+  std::string config;                       ///< config.json or params.json
+  std::string config_file = "config.json";  ///< which of the two
   WeightStore weights;
   std::string tokenizer;           ///< tokenizer.json; empty if there is none
   std::string tokenizer_config;    ///< tokenizer_config.json; empty if there is none
@@ -33,9 +34,10 @@ struct CheckpointOptions {
 };
 
 /// Opens a checkpoint:
-/// - a directory with config.json and model.safetensors, or its shards with
-///   model.safetensors.index.json, or pytorch_model.bin (original state-spaces files);
-/// - a .safetensors or .bin file, whose config.json and tokenizer.json lie beside it.
+/// - a directory with config.json, or Mistral's params.json, and model.safetensors, or its shards
+///   with model.safetensors.index.json, or pytorch_model.bin (original state-spaces files), or
+///   consolidated.safetensors;
+/// - a .safetensors or .bin file, whose configuration and tokenizer.json lie beside it.
 ///
 /// Every length, offset and shape is checked; nothing in a .bin file is executed. Formats that are
 /// recognised but not read (.gguf, tokenizer.model, other archives) give `unsupported`.
