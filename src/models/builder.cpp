@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <type_traits>
 
@@ -40,6 +41,15 @@ Result<Linear> bind_head(const ModelSpec& spec, WeightBinder& binder, Plan& plan
   return embedding.tied_head();
 }
 
+Result<Linear> bind_head_with_bias(const ModelSpec& spec, WeightBinder& binder, Plan& plan,
+                                   const Embedding& embedding) {
+  KRAIT_ASSIGN_OR_RETURN(Linear head, bind_head(spec, binder, plan, embedding));
+  if (!spec.head_bias) return head;
+  const WeightScope weights = WeightScope(binder, "").scope(spec.head_name);
+  KRAIT_ASSIGN_OR_RETURN(const auto bias, weights.get<float>("bias", {spec.embedding.rows()}));
+  return head.with_bias(bias.data());
+}
+
 // Binds every part. The embedding comes first: `bind_head` relies on it.
 Result<Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder, const std::string& prefix,
                          Plan& plan, PlanTree& tree) {
@@ -51,6 +61,8 @@ Result<Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder, const std:
   tree.name(spec.embedding_name, "Embedding");
 
   const ScratchSlot branch = plan.scratch(spec.d_model());
+  const bool is_parallel = std::ranges::any_of(spec.layers, &LayerSpec::parallel);
+  const ScratchSlot layer_input = is_parallel ? plan.scratch(spec.d_model()) : ScratchSlot{};
   const Index mark = plan.scratch_plan().mark();
   for (std::size_t i = 0; i < spec.layers.size(); ++i) {
     const WeightScope layer = root.scope(spec.layers_name, static_cast<Index>(i));
@@ -64,10 +76,15 @@ Result<Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder, const std:
           auto block, std::visit([&](const auto& kind) { return kind.bind(block_scope, plan); },
                                  residual.block));
       const bool has_state = plan.state_floats() > stateless;
-      const ScratchSlot input = has_state ? plan.trail(spec.d_model()) : ScratchSlot{};
+      const ScratchSlot trail = has_state ? plan.trail(spec.d_model()) : ScratchSlot{};
+      const auto source = !spec.layers[i].parallel ? Residual::Source::stream
+                          : &residual == &spec.layers[i].residuals[0]
+                              ? Residual::Source::first_of_layer
+                              : Residual::Source::layer;
       tree.name(layer.path(residual.norm_name), norm.description());
       tree.name(layer.path(residual.block_name), block->description());
-      parts.residuals.emplace_back(std::move(norm), std::move(block), branch, input);
+      parts.residuals.emplace_back(std::move(norm), std::move(block), source,
+                                   Residual::Slots{branch, layer_input, trail});
     }
   }
 
@@ -75,7 +92,7 @@ Result<Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder, const std:
       parts.final_norm,
       Norm::bind(spec.final_norm, root.scope(spec.final_norm_name), spec.d_model()));
   tree.name(spec.final_norm_name, parts.final_norm.description());
-  KRAIT_ASSIGN_OR_RETURN(parts.head, bind_head(spec, binder, plan, parts.embedding));
+  KRAIT_ASSIGN_OR_RETURN(parts.head, bind_head_with_bias(spec, binder, plan, parts.embedding));
   tree.name(spec.head_name, "Head");
   parts.scratch = plan.scratch_plan();
   parts.trail = plan.trail_plan();
@@ -170,6 +187,11 @@ std::string fingerprint(const ModelSpec& spec, const WeightBinder& binder) {
   return hash.hex();
 }
 
+// Of that many elements or bytes of the tensor, those that one token needs.
+Index active_part(Index whole, const TensorUse& use) {
+  return static_cast<Index>(std::llround(static_cast<double>(whole) * use.active));
+}
+
 ModelPlan make_plan(const WeightBinder& binder, const Plan& plan, const ModelSpec& spec,
                     const PlanTree& tree) {
   ModelPlan result;
@@ -183,8 +205,17 @@ ModelPlan make_plan(const WeightBinder& binder, const Plan& plan, const ModelSpe
   result.unused = binder.unused();
   for (const TensorUse& use : result.tensors) {
     result.parameters += use.shape.size();
+    result.active_parameters += active_part(use.shape.size(), use);
+    result.bytes_per_token += active_part(use.bytes, use);
     (use.placement == Placement::in_place ? result.in_place_bytes : result.owned_bytes) +=
         use.bytes;
+  }
+  // Of an embedding that is not the head as well, a token reads one row.
+  const TensorUse& embedding = result.tensors.front();
+  const bool is_head_own = std::ranges::any_of(
+      result.tensors, [&](const TensorUse& use) { return use.path == spec.head_name + ".weight"; });
+  if (is_head_own) {
+    result.bytes_per_token -= embedding.bytes - embedding.bytes / spec.embedding.rows();
   }
   result.tree = tree.text(result, spec);
   return result;

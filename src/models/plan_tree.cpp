@@ -113,8 +113,12 @@ std::string PlanTree::text(const ModelPlan& plan, const ModelSpec& spec) const {
     root.children.push_back({spec.head_name, "Head, tied to " + spec.embedding_name, {}});
   }
   fold(root);
-  std::string out = fmt::format("{}: {} parameters\n", spec.family.empty() ? "model" : spec.family,
+  std::string out = fmt::format("{}: {} parameters", spec.family.empty() ? "model" : spec.family,
                                 plan.parameters);
+  if (plan.active_parameters != plan.parameters) {
+    out += fmt::format(", {} active", plan.active_parameters);
+  }
+  out += fmt::format(", {} read per token\n", bytes_text(plan.bytes_per_token));
   draw(root, "", 1, out);
   out += fmt::format(
       "weights {} in place, {} converted or derived; state {} per sequence; "

@@ -96,7 +96,8 @@ BlockContext Session::context(MatrixView<float> x, std::span<const SequenceRows>
           .executor = *executor_,
           .memory = scratch_,
           .workspace = workspace_.span(),
-          .trail = trail};
+          .trail = trail,
+          .routing = options_.routing};
 }
 
 void Session::forward(std::span<const Token> tokens, std::span<const SequenceRows> sequences,

@@ -59,8 +59,9 @@ std::string to_string(const ModelSpec& spec) {
     std::size_t last = first;
     while (last + 1 < spec.layers.size() && spec.layers[last + 1] == spec.layers[first]) ++last;
     text += last == first
-                ? fmt::format("{}.{}\n", spec.layers_name, first)
-                : fmt::format("{}.{} to {}.{}\n", spec.layers_name, first, spec.layers_name, last);
+                ? fmt::format("{}.{}", spec.layers_name, first)
+                : fmt::format("{}.{} to {}.{}", spec.layers_name, first, spec.layers_name, last);
+    text += spec.layers[first].parallel ? " parallel\n" : "\n";
     for (const ResidualSpec& residual : spec.layers[first].residuals) {
       const std::string block = std::visit(
           [&](const auto& kind) { return kind.to_string(spec.d_model()); }, residual.block);
@@ -71,6 +72,7 @@ std::string to_string(const ModelSpec& spec) {
   }
   text += fmt::format("{} {}\n{}", spec.final_norm_name, norm_text(spec.final_norm),
                       spec.tied_head ? "tied head" : spec.head_name + " untied");
+  if (spec.head_bias) text += " with bias";
   return text;
 }
 

@@ -8,6 +8,8 @@ namespace krait::inline v0_1 {
 
 Block::~Block() = default;
 
+std::string spec_number(float value) { return fmt::to_string(value); }
+
 Error bad_spec(std::string_view what, std::string_view expected, std::string_view found) {
   return {ErrorCode::bad_config,
           fmt::format("[spec] {}: expected {}, found {}", what, expected, found)};

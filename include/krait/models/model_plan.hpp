@@ -16,6 +16,8 @@ struct ModelPlan {
   std::vector<TensorUse> tensors;  ///< in order of binding
   std::vector<StateTensor> state_tensors;
   Index parameters = 0;               ///< elements of all tensors, a shared one once
+  Index active_parameters = 0;        ///< the same without the experts that a token is not sent to
+  Index bytes_per_token = 0;          ///< weights that one step reads, as held in memory
   Index in_place_bytes = 0;           ///< weights used where the file has them
   Index owned_bytes = 0;              ///< weights converted or derived
   Index state_bytes = 0;              ///< one sequence, constant for ever

@@ -14,7 +14,7 @@
 
 namespace krait::inline v0_1 {
 
-/// Sizes of a session's working memory.
+/// Sizes of a session's working memory, and who watches it.
 struct SessionOptions {
   Index chunk = 256;    ///< tokens of a prompt that run at once; results do not depend on it
   Index max_batch = 8;  ///< sequences that `step_batch` takes at once
@@ -22,6 +22,8 @@ struct SessionOptions {
   /// `ModelPlan::trail_bytes_per_token`.
   Index max_verify = 8;
   Index max_verify_batch = 1;  ///< sequences that one verification takes; each costs a state
+  RoutingObserver* routing =
+      nullptr;  ///< told of every choice of experts; must outlive the session
 };
 
 /// Advances states of one model. Its memory is allocated by the constructor; no call allocates

@@ -14,6 +14,9 @@
 #include "krait/core/error.hpp"
 #include "krait/modules/embedding.hpp"
 #include "krait/modules/mamba.hpp"
+#include "krait/modules/mamba2.hpp"
+#include "krait/modules/mlp.hpp"
+#include "krait/modules/moe.hpp"
 #include "krait/modules/norms.hpp"
 
 namespace krait::inline v0_1 {
@@ -34,7 +37,7 @@ struct CustomSpec {
 };
 
 /// The kinds of block. Each alternative is an AnyBlockSpec (modules/block_spec.hpp).
-using BlockSpec = std::variant<MambaSpec, CustomSpec>;
+using BlockSpec = std::variant<MambaSpec, Mamba2Spec, MlpSpec, MoeSpec, CustomSpec>;
 
 /// h = h + block(norm(h)), with the names of both in the checkpoint.
 struct ResidualSpec {
@@ -48,6 +51,9 @@ struct ResidualSpec {
 /// One entry of `layers`: usually a single residual block.
 struct LayerSpec {
   std::vector<ResidualSpec> residuals;
+  /// Whether every block reads the layer's input, h = h + Σ block(norm(h)), rather than what the
+  /// one before it left.
+  bool parallel = false;
   friend bool operator==(const LayerSpec&, const LayerSpec&) = default;
 };
 
@@ -62,6 +68,7 @@ struct ModelSpec {
   NormSpec final_norm;
   bool tied_head = true;              ///< the head is the embedding's matrix
   std::string head_name = "lm_head";  ///< in the checkpoint, outside the prefix
+  bool head_bias = false;             ///< <head_name>.bias exists
 
   Index d_model() const noexcept { return embedding.d_model; }
   friend bool operator==(const ModelSpec&, const ModelSpec&) = default;

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "krait/core/executor.hpp"
 #include "krait/core/scratch.hpp"
@@ -41,6 +42,17 @@ struct Trail {
   }
 };
 
+/// Watches which experts the tokens of a run are sent to.
+class RoutingObserver {
+ public:
+  /// `gates` [tokens, n_expert] of the block at `path`, such as "layers.3.moe": 0 for the experts
+  /// that have no part. Called in the middle of a run, which waits for it.
+  virtual void routed(std::string_view path, MatrixView<const float> gates) noexcept = 0;
+
+ protected:
+  ~RoutingObserver() = default;
+};
+
 /// What a block sees: the rows of one run. A run holds one token of one sequence (a step), many
 /// tokens of one (a prompt), or tokens of several sequences (a batch); the same code serves all.
 struct BlockContext {
@@ -50,6 +62,7 @@ struct BlockContext {
   Scratch& memory;
   std::span<float> workspace;  ///< of the matrix product that runs; booked by Plan::workspace
   Trail trail{};
+  RoutingObserver* routing = nullptr;  ///< may be null
 
   /// Booked working memory as a matrix [rows, cols]; rows start on cache lines.
   MatrixView<float> scratch(ScratchSlot slot, Index cols) const noexcept {

@@ -35,6 +35,9 @@ inline constexpr Index largest_extent = Index{1} << 28;
 /// Whether the extent is 1 to `largest_extent`; bad_config names it by `what`.
 KRAIT_API Result<void> check_extent(std::string_view what, Index value);
 
+/// A number as the text of a spec has it: the shortest that gives its value back.
+KRAIT_API std::string spec_number(float value);
+
 /// "[spec] what: expected X, found Y".
 KRAIT_API Error bad_spec(std::string_view what, std::string_view expected, std::string_view found);
 

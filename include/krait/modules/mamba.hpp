@@ -18,6 +18,7 @@
 
 #include "krait/core/profile.hpp"
 #include "krait/kernels/elementwise.hpp"
+#include "krait/kernels/norm.hpp"
 #include "krait/kernels/selective_scan.hpp"
 #include "krait/modules/block.hpp"
 #include "krait/modules/block_spec.hpp"
@@ -35,6 +36,9 @@ struct MambaSpec {
   Index dt_rank = 0;      ///< 0: ⌈d_model / 16⌉
   bool conv_bias = true;  ///< conv1d.bias exists
   bool bias = false;      ///< in_proj.bias and out_proj.bias exist
+  /// Of root-mean-square norms without weights that dt, B and C go through behind x_proj
+  /// (Falcon-Mamba, arXiv:2410.05355, section 2.1); negative: none.
+  float inner_norm_eps = -1.0F;
 
   /// The same with every 0 replaced by what it stands for.
   MambaSpec resolved(Index d_model) const noexcept {
@@ -58,7 +62,8 @@ struct MambaSpec {
     return "Mamba d_inner " + std::to_string(spec.d_inner) + " d_state " +
            std::to_string(spec.d_state) + " d_conv " + std::to_string(spec.d_conv) + " dt_rank " +
            std::to_string(spec.dt_rank) + (conv_bias ? "" : " no-conv-bias") +
-           (bias ? " bias" : "");
+           (bias ? " bias" : "") +
+           (inner_norm_eps < 0.0F ? "" : " inner-norm " + spec_number(inner_norm_eps));
   }
 
   Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) const;
@@ -91,6 +96,7 @@ class Mamba final : public Block {
     });
     zone.next("x_proj");
     x_proj_.apply(ctx, u, dBC);  // [δ; B; C] = x_proj(u)
+    if (inner_norm_eps_ >= 0.0F) normalize(ctx, dBC);
     zone.next("dt_proj");
     dt_proj_.apply(ctx, dBC.cols_from(0, dt_rank), dt_raw);
     zone.next("scan");
@@ -132,6 +138,18 @@ class Mamba final : public Block {
     Index dt_rank;
   };
 
+  // δ, B and C each divided by their root mean square.
+  void normalize(const BlockContext& ctx, MatrixView<float> dBC) const noexcept {
+    const auto [d_inner, d_state, dt_rank] = sizes_;
+    for (const Range cols : {Range{0, dt_rank}, Range{dt_rank, dt_rank + d_state},
+                             Range{dt_rank + d_state, dt_rank + 2 * d_state}}) {
+      parallel_for(ctx.executor, dBC.rows, 16, [&](Range rows) {
+        const auto part = dBC.rows_from(rows.begin, rows.size()).cols_from(cols.begin, cols.size());
+        kernels::rms_norm({.x = part, .eps = inner_norm_eps_, .y = part});
+      });
+    }
+  }
+
   // h[d,n] = 2^(dt A) h[d,n] + dt u B;  y = (C·h + D u) silu(z), for every sequence of the run.
   void scan(std::span<const SequenceRows> sequences, MatrixView<float> u,
             MatrixView<const float> dt_raw, MatrixView<const float> B, MatrixView<const float> C,
@@ -152,6 +170,7 @@ class Mamba final : public Block {
   }
 
   Sizes sizes_{};
+  float inner_norm_eps_ = -1.0F;
   Linear in_proj_;            // [2 d_inner, d_model]
   CausalConv1d conv1d_;       // [d_inner, 1, d_conv]
   Linear x_proj_;             // [dt_rank + 2 d_state, d_inner]
@@ -175,6 +194,7 @@ inline Result<std::unique_ptr<const Block>> Mamba::bind(const MambaSpec& unresol
   const Index dt_rank = spec.dt_rank;
   auto block = std::make_unique<Mamba>();
   block->sizes_ = {d_inner, d_state, dt_rank};
+  block->inner_norm_eps_ = spec.inner_norm_eps;
 
   KRAIT_ASSIGN_OR_RETURN(block->in_proj_, Linear::bind(weights.scope("in_proj"), plan, 2 * d_inner,
                                                        d_model, spec.bias));

@@ -18,20 +18,36 @@ namespace krait::inline v0_1 {
 /// Norm, block, and the addition to the residual stream, which stays in f32.
 class Residual {
  public:
-  /// `input` is the slot of the trail for the block's input; of no size if the block has no state.
-  Residual(Norm norm, std::unique_ptr<const Block> block, ScratchSlot branch, ScratchSlot input)
-      : norm_(std::move(norm)), block_(std::move(block)), branch_(branch), input_(input) {}
+  /// Which stream the block reads: what the block before it left, or, in a layer of parallel
+  /// blocks, the layer's input, which the first of them keeps.
+  enum class Source { stream, first_of_layer, layer };
+
+  /// Slots of scratch and trail, [rows, d_model] each.
+  struct Slots {
+    ScratchSlot branch;       // the block's input and output
+    ScratchSlot layer_input;  // of a layer of parallel blocks
+    ScratchSlot trail;        // for the block's input; of no size if the block has no state
+  };
+
+  Residual(Norm norm, std::unique_ptr<const Block> block, Source source, Slots slots)
+      : norm_(std::move(norm)), block_(std::move(block)), source_(source), slots_(slots) {}
 
   /// h [rows, d_model] in and out.
   void forward(BlockContext& ctx) const noexcept {
     const MatrixView<float> h = ctx.x;
-    ctx.x = ctx.scratch(branch_, h.cols);
+    ctx.x = ctx.scratch(slots_.branch, h.cols);
+    const MatrixView<float> source =
+        source_ == Source::stream ? h : ctx.scratch(slots_.layer_input, h.cols);
     profile::Zone zone("norm");
     parallel_for(ctx.executor, h.rows, row_block, [&](Range rows) {
-      norm_.apply(h.rows_from(rows.begin, rows.size()), ctx.x.rows_from(rows.begin, rows.size()));
+      for (Index t = rows.begin; source_ == Source::first_of_layer && t < rows.end; ++t) {
+        std::ranges::copy(h.row(t), source.row_data(t));
+      }
+      norm_.apply(source.rows_from(rows.begin, rows.size()),
+                  ctx.x.rows_from(rows.begin, rows.size()));
     });
     zone.next("block");
-    if (has_state()) ctx.record(input_, ctx.x);
+    if (has_state()) ctx.record(slots_.trail, ctx.x);
     block_->forward(ctx);
     zone.next("residual");
     parallel_for(ctx.executor, h.rows, row_block, [&](Range rows) {
@@ -46,8 +62,8 @@ class Residual {
   void replay(BlockContext& ctx) const noexcept {
     if (!has_state()) return;
     const MatrixView<float> h = ctx.x;
-    const MatrixView<const float> input = ctx.recorded(input_, h.cols);
-    ctx.x = ctx.scratch(branch_, h.cols);
+    const MatrixView<const float> input = ctx.recorded(slots_.trail, h.cols);
+    ctx.x = ctx.scratch(slots_.branch, h.cols);
     for (Index t = 0; t < h.rows; ++t) std::ranges::copy(input.row(t), ctx.x.row_data(t));
     block_->replay(ctx);
     ctx.x = h;
@@ -59,12 +75,12 @@ class Residual {
  private:
   static constexpr Index row_block = 16;  // fewer rows are done before another thread would begin
 
-  bool has_state() const noexcept { return input_.floats_per_token > 0; }
+  bool has_state() const noexcept { return slots_.trail.floats_per_token > 0; }
 
   Norm norm_;
   std::unique_ptr<const Block> block_;
-  ScratchSlot branch_;  // [rows, d_model]
-  ScratchSlot input_;   // [rows, d_model] of the trail
+  Source source_;
+  Slots slots_;
 };
 
 }  // namespace krait::inline v0_1

@@ -1,0 +1,59 @@
+#pragma once
+
+/// \file
+/// A feed-forward network of two matrices: what an expert is, and an MLP.
+
+#include <utility>
+
+#include "krait/kernels/elementwise.hpp"
+#include "krait/modules/linear.hpp"
+
+namespace krait::inline v0_1 {
+
+/// The function between the two matrices.
+enum class Activation { relu, silu };
+
+constexpr const char* to_string(Activation activation) noexcept {
+  return activation == Activation::relu ? "relu" : "silu";
+}
+
+/// y = down(activation(up(x))), or, with a gate, y = down(activation(g) · u) where up gives [g; u]
+/// (Shazeer 2020, arXiv:2002.05202; with SiLU: SwiGLU). Made of bound matrices, so that a stack of
+/// experts in one tensor and experts of their own tensors are the same to it.
+class FeedForward {
+ public:
+  /// `up` is [d_hidden, d_model], or [2 d_hidden, d_model] with a gate; `down` [d_model, d_hidden].
+  FeedForward(Linear up, Linear down, Activation activation)
+      : up_(std::move(up)), down_(std::move(down)), activation_(activation) {}
+
+  Index d_hidden() const noexcept { return down_.in(); }
+  Index d_up() const noexcept { return up_.out(); }
+  bool is_gated() const noexcept { return d_up() == 2 * d_hidden(); }
+
+  /// x [rows, d_model] to y [rows, d_model], which may not overlap; hidden [rows, d_up]
+  /// is working memory.
+  void apply(const BlockContext& ctx, MatrixView<const float> x, MatrixView<float> hidden,
+             MatrixView<float> y) const noexcept {
+    up_.apply(ctx, x, hidden);
+    const MatrixView<float> active = hidden.cols_from(0, d_hidden());
+    parallel_for(ctx.executor, x.rows, row_block, [&](Range rows) {
+      for (Index t = rows.begin; t < rows.end; ++t) activate(hidden.row(t), active.row(t));
+    });
+    down_.apply(ctx, active, y);
+  }
+
+ private:
+  static constexpr Index row_block = 8;  // fewer rows are done before another thread would begin
+
+  void activate(std::span<const float> hidden, std::span<float> active) const noexcept {
+    const std::span<const float> g = hidden.first(active.size());
+    activation_ == Activation::relu ? kernels::relu(g, active) : kernels::silu(g, active);
+    if (is_gated()) kernels::mul(active, hidden.subspan(active.size()), active);
+  }
+
+  Linear up_;
+  Linear down_;
+  Activation activation_;
+};
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,80 @@
+#pragma once
+
+/// \file
+/// A feed-forward network that every token goes through.
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "krait/modules/block.hpp"
+#include "krait/modules/block_spec.hpp"
+#include "krait/modules/feed_forward.hpp"
+
+namespace krait::inline v0_1 {
+
+/// Sizes of a feed-forward block, and the names of its two matrices below its own.
+struct MlpSpec {
+  Index d_hidden = 0;  ///< 0: 4 · d_model
+  Activation activation = Activation::silu;
+  bool gated = true;  ///< `up` has 2 · d_hidden rows, those of the gate first
+  bool bias = false;  ///< of both matrices
+  std::string up = "up_proj";
+  std::string down = "down_proj";
+
+  MlpSpec resolved(Index d_model) const {
+    MlpSpec spec = *this;
+    if (spec.d_hidden == 0) spec.d_hidden = 4 * d_model;
+    return spec;
+  }
+
+  Result<void> validate(Index d_model) const {
+    return check_extent("d_hidden", resolved(d_model).d_hidden);
+  }
+
+  std::string to_string(Index d_model) const {
+    return "Mlp d_hidden " + std::to_string(resolved(d_model).d_hidden) + ' ' +
+           krait::to_string(activation) + (gated ? " gated" : "") + (bias ? " bias" : "");
+  }
+
+  Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) const;
+
+  friend bool operator==(const MlpSpec&, const MlpSpec&) = default;
+};
+
+/// A feed-forward network on rows of d_model floats. Has no state.
+class Mlp final : public Block {
+ public:
+  Mlp(FeedForward network, Plan& plan)
+      : network_(std::move(network)),
+        hidden_(plan.scratch(network_.d_up())),
+        output_(plan.scratch(plan.d_model())) {}
+
+  void forward(BlockContext& ctx) const noexcept override {
+    const auto y = ctx.scratch(output_, ctx.x.cols);
+    network_.apply(ctx, ctx.x, ctx.scratch(hidden_, network_.d_up()), y);
+    for (Index t = 0; t < y.rows; ++t) std::ranges::copy(y.row(t), ctx.x.row_data(t));
+  }
+
+  std::string description() const override {
+    return "Mlp, d_hidden " + std::to_string(network_.d_hidden());
+  }
+
+ private:
+  FeedForward network_;
+  ScratchSlot hidden_, output_;
+};
+
+inline Result<std::unique_ptr<const Block>> MlpSpec::bind(const WeightScope& weights,
+                                                          Plan& plan) const {
+  const Index d_model = plan.d_model();
+  const Index width = resolved(d_model).d_hidden;
+  KRAIT_ASSIGN_OR_RETURN(auto up_matrix, Linear::bind(weights.scope(up), plan,
+                                                      (gated ? 2 : 1) * width, d_model, bias));
+  KRAIT_ASSIGN_OR_RETURN(auto down_matrix,
+                         Linear::bind(weights.scope(down), plan, d_model, width, bias));
+  FeedForward network(std::move(up_matrix), std::move(down_matrix), activation);
+  return std::unique_ptr<const Block>(std::make_unique<Mlp>(std::move(network), plan));
+}
+
+}  // namespace krait::inline v0_1

@@ -1,0 +1,293 @@
+#pragma once
+
+/// \file
+/// A mixture of experts: every token goes through the few feed-forward networks that a router
+/// chooses for it.
+///
+/// Papers  Fedus et al. 2021, "Switch Transformers", arXiv:2101.03961, section 2.1; Pióro et al.
+///         2024, "MoE-Mamba", arXiv:2401.04081, section 3.
+///
+///   T        tokens of this run     n_expert  networks to choose from (e)
+///   top_k    experts per token      d_expert  their hidden width
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "krait/core/profile.hpp"
+#include "krait/kernels/elementwise.hpp"
+#include "krait/kernels/moe.hpp"
+#include "krait/modules/block.hpp"
+#include "krait/modules/block_spec.hpp"
+#include "krait/modules/feed_forward.hpp"
+
+namespace krait::inline v0_1 {
+
+/// How tokens are sent to experts. See `kernels::route`. There is no capacity limit: at inference
+/// no token is dropped.
+struct RouterSpec {
+  kernels::RouterScore score = kernels::RouterScore::softmax;
+  bool bias = false;            ///< router.bias exists
+  bool selection_bias = false;  ///< router.e_score_correction_bias exists
+  bool normalize = false;       ///< gates of a token are made to add up to 1
+  float scale = 1.0F;           ///< of all gates
+
+  friend bool operator==(const RouterSpec&, const RouterSpec&) = default;
+};
+
+/// Where a checkpoint has the parts of a mixture of experts, below the block's own name.
+struct MoeNames {
+  std::string router = "router";
+  /// Empty: the experts are stacked, `up` [n_expert, …] and `down` [n_expert, …]. Otherwise expert
+  /// e has its own matrices in the scope "<experts>.<e>".
+  std::string experts;
+  std::string up = "up_proj";
+  std::string down = "down_proj";
+  std::string shared = "shared_expert";  ///< scope of the shared expert's `up` and `down`
+
+  friend bool operator==(const MoeNames&, const MoeNames&) = default;
+};
+
+/// Sizes of a mixture of experts; the defaults are those of MoE-Mamba.
+struct MoeSpec {
+  Index n_expert = 8;
+  Index top_k = 1;
+  Index d_expert = 0;  ///< 0: 3 · d_model
+  RouterSpec router = {};
+  Activation activation = Activation::relu;
+  bool gated = false;  ///< experts have a gate: `up` has 2 · d_expert rows, those of the gate first
+  Index d_shared = 0;  ///< width of an expert that every token goes through; 0: none
+  bool bias = false;   ///< experts' matrices have biases; only where they are not stacked
+  MoeNames names = {};
+
+  MoeSpec resolved(Index d_model) const {
+    MoeSpec spec = *this;
+    if (spec.d_expert == 0) spec.d_expert = 3 * d_model;
+    return spec;
+  }
+
+  Result<void> validate(Index d_model) const {
+    KRAIT_RETURN_IF_ERROR(check_extent("n_expert", n_expert));
+    KRAIT_RETURN_IF_ERROR(check_extent("d_expert", resolved(d_model).d_expert));
+    if (top_k < 1 || top_k > n_expert) {
+      return bad_spec("top_k", "1 to n_expert (" + std::to_string(n_expert) + ")",
+                      std::to_string(top_k));
+    }
+    if (!Shape::make(std::vector<Index>{8, n_expert, resolved(d_model).d_expert, d_model})) {
+      return bad_spec("n_expert", "experts that fit into memory", std::to_string(n_expert));
+    }
+    if (d_shared != 0) KRAIT_RETURN_IF_ERROR(check_extent("d_shared", d_shared));
+    if (!(router.scale > 0.0F) || router.scale > 1e30F) {
+      return bad_spec("router scale", "a positive number", spec_number(router.scale));
+    }
+    if (bias && names.experts.empty()) {
+      return bad_spec("bias", "experts of their own tensors", "stacked ones");
+    }
+    return {};
+  }
+
+  std::string to_string(Index d_model) const {
+    using kernels::RouterScore;
+    std::string text = "Moe n_expert " + std::to_string(n_expert) + " top_k " +
+                       std::to_string(top_k) + " d_expert " +
+                       std::to_string(resolved(d_model).d_expert) + ' ' +
+                       krait::to_string(activation) + (gated ? " gated" : "");
+    text += router.score == RouterScore::softmax             ? " softmax"
+            : router.score == RouterScore::softmax_of_chosen ? " softmax-of-chosen"
+                                                             : " sigmoid";
+    if (router.bias) text += " router-bias";
+    if (router.selection_bias) text += " selection-bias";
+    if (router.normalize) text += " normalized";
+    if (router.scale != 1.0F) text += " scale " + spec_number(router.scale);
+    if (d_shared != 0) text += " d_shared " + std::to_string(d_shared);
+    if (bias) text += " bias";
+    return text;
+  }
+
+  Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) const;
+
+  friend bool operator==(const MoeSpec&, const MoeSpec&) = default;
+};
+
+/// A mixture of experts on rows of d_model floats. Has no state.
+class Moe final : public Block {
+ public:
+  static Result<std::unique_ptr<const Block>> bind(const MoeSpec& spec, const WeightScope& weights,
+                                                   Plan& plan);
+
+  void forward(BlockContext& ctx) const noexcept override {
+    const MatrixView<const float> x = ctx.x;                 // [T, d_model]
+    const auto gates = ctx.scratch(gates_, spec_.n_expert);  // [T, n_expert]
+    const auto y = ctx.scratch(y_, x.cols);                  // [T, d_model]
+    profile::Zone zone("router");
+    route(ctx, gates);
+    zone.next("experts");
+    for (Index t = 0; t < y.rows; ++t) std::ranges::fill(y.row(t), 0.0F);
+    for (Index e = 0; e < spec_.n_expert; ++e) {
+      // y += gate · expert(x), of the tokens that were sent to it
+      const Index count = gather(ctx, gates, e);
+      if (count == 0) continue;
+      scatter(ctx, gates, e, run(ctx, experts_[static_cast<std::size_t>(e)], count), y);
+    }
+    if (!shared_.empty()) {
+      zone.next("shared");
+      copy_rows(ctx, x, ctx.scratch(input_, x.cols));
+      const auto output = run(ctx, shared_.front(), x.rows);
+      for (Index t = 0; t < y.rows; ++t) kernels::add(y.row(t), output.row(t), y.row(t));
+    }
+    copy_rows(ctx, y, ctx.x);
+  }
+
+  std::string description() const override {
+    return "Moe, " + std::to_string(spec_.top_k) + " of " + std::to_string(spec_.n_expert) +
+           " experts, d_expert " + std::to_string(spec_.d_expert) + ", " +
+           krait::to_string(spec_.activation) + (spec_.gated ? ", gated" : "");
+  }
+
+ private:
+  void route(const BlockContext& ctx, MatrixView<float> gates) const noexcept {
+    router_.apply(ctx, ctx.x, gates);
+    parallel_for(ctx.executor, gates.rows, 32, [&](Range rows) {
+      const auto part = gates.rows_from(rows.begin, rows.size());
+      kernels::route({.logits = part,
+                      .score = spec_.router.score,
+                      .top_k = spec_.top_k,
+                      .selection_bias = selection_bias_,
+                      .normalize = spec_.router.normalize,
+                      .scale = spec_.router.scale,
+                      .gates = part});
+    });
+    if (ctx.routing != nullptr) ctx.routing->routed(path_, gates);
+  }
+
+  // The rows that were sent to expert e, one after another, into its input. Returns how many.
+  Index gather(const BlockContext& ctx, MatrixView<const float> gates, Index e) const noexcept {
+    const MatrixView<float> input = ctx.scratch(input_, ctx.x.cols);
+    Index count = 0;
+    for (Index t = 0; t < gates.rows; ++t) {
+      if (gates(t, e) != 0.0F) std::ranges::copy(ctx.x.row(t), input.row_data(count++));
+    }
+    return count;
+  }
+
+  // The expert's output for the first `count` rows of its input.
+  MatrixView<const float> run(const BlockContext& ctx, const FeedForward& expert,
+                              Index count) const noexcept {
+    const Index d_model = ctx.x.cols;
+    const auto input = ctx.scratch(input_, d_model).rows_from(0, count);
+    const auto hidden = ctx.scratch(hidden_, expert.d_up()).rows_from(0, count);
+    const auto output = ctx.scratch(output_, d_model).rows_from(0, count);
+    expert.apply(ctx, input, hidden, output);
+    return output;
+  }
+
+  // The expert's output back to the rows it is of. Experts come in ascending order, so that every
+  // row's sum has one order, whatever else is in the run.
+  static void scatter(const BlockContext& ctx, MatrixView<const float> gates, Index e,
+                      MatrixView<const float> output, MatrixView<float> y) noexcept {
+    const auto add = [&](Range cols) {
+      const auto part = output.cols_from(cols.begin, cols.size());
+      const auto sum = y.cols_from(cols.begin, cols.size());
+      Index from = 0;
+      for (Index t = 0; t < gates.rows; ++t) {
+        if (gates(t, e) != 0.0F) kernels::add_scaled(gates(t, e), part.row(from++), sum.row(t));
+      }
+    };
+    // A few rows are added before another thread would begin to help.
+    output.rows < 16 ? add({0, y.cols}) : parallel_for(ctx.executor, y.cols, 128, add);
+  }
+
+  static void copy_rows(const BlockContext& ctx, MatrixView<const float> from,
+                        MatrixView<float> to) noexcept {
+    parallel_for(ctx.executor, from.rows, 32, [&](Range rows) {
+      for (Index t = rows.begin; t < rows.end; ++t) std::ranges::copy(from.row(t), to.row_data(t));
+    });
+  }
+
+  MoeSpec spec_;
+  std::string path_;                       // "layers.3.moe"
+  Linear router_;                          // [n_expert, d_model], in f32
+  const float* selection_bias_ = nullptr;  // [n_expert] or null
+  std::vector<FeedForward> experts_;
+  std::vector<FeedForward> shared_;  // none or one
+  ScratchSlot gates_, input_, hidden_, output_, y_;
+};
+
+inline Result<std::unique_ptr<const Block>> Moe::bind(const MoeSpec& unresolved,
+                                                      const WeightScope& weights, Plan& plan) {
+  const Index d_model = plan.d_model();
+  auto block = std::make_unique<Moe>();
+  const MoeSpec& spec = block->spec_ = unresolved.resolved(d_model);
+  block->path_ = weights.path("");
+  if (!block->path_.empty()) block->path_.pop_back();  // the dot
+  const MoeNames& names = spec.names;
+  const Index d_up = (spec.gated ? 2 : 1) * spec.d_expert;
+
+  // Rounding a router's weights to fewer bits would send tokens elsewhere: they stay in f32.
+  const WeightScope router = weights.scope(names.router);
+  KRAIT_ASSIGN_OR_RETURN(const auto W, router.get<float>("weight", {spec.n_expert, d_model}));
+  const auto odd = std::ranges::find_if_not(W, [](float w) { return std::isfinite(w); });
+  if (odd != W.end()) {
+    return Error{ErrorCode::bad_format, "[build] " + router.name("weight") +
+                                            ": expected finite numbers, found " +
+                                            spec_number(*odd) + " (expert " +
+                                            std::to_string((odd - W.begin()) / d_model) + ")"};
+  }
+  const float* bias = nullptr;
+  if (spec.router.bias) {
+    KRAIT_ASSIGN_OR_RETURN(const auto values, router.get<float>("bias", {spec.n_expert}));
+    bias = values.data();
+  }
+  block->router_ = Linear(DenseLinear{{W.data(), DType::f32, spec.n_expert, d_model}, bias});
+  plan.workspace(PanelMemory::floats_per_token(kernels::LaneOrder::single, d_model));
+  if (spec.router.selection_bias) {
+    KRAIT_ASSIGN_OR_RETURN(const auto values,
+                           router.get<float>("e_score_correction_bias", {spec.n_expert}));
+    block->selection_bias_ = values.data();
+  }
+
+  const WeightScope chosen = weights.active(spec.top_k, spec.n_expert);
+  if (names.experts.empty()) {
+    KRAIT_ASSIGN_OR_RETURN(
+        auto up, Linear::bind_stack(chosen.scope(names.up), plan, spec.n_expert, d_up, d_model));
+    KRAIT_ASSIGN_OR_RETURN(auto down, Linear::bind_stack(chosen.scope(names.down), plan,
+                                                         spec.n_expert, d_model, spec.d_expert));
+    for (std::size_t e = 0; e < up.size(); ++e) {
+      block->experts_.emplace_back(std::move(up[e]), std::move(down[e]), spec.activation);
+    }
+  }
+  const auto bind_pair = [&](const WeightScope& scope, Index d_hidden,
+                             std::vector<FeedForward>& networks) -> Result<void> {
+    KRAIT_ASSIGN_OR_RETURN(
+        auto up, Linear::bind(scope.scope(names.up), plan, (spec.gated ? 2 : 1) * d_hidden, d_model,
+                              spec.bias));
+    KRAIT_ASSIGN_OR_RETURN(
+        auto down, Linear::bind(scope.scope(names.down), plan, d_model, d_hidden, spec.bias));
+    networks.emplace_back(std::move(up), std::move(down), spec.activation);
+    return {};
+  };
+  for (Index e = 0; !names.experts.empty() && e < spec.n_expert; ++e) {
+    KRAIT_RETURN_IF_ERROR(
+        bind_pair(chosen.scope(names.experts, e), spec.d_expert, block->experts_));
+  }
+  if (spec.d_shared != 0) {
+    KRAIT_RETURN_IF_ERROR(bind_pair(weights.scope(names.shared), spec.d_shared, block->shared_));
+  }
+
+  block->gates_ = plan.scratch(spec.n_expert);
+  block->input_ = plan.scratch(d_model);
+  block->hidden_ = plan.scratch((spec.gated ? 2 : 1) * std::max(spec.d_expert, spec.d_shared));
+  block->output_ = plan.scratch(d_model);
+  block->y_ = plan.scratch(d_model);
+  return std::unique_ptr<const Block>(std::move(block));
+}
+
+inline Result<std::unique_ptr<const Block>> MoeSpec::bind(const WeightScope& weights,
+                                                          Plan& plan) const {
+  return Moe::bind(*this, weights, plan);
+}
+
+}  // namespace krait::inline v0_1
