@@ -86,6 +86,18 @@ class ConfigReader {
     return value.get<std::string>();
   }
 
+  /// A list of strings.
+  Result<std::vector<std::string>> texts(std::string_view key) const {
+    const auto fails = [&] { return fail(key, "a list of strings", value_text(key)); };
+    if (!has(key) || !object_->find(key)->is_array()) return fails();
+    std::vector<std::string> values;
+    for (const auto& value : *object_->find(key)) {
+      if (!value.is_string()) return fails();
+      values.push_back(value.get<std::string>());
+    }
+    return values;
+  }
+
   /// An id or a list of ids.
   Result<std::vector<Token>> tokens(std::string_view key) const {
     std::vector<Token> ids;

@@ -10,23 +10,30 @@
 #include "models/families/families.hpp"
 
 namespace krait::inline v0_1 {
+
 namespace {
 
-// In the order they are asked.
-constexpr std::array families = {&mamba_family, &state_spaces_mamba_family};
+#define KRAIT_ADDRESS(family) &family,
+constexpr std::array families = {KRAIT_FAMILIES(KRAIT_ADDRESS)};  // in the order they are asked
+#undef KRAIT_ADDRESS
 
-// Under which names checkpoints hold the three parts outside the layers.
+// Under which names checkpoints hold what is around the blocks.
 struct Names {
   std::string_view prefix;
   std::string_view embedding;
+  std::string_view layers;
   std::string_view final_norm;
+  std::string_view head;
 };
 constexpr std::array known_names = {
-    Names{"backbone", "embeddings", "norm_f"},  // transformers
-    Names{"backbone", "embedding", "norm_f"},   // state-spaces
-    Names{"mambabyte", "token_embedding", "final_norm"},
-    Names{"", "embeddings", "norm_f"},  // a model saved without its head
-    Names{"", "embedding", "norm_f"},
+    Names{"backbone", "embeddings", "layers", "norm_f", "lm_head"},  // transformers
+    Names{"backbone", "embedding", "layers", "norm_f", "lm_head"},   // state-spaces
+    Names{"mambabyte", "token_embedding", "layers", "final_norm", "lm_head"},
+    Names{"model.backbone", "embedding", "layers", "norm_f", "model.lm_head"},  // Mistral
+    Names{"", "embedding.word_embeddings", "decoder.layers", "decoder.final_layernorm",
+          "output_layer"},                                   // Megatron
+    Names{"", "embeddings", "layers", "norm_f", "lm_head"},  // a model saved without its head
+    Names{"", "embedding", "layers", "norm_f", "lm_head"},
 };
 
 // The spelling whose embedding the checkpoint has; the family's own if it has none of them, so that
@@ -39,7 +46,9 @@ void resolve_names(const WeightStore& weights, ModelConfig& config) {
     if (weights.contains(name + ".weight") || weights.contains(name + ".codes")) {
       config.prefix = names.prefix;
       config.spec.embedding_name = names.embedding;
+      config.spec.layers_name = names.layers;
       config.spec.final_norm_name = names.final_norm;
+      config.spec.head_name = names.head;
       return;
     }
   }
@@ -58,7 +67,7 @@ std::vector<std::string_view> known_families() {
 }
 
 Result<ModelConfig> read_config(const Checkpoint& checkpoint) {
-  const std::string name = checkpoint.path + "/config.json";
+  const std::string name = checkpoint.path + "/" + checkpoint.config_file;
   KRAIT_ASSIGN_OR_RETURN(const nlohmann::json json, parse_json(checkpoint.config, name));
   if (!json.is_object()) {
     return Error{ErrorCode::bad_config, fmt::format("[config] expected an object, found {} ({})",

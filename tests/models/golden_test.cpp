@@ -90,10 +90,20 @@ TEST_P(Golden, StorageTypeChangesNoBitWhereValuesAreEqual) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, Golden,
-                         testing::Values("hf_f32", "hf_dt_rank", "hf_no_conv_bias_use_bias",
-                                         "hf_bf16", "hf_f16", "hf_sharded", "orig_bin",
-                                         "orig_layernorm", "orig_mambabyte_names",
-                                         "orig_two_heads"),
+                         testing::Values(
+                             // Mamba
+                             "hf_f32", "hf_dt_rank", "hf_no_conv_bias_use_bias", "hf_bf16",
+                             "hf_f16", "hf_sharded", "orig_bin", "orig_layernorm",
+                             "orig_mambabyte_names", "orig_two_heads",
+                             // Falcon-Mamba
+                             "hf_falcon_f32", "hf_falcon_bf16",
+                             // Mamba-2
+                             "hf_mamba2_f32", "hf_mamba2_bf16", "hf_mamba2_f16_alog",
+                             "hf_mamba2_limits", "hf_mamba2_infinity", "hf_mamba2_sharded",
+                             "orig_mamba2", "orig_mamba2_norm_before_gate", "orig_mamba2_mlp",
+                             "orig_mamba2_no_norm", "codestral",
+                             // mixtures of experts
+                             "moe_mamba", "moe_mamba_layernorm", "moe_mamba_bytes"),
                          [](const auto& test) { return std::string(test.param); });
 
 // krait's bits per byte of a held-out text equal PyTorch's on the same weights.

@@ -8,8 +8,8 @@
 
 namespace krait::inline v0_1 {
 
-/// How one kind of configuration becomes a spec. A new family is a new file with such an entry, and
-/// a line in registry.cpp.
+/// How one kind of configuration becomes a spec. A new family is a new file that defines one, and a
+/// line in the list below.
 struct Family {
   std::string_view name;  ///< for messages
   /// Whether the configuration is of this family.
@@ -18,7 +18,18 @@ struct Family {
   Result<void> (*read)(ConfigReader& config, ModelConfig& result);
 };
 
-extern const Family mamba_family;               // transformers
-extern const Family state_spaces_mamba_family;  // the original repository, and MambaByte's
+// All of them, in the order in which they are asked whether a configuration is theirs.
+// clang-format off
+#define KRAIT_FAMILIES(family) \
+  family(mamba_family) \
+  family(mamba2_family) \
+  family(falcon_mamba_family) \
+  family(state_spaces_family) \
+  family(codestral_family)
+// clang-format on
+
+#define KRAIT_DECLARE_FAMILY(family) extern const Family family;
+KRAIT_FAMILIES(KRAIT_DECLARE_FAMILY)
+#undef KRAIT_DECLARE_FAMILY
 
 }  // namespace krait::inline v0_1

@@ -1,0 +1,26 @@
+// Falcon-Mamba from the configuration of transformers: Mamba-1 with norms of dt, B and C.
+
+#include "models/families/common.hpp"
+
+namespace krait::inline v0_1 {
+namespace {
+
+bool recognises(const ConfigReader& config) {
+  const auto type = config.text("model_type", "");
+  return type && *type == "falcon_mamba";
+}
+
+Result<void> read(ConfigReader& config, ModelConfig& result) {
+  result.spec.family = "falcon_mamba";
+  // The published file's `expand` is 16 but its channels are those of `intermediate_size`.
+  KRAIT_ASSIGN_OR_RETURN(MambaSpec mixer, read_transformers_mamba(config));
+  KRAIT_ASSIGN_OR_RETURN(mixer.inner_norm_eps, config.positive_float("mixer_rms_eps", 1e-6F));
+  config.skip({"use_falcon_mambapy"});
+  return read_transformers_model(config, mixer, {}, result);
+}
+
+}  // namespace
+
+const Family falcon_mamba_family{"falcon_mamba", recognises, read};
+
+}  // namespace krait::inline v0_1

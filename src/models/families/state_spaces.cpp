@@ -1,0 +1,125 @@
+// The configuration of the original state-spaces repository, which MambaByte's authors use as well:
+// Mamba-1 or Mamba-2, with mixtures of experts between the mixers (MoE-Mamba) where "moe_cfg" says
+// so.
+
+#include "models/families/common.hpp"
+
+namespace krait::inline v0_1 {
+namespace {
+
+bool recognises(const ConfigReader& config) {
+  const auto type = config.text("model_type", "mamba");
+  return config.has("d_model") && config.has("n_layer") && type &&
+         (*type == "mamba" || *type == "mambabyte");
+}
+
+Result<void> check_layers(const ConfigReader& config) {
+  KRAIT_ASSIGN_OR_RETURN(const Index d_intermediate, config.number("d_intermediate", 0, Index{0}));
+  if (d_intermediate > 0) {
+    return config.fail("d_intermediate", "0; layers with an MLP are not read by this version",
+                       fmt::to_string(d_intermediate), ErrorCode::unsupported);
+  }
+  if (!config.is_empty_list("attn_layer_idx")) {
+    return config.fail("attn_layer_idx", "no attention layers", config.value_text("attn_layer_idx"),
+                       ErrorCode::unsupported);
+  }
+  return {};
+}
+
+Result<BlockSpec> read_mamba(const ConfigReader& ssm) {
+  MambaSpec mixer;
+  KRAIT_ASSIGN_OR_RETURN(mixer.d_state, ssm.number("d_state", 1, 16));
+  KRAIT_ASSIGN_OR_RETURN(mixer.d_conv, ssm.number("d_conv", 1, 4));
+  KRAIT_ASSIGN_OR_RETURN(mixer.expand, ssm.number("expand", 1, 2));
+  if (ssm.has("dt_rank") && ssm.value_text("dt_rank") != "\"auto\"") {
+    KRAIT_ASSIGN_OR_RETURN(mixer.dt_rank, ssm.number("dt_rank", 1, std::nullopt));
+  }
+  KRAIT_ASSIGN_OR_RETURN(mixer.bias, ssm.boolean("bias", false));
+  KRAIT_ASSIGN_OR_RETURN(mixer.conv_bias, ssm.boolean("conv_bias", true));
+  ssm.skip({"dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor", "use_fast_path"});
+  return BlockSpec(mixer);
+}
+
+// Its entries are arguments of the authors' class Mamba2.
+Result<BlockSpec> read_mamba2(const ConfigReader& ssm) {
+  Mamba2Spec mixer;
+  KRAIT_ASSIGN_OR_RETURN(mixer.d_state, ssm.number("d_state", 1, 128));
+  KRAIT_ASSIGN_OR_RETURN(mixer.d_conv, ssm.number("d_conv", 1, 4));
+  KRAIT_ASSIGN_OR_RETURN(mixer.expand, ssm.number("expand", 1, 2));
+  KRAIT_ASSIGN_OR_RETURN(mixer.head_dim, ssm.number("headdim", 1, 64));
+  KRAIT_ASSIGN_OR_RETURN(mixer.n_group, ssm.number("ngroups", 1, Index{1}));
+  KRAIT_ASSIGN_OR_RETURN(mixer.d_ssm, ssm.number("d_ssm", 1, Index{0}));
+  KRAIT_ASSIGN_OR_RETURN(mixer.bias, ssm.boolean("bias", false));
+  KRAIT_ASSIGN_OR_RETURN(mixer.conv_bias, ssm.boolean("conv_bias", true));
+  KRAIT_ASSIGN_OR_RETURN(mixer.D_per_channel, ssm.boolean("D_has_hdim", false));
+  KRAIT_ASSIGN_OR_RETURN(const bool has_norm, ssm.boolean("rmsnorm", true));
+  KRAIT_ASSIGN_OR_RETURN(const bool before_gate, ssm.boolean("norm_before_gate", false));
+  mixer.norm = !has_norm     ? GatedNorm::none
+               : before_gate ? GatedNorm::before_gate
+                             : GatedNorm::after_gate;
+  KRAIT_ASSIGN_OR_RETURN(const auto steps, step_limits(ssm, "dt_limit"));
+  mixer.dt_min = steps.first;
+  mixer.dt_max = steps.second;
+  ssm.skip({"A_init_range", "chunk_size", "conv_init", "dt_min", "dt_max", "dt_init_floor",
+            "use_mem_eff_path"});
+  return BlockSpec(mixer);
+}
+
+Result<BlockSpec> read_mixer(const ConfigReader& ssm) {
+  KRAIT_ASSIGN_OR_RETURN(const std::string layer, ssm.text("layer", "Mamba1"));
+  if (layer == "Mamba1") return read_mamba(ssm);
+  if (layer == "Mamba2") return read_mamba2(ssm);
+  return ssm.fail("layer", "Mamba1 or Mamba2", layer, ErrorCode::unsupported);
+}
+
+Result<MoeSpec> read_moe(const ConfigReader& config) {
+  MoeSpec moe;
+  KRAIT_ASSIGN_OR_RETURN(moe.n_expert, config.number("n_expert", 1, std::nullopt));
+  KRAIT_ASSIGN_OR_RETURN(moe.top_k, config.number("top_k", 1, Index{1}));
+  KRAIT_ASSIGN_OR_RETURN(moe.d_expert, config.number("d_expert", 1, std::nullopt));
+  KRAIT_ASSIGN_OR_RETURN(const std::string router, config.text("router", "switch"));
+  if (router != "switch") return config.fail("router", "switch", router, ErrorCode::unsupported);
+  KRAIT_ASSIGN_OR_RETURN(const std::string activation, config.text("activation", "relu"));
+  if (activation != "relu" && activation != "silu") {
+    return config.fail("activation", "relu or silu", activation, ErrorCode::unsupported);
+  }
+  moe.activation = activation == "relu" ? Activation::relu : Activation::silu;
+  return moe;
+}
+
+Result<void> read(ConfigReader& config, ModelConfig& result) {
+  ModelSpec& spec = result.spec;
+  KRAIT_ASSIGN_OR_RETURN(spec.embedding.d_model, config.number("d_model", 1, std::nullopt));
+  KRAIT_RETURN_IF_ERROR(read_padded_vocab(config, Index{50277}, spec.embedding));
+  KRAIT_ASSIGN_OR_RETURN(const Index n_layer, layer_count(config, "n_layer"));
+  KRAIT_RETURN_IF_ERROR(check_layers(config));
+
+  KRAIT_ASSIGN_OR_RETURN(const bool rms_norm, config.boolean("rms_norm", true));
+  KRAIT_ASSIGN_OR_RETURN(const float eps, config.positive_float("norm_epsilon", 1e-5F));
+  const NormSpec norm = rms_norm ? NormSpec(RmsNormSpec{eps}) : NormSpec(LayerNormSpec{eps});
+
+  KRAIT_ASSIGN_OR_RETURN(const ConfigReader ssm, config.object("ssm_cfg"));
+  KRAIT_ASSIGN_OR_RETURN(const BlockSpec mixer, read_mixer(ssm));
+  spec.family = std::holds_alternative<Mamba2Spec>(mixer) ? "mamba2" : "mamba";
+  LayerSpec layer{{{"norm", norm, "mixer", mixer}}};
+  KRAIT_ASSIGN_OR_RETURN(const ConfigReader moe_config, config.object("moe_cfg"));
+  if (config.has("moe_cfg")) {
+    KRAIT_ASSIGN_OR_RETURN(const MoeSpec moe, read_moe(moe_config));
+    spec.family = "moe_" + spec.family;
+    layer.residuals.push_back({"norm2", norm, "moe", moe});
+  }
+  spec.layers = stack(n_layer, layer);
+  spec.final_norm = norm;
+  KRAIT_ASSIGN_OR_RETURN(spec.tied_head, config.boolean("tie_embeddings", true));
+  config.skip({"model_type", "residual_in_fp32", "fused_add_norm", "attn_cfg"});
+  result.ignored = ssm.unknown();
+  for (std::string& key : moe_config.unknown()) result.ignored.push_back(std::move(key));
+  return {};
+}
+
+}  // namespace
+
+const Family state_spaces_family{"state-spaces (Mamba, Mamba-2, MambaByte, MoE-Mamba)", recognises,
+                                 read};
+
+}  // namespace krait::inline v0_1
