@@ -1,6 +1,7 @@
 #include <cstdio>
 
 #include "command.hpp"
+#include "krait/tools/routing.hpp"
 
 namespace krait::cli {
 namespace {
@@ -9,6 +10,7 @@ struct Options {
   CommonOptions common;
   std::string path;
   bool tensors = false;
+  std::string router_stats;  // a text
 };
 
 std::string_view name_of(Placement placement) {
@@ -38,6 +40,8 @@ nlohmann::json to_json(const ModelPlan& plan, const ModelConfig& config,
           {"family", config.spec.family},
           {"spec", to_string(config.spec)},
           {"parameters", plan.parameters},
+          {"active_parameters", plan.active_parameters},
+          {"bytes_per_token", plan.bytes_per_token},
           {"weights_bytes", plan.in_place_bytes + plan.owned_bytes},
           {"in_place_bytes", plan.in_place_bytes},
           {"owned_bytes", plan.owned_bytes},
@@ -49,7 +53,82 @@ nlohmann::json to_json(const ModelPlan& plan, const ModelConfig& config,
           {"ignored_config_keys", config.ignored}};
 }
 
+nlohmann::json to_json(const std::vector<ExpertUse>& layers) {
+  nlohmann::json result = nlohmann::json::array();
+  for (const ExpertUse& layer : layers) {
+    nlohmann::json experts = nlohmann::json::array();
+    for (Index e = 0; e < std::ssize(layer.chosen); ++e) {
+      experts.push_back({{"chosen", layer.chosen[static_cast<std::size_t>(e)]},
+                         {"share", layer.share(e)},
+                         {"mean_gate", layer.mean_gate(e)}});
+    }
+    result.push_back({{"layer", layer.path},
+                      {"tokens", layer.tokens},
+                      {"balance", layer.balance()},
+                      {"experts", experts}});
+  }
+  return result;
+}
+
+// A table with a column per expert: its share of the tokens in percent, and its mean gate.
+std::string to_table(const std::vector<ExpertUse>& layers) {
+  std::string text;
+  char cell[64];
+  for (const ExpertUse& layer : layers) {
+    std::snprintf(cell, sizeof cell, " balance %.3f\n", layer.balance());
+    text += layer.path + cell;
+    std::string experts = "  expert ";
+    std::string shares = "  share %";
+    std::string gates = "  gate   ";
+    for (Index e = 0; e < std::ssize(layer.chosen); ++e) {
+      std::snprintf(cell, sizeof cell, "%7d", static_cast<int>(e));
+      experts += cell;
+      std::snprintf(cell, sizeof cell, "%7.2f", 100.0 * layer.share(e));
+      shares += cell;
+      std::snprintf(cell, sizeof cell, "%7.3f", layer.mean_gate(e));
+      gates += cell;
+    }
+    text += experts + "\n" + shares + "\n" + gates + "\n";
+  }
+  return text;
+}
+
+// Runs the text and shows where its tokens went.
+Result<void> run_router_stats(const Options& options) {
+  CommonOptions common = options.common;
+  if (!options.path.empty()) common.model = options.path;
+  KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(common));
+  RoutingStatistics statistics(runtime.model());
+  if (statistics.layers().empty()) {
+    return Error{ErrorCode::bad_argument,
+                 "[command] --router-stats: expected a model with experts, "
+                 "found one without (" +
+                     common.model + ")"};
+  }
+  KRAIT_ASSIGN_OR_RETURN(const std::string text,
+                         read_text_part(options.router_stats, std::nullopt, runtime.tokenizer()));
+  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens, runtime.tokenizer().encode(text));
+  if (tokens.empty()) {
+    return Error{ErrorCode::bad_argument,
+                 "[command] " + options.router_stats + ": expected a text, found an empty file"};
+  }
+  Session session(runtime.model(), *runtime.threads, {.routing = &statistics});
+  State state = runtime.model().initial_state();
+  ProgressLine progress("router statistics", "tokens");
+  const auto report = [&](Index done, Index total) { return progress(done, total); };
+  KRAIT_RETURN_IF_ERROR(session.prefill(tokens, state, report));
+  if (common.json) {
+    return print_json({{"path", common.model},
+                       {"file", options.router_stats},
+                       {"tokens", tokens.size()},
+                       {"layers", to_json(statistics.layers())}});
+  }
+  KRAIT_RETURN_IF_ERROR(print(to_table(statistics.layers())));
+  return flush();
+}
+
 Result<void> run(const Options& options) {
+  if (!options.router_stats.empty()) return run_router_stats(options);
   const std::string path = options.path.empty() ? options.common.model : options.path;
   KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan planned,
                          plan_checkpoint(path, load_options(options.common)));
@@ -81,10 +160,15 @@ Result<void> run(const Options& options) {
 
 void add_inspect(CLI::App& app, int& result) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand(
-      "inspect", "Shows a model: tensors, sizes, and the memory it will take; loads nothing");
+  CLI::App* command =
+      app.add_subcommand("inspect", "Shows a model: tensors, sizes, and the memory it will take");
   command->add_option("path", options->path, "Checkpoint; the default is that of --model");
   command->add_flag("--tensors", options->tensors, "Also list every tensor on a line of its own");
+  command->add_option(
+      "--router-stats", options->router_stats,
+      "Run this text ('-': standard input) and show, per mixture of experts, each "
+      "expert's share of the tokens, its mean gate, and the balance (entropy of the "
+      "shares over its maximum)");
   add_common(*command, options->common, "One JSON object");
   command->footer("Example: krait inspect krait-bytes-2m");
   command->callback([options, &result] {

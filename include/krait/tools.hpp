@@ -5,3 +5,4 @@
 
 #include "krait/tools/evaluate.hpp"
 #include "krait/tools/quantize.hpp"
+#include "krait/tools/routing.hpp"
