@@ -103,7 +103,8 @@ INSTANTIATE_TEST_SUITE_P(Checkpoints, Golden,
                              "orig_mamba2", "orig_mamba2_norm_before_gate", "orig_mamba2_mlp",
                              "orig_mamba2_no_norm", "codestral",
                              // mixtures of experts
-                             "moe_mamba", "moe_mamba_layernorm", "moe_mamba_bytes"),
+                             "moe_mamba", "moe_mamba_layernorm", "moe_mamba_bytes", "blackmamba",
+                             "blackmamba_alternating", "blackmamba_bias"),
                          [](const auto& test) { return std::string(test.param); });
 
 // krait's bits per byte of a held-out text equal PyTorch's on the same weights.

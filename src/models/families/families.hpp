@@ -25,7 +25,8 @@ struct Family {
   family(mamba2_family) \
   family(falcon_mamba_family) \
   family(state_spaces_family) \
-  family(codestral_family)
+  family(codestral_family) \
+  family(blackmamba_family)
 // clang-format on
 
 #define KRAIT_DECLARE_FAMILY(family) extern const Family family;
