@@ -27,7 +27,7 @@ void fill(const TensorUse& use, RandomCounter at, float* values) {
     } else if (ends_with(use.name, ".D") ||
                (use.shape.rank() == 1 && ends_with(use.name, "weight"))) {
       value = 1.0;
-    } else if (ends_with(use.name, "dt_proj.bias")) {
+    } else if (ends_with(use.name, "dt_proj.bias") || ends_with(use.name, "dt_bias")) {
       // dt log-uniform in [0.001, 0.1]; the bias is its inverse softplus.
       const double dt = std::exp(u * (std::log(0.1) - std::log(0.001)) + std::log(0.001));
       value = dt + std::log(-std::expm1(-dt));
@@ -56,7 +56,7 @@ Result<WeightStore> random_weights(const ModelSpec& spec, std::uint64_t seed,
   for (const TensorUse& use : plan.tensors) {
     Tensor values(DType::f32, use.shape);
     fill(use, {.seed = seed, .sequence = sequence++}, values.as<float>().data());
-    const bool is_matrix = use.shape.rank() == 2 && !ends_with(use.name, "A_log");
+    const bool is_matrix = use.role == TensorRole::matrix;
     auto stored = std::make_shared<Tensor>(is_matrix ? dtype : DType::f32, use.shape);
     convert_floats(values.view(), stored->dtype(), stored->data());
     const TensorView view = stored->view();

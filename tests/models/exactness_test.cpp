@@ -46,12 +46,40 @@ constexpr Form forms[] = {
     {"bf16_in_bf16", DType::bf16, {.compute = Compute::bf16}},
 };
 
+// What the layers are made of.
+struct Architecture {
+  const char* name;
+  ModelSpec (*spec)();
+};
+
+const Architecture architectures[] = {
+    {"mamba", [] { return test::tiny_spec(); }},
+    {"mamba2", test::tiny_mamba2_spec},
+    {"experts", test::tiny_expert_spec},
+};
+
+struct Case {
+  Architecture architecture;
+  Form form;
+
+  std::string name() const { return std::string(architecture.name) + "_" + form.name; }
+  friend void PrintTo(const Case& c, std::ostream* out) { *out << c.name(); }
+};
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (const Architecture& architecture : architectures) {
+    for (const Form& form : forms) cases.push_back({architecture, form});
+  }
+  return cases;
+}
+
 constexpr int all_threads[] = {1, 2, 3, 4, 8};
 constexpr Index text_length = 97;
 
 // A text, and what single steps give on one thread without vectors: the logits after every token
 // and the state before each and after the last.
-class Exactness : public testing::TestWithParam<Form> {
+class Exactness : public testing::TestWithParam<Case> {
  protected:
   Exactness() {
     const test::IsaGuard guard;
@@ -93,14 +121,15 @@ class Exactness : public testing::TestWithParam<Form> {
     });
   }
 
-  Model model_ = tiny_model(GetParam().stored, GetParam().options);
+  Model model_ =
+      tiny_model(GetParam().architecture.spec(), GetParam().form.stored, GetParam().form.options);
   std::vector<Token> text_ = random_tokens(text_length, 61, 5);
   std::vector<float> logits_;  // [text, vocab_padded]
   std::vector<State> states_;  // after 0, 1, … all tokens
 };
 
-INSTANTIATE_TEST_SUITE_P(Forms, Exactness, testing::ValuesIn(forms),
-                         [](const auto& form) { return std::string(form.param.name); });
+INSTANTIATE_TEST_SUITE_P(Forms, Exactness, testing::ValuesIn(all_cases()),
+                         [](const auto& test) { return test.param.name(); });
 
 TEST_P(Exactness, ChunksChangeNoBit) {
   for_each_way_to_run([&](Executor& executor) {
@@ -279,15 +308,34 @@ void expect_stored_digest(const std::string& name, const std::string& checkpoint
   });
 }
 
-// Two machines that disagree fail here.
+// Two machines that disagree fail in these.
 TEST_P(Exactness, TheStoredDigestHoldsOnEveryInstructionSet) {
+  const std::map<std::string, std::string> digests = test::read_digests();
+  const std::string name = "random_" + GetParam().name();
+  const auto stored = digests.find(name);
+  test::for_each_isa([&](Isa) {
+    EXPECT_EQ(digest_of(model_), stored == digests.end() ? "" : stored->second) << name;
+  });
+}
+
+class StoredDigests : public testing::TestWithParam<Form> {};
+
+INSTANTIATE_TEST_SUITE_P(Forms, StoredDigests, testing::ValuesIn(forms),
+                         [](const auto& test) { return std::string(test.param.name); });
+
+TEST_P(StoredDigests, HoldOnEveryInstructionSet) {
   const auto& [form, stored, options] = GetParam();
   expect_stored_digest("hf_" + std::string(form), "hf_" + std::string(to_string(stored)),
                        {.form = options.form, .compute = options.compute});
 }
 
-TEST(StoredDigests, OtherSizesAndNormsHoldToo) {
-  for (const char* name : {"hf_dt_rank", "orig_layernorm"}) expect_stored_digest(name, name, {});
+TEST(StoredDigestsOfFamilies, HoldToo) {
+  for (const char* name :
+       {"hf_dt_rank", "orig_layernorm", "hf_falcon_f32", "hf_mamba2_f32", "hf_mamba2_limits",
+        "orig_mamba2_norm_before_gate", "orig_mamba2_mlp", "orig_mamba2_no_norm", "codestral",
+        "moe_mamba", "moe_mamba_layernorm", "blackmamba", "blackmamba_bias"}) {
+    expect_stored_digest(name, name, {});
+  }
 }
 
 }  // namespace

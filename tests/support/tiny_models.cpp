@@ -17,8 +17,71 @@ ModelSpec tiny_spec(Index n_layer) {
       .spec();
 }
 
+ModelSpec tiny_mamba2_spec() {
+  return ModelBuilder{}
+      .embedding("embedding", {.vocab = 61, .d_model = 20, .vocab_padded = 64})
+      .repeat(3,
+              [](LayerBuilder& layer, Index i) {
+                Mamba2Spec mixer{.d_state = 18, .head_dim = 10, .n_group = 2};
+                if (i == 1) {
+                  mixer = {.d_state = 7, .d_conv = 3, .head_dim = 5, .d_inner = 35, .d_ssm = 25};
+                  mixer.norm = GatedNorm::before_gate;
+                  mixer.D_per_channel = true;
+                }
+                if (i == 2) {
+                  mixer.norm = GatedNorm::none;
+                  mixer.dt_min = 0.004F;
+                  mixer.dt_max = 0.05F;
+                }
+                layer.residual("norm", RmsNormSpec{}, "mixer", mixer);
+              })
+      .final_norm("norm_f", RmsNormSpec{})
+      .tied_head()
+      .spec();
+}
+
+ModelSpec tiny_expert_spec() {
+  using kernels::RouterScore;
+  ModelSpec spec =
+      ModelBuilder{}
+          .embedding("embedding", {.vocab = 61, .d_model = 20, .vocab_padded = 64})
+          .repeat(3,
+                  [](LayerBuilder& layer, Index i) {
+                    MoeSpec moe{.n_expert = 5, .top_k = 1, .d_expert = 23};
+                    if (i == 1) {
+                      moe.top_k = 3;
+                      moe.router = {.score = RouterScore::sigmoid,
+                                    .bias = true,
+                                    .selection_bias = true,
+                                    .normalize = true,
+                                    .scale = 1.5F};
+                      moe.activation = Activation::silu;
+                      moe.gated = true;
+                      moe.d_shared = 9;
+                      moe.names.experts = "experts";
+                      moe.bias = true;
+                    }
+                    if (i == 2) {
+                      moe.top_k = 2;
+                      moe.router.score = RouterScore::softmax_of_chosen;
+                    }
+                    const MambaSpec mixer{.d_state = 5, .dt_rank = 3, .inner_norm_eps = 1e-6F};
+                    layer.residual("norm", RmsNormSpec{}, "mixer", mixer)
+                        .residual("norm2", LayerNormSpec{}, "moe", moe);
+                  })
+          .final_norm("norm_f", RmsNormSpec{})
+          .head("lm_head")
+          .spec();
+  spec.layers.back().parallel = true;
+  spec.layers.back().residuals.push_back({"norm3", RmsNormSpec{}, "mlp", MlpSpec{.d_hidden = 11}});
+  return spec;
+}
+
 Model tiny_model(DType dtype, const WeightOptions& options, Index n_layer) {
-  const ModelSpec spec = tiny_spec(n_layer);
+  return tiny_model(tiny_spec(n_layer), dtype, options);
+}
+
+Model tiny_model(const ModelSpec& spec, DType dtype, const WeightOptions& options) {
   const WeightStore weights = random_weights(spec, 11, "backbone", dtype).value();
   return build_model(spec, weights, "backbone", options).value();
 }

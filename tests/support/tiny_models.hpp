@@ -15,7 +15,18 @@ namespace krait::test {
 /// A spec with odd sizes: no extent is a multiple of a vector.
 ModelSpec tiny_spec(Index n_layer = 2);
 
-/// Random weights for it; the seed of the library's own generator.
+/// The same around Mamba-2 mixers, of which the layers differ in norm, groups and time steps, one
+/// with an MLP beside it.
+ModelSpec tiny_mamba2_spec();
+
+/// The same around mixtures of experts: stacked and single, one with a shared expert, several
+/// routers, and a layer of parallel blocks.
+ModelSpec tiny_expert_spec();
+
+/// Random weights for a spec, a pure function of it.
+Model tiny_model(const ModelSpec& spec, DType dtype, const WeightOptions& options = {});
+
+/// Random weights for `tiny_spec`; the seed of the library's own generator.
 Model tiny_model(DType dtype = DType::f32, const WeightOptions& options = {}, Index n_layer = 2);
 inline Model tiny_model(DType dtype, WeightForm form, Index n_layer = 2) {
   return tiny_model(dtype, WeightOptions{.form = form}, n_layer);
