@@ -101,11 +101,23 @@ TEST_F(OpenCheckpoint, OtherFormatsAreNamed) {
   put("x.txt", "text");
   expect_error(path("x.txt"), ErrorCode::unsupported, ".safetensors or .bin");
   fs::remove(path("model.gguf"));
-  put("params.json", "{}");
-  expect_error(root(), ErrorCode::unsupported, "params.json");
   put("config.json", "{}");
   put("pytorch_model.bin.index.json", "{}");
   expect_error(root(), ErrorCode::unsupported, "shards");
+}
+
+TEST_F(OpenCheckpoint, MistralsNamesAreReadWhereTheOthersAreMissing) {
+  put("consolidated.safetensors", test::small_safetensors());
+  expect_error(root(), ErrorCode::not_found, "config.json or params.json");
+  put("params.json", "{\"dim\":1}");
+  Checkpoint checkpoint = open_checkpoint(root()).value();
+  EXPECT_EQ(checkpoint.config, "{\"dim\":1}");
+  EXPECT_EQ(checkpoint.config_file, "params.json");
+  put("config.json", "{}");
+  checkpoint = open_checkpoint(root()).value();
+  EXPECT_EQ(checkpoint.config_file, "config.json");
+  fs::remove(path("consolidated.safetensors"));
+  expect_error(root(), ErrorCode::not_found, "consolidated.safetensors");
 }
 
 TEST_F(OpenCheckpoint, BytesInMemoryAreUsedInPlace) {
