@@ -123,9 +123,48 @@ HWY_INLINE void scan_register(const SelectiveScanArgs& args, Index c, Index coun
   }
 }
 
+// One token of two registers of channels from c on. There is no other token whose operations could
+// fill the gaps, but the states are independent, and what they share stays in registers.
+HWY_INLINE void step_registers(const SelectiveScanArgs& args, Index c) {
+  constexpr std::size_t width = 2;
+  using Registers = Pack<width>;
+  const PackOps<width> ops;
+  const auto read = [](const float* p) HWY_ATTR {
+    return Registers{{load(p), load(p + vector_lanes)}};
+  };
+  const Registers u = read(args.u.data + c);
+  const Registers dt = softplus_of(ops, read(args.dt_raw.data + c));
+  const Registers dt_u = ops.mul(dt, u);
+  Registers y = ops.mul(read(args.D + c), u);
+  const Index at[width] = {scan_offset(c, 0, args.d_state),
+                           scan_offset(c + vector_lanes, 0, args.d_state)};
+  const Index ahead = 2 * scan_block * args.d_state;  // A and states come from memory
+  for (Index n = 0; n < args.d_state; ++n) {
+    const float* A = args.A + n * scan_block;
+    float* h = args.h + n * scan_block;
+    __builtin_prefetch(A + at[0] + ahead, 0, 3);
+    __builtin_prefetch(h + at[0] + ahead, 0, 3);
+    const Registers decay =
+        exp2_nonpositive_of(ops, ops.mul(dt, Registers{{load(A + at[0]), load(A + at[1])}}));
+    const Registers input = ops.mul(dt_u, ops.set(args.B.data[n]));
+    const Registers state = ops.fma(decay, Registers{{load(h + at[0]), load(h + at[1])}}, input);
+    store(state.part[0], h + at[0]);
+    store(state.part[1], h + at[1]);
+    y = ops.fma(ops.set(args.C.data[n]), state, y);
+  }
+  if (args.z.data != nullptr) y = ops.mul(y, silu_of(ops, read(args.z.data + c)));
+  store(y.part[0], args.y.data + c);
+  store(y.part[1], args.y.data + c + vector_lanes);
+}
+
 void selective_scan(const SelectiveScanArgs& args) noexcept {
-  const Index first = args.channels.begin;
-  for_each_register(args.channels.size(),
+  Index first = args.channels.begin;
+  if (args.u.rows == 1) {
+    for (; first + 2 * vector_lanes <= args.channels.end; first += 2 * vector_lanes) {
+      step_registers(args, first);
+    }
+  }
+  for_each_register(args.channels.end - first,
                     [&](Index i, Index count) HWY_ATTR { scan_register(args, first + i, count); });
 }
 
