@@ -63,6 +63,32 @@ void run(benchmark::State& state, MatrixShape shape, DType dtype, Isa isa, Index
   count_fma(state, static_cast<double>(tokens * shape.rows * shape.cols), isa, serial);
 }
 
+// The same product with packed tokens, packing included.
+void run_tiles(benchmark::State& state, MatrixShape shape, DType dtype, Isa isa, Index tokens) {
+  const ForcedIsa forced(isa);
+  SerialExecutor serial;
+  const auto x = random_values(tokens * shape.cols, 1);
+  std::vector<float> tiles(static_cast<std::size_t>(tokens * round_up(shape.cols, 16)));
+  std::vector<float> y(static_cast<std::size_t>(tokens * shape.rows));
+  RotatingWeights weights(dtype, shape.rows, shape.cols);
+  kernels::MatmulArgs args{.W = weights.next(),
+                           .x = {x.data(), tokens, shape.cols},
+                           .y = {y.data(), tokens, shape.rows},
+                           .outputs = {0, shape.rows},
+                           .tiles = tiles.data()};
+  kernels::pack_tiles(args.x, tiles.data());
+  if (!equals_model(args, kernels::matmul_tiles, ref::matmul)) {
+    return state.SkipWithError("differs from the model");
+  }
+  for (auto _ : state) {
+    args.W = weights.next();
+    kernels::pack_tiles(args.x, tiles.data());
+    kernels::matmul_tiles(args);
+    benchmark::ClobberMemory();
+  }
+  count_fma(state, static_cast<double>(tokens * shape.rows * shape.cols), isa, serial);
+}
+
 // The same product from packed operands, packing included.
 void run_panels(benchmark::State& state, MatrixShape shape, DType dtype, Isa isa, Index tokens,
                 kernels::LaneOrder order) {
@@ -150,6 +176,9 @@ void register_benchmarks() {
         add_panels("matmul_panels", shape, dtype, isa, kernels::LaneOrder::single);
         if (dtype == DType::bf16) {
           add_panels("matmul_panels_bf16", shape, dtype, isa, kernels::LaneOrder::pairs);
+        }
+        for (const Index tokens : {2, 3, 4, 5, 6, 8, 16}) {
+          add("matmul_tiles", shape, dtype, isa, tokens, run_tiles, shape, dtype, isa, tokens);
         }
         for (const Index tokens : {1, 2, 3, 4, 5, 6, 8, 16, 64, 256}) {
           add("matmul", shape, dtype, isa, tokens, run, shape, dtype, isa, tokens);

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
+
 #include "krait/kernels/ref/matmul.hpp"
 #include "tests/support/weights.hpp"
 
@@ -27,6 +29,16 @@ struct Problem {
   bool has_bias = true;
   Range outputs = {0, rows};
 };
+
+// matmul_tiles, with tiles that have nothing beyond their end.
+void multiply_tiles(const MatmulArgs& args) noexcept {
+  const Index size = args.x.rows * round_up(args.x.cols, Index{16});
+  const std::unique_ptr<float[]> tiles(new float[static_cast<std::size_t>(size)]);
+  kernels::pack_tiles(args.x, tiles.get());
+  MatmulArgs packed = args;
+  packed.tiles = tiles.get();
+  kernels::matmul_tiles(packed);
+}
 
 // Random data of one problem; `run` gives the whole block that y lies in.
 class Data {
@@ -63,10 +75,13 @@ void expect_model_bits(const Problem& problem) {
     const std::vector<float> expected = data.run(ref::matmul);
     for_each_isa([&](Isa isa) {
       if (isa == Isa::scalar) return;  // is the model
-      ASSERT_TRUE(same_bits<float>(expected, data.run(kernels::matmul)))
-          << to_string(isa) << ' ' << to_string(dtype) << " tokens=" << problem.tokens
-          << " rows=" << problem.rows << " cols=" << problem.cols << " offset=" << problem.offset
-          << " padding=" << problem.padding << " bias=" << problem.has_bias;
+      for (const auto multiply : {kernels::matmul, multiply_tiles}) {
+        ASSERT_TRUE(same_bits<float>(expected, data.run(multiply)))
+            << to_string(isa) << ' ' << to_string(dtype) << " tokens=" << problem.tokens
+            << " rows=" << problem.rows << " cols=" << problem.cols << " offset=" << problem.offset
+            << " padding=" << problem.padding << " bias=" << problem.has_bias
+            << (multiply == multiply_tiles ? " tiles" : "");
+      }
     });
   }
 }

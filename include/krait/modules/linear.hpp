@@ -107,6 +107,13 @@ struct MatrixShape {
   }
 };
 
+/// Memory for packing a few tokens; empty if that is not faster here, or if there is too little.
+inline std::span<float> tiles_in(const BlockContext& ctx, MatrixView<const float> x) noexcept {
+  const auto size = static_cast<std::size_t>(x.rows * round_up(x.cols, Index{16}));
+  if (!kernels::tiles_pay(x.rows, x.cols) || ctx.workspace.size() < size) return {};
+  return ctx.workspace.first(size);
+}
+
 /// A matrix of f32, f16 or bf16, usually in place in the checkpoint's file.
 struct DenseLinear {
   kernels::DenseWeights W;      ///< [out, in]
@@ -127,6 +134,12 @@ struct DenseLinear {
       });
     } else if (const auto memory = PanelMemory::in(ctx, kernels::LaneOrder::single, x)) {
       apply_panels(ctx, *memory, W, bias, x, y);
+    } else if (const std::span<float> tiles = tiles_in(ctx, x); !tiles.empty()) {
+      kernels::pack_tiles(x, tiles.data());  // sooner than another thread would begin to help
+      parallel_for(ctx.executor, W.rows, output_block, [&](Range outputs) {
+        kernels::matmul_tiles(
+            {.W = W, .x = x, .bias = bias, .y = y, .outputs = outputs, .tiles = tiles.data()});
+      });
     } else {
       parallel_for(ctx.executor, W.rows, output_block, [&](Range outputs) {
         kernels::matmul({.W = W, .x = x, .bias = bias, .y = y, .outputs = outputs});
