@@ -1,20 +1,18 @@
-// Writes a checkpoint of the shape of a published Mamba model with random weights: speed does not
-// depend on their values, and nothing need be downloaded.
+// Writes a checkpoint of the shape of a published model with random weights: speed does not depend
+// on their values, and nothing need be downloaded.
 
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "krait/core/aligned_buffer.hpp"
-#include "krait/core/dtype.hpp"
-#include "krait/core/rng.hpp"
 #include "krait/io/safetensors.hpp"
+#include "krait/models/model_plan.hpp"
+#include "krait/models/random_weights.hpp"
+#include "krait/models/registry.hpp"
 
 namespace {
 
@@ -23,15 +21,16 @@ using krait::Index;
 
 struct Options {
   std::string directory;
+  std::string shape = "mamba-130m";
   DType dtype = DType::f32;
-  Index d_model = 768;
+  Index d_model = 0;
   Index n_layer = 24;
-  Index vocab = 50280;
+  Index vocab = 0;
+  Index n_expert = 8;
+  Index top_k = 1;
+  Index d_expert = 0;
+  bool sparse = false;
 };
-
-constexpr Index expand = 2;
-constexpr Index d_state = 16;
-constexpr Index d_conv = 4;
 
 bool parse_count(const char* text, Index& value) {
   char* end = nullptr;
@@ -39,7 +38,22 @@ bool parse_count(const char* text, Index& value) {
   return end != text && *end == '\0' && value > 0 && value <= 1'000'000;
 }
 
+bool parse_dtype(std::string_view text, DType& value) {
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    if (text != krait::to_string(dtype)) continue;
+    value = dtype;
+    return true;
+  }
+  return false;
+}
+
 bool parse(int argc, char** argv, Options& options) {
+  const struct {
+    std::string_view name;
+    Index& value;
+  } counts[] = {{"--d-model", options.d_model},   {"--n-layer", options.n_layer},
+                {"--vocab", options.vocab},       {"--n-expert", options.n_expert},
+                {"--d-expert", options.d_expert}, {"--top-k", options.top_k}};
   for (int i = 1; i < argc; ++i) {
     const std::string_view name = argv[i];
     if (name.substr(0, 2) != "--") {
@@ -47,136 +61,145 @@ bool parse(int argc, char** argv, Options& options) {
       options.directory = name;
       continue;
     }
-    if (++i == argc) return false;
-    const std::string_view value = argv[i];
-    if (name == "--dtype") {
-      bool known = false;
-      for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
-        if (value != krait::to_string(dtype)) continue;
-        options.dtype = dtype;
-        known = true;
-      }
-      if (!known) return false;
-    } else if (name == "--d-model") {
-      if (!parse_count(argv[i], options.d_model)) return false;
-    } else if (name == "--n-layer") {
-      if (!parse_count(argv[i], options.n_layer)) return false;
-    } else if (name == "--vocab") {
-      if (!parse_count(argv[i], options.vocab)) return false;
-    } else {
-      return false;
+    if (name == "--sparse") {
+      options.sparse = true;
+      continue;
     }
+    if (++i == argc) return false;
+    if (name == "--dtype") {
+      if (!parse_dtype(argv[i], options.dtype)) return false;
+      continue;
+    }
+    if (name == "--shape") {
+      options.shape = argv[i];
+      continue;
+    }
+    bool known = false;
+    for (const auto& count : counts) {
+      if (name != count.name) continue;
+      if (!parse_count(argv[i], count.value)) return false;
+      known = true;
+    }
+    if (!known) return false;
   }
+  const bool is_moe = options.shape == "moe-mamba";
+  const bool is_mamba2 = options.shape == "mamba2-130m";
+  if (!is_moe && !is_mamba2 && options.shape != "mamba-130m") return false;
+  if (options.d_model == 0) options.d_model = is_moe ? 512 : 768;
+  if (options.vocab == 0) options.vocab = is_mamba2 ? 50277 : 50280;
+  if (options.d_expert == 0) options.d_expert = 3 * options.d_model;
   return !options.directory.empty();
 }
 
-// Tensors and the memory they lie in.
-class Checkpoint {
- public:
-  explicit Checkpoint(DType dtype) : dtype_(dtype) {}
-
-  /// A tensor whose elements value(i) gives.
-  template <class Value>
-  void add(std::string name, krait::Shape shape, Value value) {
-    const Index count = shape.size();
-    krait::AlignedBuffer<std::byte> bytes(count * bytes_of(dtype_));
-    for (Index i = 0; i < count; ++i) put(bytes.data(), i, value(i));
-    tensors_.push_back({std::move(name), {bytes.data(), dtype_, shape}});
-    blocks_.push_back(std::move(bytes));
-  }
-
-  /// A tensor of values in [-scale, scale).
-  void add_random(std::string name, krait::Shape shape, float scale) {
-    const auto sequence = static_cast<std::uint32_t>(tensors_.size());
-    add(std::move(name), shape, [=](Index i) {
-      const double u = krait::random_uniform(
-          {.seed = 1, .sequence = sequence, .position = static_cast<std::uint64_t>(i)});
-      return scale * static_cast<float>(2.0 * u - 1.0);
-    });
-  }
-
-  krait::Result<void> write(const std::string& path) const {
-    return krait::write_safetensors(path, tensors_, {{"format", "pt"}});
-  }
-
- private:
-  void put(std::byte* data, Index i, float value) const {
-    if (dtype_ == DType::f32) {
-      reinterpret_cast<float*>(data)[i] = value;
-    } else if (dtype_ == DType::f16) {
-      reinterpret_cast<krait::f16*>(data)[i] = krait::to_f16(value);
-    } else {
-      reinterpret_cast<krait::bf16*>(data)[i] = krait::to_bf16(value);
-    }
-  }
-
-  DType dtype_;
-  std::vector<krait::NamedTensor> tensors_;
-  std::vector<krait::AlignedBuffer<std::byte>> blocks_;
-};
-
-// Uniform weights of this scale keep the size of their input.
-float scale_of(Index inputs) { return std::sqrt(3.0F / static_cast<float>(inputs)); }
-
-void add_layer(Checkpoint& checkpoint, const Options& options, Index layer) {
-  const Index d_model = options.d_model;
-  const Index d_inner = expand * d_model;
-  const Index dt_rank = (d_model + 15) / 16;
-  const std::string at = "backbone.layers." + std::to_string(layer) + ".";
-  const auto one = [](Index) { return 1.0F; };
-  checkpoint.add(at + "norm.weight", {d_model}, one);
-  const std::string mixer = at + "mixer.";
-  checkpoint.add_random(mixer + "in_proj.weight", {2 * d_inner, d_model}, scale_of(d_model));
-  checkpoint.add_random(mixer + "conv1d.weight", {d_inner, 1, d_conv}, scale_of(d_conv));
-  checkpoint.add_random(mixer + "conv1d.bias", {d_inner}, 0.1F);
-  checkpoint.add_random(mixer + "x_proj.weight", {dt_rank + 2 * d_state, d_inner},
-                        scale_of(d_inner));
-  checkpoint.add_random(mixer + "dt_proj.weight", {d_inner, dt_rank}, 0.1F * scale_of(dt_rank));
-  // Time steps near 0.01, as trained models have.
-  checkpoint.add(mixer + "dt_proj.bias", {d_inner}, [](Index) { return -4.6F; });
-  checkpoint.add(mixer + "A_log", {d_inner, d_state},
-                 [](Index i) { return std::log(static_cast<float>(i % d_state + 1)); });
-  checkpoint.add(mixer + "D", {d_inner}, one);
-  checkpoint.add_random(mixer + "out_proj.weight", {d_model, d_inner}, 0.3F * scale_of(d_inner));
-}
-
-std::string config_json(const Options& options) {
+// The configuration as transformers writes it.
+std::string transformers_config(const Options& options) {
   const char* dtype = options.dtype == DType::f32   ? "float32"
                       : options.dtype == DType::f16 ? "float16"
                                                     : "bfloat16";
   const auto number = [](Index value) { return std::to_string(value); };
   return "{\n  \"architectures\": [\"MambaForCausalLM\"],\n  \"model_type\": \"mamba\",\n"
          "  \"hidden_size\": " +
-         number(options.d_model) +
-         ",\n  \"intermediate_size\": " + number(expand * options.d_model) +
+         number(options.d_model) + ",\n  \"intermediate_size\": " + number(2 * options.d_model) +
          ",\n  \"num_hidden_layers\": " + number(options.n_layer) +
          ",\n  \"vocab_size\": " + number(options.vocab) +
-         ",\n  \"state_size\": " + number(d_state) + ",\n  \"conv_kernel\": " + number(d_conv) +
-         ",\n  \"expand\": " + number(expand) +
-         ",\n  \"time_step_rank\": " + number((options.d_model + 15) / 16) +
+         ",\n  \"state_size\": 16,\n  \"conv_kernel\": 4,\n  \"expand\": 2"
+         ",\n  \"time_step_rank\": " +
+         number((options.d_model + 15) / 16) +
          ",\n  \"use_bias\": false,\n  \"use_conv_bias\": true,\n  \"hidden_act\": \"silu\",\n"
          "  \"layer_norm_epsilon\": 1e-05,\n  \"residual_in_fp32\": true,\n"
          "  \"tie_word_embeddings\": true,\n  \"torch_dtype\": \"" +
          dtype + "\"\n}\n";
 }
 
-krait::Result<void> make(const Options& options) {
-  std::error_code failed;
-  std::filesystem::create_directories(options.directory, failed);
-  const std::filesystem::path directory = options.directory;
-  std::ofstream config(directory / "config.json", std::ios::binary);
-  config << config_json(options);
-  config.close();
-  if (failed || !config) {
-    return krait::Error{
-        krait::ErrorCode::io_failed,
-        "[checkpoint] config.json: expected to write it, found no way (" + options.directory + ")"};
+// The configuration of the state-spaces repository.
+std::string state_spaces_config(const Options& options) {
+  const auto number = [](Index value) { return std::to_string(value); };
+  const bool is_mamba2 = options.shape == "mamba2-130m";
+  std::string text = "{\n  \"d_model\": " + number(options.d_model) +
+                     ",\n  \"d_intermediate\": 0,\n  \"n_layer\": " + number(options.n_layer) +
+                     ",\n  \"vocab_size\": " + number(options.vocab) +
+                     ",\n  \"ssm_cfg\": {\"layer\": \"" + (is_mamba2 ? "Mamba2" : "Mamba1") +
+                     "\"},\n  \"attn_layer_idx\": [],\n  \"attn_cfg\": {},\n  \"rms_norm\": true,\n"
+                     "  \"residual_in_fp32\": true,\n  \"fused_add_norm\": true,\n"
+                     "  \"pad_vocab_size_multiple\": 16,\n  \"tie_embeddings\": true";
+  if (!is_mamba2) {
+    text += ",\n  \"moe_cfg\": {\"n_expert\": " + number(options.n_expert) +
+            ", \"top_k\": " + number(options.top_k) +
+            ", \"d_expert\": " + number(options.d_expert) +
+            ", \"router\": \"switch\", \"activation\": \"relu\"}";
   }
-  Checkpoint checkpoint(options.dtype);
-  checkpoint.add_random("backbone.embeddings.weight", {options.vocab, options.d_model}, 0.05F);
-  for (Index layer = 0; layer < options.n_layer; ++layer) add_layer(checkpoint, options, layer);
-  checkpoint.add("backbone.norm_f.weight", {options.d_model}, [](Index) { return 1.0F; });
-  return checkpoint.write((directory / "model.safetensors").string());
+  return text + "\n}\n";
+}
+
+krait::Error cannot_write(const std::filesystem::path& path) {
+  return {krait::ErrorCode::io_failed, "[checkpoint] " + path.filename().string() +
+                                           ": expected to write it, found no way (" +
+                                           path.parent_path().string() + ")"};
+}
+
+// A file whose tensors are one hole: zeros that take no room on the disk.
+krait::Result<void> write_sparse(const krait::ModelConfig& config, DType dtype,
+                                 const std::filesystem::path& path) {
+  KRAIT_ASSIGN_OR_RETURN(const krait::ModelPlan plan,
+                         krait::plan_model(config.spec, nullptr, config.prefix));
+  std::string header = "{\"__metadata__\":{\"format\":\"pt\"}";
+  Index bytes = 0;
+  for (const krait::TensorUse& use : plan.tensors) {
+    const DType stored = use.role == krait::TensorRole::matrix ? dtype : DType::f32;
+    header += ",\"" + use.name + "\":{\"dtype\":\"" +
+              (stored == DType::f32   ? "F32"
+               : stored == DType::f16 ? "F16"
+                                      : "BF16") +
+              "\",\"shape\":[";
+    const char* separator = "";
+    for (const Index extent : use.shape.extents()) {
+      header += separator + std::to_string(extent);
+      separator = ",";
+    }
+    header += "],\"data_offsets\":[" + std::to_string(bytes);
+    bytes += use.shape.size() * krait::bytes_of(stored);
+    header += "," + std::to_string(bytes) + "]}";
+  }
+  header += "}";
+  header.resize((header.size() + 8 + 63) / 64 * 64 - 8, ' ');  // the data is aligned
+  std::ofstream file(path, std::ios::binary);
+  for (std::size_t i = 0; i < 8; ++i) file.put(static_cast<char>(header.size() >> (8 * i) & 0xFF));
+  file << header;
+  file.close();
+  std::error_code failed;
+  std::filesystem::resize_file(path, 8 + header.size() + static_cast<std::uintmax_t>(bytes),
+                               failed);
+  if (failed || !file) return cannot_write(path);
+  return {};
+}
+
+krait::Result<void> write_random(const krait::ModelConfig& config, DType dtype,
+                                 const std::filesystem::path& path) {
+  KRAIT_ASSIGN_OR_RETURN(const krait::WeightStore weights,
+                         krait::random_weights(config.spec, 1, config.prefix, dtype));
+  std::vector<krait::NamedTensor> tensors;
+  for (const auto& [name, entry] : weights.entries()) tensors.push_back({name, entry.tensor});
+  return krait::write_safetensors(path.string(), tensors, {{"format", "pt"}});
+}
+
+krait::Result<void> make(const Options& options) {
+  const bool is_transformers = options.shape == "mamba-130m";
+  krait::Checkpoint checkpoint;
+  checkpoint.path = options.directory;
+  checkpoint.config = is_transformers ? transformers_config(options) : state_spaces_config(options);
+  // Without tensors the names are those of the state-spaces repository.
+  KRAIT_ASSIGN_OR_RETURN(krait::ModelConfig config, krait::read_config(checkpoint));
+  if (is_transformers) config.spec.embedding_name = "embeddings";
+
+  const std::filesystem::path directory = options.directory;
+  std::error_code failed;
+  std::filesystem::create_directories(directory, failed);
+  std::ofstream file(directory / "config.json", std::ios::binary);
+  file << checkpoint.config;
+  file.close();
+  if (failed || !file) return cannot_write(directory / "config.json");
+  return (options.sparse ? write_sparse : write_random)(config, options.dtype,
+                                                        directory / "model.safetensors");
 }
 
 }  // namespace
@@ -184,9 +207,12 @@ krait::Result<void> make(const Options& options) {
 int main(int argc, char** argv) {
   Options options;
   if (!parse(argc, argv, options)) {
-    std::fprintf(stderr,
-                 "usage: krait_make_random_checkpoint DIR [--dtype f32|bf16|f16] [--d-model 768] "
-                 "[--n-layer 24] [--vocab 50280]\n");
+    std::fprintf(
+        stderr,
+        "usage: krait_make_random_checkpoint DIR [--shape mamba-130m|mamba2-130m|moe-mamba]\n"
+        "         [--dtype f32|bf16|f16] [--d-model N] [--n-layer 24] [--vocab N]\n"
+        "         [--n-expert 8] [--top-k 1] [--d-expert N] [--sparse]\n"
+        "--sparse leaves all weights zero, as a hole in the file.\n");
     return 2;
   }
   if (const auto made = make(options); !made) {
