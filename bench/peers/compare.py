@@ -54,7 +54,7 @@ class Krait:
         # A quantised form is made from the f32 file; the others lie in a file as they are.
         stored = dtype if dtype in ("f32", "f16", "bf16") else "f32"
         self.command = [options.krait / "examples/krait/krait", "bench", "--json"]
-        self.command += ["-m", options.work / f"mamba-130m-{stored}", "--dtype", dtype, "--threads", options.threads]
+        self.command += ["-m", options.work / f"{options.shape}-{stored}", "--dtype", dtype, "--threads", options.threads]
         if compute:
             self.command += ["--compute", compute]
 
@@ -79,7 +79,7 @@ class Krait:
             # krait's own figure: its process goes on to measure the machine with large buffers.
             "peak_rss_bytes": report["peak_rss_bytes"],
             "limits": report["roofline"],
-            "facts": {name: report[name] for name in ("isa", "weights_bytes", "flop_per_token")},
+            "facts": {name: report[name] for name in ("isa", "weights_bytes", "state_bytes", "flop_per_token")},
         }
 
 
@@ -89,7 +89,7 @@ class LlamaCpp:
     def __init__(self, options, form):
         self.options = options
         self.form = form
-        self.model = options.work / f"mamba-130m-{form}.gguf"
+        self.model = options.work / f"{options.shape}-{form}.gguf"
         self.bin = options.work / "llama.cpp-build/bin"
 
     def measure(self):
@@ -136,7 +136,7 @@ class Transformers:
     def measure(self):
         o = self.options
         output, _, memory = run(
-            [o.work / "venv/bin/python", HERE / "hf_transformers.py", "--checkpoint", o.work / f"mamba-130m-{self.form}"]
+            [o.work / "venv/bin/python", HERE / "hf_transformers.py", "--checkpoint", o.work / f"{o.shape}-{self.form}"]
             + ["--dtype", self.form, "--threads", o.threads, "--prompt", o.prompt]
             + ["--decode", o.decode, "--users", o.users],
             o.realtime,
@@ -239,7 +239,7 @@ def compare(options):
     data = {
         "format": "krait-peers-1",
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "model": "mamba-130m shape, random weights",
+        "model": f"{options.shape} shape, random weights",
         "machine": machine(),
         "versions": versions(options),
         "threads": options.threads,
@@ -280,7 +280,8 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("--work", "--krait", "--out"):
         parser.add_argument(name, type=Path, required=True)
-    parser.add_argument("--forms", required=True)
+    for name in ("--shape", "--forms"):
+        parser.add_argument(name, required=True)
     for name in ("--threads", "--prompt", "--decode", "--users", "--repeats"):
         parser.add_argument(name, type=int, required=True)
     parser.add_argument("--realtime", action="store_true")
@@ -300,7 +301,7 @@ def main():
         return 1
     except KeyboardInterrupt:
         return 130
-    print(results.heading(data) + "\n\n" + results.table(data) + "\n\n" + results.notes(data), end="")
+    print(results.report(data), end="")
     print(f"results: {options.out}", file=sys.stderr)
     return 0
 

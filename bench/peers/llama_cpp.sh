@@ -4,8 +4,8 @@
 #   sh bench/peers/llama_cpp.sh --realtime --transformers
 #
 # Gets llama.cpp's source from the newest source package of llama-cpp-python on PyPI, builds its
-# benchmarks for this machine, writes one random checkpoint of the mamba-130m shape, converts it for
-# both programs and lets bench/peers/compare.py run them in turns. What is there already is kept, so
+# benchmarks for this machine, writes one random checkpoint of a published model's shape, converts it
+# for both programs and lets bench/peers/compare.py run them in turns. What is there already is kept, so
 # an interrupted run goes on where it stopped; delete the work folder to begin anew.
 set -eu
 
@@ -14,6 +14,7 @@ usage() {
 usage: bench/peers/llama_cpp.sh [OPTION ...]
   --work DIR         everything downloaded and built; default ${XDG_CACHE_HOME:-$HOME/.cache}/krait-peers
   --krait DIR        krait's build folder; default the build/ of this source tree
+  --shape NAME       mamba-130m (default) or mamba2-130m
   --forms LIST       default f32,f16,bf16,bf16/bf16,q8,q4; A/B means --dtype A --compute B
   --threads N        default 2
   --prompt N         tokens of the prompt; default 256
@@ -22,7 +23,7 @@ usage: bench/peers/llama_cpp.sh [OPTION ...]
   --repeats N        rounds, of which the median counts; default 5
   --realtime         runs all programs alike under chrt -r 50
   --transformers     measures Hugging Face transformers too, in f32 and bf16
-  --out FILE         results as JSON; default WORK/peers.json
+  --out FILE         results as JSON; default WORK/peers-SHAPE.json
   --setup            prepares everything and measures nothing
 END
 }
@@ -37,6 +38,7 @@ krait_root=$(CDPATH='' cd -- "$peers/../.." && pwd -P)
 
 work=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/krait-peers
 krait=$krait_root/build
+shape=mamba-130m
 forms=f32,f16,bf16,bf16/bf16,q8,q4
 threads=2 prompt=256 decode=64 users=8 repeats=5
 realtime='' transformers='' out='' setup_only=''
@@ -51,6 +53,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --work) work=$2 ;;
     --krait) krait=$2 ;;
+    --shape) shape=$2 ;;
     --forms) forms=$2 ;;
     --threads) threads=$2 ;;
     --prompt) prompt=$2 ;;
@@ -68,9 +71,18 @@ for number in "$threads" "$prompt" "$decode" "$users" "$repeats"; do
   esac
 done
 
+case $shape in
+  mamba-130m) ;;
+  mamba2-130m)
+    [ -z "$transformers" ] ||
+      fail "--transformers: expected --shape mamba-130m, found $shape, which transformers does not read"
+    ;;
+  *) fail "--shape: expected mamba-130m or mamba2-130m, found '$shape'" ;;
+esac
+
 mkdir -p "$work" 2>/dev/null || fail "work folder: expected to create it, found no way ($work)"
 work=$(CDPATH='' cd -- "$work" && pwd -P)
-[ -n "$out" ] || out=$work/peers.json
+[ -n "$out" ] || out=$work/peers-$shape.json
 log=$work/setup.log
 source=$work/llama.cpp
 build=$work/llama.cpp-build
@@ -103,7 +115,7 @@ check_tools() {
 }
 
 check_space() {
-  [ ! -f "$work/.complete" ] || return 0
+  [ ! -f "$work/.complete-$shape" ] || return 0
   free=$(df -Pk "$work" | awk 'NR == 2 { print int($4 / 1048576) }')
   used=$(du -sk "$work" | awk '{ print int($1 / 1048576) }')
   [ $((free + used)) -ge 6 ] || fail "disk: expected 6 GiB for $work, found $free GiB"
@@ -158,22 +170,22 @@ build_llama() {
 # krait's files: each float type stored as such, so that both programs map their weights.
 make_checkpoints() {
   for dtype in f32 f16 bf16; do
-    folder=$work/mamba-130m-$dtype
+    folder=$work/$shape-$dtype
     [ ! -f "$folder/model.safetensors" ] || continue
     run "Writing the random checkpoint in $dtype" \
-      "$krait/bench/krait_make_random_checkpoint" "$folder" --dtype "$dtype"
+      "$krait/bench/krait_make_random_checkpoint" "$folder" --shape "$shape" --dtype "$dtype"
   done
 }
 
 # make_gguf TYPE COMMAND …: a file that the command writes under a temporary name.
 make_gguf() {
-  gguf=$work/mamba-130m-$1.gguf
+  gguf=$work/$shape-$1.gguf
   [ ! -f "$gguf" ] || return 0
   case $1 in
-    q4_*) run "Converting to GGUF $1" "$build/bin/llama-quantize" "$work/mamba-130m-f32.gguf" \
+    q4_*) run "Converting to GGUF $1" "$build/bin/llama-quantize" "$work/$shape-f32.gguf" \
       "$gguf.tmp" "$1" ;;
     *) run "Converting to GGUF $1" "$python" "$source/convert_hf_to_gguf.py" \
-      "$work/mamba-130m-f32" --outtype "$1" --outfile "$gguf.tmp" ;;
+      "$work/$shape-f32" --outtype "$1" --outfile "$gguf.tmp" ;;
   esac
   mv "$gguf.tmp" "$gguf"
 }
@@ -186,10 +198,10 @@ get_source
 build_llama
 make_checkpoints
 for type in f32 f16 bf16 q8_0 q4_0 q4_k_m; do make_gguf "$type"; done
-touch "$work/.complete"
+touch "$work/.complete-$shape"
 [ -z "$setup_only" ] || exit 0
 
-set -- --work "$work" --krait "$krait" --forms "$forms" --threads "$threads" --prompt "$prompt" \
+set -- --work "$work" --krait "$krait" --shape "$shape" --forms "$forms" --threads "$threads" --prompt "$prompt" \
   --decode "$decode" --users "$users" --repeats "$repeats" --out "$out"
 [ -z "$realtime" ] || set -- "$@" --realtime
 [ -z "$transformers" ] || set -- "$@" --transformers

@@ -94,6 +94,10 @@ def table(data):
     return "\n".join(lines)
 
 
+def report(data):
+    return f'{data["model"]}\n{heading(data)}\n\n{table(data)}\n\n{notes(data)}'
+
+
 def notes(data):
     return "".join(f"note: {note}\n" for note in data["notes"])
 
@@ -107,7 +111,7 @@ def main():
     except BadFile as error:
         print(error, file=sys.stderr)
         return 1
-    print(heading(data) + "\n\n" + table(data) + "\n\n" + notes(data), end="")
+    print(report(data), end="")
     return 0
 
 

@@ -106,7 +106,8 @@ esac
 cat <<'END'
 {"prefill": {"tokens_per_second": 400.0}, "decode": {"tokens_per_second": 40.0},
  "batch": [{"users": 8, "tokens_per_second": 160.0}], "peak_rss_bytes": 1000000, "isa": "avx2",
- "roofline": {"read_gb_s": 30.0, "gflop_s": 200.0}, "weights_bytes": 500000000, "flop_per_token": 2e8}
+ "roofline": {"read_gb_s": 30.0, "gflop_s": 200.0}, "weights_bytes": 500000000,
+ "state_bytes": 3000000, "flop_per_token": 2e8}
 END
 """
 
@@ -152,8 +153,8 @@ class Compare(unittest.TestCase):
 
     def options(self, forms):
         return types.SimpleNamespace(
-            work=self.root, krait=self.root / "krait", out=self.root / "out.json", forms=forms, threads=2,
-            prompt=256, decode=64, users=8, repeats=3, realtime=False, transformers=False,
+            work=self.root, krait=self.root / "krait", out=self.root / "out.json", shape="mamba-130m", forms=forms,
+            threads=2, prompt=256, decode=64, users=8, repeats=3, realtime=False, transformers=False,
         )  # fmt: skip
 
     def test_rounds_notes_and_ratios(self):
