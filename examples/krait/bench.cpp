@@ -94,16 +94,14 @@ std::vector<Token> varied_tokens(Index count, Index vocab) {
 // decoded, but of a prompt only the last token needs it.
 void count_work(const Model& model, Report& report) {
   const ModelPlan& plan = model.plan();
-  const bool is_tied = model.spec().tied_head;
-  for (std::size_t i = 0; i < plan.tensors.size(); ++i) {
+  const std::string head = model.spec().head_name + ".weight";
+  for (std::size_t i = 1; i < plan.tensors.size(); ++i) {  // the first is the embedding
     const TensorUse& use = plan.tensors[i];
-    const bool is_embedding = i == 0;
-    const bool is_head = is_tied ? is_embedding : i + 1 == plan.tensors.size();
-    if (!is_embedding || is_head) report.weights_bytes += use.bytes;
-    if (use.shape.rank() == 2 && !is_embedding && !is_head) {
-      report.flop_per_token += 2.0 * static_cast<double>(use.shape.size());
+    if (use.role == TensorRole::matrix && use.path != head) {
+      report.flop_per_token += 2.0 * static_cast<double>(use.shape.size()) * use.active;
     }
   }
+  report.weights_bytes = plan.bytes_per_token;
   report.state_bytes = plan.state_bytes;
 }
 
