@@ -1,6 +1,6 @@
 // A model as a stack of named specs: with random weights, and with those of a checkpoint.
 //
-//   build_by_hand [MODEL]
+//   build_by_hand [MODEL]        MODEL: the shapes and names of krait-bytes-2m
 
 #include <cstdio>
 
@@ -35,7 +35,7 @@ krait::Result<void> run(const std::string& path) {
   KRAIT_ASSIGN_OR_RETURN(const Model untrained, small.build(random, "backbone"));
   std::printf("%s\n", untrained.describe().c_str());
 
-  // The same stack bound to the bundled checkpoint, which has these shapes and names.
+  // The same stack bound to the checkpoint of krait-bytes-2m, which has these shapes and names.
   KRAIT_ASSIGN_OR_RETURN(const Checkpoint checkpoint, open_model(path));
   KRAIT_ASSIGN_OR_RETURN(const Model trained, small.build(checkpoint.weights, "backbone"));
 

@@ -79,7 +79,7 @@ class Lender final : public krait::Executor {
 }  // namespace
 
 int main(int argc, char** argv) {
-  auto lm = krait::load_language_model(argc > 1 ? argv[1] : "krait-bytes-2m").value();
+  auto lm = krait::load_language_model(argc > 1 ? argv[1] : "krait-bytes-moe").value();
   TaskQueue queue(2);
   Lender lender(queue);
   krait::SerialExecutor serial;

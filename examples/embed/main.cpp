@@ -7,7 +7,7 @@
 #include "krait/krait.hpp"
 
 int main(int argc, char** argv) {
-  auto lm = krait::load_language_model(argc > 1 ? argv[1] : "krait-bytes-2m").value();
+  auto lm = krait::load_language_model(argc > 1 ? argv[1] : "krait-bytes-moe").value();
   krait::ThreadPool pool;
   krait::Session session(lm.model, pool);
 

@@ -22,7 +22,7 @@ enum ExitCode : int { ok = 0, failed = 1, wrong_usage = 2, interrupted = 130 };
 
 /// Options that most commands have.
 struct CommonOptions {
-  std::string model = "krait-bytes-2m";
+  std::string model = "krait-bytes-moe";
   int threads = 0;  // 0: as many as the process may use
   std::string dtype = "file";
   std::string compute = "f32";

@@ -56,7 +56,7 @@ void add_evaluate(CLI::App& app, int& result) {
   command->add_option("--limit", options->limit, "Only the first N bytes")
       ->check(CLI::PositiveNumber);
   add_common(*command, options->common, "One JSON object: kl, kl_largest, same_top");
-  command->footer("Example: krait evaluate --kl krait-bytes-2m --dtype q4 --file book.txt");
+  command->footer("Example: krait evaluate --kl krait-bytes-moe --dtype q4 --file book.txt");
   command->callback([options, &result] {
     const Result<void> outcome = run(*options);
     result = outcome ? ok : report(outcome.error());

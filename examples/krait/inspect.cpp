@@ -170,7 +170,7 @@ void add_inspect(CLI::App& app, int& result) {
       "expert's share of the tokens, its mean gate, and the balance (entropy of the "
       "shares over its maximum)");
   add_common(*command, options->common, "One JSON object");
-  command->footer("Example: krait inspect krait-bytes-2m");
+  command->footer("Example: krait inspect krait-bytes-moe");
   command->callback([options, &result] {
     const Result<void> outcome = run(*options);
     result = outcome ? ok : report(outcome.error());

@@ -112,7 +112,7 @@ TEST_F(Cli, MeasuresPerplexity) {
 
 TEST_F(Cli, MeasuresTheDistanceFromAnotherModel) {
   const std::string text = (test::data_dir() / "data" / "heldout_64k.txt").string();
-  const std::string common = "evaluate --kl krait-bytes-2m --limit 600 --file " + text;
+  const std::string common = "evaluate --kl krait-bytes-moe --limit 600 --file " + text;
   EXPECT_EQ(krait_json(common)["kl"], 0.0);
   const json object = krait_json(common + " --dtype q4");
   EXPECT_EQ(object["positions"], 600);
@@ -122,7 +122,7 @@ TEST_F(Cli, MeasuresTheDistanceFromAnotherModel) {
   EXPECT_GT(object["same_top"].get<double>(), 0.8);
   EXPECT_NE(krait(common).out.find("100.00 % of 600 positions"), std::string::npos);
   expect_error("evaluate --kl no-such-model --file " + text, 1, "no-such-model");
-  expect_error("evaluate --kl krait-bytes-2m --file " + path("absent"), 1, "absent");
+  expect_error("evaluate --kl krait-bytes-moe --file " + path("absent"), 1, "absent");
   expect_error("evaluate --file " + text, 2, "--kl");
 }
 
@@ -132,6 +132,74 @@ TEST_F(Cli, InspectsWithoutLoading) {
   EXPECT_EQ(object["state_bytes"], 8 * 384 * (16 + 3) * 4);
   const Outcome text = krait("inspect krait-bytes-2m");
   EXPECT_NE(text.out.find("Mamba, d_inner 384"), std::string::npos);
+}
+
+TEST_F(Cli, TellsWhatATokenUsesOfAMixtureOfExperts) {
+  const json object = krait_json("inspect krait-bytes-moe");
+  EXPECT_EQ(object, krait_json("inspect")) << "the default";
+  EXPECT_EQ(object["parameters"], 5048480);
+  EXPECT_EQ(object["active_parameters"], 1607840);
+  EXPECT_EQ(object["family"], "moe_mamba");
+  // What a token reads: bytes of all tensors but 7 of 8 experts (up_proj and down_proj) a layer.
+  const Index expert = 2 * 160 * 256 * 2;
+  EXPECT_EQ(object["bytes_per_token"],
+            object["weights_bytes"].get<Index>() - Index{6} * 7 * expert);
+  const Outcome text = krait("inspect krait-bytes-moe");
+  EXPECT_NE(text.out.find("moe_mamba: 5048480 parameters, 1607840 active, "), std::string::npos);
+  EXPECT_NE(text.out.find("read per token"), std::string::npos);
+  EXPECT_NE(text.out.find("Moe, 1 of 8 experts"), std::string::npos);
+}
+
+TEST_F(Cli, ShowsWhereRoutersSendATextsTokens) {
+  const std::string text = (test::data_dir() / "data" / "heldout_64k.txt").string();
+  test::write_file(path("text"), test::read_file(text).substr(0, 3000));
+  test::write_file(path("nothing"), "");
+  const std::string base = "inspect krait-bytes-moe --router-stats ";
+  const json object = krait_json(base + path("text"));
+  EXPECT_EQ(object["tokens"], 3000);
+  ASSERT_EQ(object["layers"].size(), 6U);
+  for (const json& layer : object["layers"]) {
+    EXPECT_EQ(layer["tokens"], 3000);
+    EXPECT_GT(layer["balance"], 0.0);
+    EXPECT_LE(layer["balance"], 1.0);
+    ASSERT_EQ(layer["experts"].size(), 8U);
+    double share = 0.0;
+    Index chosen = 0;
+    for (const json& expert : layer["experts"]) {
+      share += expert["share"].get<double>();
+      chosen += expert["chosen"].get<Index>();
+      EXPECT_GE(expert["mean_gate"], 0.0);
+      EXPECT_LE(expert["mean_gate"], 1.0);
+    }
+    EXPECT_NEAR(share, 1.0, 1e-12);
+    EXPECT_EQ(chosen, 3000) << "one expert a token";
+  }
+  EXPECT_EQ(object["layers"][5]["layer"], "layers.5.moe");
+  EXPECT_EQ(krait_json("inspect --router-stats " + path("text") + " --threads 1")["layers"],
+            object["layers"]);
+
+  const Outcome table = krait(base + path("text"));
+  EXPECT_EQ(table.code, 0) << table.err;
+  EXPECT_NE(table.out.find("layers.0.moe balance 0."), std::string::npos) << table.out;
+  EXPECT_EQ(std::count(table.out.begin(), table.out.end(), '\n'), 6 * 4) << table.out;
+  EXPECT_EQ(shell(KRAIT_PROGRAM " " + base + "- <" + path("text")).out, table.out);
+
+  expect_error("inspect krait-bytes-2m --router-stats " + path("text"), 1, "model with experts");
+  expect_error(base + path("nothing"), 1, "found an empty file");
+  expect_error(base + path("absent"), 1, "absent");
+}
+
+TEST_F(Cli, ContinuesAsTheReferenceDoes) {
+  const json golden =
+      json::parse(test::read_file(test::data_dir() / "golden" / "greedy.json"))["models"];
+  for (const char* model : {"krait-bytes-moe", "krait-bytes-2m"}) {
+    const Outcome outcome =
+        krait("generate 'It was a dark and stormy night' --greedy -n 64 -m " + std::string(model));
+    EXPECT_EQ(outcome.out, golden[model]["text"].get<std::string>()) << outcome.err;
+  }
+  EXPECT_EQ(krait("generate 'It was a dark and stormy night' --greedy -n 64").out,
+            golden["krait-bytes-moe"]["text"].get<std::string>())
+      << "the default";
 }
 
 TEST_F(Cli, ChatsAndKeepsTheConversation) {
@@ -166,6 +234,21 @@ TEST_F(Cli, ReportsWhatIsWrongInOneLine) {
   EXPECT_EQ(shell("KRAIT_ISA=mmx " KRAIT_PROGRAM " generate a -n 1").code, 1);
 }
 
+TEST_F(Cli, ATokenizerThatIsNotReadLeavesTokens) {
+  const std::filesystem::path folder = path("codestral");
+  std::filesystem::copy(golden("codestral"), folder);
+  const std::string model = " -m " + folder.string();
+  expect_error("generate a" + model, 1,
+               "tokenizer.json: expected the tokenizer of the model, found none");
+  test::write_file(folder / "tokenizer.model.v3", "sentences");
+  for (const char* command : {"generate a", "tokenize a", "logits --text a"}) {
+    expect_error(command + model, 1, "SentencePiece is not read by this version");
+  }
+  const Outcome logits = krait("logits --tokens 1,2,3 --top 2" + model);
+  EXPECT_EQ(logits.code, 0) << logits.err;
+  EXPECT_NE(logits.out, "");
+}
+
 TEST_F(Cli, WrongUsageIsExitCodeTwo) {
   expect_error("", 2, "subcommand");
   expect_error("sing", 2, "Not a subcommand: sing");
@@ -189,7 +272,8 @@ TEST_F(Cli, TheOnePageModelAgrees) {
   const std::string tokens = "73,116,32,119,97,115,32,97,32,100,97,114,107";
   const Outcome page = shell(program + " " + model + " --logits " + tokens);
   ASSERT_EQ(page.code, 0) << page.err;
-  EXPECT_EQ(krait("logits --tokens " + tokens + " --out " + path("x.npy")).code, 0);
+  EXPECT_EQ(krait("logits -m krait-bytes-2m --tokens " + tokens + " --out " + path("x.npy")).code,
+            0);
   const std::string file = test::read_file(path("x.npy"));
   ASSERT_EQ(file.size(), 128U + 256 * 4);
   std::istringstream lines(page.out);
@@ -207,8 +291,8 @@ TEST_F(Cli, TheOnePageModelAgrees) {
 }
 
 TEST_F(Cli, TheExamplesRun) {
-  for (const char* name :
-       {"hello", "state_fork", "build_by_hand", "custom_block", "own_executor"}) {
+  for (const char* name : {"hello", "state_fork", "build_by_hand", "build_moe_mamba",
+                           "custom_block", "own_executor"}) {
     const Outcome outcome = shell(std::string(KRAIT_EXAMPLES) + "/" + name);
     EXPECT_EQ(outcome.code, 0) << name << ": " << outcome.err;
     EXPECT_GT(outcome.out.size(), 20U) << name;

@@ -60,7 +60,7 @@ TEST_F(CliQuantize, TheResultRunsLikeTheSourceInThatForm) {
     const auto file_bytes = fs::file_size(result() + "/model.safetensors");
     EXPECT_GT(file_bytes, summary["bytes_after"].get<std::uintmax_t>());
     const std::string tokens = "logits --tokens 73,116,32,119,97,115 --all --out ";
-    EXPECT_EQ(krait(tokens + path("a.npy") + " --dtype " + form).code, 0);
+    EXPECT_EQ(krait(tokens + path("a.npy") + " -m krait-bytes-2m --dtype " + form).code, 0);
     EXPECT_EQ(krait(tokens + path("b.npy") + " -m " + result()).code, 0);
     EXPECT_EQ(test::read_file(path("a.npy")), test::read_file(path("b.npy"))) << form;
     const json inspected = krait_json("inspect " + result());
