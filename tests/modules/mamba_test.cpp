@@ -10,7 +10,7 @@
 
 #include "krait/core/thread_pool.hpp"
 #include "krait/modules/embedding.hpp"
-#include "tests/support/support.hpp"
+#include "tests/modules/block_fixture.hpp"
 
 namespace krait {
 namespace {
@@ -40,42 +40,18 @@ class MambaBlock : public testing::TestWithParam<bool> {
     }
   }
 
-  void add(const std::string& name, const Shape& shape, float scale) {
-    auto values = std::make_shared<std::vector<float>>(
-        test::random_floats(shape.size(), store_.size() + 1, scale));
-    const TensorView view{values->data(), DType::f32, shape};
-    store_.add(name, view, values);
-  }
-
-  double weight(const char* name, Index i) const {
-    const WeightStore::Entry* entry = store_.find(name);
-    return entry == nullptr ? 0.0 : double{entry->tensor.as<float>()[static_cast<std::size_t>(i)]};
-  }
-
-  // y = W x + b
-  std::vector<double> linear(const std::string& name, const std::vector<double>& x,
-                             Index out) const {
-    std::vector<double> y(static_cast<std::size_t>(out));
-    for (Index r = 0; r < out; ++r) {
-      double sum = weight((name + ".bias").c_str(), r);
-      for (std::size_t k = 0; k < x.size(); ++k) {
-        sum += weight((name + ".weight").c_str(),
-                      r * static_cast<Index>(x.size()) + static_cast<Index>(k)) *
-               x[k];
-      }
-      y[static_cast<std::size_t>(r)] = sum;
-    }
-    return y;
+  void add(const char* name, const Shape& shape, float scale) { weights_.add(name, shape, scale); }
+  double weight(const char* name, Index i) const { return weights_.at(name, i); }
+  std::vector<double> linear(const char* name, const std::vector<double>& x, Index out) const {
+    return weights_.linear(name, x, out);
   }
 
   std::vector<std::vector<double>> oracle(const std::vector<float>& x) const {
-    const auto silu = [](double v) { return v / (1.0 + std::exp(-v)); };
     std::vector<std::vector<double>> raw;  // convolution inputs so far
     std::vector<double> h(static_cast<std::size_t>(d_inner * d_state));
     std::vector<std::vector<double>> result;
     for (Index t = 0; t < tokens; ++t) {
-      const std::vector<double> row(x.begin() + t * d_model, x.begin() + (t + 1) * d_model);
-      const auto xz = linear("in_proj", row, 2 * d_inner);
+      const auto xz = linear("in_proj", test::row_of(x, t, d_model), 2 * d_inner);
       raw.emplace_back(xz.begin(), xz.begin() + d_inner);
       std::vector<double> u(static_cast<std::size_t>(d_inner));
       for (Index d = 0; d < d_inner; ++d) {
@@ -87,7 +63,7 @@ class MambaBlock : public testing::TestWithParam<bool> {
                    raw[static_cast<std::size_t>(at)][static_cast<std::size_t>(d)];
           }
         }
-        u[static_cast<std::size_t>(d)] = silu(sum);
+        u[static_cast<std::size_t>(d)] = test::silu(sum);
       }
       const auto dBC = linear("x_proj", u, dt_rank + 2 * d_state);
       const auto dt_raw =
@@ -104,18 +80,18 @@ class MambaBlock : public testing::TestWithParam<bool> {
               std::exp(dt * A) * state + dt * dBC[static_cast<std::size_t>(dt_rank + n)] * u[at];
           y[at] += dBC[static_cast<std::size_t>(dt_rank + d_state + n)] * state;
         }
-        y[at] *= silu(xz[static_cast<std::size_t>(d_inner + d)]);
+        y[at] *= test::silu(xz[static_cast<std::size_t>(d_inner + d)]);
       }
       result.push_back(linear("out_proj", y, d_model));
     }
     return result;
   }
 
-  WeightStore store_;
+  test::BlockWeights weights_;
 };
 
 TEST_P(MambaBlock, EqualsThePapersEquations) {
-  WeightBinder binder(&store_, {});
+  WeightBinder binder(&weights_.store(), {});
   Plan plan(d_model);
   const auto block = Mamba::bind({.d_state = d_state,
                                   .d_conv = d_conv,
@@ -128,21 +104,9 @@ TEST_P(MambaBlock, EqualsThePapersEquations) {
 
   const auto input = test::random_floats(tokens * d_model, 99);
   const auto expected = oracle(input);
-  Scratch scratch(plan.scratch_plan(), tokens);
   ThreadPool threads(2);
   for (const Index chunk : {9, 4, 1}) {
-    AlignedBuffer<float> state(plan.state_floats());
-    std::vector<float> x = input;
-    for (Index first = 0; first < tokens; first += chunk) {
-      const Index count = std::min(chunk, tokens - first);
-      const SequenceRows rows{.first = 0, .count = count, .position = first, .state = state.data()};
-      BlockContext ctx{.x = {x.data() + first * d_model, count, d_model},
-                       .sequences = {&rows, 1},
-                       .executor = threads,
-                       .memory = scratch,
-                       .workspace = {}};
-      (*block)->forward(ctx);
-    }
+    const std::vector<float> x = test::run_block(**block, plan, input, chunk, threads);
     for (Index t = 0; t < tokens; ++t) {
       for (Index i = 0; i < d_model; ++i) {
         EXPECT_NEAR(double{x[static_cast<std::size_t>(t * d_model + i)]},
