@@ -42,8 +42,10 @@ void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std
 namespace krait {
 namespace {
 
-TEST(Session, AllocatesNothingAfterItIsMade) {
-  const Model model = test::tiny_model();
+class Allocations : public testing::TestWithParam<ModelSpec (*)()> {};
+
+TEST_P(Allocations, NoneAfterASessionIsMade) {
+  const Model model = test::tiny_model(GetParam()(), DType::bf16);
   ThreadPool threads(2);
   Session session(model, threads);
   State state = model.initial_state();
@@ -73,6 +75,11 @@ TEST(Session, AllocatesNothingAfterItIsMade) {
   EXPECT_EQ(allocations.load() - before, 0);
   EXPECT_GT(before, 0) << "the counter counts";
 }
+
+INSTANTIATE_TEST_SUITE_P(Models, Allocations,
+                         testing::Values(
+                             +[] { return test::tiny_spec(); }, test::tiny_mamba2_spec,
+                             test::tiny_expert_spec));
 
 }  // namespace
 }  // namespace krait
