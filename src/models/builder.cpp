@@ -192,8 +192,8 @@ Index active_part(Index whole, const TensorUse& use) {
   return static_cast<Index>(std::llround(static_cast<double>(whole) * use.active));
 }
 
-ModelPlan make_plan(const WeightBinder& binder, const Plan& plan, const ModelSpec& spec,
-                    const PlanTree& tree) {
+Result<ModelPlan> make_plan(const WeightBinder& binder, const Plan& plan, const ModelSpec& spec,
+                            const PlanTree& tree) {
   ModelPlan result;
   result.tensors = binder.uses();
   result.state_tensors = plan.state_tensors();
@@ -203,7 +203,12 @@ ModelPlan make_plan(const WeightBinder& binder, const Plan& plan, const ModelSpe
       bytes_of(DType::f32);
   result.trail_bytes_per_token = plan.trail_plan().floats_per_token() * bytes_of(DType::f32);
   result.unused = binder.unused();
+  constexpr Index most = Index{1} << 60;  // beyond it sums could overflow
   for (const TensorUse& use : result.tensors) {
+    const Index bytes = result.in_place_bytes + result.owned_bytes;
+    if (use.shape.size() > most - result.parameters || use.bytes > most - bytes) {
+      return bad_spec("weights", fmt::format("at most {} bytes", most), "more");
+    }
     result.parameters += use.shape.size();
     result.active_parameters += active_part(use.shape.size(), use);
     result.bytes_per_token += active_part(use.bytes, use);
@@ -246,7 +251,7 @@ Result<Model> build_model(const ModelSpec& spec, const WeightStore& weights,
   PlanTree tree;
   KRAIT_ASSIGN_OR_RETURN(Parts parts, bind_parts(spec, binder, prefix, plan, tree));
 
-  parts.plan = make_plan(binder, plan, spec, tree);
+  KRAIT_ASSIGN_OR_RETURN(parts.plan, make_plan(binder, plan, spec, tree));
   auto layout = std::make_shared<StateLayout>();
   layout->tensors = plan.state_tensors();
   layout->floats = plan.state_floats();

@@ -31,18 +31,18 @@ class ConfigReader {
     return it != object_->end() && !it->is_null();
   }
 
-  /// A whole number of at least `least`; `fallback` where there is none.
+  /// A whole number from `least` to `largest_extent`; `fallback` where there is none.
   Result<Index> number(std::string_view key, Index least, std::optional<Index> fallback) const {
     if (!has(key)) {
       if (fallback) return *fallback;
       return fail(key, "a number", "none");
     }
     const auto& value = *object_->find(key);
-    constexpr Index largest = Index{1} << 40;
     const double number = json_number(value).value_or(std::numeric_limits<double>::quiet_NaN());
     if (number != std::floor(number) || number < static_cast<double>(least) ||
-        number > static_cast<double>(largest)) {
-      return fail(key, fmt::format("a whole number of at least {}", least), dump(value));
+        number > static_cast<double>(largest_extent)) {
+      return fail(key, fmt::format("a whole number from {} to {}", least, largest_extent),
+                  dump(value));
     }
     return static_cast<Index>(number);
   }

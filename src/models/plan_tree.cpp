@@ -20,8 +20,9 @@ struct Node {
   }
 
   Node& child(std::string_view name) {
-    for (Node& node : children) {
-      if (node.label == name) return node;
+    // Parts come in their order: it is the last, or not there yet.
+    for (auto node = children.rbegin(); node != children.rend(); ++node) {
+      if (node->label == name) return *node;
     }
     return children.emplace_back(Node{std::string(name), {}, {}});
   }

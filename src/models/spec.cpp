@@ -41,11 +41,18 @@ Result<void> validate(const ModelSpec& spec) {
                     fmt::to_string(spec.embedding.rows()));
   }
   if (spec.layers.empty()) return bad_spec("layers", "at least one", "none");
+  constexpr Index most_experts_in_all = Index{1} << 16;
+  Index n_expert = 0;
   for (const LayerSpec& layer : spec.layers) {
     for (const ResidualSpec& residual : layer.residuals) {
       KRAIT_RETURN_IF_ERROR(check_norm(residual.norm_name, residual.norm));
       KRAIT_RETURN_IF_ERROR(std::visit(
           [&](const auto& block) { return block.validate(spec.d_model()); }, residual.block));
+      if (const auto* moe = std::get_if<MoeSpec>(&residual.block)) n_expert += moe->n_expert;
+      if (n_expert > most_experts_in_all) {
+        return bad_spec("n_expert", fmt::format("at most {} in all layers", most_experts_in_all),
+                        "more");
+      }
     }
   }
   return check_norm(spec.final_norm_name, spec.final_norm);

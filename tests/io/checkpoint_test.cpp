@@ -91,7 +91,10 @@ TEST_F(OpenCheckpoint, WhatIsMissingIsNamed) {
   expect_error(root(), ErrorCode::not_found, "pytorch_model.bin");
   fs::remove(path("config.json"));
   put("model.safetensors", test::small_safetensors());
-  expect_error(root(), ErrorCode::not_found, "config.json");
+  expect_error(root(), ErrorCode::not_found, "expected config.json or params.json, found none");
+  fs::remove(path("model.safetensors"));
+  put("params.json", "{}");
+  expect_error(root(), ErrorCode::not_found, "consolidated.safetensors, found none");
 }
 
 TEST_F(OpenCheckpoint, OtherFormatsAreNamed) {
@@ -142,7 +145,7 @@ TEST_F(OpenCheckpoint, BytesInMemoryAreUsedInPlace) {
 TEST(GoldenCheckpoints, AllOpen) {
   int count = 0;
   for (const auto& entry : fs::directory_iterator(test::data_dir() / "golden")) {
-    if (!fs::exists(entry.path() / "config.json")) continue;
+    if (!fs::exists(entry.path() / "golden.json")) continue;
     const auto checkpoint = open_checkpoint(entry.path().string());
     ASSERT_TRUE(checkpoint) << checkpoint.error().message;
     EXPECT_GT(checkpoint->weights.size(), 0U) << entry.path();

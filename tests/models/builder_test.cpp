@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -93,6 +95,123 @@ TEST(ModelBuilder, RefusesSpecsThatDescribeNoModel) {
   spec = tiny_spec();
   spec.embedding.vocab_padded = 5;
   EXPECT_EQ(code(spec), ErrorCode::bad_config);
+}
+
+// Weights of `tiny_expert_spec` with one tensor changed: the message of the error.
+std::string message_with(const std::string& name, const Shape& shape, float value = 0.5F) {
+  const ModelSpec spec = test::tiny_expert_spec();
+  WeightStore weights = random_weights(spec, 1, "backbone").value();
+  const std::vector<float> values(static_cast<std::size_t>(shape.size()), value);
+  weights.add("backbone." + name, {values.data(), DType::f32, shape}, nullptr, "a.safetensors");
+  const auto model = build_model(spec, weights, "backbone");
+  return model ? "built" : model.error().message;
+}
+
+TEST(ModelBuilder, RefusesExpertsThatAreNotTheConfigurations) {
+  const std::string moe0 = "layers.0.moe.";  // stacked, 5 experts of 23
+  const std::string moe1 = "layers.1.moe.";  // with names of their own, gated, with biases
+  EXPECT_EQ(message_with(moe0 + "router.weight", {5, 20}), "built");
+  EXPECT_EQ(message_with(moe0 + "router.weight", {4, 20}),
+            "[build] backbone.layers.0.moe.router.weight: expected [5,20], found f32 [4,20] "
+            "(a.safetensors)");
+  EXPECT_EQ(message_with(moe0 + "up_proj.weight", {6, 23, 20}),
+            "[build] backbone.layers.0.moe.up_proj.weight: expected [5,23,20], found f32 "
+            "[6,23,20] (a.safetensors)");
+  EXPECT_EQ(message_with(moe0 + "down_proj.weight", {5, 23, 20}),
+            "[build] backbone.layers.0.moe.down_proj.weight: expected [5,20,23], found f32 "
+            "[5,23,20] (a.safetensors)");
+  EXPECT_EQ(message_with(moe0 + "down_proj.weight", {20, 23}),
+            "[build] backbone.layers.0.moe.down_proj.weight: expected [5,20,23], found f32 "
+            "[20,23] (a.safetensors)");
+  EXPECT_EQ(message_with(moe1 + "experts.2.up_proj.weight", {23, 20}),
+            "[build] backbone.layers.1.moe.experts.2.up_proj.weight: expected [46,20], found f32 "
+            "[23,20] (a.safetensors)");
+  EXPECT_EQ(message_with(moe1 + "shared_expert.down_proj.weight", {20, 8}),
+            "[build] backbone.layers.1.moe.shared_expert.down_proj.weight: expected [20,9], found "
+            "f32 [20,8] (a.safetensors)");
+  EXPECT_EQ(message_with(moe1 + "router.bias", {4}),
+            "[build] backbone.layers.1.moe.router.bias: expected [5], found f32 [4] "
+            "(a.safetensors)");
+
+  const ModelSpec spec = test::tiny_expert_spec();
+  const WeightStore weights = random_weights(spec, 1, "backbone").value();
+  const auto lacking = build_model(spec, without(weights, "layers.1.moe.experts.3"), "backbone");
+  ASSERT_FALSE(lacking);
+  EXPECT_EQ(lacking.error().code, ErrorCode::missing_tensor);
+  const std::string expert = "backbone.layers.1.moe.experts.3.";
+  EXPECT_NE(lacking.error().message.find("missing: " + expert + "up_proj.weight, " + expert +
+                                         "up_proj.bias, " + expert + "down_proj.weight, " + expert +
+                                         "down_proj.bias"),
+            std::string::npos)
+      << lacking.error().message;
+}
+
+TEST(ModelBuilder, RefusesRoutersThatAreNoNumbers) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_EQ(message_with("layers.0.moe.router.weight", {5, 20}, nan),
+            "[build] backbone.layers.0.moe.router.weight: expected finite numbers, found nan "
+            "(expert 0)");
+  EXPECT_EQ(message_with("layers.1.moe.router.bias", {5}, -infinity),
+            "[build] backbone.layers.1.moe.router.bias: expected finite numbers, found -inf "
+            "(expert 0)");
+  EXPECT_EQ(message_with("layers.1.moe.router.e_score_correction_bias", {5}, infinity),
+            "[build] backbone.layers.1.moe.router.e_score_correction_bias: expected finite "
+            "numbers, found inf (expert 0)");
+}
+
+TEST(ModelBuilder, RefusesBlocksThatDescribeNothing) {
+  const auto message = [](const BlockSpec& block) {
+    ModelSpec spec = tiny_spec();
+    spec.layers[1].residuals[0].block = block;
+    const auto plan = plan_model(spec);
+    return plan ? "planned" : plan.error().message;
+  };
+  constexpr Index huge = Index{1} << 40;
+  EXPECT_EQ(message(MoeSpec{.n_expert = 4, .top_k = 4}), "planned");
+  EXPECT_EQ(message(MoeSpec{.n_expert = 0}), "[spec] n_expert: expected 1 to 4096, found 0");
+  EXPECT_EQ(message(MoeSpec{.n_expert = huge}),
+            "[spec] n_expert: expected 1 to 4096, found 1099511627776");
+  EXPECT_EQ(message(MoeSpec{.n_expert = 4, .top_k = 5}),
+            "[spec] top_k: expected 1 to n_expert (4), found 5");
+  EXPECT_EQ(message(MoeSpec{.top_k = 0}), "[spec] top_k: expected 1 to n_expert (8), found 0");
+  EXPECT_EQ(message(MoeSpec{.d_expert = huge}),
+            "[spec] d_expert: expected 1 to 268435456, found 1099511627776");
+  EXPECT_EQ(message(MoeSpec{.d_shared = -1}), "[spec] d_shared: expected 1 to 268435456, found -1");
+  EXPECT_EQ(message(MoeSpec{.router = {.scale = 0.0F}}),
+            "[spec] router scale: expected a positive number, found 0");
+  EXPECT_EQ(message(MoeSpec{.bias = true}),
+            "[spec] bias: expected experts of their own tensors, found stacked ones");
+  EXPECT_EQ(message(MlpSpec{.d_hidden = -1}), "[spec] d_hidden: expected 1 to 268435456, found -1");
+  EXPECT_EQ(message(Mamba2Spec{.head_dim = 10}), "planned");
+  EXPECT_EQ(message(Mamba2Spec{.head_dim = 7}),
+            "[spec] head_dim: expected a divisor of d_ssm (40), found 7");
+  EXPECT_EQ(message(Mamba2Spec{.head_dim = 10, .n_group = 3}),
+            "[spec] n_group: expected a divisor of the number of heads (4), found 3");
+  EXPECT_EQ(message(Mamba2Spec{.head_dim = 10, .d_ssm = 50}),
+            "[spec] d_ssm: expected at most d_inner (40), found 50");
+  EXPECT_EQ(message(Mamba2Spec{.head_dim = 10, .dt_min = 0.2F, .dt_max = 0.1F}),
+            "[spec] dt limits: expected 0 <= lower <= upper, found 0.2 and 0.1");
+  EXPECT_EQ(message(Mamba2Spec{.d_conv = Index{1} << 27, .head_dim = 10}).find("[spec] d_conv"),
+            0U);
+  EXPECT_EQ(message(Mamba2Spec{.d_state = Index{1} << 27, .head_dim = 10}).find("[spec] d_ssm"),
+            0U);
+  EXPECT_EQ(message(MambaSpec{.d_conv = Index{1} << 27}).find("[spec] d_conv"), 0U);
+}
+
+TEST(ModelBuilder, RefusesMoreThanAnyMemoryHolds) {
+  ModelSpec spec = tiny_spec();
+  spec.layers.assign(4096, {{{"norm", RmsNormSpec{}, "moe", MoeSpec{.n_expert = 64}}}});
+  const auto experts = plan_model(spec);
+  ASSERT_FALSE(experts);
+  EXPECT_EQ(experts.error().message,
+            "[spec] n_expert: expected at most 65536 in all layers, found more");
+  spec.embedding.d_model = Index{1} << 26;
+  spec.layers.assign(4096, {{{"norm", RmsNormSpec{}, "mlp", MlpSpec{}}}});
+  const auto weights = plan_model(spec);
+  ASSERT_FALSE(weights);
+  EXPECT_EQ(weights.error().message,
+            "[spec] weights: expected at most 1152921504606846976 bytes, found more");
 }
 
 TEST(ModelBuilder, UsesWeightsWhereTheyLie) {

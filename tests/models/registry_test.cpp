@@ -11,6 +11,11 @@ namespace {
 
 const std::string transformers =
     R"("model_type":"mamba","hidden_size":16,"num_hidden_layers":2,"vocab_size":40)";
+const std::string mamba2 =
+    R"("model_type":"mamba2","hidden_size":16,"num_hidden_layers":2,"vocab_size":40,"n_groups":2,)"
+    R"("head_dim":8,"num_heads":4)";
+const std::string megatron = R"("hidden_size":16,"vocab_size":40,"ffn_hidden_size":24)";
+const std::string mistral = R"("dim":64,"n_layers":2,"vocab_size":40)";
 const std::string original = R"("d_model":16,"n_layer":2,"vocab_size":41)";
 
 Result<ModelConfig> read(const std::string& config) {
@@ -67,16 +72,83 @@ TEST(Config, InfinityMayBeSpeltInAnyWay) {
   }
 }
 
+TEST(Config, OfMamba2HasItsDefaults) {
+  const ModelConfig config =
+      read("{" + mamba2 + R"(,"time_step_limit":[0.25,"Infinity"]})").value();
+  EXPECT_FALSE(config.spec.tied_head);
+  const auto& mixer = std::get<Mamba2Spec>(config.spec.layers[1].residuals[0].block);
+  EXPECT_EQ(mixer, (Mamba2Spec{.head_dim = 8, .n_group = 2, .dt_min = 0.25F}));
+  const auto original_mixer =
+      read(R"({"d_model":32,"n_layer":1,"vocab_size":41,"ssm_cfg":{"layer":"Mamba2"}})").value();
+  EXPECT_EQ(std::get<Mamba2Spec>(original_mixer.spec.layers[0].residuals[0].block), Mamba2Spec{});
+}
+
+TEST(Config, OfFalconMambaNormalisesWithinItsMixers) {
+  const ModelConfig config =
+      read(R"({"model_type":"falcon_mamba","hidden_size":16,"num_hidden_layers":1,"vocab_size":40,)"
+           R"("expand":16,"intermediate_size":40})")
+          .value();
+  const auto mixer = std::get<MambaSpec>(config.spec.layers[0].residuals[0].block).resolved(16);
+  EXPECT_EQ(mixer.d_inner, 40);
+  EXPECT_EQ(mixer.inner_norm_eps, 1e-6F);
+}
+
+TEST(Config, OfParamsJsonIsMistrals) {
+  const ModelConfig config = read("{" + mistral + R"(,"n_groups":2,"model_type":"mamba"})").value();
+  EXPECT_EQ(config.spec.family, "codestral");
+  EXPECT_EQ(std::get<Mamba2Spec>(config.spec.layers[0].residuals[0].block),
+            Mamba2Spec{.n_group = 2});
+}
+
+TEST(Config, OfMixturesOfExperts) {
+  const ModelConfig switched =
+      read("{" + original + R"(,"moe_cfg":{"n_expert":4,"d_expert":32,"activation":"silu"}})")
+          .value();
+  ASSERT_EQ(switched.spec.layers[0].residuals.size(), 2U);
+  EXPECT_EQ(std::get<MoeSpec>(switched.spec.layers[0].residuals[1].block),
+            (MoeSpec{.n_expert = 4, .top_k = 1, .d_expert = 32, .activation = Activation::silu}));
+  const ModelConfig black =
+      read("{" + megatron + R"(,"mamba_moe_layers":["r","4","1","r2"]})").value();
+  ASSERT_EQ(black.spec.layers.size(), 4U);
+  EXPECT_EQ(std::get<MoeSpec>(black.spec.layers[1].residuals[0].block).n_expert, 4);
+  EXPECT_TRUE(std::holds_alternative<MlpSpec>(black.spec.layers[2].residuals[0].block));
+  EXPECT_TRUE(black.spec.layers[3].parallel);
+  EXPECT_EQ(black.spec.layers[3].residuals[1].norm_name, "norm_moe");
+}
+
+// The list of layers may be long, the number of experts of each large: not both.
+TEST(Config, BoundsAllExpertsTogether) {
+  std::string kinds = "\"4096\"";
+  for (int i = 1; i < 4096; ++i) kinds += ",\"4096\"";
+  const auto result = read("{" + megatron + ",\"mamba_moe_layers\":[" + kinds + "]}");
+  ASSERT_FALSE(result);
+  EXPECT_EQ(result.error().message,
+            "[spec] n_expert: expected at most 65536 in all layers, found more "
+            "(somewhere/config.json)");
+}
+
 struct Bad {
   const char* name;
   std::string config;
   ErrorCode code;
-  const char* part;  // of the message
+  std::string part;  // of the message
 };
 
 TEST(Config, RefusesWhatDescribesNoModel) {
   const auto hf = [](const std::string& more) { return "{" + transformers + "," + more + "}"; };
   const auto ss = [](const std::string& more) { return "{" + original + "," + more + "}"; };
+  const auto hf2 = [](const std::string& more) {
+    return R"({"model_type":"mamba2","hidden_size":16,"num_hidden_layers":2,"vocab_size":40,)" +
+           more + "}";
+  };
+  const auto ssm2 = [&](const std::string& more) {
+    return ss(R"("ssm_cfg":{"layer":"Mamba2","headdim":8,)" + more + "}");
+  };
+  const auto moe = [&](const std::string& values) { return ss(R"("moe_cfg":{)" + values + "}"); };
+  const auto black = [](const std::string& more) { return "{" + megatron + "," + more + "}"; };
+  const auto params = [](const std::string& more) { return "{" + mistral + "," + more + "}"; };
+  const std::string pattern =
+      "mamba_moe_layers: expected r, a number of experts, or r and a number";
   const Bad table[] = {
       {"empty", "", ErrorCode::bad_format, "JSON"},
       {"not json", "hello", ErrorCode::bad_format, "JSON"},
@@ -102,7 +174,8 @@ TEST(Config, RefusesWhatDescribesNoModel) {
       {"huge size", R"({"model_type":"mamba","hidden_size":1e300,"vocab_size":4})",
        ErrorCode::bad_config, "hidden_size"},
       {"overflowing sizes", hf(R"("intermediate_size":1099511627776)"), ErrorCode::bad_config,
-       "d_inner"},
+       "intermediate_size: expected a whole number from 1 to 268435456, found 1099511627776"},
+      {"overflowing products", hf(R"("expand":268435456)"), ErrorCode::bad_config, "d_inner"},
       {"no layers",
        R"({"model_type":"mamba","hidden_size":8,"vocab_size":4,"num_hidden_layers":0})",
        ErrorCode::bad_config, "num_hidden_layers"},
@@ -131,13 +204,101 @@ TEST(Config, RefusesWhatDescribesNoModel) {
       {"rank of zero", hf(R"("time_step_rank":0)"), ErrorCode::bad_config, "time_step_rank"},
       {"end of text", hf(R"("eos_token_id":"end")"), ErrorCode::bad_config, "eos_token_id"},
       {"other layer", ss(R"("ssm_cfg":{"layer":"Mamba3"})"), ErrorCode::unsupported,
-       "ssm_cfg.layer"},
+       "ssm_cfg.layer: expected Mamba1 or Mamba2, found Mamba3"},
+      {"layer of a number", ss(R"("ssm_cfg":{"layer":2})"), ErrorCode::bad_config,
+       "ssm_cfg.layer: expected a string, found 2"},
       {"attention", ss(R"("attn_layer_idx":[1])"), ErrorCode::unsupported, "attn_layer_idx"},
       {"mlp", ss(R"("d_intermediate":64)"), ErrorCode::unsupported, "d_intermediate"},
-      {"experts", ss(R"("moe_cfg":{"n_expert":8})"), ErrorCode::bad_config, "moe_cfg.d_expert"},
       {"ssm of text", ss(R"("ssm_cfg":"default")"), ErrorCode::bad_config, "ssm_cfg"},
       {"no padding", ss(R"("pad_vocab_size_multiple":0)"), ErrorCode::bad_config,
        "pad_vocab_size_multiple"},
+      {"heads of another number", hf2(R"("head_dim":8,"num_heads":5,"n_groups":1)"),
+       ErrorCode::bad_config,
+       "num_heads: expected expand · hidden_size / head_dim (32 / 8), found 5"},
+      {"heads by default", hf2(R"("n_groups":1)"), ErrorCode::bad_config,
+       "num_heads: expected expand · hidden_size / head_dim (32 / 64), found 128"},
+      {"heads of another width", hf2(R"("head_dim":7,"num_heads":4,"n_groups":1)"),
+       ErrorCode::bad_config, "num_heads"},
+      {"heads beyond numbers", hf2(R"("head_dim":268435456,"num_heads":268435456)"),
+       ErrorCode::bad_config, "num_heads"},
+      {"groups of heads", hf2(R"("head_dim":8,"num_heads":4,"n_groups":3)"), ErrorCode::bad_config,
+       "n_group: expected a divisor of the number of heads (4), found 3"},
+      {"groups of none", hf2(R"("head_dim":8,"num_heads":4,"n_groups":0)"), ErrorCode::bad_config,
+       "n_groups: expected a whole number from 1 to 268435456, found 0"},
+      {"mamba2 limits upside down", hf2(R"("time_step_limit":[0.5,0.1])"), ErrorCode::bad_config,
+       "time_step_limit: expected two numbers, the lower one first, found [0.5,0.1]"},
+      {"mamba2 negative limits", hf2(R"("time_step_limit":[-1,0.1])"), ErrorCode::bad_config,
+       "time_step_limit: expected limits of at least 0, found [-1,0.1]"},
+      {"mamba2 limits of text", hf2(R"("time_step_limit":["a","b"])"), ErrorCode::bad_config,
+       "time_step_limit: expected two numbers"},
+      {"mamba2 limit not a number", hf2(R"("time_step_limit":[NaN,1])"), ErrorCode::bad_config,
+       "time_step_limit: expected two numbers"},
+      {"mamba2 limits of one number", hf2(R"("time_step_limit":0.5)"), ErrorCode::bad_config,
+       "time_step_limit: expected two numbers, the lower one first, found 0.5"},
+      {"mamba2 infinite lower limit", hf2(R"("time_step_limit":["Infinity","Infinity"])"),
+       ErrorCode::bad_config, "time_step_limit: expected a lower limit that steps can reach"},
+      {"mamba2 activation", hf2(R"("hidden_act":"gelu")"), ErrorCode::unsupported,
+       "hidden_act: expected silu, found gelu"},
+      {"head that does not divide", ss(R"("ssm_cfg":{"layer":"Mamba2","headdim":7})"),
+       ErrorCode::bad_config, "head_dim: expected a divisor of d_ssm (32), found 7"},
+      {"groups that do not divide", ssm2(R"("ngroups":3)"), ErrorCode::bad_config,
+       "n_group: expected a divisor of the number of heads (4), found 3"},
+      {"wider than all", ssm2(R"("d_ssm":40)"), ErrorCode::bad_config,
+       "d_ssm: expected at most d_inner (32), found 40"},
+      {"dt_limit", ssm2(R"("dt_limit":[1,0])"), ErrorCode::bad_config,
+       "ssm_cfg.dt_limit: expected"},
+      {"vast state", ssm2(R"("d_state":268435456)"), ErrorCode::bad_config, "d_ssm · d_state"},
+      {"vast convolution", ssm2(R"("d_conv":268435456)"), ErrorCode::bad_config, "d_conv"},
+      {"experts of no number", ss(R"("moe_cfg":8)"), ErrorCode::bad_config,
+       "moe_cfg: expected an object, found 8"},
+      {"experts of unknown number", moe(R"("d_expert":8)"), ErrorCode::bad_config,
+       "moe_cfg.n_expert: expected a number, found none"},
+      {"experts of unknown width", moe(R"("n_expert":8)"), ErrorCode::bad_config,
+       "moe_cfg.d_expert: expected a number, found none"},
+      {"no experts", moe(R"("n_expert":0,"d_expert":8)"), ErrorCode::bad_config,
+       "moe_cfg.n_expert: expected a whole number from 1 to 268435456, found 0"},
+      {"countless experts", moe(R"("n_expert":268435456,"d_expert":8)"), ErrorCode::bad_config,
+       "n_expert: expected 1 to 4096, found 268435456"},
+      {"none chosen", moe(R"("n_expert":8,"d_expert":8,"top_k":0)"), ErrorCode::bad_config,
+       "moe_cfg.top_k: expected a whole number from 1 to 268435456, found 0"},
+      {"more chosen than there are", moe(R"("n_expert":8,"d_expert":8,"top_k":9)"),
+       ErrorCode::bad_config, "top_k: expected 1 to n_expert (8), found 9"},
+      {"other router", moe(R"("n_expert":8,"d_expert":8,"router":"sinkhorn")"),
+       ErrorCode::unsupported, "moe_cfg.router: expected switch, found sinkhorn"},
+      {"activation of experts", moe(R"("n_expert":8,"d_expert":8,"activation":"gelu")"),
+       ErrorCode::unsupported, "moe_cfg.activation: expected relu or silu, found gelu"},
+      {"pattern of text", black(R"("mamba_moe_layers":"r4r4")"), ErrorCode::bad_config,
+       "mamba_moe_layers: expected a list of strings, found \"r4r4\""},
+      {"pattern of numbers", black(R"("mamba_moe_layers":["r",4])"), ErrorCode::bad_config,
+       "mamba_moe_layers: expected a list of strings, found [\"r\",4]"},
+      {"pattern of nothing", black(R"("mamba_moe_layers":[])"), ErrorCode::bad_config,
+       "mamba_moe_layers: expected one entry per layer (1), found 0"},
+      {"pattern too short", black(R"("mamba_moe_layers":["r","4"],"num_layers":3)"),
+       ErrorCode::bad_config, "mamba_moe_layers: expected one entry per layer (3), found 2"},
+      {"pattern too long", black(R"("mamba_moe_layers":["r","4"],"num_layers":1)"),
+       ErrorCode::bad_config, "mamba_moe_layers: expected one entry per layer (1), found 2"},
+      {"letter x", black(R"("mamba_moe_layers":["x"])"), ErrorCode::bad_config,
+       pattern + ", found \"x\""},
+      {"mixer and no expert", black(R"("mamba_moe_layers":["r0"])"), ErrorCode::bad_config,
+       pattern},
+      {"empty entry", black(R"("mamba_moe_layers":[""])"), ErrorCode::bad_config, pattern},
+      {"two mixers", black(R"("mamba_moe_layers":["rr"])"), ErrorCode::bad_config, pattern},
+      {"mixer last", black(R"("mamba_moe_layers":["8r"])"), ErrorCode::bad_config, pattern},
+      {"no expert", black(R"("mamba_moe_layers":["0"])"), ErrorCode::bad_config, pattern},
+      {"minus", black(R"("mamba_moe_layers":["-1"])"), ErrorCode::bad_config, pattern},
+      {"beyond numbers", black(R"("mamba_moe_layers":["99999999999999999999"])"),
+       ErrorCode::bad_config, pattern},
+      {"countless single experts", black(R"("mamba_moe_layers":["999999"])"), ErrorCode::bad_config,
+       "n_expert: expected 1 to 4096, found 999999"},
+      {"no gate", black(R"("mamba_moe_layers":["4"],"swiglu":false)"), ErrorCode::unsupported,
+       "swiglu: expected true, found false"},
+      {"no width of experts", R"({"hidden_size":16,"vocab_size":40,"mamba_moe_layers":["r"]})",
+       ErrorCode::bad_config, "ffn_hidden_size: expected a number, found none"},
+      {"params of no groups", params(R"("n_groups":0)"), ErrorCode::bad_config, "n_groups"},
+      {"params whose heads do not divide", R"({"dim":20,"n_layers":2,"vocab_size":40})",
+       ErrorCode::bad_config, "head_dim: expected a divisor of d_ssm (40), found 64"},
+      {"params of text", R"({"dim":"big","n_layers":2,"vocab_size":40})", ErrorCode::bad_config,
+       "dim: expected a whole number from 1 to 268435456, found \"big\""},
       {"vast padding", ss(R"("pad_vocab_size_multiple":1000000000)"), ErrorCode::bad_config,
        "pad_vocab_size_multiple"},
   };

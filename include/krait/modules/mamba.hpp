@@ -54,7 +54,9 @@ struct MambaSpec {
     KRAIT_RETURN_IF_ERROR(check_extent("d_state", spec.d_state));
     KRAIT_RETURN_IF_ERROR(check_extent("d_conv", spec.d_conv));
     KRAIT_RETURN_IF_ERROR(check_extent("d_inner", spec.d_inner));
-    return check_extent("dt_rank", spec.dt_rank);
+    KRAIT_RETURN_IF_ERROR(check_extent("dt_rank", spec.dt_rank));
+    KRAIT_RETURN_IF_ERROR(check_extent("d_conv · d_inner", spec.d_conv * spec.d_inner));
+    return check_extent("d_state · d_inner", spec.d_state * spec.d_inner);
   }
 
   std::string to_string(Index d_model) const {

@@ -91,7 +91,8 @@ struct Mamba2Spec {
                       std::to_string(spec.n_group));
     }
     KRAIT_RETURN_IF_ERROR(check_extent("n_group · d_state", spec.n_group * spec.d_state));
-    KRAIT_RETURN_IF_ERROR(check_extent("state", spec.d_ssm * spec.d_state));
+    KRAIT_RETURN_IF_ERROR(check_extent("d_ssm · d_state", spec.d_ssm * spec.d_state));
+    KRAIT_RETURN_IF_ERROR(check_extent("d_conv · channels", spec.d_conv * spec.conv_dim()));
     if (!(spec.norm_eps >= 0.0F)) {
       return bad_spec("norm_eps", "a number of at least 0", spec_number(spec.norm_eps));
     }

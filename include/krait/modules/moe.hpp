@@ -51,6 +51,9 @@ struct MoeNames {
   friend bool operator==(const MoeNames&, const MoeNames&) = default;
 };
 
+/// More experts than this in one mixture are a mistake: every one is an object of its own.
+inline constexpr Index most_experts = 4096;
+
 /// Sizes of a mixture of experts; the defaults are those of MoE-Mamba.
 struct MoeSpec {
   Index n_expert = 8;
@@ -70,14 +73,17 @@ struct MoeSpec {
   }
 
   Result<void> validate(Index d_model) const {
-    KRAIT_RETURN_IF_ERROR(check_extent("n_expert", n_expert));
+    if (n_expert < 1 || n_expert > most_experts) {
+      return bad_spec("n_expert", "1 to " + std::to_string(most_experts), std::to_string(n_expert));
+    }
     KRAIT_RETURN_IF_ERROR(check_extent("d_expert", resolved(d_model).d_expert));
     if (top_k < 1 || top_k > n_expert) {
       return bad_spec("top_k", "1 to n_expert (" + std::to_string(n_expert) + ")",
                       std::to_string(top_k));
     }
     if (!Shape::make(std::vector<Index>{8, n_expert, resolved(d_model).d_expert, d_model})) {
-      return bad_spec("n_expert", "experts that fit into memory", std::to_string(n_expert));
+      return bad_spec("d_expert", "experts that fit into memory",
+                      std::to_string(resolved(d_model).d_expert));
     }
     if (d_shared != 0) KRAIT_RETURN_IF_ERROR(check_extent("d_shared", d_shared));
     if (!(router.scale > 0.0F) || router.scale > 1e30F) {
@@ -148,6 +154,16 @@ class Moe final : public Block {
   }
 
  private:
+  // A router that is not of numbers would send tokens anywhere. `width` values are of one expert.
+  static Result<void> check_finite(const std::string& name, std::span<const float> values,
+                                   Index width) {
+    const auto odd = std::ranges::find_if_not(values, [](float w) { return std::isfinite(w); });
+    if (odd == values.end()) return {};
+    return Error{ErrorCode::bad_format, "[build] " + name + ": expected finite numbers, found " +
+                                            spec_number(*odd) + " (expert " +
+                                            std::to_string((odd - values.begin()) / width) + ")"};
+  }
+
   void route(const BlockContext& ctx, MatrixView<float> gates) const noexcept {
     router_.apply(ctx, ctx.x, gates);
     parallel_for(ctx.executor, gates.rows, 32, [&](Range rows) {
@@ -229,16 +245,11 @@ inline Result<std::unique_ptr<const Block>> Moe::bind(const MoeSpec& unresolved,
   // Rounding a router's weights to fewer bits would send tokens elsewhere: they stay in f32.
   const WeightScope router = weights.scope(names.router);
   KRAIT_ASSIGN_OR_RETURN(const auto W, router.get<float>("weight", {spec.n_expert, d_model}));
-  const auto odd = std::ranges::find_if_not(W, [](float w) { return std::isfinite(w); });
-  if (odd != W.end()) {
-    return Error{ErrorCode::bad_format, "[build] " + router.name("weight") +
-                                            ": expected finite numbers, found " +
-                                            spec_number(*odd) + " (expert " +
-                                            std::to_string((odd - W.begin()) / d_model) + ")"};
-  }
+  KRAIT_RETURN_IF_ERROR(check_finite(router.name("weight"), W, d_model));
   const float* bias = nullptr;
   if (spec.router.bias) {
     KRAIT_ASSIGN_OR_RETURN(const auto values, router.get<float>("bias", {spec.n_expert}));
+    KRAIT_RETURN_IF_ERROR(check_finite(router.name("bias"), values, 1));
     bias = values.data();
   }
   block->router_ = Linear(DenseLinear{{W.data(), DType::f32, spec.n_expert, d_model}, bias});
@@ -246,6 +257,7 @@ inline Result<std::unique_ptr<const Block>> Moe::bind(const MoeSpec& unresolved,
   if (spec.router.selection_bias) {
     KRAIT_ASSIGN_OR_RETURN(const auto values,
                            router.get<float>("e_score_correction_bias", {spec.n_expert}));
+    KRAIT_RETURN_IF_ERROR(check_finite(router.name("e_score_correction_bias"), values, 1));
     block->selection_bias_ = values.data();
   }
 

@@ -39,6 +39,9 @@ Result<std::pair<float, float>> step_limits(const ConfigReader& config, std::str
   constexpr double infinity = std::numeric_limits<double>::infinity();
   constexpr double never_reached = 1e20;
   KRAIT_ASSIGN_OR_RETURN(auto limits, config.interval(key, {0.0, infinity}));
+  if (limits.first < 0.0) {
+    return config.fail(key, "limits of at least 0", config.value_text(key));
+  }
   if (limits.second >= never_reached) limits.second = infinity;
   if (limits.first >= never_reached) {
     return config.fail(key, "a lower limit that steps can reach", config.value_text(key));
