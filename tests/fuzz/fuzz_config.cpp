@@ -1,4 +1,5 @@
-// A configuration from anywhere: it is refused, or the model it describes can be planned.
+// A config.json or params.json from anywhere: it is refused, or the model it describes can be
+// planned.
 #include "krait/models/registry.hpp"
 #include "tests/fuzz/fuzz_target.hpp"
 
