@@ -47,11 +47,25 @@ struct Target {
   }
 };
 
+// What a tensor [rows, cols] or [count, rows, cols] is made of.
+struct Matrices {
+  Index count;
+  Index rows;
+  Index cols;
+  bool is_stack;
+
+  static Matrices of(const Shape& shape) {
+    const int last = shape.rank() - 1;
+    return {shape.size() / std::max<Index>(1, shape[last - 1] * shape[last]), shape[last - 1],
+            shape[last], shape.rank() == 3};
+  }
+};
+
 // A tensor of the source, and the first of those that it becomes.
 struct Job {
   const std::string* name;
   TensorView tensor;
-  std::optional<Shape> matrix;  // [rows, cols], if it is one
+  std::optional<Matrices> matrices;  // if it is made of some
   std::size_t first;
 };
 
@@ -109,7 +123,7 @@ class Conversion {
       if (!kept.contains(name)) continue;  // a head that repeats the embedding
       const auto matrix = matrices.find(name);
       Job job{&name, entry.tensor, std::nullopt, outputs_.size()};
-      if (matrix != matrices.end()) job.matrix = matrix->second;
+      if (matrix != matrices.end()) job.matrices = Matrices::of(matrix->second);
       total_ += entry.tensor.bytes();
       add_outputs(job);
       jobs_.push_back(job);
@@ -122,7 +136,7 @@ class Conversion {
                      const std::map<std::string, std::string, std::less<>>& metadata) {
     KRAIT_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::create(path, outputs_, metadata));
     for (const Job& job : jobs_) {
-      if (!job.matrix) {
+      if (!job.matrices) {
         KRAIT_RETURN_IF_ERROR(copy(job, writer));
       } else if (target_.grouped) {
         KRAIT_RETURN_IF_ERROR(pack(job, writer));
@@ -138,26 +152,25 @@ class Conversion {
  private:
   void add_outputs(const Job& job) {
     std::string form(to_string(job.tensor.dtype));
-    if (job.matrix && target_.grouped) {
-      const GroupedWeights packed = grouped(job, (*job.matrix)[0]);
+    if (job.matrices && target_.grouped) {
+      const GroupedWeights packed = grouped(job, job.matrices->rows);
+      const auto shape = [&](Index last) -> Shape {
+        if (!job.matrices->is_stack) return {packed.row_blocks(), packed.groups(), last};
+        return {job.matrices->count, packed.row_blocks(), packed.groups(), last};
+      };
       constexpr std::string_view last_part = "weight";
       const std::string prefix = job.name->substr(0, job.name->size() - last_part.size());
       form = to_string(*target_.grouped);
       outputs_.push_back(
-          {prefix + "codes",
-           {nullptr,
-            DType::u8,
-            {packed.row_blocks(), packed.groups(), kernels::block_bytes(*target_.grouped)}}});
-      outputs_.push_back(
-          {prefix + "scales",
-           {nullptr, DType::f16, {packed.row_blocks(), packed.groups(), kernels::row_block}}});
-    } else if (job.matrix) {
+          {prefix + "codes", {nullptr, DType::u8, shape(kernels::block_bytes(*target_.grouped))}});
+      outputs_.push_back({prefix + "scales", {nullptr, DType::f16, shape(kernels::row_block)}});
+    } else if (job.matrices) {
       form = to_string(target_.dtype);
       outputs_.push_back({*job.name, {nullptr, target_.dtype, job.tensor.shape}});
     } else {
       outputs_.push_back({*job.name, {nullptr, job.tensor.dtype, job.tensor.shape}});
     }
-    if (job.matrix && form != to_string(job.tensor.dtype)) ++summary_.converted;
+    if (job.matrices && form != to_string(job.tensor.dtype)) ++summary_.converted;
     ++summary_.forms[form];
   }
 
@@ -166,7 +179,7 @@ class Conversion {
             .codes = nullptr,
             .scales = nullptr,
             .rows = rows,
-            .cols = (*job.matrix)[1]};
+            .cols = job.matrices->cols};
   }
 
   Result<void> report(Index bytes) {
@@ -178,17 +191,18 @@ class Conversion {
     return {};
   }
 
-  // Calls body(part, first row) with all rows of a matrix, some at a time.
+  // Calls body(part, matrix, first row in it) with all rows of all matrices, some at a time.
   template <class Body>
   Result<void> for_rows(const Job& job, Body&& body) {
-    const Index rows = (*job.matrix)[0];
-    const Index step =
-        round_up(std::max(Index{1}, chunk_elements / (*job.matrix)[1]), kernels::row_block);
-    const TensorView matrix{job.tensor.data, job.tensor.dtype, *job.matrix};
-    for (Index first = 0; first < rows; first += step) {
-      const TensorView part = rows_of(matrix, first, std::min(step, rows - first));
-      KRAIT_RETURN_IF_ERROR(body(part, first));
-      KRAIT_RETURN_IF_ERROR(report(part.bytes()));
+    const auto [count, rows, cols, is_stack] = *job.matrices;
+    const Index step = round_up(std::max(Index{1}, chunk_elements / cols), kernels::row_block);
+    const TensorView all{job.tensor.data, job.tensor.dtype, {count * rows, cols}};
+    for (Index matrix = 0; matrix < count; ++matrix) {
+      for (Index first = 0; first < rows; first += step) {
+        const TensorView part = rows_of(all, matrix * rows + first, std::min(step, rows - first));
+        KRAIT_RETURN_IF_ERROR(body(part, matrix, first));
+        KRAIT_RETURN_IF_ERROR(report(part.bytes()));
+      }
     }
     return {};
   }
@@ -203,7 +217,8 @@ class Conversion {
   }
 
   Result<void> pack(const Job& job, SafetensorsWriter& writer) {
-    return for_rows(job, [&](const TensorView& part, Index first) -> Result<void> {
+    const Index blocks_of_matrix = grouped(job, job.matrices->rows).row_blocks();
+    return for_rows(job, [&](const TensorView& part, Index matrix, Index first) -> Result<void> {
       const GroupedWeights packed = grouped(job, part.shape[0]);
       const Index blocks = packed.row_blocks();
       const Index codes_per_block = packed.groups() * kernels::block_bytes(packed.form);
@@ -216,8 +231,8 @@ class Conversion {
             kernels::quantize(packed.form, part, range, codes_.data(), scales_.data());
         if (found) bad.add(*found);
       });
-      if (bad.get()) return refused(job, *bad.get(), first);
-      const Index first_block = first / kernels::row_block;
+      if (bad.get()) return refused(job, *bad.get(), matrix * job.matrices->rows + first);
+      const Index first_block = matrix * blocks_of_matrix + first / kernels::row_block;
       KRAIT_RETURN_IF_ERROR(writer.write(job.first, first_block * codes_per_block,
                                          bytes_of_buffer(codes_.data(), blocks * codes_per_block)));
       return writer.write(job.first + 1, first_block * scales_per_block,
@@ -226,22 +241,24 @@ class Conversion {
   }
 
   Result<void> convert(const Job& job, SafetensorsWriter& writer) {
-    return for_rows(job, [&](const TensorView& part, Index first) -> Result<void> {
-      const Index cols = part.shape[1];
-      const Index row_bytes = cols * bytes_of(target_.dtype);
-      codes_.resize(static_cast<std::size_t>(part.shape[0] * row_bytes));
-      auto* out = reinterpret_cast<std::byte*>(codes_.data());
-      FirstBad bad;
-      parallel_for(executor_, part.shape[0], 1, [&](Range range) {
-        std::byte* values = out + range.begin * row_bytes;
-        convert_floats(rows_of(part, range.begin, range.size()), target_.dtype, values);
-        const auto found = find_not_finite(values, target_.dtype, range.size() * cols);
-        if (found) bad.add({range.begin + *found / cols, *found % cols});
-      });
-      if (bad.get()) return refused(job, *bad.get(), first);
-      return writer.write(job.first, first * row_bytes,
-                          bytes_of_buffer(out, part.shape[0] * row_bytes));
-    });
+    return for_rows(
+        job, [&](const TensorView& part, Index matrix, Index first_row) -> Result<void> {
+          const Index first = matrix * job.matrices->rows + first_row;
+          const Index cols = part.shape[1];
+          const Index row_bytes = cols * bytes_of(target_.dtype);
+          codes_.resize(static_cast<std::size_t>(part.shape[0] * row_bytes));
+          auto* out = reinterpret_cast<std::byte*>(codes_.data());
+          FirstBad bad;
+          parallel_for(executor_, part.shape[0], 1, [&](Range range) {
+            std::byte* values = out + range.begin * row_bytes;
+            convert_floats(rows_of(part, range.begin, range.size()), target_.dtype, values);
+            const auto found = find_not_finite(values, target_.dtype, range.size() * cols);
+            if (found) bad.add({range.begin + *found / cols, *found % cols});
+          });
+          if (bad.get()) return refused(job, *bad.get(), first);
+          return writer.write(job.first, first * row_bytes,
+                              bytes_of_buffer(out, part.shape[0] * row_bytes));
+        });
   }
 
   Result<void> copy(const Job& job, SafetensorsWriter& writer) {

@@ -178,6 +178,20 @@ TEST_F(Quantize, TheResultIsTheSourceLoadedInThatForm) {
   }
 }
 
+// Stacks of experts, experts of their own tensors, and configurations of other names.
+TEST_F(Quantize, EveryFamilyIsWritten) {
+  for (const char* name : {"moe_mamba", "blackmamba", "hf_mamba2_f32", "codestral"}) {
+    const fs::path golden = test::data_dir() / "golden" / name;
+    for (const WeightForm form : all_forms) {
+      SCOPED_TRACE(std::string(name) + " to " + std::string(to_string(form)));
+      const auto summary = quantize_checkpoint(golden.string(), result().string(), form, executor_);
+      ASSERT_TRUE(summary) << summary.error().message;
+      expect_same_model(golden, result(), form);
+      fs::remove_all(result());
+    }
+  }
+}
+
 TEST_F(Quantize, EverythingElseIsAsItWas) {
   write({.head = Head::repeated});
   ASSERT_TRUE(quantize(WeightForm::q4));
