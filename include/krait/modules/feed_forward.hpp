@@ -3,6 +3,7 @@
 /// \file
 /// A feed-forward network of two matrices: what an expert is, and an MLP.
 
+#include <string_view>
 #include <utility>
 
 #include "krait/kernels/elementwise.hpp"
@@ -25,6 +26,29 @@ class FeedForward {
   /// `up` is [d_hidden, d_model], or [2 d_hidden, d_model] with a gate; `down` [d_model, d_hidden].
   FeedForward(Linear up, Linear down, Activation activation)
       : up_(std::move(up)), down_(std::move(down)), activation_(activation) {}
+
+  /// Rows of `up`.
+  static constexpr Index up_rows(Index d_hidden, bool is_gated) noexcept {
+    return (is_gated ? 2 : 1) * d_hidden;
+  }
+
+  /// Binds the two matrices, of those names, in the scope `weights`.
+  struct Parts {
+    Index d_hidden;
+    Activation activation;
+    bool gated;
+    bool bias;  // of both matrices
+    std::string_view up;
+    std::string_view down;
+  };
+  static Result<FeedForward> bind(const Parts& parts, const WeightScope& weights, Plan& plan) {
+    const Index rows = up_rows(parts.d_hidden, parts.gated);
+    KRAIT_ASSIGN_OR_RETURN(
+        auto up, Linear::bind(weights.scope(parts.up), plan, rows, plan.d_model(), parts.bias));
+    KRAIT_ASSIGN_OR_RETURN(auto down, Linear::bind(weights.scope(parts.down), plan, plan.d_model(),
+                                                   parts.d_hidden, parts.bias));
+    return FeedForward(std::move(up), std::move(down), parts.activation);
+  }
 
   Index d_hidden() const noexcept { return down_.in(); }
   Index d_up() const noexcept { return up_.out(); }

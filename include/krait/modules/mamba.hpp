@@ -143,13 +143,14 @@ class Mamba final : public Block {
   // δ, B and C each divided by their root mean square.
   void normalize(const BlockContext& ctx, MatrixView<float> dBC) const noexcept {
     const auto [d_inner, d_state, dt_rank] = sizes_;
-    for (const Range cols : {Range{0, dt_rank}, Range{dt_rank, dt_rank + d_state},
-                             Range{dt_rank + d_state, dt_rank + 2 * d_state}}) {
-      parallel_for(ctx.executor, dBC.rows, 16, [&](Range rows) {
+    const Range parts[] = {
+        {0, dt_rank}, {dt_rank, dt_rank + d_state}, {dt_rank + d_state, dt_rank + 2 * d_state}};
+    parallel_for(ctx.executor, dBC.rows, 16, [&](Range rows) {
+      for (const Range cols : parts) {
         const auto part = dBC.rows_from(rows.begin, rows.size()).cols_from(cols.begin, cols.size());
         kernels::rms_norm({.x = part, .eps = inner_norm_eps_, .y = part});
-      });
-    }
+      }
+    });
   }
 
   // h[d,n] = 2^(dt A) h[d,n] + dt u B;  y = (C·h + D u) silu(z), for every sequence of the run.

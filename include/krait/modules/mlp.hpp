@@ -67,13 +67,14 @@ class Mlp final : public Block {
 
 inline Result<std::unique_ptr<const Block>> MlpSpec::bind(const WeightScope& weights,
                                                           Plan& plan) const {
-  const Index d_model = plan.d_model();
-  const Index width = resolved(d_model).d_hidden;
-  KRAIT_ASSIGN_OR_RETURN(auto up_matrix, Linear::bind(weights.scope(up), plan,
-                                                      (gated ? 2 : 1) * width, d_model, bias));
-  KRAIT_ASSIGN_OR_RETURN(auto down_matrix,
-                         Linear::bind(weights.scope(down), plan, d_model, width, bias));
-  FeedForward network(std::move(up_matrix), std::move(down_matrix), activation);
+  KRAIT_ASSIGN_OR_RETURN(auto network,
+                         FeedForward::bind({.d_hidden = resolved(plan.d_model()).d_hidden,
+                                            .activation = activation,
+                                            .gated = gated,
+                                            .bias = bias,
+                                            .up = up,
+                                            .down = down},
+                                           weights, plan));
   return std::unique_ptr<const Block>(std::make_unique<Mlp>(std::move(network), plan));
 }
 

@@ -134,14 +134,13 @@ class Moe final : public Block {
     for (Index t = 0; t < y.rows; ++t) std::ranges::fill(y.row(t), 0.0F);
     for (Index e = 0; e < spec_.n_expert; ++e) {
       // y += gate · expert(x), of the tokens that were sent to it
-      const Index count = gather(ctx, gates, e);
-      if (count == 0) continue;
-      scatter(ctx, gates, e, run(ctx, experts_[static_cast<std::size_t>(e)], count), y);
+      const auto input = gather(ctx, gates, e);
+      if (input.rows == 0) continue;
+      scatter(ctx, gates, e, run(ctx, experts_[static_cast<std::size_t>(e)], input), y);
     }
     if (!shared_.empty()) {
       zone.next("shared");
-      copy_rows(ctx, x, ctx.scratch(input_, x.cols));
-      const auto output = run(ctx, shared_.front(), x.rows);
+      const auto output = run(ctx, shared_.front(), x);
       for (Index t = 0; t < y.rows; ++t) kernels::add(y.row(t), output.row(t), y.row(t));
     }
     copy_rows(ctx, y, ctx.x);
@@ -179,23 +178,22 @@ class Moe final : public Block {
     if (ctx.routing != nullptr) ctx.routing->routed(path_, gates);
   }
 
-  // The rows that were sent to expert e, one after another, into its input. Returns how many.
-  Index gather(const BlockContext& ctx, MatrixView<const float> gates, Index e) const noexcept {
+  // The rows that were sent to expert e, one after another.
+  MatrixView<const float> gather(const BlockContext& ctx, MatrixView<const float> gates,
+                                 Index e) const noexcept {
     const MatrixView<float> input = ctx.scratch(input_, ctx.x.cols);
     Index count = 0;
     for (Index t = 0; t < gates.rows; ++t) {
       if (gates(t, e) != 0.0F) std::ranges::copy(ctx.x.row(t), input.row_data(count++));
     }
-    return count;
+    return input.rows_from(0, count);
   }
 
-  // The expert's output for the first `count` rows of its input.
+  // The expert's output for every row of its input.
   MatrixView<const float> run(const BlockContext& ctx, const FeedForward& expert,
-                              Index count) const noexcept {
-    const Index d_model = ctx.x.cols;
-    const auto input = ctx.scratch(input_, d_model).rows_from(0, count);
-    const auto hidden = ctx.scratch(hidden_, expert.d_up()).rows_from(0, count);
-    const auto output = ctx.scratch(output_, d_model).rows_from(0, count);
+                              MatrixView<const float> input) const noexcept {
+    const auto hidden = ctx.scratch(hidden_, expert.d_up()).rows_from(0, input.rows);
+    const auto output = ctx.scratch(output_, input.cols).rows_from(0, input.rows);
     expert.apply(ctx, input, hidden, output);
     return output;
   }
@@ -240,7 +238,7 @@ inline Result<std::unique_ptr<const Block>> Moe::bind(const MoeSpec& unresolved,
   block->path_ = weights.path("");
   if (!block->path_.empty()) block->path_.pop_back();  // the dot
   const MoeNames& names = spec.names;
-  const Index d_up = (spec.gated ? 2 : 1) * spec.d_expert;
+  const Index d_up = FeedForward::up_rows(spec.d_expert, spec.gated);
 
   // Rounding a router's weights to fewer bits would send tokens elsewhere: they stay in f32.
   const WeightScope router = weights.scope(names.router);
@@ -271,27 +269,28 @@ inline Result<std::unique_ptr<const Block>> Moe::bind(const MoeSpec& unresolved,
       block->experts_.emplace_back(std::move(up[e]), std::move(down[e]), spec.activation);
     }
   }
-  const auto bind_pair = [&](const WeightScope& scope, Index d_hidden,
-                             std::vector<FeedForward>& networks) -> Result<void> {
-    KRAIT_ASSIGN_OR_RETURN(
-        auto up, Linear::bind(scope.scope(names.up), plan, (spec.gated ? 2 : 1) * d_hidden, d_model,
-                              spec.bias));
-    KRAIT_ASSIGN_OR_RETURN(
-        auto down, Linear::bind(scope.scope(names.down), plan, d_model, d_hidden, spec.bias));
-    networks.emplace_back(std::move(up), std::move(down), spec.activation);
-    return {};
-  };
+  FeedForward::Parts parts{.d_hidden = spec.d_expert,
+                           .activation = spec.activation,
+                           .gated = spec.gated,
+                           .bias = spec.bias,
+                           .up = names.up,
+                           .down = names.down};
   for (Index e = 0; !names.experts.empty() && e < spec.n_expert; ++e) {
-    KRAIT_RETURN_IF_ERROR(
-        bind_pair(chosen.scope(names.experts, e), spec.d_expert, block->experts_));
+    KRAIT_ASSIGN_OR_RETURN(auto expert,
+                           FeedForward::bind(parts, chosen.scope(names.experts, e), plan));
+    block->experts_.push_back(std::move(expert));
   }
   if (spec.d_shared != 0) {
-    KRAIT_RETURN_IF_ERROR(bind_pair(weights.scope(names.shared), spec.d_shared, block->shared_));
+    parts.d_hidden = spec.d_shared;
+    KRAIT_ASSIGN_OR_RETURN(auto shared,
+                           FeedForward::bind(parts, weights.scope(names.shared), plan));
+    block->shared_.push_back(std::move(shared));
   }
 
   block->gates_ = plan.scratch(spec.n_expert);
   block->input_ = plan.scratch(d_model);
-  block->hidden_ = plan.scratch((spec.gated ? 2 : 1) * std::max(spec.d_expert, spec.d_shared));
+  block->hidden_ =
+      plan.scratch(FeedForward::up_rows(std::max(spec.d_expert, spec.d_shared), spec.gated));
   block->output_ = plan.scratch(d_model);
   block->y_ = plan.scratch(d_model);
   return std::unique_ptr<const Block>(std::move(block));
