@@ -18,8 +18,6 @@
 
 namespace krait::inline v0_1 {
 
-Executor::~Executor() = default;
-
 namespace {
 
 // CPUs that the cgroup's quota amounts to, or a large number without a quota. Version 2 has

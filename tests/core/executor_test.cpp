@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -51,6 +52,20 @@ void expect_exact_cover(Executor& executor, Index n, Index block) {
   EXPECT_LE(ranges, executor.width());
 }
 
+void expect_every_block_once(Executor& executor, Index n, Index block) {
+  std::vector<std::atomic<int>> visits(static_cast<std::size_t>(n));
+  std::vector<std::atomic<bool>> busy(static_cast<std::size_t>(executor.width()));
+  parallel_for_blocks(executor, n, block, [&](Range range, int task) {
+    std::atomic<bool>& mine = busy[static_cast<std::size_t>(task)];
+    EXPECT_FALSE(mine.exchange(true));  // a task's memory is its own
+    EXPECT_EQ(range.begin % block, 0);
+    EXPECT_EQ(range.size(), std::min(block, n - range.begin));
+    for (Index i = range.begin; i < range.end; ++i) ++visits[static_cast<std::size_t>(i)];
+    mine = false;
+  });
+  for (const auto& count : visits) ASSERT_EQ(count, 1) << "n=" << n << " block=" << block;
+}
+
 TEST(ParallelFor, CoversEveryIndexOnceInWholeBlocks) {
   for (int width = 1; width <= 8; ++width) {
     ThreadPool pool(width);
@@ -60,6 +75,8 @@ TEST(ParallelFor, CoversEveryIndexOnceInWholeBlocks) {
       for (const Index n : {0, 1, 15, 16, 17, 64, 100, 1000}) {
         expect_exact_cover(pool, n, block);
         expect_exact_cover(backwards, n, block);
+        expect_every_block_once(pool, n, block);
+        expect_every_block_once(backwards, n, block);
       }
     }
   }

@@ -65,20 +65,5 @@ TEST(ThreadPool, SeveralPoolsWorkSideBySide) {
   for (const int sum : sums) EXPECT_EQ(sum, 255 * 256 / 2);
 }
 
-TEST(ParallelFor, CutsAtBlocksAndCoversTheRange) {
-  for (const int width : {1, 2, 3, 8}) {
-    ThreadPool pool(width);
-    for (const Index n : {0, 1, 15, 16, 17, 100}) {
-      std::vector<int> seen(static_cast<std::size_t>(n), 0);
-      parallel_for(pool, n, 16, [&](Range range) {
-        EXPECT_EQ(range.begin % 16, 0);
-        EXPECT_TRUE(range.end % 16 == 0 || range.end == n);
-        for (Index i = range.begin; i < range.end; ++i) ++seen[static_cast<std::size_t>(i)];
-      });
-      for (const int count : seen) ASSERT_EQ(count, 1);
-    }
-  }
-}
-
 }  // namespace
 }  // namespace krait

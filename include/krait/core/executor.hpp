@@ -73,4 +73,9 @@ void parallel_for(Executor& executor, Index n, Index block, Body&& body) {
   }
 }
 
+/// Like `parallel_for`, for work that takes long: whoever is done takes the next block, so a thread
+/// on a slower or busier core does fewer of them. Calls body(Range, int task) for each block.
+KRAIT_API void parallel_for_blocks(Executor& executor, Index n, Index block,
+                                   FunctionRef<void(Range, int)> body);
+
 }  // namespace krait::inline v0_1
