@@ -98,7 +98,8 @@ void run_panels(benchmark::State& state, MatrixShape shape, DType dtype, Isa isa
   const MatrixView<const float> x(values.data(), tokens, shape.cols);
   std::vector<float> packed(
       static_cast<std::size_t>(kernels::PanelActivations::floats(order, tokens, shape.cols)));
-  std::vector<float> panels(std::size_t{48} << 10);
+  std::vector<float> panels(static_cast<std::size_t>(kernels::panel_block(order, shape.cols) / 16 *
+                                                     kernels::panel_floats(order, shape.cols)));
   std::vector<float> y(static_cast<std::size_t>(tokens * shape.rows));
   RotatingWeights weights(dtype, shape.rows, shape.cols);
   kernels::MatmulPanelsArgs args{.W = weights.next(),

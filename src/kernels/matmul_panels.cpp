@@ -19,11 +19,8 @@ constexpr Index panel_rows = 16;
 constexpr int panel_parts = static_cast<int>(panel_rows / vector_lanes);
 constexpr Index tile = PanelActivations::tile;
 
-// Panels that stay in the L2 cache while all tokens meet them, in floats.
-constexpr Index cached_floats = Index{48} << 10;
-
-// Fewer tokens do not repay the packing.
-constexpr Index min_tokens = 24;
+// Fewer tokens do not repay the packing; `matmul_tiles` is slower in f32 than in 16 bits.
+constexpr Index min_tokens(DType weights) { return weights == DType::f32 ? 16 : 24; }
 
 using D4 = hn::FixedTag<float, 4>;
 using V4 = hn::Vec<D4>;
@@ -48,6 +45,37 @@ HWY_INLINE void transpose(V4 (&v)[4]) {
   v[3] = high(b, e);
 }
 
+#if HWY_TARGET == HWY_AVX2
+
+// Element c of row r, of 8 rows of 8, goes to places[c][at + r].
+template <class W>
+HWY_INLINE void transpose_8(const W* w, Index n, float* const* places, Index at) {
+  const DF d;
+  VF v[8];
+  KRAIT_UNROLL
+  for (int i = 0; i < 8; ++i) v[i] = load(w + i * n);
+  KRAIT_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    VF rows[4];  // 4 columns of rows i and i + 4
+    KRAIT_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      rows[i] = half == 0 ? hn::ConcatLowerLower(d, v[i + 4], v[i])
+                          : hn::ConcatUpperUpper(d, v[i + 4], v[i]);
+    }
+    const VF a = hn::InterleaveLower(d, rows[0], rows[2]);
+    const VF b = hn::InterleaveLower(d, rows[1], rows[3]);
+    const VF c = hn::InterleaveUpper(d, rows[0], rows[2]);
+    const VF e = hn::InterleaveUpper(d, rows[1], rows[3]);
+    float* const* out = places + 4 * half;
+    store(hn::InterleaveLower(d, a, b), out[0] + at);
+    store(hn::InterleaveUpper(d, a, b), out[1] + at);
+    store(hn::InterleaveLower(d, c, e), out[2] + at);
+    store(hn::InterleaveUpper(d, c, e), out[3] + at);
+  }
+}
+
+#endif
+
 // Where the elements of the first group of a packed row go, `width` rows side by side.
 struct Places {
   float* at[32];
@@ -65,17 +93,26 @@ void pack_weights(const W* w, Index n, Index rows, const PanelLayout& layout, fl
   Index k = 0;
   if (rows == panel_rows) {
     for (; k + group <= n; k += group) {
-      for (Index column = 0; column < group; column += 4) {
-        for (Index r = 0; r < panel_rows; r += 4) {
+      // 16 · 16 floats on for each 16 elements: a group of 16 or 32 fills so many places. Rows one
+      // after the other: where they are 2^n bytes long, the cache holds the lines of few at a time.
+#if HWY_TARGET == HWY_AVX2
+      for (Index r = 0; r < panel_rows; r += 8) {
+        for (Index column = 0; column < group; column += 8) {
+          transpose_8(w + r * n + k + column, n, places.at + column, k + r);
+        }
+      }
+#else
+      for (Index r = 0; r < panel_rows; r += 4) {
+        for (Index column = 0; column < group; column += 4) {
           V4 v[4];
           KRAIT_UNROLL
           for (int i = 0; i < 4; ++i) v[i] = load_as(D4(), w + (r + i) * n + k + column);
           transpose(v);
-          // 16 · 16 floats on for each 16 elements: a group of 16 or 32 fills so many places.
           KRAIT_UNROLL
           for (int i = 0; i < 4; ++i) hn::StoreU(v[i], D4(), places.at[column + i] + k + r);
         }
       }
+#endif
     }
   }
   for (; k < layout.length(); ++k) {
@@ -125,6 +162,8 @@ void multiply_tile(const float* panel, const PanelProduct& in, const std::array<
       x += tile;
     };
     for (Index s = steps[i]; s > 0; --s) step();
+    panel += panel_rows;  // the unused place
+    x += tile;
     for (unsigned sums = i + 1; sums % 2 == 0; sums /= 2) {
       --top;
       KRAIT_UNROLL
@@ -165,9 +204,9 @@ void multiply(const MatmulPanelsArgs& args) {
   const Index n = args.W.cols;
   const auto* w = static_cast<const W*>(args.W.data);
   const PanelLayout layout(args.x.order, n);
-  const Index panel = panel_rows * layout.length();
-  const Index room = HWY_MIN(static_cast<Index>(args.panels.size()), cached_floats);
-  const Index block = HWY_MAX(Index{1}, room / HWY_MAX(Index{1}, panel)) * panel_rows;
+  const Index panel = panel_floats(args.x.order, n);
+  const Index room = static_cast<Index>(args.panels.size()) / panel * panel_rows;
+  const Index block = HWY_MIN(room, panel_block(args.x.order, n));
   const Index tiles = (args.x.tokens + tile - 1) / tile;
   for (Index first = args.outputs.begin; first < args.outputs.end; first += block) {
     const Index last = HWY_MIN(args.outputs.end, first + block);
@@ -177,9 +216,11 @@ void multiply(const MatmulPanelsArgs& args) {
     for (Index row = first; row < last; row += panel_rows) {
       pack_weights(w + row * n, n, HWY_MIN(panel_rows, last - row), layout, panel_of(row));
     }
-    const Index bytes = HWY_MIN(block, args.outputs.end - last) * n * static_cast<Index>(sizeof(W));
+    const Range next =
+        last < args.outputs.end ? Range{last, HWY_MIN(last + block, args.outputs.end)} : args.next;
+    const Index bytes = next.size() * n * static_cast<Index>(sizeof(W));
     const Index lanes = tiles * ((last - first + panel_rows - 1) / panel_rows) * virtual_lanes;
-    Fetch fetch{.next = reinterpret_cast<std::uintptr_t>(w + last * n),
+    Fetch fetch{.next = reinterpret_cast<std::uintptr_t>(w + next.begin * n),
                 .step = static_cast<std::uintptr_t>((bytes + lanes - 1) / lanes)};
     for (Index token = 0; token < args.x.tokens; token += tile) {
       for (Index row = first; row < last; row += panel_rows) {
@@ -255,9 +296,9 @@ void matmul_panels(const MatmulPanelsArgs& args) noexcept {
 }
 
 // Where one register holds all lanes of an output, there is nothing to gain.
-bool panels_pay(Index tokens) noexcept {
+bool panels_pay(Index tokens, DType weights) noexcept {
   constexpr bool few_lanes = HWY_TARGET != HWY_AVX3 && HWY_TARGET != HWY_SSE4;
-  return few_lanes && tokens >= min_tokens;
+  return few_lanes && tokens >= min_tokens(weights);
 }
 
 }  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE
@@ -267,7 +308,7 @@ HWY_AFTER_NAMESPACE();
 namespace krait::inline v0_1::kernels {
 namespace {
 
-bool panels_pay_scalar(Index /*tokens*/) noexcept { return false; }
+bool panels_pay_scalar(Index /*tokens*/, DType /*weights*/) noexcept { return false; }
 
 }  // namespace
 
@@ -280,8 +321,8 @@ void matmul_panels(const MatmulPanelsArgs& args) noexcept {
   KRAIT_KERNEL(matmul_panels, ref::matmul_panels)(args);
 }
 
-bool panels_pay(Index tokens) noexcept {
-  return KRAIT_KERNEL(panels_pay, panels_pay_scalar)(tokens);
+bool panels_pay(Index tokens, DType weights) noexcept {
+  return KRAIT_KERNEL(panels_pay, panels_pay_scalar)(tokens, weights);
 }
 
 }  // namespace krait::inline v0_1::kernels

@@ -55,6 +55,7 @@ HWY_INLINE V min_of(V a, V b) {
   return hn::IfThenElse(hn::Lt(a, b), a, b);
 #  endif
 }
+
 constexpr Index virtual_lanes = 16;
 constexpr Index vector_parts = virtual_lanes / vector_lanes;
 

@@ -199,7 +199,7 @@ TEST(PanelLayout, GivesEveryElementAPlaceOfItsOwn) {
       ASSERT_EQ(static_cast<Index>(places.size()), layout.length());
       if (cols > 0) {
         ASSERT_EQ(*places.begin(), 0);
-        ASSERT_EQ(*places.rbegin(), layout.length() - 1);
+        ASSERT_LT(*places.rbegin(), PanelLayout::places(order, cols));
       }
     }
   }

@@ -8,6 +8,7 @@
 /// the contract's tree adds whole registers. For that both operands are packed: X once for all
 /// threads, W a few rows at a time.
 
+#include <algorithm>
 #include <array>
 #include <span>
 
@@ -23,7 +24,8 @@ enum class LaneOrder : std::uint8_t {
 };
 
 /// Where the elements of a row lie once it is packed: lane after lane, each with its elements in
-/// the order of its chain.
+/// the order of its chain, and one place that stays unused. Without it the lanes of rows of a power
+/// of two would share few sets of the cache, and packing writes to all lanes at a time.
 class PanelLayout {
  public:
   /// The lanes in the order in which the tree s[i] = acc[i] + acc[i+8], + 4, + 2, + 1 meets them if
@@ -38,13 +40,18 @@ class PanelLayout {
       const Index lane = tree_order[i];
       steps_[i] = (length_ / width - lane + 15) / 16 * width;
       first_[static_cast<std::size_t>(lane)] = used;
-      used += steps_[i];
+      used += steps_[i] + 1;
     }
   }
 
   /// Elements of a packed row of `cols`; a missing half of a pair is a zero.
   static constexpr Index length(LaneOrder order, Index cols) noexcept {
     return order == LaneOrder::pairs ? round_up(cols, 2) : cols;
+  }
+
+  /// Places of a packed row of `cols`.
+  static constexpr Index places(LaneOrder order, Index cols) noexcept {
+    return length(order, cols) + 16;
   }
 
   Index length() const noexcept { return length_; }
@@ -77,18 +84,18 @@ class PanelLayout {
 struct PanelActivations {
   static constexpr Index tile = 6;  ///< tokens that lie side by side
 
-  float* values = nullptr;  ///< [tiles, length, tile], the second as PanelLayout says
+  float* values = nullptr;  ///< [tiles, places, tile], the second as PanelLayout says
   Index tokens = 0;
   Index cols = 0;
   LaneOrder order = LaneOrder::single;
 
   /// Floats of memory for `tokens` tokens of `cols` inputs.
   static constexpr Index floats(LaneOrder order, Index tokens, Index cols) noexcept {
-    return round_up(tokens, tile) * PanelLayout::length(order, cols);
+    return round_up(tokens, tile) * PanelLayout::places(order, cols);
   }
 
   float* tile_data(Index first_token) const noexcept {
-    return values + first_token * PanelLayout::length(order, cols);
+    return values + first_token * PanelLayout::places(order, cols);
   }
 
   /// Some of the tokens, from a tile's first on.
@@ -109,24 +116,33 @@ struct MatmulPanelsArgs {
   const float* bias = nullptr;  ///< [out] or null
   MatrixView<float> y;          ///< [tokens, out] out; only the columns in `outputs` are written
   Range outputs;                ///< which outputs (rows of W) to compute
+  Range next{};                 ///< those expected in the next call: their weights are requested
   std::span<float> panels;      ///< memory of this call alone, at least `panel_floats`
 };
 
-/// Floats of memory that `matmul_panels` needs for one panel of weights. Up to 48 Ki floats are
-/// used.
+/// Floats of memory that `matmul_panels` needs for one panel, the weights of 16 outputs.
 constexpr Index panel_floats(LaneOrder order, Index cols) noexcept {
-  return 16 * PanelLayout::length(order, cols);
+  return 16 * PanelLayout::places(order, cols);
+}
+
+/// Outputs whose packed weights stay in the L2 cache together while all tokens meet them, a
+/// multiple of 16. Memory for more of them is not used.
+constexpr Index panel_block(LaneOrder order, Index cols) noexcept {
+  constexpr Index cached_floats = Index{48} << 10;
+  const Index panel = std::max(Index{1}, 16 * PanelLayout::length(order, cols));
+  return std::max(Index{1}, cached_floats / panel) * 16;
 }
 
 /// y[t,r] = Σ_k W[r,k] x[t,k] (+ bias[r]) for r in `outputs` and every token t.
 ///
 /// Bits     those of `matmul`; with LaneOrder::pairs those of `matmul_bf16`.
 /// Aliasing none.
-/// Cost     packs each weight once, which takes as long as multiplying it with some ten tokens.
+/// Cost     packs each weight once, which takes as long as multiplying it with some five tokens.
 /// Oracle   ref::matmul, ref::matmul_bf16.
 KRAIT_API void matmul_panels(const MatmulPanelsArgs& args) noexcept;
 
-/// Whether `matmul_panels` is the fastest way on the active instruction set for this many tokens.
-KRAIT_API bool panels_pay(Index tokens) noexcept;
+/// Whether `matmul_panels` is the fastest way on the active instruction set for this many tokens
+/// and weights of that type.
+KRAIT_API bool panels_pay(Index tokens, DType weights) noexcept;
 
 }  // namespace krait::inline v0_1::kernels

@@ -36,13 +36,13 @@ struct PanelMemory {
 
   /// Floats per token to book; for more threads than an eighth of the tokens it is too little.
   static constexpr Index floats_per_token(kernels::LaneOrder order, Index in) noexcept {
-    return 3 * kernels::PanelLayout::length(order, in);
+    return 3 * kernels::PanelLayout::places(order, in);
   }
 
   /// Nothing if panels are not faster here, or if there is too little memory.
   static std::optional<PanelMemory> in(const BlockContext& ctx, kernels::LaneOrder order,
-                                       MatrixView<const float> x) noexcept {
-    if (!kernels::panels_pay(x.rows)) return std::nullopt;
+                                       DType weights, MatrixView<const float> x) noexcept {
+    if (!kernels::panels_pay(x.rows, weights)) return std::nullopt;
     const Index used =
         round_up(kernels::PanelActivations::floats(order, x.rows, x.cols), Index{16});
     const Index rest = static_cast<Index>(ctx.workspace.size()) - used;
@@ -51,6 +51,12 @@ struct PanelMemory {
     return PanelMemory{{ctx.workspace.data(), x.rows, x.cols, order},
                        ctx.workspace.subspan(static_cast<std::size_t>(used)),
                        per_thread};
+  }
+
+  /// Outputs whose weights a thread can keep packed, a multiple of 16.
+  Index outputs() const noexcept {
+    return std::min(kernels::panel_block(x.order, x.cols),
+                    per_thread / kernels::panel_floats(x.order, x.cols) * output_block);
   }
 
   std::span<float> of(int task) const noexcept {
@@ -70,24 +76,30 @@ inline void apply_panels(const BlockContext& ctx, const PanelMemory& memory,
     const Index blocks = (n + block - 1) / block;
     return static_cast<double>(blocks) / static_cast<double>(round_up(blocks, width));
   };
-  const auto multiply = [&](Range tokens, Range outputs, int task) {
+  const auto multiply = [&](Range tokens, Range outputs, Range next, int task) {
     kernels::matmul_panels({.W = W,
                             .x = memory.x.tokens_from(tokens.begin, tokens.size()),
                             .bias = bias,
                             .y = y.rows_from(tokens.begin, tokens.size()),
                             .outputs = outputs,
+                            .next = next,
                             .panels = memory.of(task)});
   };
   if (busy(W.rows, output_block) < 0.9 * busy(x.rows, tile)) {
     parallel_for(ctx.executor, x.rows, tile, [&](Range tokens, int task) {
       kernels::pack_activations(x, tokens, memory.x);
-      multiply(tokens, {0, W.rows}, task);
+      multiply(tokens, {0, W.rows}, {}, task);
     });
   } else {
     parallel_for(ctx.executor, x.rows, tile,
                  [&](Range tokens) { kernels::pack_activations(x, tokens, memory.x); });
-    parallel_for(ctx.executor, W.rows, output_block, [&](Range outputs, int task) {
-      multiply({0, x.rows}, outputs, task);
+    // Blocks as large as the memory allows, but enough of them to even out the threads' speeds.
+    const Index most = std::min(memory.outputs(), W.rows / (4 * width));
+    const Index block = std::max(most / output_block * output_block, output_block);
+    parallel_for_blocks(ctx.executor, W.rows, block, [&](Range outputs, int task) {
+      // The others have probably taken the blocks in between.
+      const Index next = std::min(W.rows, outputs.begin + width * block);
+      multiply({0, x.rows}, outputs, {next, std::min(W.rows, next + block)}, task);
     });
   }
 }
@@ -132,7 +144,7 @@ struct DenseLinear {
       parallel_for(ctx.executor, W.rows, output_block, [&](Range outputs) {
         kernels::matvec({.W = W, .x = x.data, .bias = bias, .y = y.data, .outputs = outputs});
       });
-    } else if (const auto memory = PanelMemory::in(ctx, kernels::LaneOrder::single, x)) {
+    } else if (const auto memory = PanelMemory::in(ctx, kernels::LaneOrder::single, W.dtype, x)) {
       apply_panels(ctx, *memory, W, bias, x, y);
     } else if (const std::span<float> tiles = tiles_in(ctx, x); !tiles.empty()) {
       kernels::pack_tiles(x, tiles.data());  // sooner than another thread would begin to help
@@ -167,7 +179,7 @@ struct Bf16Linear {
 
   void apply(const BlockContext& ctx, MatrixView<const float> x,
              MatrixView<float> y) const noexcept {
-    if (const auto memory = PanelMemory::in(ctx, kernels::LaneOrder::pairs, x)) {
+    if (const auto memory = PanelMemory::in(ctx, kernels::LaneOrder::pairs, W.dtype, x)) {
       return apply_panels(ctx, *memory, W, bias, x, y);
     }
     const kernels::Bf16Activations rounded(ctx.workspace.data(), x.cols);
