@@ -16,9 +16,9 @@ namespace {
 // The tokens of a tile lie side by side: for every register of inputs, that of each token.
 constexpr Index tile_tokens = 4;
 
-// Fewer rows of more tokens: 12 sums, 3 rows and a token fill 16 registers.
+// 12 sums, 3 rows and a token fill 16 registers.
 template <int T>
-constexpr int tile_rows = T == 4 ? 3 : 4;
+constexpr int tile_rows = T >= 3 ? 3 : 4;
 
 // All rows of a block meet a stretch of this many elements of a tile of tokens, which thus stays in
 // the L1 cache, before the next stretch.
@@ -58,6 +58,11 @@ struct NextBlock {
   }
 };
 
+// Where the hardware's prefetchers do.
+struct NoRequests {
+  HWY_INLINE void advance() {}
+};
+
 // fma(w, x, acc) in the register of acc. Where all 16 are in use, compilers that may choose which
 // operand to overwrite move and spill others.
 HWY_INLINE VF fma_in_place(VF w, VF x, VF acc) {
@@ -69,11 +74,11 @@ HWY_INLINE VF fma_in_place(VF w, VF x, VF acc) {
 #endif
 }
 
-// Elements [begin, end) of R rows for T tokens, register p of the lanes; begin is a multiple of 16.
-// x is the stretch of the tile.
-template <int R, int T, class W>
+// Elements [begin, end) of R rows, n from each other, for T tokens, register p of the lanes; begin
+// is a multiple of 16. x is the stretch of the tile.
+template <int R, int T, class W, class Requests>
 HWY_INLINE void accumulate_part(const W* w, Index n, const float* x, Index p, Index begin,
-                                Index end, Array<VF, R * T>& acc, NextBlock<W>& next) {
+                                Index end, Array<VF, R * T>& acc, Requests& next) {
   w += begin + p * vector_lanes;
   x += p * T * vector_lanes;
   const auto group = [&]() HWY_ATTR {
@@ -115,10 +120,10 @@ HWY_INLINE void accumulate_part(const W* w, Index n, const float* x, Index p, In
 }
 
 // One stretch of R rows for T tokens. If it is not the first, it continues `lanes`.
-template <int R, int T, class W>
+template <int R, int T, class W, class Requests>
 HWY_INLINE void continue_tile(const W* w, Index n, const float* x, Index begin, Index end,
-                              Array<Lanes, R * T>& lanes, NextBlock<W>& next) {
-  NextBlock<W> local = next;  // in registers
+                              Array<Lanes, R * T>& lanes, Requests& next) {
+  Requests local = next;  // in registers
   KRAIT_UNROLL
   for (int p = 0; p < register_parts; ++p) {
     Array<VF, R * T> acc;
@@ -131,22 +136,19 @@ HWY_INLINE void continue_tile(const W* w, Index n, const float* x, Index begin, 
   next = local;
 }
 
+// Reduces and stores the lanes of outputs `row`, `row` + apart, … of T tokens.
 template <int R, int T>
-HWY_INLINE void finish(const Array<Lanes, R * T>& lanes, const float* bias, float* y,
-                       Index y_stride) {
-  if constexpr (R == 3) {
-    static_assert(T == 4);
-    KRAIT_UNROLL
-    for (int r = 0; r < R; ++r) {
-      const Lanes* at = lanes + r * T;
-      V4 sums = reduce_4(at[0], at[1], at[2], at[3]);
-      if (bias != nullptr) sums = hn::Add(sums, hn::Set(D4(), bias[r]));
-      HWY_ALIGN float tokens[4];
-      hn::Store(sums, D4(), tokens);
-      for (int t = 0; t < T; ++t) y[t * y_stride + r] = tokens[t];
-    }
-  } else {
-    finish_tile<R, T>(lanes, bias, y, y_stride);
+HWY_INLINE void finish(const Array<Lanes, R * T>& lanes, const MatmulArgs& args, Index row,
+                       Index apart, Index token) {
+  KRAIT_UNROLL
+  for (int r = 0; r < R; ++r) {
+    const Lanes* at = lanes + r * T;
+    V4 sums = reduce_4(at[0], at[T > 1 ? 1 : 0], at[T > 2 ? 2 : 0], at[T > 3 ? 3 : 0]);
+    const Index output = row + r * apart;
+    if (args.bias != nullptr) sums = hn::Add(sums, hn::Set(D4(), args.bias[output]));
+    HWY_ALIGN float tokens[4];
+    hn::Store(sums, D4(), tokens);
+    for (int t = 0; t < T; ++t) args.y.row_data(token + t)[output] = tokens[t];
   }
 }
 
@@ -162,10 +164,7 @@ void multiply_rows(const MatmulArgs& args, Index first, Index last, const float*
     for (Index row = first; row < last; row += R) {
       auto& lanes = waiting[n > stretch ? (row - first) / R : 0];
       continue_tile<R, T>(w + row * n, n, x + k * T, k, end, lanes, next);
-      if (end == n) {
-        finish<R, T>(lanes, args.bias != nullptr ? args.bias + row : nullptr,
-                     args.y.row_data(token) + row, args.y.stride);
-      }
+      if (end == n) finish<R, T>(lanes, args, row, 1, token);
     }
   }
 }
@@ -185,6 +184,29 @@ void multiply_block(const MatmulArgs& args, Range rows, const float* x, Range to
   }
 }
 
+// All outputs but a rest, for one tile. Its weights come from memory more slowly than they are
+// multiplied; rows far from each other are a stream each to the prefetchers, which keep more
+// requests under way than instructions can. Returns the first output of the rest.
+template <int T, class W>
+Index multiply_apart(const MatmulArgs& args) {
+  if constexpr (T > 0) {
+    if (args.x.rows < T) return multiply_apart<T - 1, W>(args);
+    constexpr int R = tile_rows<T>;
+    const Index n = args.W.cols;
+    const Index first = args.outputs.begin;
+    const Index apart = args.outputs.size() / R;
+    NoRequests none;
+    for (Index row = first; row < first + apart; ++row) {
+      Array<Lanes, R * T> lanes;
+      const W* w = static_cast<const W*>(args.W.data) + row * n;
+      continue_tile<R, T>(w, apart * n, args.tiles, 0, n, lanes, none);
+      finish<R, T>(lanes, args, row, apart, 0);
+    }
+    return first + R * apart;
+  }
+  return args.outputs.begin;
+}
+
 template <class W>
 void multiply(const MatmulArgs& args) {
   const Index n = args.W.cols;
@@ -193,7 +215,9 @@ void multiply(const MatmulArgs& args) {
   const Index block =
       HWY_MIN(HWY_MAX(block_bytes / row_bytes / row_step * row_step, row_step), most_rows);
   const Index tiles = tiles_of(tokens);
-  for (Index row = args.outputs.begin; row < args.outputs.end; row += block) {
+  Index row = args.outputs.begin;
+  if (tiles == 1) row = multiply_apart<tile_tokens, W>(args);
+  for (; row < args.outputs.end; row += block) {
     const Index end = HWY_MIN(args.outputs.end, row + block);
     const Index bytes = HWY_MIN(block, args.outputs.end - end) * row_bytes;
     const Index calls = tiles * ((end - row + 2) / 3) * register_parts * (n / 32);
