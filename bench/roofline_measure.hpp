@@ -47,8 +47,9 @@ Index last_level_cache_bytes();
 double read_bandwidth(const Memory& memory, Executor& executor, int repeats = 10);
 
 /// GFLOP/s of independent f32 multiply-adds on registers with the vectors of `isa`, all threads of
-/// the executor together; the best of `repeats`. 0 for levels without such an instruction.
-double fma_peak(Isa isa, Executor& executor, int repeats = 10);
+/// the executor together; the best of `repeats`, which last a quarter of a second, longer than a
+/// thread was seen to wait for a processor. 0 for levels without such an instruction.
+double fma_peak(Isa isa, Executor& executor, int repeats = 100);
 
 /// One line of the table.
 struct RooflinePoint {
