@@ -51,7 +51,8 @@ krait_configure "$build" -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarc
   -DKRAIT_INSTALL=OFF
 for test in core_test kernels_test models_test; do krait_compile "$build" "$test"; done
 
-[ $# -gt 0 ] || set -- -L '^(core|kernels|models)$'
+# 64 KiB of text through two models take most of an hour in QEMU.
+[ $# -gt 0 ] || set -- -L '^(core|kernels|models)$' -E '_NOT_BUILT|BitsPerByteEqualTheReference'
 ctest=$(krait_cmake)
 exec "${ctest%cmake}ctest" --test-dir "$build" -j "$(nproc)" --output-on-failure --no-tests=error \
-  -E _NOT_BUILT "$@"
+  "$@"
