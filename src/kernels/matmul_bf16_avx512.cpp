@@ -59,7 +59,8 @@ inline void accumulate(const Product& in, const bf16* w, Index n, __m512 (&acc)[
   }
   const Index rest = n - k;
   if (rest == 0) return;
-  // Lanes without an element are left alone.
+  // Lanes without an element are left alone: by a blend behind the product, since GCC 12 to 14 give
+  // the masked form of vdpbf16ps a mask of 8 lanes and drop the upper half of this one.
   const auto elements = static_cast<__mmask32>((std::uint32_t{1} << rest) - 1);
   const auto lanes = static_cast<__mmask16>((1U << ((rest + 1) / 2)) - 1U);
   KRAIT_UNROLL
@@ -68,7 +69,8 @@ inline void accumulate(const Product& in, const bf16* w, Index n, __m512 (&acc)[
     KRAIT_UNROLL
     for (int t = 0; t < T; ++t) {
       const __m512bh xs = as_pairs(_mm512_loadu_si512(in.x + t * in.x_stride + k));
-      acc[r * T + t] = _mm512_mask_dpbf16_ps(acc[r * T + t], lanes, ws, xs);
+      __m512& chain = acc[r * T + t];
+      chain = _mm512_mask_blend_ps(lanes, chain, _mm512_dpbf16_ps(chain, ws, xs));
     }
   }
 }

@@ -92,6 +92,22 @@ TEST(MatmulBf16, EqualsTheModelBitForBitOnEveryInstructionSet) {
   for (const Index rows : {15, 16, 17, 67}) compare_random(rows, 77, 1, 1);  // several streams
 }
 
+TEST(MatmulBf16, EqualsTheModelForEveryTileWithEveryRest) {
+  test::for_each_tile_and_rest([](Index rows, Index tokens, Index cols) {
+    compare_random(rows, cols, tokens, cols % 2);
+  });
+}
+
+// Lanes behind the end of a row hold what no product may touch: a zero times infinity is no zero.
+TEST(MatmulBf16, LeavesLanesWithoutAnElementAlone) {
+  constexpr Index rows = 7;
+  for (Index cols = 1; cols < 64; ++cols) {
+    std::vector<float> weights(static_cast<std::size_t>(rows * cols), 1e-30F);
+    std::vector<float> input(static_cast<std::size_t>(5 * cols), -1e-30F);  // sums that become -0
+    for (const Index tokens : {1, 2, 5}) compare(weights, input, rows, cols, tokens, 0);
+  }
+}
+
 TEST(MatmulBf16, TreatsSubnormalNumbersAsZeros) {
   constexpr Index cols = 96;
   auto weights = random_floats(4 * cols, 4);

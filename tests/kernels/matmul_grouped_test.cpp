@@ -58,6 +58,17 @@ TEST(MatmulGrouped, EqualsTheModelBitForBitOnEveryInstructionSet) {
   }
 }
 
+TEST(MatmulGrouped, EqualsTheModelForEveryTileWithEveryRest) {
+  for (const GroupedForm form : grouped_forms) {
+    test::for_each_tile_and_rest(
+        [&](Index rows, Index tokens, Index cols) { compare(form, rows, cols, tokens, cols % 2); });
+    // Every rest of a block of rows, for every number of tokens.
+    for (Index rows = 17; rows <= 32; ++rows) {
+      for (Index tokens = 1; tokens <= 8; ++tokens) compare(form, rows, 40, tokens, 1);
+    }
+  }
+}
+
 TEST(MatmulGrouped, WritesOnlyTheOutputsAskedFor) {
   constexpr Index rows = 70;
   constexpr Index cols = 64;

@@ -124,6 +124,12 @@ TEST(MatmulPanels, EqualTheModelForEveryTileAndEveryNumberOfPanels) {
   }
 }
 
+TEST(MatmulPanels, EqualTheModelForEveryTileWithEveryRest) {
+  test::for_each_tile_and_rest([](Index rows, Index tokens, Index cols) {
+    expect_the_bits({.tokens = tokens, .rows = rows, .cols = cols, .has_bias = cols % 2 == 0});
+  });
+}
+
 TEST(MatmulPanels, EqualTheModelForEveryAlignmentAndStride) {
   for (const Index offset : {0, 1, 3}) {
     for (const Index padding : {0, 1, 5, 16}) {

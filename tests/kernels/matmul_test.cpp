@@ -110,6 +110,12 @@ TEST(Matmul, EqualsTheModelForEveryTile) {
   }
 }
 
+TEST(Matmul, EqualsTheModelForEveryTileWithEveryRest) {
+  test::for_each_tile_and_rest([](Index rows, Index tokens, Index cols) {
+    expect_model_bits({.tokens = tokens, .rows = rows, .cols = cols, .has_bias = cols % 2 == 0});
+  });
+}
+
 TEST(Matmul, EqualsTheModelForEveryAlignmentAndStride) {
   for (const Index offset : {0, 1, 3}) {
     for (const Index padding : {0, 1, 5, 16}) {

@@ -37,6 +37,21 @@ void for_each_isa(Body body) {
   }
 }
 
+/// Calls body(rows, tokens, cols) for 1 to 8 rows and tokens and every rest of 32 columns behind one
+/// whole group: each register tile with each tail, which is where a compiler that gets one instance
+/// of a template wrong shows.
+template <class Body>
+void for_each_tile_and_rest(Body body) {
+  for (Index rows = 1; rows <= 8; ++rows) {
+    for (Index tokens = 1; tokens <= 8; ++tokens) {
+      for (Index cols = 32; cols < 64; ++cols) {
+        body(rows, tokens, cols);
+        if (::testing::Test::HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
 /// Values that start `offset` elements after a 64-byte boundary, with nothing readable in between
 /// that a sanitizer would not notice: the block ends with the last value.
 template <class T>
