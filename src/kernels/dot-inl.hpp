@@ -8,7 +8,9 @@
 #    define KRAIT_DOT_INL_HPP
 #  endif
 
+#  include <array>
 #  include <cstddef>
+#  include <type_traits>
 
 #  include <hwy/highway.h>
 
@@ -35,6 +37,55 @@ struct Product {
   Index y_stride;
 };
 
+#  if HWY_TARGET == HWY_AVX3
+// Group `half` (0 or 1) of 32 neighbouring weights of bf16 as floats: one permutation puts each
+// into the upper half of its lane, where widening and shifting would take two instructions.
+template <int half>
+HWY_INLINE VF widen_half(__m512i weights) {
+  alignas(64) static constexpr auto index = [] {
+    std::array<std::uint16_t, 32> at{};
+    for (std::size_t i = 0; i < 16; ++i) {
+      at[2 * i + 1] = static_cast<std::uint16_t>(16 * half + static_cast<int>(i));
+    }
+    return at;
+  }();
+  constexpr __mmask32 upper_halves = 0xAAAAAAAA;
+  const __m512i places = _mm512_load_si512(index.data());
+  return VF{_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(upper_halves, places, weights))};
+}
+
+// Two groups of 16 elements at a time, as far as there are such.
+template <int R, int T, bool fetch_ahead>
+HWY_INLINE Index accumulate_pairs_of_groups(const bf16* w, const float* x, const Product<bf16>& in,
+                                            Index begin, Index end, Array<VF, R * T>& acc,
+                                            Fetch& fetch) {
+  Index k = begin;
+  for (; k + 2 * virtual_lanes <= end; k += 2 * virtual_lanes) {
+    if constexpr (fetch_ahead) {
+      fetch.advance();
+      fetch.advance();
+    }
+    Array<VF, 2 * T> xs;
+    KRAIT_UNROLL
+    for (int t = 0; t < T; ++t) {
+      xs[t] = load(x + t * in.x_stride + k);
+      xs[T + t] = load(x + t * in.x_stride + k + virtual_lanes);
+    }
+    KRAIT_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const __m512i both = _mm512_loadu_si512(w + r * in.n + k);
+      const VF first = widen_half<0>(both);
+      const VF second = widen_half<1>(both);
+      KRAIT_UNROLL
+      for (int t = 0; t < T; ++t) acc[r * T + t] = fma(first, xs[t], acc[r * T + t]);
+      KRAIT_UNROLL
+      for (int t = 0; t < T; ++t) acc[r * T + t] = fma(second, xs[T + t], acc[r * T + t]);
+    }
+  }
+  return k;
+}
+#  endif
+
 // acc[(r·T + t)·parts + p] continues the chains of `parts` registers, the first of which holds lane
 // `lane`, over elements [begin, end); begin is a multiple of 16. R·T·parts chains are independent.
 template <int R, int T, int parts, bool fetch_ahead, class W>
@@ -43,6 +94,11 @@ HWY_INLINE void accumulate_tile(const W* w, const float* x, const Product<W>& in
                                 Fetch& fetch) {
   const DF d;
   Index k = begin;
+#  if HWY_TARGET == HWY_AVX3
+  if constexpr (std::is_same_v<W, bf16> && parts == 1) {
+    k = accumulate_pairs_of_groups<R, T, fetch_ahead>(w, x, in, begin, end, acc, fetch);
+  }
+#  endif
   for (; k + virtual_lanes <= end; k += virtual_lanes) {
     if constexpr (fetch_ahead) fetch.advance();
     KRAIT_UNROLL
@@ -131,14 +187,16 @@ HWY_INLINE VF fold_4(VF a, VF b, VF c, VF d) {
                  VF{_mm512_shuffle_f32x4(ab.raw, cd.raw, 0xDD)});
 }
 
-// The tree of 16 outputs at once: block t of the result holds the four rows of token t.
-template <int T>
-HWY_INLINE VF reduce_16(const Array<Lanes, 4 * T>& lanes) {
+// The tree of 4 rows × `count` tokens from token `first` of T on at once: block t of the result
+// holds the four rows of token first + t. Blocks beyond `count`, at most 4, repeat others.
+template <int T, int first, int count>
+HWY_INLINE VF reduce_tokens(const Array<Lanes, 4 * T>& lanes) {
   VF row[4];
   KRAIT_UNROLL
   for (int r = 0; r < 4; ++r) {
-    const Lanes* at = lanes + r * T;
-    row[r] = fold_4(at[0].part[0], at[1].part[0], at[2].part[0], at[3].part[0]);
+    const Lanes* at = lanes + r * T + first;
+    row[r] = fold_4(at[0].part[0], at[count > 1 ? 1 : 0].part[0], at[count > 2 ? 2 : 0].part[0],
+                    at[count > 3 ? 3 : 0].part[0]);
   }
   const auto pairs = [](VF a, VF b) HWY_ATTR {
     const __m512d low = _mm512_castps_pd(a.raw);
@@ -152,12 +210,30 @@ HWY_INLINE VF reduce_16(const Array<Lanes, 4 * T>& lanes) {
                  VF{_mm512_shuffle_ps(r01.raw, r23.raw, 0xDD)});
 }
 
+// Reduces and stores the outputs of tokens first … T - 1, four tokens at a time.
+template <int T, int first>
+HWY_INLINE void finish_tokens(const Array<Lanes, 4 * T>& lanes, const float* bias,
+                              Index bias_stride, float* y, Index y_stride) {
+  constexpr int count = HWY_MIN(4, T - first);
+  const __m512 sums = reduce_tokens<T, first, count>(lanes).raw;
+  const auto store_token = [&](int t, __m128 four) HWY_ATTR {
+    store_4(V4{four}, bias != nullptr ? bias + (first + t) * bias_stride : nullptr,
+            y + (first + t) * y_stride);
+  };
+  store_token(0, _mm512_castps512_ps128(sums));
+  if constexpr (count > 1) store_token(1, _mm512_extractf32x4_ps(sums, 1));
+  if constexpr (count > 2) store_token(2, _mm512_extractf32x4_ps(sums, 2));
+  if constexpr (count > 3) store_token(3, _mm512_extractf32x4_ps(sums, 3));
+  if constexpr (first + 4 < T) finish_tokens<T, first + 4>(lanes, bias, bias_stride, y, y_stride);
+}
+
 #  endif
 
-// Reduces the lanes of R × T outputs and stores them.
+// Reduces the lanes of R × T outputs and stores them. All tokens have one bias, or each has its
+// own, `bias_stride` from the one before.
 template <int R, int T>
 HWY_INLINE void finish_tile(const Array<Lanes, R * T>& lanes, const float* bias, float* y,
-                            Index y_stride) {
+                            Index y_stride, Index bias_stride = 0) {
   if constexpr (R == 1) {
     KRAIT_UNROLL
     for (int t = 0; t < T; ++t) {
@@ -166,21 +242,13 @@ HWY_INLINE void finish_tile(const Array<Lanes, R * T>& lanes, const float* bias,
     }
   } else {
     static_assert(R == 4);
-    int t = 0;
 #  if HWY_TARGET == HWY_AVX3
-    if constexpr (T >= 4) {
-      const VF sums = reduce_16<T>(lanes);
-      store_4(V4{_mm512_castps512_ps128(sums.raw)}, bias, y);
-      store_4(V4{_mm512_extractf32x4_ps(sums.raw, 1)}, bias, y + y_stride);
-      store_4(V4{_mm512_extractf32x4_ps(sums.raw, 2)}, bias, y + 2 * y_stride);
-      store_4(V4{_mm512_extractf32x4_ps(sums.raw, 3)}, bias, y + 3 * y_stride);
-      t = 4;
-    }
+    if constexpr (T >= 2) return finish_tokens<T, 0>(lanes, bias, bias_stride, y, y_stride);
 #  endif
     KRAIT_UNROLL
-    for (; t < T; ++t) {
-      store_4(reduce_4(lanes[t], lanes[T + t], lanes[2 * T + t], lanes[3 * T + t]), bias,
-              y + t * y_stride);
+    for (int t = 0; t < T; ++t) {
+      store_4(reduce_4(lanes[t], lanes[T + t], lanes[2 * T + t], lanes[3 * T + t]),
+              bias != nullptr ? bias + t * bias_stride : nullptr, y + t * y_stride);
     }
   }
 }
@@ -213,7 +281,7 @@ constexpr int streams = 4;
 // One token, four rows of each stream; the streams lie `apart` rows from each other.
 template <class W>
 HWY_INLINE void stream_apart(const Product<W>& in, Index row, Index apart) {
-  Lanes lanes[streams][4];
+  Array<Lanes, 4 * streams> lanes;
   Product<W> stream = in;
   stream.n *= apart;
   for (int r = 0; r < 4; ++r) {
@@ -225,14 +293,12 @@ HWY_INLINE void stream_apart(const Product<W>& in, Index row, Index apart) {
                                                        in.n, acc, none);
     KRAIT_UNROLL
     for (int i = 0; i < streams * register_parts; ++i) {
-      lanes[i / register_parts][r].part[i % register_parts] = acc[i];
+      lanes[r * streams + i / register_parts].part[i % register_parts] = acc[i];
     }
   }
-  for (int s = 0; s < streams; ++s) {
-    const Index first = row + s * apart;
-    finish_tile<4, 1>(lanes[s], in.bias != nullptr ? in.bias + first : nullptr, in.y + first,
-                      in.y_stride);
-  }
+  // A stream is to the reduction what a token is to a tile.
+  finish_tile<4, streams>(lanes, in.bias != nullptr ? in.bias + row : nullptr, in.y + row, apart,
+                          apart);
 }
 
 // T tokens, the weights in order.

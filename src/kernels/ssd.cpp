@@ -164,7 +164,7 @@ HWY_INLINE VF reduce_rows(const float* sums) {
     KRAIT_UNROLL
     for (int t = 0; t < 4; ++t) lanes[r * 4 + t].part[0] = load(sums + (4 * t + r) * virtual_lanes);
   }
-  return reduce_16<4>(lanes);
+  return reduce_tokens<4, 0, 4>(lanes);
 #elif HWY_TARGET == HWY_AVX2
   const DF d;
   VF s4[4];  // row r in the lower half, row r + 4 in the upper one

@@ -93,9 +93,8 @@ TEST(MatmulBf16, EqualsTheModelBitForBitOnEveryInstructionSet) {
 }
 
 TEST(MatmulBf16, EqualsTheModelForEveryTileWithEveryRest) {
-  test::for_each_tile_and_rest([](Index rows, Index tokens, Index cols) {
-    compare_random(rows, cols, tokens, cols % 2);
-  });
+  test::for_each_tile_and_rest(
+      [](Index rows, Index tokens, Index cols) { compare_random(rows, cols, tokens, cols % 2); });
 }
 
 // Lanes behind the end of a row hold what no product may touch: a zero times infinity is no zero.

@@ -37,9 +37,9 @@ void for_each_isa(Body body) {
   }
 }
 
-/// Calls body(rows, tokens, cols) for 1 to 8 rows and tokens and every rest of 32 columns behind one
-/// whole group: each register tile with each tail, which is where a compiler that gets one instance
-/// of a template wrong shows.
+/// Calls body(rows, tokens, cols) for 1 to 8 rows and tokens and every rest of 32 columns behind
+/// one whole group: each register tile with each tail, which is where a compiler that gets one
+/// instance of a template wrong shows.
 template <class Body>
 void for_each_tile_and_rest(Body body) {
   for (Index rows = 1; rows <= 8; ++rows) {
