@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <type_traits>
+#include <utility>
 
 #include "krait/core/config.hpp"
 #include "krait/core/float_environment.hpp"
@@ -25,6 +26,10 @@ class KRAIT_API Executor {
   /// How many tasks can run at once; at least 1. Used only to choose how much work a task is
   /// given, never what is computed.
   virtual int width() const noexcept = 0;
+
+  /// Work that is not worth another thread: by the time that one has noticed its task and the
+  /// caller has noticed its end, the caller would have done it.
+  virtual double least_share_nanoseconds() const noexcept { return 4000.0; }
 
   /// Calls task(0) … task(n - 1), each exactly once, in any order, on any threads, and returns
   /// when all have returned. What they wrote is then visible to the caller. Tasks neither throw
@@ -48,14 +53,34 @@ struct Range {
   constexpr Index size() const noexcept { return end - begin; }
 };
 
+/// About how long one item of a parallel loop takes one thread. Decides how many threads share the
+/// loop, never what is computed.
+struct ItemCost {
+  double nanoseconds = 1e9;  ///< so long that every thread is worth waking
+
+  /// Of an item that reads `bytes` and takes `flop` additions and multiplications of vectors.
+  static constexpr ItemCost of(Index bytes, Index flop) noexcept {
+    constexpr double bytes_per_ns = 25.0;
+    constexpr double flop_per_ns = 60.0;
+    return {std::max(static_cast<double>(bytes) / bytes_per_ns,
+                     static_cast<double>(flop) / flop_per_ns)};
+  }
+};
+
 /// Splits [0, n) into whole blocks of `block`, hands each thread one contiguous run of blocks, and
 /// calls body(Range) or body(Range, int task) under krait's FloatEnvironment; `task` is below
-/// executor.width(). The result must not depend on how the range is cut at multiples of `block`.
+/// executor.width(). What `cost` makes too little to share runs on the calling thread. The result
+/// must not depend on how the range is cut at multiples of `block`.
 template <class Body>
-void parallel_for(Executor& executor, Index n, Index block, Body&& body) {
+void parallel_for(Executor& executor, Index n, Index block, ItemCost cost, Body&& body) {
   if (n <= 0) return;
   const Index blocks = (n + block - 1) / block;
-  const Index tasks = std::min<Index>(blocks, executor.width());
+  const double work = static_cast<double>(n) * cost.nanoseconds;
+  const double share = executor.least_share_nanoseconds();
+  Index tasks = std::min<Index>(blocks, executor.width());
+  if (work < share * static_cast<double>(tasks)) {
+    tasks = std::max<Index>(1, static_cast<Index>(work / share));
+  }
   const auto task = [&](int i) {
     const FloatEnvironment environment;
     const Index first = blocks * i / tasks * block;
@@ -71,6 +96,12 @@ void parallel_for(Executor& executor, Index n, Index block, Body&& body) {
   } else {
     executor.run(static_cast<int>(tasks), task);
   }
+}
+
+/// The same for items that take long.
+template <class Body>
+void parallel_for(Executor& executor, Index n, Index block, Body&& body) {
+  parallel_for(executor, n, block, ItemCost{}, std::forward<Body>(body));
 }
 
 /// Like `parallel_for`, for work that takes long: whoever is done takes the next block, so a thread

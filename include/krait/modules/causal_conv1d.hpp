@@ -40,6 +40,9 @@ class CausalConv1d {
     return conv;
   }
 
+  /// About how long one channel takes.
+  static constexpr ItemCost cost(Index tokens) noexcept { return ItemCost::of(0, 50 * tokens); }
+
   /// y = silu(conv(x)) for the channels of `range`, in every sequence; y may be x.
   void apply(std::span<const SequenceRows> sequences, MatrixView<const float> x,
              MatrixView<float> y, Range range) const noexcept {

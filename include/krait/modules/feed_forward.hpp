@@ -60,7 +60,8 @@ class FeedForward {
              MatrixView<float> y) const noexcept {
     up_.apply(ctx, x, hidden);
     const MatrixView<float> active = hidden.cols_from(0, d_hidden());
-    parallel_for(ctx.executor, x.rows, row_block, [&](Range rows) {
+    const Index flop = d_hidden() * (activation_ == Activation::relu ? 2 : 30);
+    parallel_for(ctx.executor, x.rows, row_block, ItemCost::of(0, flop), [&](Range rows) {
       for (Index t = rows.begin; t < rows.end; ++t) activate(hidden.row(t), active.row(t));
     });
     down_.apply(ctx, active, y);

@@ -93,9 +93,10 @@ class Mamba final : public Block {
     in_proj_.apply(ctx, ctx.x, xz);  // [u; z] = in_proj(x)
     zone.next("conv1d");
     ctx.record(trail_.u, u);  // (what a verification records serves replay)
-    parallel_for(ctx.executor, d_inner, channel_block, [&](Range channels) {
-      conv1d_.apply(ctx.sequences, u, u, channels);  // u = silu(conv1d(u))
-    });
+    parallel_for(ctx.executor, d_inner, channel_block, CausalConv1d::cost(u.rows),
+                 [&](Range channels) {
+                   conv1d_.apply(ctx.sequences, u, u, channels);  // u = silu(conv1d(u))
+                 });
     zone.next("x_proj");
     x_proj_.apply(ctx, u, dBC);  // [δ; B; C] = x_proj(u)
     if (inner_norm_eps_ >= 0.0F) normalize(ctx, dBC);
@@ -104,7 +105,7 @@ class Mamba final : public Block {
     zone.next("scan");
     ctx.record(trail_.dt_raw, dt_raw);
     ctx.record(trail_.B, B);
-    parallel_for(ctx.executor, d_inner, channel_block, [&](Range channels) {
+    parallel_for(ctx.executor, d_inner, channel_block, scan_cost(u.rows), [&](Range channels) {
       scan(ctx.sequences, u, dt_raw, B, C, z, channels);  // y = scan(u) · silu(z), into u
     });
     zone.next("out_proj");
@@ -118,7 +119,7 @@ class Mamba final : public Block {
     const auto dt_raw = ctx.recorded(trail_.dt_raw, d_inner);  // [T, d_inner]
     const auto B = ctx.recorded(trail_.B, d_state);            // [T, d_state]
     const auto u = ctx.scratch(xz_, d_inner);                  // [T, d_inner]
-    parallel_for(ctx.executor, d_inner, channel_block, [&](Range channels) {
+    parallel_for(ctx.executor, d_inner, channel_block, scan_cost(u.rows), [&](Range channels) {
       conv1d_.apply(ctx.sequences, raw, u, channels);
       scan(ctx.sequences, u, dt_raw, B, B, {}, channels);
     });
@@ -140,12 +141,17 @@ class Mamba final : public Block {
     Index dt_rank;
   };
 
+  // About how long one channel's scan takes.
+  ItemCost scan_cost(Index tokens) const noexcept {
+    return ItemCost::of(0, tokens * (16 * sizes_.d_state + 64));
+  }
+
   // δ, B and C each divided by their root mean square.
   void normalize(const BlockContext& ctx, MatrixView<float> dBC) const noexcept {
     const auto [d_inner, d_state, dt_rank] = sizes_;
     const Range parts[] = {
         {0, dt_rank}, {dt_rank, dt_rank + d_state}, {dt_rank + d_state, dt_rank + 2 * d_state}};
-    parallel_for(ctx.executor, dBC.rows, 16, [&](Range rows) {
+    parallel_for(ctx.executor, dBC.rows, 16, ItemCost::of(0, 8 * dBC.cols), [&](Range rows) {
       for (const Range cols : parts) {
         const auto part = dBC.rows_from(rows.begin, rows.size()).cols_from(cols.begin, cols.size());
         kernels::rms_norm({.x = part, .eps = inner_norm_eps_, .y = part});

@@ -152,7 +152,8 @@ class Mamba2 final : public Block {
     zone.next("scan");
     scan(ctx, xBC, dt_raw, y);
     zone.next("gate");
-    parallel_for(ctx.executor, y.rows, row_block, [&](Range rows) {
+    const ItemCost cost = ItemCost::of(0, 40 * out.cols);
+    parallel_for(ctx.executor, y.rows, row_block, cost, [&](Range rows) {
       for (Index t = rows.begin; t < rows.end; ++t) {
         if (d_mlp > 0) kernels::silu_mul(x0.row(t), z0.row(t), out.cols_from(0, d_mlp).row(t));
       }
@@ -181,7 +182,7 @@ class Mamba2 final : public Block {
 
   void convolve(const BlockContext& ctx, MatrixView<const float> raw,
                 MatrixView<float> xBC) const noexcept {
-    parallel_for(ctx.executor, spec_.conv_dim(), channel_block,
+    parallel_for(ctx.executor, spec_.conv_dim(), channel_block, CausalConv1d::cost(xBC.rows),
                  [&](Range channels) { conv1d_.apply(ctx.sequences, raw, xBC, channels); });
   }
 
@@ -193,7 +194,10 @@ class Mamba2 final : public Block {
     const auto x = xBC.cols_from(0, spec_.d_ssm);
     const auto B = xBC.cols_from(spec_.d_ssm, d_B);
     const auto C = xBC.cols_from(spec_.d_ssm + d_B, d_B);
-    parallel_for(ctx.executor, spec_.n_head(), 1, [&](Range heads) {
+    const Index floats = spec_.head_dim * spec_.d_state;  // of a head's state: read and written
+    const ItemCost cost =
+        ItemCost::of(8 * floats * std::ssize(ctx.sequences), 6 * floats * xBC.rows);
+    parallel_for(ctx.executor, spec_.n_head(), 1, cost, [&](Range heads) {
       for (const SequenceRows& rows : ctx.sequences) {
         const auto of = [&](auto view) {
           return view.data == nullptr ? view : view.rows_from(rows.first, rows.count);

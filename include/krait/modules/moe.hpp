@@ -165,7 +165,8 @@ class Moe final : public Block {
 
   void route(const BlockContext& ctx, MatrixView<float> gates) const noexcept {
     router_.apply(ctx, ctx.x, gates);
-    parallel_for(ctx.executor, gates.rows, 32, [&](Range rows) {
+    const auto cost = ItemCost::of(0, 100 * gates.cols);
+    parallel_for(ctx.executor, gates.rows, 32, cost, [&](Range rows) {
       const auto part = gates.rows_from(rows.begin, rows.size());
       kernels::route({.logits = part,
                       .score = spec_.router.score,
@@ -210,13 +211,12 @@ class Moe final : public Block {
         if (gates(t, e) != 0.0F) kernels::add_scaled(gates(t, e), part.row(from++), sum.row(t));
       }
     };
-    // A few rows are added before another thread would begin to help.
-    output.rows < 16 ? add({0, y.cols}) : parallel_for(ctx.executor, y.cols, 128, add);
+    parallel_for(ctx.executor, y.cols, 128, ItemCost::of(0, 8 * output.rows), add);
   }
 
   static void copy_rows(const BlockContext& ctx, MatrixView<const float> from,
                         MatrixView<float> to) noexcept {
-    parallel_for(ctx.executor, from.rows, 32, [&](Range rows) {
+    parallel_for(ctx.executor, from.rows, 32, ItemCost::of(8 * from.cols, 0), [&](Range rows) {
       for (Index t = rows.begin; t < rows.end; ++t) std::ranges::copy(from.row(t), to.row_data(t));
     });
   }

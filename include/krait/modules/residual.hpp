@@ -38,8 +38,9 @@ class Residual {
     ctx.x = ctx.scratch(slots_.branch, h.cols);
     const MatrixView<float> source =
         source_ == Source::stream ? h : ctx.scratch(slots_.layer_input, h.cols);
+    const ItemCost cost = ItemCost::of(0, 8 * h.cols);  // of a row's norm or sum
     profile::Zone zone("norm");
-    parallel_for(ctx.executor, h.rows, row_block, [&](Range rows) {
+    parallel_for(ctx.executor, h.rows, row_block, cost, [&](Range rows) {
       for (Index t = rows.begin; source_ == Source::first_of_layer && t < rows.end; ++t) {
         std::ranges::copy(h.row(t), source.row_data(t));
       }
@@ -50,7 +51,7 @@ class Residual {
     if (has_state()) ctx.record(slots_.trail, ctx.x);
     block_->forward(ctx);
     zone.next("residual");
-    parallel_for(ctx.executor, h.rows, row_block, [&](Range rows) {
+    parallel_for(ctx.executor, h.rows, row_block, cost, [&](Range rows) {
       for (Index t = rows.begin; t < rows.end; ++t) {
         kernels::add(h.row(t), ctx.x.row(t), h.row(t));
       }
