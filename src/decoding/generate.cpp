@@ -163,8 +163,10 @@ Result<Generation> generate(Session& session, const Tokenizer& tokenizer, Sequen
       break;
     }
     if (event.count == options.max_tokens) break;
-    logits = session.step(token, sequence.state);
+    const auto next = session.step(token, sequence.state);
     sequence.pending = 0;
+    if (!next) return next.error();
+    logits = *next;
   }
   const bool is_complete = result.reason == FinishReason::stop_token;
   if (const std::string rest = stream.finish(is_complete); !rest.empty()) show(rest);

@@ -55,7 +55,7 @@ TEST_F(StateFile, KeepsTheSequence) {
   SerialExecutor executor;
   Session session(model_, executor);
   Sequence sequence(model_, std::vector<Token>{1, 2, 3, 4});
-  session.prefill(std::vector<Token>{1, 2, 3}, sequence.state);
+  session.prefill(std::vector<Token>{1, 2, 3}, sequence.state).value();
   sequence.pending = 1;
   save_state(sequence, path("s")).value();
   const Sequence loaded = load_state(model_, path("s")).value();
