@@ -28,8 +28,6 @@ SessionOptions checked(SessionOptions options, const Model& model) {
   return options;
 }
 
-constexpr auto not_finite_code = ErrorCode::bad_format;
-
 Error bad_argument(std::string_view what, std::string_view expected, std::string_view found) {
   return {ErrorCode::bad_argument,
           fmt::format("[session] {}: expected {}, found {}", what, expected, found)};
@@ -237,7 +235,7 @@ Result<void> Session::check_finite(std::string_view what, std::span<const float>
     return {};
   }
   const float value = *std::ranges::find_if(row, [](float x) { return !std::isfinite(x); });
-  return Error{not_finite_code,
+  return Error{ErrorCode::not_finite,
                fmt::format("[session] {}: expected finite numbers, found {} (first in {})", what,
                            value, first_bad_layer(token, state))};
 }

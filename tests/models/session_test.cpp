@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 #include "krait/core/thread_pool.hpp"
 #include "krait/kernels/softmax.hpp"
@@ -97,6 +98,7 @@ TEST(Session, PrefillTellsProgressAndStops) {
   EXPECT_TRUE(state == whole);
 }
 
+// Every mistake is an error, found before anything is touched.
 TEST(Session, ReportsTheCallersMistakes) {
   const Model model = tiny_model();
   const Model other = tiny_model(DType::f32, WeightForm::bf16);
@@ -105,18 +107,72 @@ TEST(Session, ReportsTheCallersMistakes) {
   State state = model.initial_state();
   State foreign = other.initial_state();
   State empty;
+  State gone = model.initial_state();
+  const State taken = std::move(gone);
   const std::vector<Token> tokens = {1, 2, 3};
-  EXPECT_THROW(session.prefill({}, state).value(), Exception);
-  EXPECT_THROW(session.step(64, state).value(), Exception);
-  EXPECT_THROW(session.step(-1, state).value(), Exception);
-  EXPECT_THROW(session.step(1, foreign).value(), Exception);
-  EXPECT_THROW(session.step(1, empty).value(), Exception);
+  const std::vector<Token> wild = {1, 2, 64};
+  const auto expect = [](const auto& result, ErrorCode code, std::string_view part) {
+    ASSERT_FALSE(result) << part;
+    EXPECT_EQ(result.error().code, code) << result.error().message;
+    EXPECT_NE(result.error().message.find(part), std::string::npos) << result.error().message;
+  };
+  constexpr auto argument = ErrorCode::bad_argument;
+  constexpr auto model_code = ErrorCode::incompatible_state;
+  expect(session.prefill({}, state), argument, "at least one");
+  expect(session.prefill(wild, state), argument, "0 to 63, found 64");
+  expect(session.step(64, state), argument, "found 64");
+  expect(session.step(-1, state), argument, "found -1");
+  expect(session.step(1, foreign), model_code, "state");
+  expect(session.step(1, empty), model_code, "no model");
+  expect(session.step(1, gone), model_code, "no model");  // NOLINT(bugprone-use-after-move)
   std::vector<State*> states(3, &state);
-  EXPECT_THROW(session.step_batch(tokens, states).value(), Exception);
+  expect(session.step_batch(tokens, states), argument, "at most 2");
+  expect(session.step_batch(std::span(tokens).first(1), std::span(states).first(2)), argument,
+         "1 tokens and 2 states");
+  expect(session.step_batch(std::span(tokens).first(2), std::span(states).first(2)), argument,
+         "distinct");
+  State fork = state;
+  State* const mixed[] = {&fork, &foreign};
+  expect(session.step_batch(std::span(tokens).first(2), mixed), model_code, "state");
+  State* const missing[] = {&fork, nullptr};
+  expect(session.step_batch(std::span(tokens).first(2), missing), argument, "null");
   std::vector<float> few(1);
-  EXPECT_THROW(session.score(tokens, state, few).value(), Exception);
+  expect(session.score(tokens, state, few), argument, "2 log-probabilities, found 1");
+  expect(session.score({}, state, {}), argument, "at least one");
+  expect(session.hidden(tokens, state, {few.data(), 1, 1}), argument, "[3, 20]");
+  expect(session.prefill_all(tokens, state, {few.data(), 1, 1}), argument, "[3, 64]");
   EXPECT_THROW(state.copy_from(empty), ContractError);
-  EXPECT_EQ(state.position(), 0) << "nothing was consumed";
+  EXPECT_TRUE(state == model.initial_state()) << "nothing was consumed";
+  EXPECT_TRUE(fork == state);
+}
+
+TEST(Session, ABatchOfNothingIsNothing) {
+  for (const WeightForm form :
+       {WeightForm::f32, WeightForm::bf16, WeightForm::q8, WeightForm::q4}) {
+    const Model model = tiny_model(DType::f32, form);
+    SerialExecutor executor;
+    Session session(model, executor);
+    EXPECT_EQ(session.step_batch({}, {}).value().rows, 0);
+    EXPECT_EQ(session.verify_batch({}, {}).value().rows, 0);
+  }
+}
+
+TEST(Session, ChecksItsOptions) {
+  const Model model = tiny_model();
+  SerialExecutor executor;
+  constexpr Index most = std::numeric_limits<Index>::max();
+  for (const SessionOptions& options :
+       {SessionOptions{.chunk = 0}, SessionOptions{.chunk = -1}, SessionOptions{.chunk = most},
+        SessionOptions{.max_batch = 0}, SessionOptions{.max_batch = most},
+        SessionOptions{.max_verify = -1}, SessionOptions{.max_verify = most},
+        SessionOptions{.max_verify_batch = -1}, SessionOptions{.max_verify_batch = most}}) {
+    const auto valid = validate(options, model);
+    ASSERT_FALSE(valid);
+    EXPECT_EQ(valid.error().code, ErrorCode::bad_argument);
+    EXPECT_THROW(Session(model, executor, options), ContractError);
+  }
+  EXPECT_TRUE(validate({.chunk = Index{1} << 20}, model));
+  EXPECT_TRUE(validate({.max_verify = 0}, model));
 }
 
 TEST(State, IsAValueWithNamedTensors) {
