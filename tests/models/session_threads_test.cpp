@@ -70,5 +70,22 @@ TEST(SessionThreads, SessionsShareAModel) {
   for (const auto& result : results) EXPECT_TRUE(test::same_bits<float>(expected, result));
 }
 
+// One pool for sessions on several threads: nobody waits, and all get the bits they get alone.
+TEST(SessionThreads, SessionsShareAPool) {
+  const Model model = test::tiny_model();
+  SerialExecutor serial;
+  const auto expected = run_all(model, serial);
+  ThreadPool pool(3);
+  std::vector<std::vector<float>> results(4);
+  std::vector<std::thread> users;
+  for (std::vector<float>& result : results) {
+    users.emplace_back([&] {
+      for (int i = 0; i < 3; ++i) result = run_all(model, pool);
+    });
+  }
+  for (std::thread& user : users) user.join();
+  for (const auto& result : results) EXPECT_TRUE(test::same_bits<float>(expected, result));
+}
+
 }  // namespace
 }  // namespace krait
