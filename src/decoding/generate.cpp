@@ -182,9 +182,22 @@ class Writing {
     const bool has_stops = !std::ranges::all_of(stops, &std::string::empty);
     if (has_stops) rewind_.emplace(sequence.state, consumed_.tokens());
   }
-  // Left by an error or an exception, the text goes on one day.
+  // Left by an error or an exception, the text goes on one day, or, behind a stop string, ends.
   ~Writing() {
-    if (is_open_) hold();
+    if (!is_open_) return;
+    if (!stopped()) {
+      hold();
+      return;
+    }
+#if KRAIT_HAS_EXCEPTIONS
+    try {
+      take_back();
+    } catch (...) {  // no memory for the part of a token
+      hold();
+    }
+#else
+    take_back();
+#endif
   }
   Writing(const Writing&) = delete;
   Writing& operator=(const Writing&) = delete;
@@ -280,7 +293,18 @@ Result<std::span<const float>> consume(Session& session, Sequence& sequence, Pro
                          progress ? Progress(report) : Progress());
 }
 
+Result<void> check(const Sequence& sequence) {
+  if (sequence.pending > std::ssize(sequence.tokens) || sequence.unshown < 0) {
+    return Error{ErrorCode::bad_argument,
+                 fmt::format("[generate] sequence: expected at most {} tokens pending and no "
+                             "negative number of bytes unshown, found {} and {}",
+                             sequence.tokens.size(), sequence.pending, sequence.unshown)};
+  }
+  return {};
+}
+
 Result<void> check(const Model& model, const Sequence& sequence, const GenerationOptions& options) {
+  KRAIT_RETURN_IF_ERROR(check(sequence));
   if (sequence.pending < 1) {
     return Error{ErrorCode::bad_argument,
                  "[generate] prompt: expected at least one token, found none"};
@@ -317,6 +341,7 @@ std::string_view to_string(FinishReason reason) noexcept {
 }
 
 Result<void> prefill(Session& session, Sequence& sequence, Progress progress) {
+  KRAIT_RETURN_IF_ERROR(check(sequence));
   // What is held back must stay pending, so that it can be taken back.
   if (sequence.pending < 2 || sequence.unshown > 0) return {};
   const Consumption consumption(sequence);

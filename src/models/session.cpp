@@ -23,6 +23,7 @@ namespace {
 SessionOptions checked(SessionOptions options, const Model& model) {
   const Result<void> valid = validate(options, model);
   check_contract(valid.has_value(), valid ? "" : valid.error().message);
+  options.max_batch = std::max<Index>(1, options.max_batch);
   options.max_verify_batch = std::min(options.max_verify_batch, options.max_verify);
   options.chunk = std::max({options.chunk, options.max_batch, options.max_verify});
   return options;
@@ -86,7 +87,7 @@ Result<void> validate(const SessionOptions& options, const Model& model) {
     Index least;
   };
   for (const Field& field :
-       {Field{"chunk", options.chunk, 1}, Field{"max_batch", options.max_batch, 1},
+       {Field{"chunk", options.chunk, 1}, Field{"max_batch", options.max_batch, 0},
         Field{"max_verify", options.max_verify, 0},
         Field{"max_verify_batch", options.max_verify_batch, 0}}) {
     if (field.value < field.least || field.value > most) {

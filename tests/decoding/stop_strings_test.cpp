@@ -3,6 +3,7 @@
 
 #include <map>
 #include <set>
+#include <stdexcept>
 
 #include "krait/core/executor.hpp"
 #include "krait/decoding/generate.hpp"
@@ -236,6 +237,34 @@ TEST_F(StopStrings, WhatWaitsIsNotLost) {
   prefill(session_, waiting).value();
   EXPECT_EQ(one.text + run(bytes, waiting, 17, {stop}, false).text, all);
 }
+
+// A callback that throws at the token that completes a stop string: the text ends there all the
+// same.
+#if KRAIT_HAS_EXCEPTIONS
+TEST_F(StopStrings, EndATextWhoseCallbackThrows) {
+  const OddTokenizer bytes;
+  Sequence full = sequence("The ");
+  const std::string all = run(bytes, full, 30, {}).text;
+  const std::string stop = all.substr(10, 4);
+  Sequence expected = sequence("The ");
+  const Index count = std::ssize(run(bytes, expected, 30, {stop}).tokens);
+  for (const Index at : {count - 2, count}) {
+    Sequence text = sequence("The ");
+    const auto fail = [&](const GenerationEvent& event) {
+      if (event.count == at) throw std::runtime_error("callback");
+      return Flow::go_on;
+    };
+    const GenerationOptions options{
+        .max_tokens = 30, .sampler = {.temperature = 0.8, .seed = 5}, .stop_strings = {stop}};
+    EXPECT_THROW(static_cast<void>(generate(session_, bytes, text, options, fail)),
+                 std::runtime_error);
+    expect_consistent(text);
+    if (at < count) run(bytes, text, 30 - at, {stop});
+    EXPECT_EQ(text.tokens, expected.tokens);
+    EXPECT_EQ(text.unshown, 0);
+  }
+}
+#endif
 
 TEST_F(StopStrings, DoNotBeginInThePrompt) {
   const OddTokenizer bytes;

@@ -163,7 +163,7 @@ TEST(Session, ChecksItsOptions) {
   constexpr Index most = std::numeric_limits<Index>::max();
   for (const SessionOptions& options :
        {SessionOptions{.chunk = 0}, SessionOptions{.chunk = -1}, SessionOptions{.chunk = most},
-        SessionOptions{.max_batch = 0}, SessionOptions{.max_batch = most},
+        SessionOptions{.max_batch = -1}, SessionOptions{.max_batch = most},
         SessionOptions{.max_verify = -1}, SessionOptions{.max_verify = most},
         SessionOptions{.max_verify_batch = -1}, SessionOptions{.max_verify_batch = most}}) {
     const auto valid = validate(options, model);
@@ -173,6 +173,11 @@ TEST(Session, ChecksItsOptions) {
   }
   EXPECT_TRUE(validate({.chunk = Index{1} << 20}, model));
   EXPECT_TRUE(validate({.max_verify = 0}, model));
+  EXPECT_TRUE(validate({.max_batch = 0}, model));
+  Session smallest(model, executor, {.chunk = 1, .max_batch = 0, .max_verify = 0});
+  State state = model.initial_state();
+  std::vector<float> log_probs(2);
+  EXPECT_TRUE(smallest.score(std::vector<Token>{1, 2, 3}, state, log_probs));
 }
 
 TEST(State, IsAValueWithNamedTensors) {

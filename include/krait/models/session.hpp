@@ -21,7 +21,7 @@ struct SessionOptions {
   /// Tokens of a prompt that run at once, at least 1; results do not depend on it. A batch and a
   /// verification are one run, too: room is made for the largest of the three.
   Index chunk = 256;
-  Index max_batch = 8;  ///< sequences that `step_batch` takes at once, at least 1
+  Index max_batch = 8;  ///< sequences that `step_batch` takes at once; there is room for one always
   /// Tokens that one verification takes, of all its sequences together; 0: none. Each costs
   /// `ModelPlan::trail_bytes_per_token`.
   Index max_verify = 8;
