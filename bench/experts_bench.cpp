@@ -85,11 +85,11 @@ void measure_round(Subject& subject, std::uint64_t seed) {
   const auto tokens = random_tokens(prompt, seed);
   subject.state.reset();
   double begun = now();
-  subject.session.prefill(tokens, subject.state);
+  subject.session.prefill(tokens, subject.state).value();
   subject.prefill.push_back((now() - begun) / static_cast<double>(prompt));
   begun = now();
   for (Index i = 0; i < decoded; ++i) {
-    subject.session.step(tokens[static_cast<std::size_t>(i)], subject.state);
+    subject.session.step(tokens[static_cast<std::size_t>(i)], subject.state).value();
   }
   subject.decode.push_back((now() - begun) / static_cast<double>(decoded));
 }

@@ -61,8 +61,8 @@ krait::Result<void> run() {
   const std::vector<Token> prompt = {1, 2, 3, 4, 5};
   State whole = model.initial_state();
   State steps = model.initial_state();
-  session.prefill(prompt, whole);
-  for (const Token token : prompt) session.step(token, steps);
+  session.prefill(prompt, whole).value();
+  for (const Token token : prompt) session.step(token, steps).value();
   std::printf("whole prompt and single steps: %s\n", whole == steps ? "equal" : "different");
   return {};
 }

@@ -87,8 +87,8 @@ int main(int argc, char** argv) {
 
   krait::State lent = lm.model.initial_state();
   krait::State alone = lm.model.initial_state();
-  krait::Session(lm.model, lender).prefill(prompt, lent);
-  krait::Session(lm.model, serial).prefill(prompt, alone);
+  krait::Session(lm.model, lender).prefill(prompt, lent).value();
+  krait::Session(lm.model, serial).prefill(prompt, alone).value();
   std::printf("two threads of the application and one: %s\n",
               lent == alone ? "the same bits" : "different");
   return lent == alone ? 0 : 1;

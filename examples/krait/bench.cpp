@@ -115,9 +115,9 @@ Result<Verification> measure_verification(Index repeat, Index count, double step
     if (is_interrupted()) return interruption();
     kept.copy_from(state);
     const double begun = now();
-    session.verify(tokens, kept);
+    session.verify(tokens, kept).value();
     const double verified = now();
-    session.keep(count - 1, kept);
+    session.keep(count - 1, kept).value();
     keep.push_back(now() - verified);
     verify.push_back(verified - begun);
   }
@@ -133,18 +133,18 @@ Result<void> measure_all(const Options& options, Runtime& runtime, Report& repor
   const Model& model = runtime.model();
   const auto prompt = varied_tokens(options.prompt, model.vocab());
   State state = model.initial_state();
-  session.prefill(prompt, state);  // warms caches and page tables
+  session.prefill(prompt, state).value();  // warms caches and page tables
   KRAIT_ASSIGN_OR_RETURN(report.prefill,
                          measure(options.repeat, static_cast<double>(options.prompt), [&] {
                            state.reset();
-                           session.prefill(prompt, state);
+                           session.prefill(prompt, state).value();
                          }));
   KRAIT_ASSIGN_OR_RETURN(
       report.decode, measure(options.repeat, static_cast<double>(options.tokens), [&] {
         Token token = prompt.front();
         for (Index i = 0; i < options.tokens; ++i) {
           token = static_cast<Token>(kernels::argmax(
-              session.step(token, state).first(static_cast<std::size_t>(model.vocab()))));
+              session.step(token, state).value().first(static_cast<std::size_t>(model.vocab()))));
         }
       }));
   KRAIT_ASSIGN_OR_RETURN(const auto users, parse_numbers(options.users, "--users", 256));
@@ -157,7 +157,7 @@ Result<void> measure_all(const Options& options, Runtime& runtime, Report& repor
     KRAIT_ASSIGN_OR_RETURN(
         const Speed speed,
         measure(options.repeat, static_cast<double>(options.tokens * count), [&] {
-          for (Index i = 0; i < options.tokens; ++i) session.step_batch(tokens, pointers);
+          for (Index i = 0; i < options.tokens; ++i) session.step_batch(tokens, pointers).value();
         }));
     report.batches.push_back({count, speed});
   }
@@ -208,10 +208,10 @@ Result<void> profile_all(const Options& options, Runtime& runtime, Report& repor
   };
   KRAIT_RETURN_IF_ERROR(profile(fmt::format("prefill {}", options.prompt), options.prompt, [&] {
     state.reset();
-    session.prefill(prompt, state);
+    session.prefill(prompt, state).value();
   }));
   return profile("decode", options.tokens, [&] {
-    for (Index i = 0; i < options.tokens; ++i) session.step(prompt.front(), state);
+    for (Index i = 0; i < options.tokens; ++i) session.step(prompt.front(), state).value();
   });
 }
 

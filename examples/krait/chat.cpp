@@ -87,7 +87,7 @@ class Conversation {
 
 Result<void> run(const Options& options) {
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common));
-  GenerationOptions generation{.max_tokens = options.tokens};
+  GenerationOptions generation{.max_tokens = options.tokens, .hold_back = false};
   const Result<SamplerOptions> sampler = options.sampler.resolve(runtime.model());
   if (!sampler) return sampler.error();
   generation.sampler = *sampler;

@@ -68,7 +68,7 @@ void print_figures(const Generation& generation, Index prompt_tokens, double pro
 Result<void> run(const Options& options) {
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common));
   KRAIT_ASSIGN_OR_RETURN(Sequence sequence, begin(options, runtime));
-  GenerationOptions generation_options;
+  GenerationOptions generation_options{.hold_back = !options.state_out.empty()};
   generation_options.max_tokens = options.tokens;
   generation_options.stop_strings = options.stops;
   const Result<SamplerOptions> sampler = options.sampler.resolve(runtime.model());

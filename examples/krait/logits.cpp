@@ -109,10 +109,11 @@ Result<void> run(const Options& options) {
     MatrixView<const float> logits;
     if (options.all) {
       const MatrixView<float> out(block.data(), count, vocab);
-      runtime.session->prefill_all(chunk, state, out);
+      KRAIT_RETURN_IF_ERROR(runtime.session->prefill_all(chunk, state, out));
       logits = out;
     } else {
-      logits = {runtime.session->prefill(chunk, state).data(), 1, vocab};
+      KRAIT_ASSIGN_OR_RETURN(const auto last, runtime.session->prefill(chunk, state));
+      logits = {last.data(), 1, vocab};
     }
     first += count;
     if (!options.all && first < total) continue;

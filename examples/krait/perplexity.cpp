@@ -35,7 +35,8 @@ Result<void> run(const Options& options) {
   for (std::size_t first = 0; first < scored;) {
     const std::size_t count = std::min(segment, scored - first);
     const auto part = std::span(log_probs).first(count);
-    runtime.session->score(std::span(tokens).subspan(first, count + 1), state, part);
+    KRAIT_RETURN_IF_ERROR(
+        runtime.session->score(std::span(tokens).subspan(first, count + 1), state, part));
     for (std::size_t i = 0; i < count; ++i) {
       nats -= static_cast<double>(part[i]);
       scored_bytes += static_cast<double>(runtime.tokenizer().bytes(tokens[first + i + 1]).size());

@@ -29,6 +29,8 @@ std::string_view to_string(ErrorCode code) noexcept {
       return "incompatible_state";
     case ErrorCode::cancelled:
       return "cancelled";
+    case ErrorCode::not_finite:
+      return "not_finite";
   }
   return "unknown";
 }

@@ -15,6 +15,9 @@
 #if defined(__linux__)
 #  include <sched.h>
 #endif
+#if defined(__unix__) || defined(__APPLE__)
+#  include <pthread.h>
+#endif
 
 namespace krait::inline v0_1 {
 
@@ -62,6 +65,18 @@ void pause_briefly() noexcept {
 #endif
 }
 
+// How many forks lie between this process and the first that made a pool. A pool that was made
+// before the last of them has lost its threads, and its lock is held by whoever held it then.
+std::atomic<unsigned> forks{0};
+
+unsigned count_forks() {
+#if defined(__unix__) || defined(__APPLE__)
+  [[maybe_unused]] static const int registered = pthread_atfork(
+      nullptr, nullptr, [] { forks.store(forks.load(std::memory_order_relaxed) + 1); });
+#endif
+  return forks.load(std::memory_order_relaxed);
+}
+
 // Spins before sleeping: about 50 µs, longer than the gap between two phases of a layer and
 // shorter than anyone would notice as load.
 constexpr int spin_limit = 2000;
@@ -80,7 +95,9 @@ int available_threads() {
 
 struct ThreadPool::Shared {
   int width = 1;
+  unsigned born = count_forks();
   std::vector<std::thread> threads;
+  std::atomic<bool> busy{false};  // a run is in progress
 
   // A run is one ticket: its number in the upper 32 bits, then how many tasks it has and how many
   // of them are taken, 16 bits each. A thread takes a task by adding one; that fails if the run is
@@ -94,6 +111,8 @@ struct ThreadPool::Shared {
   std::mutex mutex;
   std::condition_variable wake;
   int sleepers = 0;
+
+  bool is_orphan() const noexcept { return forks.load(std::memory_order_relaxed) != born; }
 
   static constexpr int most_tasks = 0xFFFF;
   static std::uint64_t number_of(std::uint64_t t) noexcept { return t >> 32U; }
@@ -159,14 +178,19 @@ ThreadPool::ThreadPool(int width) : shared_(std::make_unique<Shared>()) {
   }
 }
 
-ThreadPool::~ThreadPool() = default;
+ThreadPool::~ThreadPool() {
+  // There is nobody to join in a child process, and no way to let go of those who are missing.
+  if (shared_->is_orphan()) static_cast<void>(shared_.release());
+}
 
 int ThreadPool::width() const noexcept { return shared_->width; }
 
 void ThreadPool::run(int n, FunctionRef<void(int)> task) {
   Shared& shared = *shared_;
-  // One task, no threads, or more tasks than a ticket can count: the caller does them.
-  if (n <= 1 || shared.threads.empty() || n > Shared::most_tasks) {
+  // One task, no threads, more tasks than a ticket can count, or somebody else's run in progress:
+  // the caller does them.
+  if (n <= 1 || shared.threads.empty() || n > Shared::most_tasks || shared.is_orphan() ||
+      shared.busy.exchange(true, std::memory_order_acquire)) {
     for (int i = 0; i < n; ++i) task(i);
     return;
   }
@@ -181,6 +205,7 @@ void ThreadPool::run(int n, FunctionRef<void(int)> task) {
       std::this_thread::yield();  // a worker was descheduled: let it have this CPU
     }
   }
+  shared.busy.store(false, std::memory_order_release);
 }
 
 }  // namespace krait::inline v0_1

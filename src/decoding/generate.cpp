@@ -4,7 +4,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <limits>
+#include <optional>
+#include <utility>
 
 #include "krait/decoding/stop.hpp"
 #include "krait/text/stream_decoder.hpp"
@@ -23,50 +24,287 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-// Token bytes to whole characters, up to a stop string.
+// Where the last `bytes` bytes of a text begin: behind `tokens` whole tokens and `part`, the
+// beginning of the next one.
+struct Cut {
+  std::size_t tokens = 0;
+  std::string_view part;
+};
+
+Cut cut_before(const Tokenizer& tokenizer, std::span<const Token> tokens, std::size_t bytes) {
+  std::size_t count = tokens.size();
+  while (bytes > 0 && count > 0) {
+    const Token token = tokens[--count];
+    const std::string_view last = tokenizer.bytes(token);
+    if (last.size() > bytes) {
+      return {count, tokenizer.is_special(token) ? "" : last.substr(0, last.size() - bytes)};
+    }
+    bytes -= last.size();
+  }
+  return {count, {}};
+}
+
+// Tokens to whole characters, up to a stop string. Stop strings see special tokens, readers do not.
 class TextStream {
  public:
-  explicit TextStream(const std::vector<std::string>& stops) : stops_(stops) {}
+  TextStream(const Tokenizer& tokenizer, const std::vector<std::string>& stops)
+      : tokenizer_(tokenizer), stops_(stops) {}
 
-  std::string_view push(std::string_view bytes) { return stops_.push(decoder_.push(bytes)); }
+  // Takes up a text of which the last `unshown` bytes were held back. What of them can be shown
+  // now; valid until the next call.
+  std::string_view resume(std::span<const Token> tokens, std::size_t unshown) {
+    constexpr std::size_t character = 3;  // bytes that may lack the last one of their character
+    std::size_t first = tokens.size();
+    for (std::size_t size = 0; first > 0 && size < unshown + character;) {
+      size += tokenizer_.bytes(tokens[--first]).size();
+    }
+    std::string text;
+    for (const Token token : tokens.subspan(first)) {
+      text += tokenizer_.bytes(token);
+      marks_.resize(text.size(), tokenizer_.is_special(token) ? 0 : 1);
+    }
+    const std::string_view waiting =
+        std::string_view(text).substr(text.size() - std::min(unshown, text.size()));
+    stops_.prime(waiting);
+    show(std::string_view(text).substr(0, text.size() - waiting.size()));
+    return show(waiting.substr(0, waiting.size() - stops_.held()));
+  }
+
+  std::string_view push(Token token) {
+    const std::string_view bytes = tokenizer_.bytes(token);
+    if (stops_.longest() == 0) {
+      return decoder_.push(tokenizer_.is_special(token) ? "" : bytes);
+    }
+    marks_.append(bytes.size(), tokenizer_.is_special(token) ? 0 : 1);
+    return show(stops_.push(bytes));
+  }
+
   bool stopped() const noexcept { return stops_.stopped(); }
 
-  // Takes up a character that an earlier generation left incomplete.
-  void resume(std::string_view bytes) { decoder_.push(bytes); }
+  // Bytes at the end of the text that are not decided; once stopped, all from the stop string on.
+  std::size_t unshown() const noexcept { return stops_.held(); }
 
-  // What is held back at the end. A text that only stopped for now may be in the middle of a
-  // character, whose rest will come; at the end of a text that is an error, and shown as one.
+  // At the end of a text, whose end is then decided: what was held back. A character that is not
+  // complete is an error there, and shown as one; in a text that goes on its rest will come.
   std::string finish(bool is_complete) {
-    std::string rest(is_complete ? stops_.push(decoder_.finish()) : "");
-    rest += stops_.finish();
+    std::string rest(show(stops_.finish()));
+    if (is_complete) rest += decoder_.finish();
     return rest;
   }
 
  private:
-  StreamDecoder decoder_;
+  std::string_view show(std::string_view bytes) {
+    shown_.clear();
+    for (std::size_t at = 0; at < bytes.size();) {
+      std::size_t end = at + 1;
+      while (end < bytes.size() && marks_[end] == marks_[at]) ++end;
+      if (marks_[at] != 0) shown_ += decoder_.push(bytes.substr(at, end - at));
+      at = end;
+    }
+    marks_.erase(0, bytes.size());
+    return shown_;
+  }
+
+  const Tokenizer& tokenizer_;
   StopMatcher stops_;
+  StreamDecoder decoder_;
+  std::string marks_;  // of the bytes that stops_ holds: 1 for those that readers see
+  std::string shown_;
 };
 
-// The bytes at the end of the text that begin a character but do not complete it.
-std::string incomplete_end(const Tokenizer& tokenizer, const std::vector<Token>& tokens) {
-  std::string end;
-  for (auto it = tokens.rbegin(); it != tokens.rend() && end.size() < 3; ++it) {
-    end.insert(0, tokenizer.is_special(*it) ? "" : tokenizer.bytes(*it));
+// How much of its text a sequence's state has consumed. Keeps `pending` right, however a run ends:
+// a callback may throw.
+class Consumption {
+ public:
+  explicit Consumption(Sequence& sequence)
+      : sequence_(sequence),
+        begin_(sequence.state.position() - std::ssize(sequence.tokens) + sequence.pending) {}
+  ~Consumption() { update(); }
+  Consumption(const Consumption&) = delete;
+  Consumption& operator=(const Consumption&) = delete;
+
+  std::size_t tokens() const noexcept {
+    return static_cast<std::size_t>(sequence_.state.position() - begin_);
   }
-  StreamDecoder decoder;
-  decoder.push(end);
-  return std::string(decoder.pending());
+  void update() noexcept {
+    sequence_.pending = static_cast<Index>(sequence_.tokens.size() - tokens());
+  }
+
+ private:
+  Sequence& sequence_;
+  Index begin_;  // the position of a state before tokens[0]
+};
+
+// States from before the tokens that a stop string may yet take back. A copy is taken every few
+// dozen tokens, so that it costs little, and little is consumed again after a stop.
+class Rewind {
+ public:
+  Rewind(const State& state, std::size_t consumed) : safe_{state, consumed} {}
+
+  // Before `state`, which has consumed so many tokens, consumes the next one. `kept` tokens are
+  // certain to stay.
+  void note(const State& state, std::size_t consumed, std::size_t kept) {
+    if (!is_waiting_ && consumed >= safe_.consumed + interval) {
+      if (waiting_.state.layout() == nullptr) {
+        waiting_.state = state;
+      } else {
+        waiting_.state.copy_from(state);
+      }
+      waiting_.consumed = consumed;
+      is_waiting_ = true;
+    }
+    if (is_waiting_ && waiting_.consumed < kept) {
+      std::swap(safe_, waiting_);
+      is_waiting_ = false;
+    }
+  }
+
+  // The last state before a token that is certain to stay. Once.
+  void restore(State& state) noexcept { std::swap(state, safe_.state); }
+
+ private:
+  static constexpr std::size_t interval = 64;
+
+  struct Copy {
+    State state;
+    std::size_t consumed = 0;
+  };
+  Copy safe_;
+  Copy waiting_;  // becomes safe_ once a token behind it is certain to stay
+  bool is_waiting_ = false;
+};
+
+// The text of a generation while it grows, and what may have to be taken back of it.
+class Writing {
+ public:
+  Writing(const Tokenizer& tokenizer, Sequence& sequence, const std::vector<std::string>& stops)
+      : tokenizer_(tokenizer), sequence_(sequence), consumed_(sequence), stream_(tokenizer, stops) {
+    const bool has_stops = !std::ranges::all_of(stops, &std::string::empty);
+    if (has_stops) rewind_.emplace(sequence.state, consumed_.tokens());
+  }
+  // Left by an error or an exception, the text goes on one day, or, behind a stop string, ends.
+  ~Writing() {
+    if (!is_open_) return;
+    if (!stopped()) {
+      hold();
+      return;
+    }
+#if KRAIT_HAS_EXCEPTIONS
+    try {
+      take_back();
+    } catch (...) {  // no memory for the part of a token
+      hold();
+    }
+#else
+    take_back();
+#endif
+  }
+  Writing(const Writing&) = delete;
+  Writing& operator=(const Writing&) = delete;
+
+  // What an earlier generation held back and can be shown now.
+  std::string begin() {
+    return std::string(
+        stream_.resume(sequence_.tokens, static_cast<std::size_t>(sequence_.unshown)));
+  }
+
+  // Makes room for a token, before the state advances to where it is needed.
+  void reserve() {
+    std::vector<Token>& tokens = sequence_.tokens;
+    if (tokens.size() == tokens.capacity()) tokens.reserve(2 * tokens.size() + 16);
+  }
+
+  // What can be shown now.
+  std::string_view push(Token token) {
+    append(token);
+    is_open_ = true;
+    const std::string_view text = stream_.push(token);
+    if (rewind_) rewind_->note(sequence_.state, consumed_.tokens(), cut().tokens);
+    return text;
+  }
+
+  // Behind what was pushed, without being part of the text.
+  void append(Token token) {
+    sequence_.tokens.push_back(token);
+    consumed_.update();
+  }
+
+  // The text ends here. What was held back is shown, or, behind a stop string, taken back.
+  std::string finish(bool is_complete) {
+    if (stream_.stopped()) take_back();
+    is_open_ = false;
+    sequence_.unshown = 0;
+    return stream_.finish(is_complete);
+  }
+
+  // The text goes on one day: what may begin a stop string waits, and can still be taken back.
+  void hold() noexcept {
+    is_open_ = false;
+    sequence_.unshown = static_cast<Index>(stream_.unshown());
+    if (sequence_.unshown > 0 && consumed_.tokens() >= cut().tokens) {
+      rewind_->restore(sequence_.state);
+    }
+  }
+
+  bool stopped() const noexcept { return stream_.stopped(); }
+
+ private:
+  Cut cut() const noexcept { return cut_before(tokenizer_, sequence_.tokens, stream_.unshown()); }
+
+  // Leaves in the sequence what was shown, the last of it pending.
+  void take_back() {
+    Cut kept = cut();
+    std::vector<Token> part = encode_part(kept.part);
+    const auto is_beyond = [&] {
+      return consumed_.tokens() + (part.empty() ? 1 : 0) > kept.tokens;
+    };
+    if (is_beyond()) rewind_->restore(sequence_.state);
+    if (is_beyond()) {  // consumed since it was held back, by a run that was cancelled
+      kept.tokens = consumed_.tokens() + 1;
+      part.clear();
+    }
+    sequence_.tokens.resize(kept.tokens);
+    sequence_.tokens.insert(sequence_.tokens.end(), part.begin(), part.end());
+  }
+
+  // The beginning of a token, as tokens; nothing if the tokenizer has none for exactly this.
+  std::vector<Token> encode_part(std::string_view part) const {
+    if (part.empty()) return {};
+    if (const auto token = tokenizer_.find(part)) return {*token};
+    const auto tokens = tokenizer_.encode(part);
+    return tokens && tokenizer_.decode(*tokens) == part ? *tokens : std::vector<Token>();
+  }
+
+  const Tokenizer& tokenizer_;
+  Sequence& sequence_;
+  Consumption consumed_;
+  TextStream stream_;
+  std::optional<Rewind> rewind_;  // without stop strings nothing is taken back
+  bool is_open_ = false;
+};
+
+// The prompt as far as it is pending, in one go; the logits after its last token. The end is not
+// reported: generate does that when nothing can be lost any more.
+Result<std::span<const float>> consume(Session& session, Sequence& sequence, Progress progress) {
+  const auto report = [&](Index done, Index total) {
+    return done < total ? progress(done, total) : Flow::go_on;
+  };
+  return session.prefill(sequence.pending_tokens(), sequence.state,
+                         progress ? Progress(report) : Progress());
 }
 
-// The prompt as far as it is pending, in one go; the logits after its last token.
-Result<std::span<const float>> consume(Session& session, Sequence& sequence, Progress progress) {
-  const Index before = sequence.state.position();
-  auto logits = session.prefill(sequence.pending_tokens(), sequence.state, progress);
-  sequence.pending -= sequence.state.position() - before;
-  return logits;
+Result<void> check(const Sequence& sequence) {
+  if (sequence.pending > std::ssize(sequence.tokens) || sequence.unshown < 0) {
+    return Error{ErrorCode::bad_argument,
+                 fmt::format("[generate] sequence: expected at most {} tokens pending and no "
+                             "negative number of bytes unshown, found {} and {}",
+                             sequence.tokens.size(), sequence.pending, sequence.unshown)};
+  }
+  return {};
 }
 
 Result<void> check(const Model& model, const Sequence& sequence, const GenerationOptions& options) {
+  KRAIT_RETURN_IF_ERROR(check(sequence));
   if (sequence.pending < 1) {
     return Error{ErrorCode::bad_argument,
                  "[generate] prompt: expected at least one token, found none"};
@@ -103,12 +341,13 @@ std::string_view to_string(FinishReason reason) noexcept {
 }
 
 Result<void> prefill(Session& session, Sequence& sequence, Progress progress) {
-  if (sequence.pending < 2) return {};
-  const Index before = sequence.state.position();
+  KRAIT_RETURN_IF_ERROR(check(sequence));
+  // What is held back must stay pending, so that it can be taken back.
+  if (sequence.pending < 2 || sequence.unshown > 0) return {};
+  const Consumption consumption(sequence);
   const auto pending = sequence.pending_tokens();
-  const auto logits = session.prefill(pending.first(pending.size() - 1), sequence.state, progress);
-  sequence.pending -= sequence.state.position() - before;
-  if (!logits) return logits.error();
+  KRAIT_RETURN_IF_ERROR(
+      session.prefill(pending.first(pending.size() - 1), sequence.state, progress));
   return {};
 }
 
@@ -127,11 +366,12 @@ Result<Generation> generate(Session& session, const Tokenizer& tokenizer, Sequen
     result.prompt_seconds = watch.lap();
     return result;
   }
+  Writing writing(tokenizer, sequence, options.stop_strings);
+  std::string resumed = writing.begin();
+  writing.reserve();
   KRAIT_ASSIGN_OR_RETURN(std::span<const float> logits, consume(session, sequence, progress));
   result.prompt_seconds = watch.lap();
 
-  TextStream stream(options.stop_strings);
-  stream.resume(incomplete_end(tokenizer, sequence.tokens));
   GenerationEvent event;
   const auto show = [&](std::string_view text) {
     result.text += text;
@@ -140,34 +380,46 @@ Result<Generation> generate(Session& session, const Tokenizer& tokenizer, Sequen
   };
   for (;;) {
     const Token token = sampler.sample(logits, sequence.state.position());
-    if (std::find(options.stop_tokens.begin(), options.stop_tokens.end(), token) !=
-        options.stop_tokens.end()) {
+    const bool is_stop = std::find(options.stop_tokens.begin(), options.stop_tokens.end(), token) !=
+                         options.stop_tokens.end();
+    if (is_stop) {
       // The text goes on from the token before, which has been consumed; so it is the stop token
       // that is pending, as a separator in front of whatever is appended.
-      sequence.append({&token, 1});
+      writing.append(token);
       result.reason = FinishReason::stop_token;
-      break;
     }
+    const std::string_view text = is_stop ? std::string_view() : writing.push(token);
+    bool is_cancelled = false;
+    if (progress && result.tokens.empty()) {
+      is_cancelled = progress(result.prompt_tokens, result.prompt_tokens) == Flow::stop;
+    }
+    if (is_stop) break;
     sampler.observe({&token, 1});
-    sequence.append({&token, 1});
     result.tokens.push_back(token);
     event.token = token;
     event.count = static_cast<Index>(result.tokens.size());
-    if (show(stream.push(tokenizer.is_special(token) ? "" : tokenizer.bytes(token))) ==
-        Flow::stop) {
-      result.reason = FinishReason::cancelled;
-      break;
-    }
-    if (stream.stopped()) {
+    is_cancelled = show(resumed.empty() ? text : (resumed += text)) == Flow::stop || is_cancelled;
+    resumed.clear();
+    if (writing.stopped()) {
       result.reason = FinishReason::stop_string;
       break;
     }
+    if (is_cancelled) {
+      result.reason = FinishReason::cancelled;
+      break;
+    }
     if (event.count == options.max_tokens) break;
-    logits = session.step(token, sequence.state);
-    sequence.pending = 0;
+    writing.reserve();
+    KRAIT_ASSIGN_OR_RETURN(logits, session.step(token, sequence.state));
   }
-  const bool is_complete = result.reason == FinishReason::stop_token;
-  if (const std::string rest = stream.finish(is_complete); !rest.empty()) show(rest);
+  const bool is_complete =
+      result.reason == FinishReason::stop_token || result.reason == FinishReason::stop_string;
+  if (is_complete || !options.hold_back) {
+    resumed += writing.finish(is_complete);
+  } else {
+    writing.hold();
+  }
+  if (!resumed.empty()) show(resumed);
   result.decode_seconds = watch.lap();
   return result;
 }

@@ -19,6 +19,10 @@ Error out_of_range(std::string_view what, std::string_view expected, double foun
           fmt::format("[sampler] {}: expected {}, found {}", what, expected, found)};
 }
 
+constexpr double largest_number = std::numeric_limits<double>::max();
+
+double saturate(double x) noexcept { return std::clamp(x, -largest_number, largest_number); }
+
 }  // namespace
 
 Result<void> validate(const SamplerOptions& o, Index vocab) {
@@ -81,25 +85,42 @@ void Sampler::observe(std::span<const Token> tokens) noexcept {
   }
 }
 
-// Penalties, bias and temperature. Leaves all candidates in order of their ids.
+// Penalties, bias and temperature. Leaves all candidates in order of their ids, with logits that
+// are finite, or -infinity for tokens that are forbidden: those stay so, whatever is added.
 void Sampler::adjust(std::span<const float> logits) noexcept {
-  constexpr double nothing = -std::numeric_limits<double>::infinity();
+  constexpr double forbidden = -std::numeric_limits<double>::infinity();
   for (std::size_t i = 0; i < candidates_.size(); ++i) {
-    double x = std::isnan(logits[i]) ? nothing : static_cast<double>(logits[i]);
-    if (!counts_.empty() && counts_[i] > 0) {
-      x = x > 0.0 ? x / options_.repetition_penalty : x * options_.repetition_penalty;
-      x -= options_.presence_penalty + options_.frequency_penalty * counts_[i];
+    double x = std::isnan(logits[i]) ? forbidden : std::min<double>(logits[i], largest_number);
+    if (!counts_.empty() && counts_[i] > 0 && x != forbidden) {
+      x = saturate(x > 0.0 ? x / options_.repetition_penalty : x * options_.repetition_penalty);
+      x = saturate(x - saturate(options_.presence_penalty +
+                                saturate(options_.frequency_penalty * counts_[i])));
     }
     candidates_[i] = {x, 0.0, static_cast<Token>(i)};
   }
   for (const auto& [token, bias] : options_.logit_bias) {
-    candidates_[static_cast<std::size_t>(token)].logit += bias;
+    double& x = candidates_[static_cast<std::size_t>(token)].logit;
+    x = x == forbidden || bias == forbidden ? forbidden : saturate(x + bias);
   }
-  if (options_.temperature > 0.0) {
-    for (Candidate& candidate : candidates_) candidate.logit /= options_.temperature;
-  }
+  if (options_.temperature > 0.0) divide(options_.temperature);
   kept_ = candidates_.size();
   sorted_ = 0;
+}
+
+// Logits over the temperature. Where that leaves the range of numbers, over differences to the
+// best: close to temperature 0 the others become impossible, instead of all being the largest
+// number.
+void Sampler::divide(double temperature) noexcept {
+  double best = -largest_number;
+  double size = 0.0;
+  for (const Candidate& candidate : candidates_) {
+    best = std::max(best, candidate.logit);
+    if (std::isfinite(candidate.logit)) size = std::max(size, std::fabs(candidate.logit));
+  }
+  if (std::isfinite(size / temperature)) best = 0.0;
+  for (Candidate& candidate : candidates_) {
+    candidate.logit = (candidate.logit - best) / temperature;
+  }
 }
 
 // Brings the `count` best to the front, in order. Only as much is sorted as is looked at: a draw
@@ -124,10 +145,10 @@ void Sampler::keep_first(std::size_t count) noexcept {
 void Sampler::weigh() noexcept {
   double largest = -std::numeric_limits<double>::infinity();
   for (std::size_t i = 0; i < kept_; ++i) largest = std::max(largest, candidates_[i].logit);
+  const bool is_all_forbidden = largest < -largest_number;  // then one is as good as another
   for (std::size_t i = 0; i < kept_; ++i) {
-    // All forbidden: every token is as good as another.
-    const double below = std::isinf(largest) ? 0.0 : candidates_[i].logit - largest;
-    candidates_[i].weight = exp_nonpositive(below);
+    if (is_all_forbidden) candidates_[i].logit = largest = 0.0;
+    candidates_[i].weight = exp_nonpositive(candidates_[i].logit - largest);
   }
 }
 

@@ -9,28 +9,45 @@ StopMatcher::StopMatcher(std::vector<std::string> stops) : stops_(std::move(stop
   std::erase_if(stops_, [](const std::string& stop) { return stop.empty(); });
 }
 
-std::string_view StopMatcher::push(std::string_view piece) {
-  if (stopped_) return {};
-  held_ += piece;
-  std::size_t end = std::string::npos;
-  for (const std::string& stop : stops_) end = std::min(end, held_.find(stop));
-  if (end != std::string::npos) {
-    stopped_ = true;
-  } else {
-    // Hold back the longest end of the text that begins a stop string.
-    end = held_.size();
-    for (const std::string& stop : stops_) {
-      for (std::size_t n = std::min(stop.size() - 1, held_.size()); n > 0; --n) {
-        if (std::string_view(held_).substr(held_.size() - n) ==
-            std::string_view(stop).substr(0, n)) {
-          end = std::min(end, held_.size() - n);
-          break;
-        }
-      }
+std::size_t StopMatcher::longest() const noexcept {
+  std::size_t longest = 0;
+  for (const std::string& stop : stops_) longest = std::max(longest, stop.size());
+  return longest;
+}
+
+std::size_t StopMatcher::undecided(std::string_view text) const noexcept {
+  std::size_t longest = 0;
+  for (const std::string& stop : stops_) {
+    for (std::size_t n = std::min(stop.size() - 1, text.size()); n > longest; --n) {
+      if (text.substr(text.size() - n) == std::string_view(stop).substr(0, n)) longest = n;
     }
   }
-  ready_.assign(held_, 0, end);
-  held_.erase(0, end);
+  return longest;
+}
+
+void StopMatcher::prime(std::string_view text) {
+  held_ = text.substr(text.size() - undecided(text));
+}
+
+std::string_view StopMatcher::push(std::string_view piece) {
+  if (stopped_) return {};
+  const std::size_t known = held_.size();  // no stop string ends here
+  held_ += piece;
+  std::size_t begin = std::string::npos;
+  std::size_t end = std::string::npos;
+  for (const std::string& stop : stops_) {
+    const std::size_t found = held_.find(stop, known < stop.size() ? 0 : known - stop.size() + 1);
+    if (found == std::string::npos) continue;
+    const std::size_t found_end = found + stop.size();
+    if (found_end < end || (found_end == end && found < begin)) {
+      begin = found;
+      end = found_end;
+    }
+  }
+  stopped_ = end != std::string::npos;
+  if (!stopped_) begin = held_.size() - undecided(held_);
+  ready_.assign(held_, 0, begin);
+  held_.erase(0, begin);
   return ready_;
 }
 

@@ -5,13 +5,15 @@
 #include <charconv>
 #include <cstring>
 
+#include "io/printable.hpp"
 #include "krait/io/safetensors.hpp"
+#include "models/state_checksum.hpp"
 
 namespace krait::inline v0_1 {
 namespace {
 
 constexpr std::string_view format_name = "krait-state";
-constexpr std::string_view format_version = "1";
+constexpr std::string_view format_version = "2";
 constexpr std::string_view tokens_name = "tokens";
 
 class Reader {
@@ -28,13 +30,13 @@ class Reader {
     return {};
   }
 
-  Result<Index> number(std::string_view key) const {
+  Result<Index> number(std::string_view key, Index most) const {
     const std::string* text = find(key);
     Index value = -1;
     const char* end = text != nullptr ? text->data() + text->size() : nullptr;
     if (text == nullptr || text->empty() || std::from_chars(text->data(), end, value).ptr != end ||
-        value < 0) {
-      return fail(ErrorCode::bad_format, key, "a number of at least 0",
+        value < 0 || value > most) {
+      return fail(ErrorCode::bad_format, key, fmt::format("a number from 0 to {}", most),
                   text == nullptr ? "none" : *text);
     }
     return value;
@@ -55,8 +57,8 @@ class Reader {
 
   Error fail(ErrorCode code, std::string_view what, std::string_view expected,
              std::string_view found) const {
-    return {code,
-            fmt::format("[state] {}: expected {}, found {} ({})", what, expected, found, path_)};
+    return {code, fmt::format("[state] {}: expected {}, found {} ({})", what, expected,
+                              printable(found), path_)};
   }
 
  private:
@@ -72,21 +74,41 @@ class Reader {
 }  // namespace
 
 Result<void> save_state(const Sequence& sequence, const std::string& path) {
+  const auto refuse = [](std::string_view what, std::string_view expected, std::string_view found) {
+    return Error{ErrorCode::bad_argument,
+                 fmt::format("[state] {}: expected {}, found {}", what, expected, found)};
+  };
+  if (sequence.state.layout() == nullptr) return refuse("state", "one of a model", "an empty one");
   const StateLayout& layout = *sequence.state.layout();
+  const Index position = sequence.state.position();
+  const Index known = std::ssize(sequence.tokens);
+  if (position < 0 || position > State::largest_position) {
+    return refuse("position", fmt::format("0 to {}", State::largest_position),
+                  fmt::to_string(position));
+  }
+  if (sequence.pending < 0 || sequence.pending > known || known - sequence.pending > position) {
+    return refuse("pending", fmt::format("at most {} of {} tokens consumed", position, known),
+                  fmt::format("{} pending", sequence.pending));
+  }
+  if (sequence.unshown < 0) {
+    return refuse("unshown", "a number of at least 0", fmt::to_string(sequence.unshown));
+  }
   std::vector<NamedTensor> tensors;
   for (const StateTensor& tensor : layout.tensors) {
     tensors.push_back(
         {tensor.path, {sequence.state.tensor(tensor.path).data(), DType::f32, tensor.shape}});
   }
-  const auto count = static_cast<Index>(sequence.tokens.size());
-  tensors.push_back({std::string(tokens_name), {sequence.tokens.data(), DType::i32, {count}}});
-  return write_safetensors(path, tensors,
-                           {{"format", std::string(format_name)},
-                            {"format_version", std::string(format_version)},
-                            {"krait_version", version()},
-                            {"model", layout.fingerprint},
-                            {"position", std::to_string(sequence.state.position())},
-                            {"pending", std::to_string(sequence.pending)}});
+  tensors.push_back({std::string(tokens_name), {sequence.tokens.data(), DType::i32, {known}}});
+  std::map<std::string, std::string, std::less<>> metadata = {
+      {"format", std::string(format_name)},
+      {"format_version", std::string(format_version)},
+      {"krait_version", version()},
+      {"model", layout.fingerprint},
+      {"position", std::to_string(position)},
+      {"pending", std::to_string(sequence.pending)},
+      {"unshown", std::to_string(sequence.unshown)}};
+  metadata.emplace(state_checksum_key, state_checksum(tensors, metadata));
+  return write_safetensors(path, tensors, metadata);
 }
 
 Result<void> save_state(const State& state, const std::string& path) {
@@ -108,10 +130,16 @@ Result<Sequence> load_state(const Model& model, std::shared_ptr<const FileBytes>
   KRAIT_RETURN_IF_ERROR(reader.expect("format", format_name, ErrorCode::bad_format, "file"));
   KRAIT_RETURN_IF_ERROR(
       reader.expect("format_version", format_version, ErrorCode::unsupported, "file"));
+  std::vector<NamedTensor> content;
+  for (const auto& [name, entry] : store.entries()) content.push_back({name, entry.tensor});
+  KRAIT_RETURN_IF_ERROR(reader.expect(state_checksum_key,
+                                      state_checksum(std::move(content), store.metadata),
+                                      ErrorCode::bad_format, "content"));
   KRAIT_RETURN_IF_ERROR(reader.expect("model", model.fingerprint(), ErrorCode::incompatible_state,
                                       "model fingerprint"));
-  KRAIT_ASSIGN_OR_RETURN(const Index position, reader.number("position"));
-  KRAIT_ASSIGN_OR_RETURN(const Index pending, reader.number("pending"));
+  KRAIT_ASSIGN_OR_RETURN(const Index position, reader.number("position", State::largest_position));
+  KRAIT_ASSIGN_OR_RETURN(const Index pending, reader.number("pending", State::largest_position));
+  KRAIT_ASSIGN_OR_RETURN(const Index unshown, reader.number("unshown", State::largest_position));
 
   Sequence sequence(model);
   for (const StateTensor& tensor : model.parts().state_layout->tensors) {
@@ -144,6 +172,7 @@ Result<Sequence> load_state(const Model& model, std::shared_ptr<const FileBytes>
                        fmt::to_string(tokens.size()));
   }
   sequence.pending = pending;
+  sequence.unshown = unshown;
   return sequence;
 }
 

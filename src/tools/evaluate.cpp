@@ -71,8 +71,8 @@ Result<KlDivergence> kl_divergence(Session& reference, Session& model, Executor&
         tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
     const MatrixView<float> P(p_buffer.data(), count, p_cols);
     const MatrixView<float> Q(q_buffer.data(), count, q_cols);
-    reference.prefill_all(part, p_state, P);
-    model.prefill_all(part, q_state, Q);
+    KRAIT_RETURN_IF_ERROR(reference.prefill_all(part, p_state, P));
+    KRAIT_RETURN_IF_ERROR(model.prefill_all(part, q_state, Q));
     parallel_for(executor, count, 1, [&](Range rows) {
       for (Index i = rows.begin; i < rows.end; ++i) {
         const auto at = static_cast<std::size_t>(first + i);

@@ -8,5 +8,5 @@ using GivenState = krait::State;
 #endif
 
 void use(krait::Session& session, GivenState& state, std::span<const krait::Token> tokens) {
-  session.prefill(tokens, state);
+  session.prefill(tokens, state).value();
 }

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "krait/core/thread_pool.hpp"
@@ -132,6 +133,16 @@ TEST_F(Generate, ReportsBadRequests) {
   Sequence wild(lm_.model, std::vector<Token>{1, 9999});
   EXPECT_EQ(generate(session_, *lm_.tokenizer, wild).error().code, ErrorCode::bad_argument);
   EXPECT_EQ(text.state.position(), 0) << "nothing was consumed";
+  Sequence wrong = sequence("abc");
+  for (const Index pending : {Index{-1}, Index{4}, std::numeric_limits<Index>::max()}) {
+    wrong.pending = pending;
+    EXPECT_EQ(generate(session_, *lm_.tokenizer, wrong).error().code, ErrorCode::bad_argument);
+  }
+  Sequence stateless;
+  stateless.append(std::vector<Token>{1, 2});
+  EXPECT_EQ(generate(session_, *lm_.tokenizer, stateless).error().code,
+            ErrorCode::incompatible_state);
+  EXPECT_EQ(stateless.pending, 2);
 
   Sequence nothing = sequence("abc");
   const Generation result = run(nothing, {.max_tokens = 0});

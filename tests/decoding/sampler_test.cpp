@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -250,6 +251,103 @@ TEST(ExactMath, IsCloseToTheSystemsFunctions) {
   EXPECT_EQ(exp_nonpositive(-std::numeric_limits<double>::infinity()), 0.0);
   for (double x = 1e-300; x < 1e300; x *= 3.7) {
     EXPECT_NEAR(log_positive(x), std::log(x), 1e-14 * std::max(1.0, std::fabs(std::log(x)))) << x;
+  }
+}
+
+// As the temperature goes to 0, the best token; not all of them alike because every quotient is
+// infinite.
+TEST(Sampler, TakesTheBestWhereTheTemperatureIsAlmostNothing) {
+  const auto logits = some_logits(3);
+  const auto best = static_cast<Token>(
+      std::distance(logits.begin(), std::max_element(logits.begin(), logits.end())));
+  for (const double temperature : {1e-3, 1e-300, 3e-308, 5e-324}) {
+    for (const double typical : {1.0, 0.5}) {
+      Sampler sampler =
+          Sampler::make({.temperature = temperature, .typical_p = typical}, vocab).value();
+      for (int i = 0; i < 50; ++i) ASSERT_EQ(sampler.sample(logits, i), best) << temperature;
+    }
+  }
+}
+
+TEST(Sampler, AForbiddenTokenStaysForbidden) {
+  constexpr double never = -std::numeric_limits<double>::infinity();
+  const auto logits = some_logits(3);
+  for (const std::vector<std::pair<Token, double>>& bias :
+       {std::vector<std::pair<Token, double>>{{5, 1e308}, {5, 1e308}, {5, never}},
+        std::vector<std::pair<Token, double>>{{5, never}, {5, 1e308}, {5, 1e308}}}) {
+    Sampler sampler =
+        Sampler::make({.frequency_penalty = -1e308, .logit_bias = bias}, vocab).value();
+    sampler.observe(std::vector<Token>{5, 5, 5});
+    for (int i = 0; i < 200; ++i) ASSERT_NE(sampler.sample(logits, i), 5);
+  }
+}
+
+// Every option at its extremes, alone and with every other: the draw is a token of the vocabulary,
+// the same for the same position, and never a forbidden one.
+TEST(Sampler, TakesOptionsAndLogitsOfAnySize) {
+  static constexpr double most = std::numeric_limits<double>::max();
+  static constexpr double least = std::numeric_limits<double>::denorm_min();
+  static constexpr double never = -std::numeric_limits<double>::infinity();
+  constexpr float inf = std::numeric_limits<float>::infinity();
+  using Change = void (*)(SamplerOptions&);
+  const Change changes[] = {
+      [](SamplerOptions&) {},
+      [](SamplerOptions& o) { o.repetition_penalty = most; },
+      [](SamplerOptions& o) { o.repetition_penalty = least; },
+      [](SamplerOptions& o) { o.presence_penalty = most; },
+      [](SamplerOptions& o) { o.presence_penalty = -most; },
+      [](SamplerOptions& o) { o.frequency_penalty = most; },
+      [](SamplerOptions& o) { o.frequency_penalty = -most; },
+      [](SamplerOptions& o) { o.temperature = most; },
+      [](SamplerOptions& o) { o.temperature = least; },
+      [](SamplerOptions& o) { o.temperature = 0.0; },
+      [](SamplerOptions& o) { o.top_k = std::numeric_limits<Index>::max(); },
+      [](SamplerOptions& o) { o.top_k = 1; },
+      [](SamplerOptions& o) { o.top_p = least; },
+      [](SamplerOptions& o) { o.min_p = 1.0; },
+      [](SamplerOptions& o) { o.min_p = least; },
+      [](SamplerOptions& o) { o.typical_p = least; },
+      [](SamplerOptions& o) { o.typical_p = 0.999; },
+      [](SamplerOptions& o) {
+        o.logit_bias = {{5, most}, {5, most}, {6, -most}, {6, -most}};
+      },
+      [](SamplerOptions& o) {
+        for (Token t = 0; t < vocab; ++t) o.logit_bias.push_back({t, t == 7 ? most : never});
+      },
+      [](SamplerOptions& o) {
+        for (Token t = 0; t < vocab; ++t) o.logit_bias.push_back({t, never});
+      },
+  };
+  std::vector<std::vector<float>> rows = {some_logits(3), std::vector<float>(vocab, 0.0F),
+                                          std::vector<float>(vocab, -inf)};
+  rows.push_back(some_logits(4));
+  for (std::size_t i = 0; i < 9; ++i) {
+    rows.back()[i] =
+        std::array{inf, -inf, std::numeric_limits<float>::quiet_NaN(), 3e38F, -3e38F, 1e-45F, -0.0F,
+                   inf, 0.0F}[i];
+  }
+  for (const Change first : changes) {
+    for (const Change second : changes) {
+      SamplerOptions options{.seed = 3};
+      first(options);
+      second(options);
+      Sampler sampler = Sampler::make(options, vocab).value();
+      sampler.observe(std::vector<Token>{0, 1, 2, 3, 5, 5, 7, 7, 7});
+      Sampler again = sampler;
+      const auto forbidden = [&](Token token) {
+        return std::ranges::find(options.logit_bias, std::pair{token, never}) !=
+               options.logit_bias.end();
+      };
+      const bool has_choice = !forbidden(7);
+      for (const std::vector<float>& logits : rows) {
+        for (Index position = 0; position < 5; ++position) {
+          const Token token = sampler.sample(logits, position);
+          ASSERT_TRUE(token >= 0 && token < vocab);
+          ASSERT_EQ(token, again.sample(logits, position));
+          ASSERT_TRUE(logits[7] == -inf || !has_choice || !forbidden(token)) << token;
+        }
+      }
+    }
   }
 }
 

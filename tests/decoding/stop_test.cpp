@@ -41,5 +41,22 @@ TEST(StopMatcher, HoldsBackOnlyWhatMightBeAStop) {
   EXPECT_EQ(matcher.finish(), "");
 }
 
+TEST(StopMatcher, TheStringThatIsCompleteFirstEndsTheText) {
+  expect_text({"abcd", "bc"}, "xabcd", "xa", true);
+  expect_text({"bc", "abc"}, "xabcd", "x", true);
+}
+
+TEST(StopMatcher, LooksBackIntoTheTextBefore) {
+  StopMatcher matcher({"abc", "bx"});
+  matcher.prime("bx, ab");
+  EXPECT_EQ(matcher.held(), 2U);
+  EXPECT_FALSE(matcher.stopped()) << "what ends in the text before is no stop";
+  EXPECT_EQ(matcher.push("d"), "abd");
+  matcher.prime("ab");
+  EXPECT_EQ(matcher.push("cd"), "");
+  EXPECT_TRUE(matcher.stopped());
+  EXPECT_EQ(matcher.held(), 4U);
+}
+
 }  // namespace
 }  // namespace krait

@@ -61,17 +61,17 @@ TEST_P(Allocations, NoneAfterASessionIsMade) {
   const auto prompt = test::random_tokens(256, 61, 1);
   std::vector<State*> states = {&state, &fork};
   const long before = allocations.load();
-  std::span<const float> logits = session.prefill(prompt, state);
+  std::span<const float> logits = session.prefill(prompt, state).value();
   for (int i = 0; i < 100; ++i) {
     const Token token = sampler.sample(logits, state.position());
     sampler.observe({&token, 1});
-    logits = session.step(token, state);
+    logits = session.step(token, state).value();
   }
   fork.copy_from(state);
   const Token pair[] = {1, 2};
-  session.step_batch(pair, states);
-  session.verify(std::span(prompt).first(8), state);
-  session.keep(5, state);
+  session.step_batch(pair, states).value();
+  session.verify(std::span(prompt).first(8), state).value();
+  session.keep(5, state).value();
   EXPECT_EQ(allocations.load() - before, 0);
   EXPECT_GT(before, 0) << "the counter counts";
 }

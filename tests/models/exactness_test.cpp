@@ -89,7 +89,7 @@ class Exactness : public testing::TestWithParam<Case> {
     State state = model_.initial_state();
     states_.push_back(state);
     for (const Token token : text_) {
-      const auto logits = session.step(token, state);
+      const auto logits = session.step(token, state).value();
       logits_.insert(logits_.end(), logits.begin(), logits.end());
       states_.push_back(state);
     }
@@ -157,7 +157,7 @@ TEST_P(Exactness, BatchesChangeNoBit) {
       for (int round = 0; round < 4; ++round) {
         std::vector<Token> tokens;
         for (const State& s : own) tokens.push_back(text(s.position(), 1).front());
-        const MatrixView<const float> rows = session.step_batch(tokens, pointers);
+        const MatrixView<const float> rows = session.step_batch(tokens, pointers).value();
         for (std::size_t i = 0; i < users; ++i) {
           ASSERT_TRUE(
               same_bits<float>(logits(own[i].position() - 1, 1), rows.row(static_cast<Index>(i))));
@@ -177,11 +177,11 @@ TEST_P(Exactness, VerificationsChangeNoBit) {
       State own = model_.initial_state();
       for (Index round = 0; own.position() + width <= text_length; ++round) {
         const Index position = own.position();
-        const MatrixView<const float> rows = session.verify(text(position, width), own);
+        const MatrixView<const float> rows = session.verify(text(position, width), own).value();
         ASSERT_TRUE(
             same_bits<float>(logits(position, width),
                              {rows.data, static_cast<std::size_t>(width * model_.vocab_padded())}));
-        session.keep(width - round % width, own);
+        session.keep(width - round % width, own).value();
         ASSERT_TRUE(own == state(position + width - round % width));
       }
     }
@@ -203,14 +203,14 @@ TEST_P(Exactness, VerificationsOfSeveralSequencesChangeNoBit) {
       }
       std::vector<const State*> pointers;
       for (const State& s : own) pointers.push_back(&s);
-      const MatrixView<const float> rows = session.verify_batch(drafts, pointers);
+      const MatrixView<const float> rows = session.verify_batch(drafts, pointers).value();
       Index row = 0;
       for (std::size_t i = 0; i < lengths.size(); ++i) {
         const Index position = own[i].position();
         for (Index t = 0; t < lengths[i]; ++t) {
           ASSERT_TRUE(same_bits<float>(logits(position + t, 1), rows.row(row++)));
         }
-        session.keep(lengths[i] - 1, own[i], static_cast<Index>(i));
+        session.keep(lengths[i] - 1, own[i], static_cast<Index>(i)).value();
         ASSERT_TRUE(own[i] == state(position + lengths[i] - 1));
       }
     }
@@ -258,15 +258,15 @@ std::vector<float> run_under(std::uint64_t word, const Model& model, std::span<c
   test::set_control_word(word);
   std::vector<std::uint64_t> words;
   const auto look = [&] { words.push_back(test::control_word()); };
-  session.prefill_all(text, prompt, logits);
+  session.prefill_all(text, prompt, logits).value();
   look();
-  append(session.step_batch(text.first(2), pair));
+  append(session.step_batch(text.first(2), pair).value());
   look();
-  append(session.verify(text.first(5), kept));
+  append(session.verify(text.first(5), kept).value());
   look();
-  session.keep(3, kept);
+  session.keep(3, kept).value();
   look();
-  session.step(text[3], kept);
+  session.step(text[3], kept).value();
   look();
   test::set_control_word(before);
 

@@ -61,13 +61,13 @@ TEST_P(Golden, GreedyContinuationEqualsTheReference) {
   SerialExecutor executor;
   Session session(model, executor);
   State state = model.initial_state();
-  std::span<const float> logits = session.prefill(tokens, state);
+  std::span<const float> logits = session.prefill(tokens, state).value();
   std::vector<Token> actual;
   while (actual.size() < expected.size()) {
     const auto known = logits.first(static_cast<std::size_t>(model.vocab()));
     actual.push_back(
         static_cast<Token>(std::max_element(known.begin(), known.end()) - known.begin()));
-    logits = session.step(actual.back(), state);
+    logits = session.step(actual.back(), state).value();
   }
   EXPECT_EQ(actual, expected);
 }
@@ -121,7 +121,7 @@ TEST(BundledModels, BitsPerByteEqualTheReference) {
     Session session(model, threads, {.max_batch = 64});
     State state = model.initial_state();
     std::vector<float> log_probs(tokens.size() - 1);
-    session.score(tokens, state, log_probs);
+    session.score(tokens, state, log_probs).value();
     double nats = 0.0;
     for (const float value : log_probs) nats -= double{value};
     EXPECT_NEAR(nats / std::log(2.0) / static_cast<double>(log_probs.size()),

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 #include "krait/core/thread_pool.hpp"
 #include "krait/kernels/softmax.hpp"
@@ -24,7 +25,7 @@ TEST(Session, ScoreEqualsTheLogitsOfEveryPosition) {
   const auto logits = test::all_logits(session, tokens, all);
   State state = model.initial_state();
   std::vector<float> log_probs(24);
-  session.score(tokens, state, log_probs);
+  session.score(tokens, state, log_probs).value();
   EXPECT_EQ(state.position(), 24);
   double total = 0.0;
   for (std::size_t i = 0; i < 24; ++i) {
@@ -46,10 +47,10 @@ TEST(Session, ScoreInPiecesEqualsScoreInOne) {
   std::vector<float> whole(19);
   std::vector<float> pieces(19);
   State state = model.initial_state();
-  session.score(tokens, state, whole);
+  session.score(tokens, state, whole).value();
   state.reset();
-  session.score(std::span(tokens).first(8), state, std::span(pieces).first(7));
-  session.score(std::span(tokens).subspan(7), state, std::span(pieces).subspan(7));
+  session.score(std::span(tokens).first(8), state, std::span(pieces).first(7)).value();
+  session.score(std::span(tokens).subspan(7), state, std::span(pieces).subspan(7)).value();
   EXPECT_TRUE(test::same_bits<float>(whole, pieces));
 }
 
@@ -61,7 +62,7 @@ TEST(Session, HiddenStatesTimesTheHeadAreTheLogits) {
   State a = model.initial_state();
   State b = model.initial_state();
   std::vector<float> hidden(9 * 20);
-  session.hidden(tokens, a, {hidden.data(), 9, 20});
+  session.hidden(tokens, a, {hidden.data(), 9, 20}).value();
   const auto logits = test::all_logits(session, tokens, b);
   EXPECT_TRUE(a == b);
   std::vector<float> again(9 * 64);
@@ -92,11 +93,12 @@ TEST(Session, PrefillTellsProgressAndStops) {
 
   // What was consumed counts: going on gives the same as a prompt in one piece.
   State whole = model.initial_state();
-  session.prefill(std::span(tokens).subspan(20), state);
-  session.prefill(tokens, whole);
+  session.prefill(std::span(tokens).subspan(20), state).value();
+  session.prefill(tokens, whole).value();
   EXPECT_TRUE(state == whole);
 }
 
+// Every mistake is an error, found before anything is touched.
 TEST(Session, ReportsTheCallersMistakes) {
   const Model model = tiny_model();
   const Model other = tiny_model(DType::f32, WeightForm::bf16);
@@ -105,18 +107,77 @@ TEST(Session, ReportsTheCallersMistakes) {
   State state = model.initial_state();
   State foreign = other.initial_state();
   State empty;
+  State gone = model.initial_state();
+  const State taken = std::move(gone);
   const std::vector<Token> tokens = {1, 2, 3};
-  EXPECT_THROW(session.prefill({}, state), ContractError);
-  EXPECT_THROW(session.step(64, state), ContractError);
-  EXPECT_THROW(session.step(-1, state), ContractError);
-  EXPECT_THROW(session.step(1, foreign), ContractError);
-  EXPECT_THROW(session.step(1, empty), ContractError);
+  const std::vector<Token> wild = {1, 2, 64};
+  const auto expect = [](const auto& result, ErrorCode code, std::string_view part) {
+    ASSERT_FALSE(result) << part;
+    EXPECT_EQ(result.error().code, code) << result.error().message;
+    EXPECT_NE(result.error().message.find(part), std::string::npos) << result.error().message;
+  };
+  constexpr auto argument = ErrorCode::bad_argument;
+  constexpr auto model_code = ErrorCode::incompatible_state;
+  expect(session.prefill({}, state), argument, "at least one");
+  expect(session.prefill(wild, state), argument, "0 to 63, found 64");
+  expect(session.step(64, state), argument, "found 64");
+  expect(session.step(-1, state), argument, "found -1");
+  expect(session.step(1, foreign), model_code, "state");
+  expect(session.step(1, empty), model_code, "no model");
+  expect(session.step(1, gone), model_code, "no model");  // NOLINT(bugprone-use-after-move)
   std::vector<State*> states(3, &state);
-  EXPECT_THROW(session.step_batch(tokens, states), ContractError);
+  expect(session.step_batch(tokens, states), argument, "at most 2");
+  expect(session.step_batch(std::span(tokens).first(1), std::span(states).first(2)), argument,
+         "1 tokens and 2 states");
+  expect(session.step_batch(std::span(tokens).first(2), std::span(states).first(2)), argument,
+         "distinct");
+  State fork = state;
+  State* const mixed[] = {&fork, &foreign};
+  expect(session.step_batch(std::span(tokens).first(2), mixed), model_code, "state");
+  State* const missing[] = {&fork, nullptr};
+  expect(session.step_batch(std::span(tokens).first(2), missing), argument, "null");
   std::vector<float> few(1);
-  EXPECT_THROW(session.score(tokens, state, few), ContractError);
+  expect(session.score(tokens, state, few), argument, "2 log-probabilities, found 1");
+  expect(session.score({}, state, {}), argument, "at least one");
+  expect(session.hidden(tokens, state, {few.data(), 1, 1}), argument, "[3, 20]");
+  expect(session.prefill_all(tokens, state, {few.data(), 1, 1}), argument, "[3, 64]");
   EXPECT_THROW(state.copy_from(empty), ContractError);
-  EXPECT_EQ(state.position(), 0) << "nothing was consumed";
+  EXPECT_TRUE(state == model.initial_state()) << "nothing was consumed";
+  EXPECT_TRUE(fork == state);
+}
+
+TEST(Session, ABatchOfNothingIsNothing) {
+  for (const WeightForm form :
+       {WeightForm::f32, WeightForm::bf16, WeightForm::q8, WeightForm::q4}) {
+    const Model model = tiny_model(DType::f32, form);
+    SerialExecutor executor;
+    Session session(model, executor);
+    EXPECT_EQ(session.step_batch({}, {}).value().rows, 0);
+    EXPECT_EQ(session.verify_batch({}, {}).value().rows, 0);
+  }
+}
+
+TEST(Session, ChecksItsOptions) {
+  const Model model = tiny_model();
+  SerialExecutor executor;
+  constexpr Index most = std::numeric_limits<Index>::max();
+  for (const SessionOptions& options :
+       {SessionOptions{.chunk = 0}, SessionOptions{.chunk = -1}, SessionOptions{.chunk = most},
+        SessionOptions{.max_batch = -1}, SessionOptions{.max_batch = most},
+        SessionOptions{.max_verify = -1}, SessionOptions{.max_verify = most},
+        SessionOptions{.max_verify_batch = -1}, SessionOptions{.max_verify_batch = most}}) {
+    const auto valid = validate(options, model);
+    ASSERT_FALSE(valid);
+    EXPECT_EQ(valid.error().code, ErrorCode::bad_argument);
+    EXPECT_THROW(Session(model, executor, options), ContractError);
+  }
+  EXPECT_TRUE(validate({.chunk = Index{1} << 20}, model));
+  EXPECT_TRUE(validate({.max_verify = 0}, model));
+  EXPECT_TRUE(validate({.max_batch = 0}, model));
+  Session smallest(model, executor, {.chunk = 1, .max_batch = 0, .max_verify = 0});
+  State state = model.initial_state();
+  std::vector<float> log_probs(2);
+  EXPECT_TRUE(smallest.score(std::vector<Token>{1, 2, 3}, state, log_probs));
 }
 
 TEST(State, IsAValueWithNamedTensors) {

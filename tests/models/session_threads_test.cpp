@@ -22,21 +22,21 @@ std::vector<float> run_all(const Model& model, Executor& executor) {
     result.insert(result.end(), floats.begin(), floats.end());
   };
   const auto text = test::random_tokens(20, 61, 1);
-  append(session.prefill(text, states[0]));
-  append(session.step(text[3], states[1]));
+  append(session.prefill(text, states[0]).value());
+  append(session.step(text[3], states[1]).value());
   State* const all[] = {&states[0], &states[1], &states[2]};
   for (int round = 0; round < 3; ++round) {
-    const auto rows = session.step_batch(std::span(text).first(3), all);
+    const auto rows = session.step_batch(std::span(text).first(3), all).value();
     append({rows.data, static_cast<std::size_t>(rows.rows * rows.cols)});
   }
   const std::span<const Token> drafts[] = {std::span(text).first(4), std::span(text).last(2)};
   const State* const two[] = {&states[0], &states[1]};
-  const auto rows = session.verify_batch(drafts, two);
+  const auto rows = session.verify_batch(drafts, two).value();
   append({rows.data, static_cast<std::size_t>(rows.rows * rows.cols)});
-  session.keep(2, states[0], 0);
-  session.keep(2, states[1], 1);
+  session.keep(2, states[0], 0).value();
+  session.keep(2, states[1], 1).value();
   std::vector<float> log_probs(text.size() - 1);
-  session.score(text, states[2], log_probs);
+  session.score(text, states[2], log_probs).value();
   append(log_probs);
   for (const State& state : states) append(state.block());
   return result;
@@ -64,6 +64,23 @@ TEST(SessionThreads, SessionsShareAModel) {
     users.emplace_back([&result, &model] {
       ThreadPool pool(2);
       result = run_all(model, pool);
+    });
+  }
+  for (std::thread& user : users) user.join();
+  for (const auto& result : results) EXPECT_TRUE(test::same_bits<float>(expected, result));
+}
+
+// One pool for sessions on several threads: nobody waits, and all get the bits they get alone.
+TEST(SessionThreads, SessionsShareAPool) {
+  const Model model = test::tiny_model();
+  SerialExecutor serial;
+  const auto expected = run_all(model, serial);
+  ThreadPool pool(3);
+  std::vector<std::vector<float>> results(4);
+  std::vector<std::thread> users;
+  for (std::vector<float>& result : results) {
+    users.emplace_back([&] {
+      for (int i = 0; i < 3; ++i) result = run_all(model, pool);
     });
   }
   for (std::thread& user : users) user.join();

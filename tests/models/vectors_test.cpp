@@ -78,8 +78,10 @@ Outcome run(const BlockSpec& mixer) {
   SerialExecutor executor;
   Session session(model, executor);
   Outcome outcome{std::vector<float>(7 * 16), model.initial_state()};
-  session.prefill_all(std::vector<Token>{1, 5, 2, 9, 3, 0, 7}, outcome.state,
-                      {outcome.logits.data(), 7, 16});
+  session
+      .prefill_all(std::vector<Token>{1, 5, 2, 9, 3, 0, 7}, outcome.state,
+                   {outcome.logits.data(), 7, 16})
+      .value();
   return outcome;
 }
 

@@ -65,7 +65,7 @@ TEST(RoutingStatistics, SeesEveryTokenOfASessionOnce) {
     RoutingStatistics statistics(model);
     Session session(model, threads, {.chunk = chunk, .routing = &statistics});
     State state = model.initial_state();
-    session.prefill(tokens, state);
+    session.prefill(tokens, state).value();
     const Index top_k[] = {1, 3, 2};
     for (std::size_t i = 0; i < 3; ++i) {
       const ExpertUse& use = statistics.layers()[i];

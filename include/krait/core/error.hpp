@@ -3,9 +3,10 @@
 /// \file
 /// How krait reports failure.
 ///
-/// The world's mistakes (files, configs, user input) come back as a `Result<T>`: a value or an
-/// `Error`. The caller's mistakes (a token beyond the vocabulary, the state of another model) are
-/// contract breaches: they reach the contract handler, which by default throws `ContractError`.
+/// What goes wrong in a correct program (files, configs, user input, a token beyond the vocabulary,
+/// the state of another model) comes back as a `Result<T>`: a value or an `Error`. What only a
+/// programmer's error explains (sizes that a call cannot have) is a contract breach: it reaches the
+/// contract handler, which by default throws `ContractError`.
 /// The library itself never prints, aborts or exits.
 
 #include <exception>
@@ -32,6 +33,7 @@ enum class ErrorCode : int {
   bad_argument,        ///< an option or argument with an impossible value
   incompatible_state,  ///< a saved state of another model
   cancelled,           ///< stopped by the caller's own callback
+  not_finite,          ///< numbers of a run became NaN or infinite
 };
 
 /// Name of the code, as spelled in the enumeration.

@@ -23,8 +23,9 @@ class KRAIT_API Executor {
  public:
   virtual ~Executor();
 
-  /// How many tasks can run at once; at least 1. Used only to choose how much work a task is
-  /// given, never what is computed.
+  /// How many tasks can run at once; at least 1, and the same for as long as a session that
+  /// borrows the executor lives: each of so many tasks has its own part of the session's memory.
+  /// Otherwise used only to choose how much work a task is given, never what is computed.
   virtual int width() const noexcept = 0;
 
   /// Work that is not worth another thread: by the time that one has noticed its task and the
@@ -32,8 +33,9 @@ class KRAIT_API Executor {
   virtual double least_share_nanoseconds() const noexcept { return 4000.0; }
 
   /// Calls task(0) … task(n - 1), each exactly once, in any order, on any threads, and returns
-  /// when all have returned. What they wrote is then visible to the caller. Tasks neither throw
-  /// nor call `run` of the same executor.
+  /// when all have returned. What they wrote is then visible to the caller. Tasks do not throw,
+  /// and krait's own do not call `run`. If several threads run sessions on one executor, `run` is
+  /// called from all of them at once.
   virtual void run(int n, FunctionRef<void(int)> task) = 0;
 };
 

@@ -16,7 +16,11 @@ KRAIT_API int available_threads();
 /// A fixed set of threads. The calling thread takes part, so `ThreadPool(1)` starts none.
 ///
 /// Workers spin for some tens of microseconds after a run, since the next one usually follows at
-/// once, and then sleep; an idle pool uses no CPU. `run` may be called from one thread at a time.
+/// once, and then sleep; an idle pool uses no CPU.
+///
+/// Threads may share a pool, and a task may use the pool that runs it: while a run is in progress,
+/// whoever calls `run` does its own tasks, all of them, and waits for nobody. In a child process
+/// (fork), where the pool's threads do not exist, the caller does everything, too.
 class KRAIT_API ThreadPool final : public Executor {
  public:
   /// `width` threads in all, the caller's included; at least 1. Throws std::system_error if the

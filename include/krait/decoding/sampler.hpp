@@ -22,7 +22,8 @@ struct SamplerOptions {
   double presence_penalty = 0.0;   ///< subtracted once from tokens in the text; finite
   double frequency_penalty = 0.0;  ///< subtracted for every occurrence in the text; finite
   std::vector<std::pair<Token, double>> logit_bias = {};  ///< added; -infinity forbids a token
-  double temperature = 1.0;  ///< logits are divided by it; 0 takes the most probable token
+  double temperature = 1.0;  ///< logits are divided by it; 0 takes the most probable token, and so
+                             ///< does a value so small that the quotients are no numbers
   Index top_k = 0;           ///< keep the k most probable, and those tied with the last; 0 is off
   double top_p = 1.0;        ///< keep the most probable that together reach p; in (0, 1], 1 is off
   double min_p = 0.0;      ///< keep those of at least this part of the best's probability; 0 is off
@@ -38,7 +39,8 @@ KRAIT_API Result<void> validate(const SamplerOptions& options, Index vocab);
 
 /// Draws tokens. The token drawn is a pure function of the logits, the text observed, and (seed,
 /// sequence, position), on every machine: sums in a fixed order, no call of the system's libm.
-/// Allocates only when made. A value: copies go separate ways.
+/// Allocates only when made. A value: copies go separate ways. Options of any size are safe: what
+/// leaves the range of double becomes its largest number, and a token that is forbidden stays so.
 class KRAIT_API Sampler {
  public:
   /// For logits whose first `vocab` entries belong to tokens.
@@ -48,7 +50,8 @@ class KRAIT_API Sampler {
   void observe(std::span<const Token> tokens) noexcept;
 
   /// The token to stand at `position` of the text, from the logits after all before it. Logits of
-  /// NaN are taken as -infinity. Ties go to the lowest id.
+  /// NaN are taken as -infinity, and if all are that, one token is as good as another. Ties go to
+  /// the lowest id.
   Token sample(std::span<const float> logits, Index position) noexcept;
 
   const SamplerOptions& options() const noexcept { return options_; }
@@ -64,6 +67,7 @@ class KRAIT_API Sampler {
   }
 
   void adjust(std::span<const float> logits) noexcept;
+  void divide(double temperature) noexcept;
   void sort_first(std::size_t count) noexcept;
   void keep_first(std::size_t count) noexcept;
   void weigh() noexcept;

@@ -27,6 +27,9 @@ struct StateLayout {
 /// `Model::initial_state`; advanced by a Session of the same model.
 class KRAIT_API State {
  public:
+  /// No text is longer; so positions can be added without overflow.
+  static constexpr Index largest_position = Index{1} << 48;
+
   /// Of no model; only to be assigned to.
   State() = default;
   explicit State(std::shared_ptr<const StateLayout> layout)

@@ -1,0 +1,119 @@
+// Memory that runs out anywhere: an exception or an error, nothing lost, and what was there before
+// is as it was. This program replaces operator new.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "krait/core/executor.hpp"
+#include "krait/decoding/generate.hpp"
+#include "tests/support/tiny_models.hpp"
+
+namespace {
+
+std::atomic<long> live{0};
+std::atomic<long> left{-1};  // allocations until one fails; below 0: none does
+
+void* allocate(std::size_t size, std::size_t align) {
+  if (left.load() >= 0 && left.fetch_sub(1) == 0) throw std::bad_alloc();
+  void* memory = align > alignof(std::max_align_t)
+                     ? std::aligned_alloc(align, (size + align - 1) / align * align)
+                     : std::malloc(size == 0 ? 1 : size);
+  if (memory == nullptr) throw std::bad_alloc();
+  live.fetch_add(1);
+  return memory;
+}
+
+void release(void* memory) noexcept {
+  if (memory != nullptr) live.fetch_sub(1);
+  std::free(memory);
+}
+
+}  // namespace
+
+void* operator new(std::size_t size) { return allocate(size, 0); }
+void* operator new[](std::size_t size) { return allocate(size, 0); }
+void* operator new(std::size_t size, std::align_val_t align) {
+  return allocate(size, static_cast<std::size_t>(align));
+}
+void operator delete(void* memory) noexcept { release(memory); }
+void operator delete[](void* memory) noexcept { release(memory); }
+void operator delete(void* memory, std::size_t) noexcept { release(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { release(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { release(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { release(memory); }
+
+namespace krait {
+namespace {
+
+using test::random_tokens;
+using test::tiny_model;
+
+// Runs `body` with every allocation failing in turn, until it is through.
+template <class Body>
+void fail_everywhere(Body&& body) {
+  body();  // what is made once and kept
+  long failures = 0;
+  for (long n = 0;; ++n) {
+    const long before = live.load();
+    left.store(n);
+    bool is_through = false;
+    try {
+      body();
+      is_through = left.load() >= 0;
+    } catch (const std::bad_alloc&) {
+      ++failures;
+    }
+    left.store(-1);
+    ASSERT_EQ(live.load(), before) << "after allocation " << n << " failed";
+    if (is_through) break;
+    ASSERT_LT(n, 20000);
+  }
+  EXPECT_GT(failures, 0);
+}
+
+class Memory : public testing::Test {
+ protected:
+  Model model_ = tiny_model();
+  std::shared_ptr<const Tokenizer> tokenizer_ = byte_tokenizer();
+  SerialExecutor executor_;
+};
+
+TEST_F(Memory, RunsOutWhileAModelIsBuilt) {
+  fail_everywhere([] { tiny_model(); });
+}
+
+TEST_F(Memory, RunsOutWhileASessionIsMade) {
+  fail_everywhere([&] { const Session session(model_, executor_); });
+}
+
+TEST_F(Memory, RunsOutWhileTextIsGenerated) {
+  Session session(model_, executor_);
+  const Sequence prompt(model_, random_tokens(20, model_.vocab(), 1));
+  const GenerationOptions options{
+      .max_tokens = 100, .sampler = {.top_k = 5, .seed = 5}, .stop_strings = {"\x01\x02\x03"}};
+  Sequence expected = prompt;
+  generate(session, *tokenizer_, expected, options).value();
+  fail_everywhere([&] {
+    Sequence text = prompt;
+    try {
+      static_cast<void>(generate(session, *tokenizer_, text, options));
+    } catch (const std::bad_alloc&) {
+      // What there is goes on to the same text.
+      left.store(-1);
+      const Index missing = std::ssize(expected.tokens) - std::ssize(text.tokens);
+      if (missing > 0 && text.pending > 0) {
+        GenerationOptions rest = options;
+        rest.max_tokens = missing;
+        generate(session, *tokenizer_, text, rest).value();
+      }
+      EXPECT_EQ(text.tokens, expected.tokens);
+      EXPECT_TRUE(text.state == expected.state);
+      throw;
+    }
+  });
+}
+
+}  // namespace
+}  // namespace krait
