@@ -57,11 +57,10 @@ void add_common(CLI::App& app, CommonOptions& options, const std::string& json_h
 }
 
 LoadOptions load_options(const CommonOptions& options) {
-  static ProgressLine progress("loading", "bytes");
   return {.weights = options.weights == "copy" ? WeightsMode::copy : WeightsMode::map,
           .form = weight_form(options.dtype),
           .compute = options.compute == "bf16" ? Compute::bf16 : Compute::f32,
-          .progress = progress};
+          .progress = ProgressLine("loading", "bytes")};
 }
 
 namespace {

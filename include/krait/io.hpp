@@ -8,6 +8,7 @@
 #include "krait/io/checkpoint.hpp"
 #include "krait/io/mapped_file.hpp"
 #include "krait/io/npy.hpp"
+#include "krait/io/printable.hpp"
 #include "krait/io/pytorch_bin.hpp"
 #include "krait/io/safetensors.hpp"
 #include "krait/io/weight_scope.hpp"

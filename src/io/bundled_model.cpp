@@ -6,7 +6,7 @@
 #include <set>
 #include <system_error>
 
-#include "io/printable.hpp"
+#include "krait/io/printable.hpp"
 
 namespace krait::inline v0_1 {
 namespace {

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "krait/io/printable.hpp"
 #include "krait/io/pytorch_bin.hpp"
 #include "krait/io/safetensors.hpp"
 
@@ -29,13 +30,19 @@ constexpr std::string_view known_files =
     "model.safetensors, model.safetensors.index.json, pytorch_model.bin or "
     "consolidated.safetensors";
 
+// An empty function must not become a reference that looks callable.
+Progress progress_of(const CheckpointOptions& options) {
+  return options.progress ? Progress(options.progress) : Progress();
+}
+
 Result<void> read_weights_file(const fs::path& path, const CheckpointOptions& options,
                                Checkpoint& checkpoint) {
   if (path.extension() == ".gguf") {
     return unsupported("safetensors or a .bin file", "GGUF, which this version does not read",
                        path);
   }
-  KRAIT_ASSIGN_OR_RETURN(auto file, open_file(path.string(), options.weights, options.progress));
+  KRAIT_ASSIGN_OR_RETURN(auto file,
+                         open_file(path.string(), options.weights, progress_of(options)));
   checkpoint.files.push_back(path.string());
   if (path.extension() == ".safetensors") {
     return read_safetensors(std::move(file), checkpoint.weights);
@@ -56,7 +63,7 @@ Result<void> read_weights(const fs::path& folder, const CheckpointOptions& optio
     KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text_file(index.string(), largest_config));
     checkpoint.files.push_back(index.string());
     return read_safetensors_index(text, folder.string(), options.weights, checkpoint.weights,
-                                  options.progress);
+                                  progress_of(options));
   }
   if (is_there(folder / "pytorch_model.bin")) {
     return read_weights_file(folder / "pytorch_model.bin", options, checkpoint);
@@ -103,9 +110,7 @@ Result<void> read_texts(const fs::path& folder, Checkpoint& checkpoint) {
   return {};
 }
 
-}  // namespace
-
-Result<Checkpoint> open_checkpoint(const std::string& path, const CheckpointOptions& options) {
+Result<Checkpoint> open_at(const std::string& path, const CheckpointOptions& options) {
   Checkpoint checkpoint;
   checkpoint.path = path;
   std::error_code ignored;
@@ -128,6 +133,12 @@ Result<Checkpoint> open_checkpoint(const std::string& path, const CheckpointOpti
   const fs::path folder = fs::path(path).parent_path();
   KRAIT_RETURN_IF_ERROR(read_texts(folder.empty() ? "." : folder, checkpoint));
   return checkpoint;
+}
+
+}  // namespace
+
+Result<Checkpoint> open_checkpoint(const std::string& path, const CheckpointOptions& options) {
+  return printable(open_at(path, options));
 }
 
 Result<Checkpoint> open_checkpoint(const CheckpointBytes& bytes) {

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "io/printable.hpp"
+#include "krait/io/printable.hpp"
 
 namespace krait::inline v0_1 {
 namespace {
@@ -160,7 +160,8 @@ std::string describe_place(std::string_view text, std::size_t count) {
 
 Result<json> parse_json(std::string_view text, std::string_view name, JsonWords dialect) {
   const auto fail = [&](std::string_view problem) {
-    return Error{ErrorCode::bad_format, fmt::format("[json] expected {} ({})", problem, name)};
+    return printable(
+        Error{ErrorCode::bad_format, fmt::format("[json] expected {} ({})", problem, name)});
   };
   if (text.size() > max_json_bytes) {
     return fail(fmt::format("at most {} bytes, found {}", max_json_bytes, text.size()));

@@ -4,8 +4,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <map>
 
-#include "io/printable.hpp"
+#include "krait/io/printable.hpp"
 
 namespace krait::inline v0_1 {
 namespace {
@@ -33,6 +34,10 @@ enum Op : unsigned char {
   op_binfloat = 'G',
   op_binunicode = 'X',
   op_short_binunicode = 0x8c,
+  op_binstring = 'T',
+  op_short_binstring = 'U',
+  op_binbytes = 'B',
+  op_short_binbytes = 'C',
   op_empty_tuple = ')',
   op_tuple = 't',
   op_tuple1 = 0x85,
@@ -45,28 +50,14 @@ enum Op : unsigned char {
   op_dict = 'd',
   op_setitem = 's',
   op_setitems = 'u',
+  op_empty_set = 0x8f,
+  op_additems = 0x90,
   op_proto = 0x80,
 };
-
-// Nesting deeper than any real file would make the destruction of values recurse without a limit.
-constexpr int max_depth = 64;
 
 // A value takes a hundred times the memory of the byte that makes it. The largest state
 // dictionaries have some tens of thousands.
 constexpr std::size_t max_values = std::size_t{1} << 19U;
-
-int depth_of(const PickleValue& value) {
-  int depth = 0;
-  const auto look = [&](const PickleRef& child) { depth = std::max(depth, child->depth); };
-  if (const auto* tuple = value.as<PickleTuple>()) {
-    for (const PickleRef& item : tuple->items) look(item);
-  } else if (const auto* call = value.as<PickleCall>()) {
-    look(call->arguments);
-  } else if (const auto* storage = value.as<PickleStorage>()) {
-    look(storage->id);
-  }
-  return depth + 1;
-}
 
 class Machine {
  public:
@@ -74,10 +65,11 @@ class Machine {
           std::string_view name)
       : bytes_(bytes), allowed_(allowed), name_(name) {}
 
-  Result<PickleRef> run() {
+  Result<Pickle> run() {
     for (;;) {
       op_at_ = at_;
-      if (values_ > max_values || marks_.size() > max_values || memo_.size() > max_values) {
+      if (pickle_.values.size() + copies_ > max_values || marks_.size() > max_values ||
+          memo_.size() > max_values) {
         return fail(fmt::format("at most {} values", max_values), "more", ErrorCode::unsupported);
       }
       std::uint64_t op = 0;
@@ -86,7 +78,8 @@ class Machine {
         if (stack_.size() != 1 || !marks_.empty()) {
           return fail("one value at the end", fmt::to_string(stack_.size()));
         }
-        return stack_.back();
+        pickle_.root = stack_.back();
+        return std::move(pickle_);
       }
       KRAIT_RETURN_IF_ERROR(step(static_cast<unsigned char>(op)));
     }
@@ -130,9 +123,8 @@ class Machine {
 
   template <class T>
   void push(T&& content) {
-    stack_.push_back(std::make_shared<PickleValue>(PickleValue{std::forward<T>(content), 1}));
-    stack_.back()->depth = depth_of(*stack_.back());
-    ++values_;
+    pickle_.values.push_back(PickleValue{std::forward<T>(content)});
+    stack_.push_back(&pickle_.values.back());
   }
 
   // Values above the last mark may be popped, none below it.
@@ -140,7 +132,7 @@ class Machine {
 
   bool pop(PickleRef& value) {
     if (available() == 0) return false;
-    value = std::move(stack_.back());
+    value = stack_.back();
     stack_.pop_back();
     return true;
   }
@@ -148,7 +140,7 @@ class Machine {
   bool pop_to_mark(std::vector<PickleRef>& values) {
     if (marks_.empty()) return false;
     const auto begin = stack_.begin() + static_cast<std::ptrdiff_t>(marks_.back());
-    values.assign(std::make_move_iterator(begin), std::make_move_iterator(stack_.end()));
+    values.assign(begin, stack_.end());
     stack_.erase(begin, stack_.end());
     marks_.pop_back();
     return true;
@@ -209,8 +201,12 @@ class Machine {
       case op_binfloat:
         return binfloat();
       case op_binunicode:
+      case op_binstring:
+      case op_binbytes:
         return text(4);
       case op_short_binunicode:
+      case op_short_binstring:
+      case op_short_binbytes:
         return text(1);
       default:
         return container(op);
@@ -237,15 +233,19 @@ class Machine {
       case op_tuple: {
         PickleTuple result;
         if (!pop_to_mark(result.items)) return underflow();
-        push_tuple(std::move(result));
-        return check_depth();
+        push(std::move(result));
+        return {};
       }
+      case op_empty_set:
+        push(PickleList{});
+        return {};
       case op_append: {
         std::vector<PickleRef> items(1);
         if (!pop(items[0])) return underflow();
         return append(std::move(items));
       }
-      case op_appends: {
+      case op_appends:
+      case op_additems: {
         std::vector<PickleRef> items;
         if (!pop_to_mark(items)) return underflow();
         return append(std::move(items));
@@ -295,7 +295,7 @@ class Machine {
     const auto it = memo_.find(index);
     if (it == memo_.end()) return fail("a value in the memo", fmt::format("none at {}", index));
     stack_.push_back(it->second);
-    ++values_;
+    ++copies_;
     return {};
   }
 
@@ -314,35 +314,55 @@ class Machine {
   }
 
   Result<void> call() {
-    PickleRef arguments;
-    PickleRef function;
+    PickleRef arguments = nullptr;
+    PickleRef function = nullptr;
     if (!pop(arguments) || !pop(function)) return underflow();
     const auto* name = function->as<PickleGlobal>();
     if (name == nullptr || arguments->as<PickleTuple>() == nullptr) {
       return fail("a call of a name with a tuple", "something else");
     }
-    // An ordered dictionary is a dictionary here; what it is made of follows in SETITEMS.
-    if (name->name == "collections.OrderedDict" && arguments->as<PickleTuple>()->items.empty()) {
-      push(PickleDict{});
-      return {};
+    if (name->name == "collections.OrderedDict") return ordered_dict(*arguments);
+    push(PickleCall{name->name, arguments});
+    return {};
+  }
+
+  // A dictionary; what it is made of follows in SETITEMS, or is given as a list of pairs.
+  Result<void> ordered_dict(const PickleValue& arguments) {
+    const auto& given = arguments.as<PickleTuple>()->items;
+    PickleDict dict;
+    const auto* pairs = given.size() == 1 ? given[0]->as<PickleList>() : nullptr;
+    if (!given.empty() && pairs == nullptr) {
+      return fail("an ordered dictionary of pairs", "something else");
     }
-    push(PickleCall{name->name, std::move(arguments)});
-    return check_depth();
+    for (std::size_t i = 0; pairs != nullptr && i < pairs->items.size(); ++i) {
+      const PickleValue& pair = *pairs->items[i];
+      const auto* tuple = pair.as<PickleTuple>();
+      const auto* list = pair.as<PickleList>();
+      if (tuple == nullptr && list == nullptr) {
+        return fail("an ordered dictionary of pairs", "something else");
+      }
+      const auto& items = tuple != nullptr ? tuple->items : list->items;
+      if (items.size() != 2) return fail("an ordered dictionary of pairs", "something else");
+      dict.items.emplace_back(items[0], items[1]);
+      ++copies_;
+    }
+    push(std::move(dict));
+    return {};
   }
 
   // State set on an object, such as the _metadata of a state dictionary: dropped.
   Result<void> build() {
-    PickleRef state;
+    PickleRef state = nullptr;
     if (!pop(state) || available() == 0) return underflow();
     return {};
   }
 
   Result<void> storage() {
-    PickleRef id;
+    PickleRef id = nullptr;
     if (!pop(id)) return underflow();
     if (id->as<PickleTuple>() == nullptr) return fail("a tuple that names a storage", "none");
-    push(PickleStorage{std::move(id)});
-    return check_depth();
+    push(PickleStorage{id});
+    return {};
   }
 
   Result<void> long1() {
@@ -381,32 +401,15 @@ class Machine {
     for (std::size_t i = size; i > 0; --i) {
       if (!pop(result.items[i - 1])) return underflow();
     }
-    push_tuple(std::move(result));
-    return check_depth();
-  }
-
-  static bool is_container(const PickleValue& value) {
-    return value.as<PickleList>() != nullptr || value.as<PickleDict>() != nullptr;
-  }
-
-  // Lists and dictionaries can be changed after they were put somewhere, and so could come to
-  // contain themselves. In a state dictionary the only ones inside something are the empty hooks of
-  // tensors; None takes their place.
-  void push_tuple(PickleTuple tuple) {
-    for (PickleRef& item : tuple.items) {
-      if (is_container(*item)) item = std::make_shared<PickleValue>();
-    }
-    push(std::move(tuple));
+    push(std::move(result));
+    return {};
   }
 
   Result<void> append(std::vector<PickleRef> items) {
     if (available() == 0) return underflow();
     auto* list = std::get_if<PickleList>(&stack_.back()->content);
     if (list == nullptr) return fail("a list to append to", "something else");
-    for (PickleRef& item : items) {
-      if (is_container(*item)) return fail("plain values in a list", "a container");
-      list->items.push_back(std::move(item));
-    }
+    list->items.insert(list->items.end(), items.begin(), items.end());
     return {};
   }
 
@@ -417,26 +420,7 @@ class Machine {
       return fail("a dictionary and pairs for it", "something else");
     }
     for (std::size_t i = 0; i < items.size(); i += 2) {
-      if (items[i]->as<std::string>() == nullptr) return fail("text as keys", "something else");
-      if (is_container(*items[i + 1]) && !take_as_model(*items[i], items[i + 1])) {
-        continue;  // optimiser states and the like
-      }
-      dict->items.emplace_back(std::move(items[i]), std::move(items[i + 1]));
-    }
-    return {};
-  }
-
-  // Training frameworks save the state dictionary as one entry of several. One such entry is kept:
-  // more of them could nest without a limit, or form a circle.
-  bool take_as_model(const PickleValue& key, const PickleRef& value) {
-    const bool is_dict = value->as<PickleDict>() != nullptr && value != stack_.back();
-    if (!is_dict || has_model_ || *key.as<std::string>() != "model") return false;
-    return has_model_ = true;
-  }
-
-  Result<void> check_depth() const {
-    if (stack_.back()->depth > max_depth) {
-      return fail(fmt::format("at most {} levels", max_depth), "more");
+      dict->items.emplace_back(items[i], items[i + 1]);
     }
     return {};
   }
@@ -446,17 +430,17 @@ class Machine {
   std::string_view name_;
   std::size_t at_ = 0;
   std::size_t op_at_ = 0;
-  bool has_model_ = false;
   std::vector<PickleRef> stack_;
   std::vector<std::size_t> marks_;
   std::map<std::uint64_t, PickleRef> memo_;
-  std::size_t values_ = 0;
+  Pickle pickle_;
+  std::size_t copies_ = 0;  // places that hold values made before
 };
 
 }  // namespace
 
-Result<PickleRef> read_pickle(std::span<const std::byte> bytes,
-                              std::span<const std::string_view> allowed, std::string_view name) {
+Result<Pickle> read_pickle(std::span<const std::byte> bytes,
+                           std::span<const std::string_view> allowed, std::string_view name) {
   return Machine(bytes, allowed, name).run();
 }
 

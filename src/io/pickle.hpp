@@ -1,11 +1,11 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
-#include <memory>
+#include <deque>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -13,8 +13,9 @@
 
 namespace krait::inline v0_1 {
 
+/// Values refer to each other freely, in circles too: all of them belong to their Pickle.
 struct PickleValue;
-using PickleRef = std::shared_ptr<PickleValue>;
+using PickleRef = PickleValue*;
 
 /// A name of Python's, such as torch.FloatStorage. Never looked up: krait has no Python.
 struct PickleGlobal {
@@ -31,19 +32,18 @@ struct PickleDict {
 };
 /// A storage, given by the tuple that names it.
 struct PickleStorage {
-  PickleRef id;
+  PickleRef id = nullptr;
 };
 /// A call that was recorded, not made.
 struct PickleCall {
   std::string function;
-  PickleRef arguments;
+  PickleRef arguments = nullptr;  ///< a tuple
 };
 
 struct PickleValue {
   std::variant<std::monostate, bool, std::int64_t, double, std::string, PickleGlobal, PickleTuple,
                PickleList, PickleDict, PickleStorage, PickleCall>
       content;
-  int depth = 1;  ///< levels of values below, itself included
 
   template <class T>
   const T* as() const {
@@ -51,10 +51,15 @@ struct PickleValue {
   }
 };
 
-/// Reads the pickle of a state dictionary: the operations of protocols 2 and 3 that one needs, and
-/// of Python's names only those in `allowed`. Calls are recorded as PickleCall. `name` is for
-/// messages.
-Result<PickleRef> read_pickle(std::span<const std::byte> bytes,
-                              std::span<const std::string_view> allowed, std::string_view name);
+struct Pickle {
+  std::deque<PickleValue> values;
+  PickleRef root = nullptr;
+};
+
+/// Reads a pickle: the operations of protocols 2 and 3 that PyTorch's reader of weights has, and of
+/// Python's names only those in `allowed`. Calls are recorded as PickleCall, but that of an ordered
+/// dictionary, which is a dictionary here. State set on objects is dropped. `name` is for messages.
+Result<Pickle> read_pickle(std::span<const std::byte> bytes,
+                           std::span<const std::string_view> allowed, std::string_view name);
 
 }  // namespace krait::inline v0_1

@@ -4,13 +4,15 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <limits>
 #include <numeric>
+#include <optional>
 #include <set>
 
 #include "io/json_private.hpp"
 #include "io/place_tensor.hpp"
-#include "io/printable.hpp"
+#include "krait/io/printable.hpp"
 
 namespace krait::inline v0_1 {
 namespace {
@@ -34,6 +36,47 @@ constexpr std::array<std::pair<std::string_view, DType>, 10> dtypes = {{{"F32", 
                                                                         {"I8", DType::i8},
                                                                         {"U8", DType::u8},
                                                                         {"BOOL", DType::boolean}}};
+
+// Types of the format that krait does not compute with, and their bits. Tensors of them take part
+// in the checks of the file; a model that needs one is refused.
+constexpr std::array<std::pair<std::string_view, Index>, 12> other_dtypes = {{{"U16", 16},
+                                                                              {"U32", 32},
+                                                                              {"U64", 64},
+                                                                              {"C64", 64},
+                                                                              {"F8_E4M3", 8},
+                                                                              {"F8_E5M2", 8},
+                                                                              {"F8_E8M0", 8},
+                                                                              {"F8_E4M3FNUZ", 8},
+                                                                              {"F8_E5M2FNUZ", 8},
+                                                                              {"F6_E2M3", 6},
+                                                                              {"F6_E3M2", 6},
+                                                                              {"F4", 4}}};
+
+struct HeaderType {
+  std::optional<DType> dtype;  // if krait has it
+  std::optional<Index> bits;   // of an element, if the format's type is known
+};
+
+HeaderType find_type(std::string_view name) {
+  for (const auto& [known, dtype] : dtypes) {
+    if (known == name) return {dtype, 8 * bytes_of(dtype)};
+  }
+  for (const auto& [known, bits] : other_dtypes) {
+    if (known == name) return {std::nullopt, bits};
+  }
+  return {};
+}
+
+// Bytes of that many elements; none if they overflow or end within a byte.
+std::optional<Index> bytes_of_elements(std::span<const Index> extents, Index bits) {
+  std::optional<Index> count = 1;
+  for (const Index extent : extents) {
+    if (count) count = checked_product(*count, extent);
+  }
+  if (count && bits % 8 == 0) return checked_product(*count, bits / 8);
+  if (count) count = checked_product(*count, bits);
+  return count && *count % 8 == 0 ? std::optional(*count / 8) : std::nullopt;
+}
 
 class HeaderReader {
  public:
@@ -72,7 +115,8 @@ class HeaderReader {
 
   struct Tensor {
     std::string name;
-    TensorView view;
+    std::optional<TensorView> view;  // unless krait cannot hold it
+    std::string what;                // for messages: type and shape
     Index begin;
     Index end;
   };
@@ -114,27 +158,16 @@ class HeaderReader {
       return fail(name, "a dtype", "none");
     }
     const auto dtype_name = dtype_entry->get<std::string>();
-    const auto dtype = std::find_if(dtypes.begin(), dtypes.end(),
-                                    [&](const auto& entry) { return entry.first == dtype_name; });
-    if (dtype == dtypes.end()) {
-      return Error{ErrorCode::unsupported,
-                   fmt::format("[safetensors] {}: expected a dtype such as F32, found '{}' ({})",
-                               printable(name), printable(dtype_name, 40), file_.name())};
-    }
+    const HeaderType type = find_type(dtype_name);
     std::vector<Index> extents;
     std::vector<Index> offsets;
     if (!read_numbers(value, "shape", extents)) {
       return fail(name, "a shape of whole numbers", "something else");
     }
-    if (extents.size() > static_cast<std::size_t>(Shape::max_rank)) {
-      return Error{ErrorCode::unsupported,
-                   fmt::format("[safetensors] {}: expected at most {} axes, found {} ({})",
-                               printable(name), Shape::max_rank, extents.size(), file_.name())};
-    }
-    const auto shape = Shape::make(extents);
-    const auto size =
-        shape ? checked_product(shape->size(), bytes_of(dtype->second)) : std::optional<Index>();
-    if (!size) return fail(name, "a shape that fits in memory", "a larger one");
+    const std::string what =
+        fmt::format("{} [{}]", printable(dtype_name, 40), fmt::join(extents, ","));
+    const auto size = bytes_of_elements(extents, type.bits.value_or(8));
+    if (!size && type.bits) return fail(name, "a shape of whole bytes that fits in memory", what);
     if (!read_numbers(value, "data_offsets", offsets) || offsets.size() != 2) {
       return fail(name, "two data_offsets", "something else");
     }
@@ -143,11 +176,13 @@ class HeaderReader {
       return fail(name, fmt::format("offsets within {} bytes of data", data_.size()),
                   fmt::format("{} to {}", begin, end));
     }
-    if (end - begin != *size) {
-      return fail(name, fmt::format("{} bytes for {} {}", *size, dtype_name, to_string(*shape)),
-                  fmt::to_string(end - begin));
+    if (type.bits && end - begin != *size) {
+      return fail(name, fmt::format("{} bytes for {}", *size, what), fmt::to_string(end - begin));
     }
-    tensors_.push_back({name, {data_.data() + begin, dtype->second, *shape}, begin, end});
+    const auto shape = Shape::make(extents);
+    std::optional<TensorView> view;
+    if (type.dtype && shape) view = TensorView{data_.data() + begin, *type.dtype, *shape};
+    tensors_.push_back({name, view, what, begin, end});
     return {};
   }
 
@@ -228,21 +263,28 @@ bool is_plain_file_name(std::string_view name) {
          });
 }
 
-}  // namespace
+bool same_tensor(const TensorView& a, const TensorView& b) {
+  return a.dtype == b.dtype && a.shape == b.shape &&
+         (a.bytes() == 0 || std::memcmp(a.data, b.data, static_cast<std::size_t>(a.bytes())) == 0);
+}
 
-Result<void> read_safetensors(std::shared_ptr<const FileBytes> file, WeightStore& store) {
+Result<void> read_file(std::shared_ptr<const FileBytes> file, WeightStore& store) {
   HeaderReader reader(*file);
   KRAIT_RETURN_IF_ERROR(reader.read());
   for (auto& tensor : reader.tensors()) {
-    place_tensor(store, std::move(tensor.name), tensor.view, file);
+    if (tensor.view) {
+      place_tensor(store, std::move(tensor.name), *tensor.view, file);
+    } else {
+      store.add_unreadable(std::move(tensor.name), {std::move(tensor.what), file->name()});
+    }
   }
   for (auto& [key, value] : reader.metadata()) store.metadata.insert_or_assign(key, value);
   store.keep(std::move(file));
   return {};
 }
 
-Result<void> read_safetensors_index(const std::string& index_json, const std::string& directory,
-                                    WeightsMode mode, WeightStore& store, Progress progress) {
+Result<void> read_index(const std::string& index_json, const std::string& directory,
+                        WeightsMode mode, WeightStore& store, Progress progress) {
   const std::string name = directory + "/model.safetensors.index.json";
   const auto fail = [&](std::string_view what, std::string_view expected, std::string_view found) {
     return Error{ErrorCode::bad_format, fmt::format("[safetensors] {}: expected {}, found {} ({})",
@@ -254,31 +296,61 @@ Result<void> read_safetensors_index(const std::string& index_json, const std::st
     return fail("weight_map", "an object", "none");
   }
   std::map<std::string, WeightStore> shards;
-  std::vector<std::pair<std::string, WeightStore::Entry>> found;
   for (const auto& [tensor, value] : map->items()) {
     if (!value.is_string() || !is_plain_file_name(value.get_ref<const std::string&>())) {
       return fail(tensor, "the name of a file beside the index", json_text(value));
     }
     const auto& shard_name = value.get_ref<const std::string&>();
-    auto shard = shards.find(shard_name);
-    if (shard == shards.end()) {
-      shard = shards.emplace(shard_name, WeightStore{}).first;
-      KRAIT_ASSIGN_OR_RETURN(auto file, open_file(directory + "/" + shard_name, mode, progress));
-      KRAIT_RETURN_IF_ERROR(read_safetensors(std::move(file), shard->second));
-    }
-    const WeightStore::Entry* entry = shard->second.find(tensor);
-    if (entry == nullptr)
-      return fail(tensor, fmt::format("a tensor in {}", printable(shard_name)), "none");
-    found.push_back({tensor, *entry});
+    if (shards.contains(shard_name)) continue;
+    KRAIT_ASSIGN_OR_RETURN(auto file, open_file(directory + "/" + shard_name, mode, progress));
+    KRAIT_RETURN_IF_ERROR(read_safetensors(std::move(file), shards[shard_name]));
   }
-  for (auto& [tensor, entry] : found) {
-    store.add(std::move(tensor), entry.tensor, nullptr, std::move(entry.file));
+  // What the shards hold counts, whatever the index says of it. The index decides only between
+  // shards that both have a tensor.
+  std::map<std::string, const WeightStore::Entry*, std::less<>> found;
+  std::map<std::string, const WeightStore::Unreadable*, std::less<>> unreadable;
+  const auto is_named_for = [&](const std::string& tensor, const std::string& shard_name) {
+    const auto it = map->find(tensor);
+    return it != map->end() && it->get_ref<const std::string&>() == shard_name;
+  };
+  for (const auto& [shard_name, shard] : shards) {
+    for (const auto& [tensor, entry] : shard.entries()) {
+      const auto [place, is_new] = found.try_emplace(tensor, &entry);
+      if (is_new) continue;
+      const auto named = map->find(tensor);
+      const bool decides =
+          named != map->end() && shards.at(named->get_ref<const std::string&>()).contains(tensor);
+      if (is_named_for(tensor, shard_name)) {
+        place->second = &entry;
+      } else if (!decides && !same_tensor(entry.tensor, place->second->tensor)) {
+        return fail(tensor, "one tensor of that name",
+                    fmt::format("different ones in {} and {}", place->second->file, entry.file));
+      }
+    }
+    for (const auto& [tensor, other] : shard.unreadable()) unreadable.try_emplace(tensor, &other);
+  }
+  for (const auto& [tensor, other] : unreadable) {
+    if (!found.contains(tensor)) store.add_unreadable(tensor, *other);
+  }
+  for (const auto& [tensor, entry] : found) {
+    store.add(tensor, entry->tensor, nullptr, entry->file);
   }
   for (auto& [shard_name, shard] : shards) {
     for (const auto& owner : shard.owners()) store.keep(owner);
     for (auto& [key, value] : shard.metadata) store.metadata.insert_or_assign(key, value);
   }
   return {};
+}
+
+}  // namespace
+
+Result<void> read_safetensors(std::shared_ptr<const FileBytes> file, WeightStore& store) {
+  return printable(read_file(std::move(file), store));
+}
+
+Result<void> read_safetensors_index(const std::string& index_json, const std::string& directory,
+                                    WeightsMode mode, WeightStore& store, Progress progress) {
+  return printable(read_index(index_json, directory, mode, store, progress));
 }
 
 Result<SafetensorsWriter> SafetensorsWriter::create(

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -10,13 +11,18 @@
 namespace krait::inline v0_1 {
 namespace {
 
+float widened(auto value) noexcept { return to_float(value); }
+
+// Rounds to nearest even; what is beyond the largest float becomes infinite.
+float widened(double value) noexcept { return static_cast<float>(value); }
+
 template <class From, class To>
 void convert(const From* from, To* to, Index count) noexcept {
   for (Index i = 0; i < count; ++i) {
     From stored;  // the file may hold it at any address
     std::memcpy(&stored, reinterpret_cast<const std::byte*>(from) + i * Index{sizeof(From)},
                 sizeof(From));
-    const float value = to_float(stored);
+    const float value = widened(stored);
     if constexpr (std::is_same_v<To, float>) {
       to[i] = value;
     } else if constexpr (std::is_same_v<To, bf16>) {
@@ -105,9 +111,83 @@ void convert_floats(const TensorView& from, DType to, void* out) noexcept {
     case DType::bf16:
       convert_from(static_cast<const bf16*>(from.data), to, out, from.size());
       break;
+    case DType::f64:
+      convert_from(static_cast<const double*>(from.data), to, out, from.size());
+      break;
     default:
       convert_from(static_cast<const float*>(from.data), to, out, from.size());
   }
+}
+
+namespace {
+
+template <class Bits>
+std::optional<Index> find_exponent(const void* data, Index count, Bits exponent) noexcept {
+  const auto* from = static_cast<const std::byte*>(data);
+  constexpr Index step = 1024;  // looked at together, then one by one where it matters
+  for (Index first = 0; first < count; first += step) {
+    const Index last = std::min(count, first + step);
+    const auto is_bad = [&](Index i) {
+      Bits bits;
+      std::memcpy(&bits, from + i * Index{sizeof bits}, sizeof bits);
+      return (bits & exponent) == exponent;
+    };
+    bool any = false;
+    for (Index i = first; i < last; ++i) any |= is_bad(i);
+    for (Index i = first; any && i < last; ++i) {
+      if (is_bad(i)) return i;
+    }
+  }
+  return std::nullopt;
+}
+
+double largest_of(std::string_view form) noexcept {
+  return form == "f16" ? 65504.0 : form == "bf16" ? 0x1.FEp127 : 0x1.FFFFFEp127;
+}
+
+double element_of(const TensorView& tensor, Index i) noexcept {
+  if (tensor.dtype == DType::f64) {
+    double value;
+    std::memcpy(&value, static_cast<const std::byte*>(tensor.data) + i * Index{sizeof value},
+                sizeof value);
+    return value;
+  }
+  float value = 0.0F;
+  convert_floats({static_cast<const std::byte*>(tensor.data) + i * bytes_of(tensor.dtype),
+                  tensor.dtype, Shape{1}},
+                 DType::f32, &value);
+  return static_cast<double>(value);
+}
+
+// "[3,5]" for element 23 of [4,6].
+std::string place_in(const Shape& shape, Index element, Index first_row) {
+  std::vector<Index> at(static_cast<std::size_t>(shape.rank()));
+  for (int axis = shape.rank() - 1; axis >= 0; --axis) {
+    at[static_cast<std::size_t>(axis)] = element % shape[axis];
+    element /= shape[axis];
+  }
+  if (!at.empty()) at[0] += first_row;
+  return fmt::format("[{}]", fmt::join(at, ","));
+}
+
+}  // namespace
+
+std::optional<Index> find_not_finite(const TensorView& tensor) noexcept {
+  switch (tensor.dtype) {
+    case DType::f16:
+      return find_exponent<std::uint16_t>(tensor.data, tensor.size(), 0x7C00U);
+    case DType::bf16:
+      return find_exponent<std::uint16_t>(tensor.data, tensor.size(), 0x7F80U);
+    default:
+      return find_exponent<std::uint32_t>(tensor.data, tensor.size(), 0x7F800000U);
+  }
+}
+
+std::string not_representable(const TensorView& from, Index element, std::string_view form,
+                              Index first_row) {
+  return fmt::format("weights that {} can hold (at most {:g}), found {:g} (element {})", form,
+                     largest_of(form), element_of(from, element),
+                     place_in(from.shape, element, first_row));
 }
 
 std::vector<std::string> WeightBinder::unused() const {
@@ -116,13 +196,42 @@ std::vector<std::string> WeightBinder::unused() const {
   for (const auto& [name, entry] : store_->entries()) {
     if (!used_names_.contains(name)) names.push_back(name);
   }
+  for (const auto& [name, tensor] : store_->unreadable()) names.push_back(name);
   return names;
 }
 
-Result<TensorView> WeightBinder::find(const std::string& name, const Shape& shape) const {
+// A copy in `dtype`, which holds fewer numbers: all of them must be such as it has. The binder
+// keeps it until another tensor is looked for; `blocks_` keeps what the model needs.
+Result<TensorView> WeightBinder::narrow(const std::string& name, const TensorView& stored,
+                                        DType dtype) {
+  auto block = std::make_shared<AlignedBuffer<std::byte>>(stored.size() * bytes_of(dtype));
+  const TensorView copy{block->data(), dtype, stored.shape};
+  convert_floats(stored, dtype, block->data());
+  if (const auto bad = find_not_finite(copy)) {
+    const WeightStore::Entry* entry = store_->find(name);
+    return Error{
+        ErrorCode::bad_format,
+        fmt::format(
+            "[build] {}: expected {}{}", name, not_representable(stored, *bad, to_string(dtype)),
+            entry == nullptr || entry->file.empty() ? "" : fmt::format(" ({})", entry->file))};
+  }
+  narrowed_ = std::move(block);
+  return copy;
+}
+
+Result<TensorView> WeightBinder::find(const std::string& name, const Shape& shape) {
+  narrowed_.reset();
   if (store_ == nullptr) return TensorView{nullptr, DType::f32, shape};
   const WeightStore::Entry* entry = store_->find(name);
   if (entry == nullptr) {
+    const auto other = store_->unreadable().find(name);
+    if (other != store_->unreadable().end()) {
+      return Error{
+          ErrorCode::dtype_mismatch,
+          fmt::format("[build] {}: expected f32, f16, bf16 or f64 {}, found {}{}", name,
+                      to_string(shape), other->second.what,
+                      other->second.file.empty() ? "" : fmt::format(" ({})", other->second.file))};
+    }
     return Error{
         ErrorCode::missing_tensor,
         fmt::format("[build] {}: expected a tensor {}, found none", name, to_string(shape))};
@@ -133,16 +242,19 @@ Result<TensorView> WeightBinder::find(const std::string& name, const Shape& shap
                        entry->file.empty() ? "" : " (", entry->file,
                        entry->file.empty() ? "" : ")");
   };
-  if (!is_float(tensor.dtype)) {
+  if (!is_float(tensor.dtype) && tensor.dtype != DType::f64) {
     return Error{ErrorCode::dtype_mismatch,
-                 fmt::format("[build] {}: expected f32, f16 or bf16 {}, found {}", name,
+                 fmt::format("[build] {}: expected f32, f16, bf16 or f64 {}, found {}", name,
                              to_string(shape), found())};
   }
   if (!same_but_ones(tensor.shape, shape)) {
     return Error{ErrorCode::shape_mismatch,
                  fmt::format("[build] {}: expected {}, found {}", name, to_string(shape), found())};
   }
-  return TensorView{tensor.data, tensor.dtype, shape};
+  if (tensor.dtype != DType::f64) return TensorView{tensor.data, tensor.dtype, shape};
+  // Nothing computes with f64: whoever looks for the tensor finds it in f32.
+  if (!materialize()) return TensorView{nullptr, DType::f32, shape};
+  return narrow(name, {tensor.data, tensor.dtype, shape}, DType::f32);
 }
 
 // A part of a packed matrix, of exactly this type and shape; copied if it lies at an odd address.
@@ -188,9 +300,19 @@ Result<TensorView> WeightBinder::hold(std::string name, std::string path, const 
   const bool is_matrix = role == TensorRole::matrix;
   TensorView held{nullptr, is_matrix ? form_dtype(options_.weights.form, stored.dtype) : dtype,
                   shape};
-  const bool is_in_place = held.dtype == stored.dtype && is_aligned(stored);
+  const WeightStore::Entry* entry = store_ == nullptr ? nullptr : store_->find(name);
+  const bool was_narrowed = entry != nullptr && entry->tensor.dtype == DType::f64;
+  const bool is_in_place = held.dtype == stored.dtype && is_aligned(stored) && !was_narrowed;
   if (is_in_place) {
     held.data = stored.data;
+  } else if (materialize() && bytes_of(held.dtype) < bytes_of(DType::f32) &&
+             held.dtype != stored.dtype) {
+    const std::shared_ptr<const void> source = std::move(narrowed_);
+    KRAIT_ASSIGN_OR_RETURN(held, narrow(name, stored, held.dtype));
+    blocks_.push_back(std::move(narrowed_));
+  } else if (materialize() && was_narrowed) {
+    held.data = stored.data;
+    blocks_.push_back(std::move(narrowed_));
   } else if (materialize()) {
     void* copy = allocate(held.bytes());
     convert_floats(stored, held.dtype, copy);
@@ -324,6 +446,7 @@ Result<std::span<const float>> WeightScope::derive(
     auto* data = static_cast<float*>(binder_->allocate(size * bytes_of(DType::f32)));
     result = {data, static_cast<std::size_t>(size)};
     fill(source.span(), result);
+    if (binder_->narrowed_ != nullptr) binder_->blocks_.push_back(std::move(binder_->narrowed_));
   }
   binder_->record({.name = full_name,
                    .path = path(name),

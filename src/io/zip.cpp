@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <optional>
 
-#include "io/printable.hpp"
+#include "krait/io/printable.hpp"
 
 namespace krait::inline v0_1 {
 namespace {

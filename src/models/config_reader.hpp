@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 
 #include "io/json_private.hpp"
+#include "krait/io/printable.hpp"
 #include "krait/models/registry.hpp"
 
 namespace krait::inline v0_1 {
@@ -141,23 +142,19 @@ class ConfigReader {
   std::vector<std::string> unknown() const {
     std::vector<std::string> keys;
     for (const auto& [key, value] : object_->items()) {
-      if (!known_.contains(key)) keys.push_back(scope_ + key);
+      if (!known_.contains(key)) keys.push_back(scope_ + printable(key));
     }
     return keys;
   }
 
   Error fail(std::string_view key, std::string_view expected, std::string_view found,
              ErrorCode code = ErrorCode::bad_config) const {
-    return {code, fmt::format("[config] {}{}: expected {}, found {} ({})", scope_, key, expected,
-                              found, path_)};
+    return {code, fmt::format("[config] {}{}: expected {}, found {} ({})", scope_, printable(key),
+                              expected, printable(found), path_)};
   }
 
   /// The value on one short line.
-  static std::string dump(const nlohmann::json& value) {
-    std::string text = value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
-    if (text.size() > 60) text = text.substr(0, 57) + "...";
-    return text;
-  }
+  static std::string dump(const nlohmann::json& value) { return json_text(value); }
 
   std::string value_text(std::string_view key) const {
     return has(key) ? dump(*object_->find(key)) : "none";

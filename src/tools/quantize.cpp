@@ -94,17 +94,6 @@ class FirstBad {
   std::optional<BadWeight> bad_;
 };
 
-// The first element of f16 or bf16 that is infinite or no number.
-std::optional<Index> find_not_finite(const std::byte* data, DType dtype, Index count) {
-  const unsigned exponent = dtype == DType::f16 ? 0x7C00U : 0x7F80U;
-  for (Index i = 0; i < count; ++i) {
-    std::uint16_t bits = 0;
-    std::memcpy(&bits, data + 2 * i, sizeof bits);
-    if ((bits & exponent) == exponent) return i;
-  }
-  return std::nullopt;
-}
-
 class Conversion {
  public:
   Conversion(const Target& target, Executor& executor, Progress progress)
@@ -211,14 +200,30 @@ class Conversion {
     return {ErrorCode::bad_format,
             fmt::format("[quantize] {}: expected weights that {} can represent, found one that is "
                         "not finite or too large (row {}, column {})",
-                        *job.name,
-                        target_.grouped ? to_string(*target_.grouped) : to_string(target_.dtype),
-                        bad.row + first_row, bad.col)};
+                        *job.name, to_string(*target_.grouped), bad.row + first_row, bad.col)};
+  }
+  Error refused(const Job& job, const TensorView& part, std::string_view form, Index element,
+                Index first_row) const {
+    return {ErrorCode::bad_format, fmt::format("[quantize] {}: expected {}", *job.name,
+                                               not_representable(part, element, form, first_row))};
+  }
+
+  // The rows in f32 if they are in f64, which no kernel reads.
+  Result<TensorView> narrowed(const Job& job, const TensorView& part, Index first_row) {
+    if (part.dtype != DType::f64) return part;
+    floats_.resize(static_cast<std::size_t>(part.size()));
+    const TensorView narrow{floats_.data(), DType::f32, part.shape};
+    convert_floats(part, DType::f32, floats_.data());
+    const auto bad = find_not_finite(narrow);
+    if (bad) return refused(job, part, to_string(DType::f32), *bad, first_row);
+    return narrow;
   }
 
   Result<void> pack(const Job& job, SafetensorsWriter& writer) {
     const Index blocks_of_matrix = grouped(job, job.matrices->rows).row_blocks();
-    return for_rows(job, [&](const TensorView& part, Index matrix, Index first) -> Result<void> {
+    return for_rows(job, [&](const TensorView& stored, Index matrix, Index first) -> Result<void> {
+      KRAIT_ASSIGN_OR_RETURN(const TensorView part,
+                             narrowed(job, stored, matrix * job.matrices->rows + first));
       const GroupedWeights packed = grouped(job, part.shape[0]);
       const Index blocks = packed.row_blocks();
       const Index codes_per_block = packed.groups() * kernels::block_bytes(packed.form);
@@ -241,24 +246,28 @@ class Conversion {
   }
 
   Result<void> convert(const Job& job, SafetensorsWriter& writer) {
-    return for_rows(
-        job, [&](const TensorView& part, Index matrix, Index first_row) -> Result<void> {
-          const Index first = matrix * job.matrices->rows + first_row;
-          const Index cols = part.shape[1];
-          const Index row_bytes = cols * bytes_of(target_.dtype);
-          codes_.resize(static_cast<std::size_t>(part.shape[0] * row_bytes));
-          auto* out = reinterpret_cast<std::byte*>(codes_.data());
-          FirstBad bad;
-          parallel_for(executor_, part.shape[0], 1, [&](Range range) {
-            std::byte* values = out + range.begin * row_bytes;
-            convert_floats(rows_of(part, range.begin, range.size()), target_.dtype, values);
-            const auto found = find_not_finite(values, target_.dtype, range.size() * cols);
-            if (found) bad.add({range.begin + *found / cols, *found % cols});
-          });
-          if (bad.get()) return refused(job, *bad.get(), first);
-          return writer.write(job.first, first * row_bytes,
-                              bytes_of_buffer(out, part.shape[0] * row_bytes));
-        });
+    return for_rows(job,
+                    [&](const TensorView& part, Index matrix, Index first_row) -> Result<void> {
+                      const Index first = matrix * job.matrices->rows + first_row;
+                      const Index cols = part.shape[1];
+                      const Index row_bytes = cols * bytes_of(target_.dtype);
+                      codes_.resize(static_cast<std::size_t>(part.shape[0] * row_bytes));
+                      auto* out = reinterpret_cast<std::byte*>(codes_.data());
+                      FirstBad bad;
+                      parallel_for(executor_, part.shape[0], 1, [&](Range range) {
+                        std::byte* values = out + range.begin * row_bytes;
+                        const TensorView rows = rows_of(part, range.begin, range.size());
+                        convert_floats(rows, target_.dtype, values);
+                        const auto found = find_not_finite({values, target_.dtype, rows.shape});
+                        if (found) bad.add({range.begin + *found / cols, *found % cols});
+                      });
+                      if (bad.get()) {
+                        const Index element = bad.get()->row * cols + bad.get()->col;
+                        return refused(job, part, to_string(target_.dtype), element, first);
+                      }
+                      return writer.write(job.first, first * row_bytes,
+                                          bytes_of_buffer(out, part.shape[0] * row_bytes));
+                    });
   }
 
   Result<void> copy(const Job& job, SafetensorsWriter& writer) {
@@ -280,6 +289,7 @@ class Conversion {
   std::vector<NamedTensor> outputs_;
   std::vector<std::uint8_t> codes_;  // or the floats of a matrix that is not grouped
   std::vector<f16> scales_;
+  std::vector<float> floats_;
   Index done_ = 0;
   Index total_ = 0;
 };

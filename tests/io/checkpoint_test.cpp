@@ -71,7 +71,7 @@ TEST_F(OpenCheckpoint, AFolderWithShards) {
   put("config.json", "{}");
   put("model-1.safetensors", test::small_safetensors());
   put("model.safetensors.index.json", R"({"weight_map":{"a":"model-1.safetensors"}})");
-  EXPECT_EQ(open_checkpoint(root()).value().weights.size(), 1U);
+  EXPECT_EQ(open_checkpoint(root()).value().weights.size(), 2U);
   put("model.safetensors.index.json", R"({"weight_map":{"a":"model-2.safetensors"}})");
   expect_error(root(), ErrorCode::not_found, "model-2.safetensors");
 }
@@ -82,6 +82,31 @@ TEST_F(OpenCheckpoint, CopyingReportsProgress) {
   const auto stop = [](Index, Index) { return Flow::stop; };
   CheckpointOptions options{WeightsMode::copy, stop};
   EXPECT_EQ(open_checkpoint(root(), options).error().code, ErrorCode::cancelled);
+}
+
+TEST_F(OpenCheckpoint, OptionsOwnWhatTheyCall) {
+  put("config.json", "{}");
+  put("model.safetensors", test::small_safetensors());
+  Index calls = 0;
+  CheckpointOptions options;
+  options.weights = WeightsMode::copy;
+  {
+    const std::string gone(100, 'x');  // by value, so that only an owner keeps it
+    options.progress = [&calls, gone](Index, Index) {
+      calls += static_cast<Index>(gone.size());
+      return Flow::go_on;
+    };
+  }
+  ASSERT_TRUE(open_checkpoint(root(), options));
+  EXPECT_EQ(calls, 100);
+  options.progress = nullptr;
+  EXPECT_TRUE(open_checkpoint(root(), options));
+}
+
+TEST_F(OpenCheckpoint, NamesOfFilesAreCleaned) {
+  const auto result = open_checkpoint(path("\x1b[31m\nabsent\xE2\x80\xAE"));
+  ASSERT_FALSE(result);
+  EXPECT_NE(result.error().message.find("?[31m?absent?"), std::string::npos);
 }
 
 TEST_F(OpenCheckpoint, WhatIsMissingIsNamed) {

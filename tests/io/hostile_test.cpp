@@ -96,10 +96,53 @@ TEST(Hostile, SafetensorsTensors) {
       {{"tensor as number", safetensors(R"({"a":1})"), bad, "an object"},
        {"no dtype", one(R"("shape":[4],"data_offsets":[0,16])"), bad, "dtype"},
        {"dtype as number", one(R"("dtype":1,"shape":[4],"data_offsets":[0,16])"), bad, "dtype"},
-       {"unknown dtype", one(R"("dtype":"F8_E4M3","shape":[4],"data_offsets":[0,16])"),
-        ErrorCode::unsupported, "F8_E4M3"},
-       {"dtype with a newline", one(R"("dtype":"F\n32","shape":[4],"data_offsets":[0,16])"),
-        ErrorCode::unsupported, "F?32"},
+       {"too few bytes of another type",
+        one(R"("dtype":"F8_E4M3","shape":[4],"data_offsets":[0,16])"), bad,
+        "a: expected 4 bytes for F8_E4M3 [4], found 16"},
+       {"too many bytes of U16", one(R"("dtype":"U16","shape":[9],"data_offsets":[0,16])"), bad,
+        "a: expected 18 bytes for U16 [9], found 16"},
+       {"U32", one(R"("dtype":"U32","shape":[3],"data_offsets":[0,16])"), bad,
+        "a: expected 12 bytes for U32 [3], found 16"},
+       {"U64", one(R"("dtype":"U64","shape":[3],"data_offsets":[0,16])"), bad,
+        "a: expected 24 bytes for U64 [3], found 16"},
+       {"C64", one(R"("dtype":"C64","shape":[4],"data_offsets":[0,16])"), bad,
+        "a: expected 32 bytes for C64 [4], found 16"},
+       {"F8_E5M2", one(R"("dtype":"F8_E5M2","shape":[15],"data_offsets":[0,16])"), bad,
+        "a: expected 15 bytes for F8_E5M2 [15], found 16"},
+       {"F8_E8M0", one(R"("dtype":"F8_E8M0","shape":[17],"data_offsets":[0,16])"), bad,
+        "a: expected 17 bytes for F8_E8M0 [17], found 16"},
+       {"F4", one(R"("dtype":"F4","shape":[30],"data_offsets":[0,16])"), bad,
+        "a: expected 15 bytes for F4 [30], found 16"},
+       {"F4 within a byte", one(R"("dtype":"F4","shape":[31],"data_offsets":[0,16])"), bad,
+        "a: expected a shape of whole bytes that fits in memory, found F4 [31]"},
+       {"F6 within a byte", one(R"("dtype":"F6_E2M3","shape":[21],"data_offsets":[0,16])"), bad,
+        "a: expected a shape of whole bytes that fits in memory, found F6_E2M3 [21]"},
+       {"F6", one(R"("dtype":"F6_E3M2","shape":[20],"data_offsets":[0,16])"), bad,
+        "a: expected 15 bytes for F6_E3M2 [20], found 16"},
+       {"product of another type overflows",
+        one(R"("dtype":"U16","shape":[4294967296,4294967296],"data_offsets":[0,16])"), bad,
+        "found U16 [4294967296,4294967296]"},
+       {"bits of another type overflow",
+        one(R"("dtype":"F4","shape":[4611686018427387904],"data_offsets":[0,16])"), bad, "memory"},
+       {"an unknown type beyond the file", one(R"("dtype":"I4","shape":[4],"data_offsets":[0,17])"),
+        bad, "a: expected offsets within 16 bytes of data, found 0 to 17"},
+       {"an unknown type after a hole", one(R"("dtype":"I4","shape":[4],"data_offsets":[8,16])"),
+        bad, "a: expected data from byte 0, found 8, after a hole"},
+       {"an unknown type of no shape", one(R"("dtype":"I4","shape":"all","data_offsets":[0,16])"),
+        bad, "a: expected a shape of whole numbers"},
+       {"unknown types that overlap",
+        safetensors(R"({"a":{"dtype":"I4","shape":[2],"data_offsets":[0,2]},)"
+                    R"("b":{"dtype":"I4","shape":[2],"data_offsets":[1,3]}})",
+                    "xxx"),
+        bad, "b: expected data from byte 2, found 1, overlapping"},
+       {"name that turns the text around", safetensors("{\"abc\xE2\x80\xAEsrotnesefas\":1}"), bad,
+        "abc?srotnesefas"},
+       {"name with C1 characters",
+        safetensors("{\"a\xC2\x9B"
+                    "31m\":1}"),
+        bad, "a?31m"},
+       {"dtype that steers a terminal",
+        one(R"("dtype":"\u001b[31mF32","shape":[4],"data_offsets":[0,17])"), bad, "within 16"},
        {"no shape", one(f32 + R"("data_offsets":[0,16])"), bad, "shape"},
        {"shape as number", one(f32 + R"("shape":4,"data_offsets":[0,16])"), bad, "shape"},
        {"negative extent", one(f32 + R"("shape":[-4],"data_offsets":[0,16])"), bad, "shape"},
@@ -116,8 +159,9 @@ TEST(Hostile, SafetensorsTensors) {
        {"product overflows to 4",
         one(f32 + R"("shape":[4611686018427387905,4],)" + R"("data_offsets":[0,16])"), bad,
         "memory"},
-       {"nine axes", one(f32 + R"("shape":[1,1,1,1,1,1,1,1,4],"data_offsets":[0,16])"),
-        ErrorCode::unsupported, "8 axes"},
+       {"nine axes of too many bytes",
+        one(f32 + R"("shape":[1,1,1,1,1,1,1,1,5],"data_offsets":[0,16])"), bad,
+        "a: expected 20 bytes for F32 [1,1,1,1,1,1,1,1,5], found 16"},
        {"a thousand axes",
         one(f32 + "\"shape\":[" +
             [] {
@@ -238,9 +282,15 @@ TEST(Hostile, PicklesThatWouldRunSomething) {
        {"protocol 4", test::torch_archive("\x80\x04}.", {}), refused, "protocol"},
        {"protocol 255", test::torch_archive("\x80\xff}.", {}), refused, "protocol"},
        {"frame", archive("\x95"s + little(4, 8) + "}."), refused, "0x95"},
+       {"a name that weights_only refuses", call("numpy", "dtype"), refused, "numpy.dtype"},
+       {"a name of argparse", call("argparse", "FileType"), refused, "argparse.FileType"},
+       {"a type that torch lacks", call("torch", "float128"), refused, "torch.float128"},
+       {"a storage that torch lacks", call("torch", "Storage"), refused, "torch.Storage"},
+       {"a name without module", call("", "Size"), refused, ".Size"},
+       {"a codec that is no name", call("_codecs", "decode"), refused, "_codecs.decode"},
        {"an allowed call that makes no tensor",
         archive(PickleBuilder().raw("}").text("x").global("torch", "FloatStorage").raw(")Rs.")),
-        refused, "torch.FloatStorage"}});
+        refused, "no tensor"}});
 }
 
 std::string repeated(std::string_view text, int count) {
@@ -279,7 +329,7 @@ TEST(Hostile, PicklesThatBreakTheMachine) {
        {"APPEND to a dictionary", archive("}Na."), bad, "a list"},
        {"SETITEM of a list", archive("]NNs."), bad, "a dictionary"},
        {"an odd number of items", archive("}(Nu."), bad, "pairs"},
-       {"a number as key", archive("}K\x01Ns."), bad, "text as keys"},
+       {"numbers as keys only", archive("}K\x01Ns."), ErrorCode::unsupported, "no tensor"},
        {"BINGET of nothing", archive("h\x05."), bad, "memo"},
        {"LONG_BINGET of 2^32 - 1", archive("j\xff\xff\xff\xff."), bad, "memo"},
        {"BINPUT on an empty stack", archive("q\x01."), bad, "too few"},
@@ -294,11 +344,59 @@ TEST(Hostile, PicklesThatBreakTheMachine) {
        {"text one byte too long", archive("X"s + little(2, 4) + "."), bad, "the end"},
        {"GLOBAL without newline", archive("cos"), bad, "the end"},
        {"GLOBAL without name", archive("cos\nsystem"), bad, "the end"},
-       {"100000 levels of tuples", archive("N" + repeated("\x85", 100'000) + "."), bad, "levels"},
+       {"100000 levels of tuples", archive("N" + repeated("\x85", 100'000) + "."), bad,
+        "a dictionary of tensors"},
        {"levels through the memo", archive("N" + repeated("q\x01h\x01\x86", 100) + "."), bad,
-        "levels"},
-       {"levels of storages", archive(")" + repeated("Q\x85", 100) + "."), bad, "levels"},
-       {"levels of lists", archive("]]a."), bad, "plain values"},
+        "a dictionary of tensors"},
+       {"levels of storages", archive(")" + repeated("Q\x85", 100) + "."), bad,
+        "a dictionary of tensors"},
+       {"levels of lists", archive("]]a."), bad, "a dictionary of tensors"},
+       {"a list that contains itself",
+        archive("]q\x01h\x01"
+                "a."),
+        bad, "a dictionary of tensors"},
+       {"a dictionary that is its own model",
+        archive(PickleBuilder().raw("}q\x01").text("model").raw("h\x01s.")), ErrorCode::unsupported,
+        "no tensor"},
+       {"dictionaries that contain each other",
+        archive(PickleBuilder().raw("}q\x01").text("model").raw("}q\x02").text("module").raw(
+            "h\x01ss.")),
+        ErrorCode::unsupported, "no tensor"},
+       {"the same dictionary under many names", archive([] {
+          PickleBuilder pickle;
+          pickle.raw("}q\x01(");
+          for (int i = 0; i < 2000; ++i) pickle.text(i % 2 == 0 ? "model" : "module").raw("h\x01");
+          return pickle.raw("u.");
+        }()),
+        ErrorCode::unsupported, "no tensor"},
+       {"100000 levels of models", archive([] {
+          PickleBuilder pickle;
+          for (int i = 0; i < 100'000; ++i) pickle.raw("}").text("model");
+          return pickle.raw("N" + repeated("s", 100'000) + ".");
+        }()),
+        ErrorCode::unsupported, "no tensor"},
+       {"an ordered dictionary of a number",
+        archive(PickleBuilder().global("collections", "OrderedDict").raw("K\x01\x85R.")), bad,
+        "an ordered dictionary of pairs"},
+       {"an ordered dictionary of triples",
+        archive(PickleBuilder()
+                    .global("collections", "OrderedDict")
+                    .raw("](NNN\x87"
+                         "ta\x85R.")),
+        bad, "an ordered dictionary of pairs"},
+       {"an ordered dictionary of numbers",
+        archive(PickleBuilder()
+                    .global("collections", "OrderedDict")
+                    .raw("]K\x01"
+                         "a\x85R.")),
+        bad, "an ordered dictionary of pairs"},
+       {"BINBYTES of 4 GiB", archive("B\xff\xff\xff\xff."), bad, "the end"},
+       {"SHORT_BINSTRING cut short",
+        archive("U\x05"
+                "abc"),
+        bad, "the end"},
+       {"ADDITEMS without mark", archive("\x8f\x90."), bad, "too few"},
+       {"ADDITEMS to a dictionary", archive("}(\x90."), bad, "a list"},
        {"a million values", archive(repeated("N", 1'000'000) + "."), ErrorCode::unsupported,
         "values"},
        {"a million marks", archive(repeated("(", 1'000'000) + "."), ErrorCode::unsupported,
@@ -314,6 +412,16 @@ std::string one_tensor(std::int64_t count, std::int64_t offset,
                      .text("x")
                      .tensor(type, key, count, offset, shape, strides)
                      .raw("s."));
+}
+
+// A tensor "x" of 6 elements with its type beside an untyped storage.
+PickleBuilder v3_tensor(const std::string& storage, std::int64_t bytes, const std::string& type) {
+  PickleBuilder pickle;
+  pickle.raw("}").text("x").global("torch._utils", "_rebuild_tensor_v3").raw("((");
+  pickle.text("storage").global("torch.storage", storage).text("0").text("cpu").number(bytes);
+  pickle.raw("tQ").number(0).numbers({6}).numbers({1}).raw("\x89");
+  pickle.global("collections", "OrderedDict").raw(")R").global("torch", type).raw("tRs.");
+  return pickle;
 }
 
 TEST(Hostile, TensorsBeyondTheirStorage) {
@@ -351,16 +459,25 @@ TEST(Hostile, TensorsBeyondTheirStorage) {
        {"strides that repeat elements", one_tensor(6, 0, {3, 3}, {1, 1}), bad, "within"},
        {"negative extent", one_tensor(6, 0, {-1}, {1}), bad, "a shape"},
        {"extents that overflow", one_tensor(6, 0, {big, 4}, {1, 1}), bad, "memory"},
-       {"nine axes",
-        one_tensor(6, 0, std::vector<std::int64_t>(9, 1), std::vector<std::int64_t>(9, 1)), bad,
+       {"65 axes",
+        one_tensor(6, 0, std::vector<std::int64_t>(65, 1), std::vector<std::int64_t>(65, 1)), bad,
         "a shape"},
        {"more strides than axes", one_tensor(6, 0, {6}, {1, 1}), bad, "strides"},
        {"absent storage", one_tensor(6, 0, {6}, {1}, "FloatStorage", "1"), bad, "data/1"},
        {"storage outside the folder", one_tensor(6, 0, {6}, {1}, "FloatStorage", "../data.pkl"),
         bad, "none"},
        {"storage key with a newline", one_tensor(6, 0, {6}, {1}, "FloatStorage", "\n"), bad, "?"},
-       {"unknown storage type", one_tensor(6, 0, {6}, {1}, "ComplexFloatStorage"),
-        ErrorCode::unsupported, "ComplexFloatStorage"},
+       {"a type in place of a storage", one_tensor(6, 0, {6}, {1}, "float32"), bad,
+        "x: expected a storage type, found torch.float32"},
+       {"storage of another type that is too small",
+        one_tensor(6, 0, {6}, {1}, "ComplexFloatStorage"), bad,
+        "x: expected a storage of 6 elements, found 24 bytes"},
+       {"untyped storage that is too small", archive(v3_tensor("UntypedStorage", 25, "float32")),
+        bad, "x: expected a storage of 25 elements, found 24 bytes"},
+       {"elements beyond an untyped storage", archive(v3_tensor("UntypedStorage", 20, "float32")),
+        bad, "x: expected elements within a storage of 5"},
+       {"v3 of no type", archive(v3_tensor("UntypedStorage", 24, "Size")), bad,
+        "x: expected a type of elements, found something else"},
        {"name twice", archive(twice), bad, "twice"},
        {"many copies of one large storage",
         test::torch_archive("\x80\x02"s + copies.bytes(), {std::string(1'000'000, 'x')}),
@@ -368,8 +485,22 @@ TEST(Hostile, TensorsBeyondTheirStorage) {
        {"dictionaries in a dictionary",
         archive(PickleBuilder().raw("}").text("state_dict").raw("}s.")), ErrorCode::unsupported,
         "no tensor"},
-       {"a tuple as tensor", archive(PickleBuilder().raw("}").text("x").raw(")s.")), bad,
-        "a tensor"},
+       {"a tuple as tensor", archive(PickleBuilder().raw("}").text("x").raw(")s.")),
+        ErrorCode::unsupported, "no tensor"},
+       {"a parameter of nothing",
+        archive(PickleBuilder()
+                    .raw("}")
+                    .text("x")
+                    .global("torch._utils", "_rebuild_parameter")
+                    .raw("N\x85Rs.")),
+        ErrorCode::unsupported, "no tensor"},
+       {"parameters of parameters", archive([] {
+          PickleBuilder pickle;
+          pickle.raw("}").text("x");
+          for (int i = 0; i < 1000; ++i) pickle.global("torch._utils", "_rebuild_parameter");
+          return pickle.raw("N" + repeated("\x85R", 1000) + "s.");
+        }()),
+        ErrorCode::unsupported, "no tensor"},
        {"a tensor of nothing",
         archive(PickleBuilder()
                     .raw("}")

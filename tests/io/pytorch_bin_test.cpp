@@ -106,6 +106,116 @@ TEST(PytorchBin, ParametersAndPlainValues) {
   EXPECT_EQ(store.size(), 1U);
 }
 
+// The file of that pickle, with storage "0" of 24 bytes: the numbers 1 … 6.
+Result<WeightStore> read_pickled(const PickleBuilder& pickle) {
+  const std::string storage = test::bytes_of_array<float>({1, 2, 3, 4, 5, 6});
+  WeightStore store;
+  KRAIT_RETURN_IF_ERROR(read_pytorch_bin(
+      test::file_of(test::torch_archive("\x80\x02" + pickle.bytes(), {storage}), "x.bin"), store));
+  return store;
+}
+
+PickleBuilder& add_x(PickleBuilder& pickle) {
+  return pickle.text("x").tensor("FloatStorage", "0", 6, 0, {6}, {1});
+}
+
+// {"x": tensor} under that key, with other things beside it.
+PickleBuilder nested(std::string_view key) {
+  PickleBuilder pickle;
+  pickle.raw("}(").text("epoch").raw("K\x03").text("lr_schedulers").raw("](}}e");
+  pickle.text(key).raw("}");
+  add_x(pickle).raw("s");
+  return pickle.text("optimizer").raw("}").text("state").raw("}K\x01}ssu.");
+}
+
+TEST(PytorchBin, TrainingCheckpointsHoldTheModelUnderAName) {
+  for (const char* key : {"state_dict", "model_state_dict", "model", "module", "model_state"}) {
+    const auto store = read_pickled(nested(key));
+    ASSERT_TRUE(store) << key << ": " << store.error().message;
+    EXPECT_EQ(store->size(), 1U) << key;
+    EXPECT_EQ(store->find("x")->tensor.as<float>()[5], 6.0F) << key;
+  }
+  EXPECT_FALSE(read_pickled(nested("weights")));
+  // Two levels, and tensors beside them that are not the model's.
+  PickleBuilder pickle;
+  pickle.raw("}(").text("rng").tensor("FloatStorage", "0", 6, 0, {2}, {1});
+  pickle.text("state_dict").raw("}").text("module").raw("}");
+  add_x(pickle).raw("ssu.");
+  const auto store = read_pickled(pickle);
+  ASSERT_TRUE(store) << store.error().message;
+  EXPECT_TRUE(store->contains("x"));
+  EXPECT_FALSE(store->contains("rng"));
+}
+
+TEST(PytorchBin, ParametersMayHaveAttributes) {
+  PickleBuilder pickle;
+  pickle.raw("}").text("A_log").global("torch._utils", "_rebuild_parameter_with_state").raw("(");
+  pickle.tensor("FloatStorage", "0", 6, 0, {6}, {1}).raw("\x88");
+  pickle.global("collections", "OrderedDict").raw(")R}").text("_no_weight_decay").raw("\x88stRs.");
+  const auto store = read_pickled(pickle);
+  ASSERT_TRUE(store) << store.error().message;
+  EXPECT_EQ(store->find("A_log")->tensor.size(), 6);
+}
+
+TEST(PytorchBin, WhatIsNoTensorIsLeftOut) {
+  PickleBuilder pickle;
+  pickle.raw("}(");
+  add_x(pickle);
+  pickle.text("size").global("torch", "Size").raw("(K\x01K\x02t\x85R");
+  pickle.text("type").global("torch", "bfloat16");
+  pickle.text("device").global("torch", "device").text("cpu").raw("\x85R");
+  pickle.text("set")
+      .global("__builtin__", "set")
+      .raw(
+          "](K\x01K\x02"
+          "e\x85R");
+  pickle.text("counter").global("collections", "Counter").raw("}K\x01K\x02s\x85R");
+  pickle.text("bytes").global("_codecs", "encode").text("ab").text("latin1").raw("\x86R");
+  pickle.text("args").global("argparse", "Namespace").raw(")\x81}").text("lr").raw("K\x01sb");
+  pickle.text("pairs")
+      .global("collections", "OrderedDict")
+      .raw(
+          "]](K\x01K\x02"
+          "ea\x85R");
+  pickle.text("string").raw("U\x02hi").text("set2").raw("\x8f(K\x01\x90").raw("K\x07N");
+  const auto store = read_pickled(pickle.raw("u."));
+  ASSERT_TRUE(store) << store.error().message;
+  EXPECT_EQ(store->size(), 1U);
+  EXPECT_TRUE(store->unreadable().empty());
+}
+
+TEST(PytorchBin, TensorsMayNameTheirTypeThemselves) {
+  const auto v3 = [](std::string_view type, std::int64_t count) {
+    PickleBuilder pickle;
+    pickle.raw("}").text("x").global("torch._utils", "_rebuild_tensor_v3").raw("((");
+    pickle.text("storage").global("torch.storage", "UntypedStorage").text("0").text("cpu");
+    pickle.number(24).raw("tQ").number(0).numbers({count}).numbers({1}).raw("\x89");
+    pickle.global("collections", "OrderedDict").raw(")R").global("torch", type).raw("tRs.");
+    return pickle;
+  };
+  const auto floats = read_pickled(v3("float32", 6));
+  ASSERT_TRUE(floats) << floats.error().message;
+  EXPECT_EQ(floats->find("x")->tensor.as<float>()[5], 6.0F);
+  const auto shorts = read_pickled(v3("uint16", 12));
+  ASSERT_TRUE(shorts) << shorts.error().message;
+  EXPECT_EQ(shorts->size(), 0U);
+  EXPECT_EQ(shorts->unreadable().at("x").what, "uint16 [12]");
+}
+
+TEST(PytorchBin, TensorsThatKraitLacksAreNoted) {
+  PickleBuilder pickle;
+  pickle.raw("}(").text("c").tensor("ComplexFloatStorage", "0", 3, 0, {3}, {1});
+  pickle.text("r").tensor("FloatStorage", "0", 6, 0, {1, 1, 1, 1, 1, 1, 1, 1, 6},
+                          {6, 6, 6, 6, 6, 6, 6, 6, 1});
+  pickle.text("s").global("torch._utils", "_rebuild_sparse_tensor").raw("NN\x86R");
+  const auto store = read_pickled(pickle.raw("u."));
+  ASSERT_TRUE(store) << store.error().message;
+  EXPECT_EQ(store->unreadable().at("c").what, "complex64 [3]");
+  EXPECT_EQ(store->unreadable().at("r").what, "float32 [1,1,1,1,1,1,1,1,6]");
+  EXPECT_EQ(store->unreadable().at("s").what,
+            "a tensor made by torch._utils._rebuild_sparse_tensor");
+}
+
 TEST(PytorchBin, Zip64DirectoriesAreRead) {
   PickleBuilder pickle;
   pickle.raw("\x80\x02}").text("x").tensor("ByteStorage", "0", 3, 0, {3}, {1}).raw("s.");

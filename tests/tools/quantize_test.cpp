@@ -266,15 +266,50 @@ TEST_F(Quantize, WeightsThatTheFormCannotRepresentAreNamed) {
     write_with({}, name, 17 * 48 + 3, nan);
     const auto outcome = quantize(form);
     expect_refused(outcome, ErrorCode::bad_format, name);
-    expect_refused(outcome, ErrorCode::bad_format, "(row 17, column 3)");
+    const bool is_grouped = form == WeightForm::q8 || form == WeightForm::q4;
+    expect_refused(outcome, ErrorCode::bad_format,
+                   is_grouped ? "(row 17, column 3)" : "found nan (element [17,3])");
     EXPECT_TRUE(nothing_left());
     write_with({}, name, 191 * 48 + 47, 3.4e38F);
-    expect_refused(quantize(form), ErrorCode::bad_format, "(row 191, column 47)");
+    expect_refused(quantize(form), ErrorCode::bad_format,
+                   is_grouped ? "(row 191, column 47)" : "found 3.4e+38 (element [191,47])");
     EXPECT_TRUE(nothing_left());
   }
   write_with({}, name, 100, 65520.0F);
-  expect_refused(quantize(WeightForm::f16), ErrorCode::bad_format, "(row 2, column 4)");
+  expect_refused(quantize(WeightForm::f16), ErrorCode::bad_format,
+                 "expected weights that f16 can hold (at most 65504), found 65520 (element [2,4])");
   EXPECT_TRUE(quantize(WeightForm::q8));
+}
+
+TEST_F(Quantize, SourcesMayBeInF64) {
+  const WeightStore weights = weights_of({});
+  WeightStore wide = weights;
+  const auto widen = [&](const std::string& name, double factor) {
+    const TensorView stored = weights.find(name)->tensor;
+    auto values = std::make_shared<std::vector<double>>();
+    for (Index i = 0; i < stored.size(); ++i) {
+      values->push_back(static_cast<double>(static_cast<const float*>(stored.data)[i]) * factor);
+    }
+    wide.add(name, {values->data(), DType::f64, stored.shape}, values);
+  };
+  for (const auto& [name, entry] : weights.entries()) {
+    if (entry.tensor.dtype == DType::f32) widen(name, 1.0);
+  }
+  write({});
+  write_weights(source(), wide, false);
+  for (const WeightForm form : all_forms) {
+    const auto outcome = quantize(form);
+    ASSERT_TRUE(outcome) << outcome.error().message;
+    expect_same_model(source(), result(), form);
+    fs::remove_all(result());
+  }
+  widen("backbone.layers.0.mixer.out_proj.weight", 1e300);
+  write_weights(source(), wide, false);
+  for (const WeightForm form : all_forms) {
+    expect_refused(quantize(form), ErrorCode::bad_format,
+                   "[quantize] backbone.layers.0.mixer.out_proj.weight: expected weights that");
+    EXPECT_TRUE(nothing_left());
+  }
 }
 
 TEST_F(Quantize, SourcesThatAreQuantisedAreRefused) {

@@ -3,6 +3,7 @@
 /// \file
 /// Checkpoint: what a published model consists of, whatever its files are called.
 
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -30,7 +31,7 @@ struct Checkpoint {
 struct CheckpointOptions {
   WeightsMode weights = WeightsMode::map;
   /// Called while weights are copied, in bytes; never for mapped ones.
-  Progress progress = {};
+  std::function<Flow(Index done, Index total)> progress = {};
 };
 
 /// Opens a checkpoint:

@@ -11,10 +11,12 @@
 namespace krait::inline v0_1 {
 
 /// Adds every tensor of a torch.save archive (a ZIP of stored entries with a pickle of protocol 2)
-/// whose top level is a dictionary of tensors. Nothing in the file is executed: of the pickle
-/// machine only the operations that build such a dictionary exist, of Python's names only those of
-/// tensors and their storages. Contiguous tensors whose elements are aligned point into `file`;
-/// others are copied, as long as the copies do not outgrow the file. On a failure nothing is added.
+/// whose top level is a dictionary of tensors, or holds one as "state_dict", "model", "module" or
+/// the like. Nothing in the file is executed: of the pickle machine only the operations exist that
+/// torch.load(weights_only=True) has, of Python's names only those that it allows, and
+/// argparse.Namespace; whatever is no tensor is left out. Contiguous tensors whose elements are
+/// aligned point into `file`; others are copied, as long as the copies do not outgrow the file.
+/// Tensors of types that krait lacks are noted as unreadable. On a failure nothing is added.
 ///
 /// Errors: bad_format; unsupported for archives of other kinds (compressed, before PyTorch 1.6,
 /// with other Python objects in them).

@@ -16,13 +16,15 @@
 namespace krait::inline v0_1 {
 
 /// Adds every tensor of a safetensors file to `store`, pointing into `file` (copied where its
-/// elements would not be aligned). Checks the header's
-/// length, types, shapes, offsets (in range, sized as the shape says, not overlapping, no
-/// duplicate names) before anything is added.
+/// elements would not be aligned). Checks the header's length, shapes, offsets (in range, sized as
+/// type and shape say, not overlapping, no duplicate names) before anything is added. Tensors of
+/// types that krait lacks, or of more than 8 axes, are noted as unreadable.
 KRAIT_API Result<void> read_safetensors(std::shared_ptr<const FileBytes> file, WeightStore& store);
 
 /// Adds every tensor of a sharded checkpoint, given the text of model.safetensors.index.json and
-/// the folder the shards lie in. Every tensor of the index must be in the shard it names.
+/// the folder the shards lie in. Every shard that the index names must be there; which tensors they
+/// hold is read from them, whatever the index says. Of tensors in two shards the one is taken that
+/// the index means; where it means neither, they must be the same.
 KRAIT_API Result<void> read_safetensors_index(const std::string& index_json,
                                               const std::string& directory, WeightsMode mode,
                                               WeightStore& store, Progress progress = {});

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -112,7 +113,8 @@ class KRAIT_API WeightBinder {
  private:
   friend class WeightScope;
 
-  Result<TensorView> find(const std::string& name, const Shape& shape) const;
+  Result<TensorView> find(const std::string& name, const Shape& shape);
+  Result<TensorView> narrow(const std::string& name, const TensorView& stored, DType dtype);
   Result<TensorView> find_part(const std::string& name, DType dtype, const Shape& shape);
   void record(TensorUse use);
   void* allocate(Index bytes);
@@ -124,6 +126,7 @@ class KRAIT_API WeightBinder {
   std::vector<TensorUse> uses_;
   std::set<std::string, std::less<>> used_names_;
   std::vector<std::shared_ptr<const void>> blocks_;
+  std::shared_ptr<const void> narrowed_;  // the f64 tensor found last, in f32
 };
 
 /// A prefix of tensor names within a WeightBinder. Cheap to copy; the binder must outlive it.
@@ -216,7 +219,17 @@ class KRAIT_API WeightScope {
   double active_ = 1.0;
 };
 
-/// Converts a tensor of floats to another type of float, rounding to nearest even.
+/// Converts a tensor of floats (f64 as well, by way of f32) to another type of float, rounding to
+/// nearest even.
 KRAIT_API void convert_floats(const TensorView& from, DType to, void* out) noexcept;
+
+/// The first element of f32, f16 or bf16 that is infinite or no number, counted from the first.
+KRAIT_API std::optional<Index> find_not_finite(const TensorView& tensor) noexcept;
+
+/// What to say of an element that a narrower type cannot hold: "weights that f16 can hold (at most
+/// 65504), found 70000 (element [3,5])". `element` counts within `from`; `first_row` is the place
+/// of its first row in the whole tensor.
+KRAIT_API std::string not_representable(const TensorView& from, Index element,
+                                        std::string_view form, Index first_row = 0);
 
 }  // namespace krait::inline v0_1

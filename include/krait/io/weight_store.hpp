@@ -24,11 +24,26 @@ class WeightStore {
     std::string file;  ///< where it came from, for messages; may be empty
   };
 
+  /// A tensor that the checkpoint has but krait cannot hold: its type is unknown here, or it has
+  /// too many axes. Only a model that needs it is refused.
+  struct Unreadable {
+    std::string what;  ///< type and shape, for messages: "F8_E4M3 [4,4]"
+    std::string file;  ///< where it is, for messages; may be empty
+  };
+
   /// Adds a tensor whose bytes live as long as `owner`. A name that exists is replaced.
   void add(std::string name, TensorView tensor, std::shared_ptr<const void> owner,
            std::string file = {}) {
     keep(std::move(owner));
+    unreadable_.erase(name);
     entries_.insert_or_assign(std::move(name), Entry{tensor, std::move(file)});
+  }
+
+  /// Notes that there is a tensor of that name, which cannot be used. A name that exists is
+  /// replaced.
+  void add_unreadable(std::string name, Unreadable tensor) {
+    entries_.erase(name);
+    unreadable_.insert_or_assign(std::move(name), std::move(tensor));
   }
 
   /// Keeps `owner` alive as long as this store and its copies.
@@ -50,6 +65,11 @@ class WeightStore {
   /// All entries, by name.
   const std::map<std::string, Entry, std::less<>>& entries() const noexcept { return entries_; }
 
+  /// Those that cannot be used, by name; `find` and `size` leave them out.
+  const std::map<std::string, Unreadable, std::less<>>& unreadable() const noexcept {
+    return unreadable_;
+  }
+
   /// What keeps the bytes alive.
   const std::vector<std::shared_ptr<const void>>& owners() const noexcept { return owners_; }
 
@@ -58,6 +78,7 @@ class WeightStore {
 
  private:
   std::map<std::string, Entry, std::less<>> entries_;
+  std::map<std::string, Unreadable, std::less<>> unreadable_;
   std::vector<std::shared_ptr<const void>> owners_;
 };
 

@@ -3,6 +3,7 @@
 /// \file
 /// From a checkpoint to a model: config.json to spec, and everything at once.
 
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,8 +16,9 @@ namespace krait::inline v0_1 {
 /// What a configuration says, beside the spec.
 struct ModelConfig {
   ModelSpec spec;
-  std::string prefix;                ///< what the tensors' names begin with
-  std::vector<Token> stop_tokens;    ///< end-of-text ids, if the configuration names any
+  std::string prefix;              ///< what the tensors' names begin with
+  std::string wrapper;             ///< of it, what no family has: "module" where all begin with it
+  std::vector<Token> stop_tokens;  ///< end-of-text ids, if the configuration names any
   std::vector<std::string> ignored;  ///< keys that were not understood, for reports
   bool is_byte_level = false;        ///< vocabulary of 256 and no tokenizer: ids are bytes
 
@@ -41,7 +43,8 @@ struct LoadOptions {
   WeightsMode weights = WeightsMode::map;
   WeightForm form = WeightForm::file;
   Compute compute = Compute::f32;
-  Progress progress = {};  ///< bytes read; only where weights are copied
+  /// Bytes read; only called where weights are copied.
+  std::function<Flow(Index done, Index total)> progress = {};
 
   WeightOptions for_weights() const noexcept { return {.form = form, .compute = compute}; }
 };
