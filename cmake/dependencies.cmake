@@ -91,11 +91,12 @@ endfunction()
 
 find_package(Threads REQUIRED)
 
-krait_dependency(fmt TARGET fmt::fmt-header-only PACKAGE fmt
-  GIT https://github.com/fmtlib/fmt.git TAG 9.1.0)
 krait_dependency(json TARGET nlohmann_json::nlohmann_json PACKAGE nlohmann_json
   GIT https://github.com/nlohmann/json.git TAG v3.12.0)
-# The three with compiled code. krait-config.cmake.in and krait.pc.in name them again.
+# Those with compiled code; install.cmake names them again. fmt would do without, at the price of four
+# seconds of compiling for every source that formats a message.
+krait_dependency(fmt TARGET krait_deps::fmt PKG_CONFIG fmt
+  GIT https://github.com/fmtlib/fmt.git TAG 9.1.0 FETCH_TARGET fmt)
 krait_dependency(highway TARGET krait_deps::highway PKG_CONFIG libhwy
   GIT https://github.com/google/highway.git TAG 1.2.0 FETCH_TARGET hwy
   OPTIONS HWY_ENABLE_CONTRIB=OFF HWY_ENABLE_EXAMPLES=OFF HWY_ENABLE_INSTALL=OFF
