@@ -41,6 +41,23 @@ krait_install_packages() {
   } >&2 || { echo "krait: the installation of$krait_missing failed" >&2; return 1; }
 }
 
+# krait_install_formatter: the one whose taste the sources follow, where the distribution has it
+# (Debian 12 does, 13 does not) and it may be installed. One test is skipped without it.
+krait_install_formatter() {
+  if ! krait_has_formatter && [ "$(id -u)" = 0 ] &&
+    apt-cache show clang-format-14 >/dev/null 2>&1; then
+    krait_install_packages clang-format-14 || :
+  fi
+}
+krait_has_formatter() {
+  for krait_format in clang-format-14 clang-format; do
+    if "$krait_format" --version 2>/dev/null | grep -q 'version 14\.'; then
+      return 0
+    fi
+  done
+  return 1
+}
+
 # krait_cmake: the distribution's CMake if it is new enough, else the one on the PATH.
 krait_cmake() {
   if [ -x /usr/bin/cmake ] && krait_new_enough /usr/bin/cmake; then

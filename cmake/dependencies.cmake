@@ -1,7 +1,8 @@
 # Third-party libraries: the system's packages first, fetched sources second. All of them stay
 # private to krait: no public header includes them, and the installed package names none but the
-# compiled libraries that a static krait must be linked with.
-include(FetchContent)
+# compiled libraries that a static krait must be linked with. Nothing is left behind in an application
+# that has krait as a subproject: imported targets are visible in krait's folders only (it may bring
+# its own fmt afterwards), and options of fetched projects are no cache entries.
 
 # krait_dependency(name TARGET target PACKAGE package PKG_CONFIG module
 #                  GIT repository TAG tag FETCH_TARGET target OPTIONS VAR=value …)
@@ -15,14 +16,14 @@ function(krait_dependency name)
   endif()
   if(NOT KRAIT_DEPS STREQUAL "fetch")
     if(arg_PACKAGE)
-      find_package(${arg_PACKAGE} QUIET GLOBAL)
+      find_package(${arg_PACKAGE} QUIET)
     endif()
     if(NOT TARGET ${arg_TARGET} AND arg_PKG_CONFIG)
       find_package(PkgConfig QUIET)
       if(PkgConfig_FOUND)
-        pkg_check_modules(krait_${name} QUIET IMPORTED_TARGET GLOBAL ${arg_PKG_CONFIG})
+        pkg_check_modules(krait_${name} QUIET IMPORTED_TARGET ${arg_PKG_CONFIG})
         if(TARGET PkgConfig::krait_${name})
-          add_library(${arg_TARGET} INTERFACE IMPORTED GLOBAL)
+          add_library(${arg_TARGET} INTERFACE IMPORTED)
           target_link_libraries(${arg_TARGET} INTERFACE PkgConfig::krait_${name})
         endif()
       endif()
@@ -33,14 +34,15 @@ function(krait_dependency name)
       message(FATAL_ERROR "krait needs ${name}: no package gives the target ${arg_TARGET}")
     endif()
     message(STATUS "krait: fetching ${name} ${arg_TAG}")
+    include(FetchContent)
     foreach(option IN LISTS arg_OPTIONS)
       string(REGEX MATCH "^([^=]+)=(.*)$" _ "${option}")
-      set(${CMAKE_MATCH_1} ${CMAKE_MATCH_2} CACHE BOOL "" FORCE)
+      set(${CMAKE_MATCH_1} ${CMAKE_MATCH_2})
     endforeach()
     # Static, position independent, and without a say in what krait installs.
     set(BUILD_SHARED_LIBS OFF)
     set(CMAKE_POSITION_INDEPENDENT_CODE ON)
-    set(CMAKE_POLICY_DEFAULT_CMP0077 NEW)  # option() leaves the two lines above alone
+    set(CMAKE_POLICY_DEFAULT_CMP0077 NEW)  # option() leaves the lines above alone
     set(CMAKE_POLICY_DEFAULT_CMP0126 NEW)  # and so does set(… CACHE)
     if(CMAKE_VERSION VERSION_GREATER_EQUAL 3.28)
       FetchContent_Declare(${name} GIT_REPOSITORY ${arg_GIT} GIT_TAG ${arg_TAG} GIT_SHALLOW TRUE
@@ -89,11 +91,12 @@ endfunction()
 
 find_package(Threads REQUIRED)
 
-krait_dependency(fmt TARGET fmt::fmt-header-only PACKAGE fmt
-  GIT https://github.com/fmtlib/fmt.git TAG 9.1.0)
 krait_dependency(json TARGET nlohmann_json::nlohmann_json PACKAGE nlohmann_json
   GIT https://github.com/nlohmann/json.git TAG v3.12.0)
-# The three with compiled code. krait-config.cmake.in and krait.pc.in name them again.
+# Those with compiled code; install.cmake names them again. fmt would do without, at the price of four
+# seconds of compiling for every source that formats a message.
+krait_dependency(fmt TARGET krait_deps::fmt PKG_CONFIG fmt
+  GIT https://github.com/fmtlib/fmt.git TAG 9.1.0 FETCH_TARGET fmt)
 krait_dependency(highway TARGET krait_deps::highway PKG_CONFIG libhwy
   GIT https://github.com/google/highway.git TAG 1.2.0 FETCH_TARGET hwy
   OPTIONS HWY_ENABLE_CONTRIB=OFF HWY_ENABLE_EXAMPLES=OFF HWY_ENABLE_INSTALL=OFF

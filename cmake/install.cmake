@@ -3,25 +3,32 @@ include(CMakePackageConfigHelpers)
 
 set(krait_config_dir ${CMAKE_INSTALL_LIBDIR}/cmake/krait)
 
-# The compiled dependencies that a consumer has to link: those of a static krait, unless fetched
-# (then they are inside). Pairs of the target in the export and the library's name, and the
-# names that pkg-config and Debian have for them.
+# The compiled dependencies that a consumer has to link: those of a static krait and of krait_tools,
+# unless fetched (then they are inside). Pairs of the target in the export and the library's name,
+# and the names that pkg-config and Debian have for them.
 set(krait_link_libraries "")
 set(krait_pc_modules "")
+set(krait_tools_pc_modules "")
 set(krait_dev_packages "")
-if(NOT BUILD_SHARED_LIBS)
-  foreach(entry "highway hwy libhwy libhwy-dev" "pcre2 pcre2-8 libpcre2-8 libpcre2-dev"
-      "utf8proc utf8proc libutf8proc libutf8proc-dev")
-    separate_arguments(entry)
-    list(POP_FRONT entry name library module package)
-    get_property(fetched GLOBAL PROPERTY krait_fetched_${name})
-    if(NOT fetched)
-      list(APPEND krait_link_libraries krait_deps::${name}=${library})
-      list(APPEND krait_pc_modules ${module})
-      list(APPEND krait_dev_packages ${package})
-    endif()
-  endforeach()
-endif()
+foreach(entry "fmt fmt fmt libfmt-dev" "highway hwy libhwy libhwy-dev"
+    "pcre2 pcre2-8 libpcre2-8 libpcre2-dev" "utf8proc utf8proc libutf8proc libutf8proc-dev")
+  separate_arguments(entry)
+  list(POP_FRONT entry name library module package)
+  get_property(fetched GLOBAL PROPERTY krait_fetched_${name})
+  if(fetched)
+    continue()
+  endif()
+  if(name STREQUAL "fmt")
+    list(APPEND krait_tools_pc_modules ${module})
+  endif()
+  if(name STREQUAL "fmt" OR NOT BUILD_SHARED_LIBS)
+    list(APPEND krait_link_libraries krait_deps::${name}=${library})
+    list(APPEND krait_dev_packages ${package})
+  endif()
+  if(NOT BUILD_SHARED_LIBS)
+    list(APPEND krait_pc_modules ${module})
+  endif()
+endforeach()
 
 install(TARGETS krait krait_tools EXPORT krait-targets
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
@@ -45,6 +52,10 @@ export(EXPORT krait-targets NAMESPACE krait:: FILE ${PROJECT_BINARY_DIR}/krait-t
 file(RELATIVE_PATH krait_pc_prefix /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 string(REGEX REPLACE "/$" "" krait_pc_prefix "${krait_pc_prefix}")
 list(JOIN krait_pc_modules ", " krait_pc_requires)
+list(JOIN krait_tools_pc_modules ", " krait_tools_pc_requires)
+if(krait_tools_pc_requires)
+  string(PREPEND krait_tools_pc_requires ", ")
+endif()
 if(krait_pc_requires)
   string(PREPEND krait_pc_requires "Requires: ")
 endif()

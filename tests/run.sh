@@ -13,6 +13,7 @@ krait_root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 
 # shellcheck disable=SC2086
 krait_install_packages $krait_build_packages $krait_test_packages
+krait_install_formatter
 # shellcheck disable=SC2086
 krait_configure "$krait_root/build" -DKRAIT_BUILD_TESTS=ON -DKRAIT_BUILD_BENCH=ON \
   ${KRAIT_CMAKE_OPTIONS-}
@@ -20,4 +21,11 @@ krait_compile "$krait_root/build" all
 
 ctest=$(krait_cmake)
 ctest=${ctest%cmake}ctest
-exec "$ctest" --test-dir "$krait_root/build" -j "$(nproc)" --output-on-failure "$@"
+code=0
+"$ctest" --test-dir "$krait_root/build" -j "$(nproc)" --output-on-failure "$@" || code=$?
+echo
+"$krait_root/build/tests/krait_list_isas"
+if ! krait_has_formatter; then
+  echo "Not checked, since there is no clang-format 14 here: the format of the sources"
+fi
+exit "$code"

@@ -16,9 +16,12 @@ namespace {
 // The tokens of a tile lie side by side: for every register of inputs, that of each token.
 constexpr Index tile_tokens = 4;
 
-// 12 sums, 3 rows and a token fill 16 registers.
+// 12 sums, 3 rows and a token fill 16 registers. Where tiles never pay (see tiles_pay), they are
+// single rows: compiling the others takes half a minute for SSE4 alone.
 template <int T>
-constexpr int tile_rows = T >= 3 ? 3 : 4;
+constexpr int tile_rows = HWY_TARGET != HWY_AVX2 ? 1
+                          : T >= 3               ? 3
+                                                 : 4;
 
 // All rows of a block meet a stretch of this many elements of a tile of tokens, which thus stays in
 // the L1 cache, before the next stretch.
@@ -216,7 +219,9 @@ void multiply(const MatmulArgs& args) {
       HWY_MIN(HWY_MAX(block_bytes / row_bytes / row_step * row_step, row_step), most_rows);
   const Index tiles = tiles_of(tokens);
   Index row = args.outputs.begin;
-  if (tiles == 1) row = multiply_apart<tile_tokens, W>(args);
+  if constexpr (HWY_TARGET == HWY_AVX2) {
+    if (tiles == 1) row = multiply_apart<tile_tokens, W>(args);
+  }
   for (; row < args.outputs.end; row += block) {
     const Index end = HWY_MIN(args.outputs.end, row + block);
     const Index bytes = HWY_MIN(block, args.outputs.end - end) * row_bytes;

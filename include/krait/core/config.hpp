@@ -7,6 +7,12 @@
 
 #include "krait/version.hpp"
 
+// Parts of krait are compiled with the application, and their results are exact by contract.
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || \
+    (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
+#  error "[build] krait: expected exact arithmetic, found -ffast-math or a part of it"
+#endif
+
 #if defined(__cpp_exceptions)
 #  define KRAIT_HAS_EXCEPTIONS 1
 #else
