@@ -217,7 +217,8 @@ Result<void> talk(Conversation& conversation) {
 }
 
 Result<void> run(const Options& options) {
-  if (!options.state_out.empty()) KRAIT_RETURN_IF_ERROR(check_destination(options.state_out));
+  KRAIT_RETURN_IF_ERROR(check_destination("--state-out", options.state_out));
+  if (!options.state_out.empty()) outlive_readers();
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common));
   GenerationOptions generation{.max_tokens = options.tokens};
   generation.sampler = options.sampler.resolve(runtime.model());

@@ -80,7 +80,8 @@ void print_figures(const Generation& generation, Index prompt_tokens, double pro
 
 Result<void> run(const Options& options) {
   check(options);
-  if (!options.state_out.empty()) KRAIT_RETURN_IF_ERROR(check_destination(options.state_out));
+  KRAIT_RETURN_IF_ERROR(check_destination("--state-out", options.state_out));
+  if (!options.state_out.empty()) outlive_readers();
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common));
   GenerationOptions generation_options;
   generation_options.max_tokens = options.tokens;

@@ -74,6 +74,8 @@ void catch_signals() {
   std::signal(SIGXFSZ, SIG_IGN);  // writing fails instead, which leaves nothing behind
 }
 
+void outlive_readers() { std::signal(SIGPIPE, SIG_IGN); }
+
 struct SignalsForMainThread::Saved {
   sigset_t mask;
 };
@@ -208,7 +210,10 @@ Result<Sequence> read_state(const Model& model, const std::string& path) {
   return load_state(model, borrow_bytes(std::as_bytes(std::span(bytes)), path));
 }
 
-Result<void> check_destination(const std::string& path, bool is_rewritten) {
+Result<void> check_destination(std::string_view option, const std::string& path,
+                               bool is_rewritten) {
+  if (path.empty()) return {};
+  if (path == "-") throw WrongUsage(option, "the name of a file", "'-'; './-' would be one");
   struct stat status {};
   const bool exists = ::stat(path.c_str(), &status) == 0;
   if (exists && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode)) {

@@ -84,7 +84,7 @@ void check(const Options& options) {
 
 Result<void> run(const Options& options) {
   check(options);
-  if (!options.out.empty()) KRAIT_RETURN_IF_ERROR(check_destination(options.out, true));
+  KRAIT_RETURN_IF_ERROR(check_destination("--out", options.out, true));
   const SessionOptions session{.chunk = options.chunk, .max_batch = 1};
   Result<Runtime> started = start(options.common, session);
   // Ids need no tokenizer, which checkpoints may lack.

@@ -21,9 +21,9 @@ Result<void> run(const Options& options) {
   KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens,
                          encode_text(runtime.language_model, text));
   if (tokens.size() < 2) {
-    return Error{ErrorCode::bad_argument, "[command] " + source.name() +
-                                              ": expected a text of at least 2 tokens, found " +
-                                              std::to_string(tokens.size())};
+    return Error{ErrorCode::bad_argument, "[command] text: expected at least 2 tokens, found " +
+                                              std::to_string(tokens.size()) + " (" + source.name() +
+                                              ")"};
   }
 
   // The state is carried through the whole text; every token but the first is scored.

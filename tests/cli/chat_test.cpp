@@ -300,6 +300,13 @@ TEST_F(CliChat, KeepsTheConversationWhenNothingCanBeWritten) {
   EXPECT_EQ(outcome.code, 1);
   EXPECT_NE(outcome.err.find("standard output"), std::string::npos) << outcome.err;
   EXPECT_FALSE(state_tokens(path("talk")).empty());
+  // A pipe whose reader has gone.
+  for (const std::string command : {"chat -n 3", "generate 'hi there' -n 1000"}) {
+    std::filesystem::remove(path("talk"));
+    shell("printf 'hi\\nmore\\n' | (sleep 0.2; " KRAIT_PROGRAM " " + command +
+          " --greedy --state-out " + path("talk") + ") | true");
+    EXPECT_FALSE(state_tokens(path("talk")).empty()) << command;
+  }
 }
 
 }  // namespace

@@ -74,6 +74,8 @@ TEST_F(CliUsage, IsToldInOneLineOfItsOption) {
       {"generate a --weights ''", "--weights:"},
       {"generate a -m ''", "--model: expected a name, found an empty one"},
       {"generate a --state-out ''", "--state-out:"},
+      {"generate a --state-out -", "--state-out: expected the name of a file"},
+      {"logits --text a --out -", "--out: expected the name of a file"},
       {"generate a --prompt-file b", "--prompt-file: expected no prompt beside it"},
       {"chat --json", "--json: expected an option of krait chat"},
       {"chat a", "krait chat: expected options alone, found 'a'"},
