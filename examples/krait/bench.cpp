@@ -14,8 +14,8 @@ struct Options {
   CommonOptions common;
   Index prompt = 256;
   Index tokens = 64;
-  std::string users = "1,2,4,8";
-  std::string verify = "1,2,4,8";
+  std::vector<Index> users;
+  std::vector<Index> verify;
   Index repeat = 5;
   bool roofline = true;
   bool profile = false;
@@ -24,6 +24,9 @@ struct Options {
 struct Speed {
   double best = 0.0;
   double median = 0.0;
+
+  // Of the median run, in which a step decodes a token for each of so many users.
+  double step_microseconds(Index users) const { return 1e6 * static_cast<double>(users) / median; }
 };
 
 // Tokens per second of `repeat` runs of a body that handles `tokens` tokens.
@@ -74,10 +77,16 @@ struct Report {
   double flop_per_token = 0.0;  // of a prompt, matrices alone
 };
 
-// A list that may be empty.
-Result<std::vector<Index>> widths(const Options& options) {
-  if (options.verify.empty()) return std::vector<Index>{};
-  return parse_numbers(options.verify, "--verify", 256);
+// A list of numbers, which may be empty.
+void add_list(Command& command, const std::string& name, std::vector<Index>& value,
+              const std::string& preset, const std::string& help) {
+  constexpr Index largest = 256;
+  value = parse_numbers(preset, name, largest);
+  command
+      .custom(
+          name, "LIST", help,
+          [&value, name](const std::string& text) { value = parse_numbers(text, name, largest); })
+      ->default_str(preset);
 }
 
 std::vector<Token> varied_tokens(Index count, Index vocab) {
@@ -147,8 +156,7 @@ Result<void> measure_all(const Options& options, Runtime& runtime, Report& repor
               session.step(token, state).value().first(static_cast<std::size_t>(model.vocab()))));
         }
       }));
-  KRAIT_ASSIGN_OR_RETURN(const auto users, parse_numbers(options.users, "--users", 256));
-  for (const Index count : users) {
+  for (const Index count : options.users) {
     if (count == 0) continue;
     std::vector<State> states(static_cast<std::size_t>(count), state);
     std::vector<State*> pointers;
@@ -161,8 +169,7 @@ Result<void> measure_all(const Options& options, Runtime& runtime, Report& repor
         }));
     report.batches.push_back({count, speed});
   }
-  KRAIT_ASSIGN_OR_RETURN(const auto verify, widths(options));
-  for (const Index count : verify) {
+  for (const Index count : options.verify) {
     if (count == 0) continue;
     KRAIT_ASSIGN_OR_RETURN(
         const Verification verification,
@@ -249,9 +256,14 @@ nlohmann::json to_json(const Report& report, const Options& options, int threads
   const auto speed = [](const Speed& s) {
     return nlohmann::json{{"tokens_per_second", s.median}, {"best_tokens_per_second", s.best}};
   };
+  const auto step = [&](const Speed& s, Index users) {
+    nlohmann::json entry = speed(s);
+    entry["microseconds_per_step"] = s.step_microseconds(users);
+    return entry;
+  };
   nlohmann::json batch = nlohmann::json::array();
   for (const Batch& b : report.batches) {
-    nlohmann::json entry = speed(b.speed);
+    nlohmann::json entry = step(b.speed, b.users);
     entry["users"] = b.users;
     batch.push_back(entry);
   }
@@ -268,7 +280,7 @@ nlohmann::json to_json(const Report& report, const Options& options, int threads
           {"decode_tokens", options.tokens},
           {"repeat", options.repeat},
           {"prefill", speed(report.prefill)},
-          {"decode", speed(report.decode)},
+          {"decode", step(report.decode, 1)},
           {"batch", batch},
           {"profile", profiles},
           {"verify", verify},
@@ -285,8 +297,9 @@ Result<void> print_table(const Report& report, const Options& options, int threa
   };
   const double read = report.decode.median * static_cast<double>(report.weights_bytes) / 1e9;
   const double gflop = report.prefill.median * report.flop_per_token / 1e9;
-  std::string text = fmt::format("{}, {} threads, {}\n{:<22} {:>12} {:>12}\n", options.common.model,
-                                 threads, to_string(active_isa()), "", "median", "best");
+  std::string text =
+      fmt::format("{}, {} threads, {}\n{:<22} {:>12} {:>12}\n", shown(options.common.model),
+                  threads, to_string(active_isa()), "", "median", "best");
   const auto add = [&](const std::string& what, const Speed& speed, const std::string& more) {
     text += fmt::format("{:<22} {:>12.1f} {:>12.1f}  tokens/s{}\n", what, speed.median, speed.best,
                         more);
@@ -294,10 +307,11 @@ Result<void> print_table(const Report& report, const Options& options, int threa
   add(fmt::format("prefill {}", options.prompt), report.prefill,
       fmt::format(", {:.1f} GFLOP/s{}", gflop, percent_of(gflop, report.gflop_s, "FMA peak")));
   add("decode", report.decode,
-      fmt::format(", {:.1f} GB/s{}", read, percent_of(read, report.read_gb_s, "read bandwidth")));
+      fmt::format(", {:.1f} µs/step, {:.1f} GB/s{}", report.decode.step_microseconds(1), read,
+                  percent_of(read, report.read_gb_s, "read bandwidth")));
   for (const Batch& batch : report.batches) {
     add(fmt::format("decode, {} {}", batch.users, batch.users == 1 ? "user" : "users"), batch.speed,
-        " in all");
+        fmt::format(" in all, {:.1f} µs/step", batch.speed.step_microseconds(batch.users)));
   }
   for (const Verification& v : report.verifications) {
     text +=
@@ -324,14 +338,13 @@ Result<void> run(const Options& options) {
                  "[bench] --profile: expected a krait built with the CMake option "
                  "KRAIT_PROFILE=ON, found one without"};
   }
-  KRAIT_ASSIGN_OR_RETURN(const auto users, parse_numbers(options.users, "--users", 256));
-  KRAIT_ASSIGN_OR_RETURN(const auto verify, widths(options));
   const auto largest = [](const std::vector<Index>& list) {
     return list.empty() ? 0 : *std::max_element(list.begin(), list.end());
   };
-  KRAIT_ASSIGN_OR_RETURN(Runtime runtime,
-                         start_without_tokenizer(options.common, {.max_batch = largest(users),
-                                                                  .max_verify = largest(verify)}));
+  KRAIT_ASSIGN_OR_RETURN(
+      Runtime runtime,
+      start_without_tokenizer(options.common, {.max_batch = largest(options.users),
+                                               .max_verify = largest(options.verify)}));
   Report report;
   count_work(runtime.model(), report);
   KRAIT_RETURN_IF_ERROR(measure_all(options, runtime, report));
@@ -354,36 +367,23 @@ Result<void> run(const Options& options) {
 
 }  // namespace
 
-void add_bench(CLI::App& app, int& result) {
+void add_bench(CommandLine& line) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand(
+  Command& command = line.add(
       "bench",
-      "Measures prefill, decode, batch and verification speed, memory, the machine's limits");
-  const auto positive = CLI::Range(Index{1}, Index{1} << 24);
-  command->add_option("--prompt", options->prompt, "Tokens of the prompt")
-      ->check(positive)
-      ->capture_default_str();
-  command->add_option("--tokens", options->tokens, "Tokens decoded in a run")
-      ->check(positive)
-      ->capture_default_str();
-  command->add_option("--users", options->users, "Numbers of sequences decoded together")
-      ->capture_default_str();
-  command
-      ->add_option("--verify", options->verify,
-                   "Numbers of tokens verified in one pass, in steps of decoding; may be empty")
-      ->capture_default_str();
-  command->add_option("--repeat", options->repeat, "Runs, of which the median is reported")
-      ->check(CLI::Range(Index{1}, Index{1000}))
-      ->capture_default_str();
-  command->add_flag("!--no-roofline", options->roofline, "Leave the machine's limits unmeasured");
-  command->add_flag("--profile", options->profile,
-                    "Also where the time goes; needs a build with KRAIT_PROFILE=ON");
-  add_common(*command, options->common, "One JSON object");
-  command->footer("Example: krait bench --threads 2 --users 1,4");
-  command->callback([options, &result] {
-    const Result<void> outcome = run(*options);
-    result = outcome ? ok : report(outcome.error());
-  });
+      "Measures prefill, decode, batch and verification speed, memory, the machine's limits",
+      "krait bench --threads 2 --users 1,4", [options] { return run(*options); });
+  command.number("--prompt", options->prompt, 1, Index{1} << 24, "Tokens of the prompt");
+  command.number("--tokens", options->tokens, 1, Index{1} << 24, "Tokens decoded in a run");
+  add_list(command, "--users", options->users, "1,2,4,8",
+           "Numbers of sequences decoded together; may be empty");
+  add_list(command, "--verify", options->verify, "1,2,4,8",
+           "Numbers of tokens verified in one pass, in steps of decoding; may be empty");
+  command.number("--repeat", options->repeat, 1, 1000, "Runs, of which the median is reported");
+  command.flag("--no-roofline", options->roofline, "Leave the machine's limits unmeasured", false);
+  command.flag("--profile", options->profile,
+               "Also where the time goes; needs a build with KRAIT_PROFILE=ON");
+  add_common(command, options->common, "One JSON object");
 }
 
 }  // namespace krait::cli

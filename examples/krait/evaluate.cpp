@@ -10,23 +10,26 @@ namespace {
 struct Options {
   CommonOptions common;
   std::string reference;
-  std::string file;
+  TextSource text;
   std::optional<Index> limit;
 };
 
 Result<void> run(const Options& options) {
+  if (options.reference.empty()) throw WrongUsage("--kl", "a reference model", "none");
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common));
   // As it is stored: --dtype is for the model.
   KRAIT_ASSIGN_OR_RETURN(const LanguageModel reference, load_language_model(options.reference));
   Session session(reference.model, *runtime.threads);
-  KRAIT_ASSIGN_OR_RETURN(const std::string text,
-                         read_text_part(options.file, options.limit, runtime.tokenizer()));
-  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens, runtime.tokenizer().encode(text));
+  KRAIT_ASSIGN_OR_RETURN(
+      const std::string text,
+      read_text_part(options.text, "--file", options.limit, runtime.tokenizer()));
+  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens,
+                         encode_text(runtime.language_model, text));
   ProgressLine progress("evaluate", "tokens");
   KRAIT_ASSIGN_OR_RETURN(const KlDivergence kl, kl_divergence(session, *runtime.session,
                                                               *runtime.threads, tokens, progress));
   if (options.common.json) {
-    return print_json({{"file", options.file},
+    return print_json({{"file", options.text.name()},
                        {"reference", options.reference},
                        {"positions", kl.positions},
                        {"kl", kl.mean},
@@ -44,23 +47,18 @@ Result<void> run(const Options& options) {
 
 }  // namespace
 
-void add_evaluate(CLI::App& app, int& result) {
+void add_evaluate(CommandLine& line) {
   auto options = std::make_shared<Options>();
-  CLI::App* command =
-      app.add_subcommand("evaluate", "Measures how far a model's predictions are from another's");
-  command
-      ->add_option("--kl", options->reference,
-                   "Reference model, run as it is stored: mean KL divergence from it")
-      ->required();
-  command->add_option("--file", options->file, "Text file; '-': standard input")->required();
-  command->add_option("--limit", options->limit, "Only the first N bytes")
-      ->check(CLI::PositiveNumber);
-  add_common(*command, options->common, "One JSON object: kl, kl_largest, same_top");
-  command->footer("Example: krait evaluate --kl krait-bytes-moe --dtype q4 --file book.txt");
-  command->callback([options, &result] {
-    const Result<void> outcome = run(*options);
-    result = outcome ? ok : report(outcome.error());
-  });
+  Command& command =
+      line.add("evaluate", "Measures how far a model's predictions are from another's",
+               "krait evaluate --kl krait-bytes-moe --dtype q4 --file book.txt",
+               [options] { return run(*options); });
+  command.file("--kl", options->reference,
+               "Reference model, run as it is stored: mean KL divergence from it");
+  command.file("--file", options->text.file,
+               "Text file; '-', or none where text is piped in: standard input");
+  command.number("--limit", options->limit, 1, Index{1} << 60, "Only the first N bytes");
+  add_common(command, options->common, "One JSON object: kl, kl_largest, same_top");
 }
 
 }  // namespace krait::cli

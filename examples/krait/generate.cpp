@@ -20,20 +20,33 @@ struct Options {
   std::string state_out;
 };
 
-// The text so far, with the prompt appended. An empty text begins with the end-of-text mark, which
-// is what models are trained to find between texts, or with a line break.
-Result<Sequence> begin(const Options& options, const Runtime& runtime) {
-  KRAIT_ASSIGN_OR_RETURN(const std::string prompt, read_text(options.prompt));
-  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens, runtime.tokenizer().encode(prompt));
+void check(const Options& options) {
+  if (options.prompt.argument && !options.prompt.file.empty()) {
+    throw WrongUsage("--prompt-file", "no prompt beside it", in_quotes(*options.prompt.argument));
+  }
+  if (options.count > 1 && !options.state_out.empty()) {
+    throw WrongUsage("--state-out", "one sample", "--count " + std::to_string(options.count));
+  }
+}
+
+// A saved text goes on without a prompt where none is given.
+Result<std::string> read_prompt(const Options& options) {
+  if (!options.state_in.empty() && !options.prompt.is_given()) return std::string();
+  return read_text(options.prompt, "prompt");
+}
+
+// The text so far, with the prompt appended.
+Result<Sequence> begin(const Options& options, const std::string& prompt, const Runtime& runtime) {
   Sequence sequence(runtime.model());
   if (!options.state_in.empty()) {
-    KRAIT_ASSIGN_OR_RETURN(sequence, load_state(runtime.model(), options.state_in));
+    KRAIT_ASSIGN_OR_RETURN(sequence, read_state(runtime.model(), options.state_in));
+    KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens, runtime.tokenizer().encode(prompt));
+    sequence.append(tokens);
+    if (sequence.pending > 0) return sequence;
   }
+  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens,
+                         encode_prompt(runtime.language_model, prompt));
   sequence.append(tokens);
-  if (sequence.pending == 0) {
-    const auto& stops = runtime.language_model.stop_tokens;
-    sequence.append({{stops.empty() ? Token{'\n'} : stops.front()}});
-  }
   return sequence;
 }
 
@@ -66,18 +79,20 @@ void print_figures(const Generation& generation, Index prompt_tokens, double pro
 }
 
 Result<void> run(const Options& options) {
+  check(options);
+  KRAIT_RETURN_IF_ERROR(check_destination("--state-out", options.state_out));
+  if (!options.state_out.empty()) outlive_readers();
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common));
-  KRAIT_ASSIGN_OR_RETURN(Sequence sequence, begin(options, runtime));
   GenerationOptions generation_options{.hold_back = !options.state_out.empty()};
   generation_options.max_tokens = options.tokens;
   generation_options.stop_strings = options.stops;
-  const Result<SamplerOptions> sampler = options.sampler.resolve(runtime.model());
-  if (!sampler) return sampler.error();
-  generation_options.sampler = *sampler;
+  generation_options.sampler = options.sampler.resolve(runtime.model());
   if (!options.ignore_eos) generation_options.stop_tokens = runtime.language_model.stop_tokens;
+  KRAIT_ASSIGN_OR_RETURN(const std::string prompt, read_prompt(options));
+  KRAIT_ASSIGN_OR_RETURN(Sequence sequence, begin(options, prompt, runtime));
   if (options.echo && !options.common.json) {
-    KRAIT_ASSIGN_OR_RETURN(const std::string prompt, read_text(options.prompt));
     KRAIT_RETURN_IF_ERROR(print(prompt));
+    KRAIT_RETURN_IF_ERROR(flush());
   }
 
   ProgressLine progress("prompt", "tokens");
@@ -92,7 +107,7 @@ Result<void> run(const Options& options) {
     Sequence sample = sequence;
     generation_options.sampler.sequence = static_cast<std::uint32_t>(k);
     const auto show = [&](const GenerationEvent& event) {
-      if (!options.common.json && !event.text.empty()) {
+      if (!options.common.json && !event.text.empty() && written) {
         written = print(event.text);
         if (written) written = flush();
       }
@@ -100,6 +115,7 @@ Result<void> run(const Options& options) {
     };
     KRAIT_ASSIGN_OR_RETURN(Generation generation, generate(*runtime.session, runtime.tokenizer(),
                                                            sample, generation_options, show));
+    if (!options.state_out.empty()) KRAIT_RETURN_IF_ERROR(save_state(sample, options.state_out));
     KRAIT_RETURN_IF_ERROR(written);
     if (options.common.json) {
       generation.prompt_tokens = prompt_tokens;
@@ -112,7 +128,6 @@ Result<void> run(const Options& options) {
       print_figures(generation, prompt_tokens, prompt_seconds + generation.prompt_seconds,
                     generation_options.sampler);
     }
-    if (!options.state_out.empty()) KRAIT_RETURN_IF_ERROR(save_state(sample, options.state_out));
     if (is_interrupted()) return interruption();
   }
   if (!options.common.json) return flush();
@@ -121,38 +136,27 @@ Result<void> run(const Options& options) {
 
 }  // namespace
 
-void add_generate(CLI::App& app, int& result) {
+void add_generate(CommandLine& line) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("generate", "Continues a text");
-  command->add_option("prompt", options->prompt.argument, "Text to continue; '-': standard input");
-  command->add_option("--prompt-file", options->prompt.file, "Read the prompt from a file")
-      ->excludes("prompt");
-  command->add_option("-n,--tokens", options->tokens, "Tokens to generate, at most")
-      ->check(CLI::Range(Index{0}, Index{1} << 31))
-      ->capture_default_str();
-  options->sampler.add(*command);
-  command->add_option("--stop", options->stops, "End the text before this string; may be repeated")
-      ->take_all();
-  auto* count = command
-                    ->add_option("--count", options->count,
-                                 "Samples; sample k depends on the seed and k alone")
-                    ->check(CLI::Range(Index{1}, Index{1} << 31))
-                    ->capture_default_str();
-  command->add_flag("--echo", options->echo, "Print the prompt in front of the text");
-  command->add_flag("--ignore-eos", options->ignore_eos, "Go on after an end-of-text token");
-  command->add_option("--state-in", options->state_in, "Continue the sequence saved in this file");
-  command
-      ->add_option("--state-out", options->state_out, "Save the sequence to this file at the end")
-      ->excludes(count);
-  add_common(*command, options->common,
+  Command& command = line.add("generate", "Continues a text",
+                              "krait generate \"It was a dark and stormy night\" -n 200 "
+                              "--temperature 0.8 --seed 7",
+                              [options] { return run(*options); });
+  command.positional("prompt", options->prompt.argument,
+                     "Text to continue; '-', or none where text is piped in and there is no "
+                     "--state-in: standard input");
+  command.file("--prompt-file", options->prompt.file, "Read the prompt from a file");
+  command.number("-n,--tokens", options->tokens, 0, Index{1} << 31, "Tokens to generate, at most");
+  options->sampler.add(command);
+  command.texts("--stop", options->stops, "End the text before this string; may be repeated");
+  command.number("--count", options->count, 1, Index{1} << 31,
+                 "Samples; sample k depends on the seed and k alone");
+  command.flag("--echo", options->echo, "Print the prompt in front of the text");
+  command.flag("--ignore-eos", options->ignore_eos, "Go on after an end-of-text token");
+  command.file("--state-in", options->state_in, "Continue the sequence saved in this file");
+  command.file("--state-out", options->state_out, "Save the sequence to this file at the end");
+  add_common(command, options->common,
              "One JSON object: prompt_tokens, tokens, text, finish_reason, timings");
-  command->footer(
-      "Example: krait generate \"It was a dark and stormy night\" -n 200 "
-      "--temperature 0.8 --seed 7");
-  command->callback([options, &result] {
-    const Result<void> outcome = run(*options);
-    result = outcome ? ok : report(outcome.error());
-  });
 }
 
 }  // namespace krait::cli

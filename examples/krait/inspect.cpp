@@ -8,7 +8,7 @@ namespace {
 
 struct Options {
   CommonOptions common;
-  std::string path;
+  std::optional<std::string> path;
   bool tensors = false;
   std::string router_stats;  // a text
 };
@@ -77,7 +77,7 @@ std::string to_table(const std::vector<ExpertUse>& layers) {
   char cell[64];
   for (const ExpertUse& layer : layers) {
     std::snprintf(cell, sizeof cell, " balance %.3f\n", layer.balance());
-    text += layer.path + cell;
+    text += shown(layer.path) + cell;
     std::string experts = "  expert ";
     std::string shares = "  share %";
     std::string gates = "  gate   ";
@@ -97,7 +97,7 @@ std::string to_table(const std::vector<ExpertUse>& layers) {
 // Runs the text and shows where its tokens went.
 Result<void> run_router_stats(const Options& options) {
   CommonOptions common = options.common;
-  if (!options.path.empty()) common.model = options.path;
+  if (options.path) common.model = *options.path;
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(common));
   RoutingStatistics statistics(runtime.model());
   if (statistics.layers().empty()) {
@@ -106,9 +106,11 @@ Result<void> run_router_stats(const Options& options) {
                  "found one without (" +
                      common.model + ")"};
   }
-  KRAIT_ASSIGN_OR_RETURN(const std::string text,
-                         read_text_part(options.router_stats, std::nullopt, runtime.tokenizer()));
-  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens, runtime.tokenizer().encode(text));
+  KRAIT_ASSIGN_OR_RETURN(
+      const std::string text,
+      read_text({.argument = {}, .file = options.router_stats}, "--router-stats"));
+  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens,
+                         encode_text(runtime.language_model, text));
   if (tokens.empty()) {
     return Error{ErrorCode::bad_argument,
                  "[command] " + options.router_stats + ": expected a text, found an empty file"};
@@ -129,30 +131,31 @@ Result<void> run_router_stats(const Options& options) {
 }
 
 Result<void> run(const Options& options) {
+  if (options.path && options.path->empty()) throw WrongUsage("path", "a checkpoint", "no name");
   if (!options.router_stats.empty()) return run_router_stats(options);
-  const std::string path = options.path.empty() ? options.common.model : options.path;
+  const std::string path = options.path.value_or(options.common.model);
   KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan planned,
                          plan_checkpoint(path, load_options(options.common)));
   const auto& [plan, config, checkpoint] = planned;
   if (options.common.json) return print_json(to_json(plan, config, checkpoint));
 
-  std::string text = checkpoint.path + "\n" + plan.tree;
+  std::string text = shown(checkpoint.path) + "\n" + shown(plan.tree, true);
   if (!config.ignored.empty()) {
     text += "configuration keys that change nothing here:";
-    for (const std::string& key : config.ignored) text += " " + key;
+    for (const std::string& key : config.ignored) text += " " + shown(key);
     text += "\n";
   }
   if (!config.wrapper.empty()) {
-    text += "before every name of a tensor: " + printable(config.wrapper) + ".\n";
+    text += "before every name of a tensor: " + shown(config.wrapper) + ".\n";
   }
   if (!plan.unused.empty()) {
     text += "tensors that the model does not use:";
-    for (const std::string& name : plan.unused) text += " " + printable(name);
+    for (const std::string& name : plan.unused) text += " " + shown(name);
     text += "\n";
   }
   if (options.tensors) {
     for (const TensorUse& use : plan.tensors) {
-      text += printable(use.name) + " " + use.form + " " + to_string(use.shape) + " " +
+      text += shown(use.name) + " " + shown(use.form) + " " + to_string(use.shape) + " " +
               std::to_string(use.bytes) + "\n";
     }
   }
@@ -162,23 +165,18 @@ Result<void> run(const Options& options) {
 
 }  // namespace
 
-void add_inspect(CLI::App& app, int& result) {
+void add_inspect(CommandLine& line) {
   auto options = std::make_shared<Options>();
-  CLI::App* command =
-      app.add_subcommand("inspect", "Shows a model: tensors, sizes, and the memory it will take");
-  command->add_option("path", options->path, "Checkpoint; the default is that of --model");
-  command->add_flag("--tensors", options->tensors, "Also list every tensor on a line of its own");
-  command->add_option(
-      "--router-stats", options->router_stats,
-      "Run this text ('-': standard input) and show, per mixture of experts, each "
-      "expert's share of the tokens, its mean gate, and the balance (entropy of the "
-      "shares over its maximum)");
-  add_common(*command, options->common, "One JSON object");
-  command->footer("Example: krait inspect krait-bytes-moe");
-  command->callback([options, &result] {
-    const Result<void> outcome = run(*options);
-    result = outcome ? ok : report(outcome.error());
-  });
+  Command& command =
+      line.add("inspect", "Shows a model: tensors, sizes, and the memory it will take",
+               "krait inspect krait-bytes-moe", [options] { return run(*options); });
+  command.positional("path", options->path, "Checkpoint; the default is that of --model");
+  command.flag("--tensors", options->tensors, "Also list every tensor on a line of its own");
+  command.file("--router-stats", options->router_stats,
+               "Run this text ('-': standard input) and show, per mixture of experts, each "
+               "expert's share of the tokens, its mean gate, and the balance (entropy of the "
+               "shares over its maximum)");
+  add_common(command, options->common, "One JSON object");
 }
 
 }  // namespace krait::cli

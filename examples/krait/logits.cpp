@@ -9,7 +9,7 @@ namespace {
 
 struct Options {
   CommonOptions common;
-  std::string tokens;
+  std::optional<std::string> tokens;
   TextSource text;
   bool all = false;
   Index chunk = 256;
@@ -18,16 +18,11 @@ struct Options {
 };
 
 Result<std::vector<Token>> read_tokens(const Options& options, const Runtime& runtime) {
-  if (!options.tokens.empty()) {
-    return parse_tokens(options.tokens, "--tokens", runtime.model().vocab_padded() - 1);
+  if (options.tokens) {
+    return parse_tokens(*options.tokens, "--tokens", runtime.model().vocab_padded() - 1);
   }
-  KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text(options.text));
-  KRAIT_ASSIGN_OR_RETURN(std::vector<Token> tokens, runtime.tokenizer().encode(text));
-  if (tokens.empty()) {
-    return Error{ErrorCode::bad_argument,
-                 "[command] text: expected at least one token, found none"};
-  }
-  return tokens;
+  KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text(options.text, "--text"));
+  return encode_prompt(runtime.language_model, text);
 }
 
 struct Entry {
@@ -73,18 +68,27 @@ Result<void> show(const Options& options, const Runtime& runtime, Index position
     char line[64];
     std::snprintf(line, sizeof line, "%8d %12.6f %10.6f  ", entry.token,
                   static_cast<double>(entry.logit), static_cast<double>(entry.log_prob));
-    const std::string quoted = nlohmann::json(std::string(runtime.tokenizer().bytes(entry.token)))
-                                   .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-    text += line + quoted + "\n";
+    text += line + json_line(std::string(runtime.tokenizer().bytes(entry.token))) + "\n";
   }
   return print(text);
 }
 
+void check(const Options& options) {
+  const int given = (options.tokens ? 1 : 0) + (options.text.argument ? 1 : 0) +
+                    (options.text.file.empty() ? 0 : 1);
+  if (given > 1) throw WrongUsage("input", "one of --tokens, --text and --file", "several");
+  if (options.tokens && parse_tokens(*options.tokens, "--tokens").empty()) {
+    throw WrongUsage("--tokens", "at least one id", "none");
+  }
+}
+
 Result<void> run(const Options& options) {
+  check(options);
+  KRAIT_RETURN_IF_ERROR(check_destination("--out", options.out, true));
   const SessionOptions session{.chunk = options.chunk, .max_batch = 1};
   Result<Runtime> started = start(options.common, session);
   // Ids need no tokenizer, which checkpoints may lack.
-  if (!started && !options.tokens.empty()) {
+  if (!started && options.tokens && started.error().code != ErrorCode::cancelled) {
     started = start_without_tokenizer(options.common, session);
   }
   if (!started) return started.error();
@@ -141,29 +145,22 @@ Result<void> run(const Options& options) {
 
 }  // namespace
 
-void add_logits(CLI::App& app, int& result) {
+void add_logits(CommandLine& line) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("logits", "Shows what the model expects after a text");
-  auto* source = command->add_option_group("input", "where the tokens come from");
-  source->add_option("--tokens", options->tokens, "Token ids such as 1,2,3");
-  source->add_option("--text", options->text.argument, "Text; '-': standard input");
-  source->add_option("--file", options->text.file, "Text from a file");
-  source->require_option(1);
-  command->add_flag("--all", options->all, "After every token, not only after the last");
-  command->add_option("--chunk", options->chunk, "Tokens that run at once; changes no bit")
-      ->check(CLI::Range(Index{1}, Index{1} << 20))
-      ->capture_default_str();
-  command->add_option("--top", options->top, "How many of the most probable tokens to show")
-      ->check(CLI::Range(Index{1}, Index{1} << 20))
-      ->capture_default_str();
-  command->add_option("--out", options->out,
-                      "Write logits, as f32 [tokens, vocab], to this .npy file");
-  add_common(*command, options->common, "One JSON object: top, with ids and log-probabilities");
-  command->footer("Example: krait logits --text \"It was a dark and stormy nigh\" --top 3");
-  command->callback([options, &result] {
-    const Result<void> outcome = run(*options);
-    result = outcome ? ok : report(outcome.error());
-  });
+  Command& command = line.add("logits", "Shows what the model expects after a text",
+                              "krait logits --text \"It was a dark and stormy nigh\" --top 3",
+                              [options] { return run(*options); });
+  command.text("--tokens", options->tokens, "Token ids such as 1,2,3 or \"1 2 3\"");
+  command.text("--text", options->text.argument,
+               "Text; '-', or no input given where text is piped in: standard input");
+  command.file("--file", options->text.file, "Text from a file");
+  command.flag("--all", options->all, "After every token, not only after the last");
+  command.number("--chunk", options->chunk, 1, Index{1} << 20,
+                 "Tokens that run at once; changes no bit");
+  command.number("--top", options->top, 1, Index{1} << 20,
+                 "How many of the most probable tokens to show");
+  command.file("--out", options->out, "Write logits, as f32 [tokens, vocab], to this .npy file");
+  add_common(command, options->common, "One JSON object: top, with ids and log-probabilities");
 }
 
 }  // namespace krait::cli

@@ -1,6 +1,5 @@
 // krait: runs state-space language models from the command line.
 
-#include <cstdio>
 #include <new>
 
 #include "command.hpp"
@@ -17,36 +16,19 @@ std::string model_places() {
 
 int run(int argc, char** argv) {
   using namespace krait::cli;
-  CLI::App app("Runs state-space language models on the CPU.");
-  app.name("krait");
-  app.set_version_flag("--version", std::string("krait ") + krait::version());
-  app.require_subcommand(1);
-  app.failure_message(CLI::FailureMessage::simple);
-  app.footer(model_places() + "Example: krait generate \"It was a dark and stormy night\" -n 100");
-  int result = ok;
-  add_generate(app, result);
-  add_chat(app, result);
-  add_logits(app, result);
-  add_tokenize(app, result);
-  add_perplexity(app, result);
-  add_inspect(app, result);
-  add_evaluate(app, result);
-  add_quantize(app, result);
-  add_bench(app, result);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::RequiredError& error) {
-    if (app.get_subcommands().empty() && app.remaining_size() > 0) {
-      std::fprintf(stderr, "Not a subcommand: %s\nRun with --help for more information.\n",
-                   app.remaining().front().c_str());
-      return wrong_usage;
-    }
-    app.exit(error);
-    return wrong_usage;
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? ok : wrong_usage;
-  }
-  return result;
+  CommandLine line(
+      "Runs state-space language models on the CPU.",
+      model_places() + "Example: krait generate \"It was a dark and stormy night\" -n 100");
+  add_generate(line);
+  add_chat(line);
+  add_logits(line);
+  add_tokenize(line);
+  add_perplexity(line);
+  add_inspect(line);
+  add_evaluate(line);
+  add_quantize(line);
+  add_bench(line);
+  return line.run({argv + std::min(argc, 1), argv + argc});
 }
 
 }  // namespace
@@ -56,9 +38,9 @@ int main(int argc, char** argv) {
   try {
     return run(argc, argv);
   } catch (const std::bad_alloc&) {
-    std::fputs("krait: [memory] expected more memory, found none\n", stderr);
+    krait::cli::tell("krait: [memory] expected more memory, found none");
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "krait: %s\n", error.what());
+    krait::cli::tell(std::string("krait: ") + error.what());
   }
   return krait::cli::failed;
 }

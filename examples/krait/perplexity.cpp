@@ -8,19 +8,22 @@ namespace {
 
 struct Options {
   CommonOptions common;
-  std::string file;
+  std::optional<std::string> file;
   std::optional<Index> limit;
 };
 
 Result<void> run(const Options& options) {
+  if (options.file && options.file->empty()) throw WrongUsage("file", "a name", "an empty one");
+  const TextSource source{.argument = {}, .file = options.file.value_or("")};
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common, {.max_batch = 16}));
   KRAIT_ASSIGN_OR_RETURN(const std::string text,
-                         read_text_part(options.file, options.limit, runtime.tokenizer()));
-  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens, runtime.tokenizer().encode(text));
+                         read_text_part(source, "file", options.limit, runtime.tokenizer()));
+  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens,
+                         encode_text(runtime.language_model, text));
   if (tokens.size() < 2) {
-    return Error{ErrorCode::bad_argument, "[command] " + options.file +
-                                              ": expected a text of at least 2 tokens, found " +
-                                              std::to_string(tokens.size())};
+    return Error{ErrorCode::bad_argument, "[command] text: expected at least 2 tokens, found " +
+                                              std::to_string(tokens.size()) + " (" + source.name() +
+                                              ")"};
   }
 
   // The state is carried through the whole text; every token but the first is scored.
@@ -50,7 +53,7 @@ Result<void> run(const Options& options) {
   const double per_token = nats / static_cast<double>(scored);
   const double bits_per_byte = nats / std::log(2.0) / scored_bytes;
   if (options.common.json) {
-    return print_json({{"file", options.file},
+    return print_json({{"file", source.name()},
                        {"tokens", tokens.size()},
                        {"scored_tokens", scored},
                        {"scored_bytes", scored_bytes},
@@ -72,20 +75,16 @@ Result<void> run(const Options& options) {
 
 }  // namespace
 
-void add_perplexity(CLI::App& app, int& result) {
+void add_perplexity(CommandLine& line) {
   auto options = std::make_shared<Options>();
-  CLI::App* command =
-      app.add_subcommand("perplexity", "Measures how well the model predicts a text");
-  command->add_option("file", options->file, "Text file; '-': standard input")->required();
-  command->add_option("--limit", options->limit, "Only the first N bytes")
-      ->check(CLI::Range(Index{1}, Index{1} << 60));
-  add_common(*command, options->common,
+  Command& command =
+      line.add("perplexity", "Measures how well the model predicts a text",
+               "krait perplexity book.txt --limit 65536", [options] { return run(*options); });
+  command.positional("file", options->file,
+                     "Text file; '-', or none where text is piped in: standard input");
+  command.number("--limit", options->limit, 1, Index{1} << 60, "Only the first N bytes");
+  add_common(command, options->common,
              "One JSON object: perplexity, nats_per_token, bits_per_byte");
-  command->footer("Example: krait perplexity book.txt --limit 65536");
-  command->callback([options, &result] {
-    const Result<void> outcome = run(*options);
-    result = outcome ? ok : report(outcome.error());
-  });
 }
 
 }  // namespace krait::cli

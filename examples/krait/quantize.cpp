@@ -6,22 +6,30 @@ namespace krait::cli {
 namespace {
 
 struct Options {
-  std::string source;
-  std::string destination;
+  std::optional<std::string> source;
+  std::optional<std::string> destination;
   std::string form;
   int threads = 0;
   bool json = false;
 };
 
 Result<void> run(const Options& options) {
+  if (!options.source || options.source->empty()) {
+    throw WrongUsage("source", "a checkpoint", options.source ? "an empty name" : "none");
+  }
+  if (!options.destination || options.destination->empty()) {
+    throw WrongUsage("destination", "the name of a new folder",
+                     options.destination ? "an empty one" : "none");
+  }
+  if (options.form.empty()) throw WrongUsage("--to", "one of q8, q4, bf16, f16", "none");
   const std::unique_ptr<ThreadPool> threads = make_threads(options.threads);
   ProgressLine progress("quantize", "bytes");
   KRAIT_ASSIGN_OR_RETURN(const QuantizeSummary summary,
-                         quantize_checkpoint(options.source, options.destination,
+                         quantize_checkpoint(*options.source, *options.destination,
                                              weight_form(options.form), *threads, progress));
   if (options.json) {
-    return print_json({{"source", options.source},
-                       {"destination", options.destination},
+    return print_json({{"source", *options.source},
+                       {"destination", *options.destination},
                        {"form", options.form},
                        {"tensors", summary.tensors},
                        {"converted", summary.converted},
@@ -33,7 +41,7 @@ Result<void> run(const Options& options) {
   for (const auto& [form, count] : summary.forms) {
     forms += (forms.empty() ? "" : ", ") + std::to_string(count) + " in " + form;
   }
-  KRAIT_RETURN_IF_ERROR(print(options.destination + ": " + std::to_string(summary.tensors) +
+  KRAIT_RETURN_IF_ERROR(print(shown(*options.destination) + ": " + std::to_string(summary.tensors) +
                               " tensors (" + forms + "), " + std::to_string(summary.bytes_after) +
                               " bytes of " + std::to_string(summary.bytes_before) + "\n"));
   return flush();
@@ -41,25 +49,17 @@ Result<void> run(const Options& options) {
 
 }  // namespace
 
-void add_quantize(CLI::App& app, int& result) {
+void add_quantize(CommandLine& line) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand(
-      "quantize", "Writes a checkpoint with its weight matrices in another form");
-  command
-      ->add_option("source", options->source,
-                   "Checkpoint directory, weight file, or the name of a bundled model")
-      ->required();
-  command->add_option("destination", options->destination, "Folder to make")->required();
-  command->add_option("--to", options->form, "Form of the weight matrices")
-      ->required()
-      ->check(CLI::IsMember({"q8", "q4", "bf16", "f16"}));
-  add_threads(*command, options->threads);
-  command->add_flag("--json", options->json, "One JSON object: tensors by form, bytes");
-  command->footer("Example: krait quantize mamba-130m-hf mamba-130m-q8 --to q8");
-  command->callback([options, &result] {
-    const Result<void> outcome = run(*options);
-    result = outcome ? ok : report(outcome.error());
-  });
+  Command& command = line.add(
+      "quantize", "Writes a checkpoint with its weight matrices in another form",
+      "krait quantize mamba-130m-hf mamba-130m-q8 --to q8", [options] { return run(*options); });
+  command.positional("source", options->source,
+                     "Checkpoint directory, weight file, or the name of a bundled model");
+  command.positional("destination", options->destination, "Folder to make");
+  command.choice("--to", options->form, {"q8", "q4", "bf16", "f16"}, "Form of the weight matrices");
+  add_threads(command, options->threads);
+  command.flag("--json", options->json, "One JSON object: tensors by form, bytes");
 }
 
 }  // namespace krait::cli

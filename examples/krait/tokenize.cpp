@@ -6,22 +6,34 @@ namespace {
 struct Options {
   CommonOptions common;
   TextSource text;
-  std::string decode;
+  std::optional<std::string> decode;
 };
 
+Result<void> run_decode(const Options& options, const Tokenizer& tokenizer) {
+  std::string list = *options.decode;
+  if (list == "-") {
+    KRAIT_ASSIGN_OR_RETURN(list, Input::standard().rest());
+  }
+  const std::vector<Token> tokens = parse_tokens(list, "--decode", tokenizer.vocab() - 1);
+  const std::string text = tokenizer.decode(tokens);
+  if (options.common.json) return print_json({{"text", text}});
+  KRAIT_RETURN_IF_ERROR(print(text));
+  return flush();
+}
+
 Result<void> run(const Options& options) {
+  if (options.text.argument && !options.text.file.empty()) {
+    throw WrongUsage("--file", "no text beside it", in_quotes(*options.text.argument));
+  }
+  if (options.decode && options.text.is_given()) {
+    throw WrongUsage("--decode", "no text beside it", "one");
+  }
+  if (options.decode && *options.decode != "-") parse_tokens(*options.decode, "--decode");
   KRAIT_ASSIGN_OR_RETURN(const LanguageModel loaded,
                          load_language_model(options.common.model, load_options(options.common)));
-  if (!options.decode.empty()) {
-    KRAIT_ASSIGN_OR_RETURN(const auto tokens,
-                           parse_tokens(options.decode, "--decode", loaded.tokenizer->vocab() - 1));
-    const std::string text = loaded.tokenizer->decode(tokens);
-    if (options.common.json) return print_json({{"text", text}});
-    KRAIT_RETURN_IF_ERROR(print(text));
-    return flush();
-  }
-  KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text(options.text));
-  KRAIT_ASSIGN_OR_RETURN(const auto tokens, loaded.tokenizer->encode(text));
+  if (options.decode) return run_decode(options, *loaded.tokenizer);
+  KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text(options.text, "text"));
+  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens, encode_text(loaded, text));
   if (options.common.json) return print_json(tokens);
   std::string line;
   for (const Token token : tokens) line += (line.empty() ? "" : " ") + std::to_string(token);
@@ -31,18 +43,17 @@ Result<void> run(const Options& options) {
 
 }  // namespace
 
-void add_tokenize(CLI::App& app, int& result) {
+void add_tokenize(CommandLine& line) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("tokenize", "Turns text into token ids, and back");
-  command->add_option("text", options->text.argument, "Text; '-': standard input");
-  command->add_option("--file", options->text.file, "Read the text from a file")->excludes("text");
-  command->add_option("--decode", options->decode, "Ids such as 1,2,3, to be turned into text");
-  add_common(*command, options->common, "Ids as one JSON array");
-  command->footer("Example: krait tokenize \"Hello world\" --json");
-  command->callback([options, &result] {
-    const Result<void> outcome = run(*options);
-    result = outcome ? ok : report(outcome.error());
-  });
+  Command& command =
+      line.add("tokenize", "Turns text into token ids, and back",
+               "krait tokenize \"Hello world\" --json", [options] { return run(*options); });
+  command.positional("text", options->text.argument,
+                     "Text; '-', or none where text is piped in: standard input");
+  command.file("--file", options->text.file, "Read the text from a file");
+  command.text("--decode", options->decode,
+               "Ids such as 1,2,3 or \"1 2 3\", to be turned into text; '-': standard input");
+  add_common(command, options->common, "Ids as one JSON array");
 }
 
 }  // namespace krait::cli

@@ -105,6 +105,11 @@ Result<void> read_texts(const fs::path& folder, Checkpoint& checkpoint) {
         checkpoint.tokenizer_config,
         read_text_file((folder / "tokenizer_config.json").string(), largest_config));
   }
+  if (is_there(folder / "chat_template.jinja")) {
+    KRAIT_ASSIGN_OR_RETURN(
+        checkpoint.chat_template,
+        read_text_file((folder / "chat_template.jinja").string(), largest_config));
+  }
   checkpoint.has_sentencepiece =
       is_there(folder / "tokenizer.model") || is_there(folder / "tokenizer.model.v3");
   return {};

@@ -26,9 +26,8 @@ Error system_error(std::string_view what, const std::string& path) {
 
 class Descriptor {
  public:
-  // Without O_NONBLOCK, opening a pipe would wait for a writer before it could be refused.
-  explicit Descriptor(const std::string& path)
-      : value_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {}
+  Descriptor(const std::string& path, int flags)
+      : value_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | flags)) {}
   ~Descriptor() {
     if (value_ >= 0) ::close(value_);
   }
@@ -105,7 +104,8 @@ Result<void> read_all(int descriptor, std::span<std::byte> out, const std::strin
 
 Result<std::shared_ptr<const FileBytes>> open_file(const std::string& path, WeightsMode mode,
                                                    Progress progress) {
-  const Descriptor descriptor(path);
+  // Without O_NONBLOCK, opening a pipe would wait for a writer before it could be refused.
+  const Descriptor descriptor(path, O_NONBLOCK);
   if (descriptor.get() < 0) return system_error("a readable file", path);
   struct stat status {};
   if (::fstat(descriptor.get(), &status) != 0) return system_error("a readable file", path);
@@ -135,14 +135,34 @@ std::shared_ptr<const FileBytes> borrow_bytes(std::span<const std::byte> bytes, 
 }
 
 Result<std::string> read_text_file(const std::string& path, std::size_t limit) {
-  KRAIT_ASSIGN_OR_RETURN(const auto file, open_file(path, WeightsMode::map));
-  const auto bytes = file->bytes();
-  if (bytes.size() > limit) {
-    return Error{ErrorCode::bad_format, fmt::format("[file] expected at most {} bytes, found {} "
-                                                    "({})",
-                                                    limit, bytes.size(), path)};
+  const Descriptor descriptor(path, 0);
+  struct stat status {};
+  if (descriptor.get() < 0 || ::fstat(descriptor.get(), &status) != 0) {
+    return system_error("a readable file", path);
   }
-  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  const auto too_long = [&](std::string_view found) {
+    return Error{
+        ErrorCode::bad_format,
+        fmt::format("[file] expected at most {} bytes, found {} ({})", limit, found, path)};
+  };
+  // The size is a hint: /proc says 0, pipes have none, and a file may grow.
+  const auto size = static_cast<std::size_t>(std::max<off_t>(status.st_size, 0));
+  if (S_ISREG(status.st_mode) && size > limit) return too_long(fmt::to_string(size));
+  std::string text;
+  constexpr std::size_t step = std::size_t{1} << 16U;
+  for (std::size_t done = 0;;) {
+    // One byte beyond the size, where a file of that size is found to end.
+    text.resize(std::max(done + step, size + 1));
+    const ssize_t count = ::read(descriptor.get(), text.data() + done, text.size() - done);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return system_error("readable bytes", path);
+    done += static_cast<std::size_t>(count);
+    if (done > limit) return too_long("more");
+    if (count == 0) {
+      text.resize(done);
+      return text;
+    }
+  }
 }
 
 }  // namespace krait::inline v0_1

@@ -333,11 +333,26 @@ Result<void> copy_texts(const Checkpoint& checkpoint, const fs::path& source,
   };
   KRAIT_RETURN_IF_ERROR(copy("tokenizer.json", checkpoint.tokenizer));
   KRAIT_RETURN_IF_ERROR(copy("tokenizer_config.json", checkpoint.tokenizer_config));
-  constexpr const char* generation = "generation_config.json";
+  KRAIT_RETURN_IF_ERROR(copy("chat_template.jinja", checkpoint.chat_template));
+  // What krait does not read itself, other programs may.
+  constexpr std::size_t largest = std::size_t{1} << 30U;
+  const auto copy_file = [&](const fs::path& name) -> Result<void> {
+    KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text_file(source / name, largest));
+    return write_text(destination / name, text);
+  };
   std::error_code ignored;
-  if (!fs::exists(source / generation, ignored)) return {};
-  KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text_file(source / generation));
-  return copy(generation, text);
+  for (const char* name : {"generation_config.json", "special_tokens_map.json", "added_tokens.json",
+                           "chat_template.json", "vocab.json", "merges.txt", "tokenizer.model",
+                           "tokenizer.model.v3", "tekken.json"}) {
+    if (fs::is_regular_file(source / name, ignored)) KRAIT_RETURN_IF_ERROR(copy_file(name));
+  }
+  const fs::path templates = "additional_chat_templates";
+  for (const auto& entry : fs::directory_iterator(source / templates, ignored)) {
+    if (!entry.is_regular_file(ignored) || entry.path().extension() != ".jinja") continue;
+    fs::create_directory(destination / templates, ignored);
+    KRAIT_RETURN_IF_ERROR(copy_file(templates / entry.path().filename()));
+  }
+  return {};
 }
 
 }  // namespace

@@ -9,9 +9,12 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
+#include "krait/io/safetensors.hpp"
 #include "tests/support/support.hpp"
 
 namespace krait {
@@ -52,10 +55,29 @@ class Cli : public testing::Test {
     const Outcome outcome = krait(arguments);
     EXPECT_EQ(outcome.code, code) << arguments << ": " << outcome.err;
     EXPECT_NE(outcome.err.find(part), std::string::npos) << arguments << ": " << outcome.err;
-    if (code == 1) {
-      EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
-      EXPECT_EQ(outcome.out, "") << arguments;
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+    EXPECT_EQ(outcome.err.substr(0, 7), "krait: ") << arguments;
+    EXPECT_EQ(outcome.out, "") << arguments;
+    if (code == 2) {
+      EXPECT_TRUE(outcome.err.ends_with(" --help)\n")) << outcome.err;
+      EXPECT_NE(outcome.err.find(": expected "), std::string::npos) << outcome.err;
+      EXPECT_NE(outcome.err.find(", found "), std::string::npos) << outcome.err;
     }
+  }
+  /// The tokens in a state file.
+  static std::vector<Token> state_tokens(const std::string& path) {
+    WeightStore store;
+    const auto file = open_file(path, WeightsMode::copy);
+    if (!file || !read_safetensors(*file, store) || !store.contains("tokens")) {
+      ADD_FAILURE() << path;
+      return {};
+    }
+    const TensorView tokens = store.find("tokens")->tensor;
+    std::vector<Token> result(static_cast<std::size_t>(tokens.size()));
+    if (!result.empty()) {
+      std::memcpy(result.data(), tokens.data, result.size() * sizeof(Token));
+    }
+    return result;
   }
   std::string path(const char* name) const { return (directory_.path() / name).string(); }
   static std::string golden(const char* name) {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <thread>
 
 #include "tests/support/support.hpp"
 
@@ -101,6 +102,31 @@ TEST(MappedFile, TextAboveTheLimitIsRefused) {
   const auto refused = read_text_file(path, 4);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, ErrorCode::bad_format);
+}
+
+// Not to the size that a file says it has.
+TEST(MappedFile, TextIsReadToItsEnd) {
+  const test::TemporaryDirectory folder;
+  const std::string version = test::read_file("/proc/version");
+  ASSERT_FALSE(version.empty());
+  EXPECT_EQ(read_text_file("/proc/version").value(), version);
+  EXPECT_EQ(read_text_file("/dev/null").value(), "");
+  const std::string large(200'001, 'k');
+  const std::string path = (folder.path() / "pipe").string();
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  std::thread writer([&] { test::write_file(path, large); });
+  EXPECT_EQ(read_text_file(path).value(), large);
+  writer.join();
+  test::write_file(folder.path() / "large", large);
+  EXPECT_EQ(read_text_file((folder.path() / "large").string()).value(), large);
+  for (const auto& [name, code] : {std::pair(std::string("/dev/zero"), ErrorCode::bad_format),
+                                   {folder.path().string(), ErrorCode::io_failed},
+                                   {path + "absent", ErrorCode::not_found}}) {
+    const auto refused = read_text_file(name, 100'000);
+    ASSERT_FALSE(refused) << name;
+    EXPECT_EQ(refused.error().code, code) << refused.error().message;
+    EXPECT_NE(refused.error().message.find(name), std::string::npos) << refused.error().message;
+  }
 }
 
 TEST(MappedFile, BorrowedBytesStayWhereTheyAre) {

@@ -10,6 +10,7 @@
 #include "krait/core/thread_pool.hpp"
 #include "krait/decoding/sampler.hpp"
 #include "krait/models/session.hpp"
+#include "tests/support/eager_thread_pool.hpp"
 #include "tests/support/tiny_models.hpp"
 
 namespace {
@@ -46,7 +47,7 @@ class Allocations : public testing::TestWithParam<ModelSpec (*)()> {};
 
 TEST_P(Allocations, NoneAfterASessionIsMade) {
   const Model model = test::tiny_model(GetParam()(), DType::bf16);
-  ThreadPool threads(2);
+  test::EagerThreadPool threads(2);
   Session session(model, threads);
   State state = model.initial_state();
   State fork = state;

@@ -11,6 +11,7 @@
 #include "krait/core/thread_pool.hpp"
 #include "krait/models/registry.hpp"
 #include "krait/models/state_io.hpp"
+#include "tests/support/eager_thread_pool.hpp"
 #include "tests/support/control_word.hpp"
 #include "tests/support/digest.hpp"
 #include "tests/support/kernel_support.hpp"
@@ -114,7 +115,7 @@ class Exactness : public testing::TestWithParam<Case> {
       for (const int threads : all_threads) {
         SCOPED_TRACE(testing::Message() << threads << " threads");
         if (isa == Isa::scalar && threads % 2 == 0) continue;  // slow, and no other path
-        ThreadPool pool(threads);
+        test::EagerThreadPool pool(threads);
         body(pool);
         if (HasFatalFailure()) return;
       }
@@ -238,7 +239,7 @@ TEST_P(Exactness, CopiesForksAndFilesKeepEveryBit) {
 // Logits and states of a prompt, a batch and a verification, from states that begin with subnormal
 // numbers, under a control word that the caller has set.
 std::vector<float> run_under(std::uint64_t word, const Model& model, std::span<const Token> text) {
-  ThreadPool pool(2);
+  test::EagerThreadPool pool(2);
   Session session(model, pool, {.chunk = 7});
   State start = model.initial_state();
   for (float& x : start.block()) x = 1e-40F;

@@ -10,6 +10,7 @@
 #include "krait/core/thread_pool.hpp"
 #include "krait/models/registry.hpp"
 #include "krait/models/session.hpp"
+#include "tests/support/eager_thread_pool.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -115,7 +116,7 @@ TEST(BundledModels, BitsPerByteEqualTheReference) {
   ASSERT_EQ(text.size(), 65536U);
   std::vector<Token> tokens;
   for (const char c : text) tokens.push_back(static_cast<unsigned char>(c));
-  ThreadPool threads(2);
+  test::EagerThreadPool threads(2);
   for (const auto& [name, expected] : golden["bits_per_byte"].items()) {
     const Model model = load_model((test::bundled_models_dir() / name).string()).value();
     Session session(model, threads, {.max_batch = 64});

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "krait/core/thread_pool.hpp"
+#include "tests/support/eager_thread_pool.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -47,7 +48,7 @@ TEST(SessionThreads, APoolGivesTheBitsOfOneThread) {
   SerialExecutor serial;
   const auto expected = run_all(model, serial);
   for (const int threads : {2, 4}) {
-    ThreadPool pool(threads);
+    test::EagerThreadPool pool(threads);
     for (int i = 0; i < 5; ++i) {
       ASSERT_TRUE(test::same_bits<float>(expected, run_all(model, pool)));
     }
@@ -62,7 +63,7 @@ TEST(SessionThreads, SessionsShareAModel) {
   std::vector<std::thread> users;
   for (std::vector<float>& result : results) {
     users.emplace_back([&result, &model] {
-      ThreadPool pool(2);
+      test::EagerThreadPool pool(2);
       result = run_all(model, pool);
     });
   }
@@ -75,7 +76,7 @@ TEST(SessionThreads, SessionsShareAPool) {
   const Model model = test::tiny_model();
   SerialExecutor serial;
   const auto expected = run_all(model, serial);
-  ThreadPool pool(3);
+  test::EagerThreadPool pool(3);
   std::vector<std::vector<float>> results(4);
   std::vector<std::thread> users;
   for (std::vector<float>& result : results) {

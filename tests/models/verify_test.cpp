@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "krait/core/thread_pool.hpp"
+#include "tests/support/eager_thread_pool.hpp"
 #include "tests/support/kernel_support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -160,14 +161,14 @@ TEST(Verify, EveryPrefixOfEveryWidthEqualsSteps) {
   const Model model = tiny_model(DType::f32, WeightForm::file, 3);
   test::for_each_isa([&](Isa) {
     for (const int threads : {1, 2, 4}) {
-      ThreadPool pool(threads);
+      test::EagerThreadPool pool(threads);
       expect_steps(model, pool);
     }
   });
 }
 
 TEST(Verify, BlocksThatKnowNothingOfReplayRunAgain) {
-  ThreadPool pool(2);
+  test::EagerThreadPool pool(2);
   expect_steps(mixed_model(), pool);
   expect_steps(mixed_model(DType::bf16), pool);
 }
@@ -206,7 +207,7 @@ TEST(Verify, RoundAfterRoundEqualsOnePrompt) {
 
 TEST(Verify, SeveralSequencesInOnePassEqualEachAlone) {
   for (const Model& model : {tiny_model(), mixed_model()}) {
-    ThreadPool pool(2);
+    test::EagerThreadPool pool(2);
     Session session(model, pool, {.max_verify = 9, .max_verify_batch = 3});
     const Index lengths[] = {4, 1, 3};
     std::vector<State> before;

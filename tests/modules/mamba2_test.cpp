@@ -6,6 +6,7 @@
 
 #include "krait/core/thread_pool.hpp"
 #include "tests/modules/block_fixture.hpp"
+#include "tests/support/eager_thread_pool.hpp"
 
 namespace krait {
 namespace {
@@ -167,7 +168,7 @@ TEST_P(Mamba2Block, EqualsThePapersRecurrence) {
           << "token " << t;
     }
   }
-  ThreadPool threads(2);
+  test::EagerThreadPool threads(2);
   for (const Index chunk : {tokens, Index{7}, Index{1}}) {
     EXPECT_EQ(test::run_block(**block, plan, input, chunk, threads), whole) << chunk;
   }

@@ -11,6 +11,7 @@
 #include "krait/core/thread_pool.hpp"
 #include "krait/modules/embedding.hpp"
 #include "tests/modules/block_fixture.hpp"
+#include "tests/support/eager_thread_pool.hpp"
 
 namespace krait {
 namespace {
@@ -104,7 +105,7 @@ TEST_P(MambaBlock, EqualsThePapersEquations) {
 
   const auto input = test::random_floats(tokens * d_model, 99);
   const auto expected = oracle(input);
-  ThreadPool threads(2);
+  test::EagerThreadPool threads(2);
   for (const Index chunk : {9, 4, 1}) {
     const std::vector<float> x = test::run_block(**block, plan, input, chunk, threads);
     for (Index t = 0; t < tokens; ++t) {

@@ -9,6 +9,7 @@
 #include "krait/core/thread_pool.hpp"
 #include "krait/modules/mlp.hpp"
 #include "tests/modules/block_fixture.hpp"
+#include "tests/support/eager_thread_pool.hpp"
 
 namespace krait {
 namespace {
@@ -179,7 +180,7 @@ TEST_P(MoeBlock, EqualsAPlainLoop) {
           << "token " << t;
     }
   }
-  ThreadPool threads(2);
+  test::EagerThreadPool threads(2);
   for (const Index chunk : {tokens, Index{5}, Index{1}}) {
     EXPECT_EQ(test::run_block(**block, plan, input, chunk, threads), whole) << chunk;
   }
@@ -248,7 +249,7 @@ TEST(Mlp, EqualsAPlainLoop) {
       Plan plan(d_model);
       const auto block = spec.bind(WeightScope(binder, ""), plan).value();
       const auto input = test::random_floats(tokens * d_model, 7);
-      ThreadPool threads(2);
+      test::EagerThreadPool threads(2);
       for (const Index chunk : {tokens, Index{1}}) {
         const auto y = test::run_block(*block, plan, input, chunk, threads);
         for (Index t = 0; t < tokens; ++t) {

@@ -97,6 +97,11 @@ class Quantize : public testing::Test {
     write_weights(source(), weights_of(what), what.is_sharded);
     test::write_file(source() / "config.json", config_of(what));
     test::write_file(source() / "generation_config.json", "{ \"temperature\": 1 }");
+    for (const char* name : {"chat_template.jinja", "special_tokens_map.json", "merges.txt"}) {
+      test::write_file(source() / name, std::string("this is ") + name);
+    }
+    fs::create_directory(source() / "additional_chat_templates");
+    test::write_file(source() / "additional_chat_templates/tool_use.jinja", "{{ tools }}");
   }
 
   // The source with one element of a matrix of f32 changed.
@@ -196,7 +201,9 @@ TEST_F(Quantize, EverythingElseIsAsItWas) {
   write({.head = Head::repeated});
   ASSERT_TRUE(quantize(WeightForm::q4));
   EXPECT_EQ(fs::exists(result() / "tokenizer.json"), false);
-  for (const char* name : {"config.json", "generation_config.json"}) {
+  for (const char* name :
+       {"config.json", "generation_config.json", "chat_template.jinja", "special_tokens_map.json",
+        "merges.txt", "additional_chat_templates/tool_use.jinja"}) {
     EXPECT_EQ(test::read_file(result() / name), test::read_file(source() / name));
   }
   const Checkpoint before = open_checkpoint(source().string()).value();
@@ -359,7 +366,7 @@ TEST_F(Quantize, DestinationsInUseAreRefused) {
   expect_refused(to(home()), ErrorCode::bad_argument, "not empty");
   EXPECT_EQ(test::read_file(home() / "file"), "text");
   EXPECT_EQ(std::distance(fs::directory_iterator(home()), {}), 1);
-  EXPECT_EQ(std::distance(fs::directory_iterator(source()), {}), 3);
+  EXPECT_EQ(std::distance(fs::directory_iterator(source()), {}), 7);
 
   // A name that only begins like the source's, an empty folder, and the file as the source.
   EXPECT_TRUE(to(directory_.path() / "source-q8"));

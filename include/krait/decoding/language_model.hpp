@@ -17,7 +17,8 @@ struct LanguageModel {
   Model model;
   std::shared_ptr<const Tokenizer> tokenizer;
   std::vector<Token> stop_tokens;  ///< ids that end a text; empty for byte-level models
-  std::string tokenizer_config;    ///< tokenizer_config.json, where a chat template would be
+  std::string tokenizer_config;    ///< tokenizer_config.json, where a chat template may be
+  std::string chat_template;       ///< chat_template.jinja, which goes before it
 };
 
 /// Opens a checkpoint (see open_checkpoint), or a bundled model by its name. Errors as

@@ -48,7 +48,8 @@ KRAIT_API Result<std::shared_ptr<const FileBytes>> open_file(const std::string& 
 KRAIT_API std::shared_ptr<const FileBytes> borrow_bytes(std::span<const std::byte> bytes,
                                                         std::string name);
 
-/// The whole file as a string, for configs and tokenizers. Refuses files above `limit` bytes.
+/// The whole file as a string, for configs and tokenizers. Read to its end, whatever size it says
+/// it has; a pipe is waited for. Refuses files above `limit` bytes.
 KRAIT_API Result<std::string> read_text_file(const std::string& path,
                                              std::size_t limit = std::size_t{256} << 20U);
 

@@ -24,8 +24,8 @@ struct QuantizeSummary {
 /// Writes the checkpoint at `source` (see open_model) to the new folder `destination`, with the
 /// tensors that `plan_model` calls matrices in `form`: q8, q4, bf16 or f16. The result is one
 /// model.safetensors, in which codes and scales replace a packed matrix's `weight`, and copies of
-/// config.json, tokenizer.json, tokenizer_config.json and generation_config.json. All other tensors
-/// are as they were, but for a head that repeats the embedding it is tied to: that is left out.
+/// the files of the configuration, the tokenizer and the chat templates. All other tensors are as
+/// they were, but for a head that repeats the embedding it is tied to: that is left out.
 ///
 /// Loaded as it is, the result gives the bits and has the fingerprint of `source` loaded in `form`.
 /// It is the same for every executor. Working memory is some 10 MB, whatever the model's size.

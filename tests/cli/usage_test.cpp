@@ -1,0 +1,221 @@
+// Wrong usage: exit code 2 and one line, before anything else is done; and arguments that only look
+// wrong.
+
+#include <utility>
+
+#include "tests/cli/cli.hpp"
+#include "tests/cli/running.hpp"
+
+namespace krait {
+namespace {
+
+class CliUsage : public Cli {
+ protected:
+  // The line, and its place for help.
+  void expect_usage(const std::string& arguments, const std::string& start) {
+    SCOPED_TRACE(arguments);
+    expect_error(arguments + " </dev/null", 2, start);
+    const std::string command = arguments.substr(0, arguments.find(' '));
+    const Outcome outcome = krait(arguments + " </dev/null");
+    EXPECT_EQ(outcome.err.rfind("krait: " + start, 0), 0U) << outcome.err;
+    EXPECT_NE(outcome.err.find("(krait " + command + " --help)"), std::string::npos) << outcome.err;
+  }
+  json prompt_tokens(const std::string& arguments) {
+    const Outcome outcome =
+        krait("generate --json -n 1 --greedy -m krait-bytes-draft " + arguments + " </dev/null");
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return json::parse(outcome.out, nullptr, false).value("prompt_tokens", json());
+  }
+};
+
+TEST_F(CliUsage, IsToldInOneLineOfItsOption) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"generate a -n -1", "--tokens: expected a whole number from 0 to 2147483648, found '-1'"},
+      {"generate a -n many", "--tokens: expected a whole number"},
+      {"generate a -n ''", "--tokens: expected a whole number from 0 to 2147483648, found ''"},
+      {"generate a -n 0x10", "--tokens:"},
+      {"generate a -n 1.5", "--tokens:"},
+      {"generate a -n 99999999999999999999", "--tokens:"},
+      {"generate a -n 1 -n 2", "--tokens: expected one value, found a second one, '2'"},
+      {"generate a -n", "--tokens: expected a value, found none"},
+      {"generate a --stop", "--stop: expected a value, found none"},
+      {"generate a --count 0", "--count:"},
+      {"generate a --count 2 --state-out x", "--state-out: expected one sample, found --count 2"},
+      {"generate a --seed -1", "--seed: expected a whole number from 0 to 18446744073709551615"},
+      {"generate a --seed 18446744073709551616", "--seed:"},
+      {"generate a --seed ''", "--seed:"},
+      {"generate a --seed=", "--seed:"},
+      {"generate a --seed 1e3", "--seed:"},
+      {"generate a --threads -1", "--threads: expected a whole number from 0 to 4096"},
+      {"generate a --threads 5000", "--threads:"},
+      {"generate a --temperature -1", "--temperature: expected a number of at least 0, found -1"},
+      {"generate a --temperature nan", "--temperature:"},
+      {"generate a --temperature hot", "--temperature: expected a number, found 'hot'"},
+      {"generate a --temperature ''", "--temperature:"},
+      {"generate a --top-k -1", "--top-k:"},
+      {"generate a --top-p 90", "--top-p: expected a number above 0 and at most 1, found 90"},
+      {"generate a --min-p 2", "--min-p:"},
+      {"generate a --typical-p 0", "--typical-p:"},
+      {"generate a --repetition-penalty 0", "--repetition-penalty:"},
+      {"generate a --presence-penalty inf", "--presence-penalty:"},
+      {"generate a --frequency-penalty nan", "--frequency-penalty:"},
+      {"generate a --logit-bias 5", "--logit-bias: expected TOKEN=BIAS, found '5'"},
+      {"generate a --logit-bias 5=", "--logit-bias:"},
+      {"generate a --logit-bias =1", "--logit-bias:"},
+      {"generate a --logit-bias 5=nan", "--logit-bias:"},
+      {"generate a --logit-bias -5=1", "--logit-bias:"},
+      {"generate a --logit-bias 999=1", "--logit-bias: expected ids from 0 to 255, found 999"},
+      {"generate a b", "prompt: expected one argument; text with spaces in quotes, found another"},
+      {"generate a --no-such-flag", "--no-such-flag: expected an option of krait generate"},
+      {"generate -x", "-x: expected an option of krait generate"},
+      {"generate '-5 degrees'", "-5: expected an option of krait generate"},
+      {"generate a --json=yes", "--json: expected no value, found 'yes'"},
+      {"generate a --dtype f8", "--dtype: expected one of file, f32, bf16, f16, q8, q4"},
+      {"generate a --weights ''", "--weights:"},
+      {"generate a -m ''", "--model: expected a name, found an empty one"},
+      {"generate a --state-out ''", "--state-out:"},
+      {"generate a --state-out -", "--state-out: expected the name of a file"},
+      {"logits --text a --out -", "--out: expected the name of a file"},
+      {"generate a --prompt-file b", "--prompt-file: expected no prompt beside it"},
+      {"chat --json", "--json: expected an option of krait chat"},
+      {"chat a", "krait chat: expected options alone, found 'a'"},
+      {"chat -n 0", "--tokens:"},
+      {"chat --top-p 2", "--top-p:"},
+      {"logits --tokens 1,x", "--tokens: expected numbers from 0 to 2147483647, found 'x'"},
+      {"logits --tokens 1,,2", "--tokens:"},
+      {"logits --tokens ''", "--tokens: expected at least one id, found none"},
+      {"logits --tokens 1,900", "--tokens: expected numbers from 0 to 255, found '900'"},
+      {"logits --tokens 1 --text a", "input: expected one of --tokens, --text and --file"},
+      {"logits --text a --chunk 0", "--chunk:"},
+      {"logits --text a --top 0", "--top:"},
+      {"tokenize --decode 999", "--decode: expected numbers from 0 to 255, found '999'"},
+      {"tokenize --decode [1,2", "--decode:"},
+      {"tokenize --decode 1 a", "--decode: expected no text beside it"},
+      {"tokenize a --file b", "--file: expected no text beside it"},
+      {"perplexity ''", "file: expected a name"},
+      {"perplexity x --limit 0", "--limit:"},
+      {"evaluate --file x", "--kl: expected a reference model, found none"},
+      {"quantize krait-bytes-2m x", "--to: expected one of q8, q4, bf16, f16, found none"},
+      {"quantize krait-bytes-2m --to q8", "destination: expected the name of a new folder"},
+      {"quantize", "source: expected a checkpoint, found none"},
+      {"quantize a b c --to q8", "destination: expected one argument"},
+      {"inspect a b", "path: expected one argument"},
+      {"bench --users 1,x", "--users: expected numbers from 0 to 256, found 'x'"},
+      {"bench --users 257", "--users:"},
+      {"bench --verify 1,x", "--verify:"},
+      {"bench --repeat 0", "--repeat:"},
+      {"bench extra", "krait bench: expected options alone"},
+  };
+  for (const auto& [arguments, start] : cases) expect_usage(arguments, start);
+}
+
+TEST_F(CliUsage, NamesTheCommands) {
+  expect_error("", 2, "command: expected one of generate, chat, logits");
+  expect_error("sing", 2, "found 'sing' (krait --help)");
+  expect_error("''", 2, "found ''");
+  expect_error("--json generate a", 2, "--json: expected a command first");
+}
+
+TEST_F(CliUsage, HelpGoesBeforeWhatIsWrong) {
+  for (const char* arguments :
+       {"generate --help", "generate -n many --help", "generate -h",
+        "generate --no-such-flag --help", "logits --tokens --help --help"}) {
+    const Outcome outcome = krait(arguments);
+    EXPECT_EQ(outcome.code, 0) << arguments;
+    EXPECT_NE(outcome.out.find("[OPTIONS]"), std::string::npos) << arguments << outcome.out;
+    EXPECT_EQ(outcome.err, "");
+  }
+}
+
+TEST_F(CliUsage, AFlagTakesOneValue) {
+  for (const char* arguments :
+       {"--stop . 'It was a dark'", "--stop=. 'It was a dark'", "'It was a dark' --stop .",
+        "--stop . --stop , 'It was a dark'", "--logit-bias 5=1 'It was a dark'",
+        "--logit-bias 5=1 --logit-bias 6=-inf 'It was a dark'", "--stop '' 'It was a dark'",
+        "--stop= 'It was a dark'", "--stop . -- 'It was a dark'", "--stop '[a,b]' 'It was a dark'",
+        "-- 'It was a dark'", "--seed 5 'It was a dark'", "--logit-bias 5=+1 'It was a dark'"}) {
+    EXPECT_EQ(prompt_tokens(arguments), 13) << arguments;
+  }
+}
+
+TEST_F(CliUsage, APromptMayBeAnyText) {
+  EXPECT_EQ(prompt_tokens("'{}'"), 2);
+  EXPECT_EQ(prompt_tokens("'[1,2]'"), 5);
+  EXPECT_EQ(prompt_tokens("++"), 2);
+  EXPECT_EQ(prompt_tokens("chat"), 4);
+  EXPECT_EQ(prompt_tokens("-- -n"), 2);
+  EXPECT_EQ(prompt_tokens("-- --"), 2);
+  EXPECT_EQ(prompt_tokens("''"), 1);
+  EXPECT_EQ(prompt_tokens("'a\nb'"), 3);
+  EXPECT_EQ(krait("tokenize {}").out, "123 125\n");
+}
+
+TEST_F(CliUsage, NumbersAreDecimal) {
+  EXPECT_EQ(krait_json("generate a -m krait-bytes-draft -n 010")["tokens"].size(), 10U);
+  EXPECT_EQ(krait_json("generate a -m krait-bytes-draft -n2")["tokens"].size(), 2U);
+  EXPECT_EQ(krait_json("generate a -m krait-bytes-draft --tokens=3")["tokens"].size(), 3U);
+  EXPECT_EQ(krait_json("generate a -m krait-bytes-draft -n 0 --seed 18446744073709551615")["seed"],
+            18446744073709551615ULL);
+}
+
+// Not after a hundred million tokens.
+TEST_F(CliUsage, DestinationsAreCheckedBeforeTheWork) {
+  std::filesystem::create_directory(path("folder"));
+  ASSERT_EQ(shell("mkfifo " + path("pipe")).code, 0);
+  const std::string work = "generate a -n 100000000 --state-out ";
+  expect_error(work + "/no/such/folder/s", 1, "/no/such/folder/s");
+  expect_error(work + path("folder"), 1, "folder");
+  expect_error(work + "/proc/version", 1, "/proc/version");
+  expect_error("chat --state-out /no/such/folder/s", 1, "/no/such/folder/s");
+  expect_error("logits --tokens 1 --out /no/such/folder/x.npy", 1, "/no/such/folder/x.npy");
+  expect_error("logits --tokens 1 --out " + path("pipe"), 1, "found a pipe");
+  // Nothing is left of the check.
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory_.path()), {}), 3);
+  // Nor has it changed what stands there when the work then fails.
+  test::write_file(path("kept"), "kept");
+  expect_error("generate a -m no-such-model --state-out " + path("kept"), 1, "no-such-model");
+  EXPECT_EQ(test::read_file(path("kept")), "kept");
+}
+
+TEST_F(CliUsage, NothingGivenInATerminalIsTold) {
+  for (const std::string command : {"generate", "tokenize", "logits", "perplexity"}) {
+    Running running({command}, path("out"), path("err"), Running::Stdin::terminal);
+    EXPECT_EQ(running.wait(), 2) << command;
+    const std::string line = test::read_file(path("err"));
+    EXPECT_EQ(std::count(line.begin(), line.end(), '\n'), 1) << line;
+    EXPECT_NE(line.find("expected a text, '-' or text piped into the program, found none (krait " +
+                        command + " --help)"),
+              std::string::npos)
+        << line;
+  }
+}
+
+// Whatever stands in arguments, paths and files.
+TEST_F(CliUsage, ControlCharactersAreShownAndNotSent) {
+  const std::string hostile = "$(printf '\\033[2J\\302\\233x\\342\\200\\256y\\177\\377')";
+  const std::string seen = "\\x1b[2J\\u009bx\\u202ey\\x7f\\xff";
+  for (const std::string& arguments :
+       {"\"" + hostile + "\"", "generate \"--" + hostile + "\"",
+        "generate a -n \"" + hostile + "\"", "perplexity \"" + hostile + "\"",
+        "generate a --state-out \"/no/" + hostile + "\""}) {
+    const Outcome outcome = krait(arguments);
+    EXPECT_NE(outcome.err.find(seen), std::string::npos) << arguments << ": " << outcome.err;
+    for (const char c : outcome.err) EXPECT_TRUE(c == '\n' || (c >= ' ' && c <= '~')) << int{c};
+  }
+  const Outcome model = krait("generate a -m \"" + hostile + "\"");
+  EXPECT_EQ(model.code, 1);
+  for (const char c : model.err) EXPECT_TRUE(c == '\n' || (c >= ' ' && c <= '~')) << int{c};
+  std::filesystem::copy(test::bundled_models_dir() / "krait-bytes-draft", path("model"));
+  std::string config = test::read_file(path("model") + "/config.json");
+  config.insert(config.find('{') + 1, "\"\\u001b[2J\\u202e\\n\": 1, ");
+  test::write_file(path("model") + "/config.json", config);
+  const Outcome table = krait("inspect " + path("model"));
+  EXPECT_NE(table.out.find("\\x1b[2J\\u202e\\n"), std::string::npos) << table.out;
+  EXPECT_EQ(table.out.find('\033'), std::string::npos);
+  const Outcome object = krait("inspect --json " + path("model"));
+  EXPECT_EQ(object.out.find("\u202e"), std::string::npos);
+  EXPECT_EQ(json::parse(object.out)["ignored_config_keys"][0], "\033[2J\u202e\n");
+}
+
+}  // namespace
+}  // namespace krait
