@@ -7,9 +7,9 @@
 #include <cstring>
 #include <type_traits>
 
-#include "io/printable.hpp"
 #include "krait/core/cpu.hpp"
 #include "krait/core/float_environment.hpp"
+#include "krait/io/printable.hpp"
 #include "models/plan_tree.hpp"
 
 namespace krait::inline v0_1 {
@@ -23,10 +23,22 @@ bool same_elements(const TensorView& a, const TensorView& b) noexcept {
           std::memcmp(a.data, b.data, static_cast<std::size_t>(a.bytes())) == 0);
 }
 
+// Whether a checkpoint holds the matrix that embedding and head share under the head's name only.
+bool is_embedding_in_head(const ModelSpec& spec, const WeightStore* weights,
+                          const std::string& prefix) {
+  if (weights == nullptr || !spec.tied_head) return false;
+  const auto has = [&](const std::string& name) {
+    return weights->contains(name + ".weight") || weights->contains(name + ".codes");
+  };
+  const std::string dot = prefix.empty() ? "" : ".";
+  return has(spec.head_name) && !has(prefix + dot + spec.embedding_name);
+}
+
 // The head's own matrix if the checkpoint has one that differs from the embedding, whatever the
 // configuration says of tying: files that tie them usually leave it out, but some repeat it.
 Result<Linear> bind_head(const ModelSpec& spec, WeightBinder& binder, Plan& plan,
-                         const Embedding& embedding) {
+                         const Embedding& embedding, bool embedding_is_head) {
+  if (embedding_is_head) return embedding.tied_head();
   const WeightScope weights = WeightScope(binder, "").scope(spec.head_name);
   const Index rows = spec.embedding.rows();
   if (!spec.tied_head) return Linear::bind(weights, plan, rows, spec.d_model(), false);
@@ -42,8 +54,8 @@ Result<Linear> bind_head(const ModelSpec& spec, WeightBinder& binder, Plan& plan
 }
 
 Result<Linear> bind_head_with_bias(const ModelSpec& spec, WeightBinder& binder, Plan& plan,
-                                   const Embedding& embedding) {
-  KRAIT_ASSIGN_OR_RETURN(Linear head, bind_head(spec, binder, plan, embedding));
+                                   const Embedding& embedding, bool embedding_is_head) {
+  KRAIT_ASSIGN_OR_RETURN(Linear head, bind_head(spec, binder, plan, embedding, embedding_is_head));
   if (!spec.head_bias) return head;
   const WeightScope weights = WeightScope(binder, "").scope(spec.head_name);
   KRAIT_ASSIGN_OR_RETURN(const auto bias, weights.get<float>("bias", {spec.embedding.rows()}));
@@ -52,12 +64,13 @@ Result<Linear> bind_head_with_bias(const ModelSpec& spec, WeightBinder& binder, 
 
 // Binds every part. The embedding comes first: `bind_head` relies on it.
 Result<Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder, const std::string& prefix,
-                         Plan& plan, PlanTree& tree) {
+                         bool embedding_is_head, Plan& plan, PlanTree& tree) {
   Parts parts;
   parts.spec = spec;
   const WeightScope root(binder, prefix);
-  KRAIT_ASSIGN_OR_RETURN(parts.embedding,
-                         Embedding::bind(spec.embedding, root.scope(spec.embedding_name), plan));
+  const WeightScope shared = embedding_is_head ? WeightScope(binder, "").scope(spec.head_name)
+                                               : root.scope(spec.embedding_name);
+  KRAIT_ASSIGN_OR_RETURN(parts.embedding, Embedding::bind(spec.embedding, shared, plan));
   tree.name(spec.embedding_name, "Embedding");
 
   const ScratchSlot branch = plan.scratch(spec.d_model());
@@ -92,7 +105,8 @@ Result<Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder, const std:
       parts.final_norm,
       Norm::bind(spec.final_norm, root.scope(spec.final_norm_name), spec.d_model()));
   tree.name(spec.final_norm_name, parts.final_norm.description());
-  KRAIT_ASSIGN_OR_RETURN(parts.head, bind_head_with_bias(spec, binder, plan, parts.embedding));
+  KRAIT_ASSIGN_OR_RETURN(
+      parts.head, bind_head_with_bias(spec, binder, plan, parts.embedding, embedding_is_head));
   tree.name(spec.head_name, "Head");
   parts.scratch = plan.scratch_plan();
   parts.trail = plan.trail_plan();
@@ -103,7 +117,8 @@ Result<Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder, const std:
 // Whether the store has that tensor, or the codes that stand for it.
 bool has_tensor(const WeightStore& weights, std::string_view name) {
   constexpr std::string_view dense = "weight";
-  if (weights.contains(name)) return true;
+  // Of what cannot be read, binding says more than that it is missing.
+  if (weights.contains(name) || weights.unreadable().contains(name)) return true;
   if (name.size() < dense.size() || name.substr(name.size() - dense.size()) != dense) return false;
   return weights.contains(std::string(name.substr(0, name.size() - dense.size())) + "codes");
 }
@@ -120,11 +135,12 @@ Result<void> check_format(const WeightStore& weights) {
 // All missing tensors at once, so that a wrong prefix or family is seen for what it is.
 Result<void> check_names(const ModelSpec& spec, const WeightStore& weights,
                          const std::string& prefix) {
-  KRAIT_RETURN_IF_ERROR(check_format(weights));
   WeightBinder binder(nullptr, {});
   Plan plan(spec.d_model());
   PlanTree tree;
-  KRAIT_ASSIGN_OR_RETURN(const Parts ignored, bind_parts(spec, binder, prefix, plan, tree));
+  const bool embedding_is_head = is_embedding_in_head(spec, &weights, prefix);
+  KRAIT_ASSIGN_OR_RETURN(const Parts ignored,
+                         bind_parts(spec, binder, prefix, embedding_is_head, plan, tree));
   std::vector<std::string> missing;
   for (const TensorUse& use : binder.uses()) {
     if (!has_tensor(weights, use.name)) missing.push_back(use.name);
@@ -136,26 +152,79 @@ Result<void> check_names(const ModelSpec& spec, const WeightStore& weights,
     list += (i == 0 ? "" : ", ") + missing[i];
   }
   if (missing.size() > shown) list += fmt::format(", … ({} in all)", missing.size());
+  std::string there;
+  std::size_t count = 0;
+  constexpr std::size_t shown_there = 5;
+  for (const auto& [name, entry] : weights.entries()) {
+    if (count++ == shown_there) break;
+    there += (there.empty() ? "; it has " : ", ") + printable(name);
+  }
+  if (count > shown_there) there += ", …";
   return Error{ErrorCode::missing_tensor,
-               fmt::format("[build] weights: expected {} tensors, found {}; missing: {}",
-                           binder.uses().size(), weights.size(), list)};
+               fmt::format("[build] weights: expected {} tensors, found {}; missing: {}{}",
+                           binder.uses().size(), weights.size(), list, there)};
 }
 
-class Hash {  // FNV-1a, 64 bits
+// Binds every part to a checkpoint. Which tensors are missing is looked up only after a failure,
+// unless making them in another form takes so long that it should be known before.
+Result<Parts> bind_to(const ModelSpec& spec, WeightBinder& binder, const std::string& prefix,
+                      bool look_first, Plan& plan, PlanTree& tree) {
+  const WeightStore* weights = binder.store();
+  if (weights != nullptr) KRAIT_RETURN_IF_ERROR(check_format(*weights));
+  if (weights != nullptr && look_first) KRAIT_RETURN_IF_ERROR(check_names(spec, *weights, prefix));
+  const bool embedding_is_head = is_embedding_in_head(spec, weights, prefix);
+  auto parts = bind_parts(spec, binder, prefix, embedding_is_head, plan, tree);
+  if (!parts && weights != nullptr && !look_first) {
+    KRAIT_RETURN_IF_ERROR(check_names(spec, *weights, prefix));
+  }
+  return parts;
+}
+
+class Hash {  // FNV-1a over words of 8 bytes, folded so that every bit reaches every other
  public:
   void add(const void* data, std::size_t bytes) {
-    const auto* p = static_cast<const unsigned char*>(data);
-    for (std::size_t i = 0; i < bytes; ++i) value_ = (value_ ^ p[i]) * 0x100000001B3ULL;
+    const auto* p = static_cast<const std::byte*>(data);
+    for (std::size_t i = 0; i < bytes; i += sizeof(std::uint64_t)) {
+      std::uint64_t word = 0;
+      std::memcpy(&word, p + i, std::min(sizeof word, bytes - i));
+      value_ = (value_ ^ word) * 0x100000001B3ULL;
+      value_ ^= value_ >> 29U;
+    }
+    add_size(bytes);
   }
   std::string hex() const { return fmt::format("{:016x}", value_); }
 
  private:
+  void add_size(std::uint64_t size) { value_ = (value_ ^ size) * 0x9E3779B97F4A7C15ULL; }
+
   std::uint64_t value_ = 0xCBF29CE484222325ULL;
 };
 
-// Of the sizes and of the first and last 4 KiB of every tensor (floats as f32), as the model holds
-// it: the same for a bf16 file and its f32 copy, which give the same bits, and another for weights
-// that were rounded on the way.
+// Which elements of a tensor of `size` the fingerprint looks at: calls body(first, count). Those at
+// the ends, and some in each of 64 equal parts, at places that differ from part to part, so that no
+// pattern of rows or columns slips through. A small tensor is seen as a whole.
+template <class Body>
+void for_samples(Index size, Body&& body) {
+  constexpr Index at_ends = 512;
+  constexpr Index parts = 64;
+  constexpr Index in_part = 16;
+  if (size <= 2 * at_ends + parts * in_part) return body(Index{0}, size);
+  body(Index{0}, at_ends);
+  const Index between = size - 2 * at_ends;
+  std::uint64_t place = 0;
+  for (Index i = 0; i < parts; ++i) {
+    const Index begin = at_ends + between / parts * i;
+    const Index room = between / parts - in_part;
+    place = place * 0x5851F42D4C957F2DULL + 0x14057B7EF767814FULL;
+    body(begin + static_cast<Index>((place >> 33U) % static_cast<std::uint64_t>(room + 1)),
+         in_part);
+  }
+  body(size - at_ends, at_ends);
+}
+
+// Of the sizes and of samples of every tensor (floats as f32), as the model holds it: the same for
+// a bf16 file and its f32 copy, which give the same bits, and another for weights that were rounded
+// on the way.
 std::string fingerprint(const ModelSpec& spec, const WeightBinder& binder) {
   ModelSpec unnamed = spec;
   unnamed.family.clear();
@@ -165,23 +234,20 @@ std::string fingerprint(const ModelSpec& spec, const WeightBinder& binder) {
   const std::string sizes = to_string(unnamed);
   hash.add(sizes.data(), sizes.size());
 
-  constexpr Index sample = 4096;
-  AlignedBuffer<float> values(sample / bytes_of(DType::f32));
+  std::vector<float> values;
   for (const TensorUse& use : binder.uses()) {
     const std::string shape = to_string(use.shape);
     hash.add(shape.data(), shape.size());
     for (const TensorView& part : use.parts) {
-      const bool is_number = is_float(part.dtype);
-      const Index count = std::min(is_number ? values.size() : sample, part.size());
-      for (const Index first : {Index{0}, part.size() - count}) {
+      for_samples(part.size(), [&](Index first, Index count) {
         const auto* data = static_cast<const std::byte*>(part.data) + first * bytes_of(part.dtype);
-        if (is_number) {
-          convert_floats({data, part.dtype, {count}}, DType::f32, values.data());
-          hash.add(values.data(), static_cast<std::size_t>(count) * sizeof(float));
-        } else {
-          hash.add(data, static_cast<std::size_t>(count));
+        if (!is_float(part.dtype)) {
+          return hash.add(data, static_cast<std::size_t>(count * bytes_of(part.dtype)));
         }
-      }
+        values.resize(static_cast<std::size_t>(count));
+        convert_floats({data, part.dtype, {count}}, DType::f32, values.data());
+        hash.add(values.data(), values.size() * sizeof(float));
+      });
     }
   }
   return hash.hex();
@@ -217,8 +283,9 @@ Result<ModelPlan> make_plan(const WeightBinder& binder, const Plan& plan, const 
   }
   // Of an embedding that is not the head as well, a token reads one row.
   const TensorUse& embedding = result.tensors.front();
-  const bool is_head_own = std::ranges::any_of(
-      result.tensors, [&](const TensorUse& use) { return use.path == spec.head_name + ".weight"; });
+  const bool is_head_own =
+      std::any_of(result.tensors.begin() + 1, result.tensors.end(),
+                  [&](const TensorUse& use) { return use.path == spec.head_name + ".weight"; });
   if (is_head_own) {
     result.bytes_per_token -= embedding.bytes - embedding.bytes / spec.embedding.rows();
   }
@@ -231,11 +298,11 @@ Result<ModelPlan> make_plan(const WeightBinder& binder, const Plan& plan, const 
 Result<ModelPlan> plan_model(const ModelSpec& spec, const WeightStore* store,
                              const std::string& prefix, const WeightOptions& options) {
   KRAIT_RETURN_IF_ERROR(validate(spec));
-  if (store != nullptr) KRAIT_RETURN_IF_ERROR(check_names(spec, *store, prefix));
   WeightBinder binder(store, {.weights = options, .materialize = false});
   Plan plan(spec.d_model());
   PlanTree tree;
-  KRAIT_ASSIGN_OR_RETURN(const Parts ignored, bind_parts(spec, binder, prefix, plan, tree));
+  const auto bound = printable(bind_to(spec, binder, prefix, false, plan, tree));
+  if (!bound) return bound.error();
   return make_plan(binder, plan, spec, tree);
 }
 
@@ -245,11 +312,12 @@ Result<Model> build_model(const ModelSpec& spec, const WeightStore& weights,
   const FloatEnvironment environment;
   KRAIT_RETURN_IF_ERROR(check_isa_environment());
   KRAIT_RETURN_IF_ERROR(validate(spec));
-  KRAIT_RETURN_IF_ERROR(check_names(spec, weights, prefix));
   WeightBinder binder(&weights, {.weights = options, .materialize = true});
   Plan plan(spec.d_model());
   PlanTree tree;
-  KRAIT_ASSIGN_OR_RETURN(Parts parts, bind_parts(spec, binder, prefix, plan, tree));
+  const bool converts = options.form != WeightForm::file;
+  KRAIT_ASSIGN_OR_RETURN(Parts parts,
+                         printable(bind_to(spec, binder, prefix, converts, plan, tree)));
 
   KRAIT_ASSIGN_OR_RETURN(parts.plan, make_plan(binder, plan, spec, tree));
   auto layout = std::make_shared<StateLayout>();

@@ -2,8 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <cstring>
 #include <limits>
+#include <memory>
 
+#include "krait/core/tensor.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -75,6 +79,152 @@ TEST(ModelBuilder, RefusesWrongShapesAndTypes) {
   const auto type = build_model(spec, weights, "backbone");
   ASSERT_FALSE(type);
   EXPECT_EQ(type.error().code, ErrorCode::dtype_mismatch);
+}
+
+TEST(ModelBuilder, MissingTensorsAreNamedBesideThoseThatAreThere) {
+  const ModelSpec spec = tiny_spec();
+  const auto absent =
+      build_model(spec, random_weights(spec, 1, "other\x1b[31m").value(), "backbone");
+  ASSERT_FALSE(absent);
+  EXPECT_NE(
+      absent.error().message.find("; it has other?[31m.embedding.weight, other?[31m.layers.0."),
+      std::string::npos)
+      << absent.error().message;
+  EXPECT_NE(absent.error().message.find(", …"), std::string::npos);
+  // The list comes before any other fault, whatever the form.
+  WeightStore weights = without(random_weights(spec, 1, "").value(), "norm_f");
+  static const float values[3] = {};
+  weights.add("embedding.weight", {values, DType::f32, {3}}, nullptr);
+  for (const WeightForm form : {WeightForm::file, WeightForm::bf16}) {
+    const auto result = build_model(spec, weights, "", {.form = form});
+    ASSERT_FALSE(result);
+    EXPECT_EQ(result.error().code, ErrorCode::missing_tensor) << result.error().message;
+  }
+}
+
+TEST(ModelBuilder, TensorsThatKraitCannotHoldAreRefusedWhereTheyAreNeeded) {
+  const ModelSpec spec = tiny_spec();
+  WeightStore weights = random_weights(spec, 1, "").value();
+  weights.add_unreadable("extra", {"U16 [3]", "a.safetensors"});
+  const auto plan = build_model(spec, weights).value().plan();
+  EXPECT_EQ(plan.unused, std::vector<std::string>{"extra"});
+  weights.add_unreadable("layers.0.mixer.D", {"F8_E4M3 [40]", "a.safetensors"});
+  const auto result = build_model(spec, weights);
+  ASSERT_FALSE(result);
+  EXPECT_EQ(result.error().code, ErrorCode::dtype_mismatch);
+  EXPECT_EQ(result.error().message,
+            "[build] layers.0.mixer.D: expected f32, f16, bf16 or f64 [40], found F8_E4M3 [40] "
+            "(a.safetensors)");
+}
+
+// The weights with those whose names hold `part` in f64.
+WeightStore in_f64(const WeightStore& weights, std::string_view part) {
+  WeightStore result = weights;
+  for (const auto& [name, entry] : weights.entries()) {
+    if (name.find(part) == std::string::npos) continue;
+    auto wide = std::make_shared<Tensor>(DType::f64, entry.tensor.shape);
+    auto* values = static_cast<double*>(wide->data());
+    for (Index i = 0; i < entry.tensor.size(); ++i) {
+      values[i] = static_cast<double>(static_cast<const float*>(entry.tensor.data)[i]);
+    }
+    const TensorView view = wide->view();
+    result.add(name, view, std::move(wide), "a.safetensors");
+  }
+  return result;
+}
+
+TEST(ModelBuilder, ConvertsWeightsInF64) {
+  const ModelSpec spec = tiny_spec();
+  const WeightStore weights = random_weights(spec, 1, "").value();
+  for (const WeightForm form : {WeightForm::file, WeightForm::bf16, WeightForm::q8}) {
+    const std::string expected =
+        build_model(spec, weights, "", {.form = form}).value().fingerprint();
+    for (const char* part : {"", "A_log", "weight"}) {
+      const auto model = build_model(spec, in_f64(weights, part), "", {.form = form});
+      ASSERT_TRUE(model) << model.error().message;
+      EXPECT_EQ(model->fingerprint(), expected) << part << " " << to_string(form);
+    }
+  }
+  const ModelPlan plan = plan_model(spec, nullptr).value();
+  const WeightStore wide = in_f64(weights, "");
+  EXPECT_EQ(plan_model(spec, &wide).value().owned_bytes, plan.in_place_bytes + plan.owned_bytes);
+}
+
+TEST(ModelBuilder, RefusesWeightsThatANarrowerFormCannotHold) {
+  const ModelSpec spec = tiny_spec();
+  const auto message = [&](double value, WeightForm form, DType dtype = DType::f32,
+                           const std::string& name = "layers.1.mixer.in_proj.weight") {
+    WeightStore weights = random_weights(spec, 1, "").value();
+    if (dtype == DType::f64) weights = in_f64(weights, name);
+    const TensorView stored = weights.find(name)->tensor;
+    auto changed = std::make_shared<Tensor>(dtype, stored.shape);
+    std::memcpy(changed->data(), stored.data, static_cast<std::size_t>(stored.bytes()));
+    const Index at = stored.size() - 2;
+    if (dtype == DType::f64) {
+      static_cast<double*>(changed->data())[at] = value;
+    } else {
+      static_cast<float*>(changed->data())[at] = static_cast<float>(value);
+    }
+    const TensorView view = changed->view();
+    weights.add(name, view, std::move(changed), "a.safetensors");
+    const auto model = build_model(spec, weights, "", {.form = form});
+    return model ? "built" : model.error().message;
+  };
+  const std::string name = "[build] layers.1.mixer.in_proj.weight: expected weights that ";
+  const std::string place = " (element [79,18]) (a.safetensors)";
+  EXPECT_EQ(message(65519.0, WeightForm::f16), "built");
+  EXPECT_EQ(message(65520.0, WeightForm::f16),
+            name + "f16 can hold (at most 65504), found 65520" + place);
+  EXPECT_EQ(message(-1e30, WeightForm::f16),
+            name + "f16 can hold (at most 65504), found -1e+30" + place);
+  EXPECT_EQ(message(std::nan(""), WeightForm::f16),
+            name + "f16 can hold (at most 65504), found nan" + place);
+  EXPECT_EQ(message(3.3e38, WeightForm::bf16), "built");
+  EXPECT_EQ(message(3.4e38, WeightForm::bf16),
+            name + "bf16 can hold (at most 3.38953e+38), found 3.4e+38" + place);
+  EXPECT_EQ(message(-HUGE_VAL, WeightForm::bf16),
+            name + "bf16 can hold (at most 3.38953e+38), found -inf" + place);
+  EXPECT_EQ(message(3.4e38, WeightForm::file, DType::f64), "built");
+  EXPECT_EQ(message(1e39, WeightForm::file, DType::f64),
+            name + "f32 can hold (at most 3.40282e+38), found 1e+39" + place);
+  EXPECT_EQ(message(1e39, WeightForm::q8, DType::f64),
+            name + "f32 can hold (at most 3.40282e+38), found 1e+39" + place);
+  EXPECT_EQ(message(70000.0, WeightForm::f16, DType::f64),
+            name + "f16 can hold (at most 65504), found 70000" + place);
+  EXPECT_EQ(message(-1e300, WeightForm::file, DType::f64, "layers.0.mixer.A_log"),
+            "[build] layers.0.mixer.A_log: expected weights that f32 can hold (at most "
+            "3.40282e+38), found -1e+300 (element [39,3]) (a.safetensors)");
+  EXPECT_EQ(message(1e39, WeightForm::file, DType::f64, "layers.0.mixer.D"),
+            "[build] layers.0.mixer.D: expected weights that f32 can hold (at most 3.40282e+38), "
+            "found 1e+39 (element [38]) (a.safetensors)");
+}
+
+// A tied matrix may be stored under either name, or under both.
+TEST(ModelBuilder, TiedWeightsMayBeUnderTheHeadsName) {
+  const ModelSpec spec = tiny_spec();
+  ASSERT_TRUE(spec.tied_head);
+  const WeightStore usual = random_weights(spec, 1, "backbone").value();
+  WeightStore both = usual;
+  both.add(spec.head_name + ".weight", usual.find("backbone.embedding.weight")->tensor, nullptr);
+  const WeightStore head_only = without(both, "backbone.embedding.weight");
+  for (const WeightForm form : {WeightForm::file, WeightForm::bf16, WeightForm::q4}) {
+    const WeightOptions options{.form = form};
+    const Model model = build_model(spec, usual, "backbone", options).value();
+    for (const WeightStore* weights :
+         std::initializer_list<const WeightStore*>{&both, &head_only}) {
+      const auto other = build_model(spec, *weights, "backbone", options);
+      ASSERT_TRUE(other) << other.error().message;
+      EXPECT_EQ(other->fingerprint(), model.fingerprint());
+      EXPECT_EQ(other->plan().owned_bytes, model.plan().owned_bytes);
+      EXPECT_EQ(other->plan().parameters, model.plan().parameters);
+      EXPECT_EQ(other->plan().bytes_per_token, model.plan().bytes_per_token);
+      EXPECT_TRUE(other->plan().unused.empty());
+    }
+  }
+  ModelSpec untied = spec;
+  untied.tied_head = false;
+  EXPECT_EQ(build_model(untied, usual, "backbone").error().code, ErrorCode::missing_tensor);
+  EXPECT_EQ(build_model(untied, head_only, "backbone").error().code, ErrorCode::missing_tensor);
 }
 
 TEST(ModelBuilder, RefusesSpecsThatDescribeNoModel) {
@@ -245,6 +395,53 @@ TEST(ModelBuilder, TheFingerprintTellsModelsApart) {
   ModelSpec other = spec;
   other.final_norm = RmsNormSpec{1e-6F};
   EXPECT_NE(base, fingerprint(other, 1));
+}
+
+// Edits that leave the ends of a matrix alone.
+TEST(ModelBuilder, TheFingerprintSeesEditedMatrices) {
+  ModelSpec spec = tiny_spec(1);
+  spec.embedding.vocab = 4096;
+  spec.embedding.vocab_padded = 0;
+  spec.embedding.d_model = 64;
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const WeightStore weights = random_weights(spec, 1, "", dtype).value();
+    const TensorView matrix = weights.find("embedding.weight")->tensor;
+    const Index cols = matrix.shape[1];
+    const Index width = bytes_of(dtype);
+    const auto edited = [&](Index first_row, Index rows, WeightForm form) {
+      auto copy = std::make_shared<Tensor>(dtype, matrix.shape);
+      std::memcpy(copy->data(), matrix.data, static_cast<std::size_t>(matrix.bytes()));
+      auto* bytes = static_cast<std::byte*>(copy->data());
+      for (Index i = first_row * cols; i < (first_row + rows) * cols; ++i) {
+        bytes[(i + 1) * width - 1] ^= std::byte{0x80};  // the sign
+      }
+      WeightStore changed = weights;
+      const TensorView view = copy->view();
+      changed.add("embedding.weight", view, std::move(copy));
+      return build_model(spec, changed, "", {.form = form}).value().fingerprint();
+    };
+    for (const WeightForm form : {WeightForm::file, WeightForm::q8}) {
+      const std::string base = edited(0, 0, form);
+      EXPECT_NE(edited(100, 3900, form), base) << "all but the ends";
+      for (Index first = 64; first + 128 < 4096; first += 128) {
+        EXPECT_NE(edited(first, 128, form), base) << "a block of rows from " << first;
+      }
+    }
+  }
+  // A small tensor is seen whole: every row of it counts.
+  const ModelSpec small = tiny_spec(1);
+  const WeightStore weights = random_weights(small, 1, "").value();
+  const TensorView matrix = weights.find("layers.0.mixer.in_proj.weight")->tensor;
+  const std::string base = build_model(small, weights).value().fingerprint();
+  for (Index row = 0; row < matrix.shape[0]; ++row) {
+    auto copy = std::make_shared<Tensor>(DType::f32, matrix.shape);
+    std::memcpy(copy->data(), matrix.data, static_cast<std::size_t>(matrix.bytes()));
+    static_cast<float*>(copy->data())[row * matrix.shape[1] + row % matrix.shape[1]] += 1.0F;
+    WeightStore changed = weights;
+    const TensorView view = copy->view();
+    changed.add("layers.0.mixer.in_proj.weight", view, std::move(copy));
+    EXPECT_NE(build_model(small, changed).value().fingerprint(), base) << row;
+  }
 }
 
 }  // namespace
