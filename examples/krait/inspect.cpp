@@ -38,6 +38,7 @@ nlohmann::json to_json(const ModelPlan& plan, const ModelConfig& config,
   }
   return {{"path", checkpoint.path},
           {"family", config.spec.family},
+          {"wrapper", config.wrapper},
           {"spec", to_string(config.spec)},
           {"parameters", plan.parameters},
           {"active_parameters", plan.active_parameters},
@@ -141,14 +142,17 @@ Result<void> run(const Options& options) {
     for (const std::string& key : config.ignored) text += " " + key;
     text += "\n";
   }
+  if (!config.wrapper.empty()) {
+    text += "before every name of a tensor: " + printable(config.wrapper) + ".\n";
+  }
   if (!plan.unused.empty()) {
     text += "tensors that the model does not use:";
-    for (const std::string& name : plan.unused) text += " " + name;
+    for (const std::string& name : plan.unused) text += " " + printable(name);
     text += "\n";
   }
   if (options.tensors) {
     for (const TensorUse& use : plan.tensors) {
-      text += use.name + " " + use.form + " " + to_string(use.shape) + " " +
+      text += printable(use.name) + " " + use.form + " " + to_string(use.shape) + " " +
               std::to_string(use.bytes) + "\n";
     }
   }

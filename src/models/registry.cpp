@@ -7,6 +7,7 @@
 
 #include "io/json_private.hpp"
 #include "krait/io/bundled_model.hpp"
+#include "krait/io/printable.hpp"
 #include "models/families/families.hpp"
 
 namespace krait::inline v0_1 {
@@ -36,20 +37,55 @@ constexpr std::array known_names = {
     Names{"", "embedding", "layers", "norm_f", "lm_head"},
 };
 
-// The spelling whose embedding the checkpoint has; the family's own if it has none of them, so that
-// the error names what was expected.
+std::string in(std::string_view prefix, std::string_view name) {
+  return fmt::format("{}{}{}", prefix, prefix.empty() ? "" : ".", name);
+}
+
+// Whether the checkpoint has that matrix, as floats or as codes.
+bool has_matrix(const WeightStore& weights, const std::string& name) {
+  return weights.contains(name + ".weight") || weights.contains(name + ".codes");
+}
+
+void use_names(const Names& names, std::string_view wrapper, ModelConfig& config) {
+  config.wrapper = wrapper;
+  config.prefix = names.prefix.empty() ? std::string(wrapper) : in(wrapper, names.prefix);
+  config.spec.embedding_name = names.embedding;
+  config.spec.layers_name = names.layers;
+  config.spec.final_norm_name = names.final_norm;
+  config.spec.head_name = in(wrapper, names.head);
+}
+
+// What stands before every name of the checkpoint, in ever longer forms: "", "module",
+// "module.model", …. Wrappers of modules (DistributedDataParallel, torch.compile, Lightning) leave
+// such words.
+std::vector<std::string> common_wrappers(const WeightStore& weights) {
+  constexpr std::size_t most_words = 8;
+  std::vector<std::string> wrappers = {""};
+  if (weights.size() == 0) return wrappers;
+  // In their order, what the first and the last have in common is common to all.
+  const std::string& first = weights.entries().begin()->first;
+  const std::string& last = weights.entries().rbegin()->first;
+  for (std::size_t i = 0; i < first.size() && i < last.size() && first[i] == last[i]; ++i) {
+    if (first[i] != '.' || i == 0 || wrappers.size() > most_words) continue;
+    std::string wrapper = first.substr(0, i);
+    if (printable(wrapper) == wrapper) wrappers.push_back(std::move(wrapper));  // it will be shown
+  }
+  return wrappers;
+}
+
+// The spelling whose embedding the checkpoint has, or whose head, where that stands for both; the
+// family's own if it has none of them, so that the error names what was expected.
 void resolve_names(const WeightStore& weights, ModelConfig& config) {
   config.prefix = "backbone";
-  for (const Names& names : known_names) {
-    const std::string name =
-        fmt::format("{}{}{}", names.prefix, names.prefix.empty() ? "" : ".", names.embedding);
-    if (weights.contains(name + ".weight") || weights.contains(name + ".codes")) {
-      config.prefix = names.prefix;
-      config.spec.embedding_name = names.embedding;
-      config.spec.layers_name = names.layers;
-      config.spec.final_norm_name = names.final_norm;
-      config.spec.head_name = names.head;
-      return;
+  for (const std::string& wrapper : common_wrappers(weights)) {
+    for (const bool by_head : {false, true}) {
+      for (const Names& names : known_names) {
+        const std::string root = names.prefix.empty() ? wrapper : in(wrapper, names.prefix);
+        const bool is_it = by_head ? has_matrix(weights, in(wrapper, names.head)) &&
+                                         weights.contains(in(root, names.final_norm) + ".weight")
+                                   : has_matrix(weights, in(root, names.embedding));
+        if (is_it) return use_names(names, wrapper, config);
+      }
     }
   }
 }
@@ -66,7 +102,9 @@ std::vector<std::string_view> known_families() {
   return names;
 }
 
-Result<ModelConfig> read_config(const Checkpoint& checkpoint) {
+namespace {
+
+Result<ModelConfig> read_any_config(const Checkpoint& checkpoint) {
   const std::string name = checkpoint.path + "/" + checkpoint.config_file;
   KRAIT_ASSIGN_OR_RETURN(const nlohmann::json json, parse_json(checkpoint.config, name));
   if (!json.is_object()) {
@@ -80,6 +118,7 @@ Result<ModelConfig> read_config(const Checkpoint& checkpoint) {
     KRAIT_RETURN_IF_ERROR(family->read(reader, config));
     for (std::string& key : reader.unknown()) config.ignored.push_back(std::move(key));
     resolve_names(checkpoint.weights, config);
+    if (family->adapt != nullptr) family->adapt(checkpoint.weights, config);
     config.is_byte_level = checkpoint.tokenizer.empty() && config.spec.embedding.vocab == 256;
     if (config.is_byte_level) config.stop_tokens.clear();  // every id is a byte of text
     if (const auto valid = validate(config.spec); !valid) {
@@ -89,6 +128,12 @@ Result<ModelConfig> read_config(const Checkpoint& checkpoint) {
   }
   return reader.fail("model_type", "one of " + joined(known_families()),
                      reader.value_text("model_type"), ErrorCode::unsupported);
+}
+
+}  // namespace
+
+Result<ModelConfig> read_config(const Checkpoint& checkpoint) {
+  return printable(read_any_config(checkpoint));
 }
 
 Result<Checkpoint> open_model(const std::string& path, const LoadOptions& options) {

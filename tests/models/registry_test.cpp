@@ -188,16 +188,41 @@ TEST(Config, RefusesWhatDescribesNoModel) {
        "layer_norm_epsilon"},
       {"infinite epsilon", hf(R"("layer_norm_epsilon":"Infinity")"), ErrorCode::bad_config,
        "layer_norm_epsilon: expected a finite number of at least 0, found \"Infinity\""},
-      {"clamped steps", hf(R"("time_step_limit":[0.001,0.1])"), ErrorCode::unsupported,
-       "time_step_limit: expected [0, Infinity], found [0.001,0.1]"},
-      {"limits upside down", hf(R"("time_step_limit":["Infinity",0])"), ErrorCode::bad_config,
-       "time_step_limit: expected two numbers, the lower one first"},
-      {"limit not a number", hf(R"("time_step_limit":[0,NaN])"), ErrorCode::bad_config,
+      {"one limit", hf2(R"("time_step_limit":[0])"), ErrorCode::bad_config,
        "time_step_limit: expected two numbers"},
-      {"one limit", hf(R"("time_step_limit":[0])"), ErrorCode::bad_config,
-       "time_step_limit: expected two numbers"},
-      {"limit of text", hf(R"("time_step_limit":[0,"huge"])"), ErrorCode::bad_config,
-       "time_step_limit: expected two numbers"},
+      {"three limits", hf2(R"("time_step_limit":[0,1,2])"), ErrorCode::bad_config,
+       "time_step_limit: expected two numbers, the lower one first, found [0,1,2]"},
+      {"text that steers a terminal", hf("\"hidden_act\":\"\\u001b[31m\\u0007\""),
+       ErrorCode::unsupported, "hidden_act: expected silu, found ?[31m? ("},
+      {"text on two lines", hf(R"("hidden_act":"si\nlu")"), ErrorCode::unsupported,
+       "hidden_act: expected silu, found si?lu ("},
+      {"text of C1 characters", hf(R"("hidden_act":"\u009b31m")"), ErrorCode::unsupported,
+       "hidden_act: expected silu, found ?31m ("},
+      {"text turned around", hf(R"("hidden_act":"\u202eulis")"), ErrorCode::unsupported,
+       "hidden_act: expected silu, found ?ulis ("},
+      {"text of 100000 letters", hf("\"hidden_act\":\"" + std::string(100'000, 'x') + "\""),
+       ErrorCode::unsupported, "xxx... ("},
+      {"family with a bell", R"({"model_type":"\u0007"})", ErrorCode::unsupported, "model_type"},
+      {"layer with an escape", ss("\"ssm_cfg\":{\"layer\":\"\\u001b]0;x\"}"),
+       ErrorCode::unsupported, "ssm_cfg.layer: expected Mamba1 or Mamba2, found ?]0;x ("},
+      {"router with a carriage return", moe(R"("n_expert":8,"d_expert":8,"router":"a\rb")"),
+       ErrorCode::unsupported, "moe_cfg.router: expected switch, found a?b ("},
+      {"pattern with a delete", black("\"mamba_moe_layers\":[\"\x7f\"]"), ErrorCode::bad_config,
+       pattern},
+      {"key with an escape twice", "{\"\\u001b\":1,\"\\u001b\":2}", ErrorCode::bad_format,
+       "every key once, found \"?\" twice"},
+      {"gate norm of text", hf2(R"("rms_norm":"no")"), ErrorCode::bad_config,
+       "rms_norm: expected true or false, found \"no\""},
+      {"size of a list", hf(R"("state_size":[16])"), ErrorCode::bad_config,
+       "state_size: expected a whole number from 1 to 268435456, found [16]"},
+      {"size of nothing known", hf(R"("conv_kernel":true)"), ErrorCode::bad_config,
+       "conv_kernel: expected a whole number from 1 to 268435456, found true"},
+      {"end beyond ids", hf(R"("eos_token_id":4294967296)"), ErrorCode::bad_config,
+       "eos_token_id: expected a token id or a list of them, found 4294967296"},
+      {"ends in a list in a list", hf(R"("eos_token_id":[[1]])"), ErrorCode::bad_config,
+       "eos_token_id: expected a token id or a list of them, found [[1]]"},
+      {"tying of a number", hf(R"("tie_word_embeddings":1)"), ErrorCode::bad_config,
+       "tie_word_embeddings: expected true or false, found 1"},
       {"bias of text", hf(R"("use_bias":"yes")"), ErrorCode::bad_config, "use_bias"},
       {"other activation", hf(R"("hidden_act":"gelu")"), ErrorCode::unsupported, "hidden_act"},
       {"rank of text", hf(R"("time_step_rank":"some")"), ErrorCode::bad_config, "time_step_rank"},
@@ -311,6 +336,65 @@ TEST(Config, RefusesWhatDescribesNoModel) {
     EXPECT_NE(message.find("somewhere"), std::string::npos) << bad.name << ": " << message;
     EXPECT_EQ(message.find('\n'), std::string::npos) << bad.name;
   }
+}
+
+TEST(Config, OfMamba1HasNoLimitsOfSteps) {
+  const auto config = read("{" + transformers + R"(,"time_step_limit":[0.001,0.1]})");
+  ASSERT_TRUE(config) << config.error().message;
+  EXPECT_TRUE(config->ignored.empty());
+}
+
+TEST(Config, KeysThatChangeNothingAreCleaned) {
+  EXPECT_EQ(read("{" + transformers + R"(,"\u001b[31m":1})").value().ignored,
+            (std::vector<std::string>{"?[31m"}));
+}
+
+// A checkpoint of these tensors, of one number each.
+Checkpoint with_names(const std::string& config, const std::vector<std::string>& names) {
+  static const float number = 0.0F;
+  Checkpoint checkpoint;
+  checkpoint.path = "somewhere";
+  checkpoint.config = config;
+  for (const std::string& name : names) {
+    checkpoint.weights.add(name, {&number, DType::f32, {1}}, nullptr);
+  }
+  return checkpoint;
+}
+
+TEST(Config, OfMamba2KeepsAGatedNormThatIsThere) {
+  const std::string config = "{" + mamba2 + R"(,"rms_norm":false})";
+  const auto norm_of = [&](const std::vector<std::string>& names, std::size_t layer) {
+    const ModelConfig read = read_config(with_names(config, names)).value();
+    return std::get<Mamba2Spec>(read.spec.layers[layer].residuals[0].block).norm;
+  };
+  const std::string embedding = "backbone.embeddings.weight";
+  EXPECT_EQ(norm_of({embedding}, 0), GatedNorm::none);
+  EXPECT_EQ(norm_of({embedding, "backbone.layers.0.mixer.norm.weight"}, 0), GatedNorm::after_gate);
+  EXPECT_EQ(norm_of({embedding, "backbone.layers.0.mixer.norm.weight"}, 1), GatedNorm::none);
+}
+
+TEST(Config, WordsBeforeEveryNameAreLookedThrough) {
+  const auto names_of = [](const std::vector<std::string>& names) {
+    const ModelConfig config = read_config(with_names("{" + transformers + "}", names)).value();
+    return config.prefix + " " + config.spec.embedding_name + " " + config.spec.head_name;
+  };
+  EXPECT_EQ(names_of({"backbone.embeddings.weight"}), "backbone embeddings lm_head");
+  EXPECT_EQ(names_of({"module.backbone.embeddings.weight", "module.backbone.norm_f.weight"}),
+            "module.backbone embeddings module.lm_head");
+  EXPECT_EQ(
+      names_of({"module._orig_mod.backbone.embedding.weight", "module._orig_mod.lm_head.weight"}),
+      "module._orig_mod.backbone embedding module._orig_mod.lm_head");
+  EXPECT_EQ(names_of({"model.embeddings.weight", "model.norm_f.weight"}),
+            "model embeddings model.lm_head");
+  EXPECT_EQ(names_of({"embedding.weight"}), " embedding lm_head");
+  // Tied, and stored under the head's name only.
+  EXPECT_EQ(names_of({"backbone.norm_f.weight", "lm_head.weight"}), "backbone embeddings lm_head");
+  EXPECT_EQ(names_of({"module.backbone.norm_f.weight", "module.lm_head.codes"}),
+            "module.backbone embeddings module.lm_head");
+  // Not before every name: no guess.
+  EXPECT_EQ(names_of({"a.backbone.embeddings.weight", "b.backbone.embeddings.weight"}),
+            "backbone embeddings lm_head");
+  EXPECT_EQ(names_of({}), "backbone embeddings lm_head");
 }
 
 TEST(LoadModel, FindsBundledModelsByName) {

@@ -61,11 +61,7 @@ Result<MambaSpec> read_transformers_mamba(const ConfigReader& config) {
   KRAIT_ASSIGN_OR_RETURN(mixer.bias, config.boolean("use_bias", false));
   KRAIT_ASSIGN_OR_RETURN(mixer.conv_bias, config.boolean("use_conv_bias", true));
   KRAIT_RETURN_IF_ERROR(check_silu(config, "hidden_act"));
-  KRAIT_ASSIGN_OR_RETURN(const auto steps, step_limits(config, "time_step_limit"));
-  if (steps.first > 0.0F || std::isfinite(steps.second)) {
-    return config.fail("time_step_limit", "[0, Infinity]", config.value_text("time_step_limit"),
-                       ErrorCode::unsupported);
-  }
+  config.skip({"time_step_limit"});  // the classes of Mamba-1 do not look at it
   return mixer;
 }
 

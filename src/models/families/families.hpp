@@ -16,6 +16,8 @@ struct Family {
   bool (*recognises)(const ConfigReader& config);
   /// Fills in spec, stop tokens and ignored keys.
   Result<void> (*read)(ConfigReader& config, ModelConfig& result);
+  /// What the tensors say better than the configuration, once their names are known; null for none.
+  void (*adapt)(const WeightStore& weights, ModelConfig& config) = nullptr;
 };
 
 // All of them, in the order in which they are asked whether a configuration is theirs.

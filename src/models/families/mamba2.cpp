@@ -26,7 +26,7 @@ Result<void> read(ConfigReader& config, ModelConfig& result) {
   mixer.dt_min = steps.first;
   mixer.dt_max = steps.second;
   KRAIT_ASSIGN_OR_RETURN(const bool rms_norm, config.boolean("rms_norm", true));
-  if (!rms_norm) mixer.norm = GatedNorm::none;
+  if (!rms_norm) mixer.norm = GatedNorm::none;  // see adapt
   config.skip({"chunk_size", "time_step_rank"});
   KRAIT_RETURN_IF_ERROR(read_transformers_model(
       config, mixer, {.d_model = 4096, .vocab = 32768, .n_layer = 64, .tied_head = false}, result));
@@ -42,8 +42,24 @@ Result<void> read(ConfigReader& config, ModelConfig& result) {
   return {};
 }
 
+// The class of transformers has the gated norm whatever "rms_norm" says: a checkpoint with its
+// tensor was made with it.
+void adapt(const WeightStore& weights, ModelConfig& config) {
+  for (std::size_t i = 0; i < config.spec.layers.size(); ++i) {
+    for (ResidualSpec& residual : config.spec.layers[i].residuals) {
+      auto* mixer = std::get_if<Mamba2Spec>(&residual.block);
+      if (mixer == nullptr || mixer->norm != GatedNorm::none) continue;
+      const std::string name =
+          fmt::format("{}.{}.{}.norm.weight", config.spec.layers_name, i, residual.block_name);
+      if (weights.contains(config.prefix.empty() ? name : config.prefix + "." + name)) {
+        mixer->norm = GatedNorm::after_gate;
+      }
+    }
+  }
+}
+
 }  // namespace
 
-const Family mamba2_family{"mamba2", recognises, read};
+const Family mamba2_family{"mamba2", recognises, read, adapt};
 
 }  // namespace krait::inline v0_1
