@@ -21,10 +21,10 @@ inline void demand(bool holds) {
   if (!holds) std::abort();
 }
 
-/// A message is one line.
+/// A message is one line without control characters.
 inline void check_error(const Error& error) {
   demand(!error.message.empty());
-  demand(error.message.find('\n') == std::string::npos);
+  for (const char c : error.message) demand((c < 0 || c >= ' ') && c != '\x7f');
 }
 
 /// Every byte of every tensor can be read, and elements are aligned.
