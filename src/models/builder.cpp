@@ -205,9 +205,9 @@ class Hash {  // FNV-1a over words of 8 bytes, folded so that every bit reaches 
 // pattern of rows or columns slips through. A small tensor is seen as a whole.
 template <class Body>
 void for_samples(Index size, Body&& body) {
-  constexpr Index at_ends = 1024;
+  constexpr Index at_ends = 512;
   constexpr Index parts = 64;
-  constexpr Index in_part = 32;
+  constexpr Index in_part = 16;
   if (size <= 2 * at_ends + parts * in_part) return body(Index{0}, size);
   body(Index{0}, at_ends);
   const Index between = size - 2 * at_ends;
