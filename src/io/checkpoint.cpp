@@ -98,6 +98,16 @@ Result<void> read_texts(const fs::path& folder, Checkpoint& checkpoint) {
         checkpoint.tokenizer_config,
         read_text_file((folder / "tokenizer_config.json").string(), largest_config));
   }
+  if (is_there(folder / "generation_config.json")) {
+    KRAIT_ASSIGN_OR_RETURN(
+        checkpoint.generation_config,
+        read_text_file((folder / "generation_config.json").string(), largest_config));
+  }
+  if (is_there(folder / "special_tokens_map.json")) {
+    KRAIT_ASSIGN_OR_RETURN(
+        checkpoint.special_tokens,
+        read_text_file((folder / "special_tokens_map.json").string(), largest_config));
+  }
   checkpoint.has_sentencepiece =
       is_there(folder / "tokenizer.model") || is_there(folder / "tokenizer.model.v3");
   return {};
