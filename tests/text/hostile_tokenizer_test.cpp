@@ -135,6 +135,23 @@ std::vector<Case> other_cases() {
       {[](json& f) { f["pre_tokenizer"] = split("[a-z&&[^b]]"); }, unsupported,
        "without operations on sets"},
       {[](json& f) { f["pre_tokenizer"] = split("(?m).*"); }, unsupported, "without (?m)"},
+      {[](json& f) { f["pre_tokenizer"] = split("\\p{Greek}"); }, unsupported,
+       "without the property \"Greek\" (general categories are known)"},
+      {[](json& f) { f["pre_tokenizer"] = split("[a\\P{Xwd\n}]"); }, unsupported,
+       "without the property \"Xwd\\n\""},
+      {[](json& f) { f["pre_tokenizer"] = split("\\p{L"); }, unsupported, "\\p{ without its end"},
+      {[](json& f) { f["pre_tokenizer"] = split("\\p"); }, unsupported, "the property \"\""},
+      {[](json& f) { f["pre_tokenizer"] = split("\\p{Cs}"); }, unsupported, "no characters"},
+      {[](json& f) { f["pre_tokenizer"] = split("[[:graph:]]"); }, unsupported,
+       "the class \"graph\""},
+      {[](json& f) { f["pre_tokenizer"] = split("[[:"); }, unsupported, "the class \"\""},
+      {[](json& f) { f["pre_tokenizer"] = split("\\X"); }, unsupported, "without \\X"},
+      {[](json& f) {
+         std::string all;
+         for (int i = 0; i < 2000; ++i) all += "\\p{L}";
+         f["pre_tokenizer"] = split(all.substr(0, 8190));
+       },
+       unsupported, "without so many classes of characters"},
       {[](json& f) { f["pre_tokenizer"] = split("\\C"); }, unsupported, "one with an error"},
       {[](json& f) { f["pre_tokenizer"] = split("a\\"); }, unsupported, "one with an error"},
       {[](json& f) { f["pre_tokenizer"] = split(std::string(100000, '(')); }, unsupported,
