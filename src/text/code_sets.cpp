@@ -118,28 +118,65 @@ Ranges complement(const Ranges& ranges) {
   return result;
 }
 
-std::optional<Ranges> named(std::string_view name) {
+namespace {
+
+// Case, spaces, underscores and hyphens do not count.
+std::string plain_name(std::string_view name) {
   std::string plain;
   for (const char c : name) {
     if (c == ' ' || c == '_' || c == '-') continue;
     plain += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
   }
+  return plain;
+}
+
+}  // namespace
+
+std::optional<std::uint32_t> named_categories(std::string_view name) {
+  const std::string plain = plain_name(name);
   for (const Name& one : groups) {
-    if (plain == one.short_name || plain == one.long_name) {
-      return of_categories(group(one.short_name.front()));
-    }
+    if (plain == one.short_name || plain == one.long_name) return group(one.short_name.front());
   }
   for (std::size_t i = 0; i < names.size(); ++i) {
-    if (plain == names[i].short_name || plain == names[i].long_name) {
-      return of_categories(1U << i);
-    }
+    if (plain == names[i].short_name || plain == names[i].long_name) return 1U << i;
   }
   if (plain == "lc" || plain == "l&" || plain == "casedletter") {
-    return of_categories(category("lu") | category("ll") | category("lt"));
+    return category("lu") | category("ll") | category("lt");
   }
+  return std::nullopt;
+}
+
+std::optional<Ranges> named(std::string_view name) {
+  if (const auto categories = named_categories(name)) return of_categories(*categories);
+  const std::string plain = plain_name(name);
   if (plain == "any") return Ranges{{0, 0x10FFFF}};
   if (plain == "assigned") return complement(of_categories(category("cn")));
   return posix(plain);
+}
+
+std::optional<std::string> fast_members(std::uint32_t categories, std::string_view version) {
+  if (version != "14.0.0" && version != "16.0.0") return std::nullopt;
+  Ranges gained;
+  for (const unicode::CategoryChange& change : unicode::changes_since_14()) {
+    if (version == "16.0.0") break;  // the table's own
+    const bool was = (categories >> static_cast<unsigned>(change.before) & 1U) != 0;
+    const bool is = (categories >> static_cast<unsigned>(change.now) & 1U) != 0;
+    if (was && !is) return std::nullopt;
+    if (is && !was) gained.push_back(change.range);
+  }
+  std::string result;
+  for (const Name& one : groups) {
+    const std::uint32_t all = group(one.short_name.front());
+    if ((categories & all) != all) continue;
+    categories &= ~all;
+    result += fmt::format("\\p{{{}}}", static_cast<char>(one.short_name[0] - 'a' + 'A'));
+  }
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if ((categories >> i & 1U) == 0) continue;
+    const std::string_view name = names[i].short_name;
+    result += fmt::format("\\p{{{}{}}}", static_cast<char>(name[0] - 'a' + 'A'), name[1]);
+  }
+  return result + members(gained);
 }
 
 std::optional<Ranges> posix(std::string_view name) {

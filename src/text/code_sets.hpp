@@ -18,8 +18,18 @@ Ranges of_categories(std::uint32_t categories);  ///< a bit for each unicode::Ca
 Ranges united(Ranges a, const Ranges& b);
 Ranges complement(const Ranges& ranges);
 
-/// The set of `\p{name}`: a general category, short or long, in any spelling of case and of words.
+/// The set of `\p{name}`: a general category, short or long, in any spelling of case and of words,
+/// or another name that has a set here.
 std::optional<Ranges> named(std::string_view name);
+
+/// The set as bits of categories, if it is made of categories.
+std::optional<std::uint32_t> named_categories(std::string_view name);
+inline constexpr std::uint32_t digit_categories = 1U << 13;  // nd
+
+/// Members of a class that stand for the categories: the engine's own properties, which are several
+/// times as fast as ranges, and what came to them since Unicode 14.0. Nothing if they also lost
+/// something. `version` is the engine's version of Unicode; 14.0 and 16.0 are known.
+std::optional<std::string> fast_members(std::uint32_t categories, std::string_view version);
 
 /// The set of `[:name:]`.
 std::optional<Ranges> posix(std::string_view name);

@@ -45,9 +45,12 @@ class Reader {
                       "Sequence",
                       describe(get(step, "type")));
     }
-    // A later step works on what an earlier one made.
-    ends_.before.insert(ends_.before.begin(), ends.before.begin(), ends.before.end());
-    ends_.after.insert(ends_.after.end(), ends.after.begin(), ends.after.end());
+    if (ends.before.empty() && ends.after.empty()) return {};
+    if (!ends_.before.empty() || !ends_.after.empty()) {
+      // `tokenizers` would take what the first one added for a text of its own.
+      return mismatch(ErrorCode::unsupported, where, "one step that adds ids", "another");
+    }
+    ends_ = std::move(ends);
     return check_count(ends_.before.size() + ends_.after.size(), where);
   }
 

@@ -33,7 +33,8 @@ constexpr std::size_t max_spelled_bytes = std::size_t{1} << 20;
 // Rewrites what PCRE2 would read otherwise, and refuses what it has no words for.
 class Translator {
  public:
-  explicit Translator(std::string_view pattern) : pattern_(pattern) {}
+  Translator(std::string_view pattern, std::string_view unicode_version)
+      : pattern_(pattern), version_(unicode_version) {}
 
   Result<std::string> run() {
     for (; at_ < pattern_.size() && refused_.empty(); ++at_) {
@@ -78,6 +79,13 @@ class Translator {
     }
   }
 
+  void set_categories(std::uint32_t categories, bool inverted) {
+    const bool is_written_out = inverted && in_class_;
+    const auto fast = is_written_out ? std::nullopt : code_sets::fast_members(categories, version_);
+    if (!fast) return set(code_sets::of_categories(categories), inverted);
+    result_ += in_class_ ? *fast : fmt::format("[{}{}]", inverted ? "^" : "", *fast);
+  }
+
   // \p{name}, \p{^name}, \pL and the same with P, behind the letter p.
   void property(bool inverted) {
     std::string_view name = pattern_.substr(at_ + 1, 1);
@@ -95,6 +103,9 @@ class Translator {
       }
     } else {
       at_ += name.size();
+    }
+    if (const auto categories = code_sets::named_categories(name)) {
+      return set_categories(*categories, inverted);
     }
     const auto ranges = code_sets::named(name);
     if (ranges) return set(*ranges, inverted);
@@ -117,7 +128,7 @@ class Translator {
         return set(code_sets::words(), escaped == 'W');
       case 'd':
       case 'D':
-        return set(code_sets::digits(), escaped == 'D');
+        return set_categories(code_sets::digit_categories, escaped == 'D');
       case 'p':
       case 'P':
         return property(escaped == 'P');
@@ -183,6 +194,7 @@ class Translator {
   }
 
   std::string_view pattern_;
+  std::string_view version_;
   std::size_t at_ = 0;
   bool in_class_ = false;
   std::string result_;
@@ -220,13 +232,22 @@ const PCRE2_UCHAR* units(std::string_view text) noexcept {
 
 }  // namespace
 
-Result<Regex> Regex::compile(std::string_view pattern) {
+std::string_view Regex::unicode_version() {
+  static const std::array<char, 64> version = [] {
+    std::array<char, 64> text{};
+    pcre2_config(PCRE2_CONFIG_UNICODE_VERSION, text.data());  // at most 24 bytes, it promises
+    return text;
+  }();
+  return version.data();
+}
+
+Result<Regex> Regex::compile(std::string_view pattern, std::string_view unicode_version) {
   if (pattern.size() > max_pattern_bytes) {
     return Error{ErrorCode::unsupported,
                  fmt::format("expected a pattern of at most {} bytes, found {}", max_pattern_bytes,
                              pattern.size())};
   }
-  KRAIT_ASSIGN_OR_RETURN(const std::string spelled, Translator(pattern).run());
+  KRAIT_ASSIGN_OR_RETURN(const std::string spelled, Translator(pattern, unicode_version).run());
   const CompileContext context(pcre2_compile_context_create(nullptr));
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   pcre2_set_parens_nest_limit(context.get(), 100);

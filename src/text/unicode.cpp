@@ -6,6 +6,7 @@
 #include <array>
 #include <vector>
 
+#include "text/code_sets.hpp"
 #include "text/utf8.hpp"
 
 namespace krait::inline v0_1::unicode {
@@ -30,7 +31,10 @@ bool is_old_block(char32_t code) noexcept {
 bool is_later(utf8proc_int32_t code) noexcept {
   const auto unsigned_code = static_cast<char32_t>(code);
   if (code < 0x7FD || is_old_block(unsigned_code)) return false;
-  return contains(later_ranges(), unsigned_code) || category(unsigned_code) == Category::cn;
+  static const auto ranges =
+      code_sets::united(code_sets::of_categories(1U << static_cast<unsigned>(Category::cn)),
+                        code_sets::Ranges(later_ranges().begin(), later_ranges().end()));
+  return contains(ranges, unsigned_code);
 }
 
 int combining_class(utf8proc_int32_t code) noexcept {

@@ -52,6 +52,14 @@ enum class Category : std::uint8_t {
 std::span<const std::uint32_t> category_runs() noexcept;
 Category category(char32_t code) noexcept;
 
+/// Code points that have another category than in Unicode 14.0, the oldest version of installed
+/// libraries that need not be worked around.
+struct CategoryChange {
+  CodeRange range;
+  Category before, now;
+};
+std::span<const CategoryChange> changes_since_14() noexcept;
+
 std::span<const CodeRange> letter_ranges() noexcept;  ///< \p{L}, ascending
 std::span<const CodeRange> number_ranges() noexcept;  ///< \p{N}, ascending
 

@@ -201,7 +201,7 @@ def post_processors():
     yield template(text())
     yield {"type": "BertProcessing", **ends}
     yield roberta
-    yield {"type": "Sequence", "processors": [bytes_only, template(special("two"), text()), roberta]}
+    yield {"type": "Sequence", "processors": [bytes_only, template(special("two"), text())]}
     yield {"type": "Sequence", "processors": []}
 
 

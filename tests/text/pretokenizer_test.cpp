@@ -153,6 +153,31 @@ TEST(PreTokenizer, ClassesAreThoseOfOneVersionOfUnicode) {
   EXPECT_TRUE(matched(R"((?i:\p{Lu}))", 0x1C89));
 }
 
+// Spelled for the engine's version and spelled out, a class matches the same code points.
+TEST(PreTokenizer, ClassesDoNotDependOnTheEnginesVersion) {
+  std::string all;
+  for (char32_t code = 0; code < 0x110000; ++code) {
+    if (code < 0xD800 || code >= 0xE000) utf8::append(all, code);
+  }
+  for (const char* const pattern :
+       {R"(\p{L}+)", R"(\p{M}+)", R"(\p{N}+)", R"(\p{P}+)", R"(\p{S}+)", R"(\p{Z}+)", R"(\P{C}+)",
+        R"(\p{Lu}+)", R"(\p{Ll}+)", R"(\p{Lo}+)", R"(\p{Mn}+)", R"(\p{Mc}+)", R"(\p{Nd}+)",
+        R"(\p{Po}+)", R"([^\s\p{L}\p{N}]+)", R"([\P{L}]+)", R"(\d+)", R"([^\p{L&}\D]+)"}) {
+    const Regex regexes[] = {Regex::compile(pattern).value(), Regex::compile(pattern, "").value()};
+    RegexSearch one(regexes[0]);
+    RegexSearch other(regexes[1]);
+    for (std::size_t from = 0;;) {
+      const RegexMatch a = one.find(all, from).value();
+      const RegexMatch b = other.find(all, from).value();
+      ASSERT_EQ(a.found, b.found) << pattern;
+      if (!a.found) break;
+      ASSERT_EQ(a.begin, b.begin) << pattern;
+      ASSERT_EQ(a.end, b.end) << pattern;
+      from = a.end;
+    }
+  }
+}
+
 TEST(PreTokenizer, WordBoundariesAreThoseOfWords) {
   EXPECT_EQ(split(R"(\b)", "Isolated", false, "ab-c"), (Pieces{"ab", "-", "c"}));
   EXPECT_EQ(split(R"(\Bb)", "Removed", false, "ab-b"), (Pieces{"a", "-b"}));
