@@ -131,7 +131,7 @@ class Conversation {
       const std::string text = turns_.opening + turn;
       KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens,
                              turns_.has_template ? runtime_.tokenizer().encode(text)
-                                                 : encode_prompt(runtime_.language_model, text));
+                                                 : runtime_.language_model.encode_prompt(text));
       sequence_.append(tokens);
       return {};
     }

@@ -73,19 +73,14 @@ Result<Runtime> start_without_tokenizer(const CommonOptions& options,
   LanguageModel loaded{.model = std::move(model),
                        .tokenizer = byte_tokenizer(),
                        .stop_tokens = {},
+                       .bos = {},
                        .tokenizer_config = {},
                        .chat_template = {}};
   return with_session(std::move(loaded), options, session);
 }
 
 Result<std::vector<Token>> encode_text(const LanguageModel& model, std::string_view text) {
-  return model.tokenizer->encode(text);
-}
-
-Result<std::vector<Token>> encode_prompt(const LanguageModel& model, std::string_view text) {
-  if (!text.empty()) return model.tokenizer->encode(text);
-  if (!model.stop_tokens.empty()) return std::vector<Token>{model.stop_tokens.front()};
-  return model.tokenizer->encode("\n");
+  return model.tokenizer->encode(text, {.add_special = true});
 }
 
 void SamplerFlags::add(Command& command) {

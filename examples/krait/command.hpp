@@ -57,9 +57,6 @@ Result<Runtime> start_without_tokenizer(const CommonOptions& options,
 
 /// A whole text in tokens, with what its tokenizer puts around one.
 Result<std::vector<Token>> encode_text(const LanguageModel& model, std::string_view text);
-/// A text to be continued: at least one token. An empty one begins with the end-of-text mark, which
-/// is what models are trained to find between texts, or with a line break.
-Result<std::vector<Token>> encode_prompt(const LanguageModel& model, std::string_view text);
 
 /// Sampler flags, named as in llama.cpp and Hugging Face.
 struct SamplerFlags {

@@ -45,7 +45,7 @@ Result<Sequence> begin(const Options& options, const std::string& prompt, const 
     if (sequence.pending > 0) return sequence;
   }
   KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens,
-                         encode_prompt(runtime.language_model, prompt));
+                         runtime.language_model.encode_prompt(prompt));
   sequence.append(tokens);
   return sequence;
 }

@@ -22,7 +22,7 @@ Result<std::vector<Token>> read_tokens(const Options& options, const Runtime& ru
     return parse_tokens(*options.tokens, "--tokens", runtime.model().vocab_padded() - 1);
   }
   KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text(options.text, "--text"));
-  return encode_prompt(runtime.language_model, text);
+  return runtime.language_model.encode_prompt(text);
 }
 
 struct Entry {

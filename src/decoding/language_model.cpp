@@ -2,32 +2,148 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
+
+#include "io/json_private.hpp"
 
 namespace krait::inline v0_1 {
 namespace {
 
+// What the files of a checkpoint say about where texts begin and end.
+class TextMarks {
+ public:
+  TextMarks(const Checkpoint& checkpoint, const Tokenizer& tokenizer)
+      : checkpoint_(checkpoint), tokenizer_(tokenizer) {}
+
+  Result<void> read() {
+    // The first file that names a beginning is believed; every end that any of them names is one.
+    KRAIT_RETURN_IF_ERROR(read_ids(checkpoint_.generation_config, "generation_config.json"));
+    KRAIT_RETURN_IF_ERROR(read_ids(checkpoint_.config, checkpoint_.config_file));
+    KRAIT_RETURN_IF_ERROR(read_texts(checkpoint_.tokenizer_config, "tokenizer_config.json"));
+    return read_texts(checkpoint_.special_tokens, "special_tokens_map.json");
+  }
+
+  std::optional<Token> bos;
+  std::vector<Token> ends;
+
+ private:
+  Result<nlohmann::json> parse(const std::string& text, const std::string& file) const {
+    const std::string name = checkpoint_.path + "/" + file;
+    KRAIT_ASSIGN_OR_RETURN(nlohmann::json json, parse_json(text, name));
+    if (!json.is_object()) {
+      return Error{ErrorCode::bad_config, fmt::format("[config] expected an object, found {} ({})",
+                                                      json_text(json), name)};
+    }
+    return json;
+  }
+
+  Error wrong(const char* key, const char* expected, const nlohmann::json& found,
+              const std::string& file) const {
+    return {ErrorCode::bad_config, fmt::format("[config] {}: expected {}, found {} ({}/{})", key,
+                                               expected, json_text(found), checkpoint_.path, file)};
+  }
+
+  Result<std::vector<Token>> ids(const nlohmann::json& json, const char* key,
+                                 const std::string& file) const {
+    std::vector<Token> result;
+    const auto found = json.find(key);
+    if (found == json.end() || found->is_null()) return result;
+    const auto add = [&](const nlohmann::json& id) {
+      if (!id.is_number_integer()) return false;
+      // Some files write -1 for none; what is beyond every vocabulary is no token either.
+      if (id >= 0 && id <= 0x7FFFFFFF) result.push_back(id.get<Token>());
+      return true;
+    };
+    const bool good =
+        found->is_array() ? std::all_of(found->begin(), found->end(), add) : add(*found);
+    if (!good) return wrong(key, "a token id or a list of them", *found, file);
+    return result;
+  }
+
+  Result<void> read_ids(const std::string& text, const std::string& file) {
+    if (text.empty()) return {};
+    KRAIT_ASSIGN_OR_RETURN(const nlohmann::json json, parse(text, file));
+    KRAIT_ASSIGN_OR_RETURN(const auto begins, ids(json, "bos_token_id", file));
+    if (!bos && !begins.empty()) bos = begins.front();
+    KRAIT_ASSIGN_OR_RETURN(const auto found, ids(json, "eos_token_id", file));
+    ends.insert(ends.end(), found.begin(), found.end());
+    return {};
+  }
+
+  // A token's text, or an object with it. A text that is no token marks nothing.
+  Result<std::optional<Token>> token(const nlohmann::json& json, const char* key,
+                                     const std::string& file) const {
+    const auto found = json.find(key);
+    if (found == json.end() || found->is_null()) return std::optional<Token>();
+    const bool has_content = found->is_object() && found->contains("content");
+    const nlohmann::json& content = has_content ? found->at("content") : *found;
+    if (!content.is_string()) return wrong(key, "a token's text", *found, file);
+    return tokenizer_.find(content.get_ref<const std::string&>());
+  }
+
+  Result<void> read_texts(const std::string& text, const std::string& file) {
+    if (text.empty()) return {};
+    KRAIT_ASSIGN_OR_RETURN(const nlohmann::json json, parse(text, file));
+    KRAIT_ASSIGN_OR_RETURN(const auto begin, token(json, "bos_token", file));
+    if (!bos) bos = begin;
+    KRAIT_ASSIGN_OR_RETURN(const auto end, token(json, "eos_token", file));
+    if (end) ends.push_back(*end);
+    return {};
+  }
+
+  const Checkpoint& checkpoint_;
+  const Tokenizer& tokenizer_;
+};
+
 Result<LanguageModel> load(const Checkpoint& checkpoint, const WeightOptions& options) {
   KRAIT_ASSIGN_OR_RETURN(ModelConfig config, read_config(checkpoint));
   KRAIT_ASSIGN_OR_RETURN(auto tokenizer, make_tokenizer(checkpoint, config));
-  if (tokenizer->vocab() > config.spec.embedding.rows()) {
-    return Error{ErrorCode::bad_config,
-                 fmt::format("[tokenizer] vocabulary: expected at most {} ids, the rows of the "
-                             "model's head, found {} ({})",
-                             config.spec.embedding.rows(), tokenizer->vocab(), checkpoint.path)};
-  }
+  // A tokenizer may have more ids than the model has rows, for tokens that were added to it alone.
   config.limit_vocab(tokenizer->vocab());
-  if (config.stop_tokens.empty() && !config.is_byte_level) {
-    // Original checkpoints do not say how texts end; their tokenizer does.
-    if (const auto end = tokenizer->find("<|endoftext|>")) config.stop_tokens.push_back(*end);
+  TextMarks marks(checkpoint, *tokenizer);
+  if (!config.is_byte_level) {  // there every id is a byte of text
+    KRAIT_RETURN_IF_ERROR(marks.read());
+    for (const Token end : marks.ends) {
+      const auto& known = config.stop_tokens;
+      if (std::find(known.begin(), known.end(), end) == known.end()) {
+        config.stop_tokens.push_back(end);
+      }
+    }
+    if (config.stop_tokens.empty()) {
+      // Original checkpoints do not say how texts end; their tokenizer does.
+      if (const auto end = tokenizer->find("<|endoftext|>")) config.stop_tokens.push_back(*end);
+    }
   }
   KRAIT_ASSIGN_OR_RETURN(Model model,
                          build_model(config.spec, checkpoint.weights, config.prefix, options));
-  return LanguageModel{std::move(model), std::move(tokenizer), std::move(config.stop_tokens),
-                       checkpoint.tokenizer_config, checkpoint.chat_template};
+  return LanguageModel{std::move(model), std::move(tokenizer),        std::move(config.stop_tokens),
+                       marks.bos,        checkpoint.tokenizer_config, checkpoint.chat_template};
 }
 
 }  // namespace
+
+Result<std::vector<Token>> LanguageModel::encode_prompt(std::string_view text) const {
+  KRAIT_ASSIGN_OR_RETURN(std::vector<Token> tokens, tokenizer->encode(text, {.add_special = true}));
+  if (tokens.empty()) {
+    const auto begin = bos ? bos : tokenizer->find("<|endoftext|>");
+    if (begin) {
+      tokens.push_back(*begin);
+    } else {
+      KRAIT_ASSIGN_OR_RETURN(tokens, tokenizer->encode("\n"));
+    }
+  }
+  for (const Token token : tokens) {
+    if (token >= model.vocab_padded()) {
+      return Error{ErrorCode::bad_argument,
+                   fmt::format("[tokenizer] prompt: expected ids below {}, the rows of the model, "
+                               "found {}, {}",
+                               model.vocab_padded(), token,
+                               json_text(std::string(tokenizer->bytes(token))))};
+    }
+  }
+  return tokens;
+}
 
 Result<std::shared_ptr<const Tokenizer>> make_tokenizer(const Checkpoint& checkpoint,
                                                         const ModelConfig& config) {

@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <utility>
 
 #include "krait/io/printable.hpp"
 #include "krait/io/pytorch_bin.hpp"
@@ -100,15 +101,14 @@ Result<void> read_texts(const fs::path& folder, Checkpoint& checkpoint) {
     KRAIT_ASSIGN_OR_RETURN(checkpoint.tokenizer,
                            read_text_file((folder / "tokenizer.json").string()));
   }
-  if (is_there(folder / "tokenizer_config.json")) {
-    KRAIT_ASSIGN_OR_RETURN(
-        checkpoint.tokenizer_config,
-        read_text_file((folder / "tokenizer_config.json").string(), largest_config));
-  }
-  if (is_there(folder / "chat_template.jinja")) {
-    KRAIT_ASSIGN_OR_RETURN(
-        checkpoint.chat_template,
-        read_text_file((folder / "chat_template.jinja").string(), largest_config));
+  const std::pair<const char*, std::string*> others[] = {
+      {"tokenizer_config.json", &checkpoint.tokenizer_config},
+      {"chat_template.jinja", &checkpoint.chat_template},
+      {"generation_config.json", &checkpoint.generation_config},
+      {"special_tokens_map.json", &checkpoint.special_tokens}};
+  for (const auto& [name, text] : others) {
+    if (!is_there(folder / name)) continue;
+    KRAIT_ASSIGN_OR_RETURN(*text, read_text_file((folder / name).string(), largest_config));
   }
   checkpoint.has_sentencepiece =
       is_there(folder / "tokenizer.model") || is_there(folder / "tokenizer.model.v3");

@@ -55,10 +55,29 @@ class PieceCache {
 
 class BpeTokenizer::Run {
  public:
-  Run(const BpeParts& parts, std::size_t text_bytes) : parts_(parts), cache_(text_bytes) {}
+  Run(const BpeParts& parts, std::size_t text_bytes, const EncodeOptions& options)
+      : parts_(parts),
+        options_(options),
+        cache_(text_bytes),
+        room_(Normalizer::room_for(text_bytes)) {}
 
   Result<void> encode(std::string_view text) {
-    parts_.raw_matcher.split(text, raw_parts_);
+    if (options_.add_special) append(parts_.ends.before);
+    KRAIT_RETURN_IF_ERROR(encode_text(text));
+    if (options_.add_special) append(parts_.ends.after);
+    return {};
+  }
+
+  std::vector<Token> take() { return std::move(tokens_); }
+
+ private:
+  void append(const std::vector<Token>& tokens) {
+    tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  }
+
+  Result<void> encode_text(std::string_view text) {
+    (options_.parse_special ? parts_.raw_matcher : parts_.raw_plain_matcher)
+        .split(text, raw_parts_);
     for (const TextPart& part : raw_parts_) {
       if (part.token) {
         tokens_.push_back(*part.token);
@@ -69,13 +88,14 @@ class BpeTokenizer::Run {
     return {};
   }
 
-  std::vector<Token> take() { return std::move(tokens_); }
-
- private:
   // A text without tokens that are looked for before normalization.
   Result<void> encode_raw(std::string_view raw) {
-    KRAIT_ASSIGN_OR_RETURN(const std::string_view text, parts_.normalizer.apply(raw, normalized_));
-    parts_.normalized_matcher.split(text, normalized_parts_);
+    // The room is that of the whole text, so that many short parts do not each grow to it.
+    KRAIT_ASSIGN_OR_RETURN(const std::string_view text,
+                           parts_.normalizer.apply(raw, room_, normalized_));
+    room_ -= std::min(room_, text.size());
+    (options_.parse_special ? parts_.normalized_matcher : parts_.normalized_plain_matcher)
+        .split(text, normalized_parts_);
     for (const TextPart& part : normalized_parts_) {
       if (part.token) {
         tokens_.push_back(*part.token);
@@ -114,15 +134,20 @@ class BpeTokenizer::Run {
     if (parts_.ignores_merges) {
       if (const auto token =
               parts_.by_bytes.find(piece, [&](Token id) { return parts_.bytes[id]; })) {
-        tokens_.push_back(*token);
-        return;
+        if (options_.parse_special ||
+            !std::binary_search(parts_.special.begin(), parts_.special.end(), *token)) {
+          tokens_.push_back(*token);
+          return;
+        }
       }
     }
     parts_.pairs.encode(piece, scratch_, tokens_);
   }
 
   const BpeParts& parts_;
+  const EncodeOptions& options_;
   PieceCache cache_;
+  std::size_t room_;  // bytes that normalized parts may still take
   std::vector<Token> tokens_;
   std::vector<TextPart> raw_parts_, normalized_parts_;
   std::string normalized_;
@@ -130,7 +155,8 @@ class BpeTokenizer::Run {
   BytePairs::Scratch scratch_;
 };
 
-Result<std::vector<Token>> BpeTokenizer::encode(std::string_view text) const {
+Result<std::vector<Token>> BpeTokenizer::encode(std::string_view text,
+                                                const EncodeOptions& options) const {
   if (text.size() > max_text_bytes) {
     return fields::mismatch(ErrorCode::bad_argument, "text",
                             fmt::format("at most {} bytes", max_text_bytes),
@@ -141,7 +167,7 @@ Result<std::vector<Token>> BpeTokenizer::encode(std::string_view text) const {
                             fmt::format("byte 0x{:02x} at offset {}",
                                         static_cast<unsigned char>(text[offset]), offset));
   }
-  Run run(parts_, text.size());
+  Run run(parts_, text.size(), options);
   KRAIT_RETURN_IF_ERROR(run.encode(text));
   return run.take();
 }

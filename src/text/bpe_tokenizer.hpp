@@ -9,6 +9,7 @@
 #include "text/added_tokens.hpp"
 #include "text/bpe.hpp"
 #include "text/normalizer.hpp"
+#include "text/post_processor.hpp"
 #include "text/pretokenizer.hpp"
 #include "text/vocabulary.hpp"
 
@@ -21,6 +22,8 @@ struct BpeParts {
   std::vector<Token> special;     // ascending
   std::vector<AddedToken> added;  // by content, ascending
   AddedTokenMatcher raw_matcher, normalized_matcher;
+  AddedTokenMatcher raw_plain_matcher, normalized_plain_matcher;  // without special tokens
+  TextEnds ends;
   Normalizer normalizer;
   PreTokenizer pre_tokenizer;
   BytePairs pairs;
@@ -32,7 +35,8 @@ class BpeTokenizer final : public Tokenizer {
  public:
   explicit BpeTokenizer(BpeParts parts) : parts_(std::move(parts)) {}
 
-  Result<std::vector<Token>> encode(std::string_view text) const override;
+  Result<std::vector<Token>> encode(std::string_view text,
+                                    const EncodeOptions& options) const override;
   std::string_view bytes(Token token) const noexcept override;
   Index vocab() const noexcept override { return static_cast<Index>(parts_.bytes.size()); }
   bool is_special(Token token) const noexcept override;

@@ -32,6 +32,11 @@ std::string_view stripped(std::string_view text, bool left, bool right) {
   return text;
 }
 
+Error no_room(std::size_t room) {
+  return mismatch(ErrorCode::unsupported, "normalizer",
+                  fmt::format("steps that make at most {} bytes of a text", room), "more");
+}
+
 std::optional<unicode::Form> form_of(std::string_view name) {
   if (name == "NFC") return unicode::Form::nfc;
   if (name == "NFD") return unicode::Form::nfd;
@@ -87,7 +92,8 @@ Result<void> Normalizer::add(const json& normalizer, const std::string& where) {
   return {};
 }
 
-Result<std::string> Normalizer::replaced(const Step& step, std::string_view text) {
+Result<std::string> Normalizer::replaced(const Step& step, std::string_view text,
+                                         std::size_t room) {
   std::string result;
   PatternSearch search(*step.pattern);
   search.start(text);
@@ -96,6 +102,7 @@ Result<std::string> Normalizer::replaced(const Step& step, std::string_view text
     KRAIT_ASSIGN_OR_RETURN(const RegexMatch match, search.next());
     if (!match.found) break;
     result += text.substr(position, match.begin - position);
+    if (result.size() + step.content.size() > room) return no_room(room);
     result += step.content;
     position = match.end;
   }
@@ -103,7 +110,8 @@ Result<std::string> Normalizer::replaced(const Step& step, std::string_view text
   return result;
 }
 
-Result<std::string_view> Normalizer::apply(std::string_view text, std::string& storage) const {
+Result<std::string_view> Normalizer::apply(std::string_view text, std::size_t room,
+                                           std::string& storage) const {
   for (const Step& step : steps_) {
     switch (step.kind) {
       case Kind::form:
@@ -118,15 +126,17 @@ Result<std::string_view> Normalizer::apply(std::string_view text, std::string& s
         continue;
       case Kind::prepend:
         if (text.empty()) continue;
+        if (text.size() + step.content.size() > room) return no_room(room);
         storage = step.content + std::string(text);
         break;
       case Kind::replace: {
-        KRAIT_ASSIGN_OR_RETURN(std::string changed, replaced(step, text));
+        KRAIT_ASSIGN_OR_RETURN(std::string changed, replaced(step, text, room));
         storage = std::move(changed);
         break;
       }
     }
     text = storage;
+    if (text.size() > room) return no_room(room);
   }
   return text;
 }

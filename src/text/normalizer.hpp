@@ -17,9 +17,14 @@ class Normalizer {
  public:
   static Result<Normalizer> read(const nlohmann::json& normalizer);
 
+  /// Bytes that a text of `size` bytes may become. The forms make a text at most 11 times as long,
+  /// marks for spaces 3 times; steps that multiply each other would fill any memory.
+  static constexpr std::size_t room_for(std::size_t size) noexcept { return 64 * size + 4096; }
+
   /// The text after all steps, either `text` itself or kept in `storage`. `text` is well-formed
-  /// UTF-8.
-  Result<std::string_view> apply(std::string_view text, std::string& storage) const;
+  /// UTF-8. Errors: unsupported, if a step makes more than `room` bytes of it.
+  Result<std::string_view> apply(std::string_view text, std::size_t room,
+                                 std::string& storage) const;
 
  private:
   enum class Kind { form, lowercase, strip, prepend, replace };
@@ -33,7 +38,7 @@ class Normalizer {
   };
 
   Result<void> add(const nlohmann::json& normalizer, const std::string& where);
-  static Result<std::string> replaced(const Step& step, std::string_view text);
+  static Result<std::string> replaced(const Step& step, std::string_view text, std::size_t room);
 
   std::vector<Step> steps_;
 };

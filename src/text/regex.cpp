@@ -8,6 +8,9 @@
 #include <limits>
 #include <string>
 
+#include "io/json_private.hpp"
+#include "text/code_sets.hpp"
+
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
@@ -23,29 +26,22 @@ constexpr std::uint32_t steps_per_byte = 64;
 constexpr std::size_t jit_stack_bytes = 4U << 20;
 constexpr std::uint32_t heap_kibibytes = 256U << 10;
 
-// White_Space and its complement, in the notation of a character class. PCRE2's own \s has also
-// U+180E, which left the property with Unicode 6.3.
-constexpr std::string_view spaces =
-    "\\t-\\r "
-    "\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}";
-constexpr std::string_view no_spaces =
-    "\\x{0}-\\x{8}\\x{E}-\\x{1F}!-\\x{84}\\x{86}-\\x{9F}\\x{A1}-\\x{167F}\\x{1681}-\\x{1FFF}"
-    "\\x{200B}-\\x{2027}\\x{202A}-\\x{202E}\\x{2030}-\\x{205E}\\x{2060}-\\x{2FFF}"
-    "\\x{3001}-\\x{10FFFF}";
-
-// Word characters: Alphabetic, marks, decimal digits, connectors. PCRE2's own \w leaves out marks
-// in some of its versions.
-constexpr std::string_view words =
-    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}"
-    "\\x{1F170}-\\x{1F189}";
+// Sets in a pattern are written out as ranges, some 10 KB for the largest; no pattern for words
+// needs more than a few.
+constexpr std::size_t max_spelled_bytes = std::size_t{1} << 20;
 
 // Rewrites what PCRE2 would read otherwise, and refuses what it has no words for.
 class Translator {
  public:
-  explicit Translator(std::string_view pattern) : pattern_(pattern) {}
+  Translator(std::string_view pattern, std::string_view unicode_version)
+      : pattern_(pattern), version_(unicode_version) {}
 
   Result<std::string> run() {
     for (; at_ < pattern_.size() && refused_.empty(); ++at_) {
+      if (result_.size() > max_spelled_bytes) {
+        refused_ = "so many classes of characters";
+        break;
+      }
       const char c = pattern_[at_];
       if (c == '\\') {
         escape();
@@ -70,12 +66,51 @@ class Translator {
     return pattern_.substr(at_ + 1, word.size()) == word;
   }
 
-  void set(std::string_view members, bool inverted) {
-    if (in_class_) {
+  void set(const code_sets::Ranges& ranges, bool inverted) {
+    // Outside of a class, an inverted one is shorter than the complement.
+    const std::string members =
+        code_sets::members(inverted && in_class_ ? code_sets::complement(ranges) : ranges);
+    if (members.empty()) {
+      refused_ = "a class of no characters";
+    } else if (in_class_) {
       result_ += members;
     } else {
       result_ += fmt::format("[{}{}]", inverted ? "^" : "", members);
     }
+  }
+
+  void set_categories(std::uint32_t categories, bool inverted) {
+    const bool is_written_out = inverted && in_class_;
+    const auto fast = is_written_out ? std::nullopt : code_sets::fast_members(categories, version_);
+    if (!fast) return set(code_sets::of_categories(categories), inverted);
+    result_ += in_class_ ? *fast : fmt::format("[{}{}]", inverted ? "^" : "", *fast);
+  }
+
+  // \p{name}, \p{^name}, \pL and the same with P, behind the letter p.
+  void property(bool inverted) {
+    std::string_view name = pattern_.substr(at_ + 1, 1);
+    if (name == "{") {
+      const std::size_t end = pattern_.find('}', at_);
+      if (end == std::string_view::npos) {
+        refused_ = "\\p{ without its end";
+        return;
+      }
+      name = pattern_.substr(at_ + 2, end - at_ - 2);
+      at_ = end;
+      if (name.starts_with('^')) {
+        inverted = !inverted;
+        name.remove_prefix(1);
+      }
+    } else {
+      at_ += name.size();
+    }
+    if (const auto categories = code_sets::named_categories(name)) {
+      return set_categories(*categories, inverted);
+    }
+    const auto ranges = code_sets::named(name);
+    if (ranges) return set(*ranges, inverted);
+    refused_ = fmt::format("the property {} (general categories are known)",
+                           json_text(std::string(name.substr(0, 40))));
   }
 
   void escape() {
@@ -86,24 +121,38 @@ class Translator {
     const char escaped = pattern_[++at_];
     switch (escaped) {
       case 's':
-        return set(spaces, false);
       case 'S':
-        return in_class_ ? set(no_spaces, false) : set(spaces, true);
+        return set(code_sets::spaces(), escaped == 'S');
       case 'w':
-        return set(words, false);
       case 'W':
-        if (!in_class_) return set(words, true);
-        refused_ = "\\W in a set";
-        return;
+        return set(code_sets::words(), escaped == 'W');
+      case 'd':
+      case 'D':
+        return set_categories(code_sets::digit_categories, escaped == 'D');
+      case 'p':
+      case 'P':
+        return property(escaped == 'P');
+      case 'b':
+      case 'B':
+        if (in_class_) break;  // a backspace
+        return boundary(escaped == 'B');
+      case 'X':  // what it takes depends on the version of Unicode
       case 'h':
       case 'H':
       case 'Q':  // other meanings in the two engines
         refused_ = fmt::format("\\{}", escaped);
         return;
       default:
-        result_ += '\\';
-        result_ += escaped;
+        break;
     }
+    result_ += '\\';
+    result_ += escaped;
+  }
+
+  void boundary(bool inverted) {
+    const std::string word = fmt::format("[{}]", code_sets::members(code_sets::words()));
+    result_ += inverted ? fmt::format("(?:(?<={0})(?={0})|(?<!{0})(?!{0}))", word)
+                        : fmt::format("(?:(?<={0})(?!{0})|(?<!{0})(?={0}))", word);
   }
 
   void open_class() {
@@ -117,9 +166,13 @@ class Translator {
   void class_member(char c) {
     if (c == '[' && follows(":")) {
       const std::size_t end = std::min(pattern_.find(":]", at_), pattern_.size());
-      result_ += pattern_.substr(at_, end - at_);
-      result_ += ":]";
+      std::string_view name = pattern_.substr(at_ + 2, end - std::min(end, at_ + 2));
+      const bool inverted = name.starts_with('^');
+      if (inverted) name.remove_prefix(1);
       at_ = end + 1;
+      const auto ranges = code_sets::posix(name);
+      if (ranges) return set(*ranges, inverted);
+      refused_ = fmt::format("the class {}", json_text(std::string(name.substr(0, 40))));
       return;
     }
     if (c == '[' || (c == '&' && follows("&"))) {
@@ -141,6 +194,7 @@ class Translator {
   }
 
   std::string_view pattern_;
+  std::string_view version_;
   std::size_t at_ = 0;
   bool in_class_ = false;
   std::string result_;
@@ -178,13 +232,22 @@ const PCRE2_UCHAR* units(std::string_view text) noexcept {
 
 }  // namespace
 
-Result<Regex> Regex::compile(std::string_view pattern) {
+std::string_view Regex::unicode_version() {
+  static const std::array<char, 64> version = [] {
+    std::array<char, 64> text{};
+    pcre2_config(PCRE2_CONFIG_UNICODE_VERSION, text.data());  // at most 24 bytes, it promises
+    return text;
+  }();
+  return version.data();
+}
+
+Result<Regex> Regex::compile(std::string_view pattern, std::string_view unicode_version) {
   if (pattern.size() > max_pattern_bytes) {
     return Error{ErrorCode::unsupported,
                  fmt::format("expected a pattern of at most {} bytes, found {}", max_pattern_bytes,
                              pattern.size())};
   }
-  KRAIT_ASSIGN_OR_RETURN(const std::string spelled, Translator(pattern).run());
+  KRAIT_ASSIGN_OR_RETURN(const std::string spelled, Translator(pattern, unicode_version).run());
   const CompileContext context(pcre2_compile_context_create(nullptr));
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   pcre2_set_parens_nest_limit(context.get(), 100);

@@ -15,7 +15,12 @@ namespace krait::inline v0_1 {
 /// is the White_Space property and `^` and `$` match at every line.
 class Regex {
  public:
-  static Result<Regex> compile(std::string_view pattern);
+  /// What version of Unicode the engine has decides how classes are spelled, not what they match.
+  static Result<Regex> compile(std::string_view pattern,
+                               std::string_view unicode_version = Regex::unicode_version());
+
+  /// The engine's version of Unicode, such as "14.0.0".
+  static std::string_view unicode_version();
 
  private:
   friend class RegexSearch;

@@ -18,7 +18,8 @@ constexpr auto all_bytes = [] {
 
 class ByteTokenizer final : public Tokenizer {
  public:
-  Result<std::vector<Token>> encode(std::string_view text) const override {
+  Result<std::vector<Token>> encode(std::string_view text,
+                                    const EncodeOptions& /*options*/) const override {
     std::vector<Token> tokens(text.size());
     for (std::size_t i = 0; i < text.size(); ++i) {
       tokens[i] = static_cast<unsigned char>(text[i]);

@@ -21,6 +21,7 @@ using nlohmann::json;
 
 constexpr Index max_vocab = Index{1} << 24;
 constexpr std::size_t max_added_bytes = 1024;
+constexpr std::size_t max_normalized_bytes = 16 * max_added_bytes;  // of an added token
 
 // What the ids of the vocabulary are made from, before they are checked as a whole.
 struct Entry {
@@ -49,6 +50,9 @@ class Reader {
     KRAIT_RETURN_IF_ERROR(store_bytes());
     KRAIT_RETURN_IF_ERROR(read_merges());
     KRAIT_RETURN_IF_ERROR(make_matchers());
+    KRAIT_ASSIGN_OR_RETURN(
+        parts_.ends,
+        read_post_processor(get(file_, "post_processor"), static_cast<Index>(parts_.bytes.size())));
     return std::move(parts_);
   }
 
@@ -168,7 +172,11 @@ class Reader {
       KRAIT_RETURN_IF_ERROR(read_added_token(list[i], fmt::format("added_tokens[{}]", i)));
     }
     Token largest = static_cast<Token>(entries_.size()) - 1;
-    for (const AddedToken& token : added_) largest = std::max(largest, token.id);
+    for (AddedToken& token : added_) {
+      // What the vocabulary calls a token comes before what the list says, as in `tokenizers`.
+      if (const auto of_model = index_.find(token.content, written_of())) token.id = *of_model;
+      largest = std::max(largest, token.id);
+    }
     KRAIT_RETURN_IF_ERROR(
         check_density(largest, get(model_, "vocab").size() + added_.size(), "added_tokens"));
     entries_.resize(static_cast<std::size_t>(largest + 1));
@@ -202,12 +210,6 @@ class Reader {
 
   // Gives an added token its id, which it may share with the same token of the model only.
   Result<void> enter(const AddedToken& token, const std::string& where) {
-    const auto of_model = index_.find(token.content, written_of());
-    if (of_model && *of_model != token.id) {
-      return mismatch(ErrorCode::bad_format, where + ".id",
-                      fmt::format("{}, as in {}", *of_model, vocab_name),
-                      fmt::format("{}", token.id));
-    }
     Entry& entry = entries_[static_cast<std::size_t>(token.id)];
     if (entry.written != nullptr && (*entry.written != token.content || !entry.is_of_model)) {
       return mismatch(ErrorCode::bad_format, where + ".id", "an id no other token has",
@@ -307,10 +309,16 @@ class Reader {
         continue;
       }
       KRAIT_ASSIGN_OR_RETURN(const std::string_view content,
-                             parts_.normalizer.apply(token.content, storage));
+                             parts_.normalizer.apply(token.content, max_normalized_bytes, storage));
       normalized.push_back(token);
       normalized.back().content = content;
     }
+    const auto plain = [](std::vector<AddedToken> tokens) {
+      std::erase_if(tokens, [](const AddedToken& token) { return token.is_special; });
+      return AddedTokenMatcher(std::move(tokens));
+    };
+    parts_.raw_plain_matcher = plain(raw);
+    parts_.normalized_plain_matcher = plain(normalized);
     parts_.raw_matcher = AddedTokenMatcher(std::move(raw));
     parts_.normalized_matcher = AddedTokenMatcher(std::move(normalized));
     parts_.added = std::move(added_);

@@ -6,6 +6,7 @@
 #include <array>
 #include <vector>
 
+#include "text/code_sets.hpp"
 #include "text/utf8.hpp"
 
 namespace krait::inline v0_1::unicode {
@@ -18,15 +19,22 @@ bool contains(std::span<const CodeRange> ranges, char32_t code) noexcept {
   return after != ranges.begin() && code <= std::prev(after)->last;
 }
 
-utf8proc_category_t category(char32_t code) noexcept {
-  return utf8proc_category(static_cast<utf8proc_int32_t>(code));
-}
-
 // Code points below this limit are starters that never change and never join what stands before.
 char32_t quick_limit(Form form) noexcept { return form == Form::nfc ? 0x300 : 0x80; }
 
+// Han and Hangul, which are large and never later.
+bool is_old_block(char32_t code) noexcept {
+  return (code >= 0x3400 && code <= 0x4DB5) || (code >= 0x4E00 && code <= 0x9FD5) ||
+         (code >= 0xAC00 && code <= 0xD7A3);
+}
+
 bool is_later(utf8proc_int32_t code) noexcept {
-  return code >= 0x7FD && contains(later_ranges(), static_cast<char32_t>(code));
+  const auto unsigned_code = static_cast<char32_t>(code);
+  if (code < 0x7FD || is_old_block(unsigned_code)) return false;
+  static const auto ranges =
+      code_sets::united(code_sets::of_categories(1U << static_cast<unsigned>(Category::cn)),
+                        code_sets::Ranges(later_ranges().begin(), later_ranges().end()));
+  return contains(ranges, unsigned_code);
 }
 
 int combining_class(utf8proc_int32_t code) noexcept {
@@ -156,15 +164,23 @@ bool is_space(char32_t code) noexcept {
          code == 0x2028 || code == 0x2029 || code == 0x202F || code == 0x205F || code == 0x3000;
 }
 
+Category category(char32_t code) noexcept {
+  const auto runs = category_runs();
+  const auto after = std::upper_bound(
+      runs.begin(), runs.end(), code,
+      [](char32_t value, std::uint32_t run) { return value < static_cast<char32_t>(run >> 5U); });
+  return static_cast<Category>(*std::prev(after) & 31U);
+}
+
 bool is_word(char32_t code) noexcept {
   if (code == 0x200C || code == 0x200D) return true;  // the joiners
   switch (category(code)) {
-    case UTF8PROC_CATEGORY_MN:
-    case UTF8PROC_CATEGORY_MC:
-    case UTF8PROC_CATEGORY_ME:
-    case UTF8PROC_CATEGORY_ND:
-    case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_PC:
+    case Category::mn:
+    case Category::mc:
+    case Category::me:
+    case Category::nd:
+    case Category::nl:
+    case Category::pc:
       return true;
     default:
       return kind(code) == Kind::letter;
@@ -175,8 +191,8 @@ bool is_punctuation(char32_t code) noexcept {
   if (code < 0x80) {
     return code > ' ' && code < 0x7F && kind(code) == Kind::other;
   }
-  const auto found = category(code);
-  return found >= UTF8PROC_CATEGORY_PC && found <= UTF8PROC_CATEGORY_PO;
+  const Category found = category(code);
+  return found >= Category::pc && found <= Category::ps;
 }
 
 bool is_surely_normalized(std::string_view text, Form form) noexcept {
@@ -211,6 +227,25 @@ std::string normalized(std::string_view text, Form form) {
   return result;
 }
 
+// Lower case by Unicode 16.0: what came with 16.0 is here, what came later stays as it is.
+static char32_t lower(char32_t code) noexcept {
+  if (code >= 0x10D50 && code <= 0x10D65) return code + 0x20;  // Garay
+  switch (code) {
+    case 0x1C89:
+    case 0xA7CC:
+    case 0xA7DA:
+      return code + 1;
+    case 0xA7CB:
+      return 0x264;
+    case 0xA7DC:
+      return 0x19B;
+    default:
+      break;
+  }
+  if (code >= 0x80 && category(code) == Category::cn) return code;
+  return static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(code)));
+}
+
 std::string lowercased(std::string_view text) {
   std::string result;
   result.reserve(text.size());
@@ -219,8 +254,7 @@ std::string lowercased(std::string_view text) {
     if (code == 0x130) {
       result += "i\xCC\x87";  // the one code point whose lower case is two
     } else {
-      utf8::append(result,
-                   static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(code))));
+      utf8::append(result, lower(code));
     }
   }
   return result;

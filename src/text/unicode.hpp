@@ -13,6 +13,53 @@ struct CodeRange {
   char32_t first, last;
 };
 
+/// General categories, in the order of the table that `make_unicode_tables.py` writes.
+enum class Category : std::uint8_t {
+  cn,
+  cc,
+  cf,
+  co,
+  cs,
+  ll,
+  lm,
+  lo,
+  lt,
+  lu,
+  mc,
+  me,
+  mn,
+  nd,
+  nl,
+  no,
+  pc,
+  pd,
+  pe,
+  pf,
+  pi,
+  po,
+  ps,
+  sc,
+  sk,
+  sm,
+  so,
+  zl,
+  zp,
+  zs,
+};
+
+/// Where each run of code points of one category begins, times 32, plus the category. Unicode 16.0,
+/// whatever version an installed library knows.
+std::span<const std::uint32_t> category_runs() noexcept;
+Category category(char32_t code) noexcept;
+
+/// Code points that have another category than in Unicode 14.0, the oldest version of installed
+/// libraries that need not be worked around.
+struct CategoryChange {
+  CodeRange range;
+  Category before, now;
+};
+std::span<const CategoryChange> changes_since_14() noexcept;
+
 std::span<const CodeRange> letter_ranges() noexcept;  ///< \p{L}, ascending
 std::span<const CodeRange> number_ranges() noexcept;  ///< \p{N}, ascending
 

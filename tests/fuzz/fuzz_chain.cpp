@@ -35,7 +35,8 @@ void check_model(const Checkpoint& checkpoint, const ModelConfig& config, Weight
   SerialExecutor executor;
   Session session(*model, executor, {.chunk = 2, .max_batch = 1, .max_verify = 1});
   State state = model->initial_state();
-  session.step(0, state);
+  const auto logits = session.step(0, state);
+  if (!logits) return test::check_error(logits.error());
   test::demand(state.position() == 1);
 }
 

@@ -23,12 +23,15 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       "\0\x7F\xF0\x9F\x98\x80"sv,
       "not UTF-8: \xFF"sv};
   for (const std::string_view text : texts) {
-    const auto tokens = (*tokenizer)->encode(text);
-    if (!tokens) continue;
-    for (const krait::Token token : *tokens) {
-      if (token < 0 || token >= (*tokenizer)->vocab()) std::abort();
+    for (const bool special : {false, true}) {
+      const auto tokens =
+          (*tokenizer)->encode(text, {.add_special = special, .parse_special = !special});
+      if (!tokens) continue;
+      for (const krait::Token token : *tokens) {
+        if (token < 0 || token >= (*tokenizer)->vocab()) std::abort();
+      }
+      (*tokenizer)->decode(*tokens);
     }
-    (*tokenizer)->decode(*tokens);
   }
   return 0;
 }

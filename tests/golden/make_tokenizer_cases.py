@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes tokenizer_cases.json: strings, their GPT-NeoX ids and what these decode to.
+"""Writes tokenizer_cases.json: strings, their GPT-NeoX ids and what these decode to; and
+post_processor_cases.json: what post-processors put around texts.
 
 The ids are those of the `tokenizers` package reading tests/data/gpt-neox-20b/tokenizer.json, without
 any token added at the ends. The script first checks itself against the 47 vectors that come with
@@ -178,7 +179,59 @@ def cases():
         yield f"mixture {i}", "".join(draw.of(pieces) for _ in range(6 + draw.below(30)))
 
 
+def post_processors():
+    """Post-processors in the kinds of files, for a tokenizer with "<s>" = 256 and "</s>" = 257."""
+    special = lambda name: {"SpecialToken": {"id": name, "type_id": 0}}
+    text = lambda: {"Sequence": {"id": "A", "type_id": 0}}
+    pair = [text(), {"Sequence": {"id": "B", "type_id": 1}}]
+    tokens = {"<s>": {"id": "<s>", "ids": [256], "tokens": ["<s>"]},
+              "</s>": {"id": "</s>", "ids": [257], "tokens": ["</s>"]},
+              "two": {"id": "two", "ids": [257, 7], "tokens": ["</s>", "x"]}}
+    template = lambda *single: {"type": "TemplateProcessing", "single": list(single), "pair": pair,
+                                "special_tokens": tokens}
+    bytes_only = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False,
+                  "use_regex": True}
+    ends = {"sep": ["</s>", 257], "cls": ["<s>", 256]}
+    roberta = {"type": "RobertaProcessing", **ends, "trim_offsets": True, "add_prefix_space": False}
+    yield None
+    yield bytes_only
+    yield template(special("<s>"), text())
+    yield template(text(), special("</s>"))
+    yield template(special("<s>"), special("two"), text(), special("two"))
+    yield template(text())
+    yield {"type": "BertProcessing", **ends}
+    yield roberta
+    yield {"type": "Sequence", "processors": [bytes_only, template(special("two"), text())]}
+    yield {"type": "Sequence", "processors": []}
+
+
+def byte_file(post_processor):
+    """A tokenizer file whose first 256 ids are the bytes."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    vocab = {chr(b if b in plain else 0x100 + others.index(b)): b for b in range(256)}
+    added = [{"id": 256 + i, "content": c, "single_word": False, "lstrip": False, "rstrip": False,
+              "normalized": False, "special": True} for i, c in enumerate(("<s>", "</s>"))]
+    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
+            "normalizer": None, "post_processor": post_processor,
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
+                              "use_regex": True}, "decoder": None,
+            "model": {"type": "BPE", "vocab": vocab, "merges": []}}
+
+
+def write_post_processor_cases():
+    rows = []
+    for post_processor in post_processors():
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(byte_file(post_processor)))
+        ids = {text: tokenizer.encode(text, add_special_tokens=True).ids for text in ("", "hi", "<s>a")}
+        rows.append(json.dumps({"post_processor": post_processor, "ids": ids}))
+    (HERE / "post_processor_cases.json").write_text(
+        '{"source": ' + json.dumps(f"tokenizers {tokenizers.__version__}") + ',\n "cases": [\n' +
+        ",\n".join(rows) + "\n]}\n")
+
+
 def main():
+    write_post_processor_cases()
     tokenizer = tokenizers.Tokenizer.from_file(str(DATA / "tokenizer.json"))
     encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
 

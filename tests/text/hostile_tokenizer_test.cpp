@@ -135,6 +135,22 @@ std::vector<Case> other_cases() {
       {[](json& f) { f["pre_tokenizer"] = split("[a-z&&[^b]]"); }, unsupported,
        "without operations on sets"},
       {[](json& f) { f["pre_tokenizer"] = split("(?m).*"); }, unsupported, "without (?m)"},
+      {[](json& f) { f["pre_tokenizer"] = split("\\p{Greek}"); }, unsupported,
+       "without the property \"Greek\" (general categories are known)"},
+      {[](json& f) { f["pre_tokenizer"] = split("[a\\P{Xwd\n}]"); }, unsupported,
+       "without the property \"Xwd\\n\""},
+      {[](json& f) { f["pre_tokenizer"] = split("\\p{L"); }, unsupported, "\\p{ without its end"},
+      {[](json& f) { f["pre_tokenizer"] = split("\\p"); }, unsupported, "the property \"\""},
+      {[](json& f) { f["pre_tokenizer"] = split("[[:graph:]]"); }, unsupported,
+       "the class \"graph\""},
+      {[](json& f) { f["pre_tokenizer"] = split("[[:"); }, unsupported, "the class \"\""},
+      {[](json& f) { f["pre_tokenizer"] = split("\\X"); }, unsupported, "without \\X"},
+      {[](json& f) {
+         std::string all;
+         for (int i = 0; i < 2000; ++i) all += "\\p{L}";
+         f["pre_tokenizer"] = split(all.substr(0, 8190));
+       },
+       unsupported, "without so many classes of characters"},
       {[](json& f) { f["pre_tokenizer"] = split("\\C"); }, unsupported, "one with an error"},
       {[](json& f) { f["pre_tokenizer"] = split("a\\"); }, unsupported, "one with an error"},
       {[](json& f) { f["pre_tokenizer"] = split(std::string(100000, '(')); }, unsupported,
@@ -159,8 +175,6 @@ std::vector<Case> other_cases() {
        "added_tokens: expected ids below"},
       {[](json& f) { f["added_tokens"] = added("<x>", 'A'); }, bad_format,
        "added_tokens[0].id: expected an id no other token has, found 65, of \"A\""},
-      {[](json& f) { f["added_tokens"] = added("the", 300); }, bad_format,
-       "added_tokens[0].id: expected 257, as in model.vocab, found 300"},
       {[](json& f) {
          f["added_tokens"] = added("<x>", 259);
          f["added_tokens"].push_back(f["added_tokens"][0]);
@@ -171,6 +185,102 @@ std::vector<Case> other_cases() {
          f["added_tokens"][0]["lstrip"] = 1;
        },
        bad_format, "added_tokens[0].lstrip: expected true or false, found 1"},
+  };
+}
+
+json after(const json& steps) { return {{"type", "Sequence"}, {"processors", steps}}; }
+
+json begins_with(json ids) {
+  json step = json::parse(R"({"type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A"}}],
+    "special_tokens": {"<s>": {"id": "<s>", "tokens": ["<s>"]}}})");
+  step["special_tokens"]["<s>"]["ids"] = std::move(ids);
+  return step;
+}
+
+json replacing(const std::string& from, const std::string& to, std::size_t times) {
+  const json step = {{"type", "Replace"}, {"pattern", {{"String", from}}}, {"content", to}};
+  return {{"type", "Sequence"}, {"normalizers", std::vector<json>(times, step)}};
+}
+
+constexpr const char* no_room =
+    "normalizer: expected steps that make at most 16384 bytes of a text";
+
+json normalized(const std::string& content) {
+  json token = added(content, 259);
+  token[0]["normalized"] = true;
+  return token;
+}
+
+std::vector<Case> post_processor_cases() {
+  const auto with = [](json value) { return [value](json& f) { f["post_processor"] = value; }; };
+  return {
+      {with(1), bad_format, "post_processor.type: expected a string, found null"},
+      {with({{"type", 7}}), bad_format, "post_processor.type: expected a string, found 7"},
+      {with({{"type", "Other\n"}}), unsupported,
+       "post_processor.type: expected TemplateProcessing, ByteLevel, BertProcessing, "},
+      {with({{"type", "Sequence"}}), bad_format, "post_processor.processors: expected an array"},
+      {with(after({1})), bad_format, "post_processor.processors[0].type: expected a string"},
+      {with(after(std::vector<json>(1000, {{"type", "ByteLevel"}}))), unsupported,
+       "expected at most 64 steps"},
+      {with({{"type", "TemplateProcessing"}}), bad_format,
+       "post_processor.single: expected an array, found null"},
+      {with({{"type", "TemplateProcessing"}, {"single", "$A"}}), bad_format,
+       "post_processor.single: expected an array, found \"$A\""},
+      {with({{"type", "TemplateProcessing"}, {"single", json::array()}}), unsupported,
+       "post_processor.single: expected the text A once, found no text"},
+      {with({{"type", "TemplateProcessing"},
+             {"single", {{{"Sequence", {{"id", "A"}}}}, {{"Sequence", {{"id", "A"}}}}}}}),
+       unsupported, "post_processor.single: expected the text A once, found it twice"},
+      {with({{"type", "TemplateProcessing"}, {"single", {{{"Sequence", {{"id", "B"}}}}}}}),
+       unsupported, "post_processor.single: expected the text A once, found \"B\""},
+      {with({{"type", "TemplateProcessing"}, {"single", {{{"Sequence", 5}}}}}), bad_format,
+       "post_processor.single[0].Sequence.id: expected a string"},
+      {with({{"type", "TemplateProcessing"}, {"single", json::array({5})}}), bad_format,
+       "post_processor.single[0].SpecialToken.id: expected a string"},
+      {with({{"type", "TemplateProcessing"}, {"single", {{{"SpecialToken", {{"id", "<s>"}}}}}}}),
+       bad_format, "post_processor.special_tokens[\"<s>\"].ids: expected an array, found null"},
+      {with(begins_with(3)), bad_format, "special_tokens[\"<s>\"].ids: expected an array, found 3"},
+      {with(begins_with({259})), bad_format, "ids[0]: expected an id below 259, found 259"},
+      {with(begins_with({-1})), bad_format, "ids[0]: expected an id below 259, found -1"},
+      {with(begins_with({1, 1.5})), bad_format, "ids[1]: expected an id below 259, found 1.5"},
+      {with(begins_with({18446744073709551615ULL})), bad_format, "found 18446744073709551615"},
+      {with(begins_with(std::vector<int>(300, 1))), unsupported,
+       "post_processor: expected at most 256 ids around a text"},
+      {with(after(std::vector<json>(60, begins_with(std::vector<int>(200, 1))))), unsupported,
+       "post_processor.processors[1]: expected one step that adds ids, found another"},
+      {with({{"type", "BertProcessing"}, {"sep", {"</s>", 2}}}), bad_format,
+       "post_processor.cls: expected a token and its id, found null"},
+      {with({{"type", "RobertaProcessing"}, {"cls", {"<s>", 2}}, {"sep", {"</s>"}}}), bad_format,
+       "post_processor.sep: expected a token and its id, found an array"},
+      {with({{"type", "RobertaProcessing"}, {"cls", {"<s>", "2"}}}), bad_format,
+       "post_processor.cls[1]: expected an id below 259, found \"2\""},
+  };
+}
+
+// Files of a few hundred bytes that ask for more than any memory.
+std::vector<Case> growth_cases() {
+  return {
+      {[](json& f) {
+         f["normalizer"] = replacing("a", std::string(16, 'a'), 12);
+         f["added_tokens"] = normalized("a");
+       },
+       unsupported, no_room},
+      {[](json& f) {
+         f["normalizer"] = {
+             {"type", "Sequence"},
+             {"normalizers",
+              std::vector<json>(64, {{"type", "Prepend"}, {"prepend", std::string(1000, 'x')}})}};
+         f["added_tokens"] = normalized("a");
+       },
+       unsupported, no_room},
+      {[](json& f) {
+         f["normalizer"] = {{"type", "Replace"},
+                            {"pattern", {{"Regex", "|."}}},
+                            {"content", std::string(20000, 'b')}};
+         f["added_tokens"] = normalized("a");
+       },
+       unsupported, no_room},
   };
 }
 
@@ -199,6 +309,41 @@ TEST(HostileTokenizer, WrongStepsAreErrors) {
     one.spoil(file);
     expect_error(file.dump(), one.code, one.message);
   }
+}
+
+TEST(HostileTokenizer, WrongPostProcessorsAreErrors) {
+  for (const Case& one : post_processor_cases()) {
+    json file = test::small_tokenizer();
+    one.spoil(file);
+    expect_error(file.dump(), one.code, one.message);
+  }
+}
+
+TEST(HostileTokenizer, StepsThatMultiplyEachOtherAreErrors) {
+  for (const Case& one : growth_cases()) {
+    json file = test::small_tokenizer();
+    one.spoil(file);
+    expect_error(file.dump(), one.code, one.message);
+    // Without the token the file loads, and a text meets the same bound.
+    file["added_tokens"] = json::array();
+    const auto tokens = read_tokenizer_json(file.dump()).value()->encode("a");
+    ASSERT_FALSE(tokens);
+    EXPECT_EQ(tokens.error().code, unsupported);
+    EXPECT_NE(tokens.error().message.find("at most 4160 bytes"), std::string::npos)
+        << tokens.error().message;
+  }
+}
+
+TEST(HostileTokenizer, ManyShortPartsHaveTheRoomOfOneText) {
+  json file = test::small_tokenizer();
+  file["normalizer"] = {{"type", "Prepend"}, {"prepend", std::string(4000, 'x')}};
+  file["added_tokens"] = added("<s>", 259);
+  file["added_tokens"][0]["normalized"] = false;  // each part between tokens is normalized alone
+  const auto tokenizer = read_tokenizer_json(file.dump()).value();
+  EXPECT_TRUE(tokenizer->encode("a<s>"));
+  std::string text;
+  for (int i = 0; i < 100; ++i) text += "a<s>";
+  EXPECT_FALSE(tokenizer->encode(text));
 }
 
 TEST(HostileTokenizer, WhatIsNotJsonIsAnError) {

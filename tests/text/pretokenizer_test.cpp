@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "src/text/utf8.hpp"
+
 namespace krait {
 namespace {
 
@@ -109,6 +111,76 @@ TEST(PreTokenizer, StepsAfterByteLevelSeeTheByteAlphabet) {
                         {"invert", false}};
   EXPECT_EQ(cut(std::string(bytes_only) + "," + literal.dump(), "a b\xC3\xA9"),
             (Pieces{"a", " ", "b\xC3\xA9"}));
+}
+
+// Characters of Unicode 14 to 17: an installed engine knows some of them, krait those up to 16.
+TEST(PreTokenizer, ClassesAreThoseOfOneVersionOfUnicode) {
+  const auto matched = [](const char* pattern, char32_t code) {
+    std::string text = "(";
+    utf8::append(text, code);
+    return split(pattern, "Removed", false, text + ")").size() == 2;
+  };
+  const char32_t letters[] = {0x10570, 0x1DF00, 0x31350, 0x1E4D0, 0x2EBF0, 0x2EE5D,
+                              0x1C89,  0x1C8A,  0xA7CB,  0x10D4A, 0x1E5D0, 0x11BC0};
+  const char32_t digits[] = {0x11F50, 0x1E4F0, 0x10D40, 0x16D70, 0x1CCF0, 0x11BF0};
+  const char32_t unassigned[] = {0xA7CE, 0x323B0, 0x16EA0, 0x11DB0, 0x11DE0, 0x16EFF, 0x378};
+  for (const char32_t code : letters) {
+    for (const char* const yes :
+         {R"(\p{L})", R"([\p{L}\p{N}])", R"(\pL)", R"(\w)", R"([^\s\p{N}()])", R"(\P{N}(?=\)))",
+          R"([[:alpha:]])", R"(\p{^P}(?=\)))"}) {
+      EXPECT_TRUE(matched(yes, code)) << yes << std::hex << static_cast<unsigned>(code);
+    }
+    EXPECT_FALSE(matched(R"([^\s\p{L}()])", code)) << std::hex << static_cast<unsigned>(code);
+  }
+  for (const char32_t code : digits) {
+    for (const char* const yes : {R"(\p{N})", R"(\d)", R"([\d])", R"(\p{Nd})", R"([[:digit:]])"}) {
+      EXPECT_TRUE(matched(yes, code)) << yes << std::hex << static_cast<unsigned>(code);
+    }
+    EXPECT_FALSE(matched(R"([^\p{N}()])", code)) << std::hex << static_cast<unsigned>(code);
+  }
+  for (const char32_t code : unassigned) {
+    for (const char* const no :
+         {R"(\p{L})", R"(\p{N})", R"(\w)", R"(\d)", R"(\p{Lu})", R"(\p{S})"}) {
+      EXPECT_FALSE(matched(no, code)) << no << std::hex << static_cast<unsigned>(code);
+    }
+    EXPECT_TRUE(matched(R"([^\s\p{L}\p{N}()])", code)) << std::hex << static_cast<unsigned>(code);
+    EXPECT_TRUE(matched(R"(\p{Cn})", code)) << std::hex << static_cast<unsigned>(code);
+  }
+  EXPECT_TRUE(matched(R"(\p{Lu})", 0x1C89));
+  EXPECT_TRUE(matched(R"(\p{Uppercase_Letter})", 0x1C89));
+  EXPECT_TRUE(matched(R"(\p{Ll})", 0x1C8A));
+  EXPECT_TRUE(matched(R"([\p{Mn}])", 0x897));
+  EXPECT_TRUE(matched(R"((?i:\p{Lu}))", 0x1C89));
+}
+
+// Spelled for the engine's version and spelled out, a class matches the same code points.
+TEST(PreTokenizer, ClassesDoNotDependOnTheEnginesVersion) {
+  std::string all;
+  for (char32_t code = 0; code < 0x110000; ++code) {
+    if (code < 0xD800 || code >= 0xE000) utf8::append(all, code);
+  }
+  for (const char* const pattern :
+       {R"(\p{L}+)", R"(\p{M}+)", R"(\p{N}+)", R"(\p{P}+)", R"(\p{S}+)", R"(\p{Z}+)", R"(\P{C}+)",
+        R"(\p{Lu}+)", R"(\p{Ll}+)", R"(\p{Lo}+)", R"(\p{Mn}+)", R"(\p{Mc}+)", R"(\p{Nd}+)",
+        R"(\p{Po}+)", R"([^\s\p{L}\p{N}]+)", R"([\P{L}]+)", R"(\d+)", R"([^\p{L&}\D]+)"}) {
+    const Regex regexes[] = {Regex::compile(pattern).value(), Regex::compile(pattern, "").value()};
+    RegexSearch one(regexes[0]);
+    RegexSearch other(regexes[1]);
+    for (std::size_t from = 0;;) {
+      const RegexMatch a = one.find(all, from).value();
+      const RegexMatch b = other.find(all, from).value();
+      ASSERT_EQ(a.found, b.found) << pattern;
+      if (!a.found) break;
+      ASSERT_EQ(a.begin, b.begin) << pattern;
+      ASSERT_EQ(a.end, b.end) << pattern;
+      from = a.end;
+    }
+  }
+}
+
+TEST(PreTokenizer, WordBoundariesAreThoseOfWords) {
+  EXPECT_EQ(split(R"(\b)", "Isolated", false, "ab-c"), (Pieces{"ab", "-", "c"}));
+  EXPECT_EQ(split(R"(\Bb)", "Removed", false, "ab-b"), (Pieces{"a", "-b"}));
 }
 
 TEST(PreTokenizer, ReadsPatternsAsTheirEngineDoes) {

@@ -12,6 +12,7 @@
 #include "src/text/unicode.hpp"
 #include "src/text/utf8.hpp"
 #include "tests/support/support.hpp"
+#include "tests/text/small_tokenizer.hpp"
 
 namespace krait {
 namespace {
@@ -72,6 +73,30 @@ TEST(GptNeox, AgreesWithTheGoldenCases) {
     std::string decoded{decoder.push(neox().decode(tokens))};
     decoded += decoder.finish();
     EXPECT_EQ(decoded, one.at("decoded").get<std::string>()) << name;
+  }
+}
+
+TEST(PostProcessors, AgreeWithTheGoldenCases) {
+  const auto file =
+      nlohmann::json::parse(test::read_file(test::data_dir() / "golden/post_processor_cases.json"));
+  EXPECT_GE(file.at("cases").size(), 10U);
+  for (const auto& one : file.at("cases")) {
+    nlohmann::json described = test::small_tokenizer();
+    for (const char* const word : {"th", "the", "\u0120the"})
+      described["model"]["vocab"].erase(word);
+    described["model"]["merges"] = nlohmann::json::array();
+    int id = 256;
+    for (const char* const mark : {"<s>", "</s>"}) {
+      described["added_tokens"].push_back(
+          {{"content", mark}, {"id", id++}, {"special", true}, {"normalized", false}});
+    }
+    described["post_processor"] = one.at("post_processor");
+    const auto tokenizer = read_tokenizer_json(described.dump()).value();
+    for (const auto& [text, ids] : one.at("ids").items()) {
+      EXPECT_EQ(tokenizer->encode(text, {.add_special = true}).value(),
+                ids.get<std::vector<Token>>())
+          << one.at("post_processor") << text;
+    }
   }
 }
 

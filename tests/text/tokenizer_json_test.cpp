@@ -125,6 +125,58 @@ TEST(TokenizerJson, TokensOutsideTheByteAlphabetAreTheirOwnText) {
   EXPECT_EQ(load(file)->bytes(259), "<|a b|>");
 }
 
+json with_special(json post_processor) {
+  json file = test::small_tokenizer();
+  file["added_tokens"] =
+      json::array({added("<s>", 259, {{"special", true}}), added("</s>", 260, {{"special", true}}),
+                   added("<tag>", 261)});
+  file["post_processor"] = std::move(post_processor);
+  return file;
+}
+
+TEST(TokenizerJson, PutsAroundATextWhatItsFileSays) {
+  const EncodeOptions special{.add_special = true};
+  const json one = json::parse(R"({"type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+               {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+    "special_tokens": {"<s>": {"id": "<s>", "ids": [259], "tokens": ["<s>"]},
+                       "</s>": {"id": "</s>", "ids": [260, 7], "tokens": ["</s>", "x"]}}})");
+  const auto once = load(with_special(one));
+  EXPECT_EQ(once->encode("the", special).value(), (Tokens{259, 257, 260, 7}));
+  EXPECT_EQ(once->encode("", special).value(), (Tokens{259, 260, 7}));
+  EXPECT_EQ(once->encode("the").value(), (Tokens{257}));
+  const json bytes = {{"type", "ByteLevel"}, {"trim_offsets", true}};
+  const json pair = {{"type", "RobertaProcessing"}, {"cls", {"a", 1}}, {"sep", {"b", 2}}};
+  const auto twice =
+      load(with_special({{"type", "Sequence"}, {"processors", {bytes, one, bytes}}}));
+  EXPECT_EQ(twice->encode("the", special).value(), (Tokens{259, 257, 260, 7}));
+  EXPECT_EQ(load(with_special(pair))->encode("the", special).value(), (Tokens{1, 257, 2}));
+  EXPECT_EQ(load(with_special(bytes))->encode("the", special).value(), (Tokens{257}));
+  EXPECT_EQ(load(with_special(nullptr))->encode("", special).value(), Tokens{});
+}
+
+TEST(TokenizerJson, LeavesSpecialTokensAsTextIfAsked) {
+  json file = with_special(nullptr);
+  const EncodeOptions plain{.parse_special = false};
+  EXPECT_EQ(load(file)->encode("<s><tag>").value(), (Tokens{259, 261}));
+  EXPECT_EQ(load(file)->encode("<s><tag>", plain).value(), (Tokens{'<', 's', '>', 261}));
+  file["model"]["vocab"]["<s>"] = 259;
+  file["model"]["ignore_merges"] = true;
+  file["pre_tokenizer"]["use_regex"] = false;
+  EXPECT_EQ(load(file)->encode("<s>", plain).value(), (Tokens{'<', 's', '>'}));
+}
+
+TEST(TokenizerJson, TheVocabularysIdGoesBeforeThatOfAnAddedToken) {
+  json file = test::small_tokenizer();
+  file["added_tokens"] = json::array({added("the", 300, {{"special", true}})});
+  const auto tokenizer = load(file);
+  EXPECT_EQ(tokenizer->encode("the").value(), (Tokens{257}));
+  EXPECT_EQ(tokenizer->vocab(), 259);
+  EXPECT_TRUE(tokenizer->is_special(257));
+  EXPECT_EQ(tokenizer->find("the"), 257);
+  EXPECT_EQ(tokenizer->bytes(257), "the");
+}
+
 TEST(TokenizerJson, OldFilesDoNotNameTheModelsType) {
   json file = test::small_tokenizer();
   file["model"].erase("type");

@@ -65,6 +65,41 @@ TEST(Unicode, LaterMarksStayWhereTheyAre) {
   EXPECT_EQ(normalized(text, Form::nfd), text);
 }
 
+TEST(Unicode, KnowsOneVersion) {
+  using unicode::Category;
+  EXPECT_EQ(unicode::category('a'), Category::ll);
+  EXPECT_EQ(unicode::category(0x10FFFF), Category::cn);
+  EXPECT_EQ(unicode::category(0x1C89), Category::lu);  // 16.0
+  EXPECT_EQ(unicode::category(0xA7CE), Category::cn);  // 17.0
+  EXPECT_TRUE(unicode::is_word(0x897));                // 16.0
+  EXPECT_FALSE(unicode::is_word(0x11DE0));             // 17.0
+  EXPECT_TRUE(unicode::is_punctuation(0x11B00));       // 15.0
+  EXPECT_FALSE(unicode::is_punctuation(0x16EFF));
+  // The table of categories and those of letters and numbers are of one version.
+  for (char32_t code = 0x100; code < 0x110000; ++code) {
+    const Category category = unicode::category(code);
+    const bool is_letter = category >= Category::ll && category <= Category::lu;
+    const bool is_number = category >= Category::nd && category <= Category::no;
+    const Kind kind = unicode::kind(code);
+    ASSERT_EQ(kind == Kind::letter, is_letter) << std::hex << static_cast<unsigned>(code);
+    ASSERT_EQ(kind == Kind::number, is_number) << std::hex << static_cast<unsigned>(code);
+  }
+  const auto lower = [](char32_t code) {
+    std::string text;
+    utf8::append(text, code);
+    const std::string lowered = unicode::lowercased(text);
+    std::size_t position = 0;
+    return utf8::next(lowered, position);
+  };
+  EXPECT_EQ(lower(0x1C89), U'\u1C8A');  // 16.0
+  EXPECT_EQ(lower(0x10D50), 0x10D70U);
+  EXPECT_EQ(lower(0xA7CB), 0x264U);
+  EXPECT_EQ(lower(0xA7DC), 0x19BU);
+  EXPECT_EQ(lower(0x2C2F), 0x2C5FU);  // 14.0
+  EXPECT_EQ(lower(0xA7CE), 0xA7CEU);  // 17.0
+  EXPECT_EQ(lower(0x16EA0), 0x16EA0U);
+}
+
 TEST(Unicode, NormalizingTwiceChangesNothing) {
   for (char32_t code = 0xA0; code < 0x3400; ++code) {
     std::string text = "q";

@@ -4,7 +4,9 @@
 /// LanguageModel: a model with its tokenizer.
 
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "krait/models/registry.hpp"
@@ -17,8 +19,14 @@ struct LanguageModel {
   Model model;
   std::shared_ptr<const Tokenizer> tokenizer;
   std::vector<Token> stop_tokens;  ///< ids that end a text; empty for byte-level models
+  std::optional<Token> bos;        ///< id that begins a text, where the checkpoint names one
   std::string tokenizer_config;    ///< tokenizer_config.json, where a chat template may be
   std::string chat_template;       ///< chat_template.jinja, which goes before it
+
+  /// Ids of a prompt, with what the tokenizer's file puts around a text. Without any, a text begins
+  /// with `bos`, else with the tokenizer's "<|endoftext|>", else with a line break. Errors: those
+  /// of Tokenizer::encode; bad_argument for a token that the model has no row for.
+  KRAIT_API Result<std::vector<Token>> encode_prompt(std::string_view text) const;
 };
 
 /// Opens a checkpoint (see open_checkpoint), or a bundled model by its name. Errors as

@@ -25,6 +25,8 @@ struct Checkpoint {
   std::string tokenizer;           ///< tokenizer.json; empty if there is none
   std::string tokenizer_config;    ///< tokenizer_config.json; empty if there is none
   std::string chat_template;       ///< chat_template.jinja; empty if there is none
+  std::string generation_config;   ///< generation_config.json; empty if there is none
+  std::string special_tokens;      ///< special_tokens_map.json; empty if there is none
   bool has_sentencepiece = false;  ///< there is a tokenizer.model, which is not read
   std::vector<std::string> files;  ///< the weight files, for messages
 };

@@ -13,19 +13,28 @@
 
 namespace krait::inline v0_1 {
 
+/// How a text is encoded.
+struct EncodeOptions {
+  /// Adds the ids that the tokenizer's file puts before and after a text, such as a beginning mark.
+  bool add_special = false;
+  /// Special tokens spelled out in the text become their ids; if false they are plain text.
+  bool parse_special = true;
+};
+
 /// Text to ids and ids to bytes. Immutable; may be used from several threads.
 class KRAIT_API Tokenizer {
  public:
   virtual ~Tokenizer();
 
-  /// Ids of `text`. No token is added before or after. Special tokens spelled out in the text
-  /// become their ids. Errors: bad_argument for text the tokenizer cannot take (invalid UTF-8,
-  /// except for byte tokenizers); unsupported, if a pattern of its file needs too many steps on
-  /// this text.
-  virtual Result<std::vector<Token>> encode(std::string_view text) const = 0;
+  /// Ids of `text`. Errors: bad_argument for text the tokenizer cannot take (invalid UTF-8, except
+  /// for byte tokenizers); unsupported, if a pattern of its file needs too many steps on this text
+  /// or its normalizer makes the text many times as long.
+  virtual Result<std::vector<Token>> encode(std::string_view text,
+                                            const EncodeOptions& options = {}) const = 0;
 
-  /// The bytes a token stands for, possibly part of a UTF-8 sequence; empty for an id beyond the
-  /// vocabulary (a padding row). Valid as long as the tokenizer.
+  /// The bytes a token stands for, possibly part of a UTF-8 sequence; of a special token its text,
+  /// such as "<|endoftext|>"; empty for an id beyond the vocabulary (a padding row). Valid as long
+  /// as the tokenizer.
   virtual std::string_view bytes(Token token) const noexcept = 0;
 
   /// Number of ids: every id is below it.
@@ -42,10 +51,10 @@ class KRAIT_API Tokenizer {
 };
 
 /// Makes the tokenizer described by a Hugging Face `tokenizer.json`: byte-level BPE, with the
-/// normalizers and pre-tokenizers such files use. It gives the ids the `tokenizers` package gives
-/// without special tokens; what a `post_processor` would add around a text, and `truncation` and
-/// `padding`, are left to the caller. Errors: bad_format; unsupported (a kind of model, normalizer
-/// or pre-tokenizer that is not known, by name).
+/// normalizers, pre-tokenizers and post-processors such files use. It gives the ids the
+/// `tokenizers` package gives; `truncation` and `padding` are left to the caller. Errors:
+/// bad_format; unsupported (a kind of model, normalizer, pre-tokenizer or post-processor that is
+/// not known, by name).
 ///
 /// Time, of `encode` too, is n log n at most, but for patterns of the file that backtrack.
 KRAIT_API Result<std::shared_ptr<const Tokenizer>> read_tokenizer_json(std::string_view json);

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "krait/core/error.hpp"
+
+namespace krait::inline v0_1 {
+
+/// What a tokenizer puts around a text: the `post_processor` of its file.
+struct TextEnds {
+  std::vector<Token> before, after;
+};
+
+/// Reads what a single text gets; `vocab` is the number of ids.
+Result<TextEnds> read_post_processor(const nlohmann::json& post_processor, Index vocab);
+
+}  // namespace krait::inline v0_1
