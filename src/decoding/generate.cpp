@@ -80,6 +80,7 @@ class TextStream {
   }
 
   bool stopped() const noexcept { return stops_.stopped(); }
+  bool completes_stop(Token token) const { return stops_.completes(tokenizer_.bytes(token)); }
 
   // Bytes at the end of the text that are not decided; once stopped, all from the stop string on.
   std::size_t unshown() const noexcept { return stops_.held(); }
@@ -248,6 +249,9 @@ class Writing {
 
   bool stopped() const noexcept { return stream_.stopped(); }
 
+  // Whether a stop string ends with that token.
+  bool completes_stop(Token token) const { return stream_.completes_stop(token); }
+
  private:
   Cut cut() const noexcept { return cut_before(tokenizer_, sequence_.tokens, stream_.unshown()); }
 
@@ -380,8 +384,10 @@ Result<Generation> generate(Session& session, const Tokenizer& tokenizer, Sequen
   };
   for (;;) {
     const Token token = sampler.sample(logits, sequence.state.position());
-    const bool is_stop = std::find(options.stop_tokens.begin(), options.stop_tokens.end(), token) !=
-                         options.stop_tokens.end();
+    // A stop token may be the end of a stop string as well, which takes back what is before it.
+    const bool is_stop =
+        std::ranges::find(options.stop_tokens, token) != options.stop_tokens.end() &&
+        !writing.completes_stop(token);
     if (is_stop) {
       // The text goes on from the token before, which has been consumed; so it is the stop token
       // that is pending, as a separator in front of whatever is appended.

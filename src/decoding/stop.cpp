@@ -51,6 +51,12 @@ std::string_view StopMatcher::push(std::string_view piece) {
   return ready_;
 }
 
+bool StopMatcher::completes(std::string_view piece) const {
+  StopMatcher next = *this;
+  next.push(piece);
+  return next.stopped_;
+}
+
 std::string_view StopMatcher::finish() {
   ready_.clear();
   if (!stopped_) std::swap(ready_, held_);

@@ -34,21 +34,25 @@ Error bad_argument(std::string_view what, std::string_view expected, std::string
           fmt::format("[session] {}: expected {}, found {}", what, expected, found)};
 }
 
-// NaN and infinity minus themselves are NaN, every other number is +0: the bits of all differences
-// together are zero if the numbers are finite. Sixteen lanes, so that the compiler uses vectors.
+// NaN and infinity are the numbers whose exponent is all ones: adding one to it then carries into
+// the sign's place. On integers, since the caller's floating-point mode is in force here. Sixteen
+// lanes, so that the compiler uses vectors.
 bool is_finite(std::span<const float> x) noexcept {
   constexpr std::size_t lanes = 16;
+  constexpr std::uint32_t magnitude = 0x7FFFFFFFU;
+  constexpr std::uint32_t one_exponent = 0x00800000U;
+  const auto carry = [](float v) {
+    return (std::bit_cast<std::uint32_t>(v) & magnitude) + one_exponent;
+  };
   std::uint32_t found[lanes] = {};
   std::size_t i = 0;
   for (; i + lanes <= x.size(); i += lanes) {
-    for (std::size_t k = 0; k < lanes; ++k) {
-      found[k] |= std::bit_cast<std::uint32_t>(x[i + k] - x[i + k]);
-    }
+    for (std::size_t k = 0; k < lanes; ++k) found[k] |= carry(x[i + k]);
   }
-  for (; i < x.size(); ++i) found[0] |= std::bit_cast<std::uint32_t>(x[i] - x[i]);
+  for (; i < x.size(); ++i) found[0] |= carry(x[i]);
   std::uint32_t any = 0;
   for (const std::uint32_t bits : found) any |= bits;
-  return any == 0;
+  return (any & ~magnitude) == 0;
 }
 
 // Floats of a state that a task copies or adds up at least: 64 KiB.

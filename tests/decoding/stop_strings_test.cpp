@@ -29,7 +29,8 @@ class OddTokenizer final : public Tokenizer {
     }
   }
 
-  Result<std::vector<Token>> encode(std::string_view text) const override {
+  Result<std::vector<Token>> encode(std::string_view text,
+                                    const EncodeOptions& /*options*/) const override {
     std::vector<Token> tokens;
     for (const char c : text) {
       const auto token = find(std::string_view(&c, 1));
@@ -157,6 +158,32 @@ TEST_F(StopStrings, MayBeginAndEndWithinTokens) {
       expect_stop(tokenizer, "Xyz", 20, at, size);
     }
   }
+}
+
+TEST_F(StopStrings, MayEndWithATokenThatEndsTheTextItself) {
+  Sequence text = sequence("Xyz");
+  const std::vector<Token> plain = run(OddTokenizer(), text, 40, {}).tokens;
+  auto mark = plain.begin() + 1;  // the first token that did not come up before it
+  while (std::find(plain.begin(), mark, *mark) != mark) ++mark;
+  const OddTokenizer tokenizer({{static_cast<char>(*mark), "<|end|>"}}, {static_cast<char>(*mark)});
+  const auto ended_by = [&](const std::vector<std::string>& stops) {
+    text = sequence("Xyz");
+    return generate(session_, tokenizer, text,
+                    {.max_tokens = 40,
+                     .sampler = {.temperature = 0.8, .seed = 5},
+                     .stop_tokens = {*mark},
+                     .stop_strings = stops})
+        .value();
+  };
+  const std::string before = tokenizer.decode({plain.begin(), mark - 1});
+  const std::string last(tokenizer.bytes(*(mark - 1)));
+  const Generation by_string = ended_by({last + "<|end|>"});
+  EXPECT_EQ(by_string.reason, FinishReason::stop_string);
+  EXPECT_EQ(by_string.text, before);
+  expect_consistent(text);
+  const Generation by_token = ended_by({"<|end|>?"});
+  EXPECT_EQ(by_token.reason, FinishReason::stop_token);
+  EXPECT_EQ(by_token.text, before + last);
 }
 
 TEST_F(StopStrings, SeeSpecialTokensThatReadersDoNot) {

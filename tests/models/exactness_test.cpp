@@ -11,9 +11,9 @@
 #include "krait/core/thread_pool.hpp"
 #include "krait/models/registry.hpp"
 #include "krait/models/state_io.hpp"
-#include "tests/support/eager_thread_pool.hpp"
 #include "tests/support/control_word.hpp"
 #include "tests/support/digest.hpp"
+#include "tests/support/eager_thread_pool.hpp"
 #include "tests/support/kernel_support.hpp"
 #include "tests/support/tiny_models.hpp"
 

@@ -27,6 +27,9 @@ class KRAIT_API StopMatcher {
   /// string has appeared, `stopped()` is true and neither it nor anything after it is passed on.
   std::string_view push(std::string_view piece);
 
+  /// Whether a stop string would be complete if `piece` came next. Changes nothing.
+  bool completes(std::string_view piece) const;
+
   /// What was held back, at the end of the text.
   std::string_view finish();
 
