@@ -146,12 +146,34 @@ std::optional<std::uint32_t> named_categories(std::string_view name) {
   return std::nullopt;
 }
 
+namespace {
+
+// The code points of a script: those whose Script property it is, as Oniguruma has it, not their
+// Script_Extensions.
+std::optional<Ranges> of_script(std::string_view plain) {
+  const auto known = unicode::script_names();
+  const auto script = std::find_if(known.begin(), known.end(), [&](const auto& entry) {
+    return plain == entry.code || plain == entry.name;
+  });
+  if (script == known.end()) return std::nullopt;
+  Ranges result;
+  const auto runs = unicode::script_runs();
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    if ((runs[i] & 255U) != static_cast<std::uint32_t>(script - known.begin())) continue;
+    result.push_back({runs[i] >> 8U, (i + 1 < runs.size() ? runs[i + 1] >> 8U : 0x110000U) - 1});
+  }
+  return result;
+}
+
+}  // namespace
+
 std::optional<Ranges> named(std::string_view name) {
   if (const auto categories = named_categories(name)) return of_categories(*categories);
   const std::string plain = plain_name(name);
   if (plain == "any") return Ranges{{0, 0x10FFFF}};
   if (plain == "assigned") return complement(of_categories(category("cn")));
-  return posix(plain);
+  if (auto ranges = posix(plain)) return ranges;
+  return of_script(plain);
 }
 
 std::optional<std::string> fast_members(std::uint32_t categories, std::string_view version) {

@@ -109,7 +109,7 @@ class Translator {
     }
     const auto ranges = code_sets::named(name);
     if (ranges) return set(*ranges, inverted);
-    refused_ = fmt::format("the property {} (general categories are known)",
+    refused_ = fmt::format("the property {} (general categories and scripts are known)",
                            json_text(std::string(name.substr(0, 40))));
   }
 

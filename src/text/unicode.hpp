@@ -52,6 +52,16 @@ enum class Category : std::uint8_t {
 std::span<const std::uint32_t> category_runs() noexcept;
 Category category(char32_t code) noexcept;
 
+/// The first code point of each run of one script, in ascending order, times 256, plus the place of
+/// the script in `script_names`.
+std::span<const std::uint32_t> script_runs() noexcept;
+
+/// The two names of a script, such as "grek" and "greek", in lower case without underscores.
+struct ScriptNames {
+  std::string_view code, name;
+};
+std::span<const ScriptNames> script_names() noexcept;
+
 /// Code points that have another category than in Unicode 14.0, the oldest version of installed
 /// libraries that need not be worked around.
 struct CategoryChange {

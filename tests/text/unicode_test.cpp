@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string_view>
 
+#include "src/text/code_sets.hpp"
 #include "src/text/utf8.hpp"
 
 namespace krait {
@@ -98,6 +100,29 @@ TEST(Unicode, KnowsOneVersion) {
   EXPECT_EQ(lower(0x2C2F), 0x2C5FU);  // 14.0
   EXPECT_EQ(lower(0xA7CE), 0xA7CEU);  // 17.0
   EXPECT_EQ(lower(0x16EA0), 0x16EA0U);
+}
+
+// The property Script, as Oniguruma has it: an ideographic comma is common to several scripts.
+TEST(Unicode, KnowsScriptsByEitherName) {
+  const auto is_in = [](std::string_view name, char32_t code) {
+    const auto ranges = code_sets::named(name);
+    EXPECT_TRUE(ranges) << name;
+    return ranges && std::any_of(ranges->begin(), ranges->end(), [&](const auto& range) {
+             return range.first <= code && code <= range.last;
+           });
+  };
+  EXPECT_TRUE(is_in("Han", 0x4E00));
+  EXPECT_TRUE(is_in("hani", 0x2EBF0));  // 15.1
+  EXPECT_FALSE(is_in("Han", 0x3001));
+  EXPECT_TRUE(is_in("Common", 0x3001));
+  EXPECT_TRUE(is_in("Greek", 0x3B1));
+  EXPECT_FALSE(is_in("Greek", 0x3E4));  // Coptic lies within
+  EXPECT_TRUE(is_in("Hiragana", 0x3042));
+  EXPECT_TRUE(is_in("Old_Italic", 0x10300));
+  EXPECT_TRUE(is_in("Garay", 0x10D50));  // 16.0
+  EXPECT_FALSE(code_sets::named("Klingon"));
+  const auto runs = unicode::script_runs();
+  for (std::size_t i = 1; i < runs.size(); ++i) EXPECT_LT(runs[i - 1] >> 8U, runs[i] >> 8U);
 }
 
 TEST(Unicode, NormalizingTwiceChangesNothing) {
