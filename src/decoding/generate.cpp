@@ -80,7 +80,11 @@ class TextStream {
   }
 
   bool stopped() const noexcept { return stops_.stopped(); }
-  bool completes_stop(Token token) const { return stops_.completes(tokenizer_.bytes(token)); }
+
+  // Whether a stop string that began before the token ends with it.
+  bool completes_stop(Token token) const {
+    return stops_.held() > 0 && stops_.completes(tokenizer_.bytes(token));
+  }
 
   // Bytes at the end of the text that are not decided; once stopped, all from the stop string on.
   std::size_t unshown() const noexcept { return stops_.held(); }
@@ -249,7 +253,7 @@ class Writing {
 
   bool stopped() const noexcept { return stream_.stopped(); }
 
-  // Whether a stop string ends with that token.
+  // Whether a stop string that began before the token ends with it.
   bool completes_stop(Token token) const { return stream_.completes_stop(token); }
 
  private:
