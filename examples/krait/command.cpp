@@ -43,18 +43,19 @@ void add_common(Command& command, CommonOptions& options, const std::string& jso
   if (!json_help.empty()) command.flag("--json", options.json, json_help);
 }
 
-LoadOptions load_options(const CommonOptions& options) {
+LoadOptions load_options(const CommonOptions& options, Executor* executor) {
   return {.weights = options.weights == "copy" ? WeightsMode::copy : WeightsMode::map,
           .form = weight_form(options.dtype),
           .compute = options.compute == "bf16" ? Compute::bf16 : Compute::f32,
-          .progress = ProgressLine("loading", "bytes")};
+          .progress = ProgressLine("loading", "bytes"),
+          .executor = executor};
 }
 
 namespace {
 
-Runtime with_session(LanguageModel loaded, const CommonOptions& options,
+Runtime with_session(LanguageModel loaded, std::unique_ptr<ThreadPool> threads,
                      const SessionOptions& session) {
-  Runtime runtime{std::move(loaded), make_threads(options.threads), nullptr};
+  Runtime runtime{std::move(loaded), std::move(threads), nullptr};
   runtime.session = std::make_unique<Session>(runtime.model(), *runtime.threads, session);
   return runtime;
 }
@@ -62,21 +63,24 @@ Runtime with_session(LanguageModel loaded, const CommonOptions& options,
 }  // namespace
 
 Result<Runtime> start(const CommonOptions& options, const SessionOptions& session) {
+  std::unique_ptr<ThreadPool> threads = make_threads(options.threads);
   KRAIT_ASSIGN_OR_RETURN(LanguageModel loaded,
-                         load_language_model(options.model, load_options(options)));
-  return with_session(std::move(loaded), options, session);
+                         load_language_model(options.model, load_options(options, threads.get())));
+  return with_session(std::move(loaded), std::move(threads), session);
 }
 
 Result<Runtime> start_without_tokenizer(const CommonOptions& options,
                                         const SessionOptions& session) {
-  KRAIT_ASSIGN_OR_RETURN(Model model, load_model(options.model, load_options(options)));
+  std::unique_ptr<ThreadPool> threads = make_threads(options.threads);
+  KRAIT_ASSIGN_OR_RETURN(Model model,
+                         load_model(options.model, load_options(options, threads.get())));
   LanguageModel loaded{.model = std::move(model),
                        .tokenizer = byte_tokenizer(),
                        .stop_tokens = {},
                        .bos = {},
                        .tokenizer_config = {},
                        .chat_template = {}};
-  return with_session(std::move(loaded), options, session);
+  return with_session(std::move(loaded), std::move(threads), session);
 }
 
 Result<std::vector<Token>> encode_text(const LanguageModel& model, std::string_view text) {

@@ -39,7 +39,7 @@ WeightForm weight_form(const std::string& name);
 void add_common(Command& command, CommonOptions& options, const std::string& json_help);
 
 /// The options of `load_…`, with progress on stderr.
-LoadOptions load_options(const CommonOptions& options);
+LoadOptions load_options(const CommonOptions& options, Executor* executor = nullptr);
 
 /// A language model with threads and a session for it.
 struct Runtime {

@@ -1,6 +1,7 @@
 #include "krait/kernels/quant.hpp"
 
 #include <cstring>
+#include <mutex>
 
 #include "krait/kernels/ref/quant.hpp"
 
@@ -224,6 +225,20 @@ std::optional<BadWeight> quantize(GroupedForm form, const TensorView& W, Range b
     }
   }
   return std::nullopt;
+}
+
+std::optional<BadWeight> quantize(Executor& executor, GroupedForm form, const TensorView& W,
+                                  std::uint8_t* codes, f16* scales) {
+  std::mutex mutex;
+  std::optional<BadWeight> first;
+  const Index blocks = round_up(W.shape[0], row_block) / row_block;
+  parallel_for(executor, blocks, 1, [&](Range range) {
+    const auto bad = quantize(form, W, range, codes, scales);
+    if (!bad) return;
+    const std::lock_guard lock(mutex);
+    if (!first || bad->row < first->row) first = bad;
+  });
+  return first;
 }
 
 void dequantize_row(const GroupedWeights& W, Index row, std::span<float> out) noexcept {

@@ -127,10 +127,12 @@ Result<std::vector<GroupedLinear>> GroupedLinear::bind(const WeightScope& weight
   } else {
     const Index code_bytes = codes.size() / shape.matrices();
     const Index scale_count = scales.size() / shape.matrices();
-    const Index row_blocks = codes[codes.rank() - 3];
+    SerialExecutor caller;
+    Executor* lent = weights.options().executor;
+    Executor& executor = lent != nullptr ? *lent : caller;
     const auto pack = [&](const TensorView& stack, std::uint8_t* code, f16* scale) -> Result<void> {
       for (Index i = 0; i < shape.matrices(); ++i) {
-        const auto bad = kernels::quantize(form, matrix_of(stack, shape, i), {0, row_blocks},
+        const auto bad = kernels::quantize(executor, form, matrix_of(stack, shape, i),
                                            code + i * code_bytes, scale + i * scale_count);
         if (!bad) continue;
         return Error{ErrorCode::bad_format,

@@ -230,13 +230,10 @@ class Conversion {
       const Index scales_per_block = packed.groups() * kernels::row_block * bytes_of(DType::f16);
       codes_.resize(static_cast<std::size_t>(blocks * codes_per_block));
       scales_.resize(static_cast<std::size_t>(blocks * packed.groups() * kernels::row_block));
-      FirstBad bad;
-      parallel_for(executor_, blocks, 1, [&](Range range) {
-        const auto found =
-            kernels::quantize(packed.form, part, range, codes_.data(), scales_.data());
-        if (found) bad.add(*found);
-      });
-      if (bad.get()) return refused(job, *bad.get(), matrix * job.matrices->rows + first);
+      if (const auto bad =
+              kernels::quantize(executor_, packed.form, part, codes_.data(), scales_.data())) {
+        return refused(job, *bad, matrix * job.matrices->rows + first);
+      }
       const Index first_block = matrix * blocks_of_matrix + first / kernels::row_block;
       KRAIT_RETURN_IF_ERROR(writer.write(job.first, first_block * codes_per_block,
                                          bytes_of_buffer(codes_.data(), blocks * codes_per_block)));

@@ -8,6 +8,7 @@
 
 #include "krait/kernels/ref/matvec.hpp"
 #include "krait/kernels/ref/quant.hpp"
+#include "tests/support/eager_thread_pool.hpp"
 #include "tests/support/grouped.hpp"
 #include "tests/support/weights.hpp"
 
@@ -136,6 +137,35 @@ TEST(QuantizeWeights, ReadsEveryStorageTypeAtAnyAddress) {
       EXPECT_TRUE(std::equal(codes.begin(), codes.end(), expected.view().codes));
       EXPECT_TRUE(std::equal(scales.begin(), scales.end(), expected.view().scales));
     }
+  }
+}
+
+TEST(QuantizeWeights, IsTheSameSharedBetweenThreads) {
+  constexpr Index rows = 101;
+  constexpr Index cols = 70;
+  test::EagerThreadPool pool(3);
+  auto values = random_floats(rows * cols, 7);
+  for (const GroupedForm form : grouped_forms) {
+    const GroupedMatrix expected(form, values, rows, cols);
+    const kernels::GroupedWeights& W = expected.view();
+    std::vector<std::uint8_t> codes(
+        static_cast<std::size_t>(W.row_blocks() * W.groups() * block_bytes(form)));
+    std::vector<f16> scales(
+        static_cast<std::size_t>(W.row_blocks() * W.groups() * kernels::row_block));
+    const TensorView source{values.data(), DType::f32, {rows, cols}};
+    EXPECT_FALSE(kernels::quantize(pool, form, source, codes.data(), scales.data()));
+    EXPECT_EQ(std::memcmp(codes.data(), W.codes, codes.size()), 0);
+    EXPECT_EQ(std::memcmp(scales.data(), W.scales, scales.size() * sizeof(f16)), 0);
+    // Of several bad weights it names the first row's, whichever thread meets one first.
+    auto bad = values;
+    for (const Index row : {98, 40, 60}) {
+      bad[static_cast<std::size_t>(row * cols + 5)] = std::numeric_limits<float>::quiet_NaN();
+    }
+    const TensorView odd{bad.data(), DType::f32, {rows, cols}};
+    const auto found = kernels::quantize(pool, form, odd, codes.data(), scales.data());
+    ASSERT_TRUE(found);
+    EXPECT_EQ(found->row, 40);
+    EXPECT_EQ(found->col, 5);
   }
 }
 

@@ -41,7 +41,10 @@ class AlignedBuffer {
   }
   AlignedBuffer(AlignedBuffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-  AlignedBuffer& operator=(AlignedBuffer other) noexcept {
+  // Two functions: of one that takes a value, compilers conclude that assigning a class with such a
+  // member cannot throw, though copying the value can.
+  AlignedBuffer& operator=(const AlignedBuffer& other) { return *this = AlignedBuffer(other); }
+  AlignedBuffer& operator=(AlignedBuffer&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
     return *this;

@@ -18,6 +18,7 @@
 #include "krait/core/aligned_buffer.hpp"
 #include "krait/core/dtype.hpp"
 #include "krait/core/error.hpp"
+#include "krait/core/executor.hpp"
 #include "krait/core/function_ref.hpp"
 #include "krait/core/tensor_view.hpp"
 #include "krait/io/weight_store.hpp"
@@ -40,6 +41,7 @@ enum class Compute {
 struct WeightOptions {
   WeightForm form = WeightForm::file;
   Compute compute = Compute::f32;
+  Executor* executor = nullptr;  ///< threads that make q8 and q4 of floats; null: the caller's
 };
 
 /// What the metadata of a checkpoint that krait wrote says of its matrices: their form, and the

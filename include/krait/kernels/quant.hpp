@@ -66,6 +66,11 @@ struct BadWeight {
 KRAIT_API std::optional<BadWeight> quantize(GroupedForm form, const TensorView& W, Range blocks,
                                             std::uint8_t* codes, f16* scales) noexcept;
 
+/// All blocks, shared between threads; of several weights that cannot be represented the first
+/// row's is returned.
+KRAIT_API std::optional<BadWeight> quantize(Executor& executor, GroupedForm form,
+                                            const TensorView& W, std::uint8_t* codes, f16* scales);
+
 /// Row `row` of the matrix as floats [cols], exactly.
 KRAIT_API void dequantize_row(const GroupedWeights& W, Index row, std::span<float> out) noexcept;
 

@@ -45,8 +45,11 @@ struct LoadOptions {
   Compute compute = Compute::f32;
   /// Bytes read; only called where weights are copied.
   std::function<Flow(Index done, Index total)> progress = {};
+  Executor* executor = nullptr;  ///< threads that make q8 and q4 of floats; null: the caller's
 
-  WeightOptions for_weights() const noexcept { return {.form = form, .compute = compute}; }
+  WeightOptions for_weights() const noexcept {
+    return {.form = form, .compute = compute, .executor = executor};
+  }
 };
 
 /// Opens the checkpoint at `path` (see open_checkpoint), or the bundled model of that name if no
