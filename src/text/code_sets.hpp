@@ -18,8 +18,8 @@ Ranges of_categories(std::uint32_t categories);  ///< a bit for each unicode::Ca
 Ranges united(Ranges a, const Ranges& b);
 Ranges complement(const Ranges& ranges);
 
-/// The set of `\p{name}`: a general category or a script, short or long, in any spelling of case and
-/// of words, or another name that has a set here.
+/// The set of `\p{name}`: a general category or a script, short or long, in any spelling of case
+/// and of words, or another name that has a set here.
 std::optional<Ranges> named(std::string_view name);
 
 /// The set as bits of categories, if it is made of categories.
