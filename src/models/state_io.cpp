@@ -5,7 +5,7 @@
 #include <charconv>
 #include <cstring>
 
-#include "io/printable.hpp"
+#include "krait/io/printable.hpp"
 #include "krait/io/safetensors.hpp"
 #include "models/state_checksum.hpp"
 

@@ -1,3 +1,0 @@
-#pragma once
-
-#include "krait/io/printable.hpp"
