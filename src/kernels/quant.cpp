@@ -1,7 +1,7 @@
 #include "krait/kernels/quant.hpp"
 
+#include <atomic>
 #include <cstring>
-#include <mutex>
 
 #include "krait/kernels/ref/quant.hpp"
 
@@ -229,16 +229,19 @@ std::optional<BadWeight> quantize(GroupedForm form, const TensorView& W, Range b
 
 std::optional<BadWeight> quantize(Executor& executor, GroupedForm form, const TensorView& W,
                                   std::uint8_t* codes, f16* scales) {
-  std::mutex mutex;
-  std::optional<BadWeight> first;
   const Index blocks = round_up(W.shape[0], row_block) / row_block;
+  std::atomic<Index> first_bad = blocks;
   parallel_for(executor, blocks, 1, [&](Range range) {
     const auto bad = quantize(form, W, range, codes, scales);
     if (!bad) return;
-    const std::lock_guard lock(mutex);
-    if (!first || bad->row < first->row) first = bad;
+    const Index block = bad->row / row_block;
+    Index known = first_bad.load();
+    while (block < known && !first_bad.compare_exchange_weak(known, block)) {
+    }
   });
-  return first;
+  // Whichever thread met it: the weight is found again in its block.
+  const Index found = first_bad.load();
+  return quantize(form, W, {std::min(found, blocks), std::min(found + 1, blocks)}, codes, scales);
 }
 
 void dequantize_row(const GroupedWeights& W, Index row, std::span<float> out) noexcept {
