@@ -102,20 +102,21 @@ HWY_INLINE hn::Vec<D> load_as(D d, const float* p) {
   return hn::LoadU(d, p);
 }
 
+// The floats whose bits as bf16 or f16 these are.
 template <class D>
-HWY_INLINE hn::Vec<D> load_as(D d, const bf16* p) {
-  const hn::Rebind<std::uint16_t, D> d16;
-  const hn::RebindToUnsigned<D> d32;
-  const auto wide = hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(p)));
-  return hn::BitCast(d, hn::ShiftLeft<16>(wide));
+HWY_INLINE hn::Vec<D> widen_as(D d, bf16 /*tag*/, hn::Vec<hn::Rebind<std::uint16_t, D>> bits) {
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(hn::RebindToUnsigned<D>(), bits)));
 }
 
 template <class D>
-HWY_INLINE hn::Vec<D> load_as(D d, const f16* p) {
+HWY_INLINE hn::Vec<D> widen_as(D d, f16 /*tag*/, hn::Vec<hn::Rebind<std::uint16_t, D>> bits) {
+  return hn::PromoteTo(d, hn::BitCast(hn::Rebind<hwy::float16_t, D>(), bits));
+}
+
+template <class D, class T>
+HWY_INLINE hn::Vec<D> load_as(D d, const T* p) {
   const hn::Rebind<std::uint16_t, D> d16;
-  const hn::Rebind<hwy::float16_t, D> dh;
-  const auto raw = hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(p));
-  return hn::PromoteTo(d, hn::BitCast(dh, raw));
+  return widen_as(d, T(), hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(p)));
 }
 
 template <class T>
@@ -143,17 +144,45 @@ constexpr bool has_masked_access = true;  // loads and stores that do not touch 
 constexpr bool has_masked_access = false;
 #  endif
 
-// The first `count` < vector_lanes elements, zeros above. Never reads beyond them.
-template <class T>
-HWY_INLINE VF load_some(const T* p, Index count) {
-  if constexpr (has_masked_access && std::is_same_v<T, float>) {
+// The first `count` elements, 0 < count < vector_lanes, zeros above. Never reads beyond them. Not
+// by way of an array where it can be helped: a wide load of what narrow stores have just written
+// stalls.
+HWY_INLINE VF load_some(const float* p, Index count) {
+  if constexpr (has_masked_access) {
     const DF d;
     return hn::MaskedLoad(hn::FirstN(d, static_cast<std::size_t>(count)), d, p);
   } else {
-    HWY_ALIGN T lanes[vector_lanes] = {};
+    HWY_ALIGN float lanes[vector_lanes] = {};
     for (Index i = 0; i < count; ++i) lanes[i] = p[i];
     return load(lanes);
   }
+}
+
+using V16 = hn::Vec<hn::Rebind<std::uint16_t, DF>>;
+
+HWY_INLINE V16 load_some_bits(const std::uint16_t* p, Index count) {
+  const hn::Rebind<std::uint16_t, DF> d16;
+#  if HWY_TARGET == HWY_AVX3
+  return hn::MaskedLoad(hn::FirstN(d16, static_cast<std::size_t>(count)), d16, p);
+#  elif HWY_TARGET == HWY_AVX2
+  // Masks are of 32 bits: pairs go through one, an odd element by itself.
+  const hn::Repartition<std::uint32_t, decltype(d16)> d32;
+  const auto pairs = hn::FirstN(d32, static_cast<std::size_t>(count / 2));
+  const auto even = hn::MaskedLoad(pairs, d32, reinterpret_cast<const std::uint32_t*>(p));
+  const auto is_last =
+      hn::Eq(hn::Iota(d16, 0), hn::Set(d16, static_cast<std::uint16_t>(count - 1)));
+  const auto last = hn::IfThenElseZero(is_last, hn::Set(d16, p[count - 1]));
+  return hn::Or(hn::BitCast(d16, even), last);
+#  else
+  HWY_ALIGN std::uint16_t lanes[vector_lanes] = {};
+  for (Index i = 0; i < count; ++i) lanes[i] = p[i];
+  return hn::Load(d16, lanes);
+#  endif
+}
+
+template <class T>
+HWY_INLINE VF load_some(const T* p, Index count) {
+  return widen_as(DF(), T(), load_some_bits(reinterpret_cast<const std::uint16_t*>(p), count));
 }
 
 HWY_INLINE void store(VF v, float* p) { hn::StoreU(v, DF(), p); }
