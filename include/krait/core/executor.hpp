@@ -30,7 +30,7 @@ class KRAIT_API Executor {
 
   /// Work that is not worth another thread: by the time that one has noticed its task and the
   /// caller has noticed its end, the caller would have done it.
-  virtual double least_share_nanoseconds() const noexcept { return 4000.0; }
+  virtual double least_share_nanoseconds() const noexcept { return 2000.0; }
 
   /// Calls task(0) … task(n - 1), each exactly once, in any order, on any threads, and returns
   /// when all have returned. What they wrote is then visible to the caller. Tasks do not throw,
@@ -62,7 +62,7 @@ struct ItemCost {
 
   /// Of an item that reads `bytes` and takes `flop` additions and multiplications of vectors.
   static constexpr ItemCost of(Index bytes, Index flop) noexcept {
-    constexpr double bytes_per_ns = 25.0;
+    constexpr double bytes_per_ns = 64.0;  // of the L3 cache: what memory holds is large anyway
     constexpr double flop_per_ns = 60.0;
     return {std::max(static_cast<double>(bytes) / bytes_per_ns,
                      static_cast<double>(flop) / flop_per_ns)};
