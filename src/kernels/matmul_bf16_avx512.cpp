@@ -8,6 +8,7 @@
 #  endif
 #  include <immintrin.h>
 
+#  include "kernels/fetch.hpp"
 #  include "kernels/target_attributes.hpp"
 #  include "krait/core/float_environment.hpp"
 
@@ -22,7 +23,13 @@ constexpr std::size_t size(int n) { return static_cast<std::size_t>(n); }
 constexpr Index group = 32;   // elements of one step: 16 lanes of pairs
 constexpr int tile_rows = 4;  // 16 accumulators of 16 lanes
 constexpr int tile_tokens = 4;
-constexpr Index block_bytes = Index{384} << 10;  // weights that stay in the L2 cache
+
+// Weights that stay in the L2 cache while all tokens meet them. Few tokens are done with a block
+// before memory has the next one ready, which is then requested meanwhile; several blocks should
+// be in the cache for that.
+constexpr Index block_bytes = Index{384} << 10;
+constexpr Index few_tokens = 64;
+constexpr Index few_block_bytes = Index{48} << 10;
 
 inline __m512bh as_pairs(__m512i v) { return reinterpret_cast<__m512bh>(v); }
 
@@ -40,11 +47,13 @@ struct Product {
 // The chains of R rows × T tokens; the rows begin at w, in.n elements from each other, and have
 // `n` elements.
 template <int R, int T>
-inline void accumulate(const Product& in, const bf16* w, Index n, __m512 (&acc)[size(R * T)]) {
+inline void accumulate(const Product& in, const bf16* w, Index n, __m512 (&acc)[size(R * T)],
+                       Fetch& fetch) {
   KRAIT_UNROLL
   for (int i = 0; i < R * T; ++i) acc[i] = _mm512_setzero_ps();
   Index k = 0;
   for (; k + group <= n; k += group) {
+    if constexpr (T > 1) fetch.advance();
     __m512bh xs[size(T)];
     KRAIT_UNROLL
     for (int t = 0; t < T; ++t) {
@@ -99,41 +108,43 @@ inline __m512 add_halves(__m512 a, __m512 b) {
                        _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
 }
 
-// The tree of 4 rows × 4 tokens at once: block t of the result holds the four rows of token t.
-inline __m512 reduce_16(const __m512 (&acc)[16]) {
-  const __m512 r0 = fold_4(acc[0], acc[1], acc[2], acc[3]);
-  const __m512 r1 = fold_4(acc[4], acc[5], acc[6], acc[7]);
-  const __m512 r2 = fold_4(acc[8], acc[9], acc[10], acc[11]);
-  const __m512 r3 = fold_4(acc[12], acc[13], acc[14], acc[15]);
-  const __m512 r01 = add_halves(r0, r1);
-  const __m512 r23 = add_halves(r2, r3);
+// The tree of 4 rows × T tokens at once: block t of the result holds the four rows of token t.
+// Blocks beyond T repeat the last.
+template <int T>
+inline __m512 reduce_tile(const __m512 (&acc)[size(4 * T)]) {
+  __m512 row[4];
+  KRAIT_UNROLL
+  for (int r = 0; r < 4; ++r) {
+    const auto token = [&](int t) { return acc[r * T + (t < T ? t : T - 1)]; };
+    row[r] = fold_4(token(0), token(1), token(2), token(3));
+  }
+  const __m512 r01 = add_halves(row[0], row[1]);
+  const __m512 r23 = add_halves(row[2], row[3]);
   return _mm512_add_ps(_mm512_shuffle_ps(r01, r23, 0x88), _mm512_shuffle_ps(r01, r23, 0xDD));
 }
 
 // R rows × T tokens.
 template <int R, int T>
-inline void tile(const Product& in, Index row) {
+inline void tile(const Product& in, Index row, Fetch& fetch) {
   __m512 acc[size(R * T)];
-  accumulate<R, T>(in, in.w + row * in.n, in.n, acc);
+  accumulate<R, T>(in, in.w + row * in.n, in.n, acc, fetch);
   float* y = in.y + row;
-  if constexpr (R == 4 && T == 4) {
-    __m512 sums = reduce_16(acc);
+  if constexpr (R == 4) {
+    __m512 sums = reduce_tile<T>(acc);
     if (in.bias != nullptr) {
       sums = _mm512_add_ps(sums, _mm512_broadcast_f32x4(_mm_loadu_ps(in.bias + row)));
     }
     _mm_storeu_ps(y, _mm512_castps512_ps128(sums));
-    _mm_storeu_ps(y + in.y_stride, _mm512_extractf32x4_ps(sums, 1));
-    _mm_storeu_ps(y + 2 * in.y_stride, _mm512_extractf32x4_ps(sums, 2));
-    _mm_storeu_ps(y + 3 * in.y_stride, _mm512_extractf32x4_ps(sums, 3));
+    if constexpr (T > 1) _mm_storeu_ps(y + in.y_stride, _mm512_extractf32x4_ps(sums, 1));
+    if constexpr (T > 2) _mm_storeu_ps(y + 2 * in.y_stride, _mm512_extractf32x4_ps(sums, 2));
+    if constexpr (T > 3) _mm_storeu_ps(y + 3 * in.y_stride, _mm512_extractf32x4_ps(sums, 3));
   } else {
+    static_assert(R == 1);
     KRAIT_UNROLL
-    for (int r = 0; r < R; ++r) {
-      KRAIT_UNROLL
-      for (int t = 0; t < T; ++t) {
-        const __m128 sum = _mm_set_ss(reduce(acc[r * T + t]));
-        y[t * in.y_stride + r] = _mm_cvtss_f32(
-            in.bias != nullptr ? _mm_add_ss(sum, _mm_load_ss(in.bias + row + r)) : sum);
-      }
+    for (int t = 0; t < T; ++t) {
+      const __m128 sum = _mm_set_ss(reduce(acc[t]));
+      y[t * in.y_stride] =
+          _mm_cvtss_f32(in.bias != nullptr ? _mm_add_ss(sum, _mm_load_ss(in.bias + row)) : sum);
     }
   }
 }
@@ -144,7 +155,8 @@ void stream_rows(const Product& in, Index row, Index apart) {
   Product stream = in;  // the rows of a tile are `apart` rows from each other
   stream.n *= apart;
   __m512 acc[tile_rows];
-  accumulate<tile_rows, 1>(stream, in.w + row * in.n, in.n, acc);
+  Fetch none;
+  accumulate<tile_rows, 1>(stream, in.w + row * in.n, in.n, acc, none);
   KRAIT_UNROLL
   for (int s = 0; s < tile_rows; ++s) {
     const Index at = row + s * apart;
@@ -154,23 +166,23 @@ void stream_rows(const Product& in, Index row, Index apart) {
 }
 
 template <int T>
-void rows_of(const Product& in, Range outputs) {
+void rows_of(const Product& in, Range outputs, Fetch& fetch) {
   Index row = outputs.begin;
   if constexpr (T > 1) {
-    for (; row + tile_rows <= outputs.end; row += tile_rows) tile<tile_rows, T>(in, row);
+    for (; row + tile_rows <= outputs.end; row += tile_rows) tile<tile_rows, T>(in, row, fetch);
   } else {
     const Index apart = outputs.size() / tile_rows;
     for (; row < outputs.begin + apart; ++row) stream_rows(in, row, apart);
     row += (tile_rows - 1) * apart;
   }
-  for (; row < outputs.end; ++row) tile<1, T>(in, row);
+  for (; row < outputs.end; ++row) tile<1, T>(in, row, fetch);
 }
 
 template <int T>
-void for_tokens(const Product& in, Range outputs, Index tokens) {
+void for_tokens(const Product& in, Range outputs, Index tokens, Fetch& fetch) {
   if constexpr (T > 0) {
-    if (tokens < T) return for_tokens<T - 1>(in, outputs, tokens);
-    rows_of<T>(in, outputs);
+    if (tokens < T) return for_tokens<T - 1>(in, outputs, tokens, fetch);
+    rows_of<T>(in, outputs, fetch);
   }
 }
 
@@ -187,18 +199,23 @@ void matmul_bf16_avx512(const MatmulBf16Args& args) noexcept {
                    .y_stride = args.y.stride};
   const Index tokens = args.y.rows;
   const Index tiles = (tokens + tile_tokens - 1) / tile_tokens;
+  const bool is_few = tokens > 1 && tokens <= few_tokens;
   const Index row_bytes = args.W.cols * 2 + 1;
-  const Index fitting = block_bytes / row_bytes / 16 * 16;
+  const Index fitting = (is_few ? few_block_bytes : block_bytes) / row_bytes / 16 * 16;
   const Index block = fitting < 16 ? 16 : fitting;
+  // Each tile of a block, whatever its tokens, requests its part of the next block.
+  const Index step = is_few && tiles > 0 ? tile_rows * group * 2 / tiles : 0;
   for (Index row = args.outputs.begin; row < args.outputs.end; row += block) {
     const Range rows{row, row + block < args.outputs.end ? row + block : args.outputs.end};
+    Fetch fetch{.next = reinterpret_cast<std::uintptr_t>(in.w + rows.end * in.n),
+                .step = rows.end < args.outputs.end ? static_cast<std::uintptr_t>(step) : 0};
     for (Index i = 0; i < tiles; ++i) {
       const Index begin = tokens * i / tiles;
       const Index end = tokens * (i + 1) / tiles;
       Product part = in;
       part.x += begin * in.x_stride;
       part.y += begin * in.y_stride;
-      for_tokens<tile_tokens>(part, rows, end - begin);
+      for_tokens<tile_tokens>(part, rows, end - begin, fetch);
     }
   }
 }

@@ -15,6 +15,7 @@
 
 #  include <hwy/highway.h>
 
+#  include "kernels/fetch.hpp"
 #  include "krait/core/dtype.hpp"
 
 // For loops that must vanish, so that their arrays become registers.
@@ -218,19 +219,6 @@ template <class Body>
 HWY_INLINE void for_each_register(Index n, Body body) {
   for (Index i = 0; i < n; i += vector_lanes) body(i, HWY_MIN(vector_lanes, n - i));
 }
-
-// Weights that will be needed later, requested for the L2 cache while others are multiplied, so
-// that memory is busy all the time. The L1 cache is full of the present tile.
-struct Fetch {
-  std::uintptr_t next = 0;  // may lie beyond the end of everything
-  std::uintptr_t step = 0;  // bytes that `advance` requests; 0: none
-
-  HWY_INLINE void advance() {
-    const std::uintptr_t end = next + step;
-    for (; next < end; next += 64) __builtin_prefetch(reinterpret_cast<const void*>(next), 0, 2);
-    next = end;
-  }
-};
 
 // The contract's 16 virtual lanes (section 2), in as many registers as the target needs.
 struct Lanes {
