@@ -29,7 +29,7 @@ constexpr int group_tokens = tile_tokens * group_tiles;
 // have half a megabyte of it. Few tokens are done with a block before memory has the next one
 // ready, which is then requested meanwhile; two blocks should be in the cache for that.
 constexpr Index block_bytes = Index{HWY_TARGET == HWY_AVX3 ? 384 : 192} << 10;
-constexpr Index few_tokens = 24;
+constexpr Index few_tokens = 64;
 constexpr Index few_block_bytes = Index{48} << 10;
 
 // The bias of a row, if there is one.
