@@ -97,6 +97,7 @@ Result<std::vector<DenseLinear>> DenseLinear::bind(const WeightScope& weights, P
 Result<std::vector<Bf16Linear>> Bf16Linear::bind(const WeightScope& weights, Plan& plan,
                                                  const MatrixShape& shape) {
   KRAIT_ASSIGN_OR_RETURN(const auto dense, DenseLinear::bind(weights, plan, shape));
+  plan.workspace(kernels::Bf16Activations::floats_per_token(shape.in));
   plan.workspace(PanelMemory::floats_per_token(kernels::LaneOrder::pairs, shape.in));
   std::vector<Bf16Linear> bound;
   for (const DenseLinear& linear : dense) {

@@ -122,8 +122,10 @@ class Exactness : public testing::TestWithParam<Case> {
     });
   }
 
-  Model model_ =
-      tiny_model(GetParam().architecture.spec(), GetParam().form.stored, GetParam().form.options);
+  Model model_ = test::with_memory_for_every_isa([] {
+    return tiny_model(GetParam().architecture.spec(), GetParam().form.stored,
+                      GetParam().form.options);
+  });
   std::vector<Token> text_ = random_tokens(text_length, 61, 5);
   std::vector<float> logits_;  // [text, vocab_padded]
   std::vector<State> states_;  // after 0, 1, … all tokens
@@ -302,8 +304,9 @@ void expect_stored_digest(const std::string& name, const std::string& checkpoint
                           const LoadOptions& options) {
   const std::map<std::string, std::string> digests = test::read_digests();
   const auto stored = digests.find(name);
-  const Model model =
-      load_model((test::data_dir() / "golden" / checkpoint).string(), options).value();
+  const Model model = test::with_memory_for_every_isa([&] {
+    return load_model((test::data_dir() / "golden" / checkpoint).string(), options).value();
+  });
   test::for_each_isa([&](Isa) {
     EXPECT_EQ(digest_of(model), stored == digests.end() ? "" : stored->second) << name;
   });

@@ -158,7 +158,8 @@ Model mixed_model(DType dtype = DType::f32) {
 }
 
 TEST(Verify, EveryPrefixOfEveryWidthEqualsSteps) {
-  const Model model = tiny_model(DType::f32, WeightForm::file, 3);
+  const Model model =
+      test::with_memory_for_every_isa([] { return tiny_model(DType::f32, WeightForm::file, 3); });
   test::for_each_isa([&](Isa) {
     for (const int threads : {1, 2, 4}) {
       test::EagerThreadPool pool(threads);

@@ -9,6 +9,7 @@
 
 #include "krait/core/aligned_buffer.hpp"
 #include "krait/core/cpu.hpp"
+#include "krait/kernels/matmul_panels.hpp"
 #include "tests/support/support.hpp"
 
 namespace krait::test {
@@ -35,6 +36,18 @@ void for_each_isa(Body body) {
     ASSERT_EQ(active_isa(), isa);
     body(isa);
   }
+}
+
+/// make() under an instruction set whose kernels need the most working memory, if the machine has
+/// one: a model whose sessions reach every path of every instruction set that is forced later.
+template <class Make>
+auto with_memory_for_every_isa(Make make) {
+  const IsaGuard guard;
+  for (const Isa isa : available_isas()) {
+    EXPECT_TRUE(force_isa(isa));
+    if (kernels::panels_pay(1 << 20, DType::f32)) break;
+  }
+  return make();
 }
 
 /// Calls body(rows, tokens, cols) for 1 to 8 rows and tokens and every rest of 32 columns behind

@@ -35,8 +35,10 @@ struct PanelMemory {
   Index per_thread = 0;     ///< floats
 
   /// Floats per token to book; for more threads than an eighth of the tokens it is too little.
-  static constexpr Index floats_per_token(kernels::LaneOrder order, Index in) noexcept {
-    return 3 * kernels::PanelLayout::places(order, in);
+  /// None where panels never pay on the active instruction set.
+  static Index floats_per_token(kernels::LaneOrder order, Index in) noexcept {
+    constexpr Index many = 1 << 20;
+    return kernels::panels_pay(many, DType::f32) ? 3 * kernels::PanelLayout::places(order, in) : 0;
   }
 
   /// Nothing if panels are not faster here, or if there is too little memory.
