@@ -37,6 +37,12 @@ struct Product {
   Index y_stride;
 };
 
+// A register of weights as floats.
+template <class W>
+HWY_INLINE VF load_group(const W* w) {
+  return load(w);
+}
+
 #  if HWY_TARGET == HWY_AVX3
 // Group `half` (0 or 1) of 32 neighbouring weights of bf16 as floats: one permutation puts each
 // into the upper half of its lane, where widening and shifting would take two instructions.
@@ -53,6 +59,17 @@ HWY_INLINE VF widen_half(__m512i weights) {
   const __m512i places = _mm512_load_si512(index.data());
   return VF{_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(upper_halves, places, weights))};
 }
+
+// The next 16 weights.
+HWY_INLINE VF load_group(const bf16* w) {
+  return widen_half<0>(
+      _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w))));
+}
+
+// Whether the chains of R × T outputs, both groups of T tokens, the weights and their places fit in
+// 32 registers. With one spilled, the products of many tokens take half as long again.
+template <int R, int T>
+constexpr bool pairs_of_groups_fit = R* T + 2 * T + 4 <= 32;
 
 // Two groups of 16 elements at a time, as far as there are such.
 template <int R, int T, bool fetch_ahead>
@@ -95,7 +112,7 @@ HWY_INLINE void accumulate_tile(const W* w, const float* x, const Product<W>& in
   const DF d;
   Index k = begin;
 #  if HWY_TARGET == HWY_AVX3
-  if constexpr (std::is_same_v<W, bf16> && parts == 1) {
+  if constexpr (std::is_same_v<W, bf16> && parts == 1 && pairs_of_groups_fit<R, T>) {
     k = accumulate_pairs_of_groups<R, T, fetch_ahead>(w, x, in, begin, end, acc, fetch);
   }
 #  endif
@@ -109,7 +126,7 @@ HWY_INLINE void accumulate_tile(const W* w, const float* x, const Product<W>& in
       for (int t = 0; t < T; ++t) xs[t] = load(x + t * in.x_stride + at);
       KRAIT_UNROLL
       for (int r = 0; r < R; ++r) {
-        const VF ws = load(w + r * in.n + at);
+        const VF ws = load_group(w + r * in.n + at);
         KRAIT_UNROLL
         for (int t = 0; t < T; ++t) {
           VF& a = acc[(r * T + t) * parts + p];
