@@ -11,8 +11,12 @@ struct Fetch {
   std::uintptr_t step = 0;  ///< bytes that `advance` requests; 0: none
 
   [[gnu::always_inline]] inline void advance() noexcept {
+    constexpr std::uintptr_t line = 64;
     const std::uintptr_t end = next + step;
-    for (; next < end; next += 64) __builtin_prefetch(reinterpret_cast<const void*>(next), 0, 2);
+    // Lines that begin in between: steps may be shorter than a line, and each is asked for once.
+    for (std::uintptr_t at = (next + line - 1) & ~(line - 1); at < end; at += line) {
+      __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
+    }
     next = end;
   }
 };

@@ -29,6 +29,22 @@ HWY_INLINE VF odd(VU pairs) {
 
 HWY_INLINE VF even(VU pairs) { return hn::BitCast(DF(), hn::ShiftLeft<16>(pairs)); }
 
+// The first `count` elements, 0 < count < 2 vector_lanes, zeros above. Never reads beyond them.
+HWY_INLINE VU load_some_pairs(const bf16* p, Index count) {
+  if constexpr (has_masked_access) {
+    const DU d;
+    const auto pairs = hn::FirstN(d, static_cast<std::size_t>(count / 2));
+    const VU even = hn::MaskedLoad(pairs, d, reinterpret_cast<const std::uint32_t*>(p));
+    if (count % 2 == 0) return even;
+    const auto is_last = hn::Eq(hn::Iota(d, 0), hn::Set(d, static_cast<std::uint32_t>(count / 2)));
+    return hn::Or(even, hn::IfThenElseZero(is_last, hn::Set(d, std::uint32_t{p[count - 1].bits})));
+  } else {
+    HWY_ALIGN bf16 pairs[static_cast<std::size_t>(2 * vector_lanes)] = {};
+    for (Index i = 0; i < count; ++i) pairs[i] = p[i];
+    return load_pairs(pairs);
+  }
+}
+
 // Tokens times weights of bf16.
 struct PairProduct {
   const bf16* w;
@@ -74,9 +90,8 @@ HWY_INLINE void accumulate_pairs(const PairProduct& in, Index row, Index apart,
     const auto mask = hn::FirstN(DF(), static_cast<std::size_t>((count + 1) / 2));
     KRAIT_UNROLL
     for (int r = 0; r < R; ++r) {
-      HWY_ALIGN bf16 last[static_cast<std::size_t>(2 * vector_lanes)] = {};
-      for (Index i = 0; i < count; ++i) last[i] = w[r * next_row + at + i];
-      const VU ws = load_pairs(last);
+      const bf16* rest = w + r * next_row + at;
+      const VU ws = count < 2 * vector_lanes ? load_some_pairs(rest, count) : load_pairs(rest);
       KRAIT_UNROLL
       for (int t = 0; t < T; ++t) {
         const VU xs = load_pairs(in.x + t * in.x_stride + at);

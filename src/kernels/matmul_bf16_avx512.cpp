@@ -8,6 +8,8 @@
 #  endif
 #  include <immintrin.h>
 
+#  include <limits>
+
 #  include "kernels/fetch.hpp"
 #  include "kernels/target_attributes.hpp"
 #  include "krait/core/float_environment.hpp"
@@ -46,14 +48,14 @@ struct Product {
 
 // The chains of R rows × T tokens; the rows begin at w, in.n elements from each other, and have
 // `n` elements.
-template <int R, int T>
+template <int R, int T, bool fetch_ahead>
 inline void accumulate(const Product& in, const bf16* w, Index n, __m512 (&acc)[size(R * T)],
                        Fetch& fetch) {
   KRAIT_UNROLL
   for (int i = 0; i < R * T; ++i) acc[i] = _mm512_setzero_ps();
   Index k = 0;
   for (; k + group <= n; k += group) {
-    if constexpr (T > 1) fetch.advance();
+    if constexpr (fetch_ahead) fetch.advance();
     __m512bh xs[size(T)];
     KRAIT_UNROLL
     for (int t = 0; t < T; ++t) {
@@ -68,19 +70,22 @@ inline void accumulate(const Product& in, const bf16* w, Index n, __m512 (&acc)[
   }
   const Index rest = n - k;
   if (rest == 0) return;
-  // Lanes without an element are left alone: by a blend behind the product, since GCC 12 to 14 give
-  // the masked form of vdpbf16ps a mask of 8 lanes and drop the upper half of this one.
+  // Lanes without an element are left alone: a weight of -0 times the zero that stands there adds
+  // -0, which changes no sum. An odd element's missing partner is +0, as the contract has it. No
+  // mask on the products: GCC 12 to 14 give that form of vdpbf16ps 8 lanes instead of 16.
   const auto elements = static_cast<__mmask32>((std::uint32_t{1} << rest) - 1);
-  const auto lanes = static_cast<__mmask16>((1U << ((rest + 1) / 2)) - 1U);
+  const auto beyond = static_cast<__mmask32>(~std::uint64_t{0} << (rest + 1) / 2 * 2);
+  const __m512i nothing = _mm512_maskz_set1_epi16(beyond, std::numeric_limits<std::int16_t>::min());
+  __m512bh xs[size(T)];
+  KRAIT_UNROLL
+  for (int t = 0; t < T; ++t) {
+    xs[t] = as_pairs(_mm512_loadu_si512(in.x + t * in.x_stride + k));
+  }
   KRAIT_UNROLL
   for (int r = 0; r < R; ++r) {
-    const __m512bh ws = as_pairs(_mm512_maskz_loadu_epi16(elements, w + r * in.n + k));
+    const __m512bh ws = as_pairs(_mm512_mask_loadu_epi16(nothing, elements, w + r * in.n + k));
     KRAIT_UNROLL
-    for (int t = 0; t < T; ++t) {
-      const __m512bh xs = as_pairs(_mm512_loadu_si512(in.x + t * in.x_stride + k));
-      __m512& chain = acc[r * T + t];
-      chain = _mm512_mask_blend_ps(lanes, chain, _mm512_dpbf16_ps(chain, ws, xs));
-    }
+    for (int t = 0; t < T; ++t) acc[r * T + t] = _mm512_dpbf16_ps(acc[r * T + t], ws, xs[t]);
   }
 }
 
@@ -109,25 +114,28 @@ inline __m512 add_halves(__m512 a, __m512 b) {
 }
 
 // The tree of 4 rows × T tokens at once: block t of the result holds the four rows of token t.
-// Blocks beyond T repeat the last.
+// Blocks beyond T repeat the last. Subscripts are constants: a loop would leave sums in memory.
 template <int T>
 inline __m512 reduce_tile(const __m512 (&acc)[size(4 * T)]) {
-  __m512 row[4];
-  KRAIT_UNROLL
-  for (int r = 0; r < 4; ++r) {
-    const auto token = [&](int t) { return acc[r * T + (t < T ? t : T - 1)]; };
-    row[r] = fold_4(token(0), token(1), token(2), token(3));
-  }
-  const __m512 r01 = add_halves(row[0], row[1]);
-  const __m512 r23 = add_halves(row[2], row[3]);
+  constexpr int second = T > 1 ? 1 : 0;
+  constexpr int third = T > 2 ? 2 : second;
+  constexpr int fourth = T > 3 ? 3 : third;
+  const __m512 r0 = fold_4(acc[0], acc[second], acc[third], acc[fourth]);
+  const __m512 r1 = fold_4(acc[T], acc[T + second], acc[T + third], acc[T + fourth]);
+  const __m512 r2 =
+      fold_4(acc[2 * T], acc[2 * T + second], acc[2 * T + third], acc[2 * T + fourth]);
+  const __m512 r3 =
+      fold_4(acc[3 * T], acc[3 * T + second], acc[3 * T + third], acc[3 * T + fourth]);
+  const __m512 r01 = add_halves(r0, r1);
+  const __m512 r23 = add_halves(r2, r3);
   return _mm512_add_ps(_mm512_shuffle_ps(r01, r23, 0x88), _mm512_shuffle_ps(r01, r23, 0xDD));
 }
 
 // R rows × T tokens.
-template <int R, int T>
+template <int R, int T, bool fetch_ahead>
 inline void tile(const Product& in, Index row, Fetch& fetch) {
   __m512 acc[size(R * T)];
-  accumulate<R, T>(in, in.w + row * in.n, in.n, acc, fetch);
+  accumulate<R, T, fetch_ahead>(in, in.w + row * in.n, in.n, acc, fetch);
   float* y = in.y + row;
   if constexpr (R == 4) {
     __m512 sums = reduce_tile<T>(acc);
@@ -156,7 +164,7 @@ void stream_rows(const Product& in, Index row, Index apart) {
   stream.n *= apart;
   __m512 acc[tile_rows];
   Fetch none;
-  accumulate<tile_rows, 1>(stream, in.w + row * in.n, in.n, acc, none);
+  accumulate<tile_rows, 1, false>(stream, in.w + row * in.n, in.n, acc, none);
   KRAIT_UNROLL
   for (int s = 0; s < tile_rows; ++s) {
     const Index at = row + s * apart;
@@ -165,24 +173,25 @@ void stream_rows(const Product& in, Index row, Index apart) {
   }
 }
 
-template <int T>
+template <int T, bool fetch_ahead>
 void rows_of(const Product& in, Range outputs, Fetch& fetch) {
   Index row = outputs.begin;
   if constexpr (T > 1) {
-    for (; row + tile_rows <= outputs.end; row += tile_rows) tile<tile_rows, T>(in, row, fetch);
+    for (; row + tile_rows <= outputs.end; row += tile_rows)
+      tile<tile_rows, T, fetch_ahead>(in, row, fetch);
   } else {
     const Index apart = outputs.size() / tile_rows;
     for (; row < outputs.begin + apart; ++row) stream_rows(in, row, apart);
     row += (tile_rows - 1) * apart;
   }
-  for (; row < outputs.end; ++row) tile<1, T>(in, row, fetch);
+  for (; row < outputs.end; ++row) tile<1, T, fetch_ahead>(in, row, fetch);
 }
 
-template <int T>
+template <int T, bool fetch_ahead>
 void for_tokens(const Product& in, Range outputs, Index tokens, Fetch& fetch) {
   if constexpr (T > 0) {
-    if (tokens < T) return for_tokens<T - 1>(in, outputs, tokens, fetch);
-    rows_of<T>(in, outputs, fetch);
+    if (tokens < T) return for_tokens<T - 1, fetch_ahead>(in, outputs, tokens, fetch);
+    rows_of<T, fetch_ahead>(in, outputs, fetch);
   }
 }
 
@@ -215,7 +224,11 @@ void matmul_bf16_avx512(const MatmulBf16Args& args) noexcept {
       Product part = in;
       part.x += begin * in.x_stride;
       part.y += begin * in.y_stride;
-      for_tokens<tile_tokens>(part, rows, end - begin, fetch);
+      if (is_few) {
+        for_tokens<tile_tokens, true>(part, rows, end - begin, fetch);
+      } else {
+        for_tokens<tile_tokens, false>(part, rows, end - begin, fetch);
+      }
     }
   }
 }
