@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "krait/core/thread_pool.hpp"
 #include "krait/modules/embedding.hpp"
@@ -146,22 +145,6 @@ TEST(Embedding, WidensRowsAndIsItsOwnHead) {
     for (std::size_t k = 0; k < 3; ++k) sum += double{to_float(values[3 * r + k])} * double{x[k]};
     EXPECT_NEAR(double{logits[r]}, sum, 1e-6);
   }
-}
-
-TEST(WeightScope, ConvertsWhatIsStoredOtherwiseOrMisaligned) {
-  alignas(8) std::byte bytes[17] = {};
-  const float value = 1.5F;
-  std::memcpy(bytes + 1, &value, 4);
-  WeightStore store;
-  store.add("odd", {bytes + 1, DType::f32, {1}}, nullptr);
-  const f16 half = to_f16(0.25F);
-  store.add("half", {&half, DType::f16, {1}}, nullptr);
-  WeightBinder binder(&store, {});
-  const WeightScope scope(binder, "");
-  EXPECT_EQ(scope.get<float>("odd", {1}).value()[0], 1.5F);
-  EXPECT_EQ(scope.get<float>("half", {1}).value()[0], 0.25F);
-  for (const TensorUse& use : binder.uses()) EXPECT_EQ(use.placement, Placement::converted);
-  EXPECT_FALSE(scope.get<float>("absent", {1}));
 }
 
 }  // namespace

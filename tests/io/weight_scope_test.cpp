@@ -1,0 +1,490 @@
+// The binder by itself: which tensors a place in the tree of names gives, in which form, what is
+// recorded of them, and what is said of those that do not fit.
+
+#include "krait/io/weight_scope.hpp"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstring>
+#include <limits>
+#include <memory>
+
+#include "krait/core/thread_pool.hpp"
+#include "tests/support/support.hpp"
+
+namespace krait {
+namespace {
+
+using Names = std::vector<std::string>;
+
+const std::array<float, 6> six = {1.0F, -2.0F, 0.5F, 4.0F, -8.0F, 0.25F};
+
+template <class T>
+std::array<T, 6> six_as(T (*round)(float)) {
+  std::array<T, 6> result;
+  for (std::size_t i = 0; i < 6; ++i) result[i] = round(six[i]);
+  return result;
+}
+
+const std::array<f16, 6> six_f16 = six_as<f16>([](float x) { return to_f16(x); });
+const std::array<bf16, 6> six_bf16 = six_as<bf16>([](float x) { return to_bf16(x); });
+const std::array<double, 6> six_f64 = six_as<double>([](float x) { return double{x}; });
+
+TensorView six_in(DType dtype, const Shape& shape = {2, 3}) {
+  const void* data = dtype == DType::f16    ? static_cast<const void*>(six_f16.data())
+                     : dtype == DType::bf16 ? static_cast<const void*>(six_bf16.data())
+                     : dtype == DType::f64  ? static_cast<const void*>(six_f64.data())
+                                            : static_cast<const void*>(six.data());
+  return {data, dtype, shape};
+}
+
+std::vector<float> floats_of(const TensorView& tensor) {
+  std::vector<float> values(static_cast<std::size_t>(tensor.size()));
+  convert_floats(tensor, DType::f32, values.data());
+  return values;
+}
+
+constexpr DType float_types[] = {DType::f32, DType::f16, DType::bf16, DType::f64};
+constexpr WeightForm dense_forms[] = {WeightForm::file, WeightForm::f32, WeightForm::f16,
+                                      WeightForm::bf16};
+
+template <class T>
+std::string message_of(const Result<T>& result) {
+  return result ? "none" : result.error().message;
+}
+template <class T>
+ErrorCode code_of(const Result<T>& result) {
+  return result ? ErrorCode{} : result.error().code;
+}
+
+TEST(WeightScope, IsAPlaceInTheTreeOfNames) {
+  WeightStore store;
+  store.add("backbone.layers.3.mixer.D", six_in(DType::f32), nullptr);
+  store.add("D", six_in(DType::f16, {6}), nullptr);
+  WeightBinder binder(&store, {});
+  const WeightScope mixer = WeightScope(binder, "backbone").scope("layers", 3).scope("mixer");
+  EXPECT_EQ(mixer.path("D"), "layers.3.mixer.D");
+  EXPECT_EQ(mixer.name("D"), "backbone.layers.3.mixer.D");
+  EXPECT_TRUE(mixer.contains("D"));
+  EXPECT_FALSE(mixer.contains("A_log"));
+  ASSERT_NE(mixer.stored_shape("D"), nullptr);
+  EXPECT_EQ(*mixer.stored_shape("D"), (Shape{2, 3}));
+  EXPECT_EQ(mixer.stored_shape("A_log"), nullptr);
+  EXPECT_TRUE(mixer.get<float>("D", {2, 3}));
+
+  const WeightScope root(binder, "");
+  EXPECT_EQ(root.path("D"), "D");
+  EXPECT_EQ(root.name("D"), "D");
+  EXPECT_EQ(*root.stored_shape("D"), Shape{6});
+  EXPECT_EQ(root.get<float>("D", {6}).value()[1], -2.0F);
+  // A prefix is a whole word.
+  EXPECT_FALSE(WeightScope(binder, "back").scope("bone").contains("layers.3.mixer.D"));
+}
+
+TEST(WeightScope, FindsNothingWithoutACheckpoint) {
+  WeightBinder binder(nullptr, {.weights = {.form = WeightForm::bf16}});
+  const WeightScope scope(binder, "p");
+  EXPECT_FALSE(scope.contains("w"));
+  EXPECT_EQ(scope.stored_shape("w"), nullptr);
+  EXPECT_FALSE(scope.is_stored());
+  EXPECT_FALSE(scope.materialize());
+  const TensorView w = scope.matrix("w", {2, 3}).value();
+  EXPECT_EQ(w.data, nullptr);
+  EXPECT_EQ(w.dtype, DType::bf16);
+  EXPECT_TRUE(scope.get<float>("b", {6}).value().empty());
+  const auto never = [](std::span<const float>, std::span<float>) { ADD_FAILURE() << "called"; };
+  EXPECT_TRUE(scope.derive("A_log", {2, 3}, 6, never).value().empty());
+  ASSERT_EQ(binder.uses().size(), 3U);
+  EXPECT_EQ(binder.uses()[0].bytes, 12);
+  EXPECT_EQ(binder.uses()[1].bytes, 24);
+  EXPECT_EQ(binder.uses()[2].bytes, 24);
+  EXPECT_TRUE(binder.unused().empty());
+  EXPECT_TRUE(binder.take_blocks().empty());
+}
+
+TEST(WeightScope, HoldsMatricesInTheFormThatWasAskedFor) {
+  for (const DType stored : float_types) {
+    for (const WeightForm form : dense_forms) {
+      WeightStore store;
+      store.add("p.w", six_in(stored), nullptr);
+      std::vector<std::shared_ptr<const void>> blocks;
+      TensorView held;
+      {
+        WeightBinder binder(&store, {.weights = {.form = form}});
+        held = WeightScope(binder, "").scope("p").matrix("w", {2, 3}).value();
+        blocks = binder.take_blocks();
+        ASSERT_EQ(binder.uses().size(), 1U);
+        const TensorUse& use = binder.uses()[0];
+        const bool is_in_place = held.dtype == stored;
+        EXPECT_EQ(use.placement, is_in_place ? Placement::in_place : Placement::converted);
+        EXPECT_EQ(held.data == store.find("p.w")->tensor.data, is_in_place);
+        EXPECT_EQ(blocks.size(), is_in_place ? 0U : 1U);
+        EXPECT_EQ(use.name, "p.w");
+        EXPECT_EQ(use.path, "p.w");
+        EXPECT_EQ(use.role, TensorRole::matrix);
+        EXPECT_EQ(use.form, to_string(held.dtype));
+        EXPECT_EQ(use.shape, (Shape{2, 3}));
+        EXPECT_EQ(use.bytes, held.bytes());
+        EXPECT_EQ(use.active, 1.0);
+      }
+      const DType expected = form == WeightForm::f32    ? DType::f32
+                             : form == WeightForm::f16  ? DType::f16
+                             : form == WeightForm::bf16 ? DType::bf16
+                             : stored == DType::f64     ? DType::f32
+                                                        : stored;
+      EXPECT_EQ(held.dtype, expected) << to_string(stored) << " as " << to_string(form);
+      // The blocks keep it, now that the binder is gone.
+      EXPECT_EQ(floats_of(held), std::vector<float>(six.begin(), six.end()));
+    }
+  }
+}
+
+TEST(WeightScope, GivesParametersInF32) {
+  for (const DType stored : float_types) {
+    for (const WeightForm form : dense_forms) {
+      WeightStore store;
+      store.add("w", six_in(stored), nullptr);
+      WeightBinder binder(&store, {.weights = {.form = form}});
+      const auto held = WeightScope(binder, "").get<float>("w", {2, 3}).value();
+      EXPECT_TRUE(test::same_bits<float>(held, six));
+      EXPECT_EQ(binder.uses()[0].role, TensorRole::parameter);
+      EXPECT_EQ(binder.uses()[0].placement,
+                stored == DType::f32 ? Placement::in_place : Placement::converted);
+    }
+  }
+}
+
+TEST(WeightScope, ConvertsWhatIsMisaligned) {
+  for (const DType dtype : float_types) {
+    const TensorView aligned = six_in(dtype);
+    std::vector<std::byte> bytes(static_cast<std::size_t>(aligned.bytes()) + 1);
+    std::memcpy(bytes.data() + 1, aligned.data, bytes.size() - 1);
+    WeightStore store;
+    store.add("odd", {bytes.data() + 1, dtype, {2, 3}}, nullptr);
+    WeightBinder binder(&store, {});
+    const WeightScope scope(binder, "");
+    EXPECT_TRUE(test::same_bits<float>(scope.get<float>("odd", {2, 3}).value(), six));
+    EXPECT_EQ(floats_of(scope.matrix("odd", {2, 3}).value()),
+              std::vector<float>(six.begin(), six.end()));
+    for (const TensorUse& use : binder.uses()) EXPECT_EQ(use.placement, Placement::converted);
+  }
+}
+
+TEST(WeightScope, TakesExtentsOfOneForNothing) {
+  WeightStore store;
+  store.add("w", six_in(DType::f32, {2, 1, 3}), nullptr);
+  store.add("s", six_in(DType::f32, {1, 1}), nullptr);
+  WeightBinder binder(&store, {});
+  const WeightScope scope(binder, "");
+  EXPECT_TRUE(scope.get<float>("w", {2, 3}));
+  EXPECT_TRUE(scope.get<float>("w", {1, 2, 3, 1}));
+  EXPECT_TRUE(scope.get<float>("s", {}));
+  EXPECT_EQ(binder.uses()[0].shape, (Shape{2, 3}));
+  for (const Shape& other : {Shape{3, 2}, Shape{6}, Shape{2, 3, 2}, Shape{2}}) {
+    EXPECT_EQ(code_of(scope.get<float>("w", other)), ErrorCode::shape_mismatch) << to_string(other);
+  }
+}
+
+TEST(WeightScope, SaysWhatDoesNotFit) {
+  WeightStore store;
+  store.add("p.w", six_in(DType::bf16), nullptr);
+  store.add("p.named", six_in(DType::f32, {6}), nullptr, "shard-2");
+  store.add("p.ids", {six.data(), DType::i64, {3}}, nullptr, "shard-1");
+  store.add("p.bytes", {six.data(), DType::u8, {24}}, nullptr);
+  store.add_unreadable("p.small", {.what = "F8_E4M3 [4,4]", .file = "shard-3"});
+  store.add_unreadable("p.smaller", {.what = "F4 [4]", .file = ""});
+  WeightBinder binder(&store, {});
+  const WeightScope scope(binder, "p");
+  const auto never = [](std::span<const float>, std::span<float>) { ADD_FAILURE() << "called"; };
+  const auto expect_refusal = [&](const char* name, const Shape& shape, ErrorCode code,
+                                  const std::string& message) {
+    const auto matrix = scope.matrix(name, shape);
+    const auto parameter = scope.get<float>(name, shape);
+    const auto derived = scope.derive(name, shape, 1, never);
+    EXPECT_EQ(message_of(matrix), message);
+    EXPECT_EQ(message_of(parameter), message);
+    EXPECT_EQ(message_of(derived), message);
+    EXPECT_EQ(code_of(matrix), code);
+    EXPECT_EQ(code_of(parameter), code);
+    EXPECT_EQ(code_of(derived), code);
+  };
+  expect_refusal("none", {2, 3}, ErrorCode::missing_tensor,
+                 "[build] p.none: expected a tensor [2,3], found none");
+  expect_refusal("w", {3, 2}, ErrorCode::shape_mismatch,
+                 "[build] p.w: expected [3,2], found bf16 [2,3]");
+  expect_refusal("named", {2, 3}, ErrorCode::shape_mismatch,
+                 "[build] p.named: expected [2,3], found f32 [6] (shard-2)");
+  expect_refusal("ids", {3}, ErrorCode::dtype_mismatch,
+                 "[build] p.ids: expected f32, f16, bf16 or f64 [3], found i64 [3] (shard-1)");
+  expect_refusal("bytes", {24}, ErrorCode::dtype_mismatch,
+                 "[build] p.bytes: expected f32, f16, bf16 or f64 [24], found u8 [24]");
+  expect_refusal(
+      "small", {4, 4}, ErrorCode::dtype_mismatch,
+      "[build] p.small: expected f32, f16, bf16 or f64 [4,4], found F8_E4M3 [4,4] (shard-3)");
+  expect_refusal("smaller", {4}, ErrorCode::dtype_mismatch,
+                 "[build] p.smaller: expected f32, f16, bf16 or f64 [4], found F4 [4]");
+  EXPECT_TRUE(binder.uses().empty());
+  EXPECT_TRUE(binder.take_blocks().empty());
+  // What was refused is not used.
+  EXPECT_EQ(binder.unused(), (Names{"p.bytes", "p.ids", "p.named", "p.w", "p.small", "p.smaller"}));
+}
+
+TEST(WeightScope, SaysWhichNumberDoesNotFit) {
+  std::array<float, 6> large = six;
+  large[4] = 70000.0F;
+  std::array<double, 6> larger = six_f64;
+  larger[5] = 1e39;
+  std::array<float, 6> infinite = six;
+  infinite[2] = std::numeric_limits<float>::infinity();
+  WeightStore store;
+  store.add("w", {large.data(), DType::f32, {2, 3}}, nullptr, "file");
+  store.add("x", {larger.data(), DType::f64, {2, 3}}, nullptr);
+  store.add("y", {infinite.data(), DType::f32, {6}}, nullptr);
+  {
+    WeightBinder binder(&store, {.weights = {.form = WeightForm::f16}});
+    const WeightScope scope(binder, "");
+    const auto w = scope.matrix("w", {2, 3});
+    EXPECT_EQ(message_of(w),
+              "[build] w: expected weights that f16 can hold (at most 65504), found 70000 "
+              "(element [1,1]) (file)");
+    EXPECT_EQ(code_of(w), ErrorCode::bad_format);
+    EXPECT_EQ(message_of(scope.matrix("y", {6})),
+              "[build] y: expected weights that f16 can hold (at most 65504), found inf "
+              "(element [2])");
+    EXPECT_TRUE(scope.get<float>("w", {2, 3}));  // in f32
+    EXPECT_TRUE(scope.get<float>("y", {6}));
+  }
+  WeightBinder binder(&store, {});
+  const WeightScope scope(binder, "");
+  for (const auto& message :
+       {message_of(scope.matrix("x", {2, 3})), message_of(scope.get<float>("x", {2, 3}))}) {
+    EXPECT_EQ(message,
+              "[build] x: expected weights that f32 can hold (at most 3.40282e+38), found 1e+39 "
+              "(element [1,2])");
+  }
+}
+
+TEST(WeightScope, ATensorMayBeTakenMoreThanOnce) {
+  WeightStore store;
+  store.add("embedding.weight", six_in(DType::f16), nullptr);
+  WeightBinder binder(&store, {.weights = {.form = WeightForm::f16}});
+  const WeightScope embedding = WeightScope(binder, "").scope("embedding");
+  const TensorView table = embedding.matrix("weight", {2, 3}).value();
+  const TensorView head = embedding.matrix("weight", {2, 3}).value();
+  EXPECT_EQ(table.data, head.data);
+  EXPECT_EQ(binder.uses().size(), 2U);
+  EXPECT_TRUE(binder.unused().empty());
+}
+
+TEST(WeightScope, TensorsThatNothingAskedForAreNamed) {
+  WeightStore store;
+  for (const char* name : {"c", "a", "b", "rope.inv_freq"}) {
+    store.add(name, six_in(DType::f32), nullptr);
+  }
+  store.add_unreadable("masks", {.what = "BOOL [3]", .file = ""});
+  WeightBinder binder(&store, {});
+  EXPECT_EQ(binder.unused(), (Names{"a", "b", "c", "rope.inv_freq", "masks"}));
+  EXPECT_TRUE(WeightScope(binder, "").get<float>("b", {2, 3}));
+  binder.ignore("rope.inv_freq");
+  binder.ignore("not there");
+  EXPECT_EQ(binder.unused(), (Names{"a", "c", "masks"}));
+  WeightBinder without(nullptr, {});
+  EXPECT_TRUE(without.unused().empty());
+}
+
+TEST(WeightScope, RecordsWhichPartATokenNeeds) {
+  WeightStore store;
+  store.add("w", six_in(DType::f32), nullptr);
+  WeightBinder binder(&store, {});
+  const WeightScope scope(binder, "");
+  EXPECT_TRUE(scope.active(2, 8).matrix("w", {2, 3}));
+  EXPECT_TRUE(scope.matrix("w", {2, 3}));
+  EXPECT_EQ(binder.uses()[0].active, 0.25);
+  EXPECT_EQ(binder.uses()[1].active, 1.0);
+}
+
+TEST(WeightScope, DerivesFromValuesInF32) {
+  for (const DType stored : float_types) {
+    WeightStore store;
+    store.add("p.A_log", six_in(stored), nullptr);
+    std::vector<std::shared_ptr<const void>> blocks;
+    std::span<const float> derived;
+    {
+      WeightBinder binder(&store, {});
+      derived = WeightScope(binder, "p")
+                    .derive("A_log", {2, 3}, 2,
+                            [](std::span<const float> source, std::span<float> result) {
+                              ASSERT_EQ(source.size(), 6U);
+                              ASSERT_EQ(result.size(), 2U);
+                              result[0] = source[0] + source[1];
+                              result[1] = source[5];
+                            })
+                    .value();
+      ASSERT_EQ(binder.uses().size(), 1U);
+      const TensorUse& use = binder.uses()[0];
+      EXPECT_EQ(use.placement, Placement::derived);
+      EXPECT_EQ(use.name, "p.A_log");
+      EXPECT_EQ(use.path, "A_log");
+      EXPECT_EQ(use.shape, (Shape{2, 3}));
+      EXPECT_EQ(use.form, "f32");
+      EXPECT_EQ(use.bytes, 8);
+      EXPECT_EQ(use.role, TensorRole::parameter);
+      ASSERT_EQ(use.parts.size(), 1U);  // the file's values, which the fingerprint looks at
+      EXPECT_TRUE(binder.unused().empty());
+      blocks = binder.take_blocks();
+      EXPECT_EQ(floats_of(use.parts[0]), std::vector<float>(six.begin(), six.end()));
+    }
+    EXPECT_TRUE(test::same_bits<float>(derived, std::array<float, 2>{-1.0F, 0.25F}));
+  }
+}
+
+// Codes and scales, as a form of 2 bytes for each weight might have them.
+constexpr Shape code_shape = {2, 6};
+constexpr Shape scale_shape = {2};
+
+TEST(WeightScope, PacksOnceWithTheThreadsThatWereLent) {
+  WeightStore store;
+  store.add("p.weight", six_in(DType::bf16), nullptr);
+  ThreadPool threads(2);
+  WeightBinder binder(&store, {.weights = {.form = WeightForm::q8, .executor = &threads}});
+  const WeightScope scope(binder, "p");
+  EXPECT_EQ(scope.options().executor, &threads);
+  EXPECT_EQ(scope.options().form, WeightForm::q8);
+  int calls = 0;
+  const PackedMatrix packed =
+      scope
+          .pack("q8", {2, 3}, code_shape, scale_shape,
+                [&](const TensorView& weight, std::uint8_t* codes, f16* scales) -> Result<void> {
+                  ++calls;
+                  EXPECT_EQ(weight.dtype, DType::bf16);
+                  EXPECT_EQ(weight.data, static_cast<const void*>(six_bf16.data()));
+                  EXPECT_EQ(weight.shape, (Shape{2, 3}));
+                  for (std::uint8_t i = 0; i < 12; ++i) codes[i] = i;
+                  for (int i = 0; i < 2; ++i) scales[i] = to_f16(0.5F);
+                  return {};
+                })
+          .value();
+  EXPECT_EQ(calls, 1);
+  EXPECT_EQ(packed.codes.dtype, DType::u8);
+  EXPECT_EQ(packed.codes.shape, code_shape);
+  EXPECT_EQ(packed.codes.as<std::uint8_t>()[11], 11);
+  EXPECT_EQ(packed.scales.dtype, DType::f16);
+  EXPECT_EQ(to_float(packed.scales.as<f16>()[1]), 0.5F);
+  ASSERT_EQ(binder.uses().size(), 1U);
+  const TensorUse& use = binder.uses()[0];
+  EXPECT_EQ(use.name, "p.weight");
+  EXPECT_EQ(use.path, "weight");
+  EXPECT_EQ(use.form, "q8");
+  EXPECT_EQ(use.shape, (Shape{2, 3}));
+  EXPECT_EQ(use.bytes, 12 + 4);
+  EXPECT_EQ(use.placement, Placement::converted);
+  EXPECT_EQ(use.role, TensorRole::matrix);
+  EXPECT_TRUE(binder.unused().empty());
+}
+
+TEST(WeightScope, PacksNothingWhilePlanning) {
+  WeightStore store;
+  store.add("p.weight", six_in(DType::f32), nullptr);
+  const auto never = [](const TensorView&, std::uint8_t*, f16*) -> Result<void> {
+    ADD_FAILURE() << "called";
+    return {};
+  };
+  for (const WeightStore* planned :
+       {static_cast<const WeightStore*>(&store), static_cast<const WeightStore*>(nullptr)}) {
+    WeightBinder binder(planned, {.materialize = false});
+    const PackedMatrix packed =
+        WeightScope(binder, "p").pack("q4", {2, 3}, code_shape, scale_shape, never).value();
+    EXPECT_EQ(packed.codes.data, nullptr);
+    EXPECT_EQ(packed.scales.data, nullptr);
+    EXPECT_EQ(binder.uses()[0].bytes, 12 + 4);
+    EXPECT_TRUE(binder.take_blocks().empty());
+  }
+}
+
+TEST(WeightScope, SaysWhereACheckpointCannotBePacked) {
+  WeightStore store;
+  store.add("p.weight", six_in(DType::f32), nullptr);
+  WeightBinder binder(&store, {});
+  const auto fail = [](const TensorView&, std::uint8_t*, f16*) -> Result<void> {
+    return Error{ErrorCode::bad_format, "expected one thing, found another"};
+  };
+  const WeightScope scope(binder, "p");
+  const auto packed = scope.pack("q8", {2, 3}, code_shape, scale_shape, fail);
+  EXPECT_EQ(message_of(packed), "[build] p.weight: expected one thing, found another");
+  EXPECT_EQ(code_of(packed), ErrorCode::bad_format);
+  EXPECT_EQ(message_of(scope.pack("q8", {3, 3}, code_shape, scale_shape, fail)),
+            "[build] p.weight: expected [3,3], found f32 [2,3]");
+  EXPECT_EQ(message_of(scope.scope("q").pack("q8", {2, 3}, code_shape, scale_shape, fail)),
+            "[build] p.q.weight: expected a tensor [2,3], found none");
+  EXPECT_TRUE(binder.uses().empty());
+}
+
+TEST(WeightScope, TakesPackedMatricesOfExactlyTheirShape) {
+  alignas(2) std::array<std::uint8_t, 13> codes = {};
+  alignas(2) std::array<std::byte, 5> scales = {};
+  const f16 half = to_f16(0.5F);
+  for (std::size_t i = 1; i < 4; i += 2) std::memcpy(&scales[i], &half, 2);
+  for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::uint8_t>(i);
+  WeightStore store;
+  WeightBinder binder(&store, {});
+  const WeightScope scope(binder, "p");
+  const auto packed = [&] { return scope.packed("q8", {2, 3}, code_shape, scale_shape); };
+  EXPECT_EQ(message_of(packed()), "[build] p.codes: expected u8 [2,6], found none");
+  store.add("p.codes", {codes.data(), DType::u8, {2, 1, 6}}, nullptr);
+  EXPECT_EQ(message_of(packed()), "[build] p.codes: expected u8 [2,6], found u8 [2,1,6]");
+  EXPECT_EQ(code_of(packed()), ErrorCode::shape_mismatch);
+  store.add("p.codes", {codes.data() + 1, DType::u8, {2, 6}}, nullptr);
+  EXPECT_EQ(message_of(packed()), "[build] p.scales: expected f16 [2], found none");
+  store.add("p.scales", {scales.data() + 1, DType::bf16, {2}}, nullptr);
+  EXPECT_EQ(message_of(packed()), "[build] p.scales: expected f16 [2], found bf16 [2]");
+  EXPECT_EQ(code_of(packed()), ErrorCode::dtype_mismatch);
+  EXPECT_TRUE(binder.uses().empty());
+
+  store.add("p.scales", {scales.data() + 1, DType::f16, {2}}, nullptr);
+  const PackedMatrix found = packed().value();
+  EXPECT_EQ(found.codes.data, static_cast<const void*>(codes.data() + 1));
+  // Scales at an odd address are copied.
+  EXPECT_NE(found.scales.data, static_cast<const void*>(scales.data() + 1));
+  EXPECT_EQ(to_float(found.scales.as<f16>()[1]), 0.5F);
+  ASSERT_EQ(binder.uses().size(), 1U);
+  EXPECT_EQ(binder.uses()[0].name, "p.weight");
+  EXPECT_EQ(binder.uses()[0].form, "q8");
+  EXPECT_TRUE(binder.unused().empty());
+}
+
+TEST(WeightScope, UnpacksRowByRow) {
+  alignas(2) std::array<std::uint8_t, 12> codes = {};
+  alignas(2) std::array<f16, 2> scales = {to_f16(0.5F), to_f16(2.0F)};
+  for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::uint8_t>(i);
+  WeightStore store;
+  store.add("p.codes", {codes.data(), DType::u8, code_shape}, nullptr);
+  store.add("p.scales", {scales.data(), DType::f16, scale_shape}, nullptr);
+  const auto unpack = [&](const PackedMatrix& packed, Index row, std::span<float> values) {
+    ASSERT_EQ(values.size(), 3U);
+    for (std::size_t k = 0; k < 3; ++k) {
+      values[k] = to_float(packed.scales.as<f16>()[static_cast<std::size_t>(row)]) *
+                  packed.codes.as<std::uint8_t>()[static_cast<std::size_t>(row) * 6 + k];
+    }
+  };
+  for (const WeightForm form : dense_forms) {
+    WeightBinder binder(&store, {.weights = {.form = form}});
+    const TensorView held =
+        WeightScope(binder, "p").unpacked({2, 3}, code_shape, scale_shape, unpack).value();
+    EXPECT_EQ(floats_of(held), (std::vector<float>{0, 0.5F, 1, 12, 14, 16})) << to_string(form);
+    EXPECT_EQ(to_string(held.dtype), form == WeightForm::file ? "f32" : to_string(form));
+    EXPECT_EQ(binder.uses()[0].form, to_string(held.dtype));
+    EXPECT_EQ(binder.uses()[0].placement, Placement::converted);
+    EXPECT_TRUE(binder.unused().empty());
+  }
+  const auto never = [](const PackedMatrix&, Index, std::span<float>) {
+    ADD_FAILURE() << "called";
+  };
+  WeightBinder planning(&store, {.materialize = false});
+  EXPECT_EQ(
+      WeightScope(planning, "p").unpacked({2, 3}, code_shape, scale_shape, never).value().data,
+      nullptr);
+}
+
+}  // namespace
+}  // namespace krait
