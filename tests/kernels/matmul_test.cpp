@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "krait/kernels/ref/matmul.hpp"
@@ -195,10 +196,17 @@ TEST(Matmul, IsCloseToTheOracle) {
                           .bias = bias.data(),
                           .y = {y.data(), tokens, rows},
                           .outputs = {0, rows}};
-    kernels::matmul(args);
     ref::matmul_oracle(args, {exact.data(), tokens, rows});
-    for (std::size_t i = 0; i < y.size(); ++i)
-      ASSERT_NEAR(static_cast<double>(y[i]), exact[i], 1e-5);
+    for_each_isa([&](Isa isa) {
+      for (const auto multiply : {kernels::matmul, multiply_tiles}) {
+        std::fill(y.begin(), y.end(), untouched);
+        multiply(args);
+        for (std::size_t i = 0; i < y.size(); ++i) {
+          ASSERT_NEAR(static_cast<double>(y[i]), exact[i], 1e-5)
+              << to_string(isa) << (multiply == multiply_tiles ? " tiles" : "");
+        }
+      }
+    });
   }
 }
 
