@@ -267,16 +267,6 @@ TEST_F(Cli, TheOnePageModelAgrees) {
   EXPECT_LE(difference, 1e-5 * largest);
 }
 
-TEST_F(Cli, TheExamplesRun) {
-  for (const char* name : {"hello", "state_fork", "build_by_hand", "build_moe_mamba",
-                           "custom_block", "own_executor"}) {
-    const Outcome outcome = shell(std::string(KRAIT_EXAMPLES) + "/" + name);
-    EXPECT_EQ(outcome.code, 0) << name << ": " << outcome.err;
-    EXPECT_GT(outcome.out.size(), 20U) << name;
-    EXPECT_EQ(outcome.out.find("different"), std::string::npos) << name;
-  }
-}
-
 TEST_F(Cli, ProfilesOnlyWhereThatWasCompiledIn) {
   const std::string arguments =
       "bench --profile --users 1 --prompt 8 --tokens 4 --repeat 2 --no-roofline --threads 2";

@@ -1,0 +1,133 @@
+// The examples, run as a user runs them: what they print, to the byte where it is text of a bundled
+// model, which is the same on every machine.
+
+#include "tests/cli/cli.hpp"
+
+namespace krait {
+namespace {
+
+class Examples : public Cli {
+ protected:
+  Outcome example(const std::string& name, const std::string& arguments = "") {
+    return shell(std::string(KRAIT_EXAMPLES) + "/" + name + " " + arguments);
+  }
+
+  // What a working run prints; nothing on standard error.
+  std::string output(const std::string& name, const std::string& arguments = "") {
+    const Outcome outcome = example(name, arguments);
+    EXPECT_EQ(outcome.code, 0) << name;
+    EXPECT_EQ(outcome.err, "") << name;
+    return outcome.out;
+  }
+
+  static std::string bundled(const std::string& name) {
+    return (test::bundled_models_dir() / name).string();
+  }
+
+  static void expect_part(const std::string& text, const std::string& part) {
+    EXPECT_NE(text.find(part), std::string::npos) << "expected \"" << part << "\" in\n" << text;
+  }
+
+  static std::string last_line(const std::string& text) {
+    const std::size_t end = text.find_last_not_of('\n');
+    const std::size_t begin = text.rfind('\n', end);
+    return text.substr(begin + 1, end - begin);
+  }
+};
+
+TEST_F(Examples, Hello) {
+  EXPECT_EQ(output("hello"), ". And in the gentle\nwere all excited with a fact of the past\n");
+  EXPECT_EQ(output("hello", "krait-bytes-moe"), output("hello", bundled("krait-bytes-moe")));
+  EXPECT_NE(output("hello", "krait-bytes-2m"), output("hello"));
+}
+
+TEST_F(Examples, StateFork) {
+  EXPECT_EQ(output("state_fork"),
+            "state: 145920 bytes, position 25\n"
+            "0: smoke.\n\n\xE2\x80\x9C"
+            "Before I have at least a litt\n"
+            "1: best of a body on the head of\na man, wit\n"
+            "2: custom of the matter, from\nArthur Thornf\n"
+            "saved and loaded: the same bits\n");
+}
+
+TEST_F(Examples, OwnExecutor) {
+  EXPECT_EQ(output("own_executor"), "two threads of the application and one: the same bits\n");
+}
+
+TEST_F(Examples, CustomBlock) {
+  const std::string text = output("custom_block");
+  EXPECT_EQ(last_line(text), "whole prompt and single steps: equal");
+  expect_part(text, "Ema\n");
+  expect_part(text, "f32 [64], 256 B\n");
+}
+
+TEST_F(Examples, BuildByHand) {
+  const std::string text = output("build_by_hand");
+  const std::string written = "and the same time the same time was a st";
+  EXPECT_EQ(last_line(text), "Call me " + written);
+  // One with random weights, before it, writes something else.
+  EXPECT_EQ(text.find(written), text.rfind(written));
+  expect_part(text, "\nCall me ");
+  expect_part(text, "model: 320291840 parameters");
+  expect_part(text, "model: 2063040 parameters");
+  // The program and the page of standard C++ write the same.
+  EXPECT_EQ(krait("generate 'Call me ' -m krait-bytes-2m --greedy -n 40").out, written);
+  EXPECT_EQ(output("one_page_mamba", bundled("krait-bytes-2m") + " 'Call me ' 40"), written + "\n");
+}
+
+TEST_F(Examples, BuildMoeMamba) {
+  const std::string text = output("build_moe_mamba");
+  const std::string written = "and the stranger which had been a strang";
+  EXPECT_EQ(last_line(text), "Call me " + written);
+  EXPECT_EQ(text.find(written), text.rfind(written));
+  expect_part(text, "Moe, 1 of 4 experts, d_expert 96");
+  expect_part(text, "Moe, 1 of 8 experts, d_expert 256");
+  EXPECT_EQ(krait("generate 'Call me ' --greedy -n 40").out, written);
+}
+
+TEST_F(Examples, OnePageMambaContinuesAsTheReferenceDoes) {
+  const json golden = json::parse(test::read_file(test::data_dir() / "golden" / "greedy.json"));
+  EXPECT_EQ(output("one_page_mamba",
+                   bundled("krait-bytes-2m") + " '" + golden["prompt"].get<std::string>() + "'"),
+            golden["models"]["krait-bytes-2m"]["text"].get<std::string>() + "\n");
+}
+
+TEST_F(Examples, FailWithoutTheirModel) {
+  for (const char* name :
+       {"hello", "state_fork", "own_executor", "build_by_hand", "build_moe_mamba"}) {
+    const Outcome outcome = example(name, "no-such-model");
+    EXPECT_NE(outcome.code, 0) << name;
+    expect_part(outcome.err, "[model] expected a checkpoint or the name of a bundled model");
+    expect_part(outcome.err, "found 'no-such-model'");
+    // Nothing of what a run with a model prints at its end.
+    EXPECT_EQ(outcome.out.find("Call me"), std::string::npos) << name;
+    EXPECT_EQ(outcome.out.find("the same bits"), std::string::npos) << name;
+  }
+}
+
+TEST_F(Examples, FailWithAnotherModel) {
+  const Outcome by_hand = example("build_by_hand", "krait-bytes-draft");
+  EXPECT_EQ(by_hand.code, 1);
+  expect_part(by_hand.err, "[build] weights: expected 82 tensors, found 22; missing: backbone.");
+  const Outcome moe = example("build_moe_mamba", "krait-bytes-2m");
+  EXPECT_EQ(moe.code, 1);
+  expect_part(moe.err, "[build] weights: expected ");
+}
+
+TEST_F(Examples, OnePageMambaSaysWhatIsWrong) {
+  const std::string model = bundled("krait-bytes-2m");
+  for (const auto& [arguments, message] : std::vector<std::pair<std::string, std::string>>{
+           {"", "usage: MODEL_DIR PROMPT [N_BYTE], or MODEL_DIR --logits 1,2,3"},
+           {"no-such-folder x", "cannot read 'no-such-folder/config.json'"},
+           {model + " --logits 1,x", "--logits takes tokens such as 1,2,3"},
+           {model + " --logits 1,256", "a token is outside the vocabulary"}}) {
+    const Outcome outcome = example("one_page_mamba", arguments);
+    EXPECT_EQ(outcome.code, 1) << arguments;
+    EXPECT_EQ(outcome.out, "") << arguments;
+    EXPECT_EQ(outcome.err, "one_page_mamba: " + message + "\n");
+  }
+}
+
+}  // namespace
+}  // namespace krait
