@@ -118,6 +118,32 @@ TEST(LanguageModel, BeginsAnEmptyPromptWithWhatItsFilesSay) {
   EXPECT_EQ(folder.load()->encode_prompt("\x05").value(), (Tokens{1, 5, 4}));
 }
 
+// As AutoTokenizer of transformers 5.24 has it with all these classes: beside a tokenizer.json it
+// drops the two switches. (Version 4 followed them in the classes of Llama and GPT-NeoX, and wrote
+// a post-processor that says the same when it saved them.)
+TEST(LanguageModel, WhatStandsAroundATextIsThePostProcessorsToSay) {
+  const json with_beginning = {
+      {"type", "TemplateProcessing"},
+      {"single", {{{"SpecialToken", {{"id", "<s>"}}}}, {{"Sequence", {{"id", "A"}}}}}},
+      {"special_tokens", {{"<s>", {{"id", "<s>"}, {"ids", {3}}}}}}};
+  for (const char* name : {"PreTrainedTokenizerFast", "LlamaTokenizerFast", "GPT2Tokenizer"}) {
+    for (const bool bos : {false, true}) {
+      for (const bool eos : {false, true}) {
+        Folder folder;
+        folder.write("tokenizer_config.json", {{"tokenizer_class", name},
+                                               {"bos_token", "\x01"},
+                                               {"eos_token", "\x02"},
+                                               {"add_bos_token", bos},
+                                               {"add_eos_token", eos}});
+        EXPECT_EQ(folder.load()->encode_prompt("\x05").value(), Tokens{5}) << name;
+        folder.tokenizer["post_processor"] = with_beginning;
+        EXPECT_EQ(folder.load()->encode_prompt("\x05").value(), (Tokens{3, 5})) << name;
+        EXPECT_EQ(folder.load()->bos, 1) << name;  // of texts without anything
+      }
+    }
+  }
+}
+
 TEST(LanguageModel, RefusesAnIdItHasNoRowForWhenItIsFed) {
   const auto loaded = Folder().load().value();
   ASSERT_LT(loaded.model.vocab_padded(), loaded.tokenizer->vocab());
