@@ -28,14 +28,14 @@ class TextMarks {
   std::vector<Token> ends;
 
  private:
-  Result<nlohmann::json> parse(const std::string& text, const std::string& file) const {
+  Result<JsonDocument> parse(const std::string& text, const std::string& file) const {
     const std::string name = checkpoint_.path + "/" + file;
-    KRAIT_ASSIGN_OR_RETURN(nlohmann::json json, parse_json(text, name));
-    if (!json.is_object()) {
+    KRAIT_ASSIGN_OR_RETURN(JsonDocument document, parse_json(text, name));
+    if (!document->is_object()) {
       return Error{ErrorCode::bad_config, fmt::format("[config] expected an object, found {} ({})",
-                                                      json_text(json), name)};
+                                                      json_text(*document), name)};
     }
-    return json;
+    return document;
   }
 
   Error wrong(const char* key, const char* expected, const nlohmann::json& found,
@@ -63,7 +63,8 @@ class TextMarks {
 
   Result<void> read_ids(const std::string& text, const std::string& file) {
     if (text.empty()) return {};
-    KRAIT_ASSIGN_OR_RETURN(const nlohmann::json json, parse(text, file));
+    KRAIT_ASSIGN_OR_RETURN(const JsonDocument document, parse(text, file));
+    const nlohmann::json& json = *document;
     KRAIT_ASSIGN_OR_RETURN(const auto begins, ids(json, "bos_token_id", file));
     if (!bos && !begins.empty()) bos = begins.front();
     KRAIT_ASSIGN_OR_RETURN(const auto found, ids(json, "eos_token_id", file));
@@ -84,7 +85,8 @@ class TextMarks {
 
   Result<void> read_texts(const std::string& text, const std::string& file) {
     if (text.empty()) return {};
-    KRAIT_ASSIGN_OR_RETURN(const nlohmann::json json, parse(text, file));
+    KRAIT_ASSIGN_OR_RETURN(const JsonDocument document, parse(text, file));
+    const nlohmann::json& json = *document;
     KRAIT_ASSIGN_OR_RETURN(const auto begin, token(json, "bos_token", file));
     if (!bos) bos = begin;
     KRAIT_ASSIGN_OR_RETURN(const auto end, token(json, "eos_token", file));

@@ -20,6 +20,19 @@ constexpr std::array<std::pair<std::string_view, double>, 3> words = {
      {"Infinity", std::numeric_limits<double>::infinity()},
      {"NaN", std::numeric_limits<double>::quiet_NaN()}}};
 
+// Leaves no value with children, the deepest first: those end without a need of memory.
+void empty(json& value) noexcept {
+  if (value.is_array()) {
+    auto& items = value.get_ref<json::array_t&>();
+    for (json& item : items) empty(item);
+    items.clear();
+  } else if (value.is_object()) {
+    auto& items = value.get_ref<json::object_t&>();
+    for (auto& [key, item] : items) empty(item);
+    items.clear();
+  }
+}
+
 // Builds a document while watching depth and keys; nlohmann's own parser keeps the last of several
 // equal keys and recurses without a limit when values are destroyed.
 class Builder final : public nlohmann::json_sax<json> {
@@ -53,7 +66,7 @@ class Builder final : public nlohmann::json_sax<json> {
     return refuse("JSON");
   }
 
-  json take() { return std::move(root_); }
+  JsonDocument take() { return std::move(root_); }
   const std::string& problem() const { return problem_; }
   /// Bytes read when the text turned out to be no JSON; nothing for other problems.
   std::optional<std::size_t> error_at() const { return error_at_; }
@@ -66,8 +79,8 @@ class Builder final : public nlohmann::json_sax<json> {
 
   json* place(json value) {
     if (open_.empty()) {
-      root_ = std::move(value);
-      return &root_;
+      *root_ = std::move(value);
+      return &*root_;
     }
     json& parent = *open_.back();
     if (parent.is_array()) {
@@ -97,7 +110,7 @@ class Builder final : public nlohmann::json_sax<json> {
     return true;
   }
 
-  json root_;
+  JsonDocument root_;
   std::vector<json*> open_;
   json* slot_ = nullptr;  // of the key read last
   std::string problem_;
@@ -158,7 +171,9 @@ std::string describe_place(std::string_view text, std::size_t count) {
 
 }  // namespace
 
-Result<json> parse_json(std::string_view text, std::string_view name, JsonWords dialect) {
+JsonDocument::~JsonDocument() { empty(value_); }
+
+Result<JsonDocument> parse_json(std::string_view text, std::string_view name, JsonWords dialect) {
   const auto fail = [&](std::string_view problem) {
     return printable(
         Error{ErrorCode::bad_format, fmt::format("[json] expected {} ({})", problem, name)});

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "krait/core/error.hpp"
 
@@ -12,6 +13,25 @@ namespace krait::inline v0_1 {
 
 inline constexpr int max_json_depth = 64;
 inline constexpr std::size_t max_json_bytes = std::size_t{256} << 20U;
+
+/// A value that ends without asking for memory. The destructor of nlohmann's values does, as many
+/// children as they have, and when there is none it takes the program with it: a value with
+/// children that lives while something may throw belongs in here.
+class JsonDocument {
+ public:
+  JsonDocument() = default;
+  explicit JsonDocument(nlohmann::json value) noexcept : value_(std::move(value)) {}
+  JsonDocument(JsonDocument&& other) noexcept : value_(std::move(other.value_)) {}
+  ~JsonDocument();
+
+  nlohmann::json& operator*() noexcept { return value_; }
+  const nlohmann::json& operator*() const noexcept { return value_; }
+  nlohmann::json* operator->() noexcept { return &value_; }
+  const nlohmann::json* operator->() const noexcept { return &value_; }
+
+ private:
+  nlohmann::json value_;  // at most `max_json_depth` levels
+};
 
 /// Which bare words are read beside standard JSON.
 enum class JsonWords {
@@ -22,8 +42,8 @@ enum class JsonWords {
 /// Parses JSON from outside. Refuses, beside what is no JSON: duplicate keys, nesting beyond
 /// `max_json_depth`, more than `max_json_bytes`. `name` is for messages, which give line and
 /// column.
-Result<nlohmann::json> parse_json(std::string_view text, std::string_view name,
-                                  JsonWords words = JsonWords::python);
+Result<JsonDocument> parse_json(std::string_view text, std::string_view name,
+                                JsonWords words = JsonWords::python);
 
 /// The number that a value stands for: a JSON number, the words Infinity, -Infinity and NaN as
 /// strings (as which `parse_json` reads the bare ones), or {"__float__": word}. Nothing for all

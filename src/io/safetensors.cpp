@@ -103,7 +103,9 @@ class HeaderReader {
                                 static_cast<std::size_t>(length));
     if (!text.starts_with('{'))
       return fail("header", "'{'", fmt::format("'{}'", printable(text.substr(0, 1))));
-    KRAIT_ASSIGN_OR_RETURN(const json header, parse_json(text, file_.name(), JsonWords::none));
+    KRAIT_ASSIGN_OR_RETURN(const JsonDocument document,
+                           parse_json(text, file_.name(), JsonWords::none));
+    const json& header = *document;
     if (!header.is_object()) return fail("header", "an object", "something else");
     data_ = bytes.subspan(length_bytes + static_cast<std::size_t>(length));
     for (const auto& [name, value] : header.items()) {
@@ -290,7 +292,8 @@ Result<void> read_index(const std::string& index_json, const std::string& direct
     return Error{ErrorCode::bad_format, fmt::format("[safetensors] {}: expected {}, found {} ({})",
                                                     printable(what), expected, found, name)};
   };
-  KRAIT_ASSIGN_OR_RETURN(const json index, parse_json(index_json, name));
+  KRAIT_ASSIGN_OR_RETURN(const JsonDocument document, parse_json(index_json, name));
+  const json& index = *document;
   const auto map = index.is_object() ? index.find("weight_map") : index.end();
   if (!index.is_object() || map == index.end() || !map->is_object()) {
     return fail("weight_map", "an object", "none");
@@ -360,7 +363,8 @@ Result<SafetensorsWriter> SafetensorsWriter::create(
   std::vector<std::size_t> order = writing_order(tensors);
   std::vector<Index> begins(tensors.size());
   std::vector<Index> sizes(tensors.size());
-  json header = json::object();
+  JsonDocument document(json::object());
+  json& header = *document;
   if (!metadata.empty()) header[std::string(metadata_name)] = metadata;
   Index offset = 0;
   for (const std::size_t i : order) {
@@ -368,11 +372,11 @@ Result<SafetensorsWriter> SafetensorsWriter::create(
     const auto extents = tensor.shape.extents();
     begins[i] = offset;
     sizes[i] = tensor.bytes();
-    json entry = json::object();
-    entry["dtype"] = name_of(tensor.dtype);
-    entry["shape"] = std::vector<Index>(extents.begin(), extents.end());
-    entry["data_offsets"] = std::vector<Index>{offset, offset + sizes[i]};
-    header[tensors[i].name] = std::move(entry);
+    JsonDocument entry(json::object());
+    (*entry)["dtype"] = name_of(tensor.dtype);
+    (*entry)["shape"] = std::vector<Index>(extents.begin(), extents.end());
+    (*entry)["data_offsets"] = std::vector<Index>{offset, offset + sizes[i]};
+    header[tensors[i].name] = std::move(*entry);
     offset += sizes[i];
   }
   std::string text = header.dump(-1, ' ', false, json::error_handler_t::replace);

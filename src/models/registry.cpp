@@ -106,7 +106,8 @@ namespace {
 
 Result<ModelConfig> read_any_config(const Checkpoint& checkpoint) {
   const std::string name = checkpoint.path + "/" + checkpoint.config_file;
-  KRAIT_ASSIGN_OR_RETURN(const nlohmann::json json, parse_json(checkpoint.config, name));
+  KRAIT_ASSIGN_OR_RETURN(const JsonDocument document, parse_json(checkpoint.config, name));
+  const nlohmann::json& json = *document;
   if (!json.is_object()) {
     return Error{ErrorCode::bad_config, fmt::format("[config] expected an object, found {} ({})",
                                                     ConfigReader::dump(json), name)};

@@ -24,6 +24,11 @@ const json& get(const json& object, const char* name) {
   return found == object.end() ? null : *found;
 }
 
+bool is(const json& value, std::string_view text) noexcept {
+  const auto* string = value.get_ptr<const std::string*>();
+  return string != nullptr && *string == text;
+}
+
 Result<bool> boolean(const json& object, const char* name, std::string_view where,
                      std::optional<bool> fallback) {
   const json& value = get(object, name);

@@ -23,6 +23,10 @@ std::string describe(const json& value);
 /// The field, or null where it is absent. `object` may be anything.
 const json& get(const json& object, const char* name);
 
+/// Whether the value is that string. The comparison of nlohmann's makes a value of the string, and
+/// ends the program where there is no memory for it.
+bool is(const json& value, std::string_view text) noexcept;
+
 /// The field's value; `fallback` where it is absent or null.
 Result<bool> boolean(const json& object, const char* name, std::string_view where,
                      std::optional<bool> fallback);

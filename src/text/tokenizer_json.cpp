@@ -69,7 +69,7 @@ class Reader {
     // Files from before 2021 do not name the type; what they hold shows it.
     const json& type = get(model_, "type");
     const bool is_old = type.is_null() && get(model_, "merges").is_array();
-    if (!is_old && type != "BPE") {
+    if (!is_old && !fields::is(type, "BPE")) {
       return mismatch(ErrorCode::unsupported, "model.type", "\"BPE\"", describe(type));
     }
     // An unknown-token is allowed: every byte has a token, so it never comes up.
@@ -79,7 +79,7 @@ class Reader {
     }
     for (const char* name : {"continuing_subword_prefix", "end_of_word_suffix"}) {
       const json& value = get(model_, name);
-      if (!value.is_null() && value != "") {
+      if (!value.is_null() && !fields::is(value, "")) {
         return mismatch(ErrorCode::unsupported, fmt::format("model.{}", name), "null",
                         describe(value));
       }
@@ -348,7 +348,7 @@ Result<std::shared_ptr<const Tokenizer>> read_tokenizer_json(std::string_view js
     if (message.starts_with(area)) message.replace(0, area.size(), "[tokenizer] file: ");
     return Error{ErrorCode::bad_format, std::move(message)};
   }
-  KRAIT_ASSIGN_OR_RETURN(BpeParts parts, Reader(*file).run());
+  KRAIT_ASSIGN_OR_RETURN(BpeParts parts, Reader(**file).run());
   return std::shared_ptr<const Tokenizer>(std::make_shared<const BpeTokenizer>(std::move(parts)));
 }
 

@@ -4,11 +4,17 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <filesystem>
 #include <new>
 
 #include "krait/core/executor.hpp"
 #include "krait/decoding/generate.hpp"
+#include "krait/decoding/language_model.hpp"
+#include "krait/io/safetensors.hpp"
+#include "krait/models/state_io.hpp"
+#include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
+#include "tests/text/small_tokenizer.hpp"
 
 namespace {
 
@@ -113,6 +119,48 @@ TEST_F(Memory, RunsOutWhileTextIsGenerated) {
       throw;
     }
   });
+}
+
+// The files of a checkpoint. Mapping the weights takes memory of the system, not of this program.
+TEST_F(Memory, RunsOutWhileACheckpointIsLoaded) {
+  for (const char* name : {"hf_f32", "hf_sharded"}) {
+    const test::TemporaryDirectory folder;
+    const std::string path = folder.path().string();
+    std::filesystem::copy(test::data_dir() / "golden" / name, folder.path());
+    test::write_file(path + "/tokenizer.json", test::small_tokenizer().dump());
+    test::write_file(path + "/tokenizer_config.json",
+                     R"({"added_tokens_decoder": {"1": {"content": "a", "extra": [1, [2, {}]]}}})");
+    fail_everywhere([&] { static_cast<void>(load_language_model(path)); });
+    EXPECT_TRUE(load_language_model(path)) << name;
+  }
+}
+
+TEST_F(Memory, RunsOutWhileAFileIsRefused) {
+  const test::TemporaryDirectory folder;
+  const std::string path = folder.path().string() + "/bad.safetensors";
+  const std::string header = R"({"a": {"b": [[1, 2], {"c": {}}, "long enough to be allocated"]}, )";
+  for (const std::string& text : {header + "x}", header + R"("a": 1})"}) {
+    std::string length(8, '\0');
+    length[0] = static_cast<char>(text.size());
+    test::write_file(path, length + text);
+    fail_everywhere([&] {
+      WeightStore store;
+      EXPECT_FALSE(read_safetensors(open_file(path, WeightsMode::copy).value(), store));
+    });
+  }
+}
+
+TEST_F(Memory, RunsOutWhileAStateIsSavedAndLoaded) {
+  const test::TemporaryDirectory folder;
+  const std::string path = (folder.path() / "state").string();
+  const Sequence sequence(model_, random_tokens(20, model_.vocab(), 1));
+  save_state(sequence, path).value();
+  const std::string expected = test::read_file(path);
+  fail_everywhere([&] { static_cast<void>(save_state(sequence, path)); });
+  // Whether the last ones failed or not: a whole file, and nothing beside it.
+  EXPECT_EQ(test::read_file(path), expected);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1);
+  fail_everywhere([&] { static_cast<void>(load_state(model_, path)); });
 }
 
 }  // namespace

@@ -8,6 +8,8 @@
 namespace krait {
 namespace {
 
+using nlohmann::json;
+
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
 std::string error_of(std::string_view text, JsonWords words = JsonWords::python) {
@@ -18,18 +20,18 @@ std::string error_of(std::string_view text, JsonWords words = JsonWords::python)
 }
 
 TEST(Json, ReadsWhatTheStandardAllows) {
-  const auto value =
-      parse_json(" {\"a\": [1, -2, 3.5, true, null, \"x\\\"\\\\y\"], \"b\": {}}\n", "x").value();
+  const json value =
+      *parse_json(" {\"a\": [1, -2, 3.5, true, null, \"x\\\"\\\\y\"], \"b\": {}}\n", "x").value();
   EXPECT_EQ(value["a"].size(), 6U);
   EXPECT_EQ(value["a"][5], "x\"\\y");
   EXPECT_TRUE(value["b"].is_object());
-  EXPECT_EQ(parse_json("7", "x", JsonWords::none).value(), 7);
+  EXPECT_EQ(*parse_json("7", "x", JsonWords::none).value(), 7);
 }
 
 TEST(Json, ReadsTheWordsOfPythonOutsideStrings) {
-  const auto value =
-      parse_json(R"({"a": [0, Infinity, -Infinity, NaN], "Infinity": "NaN \" -Infinity"})", "x")
-          .value();
+  const json value =
+      *parse_json(R"({"a": [0, Infinity, -Infinity, NaN], "Infinity": "NaN \" -Infinity"})", "x")
+           .value();
   EXPECT_EQ(json_number(value["a"][1]), infinity);
   EXPECT_EQ(json_number(value["a"][2]), -infinity);
   EXPECT_TRUE(std::isnan(json_number(value["a"][3]).value()));
@@ -38,12 +40,12 @@ TEST(Json, ReadsTheWordsOfPythonOutsideStrings) {
 }
 
 TEST(Json, NumbersHaveThreeSpellings) {
-  EXPECT_EQ(json_number(parse_json(R"({"__float__": "Infinity"})", "x").value()), infinity);
-  EXPECT_EQ(json_number(parse_json(R"("-Infinity")", "x").value()), -infinity);
-  EXPECT_EQ(json_number(parse_json("1e30", "x").value()), 1e30);
+  EXPECT_EQ(json_number(*parse_json(R"({"__float__": "Infinity"})", "x").value()), infinity);
+  EXPECT_EQ(json_number(*parse_json(R"("-Infinity")", "x").value()), -infinity);
+  EXPECT_EQ(json_number(*parse_json("1e30", "x").value()), 1e30);
   for (const char* text : {R"("inf")", R"({"__float__": 1})", R"({"a": "NaN"})", "null", "true",
                            "[]", R"({"__float__": "NaN", "b": 1})"}) {
-    EXPECT_FALSE(json_number(parse_json(text, "x").value())) << text;
+    EXPECT_FALSE(json_number(*parse_json(text, "x").value())) << text;
   }
 }
 
@@ -69,7 +71,7 @@ TEST(Json, DepthIsLimited) {
 }
 
 TEST(Json, TextForMessagesIsShortAndPrintable) {
-  EXPECT_EQ(json_text(parse_json("[1, \"\\u00e9\\n\"]", "x").value()), R"([1,"\u00e9\n"])");
+  EXPECT_EQ(json_text(*parse_json("[1, \"\\u00e9\\n\"]", "x").value()), R"([1,"\u00e9\n"])");
   EXPECT_LE(json_text(nlohmann::json(std::string(1000, 'x'))).size(), 63U);
   EXPECT_FALSE(json_text(nlohmann::json("\xff\xfe")).empty());
 }
