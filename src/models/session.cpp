@@ -208,8 +208,9 @@ void Session::head(Index first, MatrixView<float> logits) {
 }
 
 // Runs the token once more, after the state as it is, and looks at every layer. The state may have
-// consumed the token already: what is not finite stays in it, and what is does no harm.
-std::string Session::first_bad_layer(Token token, const State& state) {
+// consumed the token already: what is not finite stays in it, and what is does no harm. Only
+// numbers at the very edge may be finite this time; then nothing can be said.
+std::optional<std::string> Session::first_bad_layer(Token token, const State& state) {
   const ModelSpec& spec = model_.spec();
   State copy = state;
   const SequenceRows rows{
@@ -230,19 +231,27 @@ std::string Session::first_bad_layer(Token token, const State& state) {
     }
   }
   model_.parts().final_norm.apply(x, x);
-  return is_finite(x.row(0)) ? (spec.tied_head ? spec.embedding_name : spec.head_name)
-                             : spec.final_norm_name;
+  if (!is_finite(x.row(0))) return spec.final_norm_name;
+  return std::nullopt;
 }
 
-Result<void> Session::check_finite(std::string_view what, std::span<const float> row, Token token,
-                                   const State& state) {
+Result<void> Session::check_finite(std::string_view what, std::span<const float> row, Index at,
+                                   Token token, const State& state) {
   if (is_finite(row)) [[likely]] {
     return {};
   }
   const float value = *std::ranges::find_if(row, [](float x) { return !std::isfinite(x); });
+  const ModelSpec& spec = model_.spec();
+  const Index d_model = model_.d_model();
+  const auto normed =
+      x_.span().subspan(static_cast<std::size_t>(at * d_model), static_cast<std::size_t>(d_model));
+  const bool is_of_head = what == "logits" && is_finite(normed);
+  const std::optional<std::string> layer =
+      is_of_head ? (spec.tied_head ? spec.embedding_name : spec.head_name)
+                 : first_bad_layer(token, state);
   return Error{ErrorCode::not_finite,
-               fmt::format("[session] {}: expected finite numbers, found {} (first in {})", what,
-                           value, first_bad_layer(token, state))};
+               fmt::format("[session] {}: expected finite numbers, found {}{}", what, value,
+                           layer ? fmt::format(" (first in {})", *layer) : "")};
 }
 
 Result<std::span<const float>> Session::prefill(std::span<const Token> tokens, State& state,
@@ -261,7 +270,8 @@ Result<std::span<const float>> Session::prefill(std::span<const Token> tokens, S
     }
     first += count;
     if (is_last) {
-      KRAIT_RETURN_IF_ERROR(check_finite("logits", known(logits.row(0)), tokens.back(), state));
+      KRAIT_RETURN_IF_ERROR(
+          check_finite("logits", known(logits.row(0)), count - 1, tokens.back(), state));
     }
     if (progress && progress(first, total) == Flow::stop && !is_last) {
       return Error{ErrorCode::cancelled,
@@ -279,7 +289,7 @@ Result<std::span<const float>> Session::step(Token token, State& state) {
     forward({&token, 1}, state);
     head(0, logits);
   }
-  KRAIT_RETURN_IF_ERROR(check_finite("logits", known(logits.row(0)), token, state));
+  KRAIT_RETURN_IF_ERROR(check_finite("logits", known(logits.row(0)), 0, token, state));
   return std::span<const float>(logits.row(0));
 }
 
@@ -315,7 +325,7 @@ Result<MatrixView<const float>> Session::step_batch(std::span<const Token> token
   }
   for (Index i = 0; i < count; ++i) {
     const auto at = static_cast<std::size_t>(i);
-    KRAIT_RETURN_IF_ERROR(check_finite("logits", known(logits.row(i)), tokens[at], *states[at]));
+    KRAIT_RETURN_IF_ERROR(check_finite("logits", known(logits.row(i)), i, tokens[at], *states[at]));
   }
   return MatrixView<const float>(logits);
 }
@@ -380,7 +390,7 @@ Result<MatrixView<const float>> Session::verify_batch(
     State after = *states[i];
     std::ranges::copy(verified(static_cast<Index>(i)), after.block().begin());
     std::fill(drafts_.begin(), drafts_.end(), Draft{});
-    KRAIT_RETURN_IF_ERROR(check_finite("logits", known(logits.row(row)),
+    KRAIT_RETURN_IF_ERROR(check_finite("logits", known(logits.row(row)), row,
                                        tokens_[static_cast<std::size_t>(row)], after));
   }
   return MatrixView<const float>(logits);
@@ -434,7 +444,7 @@ Result<void> Session::prefill_all(std::span<const Token> tokens, State& state,
       head(0, logits.rows_from(first, count));
     }
     for (Index row = first; row < first + count; ++row) {
-      KRAIT_RETURN_IF_ERROR(check_finite("logits", known(logits.row(row)),
+      KRAIT_RETURN_IF_ERROR(check_finite("logits", known(logits.row(row)), row - first,
                                          tokens[static_cast<std::size_t>(row)], state));
     }
     first += count;
@@ -460,8 +470,8 @@ Result<void> Session::hidden(std::span<const Token> tokens, State& state,
                                       hidden.rows_from(first, count));
     }
     for (Index row = first; row < first + count; ++row) {
-      KRAIT_RETURN_IF_ERROR(
-          check_finite("hidden", hidden.row(row), tokens[static_cast<std::size_t>(row)], state));
+      KRAIT_RETURN_IF_ERROR(check_finite("hidden", hidden.row(row), row - first,
+                                         tokens[static_cast<std::size_t>(row)], state));
     }
     first += count;
   }
@@ -489,7 +499,7 @@ Result<void> Session::score(std::span<const Token> tokens, State& state,
       for (Index i = 0; i < logits.rows; ++i) {
         const auto at = static_cast<std::size_t>(first + row + i);
         const auto known_logits = known(logits.row(i));
-        KRAIT_RETURN_IF_ERROR(check_finite("logits", known_logits, tokens[at], state));
+        KRAIT_RETURN_IF_ERROR(check_finite("logits", known_logits, row + i, tokens[at], state));
         // A padding id has no probability to speak of.
         log_probs[at] = static_cast<std::size_t>(tokens[at + 1]) < vocab
                             ? known_logits[static_cast<std::size_t>(tokens[at + 1])] -

@@ -1,6 +1,10 @@
 // Logits that are no numbers: an error that says where they come from.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <limits>
+#include <memory>
+
 #include "krait/core/executor.hpp"
 #include "krait/models/session.hpp"
 #include "tests/support/tiny_models.hpp"
@@ -94,6 +98,55 @@ TEST(NotFinite, ComesFromStates) {
   expect_not_finite(without_value(session.step(1, state)), "layers.1.mixer");
   state = good;
   EXPECT_TRUE(session.step(1, state)) << "the session is as good as before";
+}
+
+// Adds something infinite to the first token of a sequence, and nothing to those after it: no run
+// after the state finds it again.
+class Once final : public Block {
+ public:
+  static Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) {
+    auto block = std::make_unique<Once>();
+    block->seen_ = plan.state(weights.path("seen"), {1});
+    return std::unique_ptr<const Block>(std::move(block));
+  }
+  void forward(BlockContext& ctx) const noexcept override {
+    for (const SequenceRows& rows : ctx.sequences) {
+      float& seen = rows.slot(seen_)[0];
+      for (Index t = rows.first; t < rows.first + rows.count; ++t, seen = 1.0F) {
+        const float value = seen == 0.0F ? std::numeric_limits<float>::infinity() : 0.0F;
+        std::ranges::fill(ctx.x.row(t), value);
+      }
+    }
+  }
+  std::string description() const override { return "Once"; }
+
+ private:
+  StateSlot seen_;
+};
+
+TEST(NotFinite, NamesNoLayerWhereTheRunCannotBeRepeated) {
+  const ModelBuilder builder =
+      ModelBuilder{}
+          .embedding("embedding", {.vocab = 32, .d_model = 8})
+          .repeat(
+              1,
+              [](LayerBuilder& layer) {
+                layer.residual("norm", RmsNormSpec{}, "once", CustomSpec{"Once", "", Once::bind});
+              })
+          .final_norm("norm_f", RmsNormSpec{})
+          .tied_head();
+  const WeightStore weights = random_weights(builder.spec(), 7).value();
+  const Model model = builder.build(weights).value();
+  SerialExecutor executor;
+  Session session(model, executor);
+  State state = model.initial_state();
+  const auto logits = session.step(1, state);
+  ASSERT_FALSE(logits);
+  EXPECT_EQ(logits.error().code, ErrorCode::not_finite);
+  EXPECT_TRUE(
+      logits.error().message.starts_with("[session] logits: expected finite numbers, found"));
+  EXPECT_EQ(logits.error().message.find("first in"), std::string::npos) << logits.error().message;
+  EXPECT_TRUE(session.step(1, state));
 }
 
 // Padding rows of the head belong to no token.

@@ -4,6 +4,7 @@
 /// Session: runs a model. Holds the working memory and borrows the threads.
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -125,11 +126,12 @@ class KRAIT_API Session {
   std::span<const float> known(std::span<const float> row) const noexcept {
     return row.first(static_cast<std::size_t>(model_.vocab()));
   }
-  // Whether the row, made of `token`, is finite; if not, the error names the layer. `state` is the
-  // one after the token.
-  Result<void> check_finite(std::string_view what, std::span<const float> row, Token token,
-                            const State& state);
-  std::string first_bad_layer(Token token, const State& state);
+  // Whether `row`, made of `token`, is finite; if not, the error names the layer where it can be
+  // told. Row `at` of x_ is what the final norm made of the token, unless `row` is that itself;
+  // `state` is the one after the token.
+  Result<void> check_finite(std::string_view what, std::span<const float> row, Index at,
+                            Token token, const State& state);
+  std::optional<std::string> first_bad_layer(Token token, const State& state);
   // Runs one chunk through the layers; afterwards x_ holds the residual stream.
   void forward(std::span<const Token> tokens, std::span<const SequenceRows> sequences,
                Trail trail = {});
