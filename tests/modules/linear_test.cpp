@@ -186,7 +186,9 @@ TEST_P(LinearForm, GivesTheModelsBitsForEveryNumberOfTokensAndThreads) {
   test::EagerThreadPool three(3);
   test::EagerThreadPool seven(7);
   Executor* const executors[] = {&serial, &two, &three, &seven};
-  for (const auto [out, in] : sizes) {
+  for (const Size& size : sizes) {
+    const Index out = size.out;  // Clang 14 gives no bindings to lambdas
+    const Index in = size.in;
     const Bound bound(GetParam(), out, in);
     ASSERT_EQ(bound.linear().out(), out);
     ASSERT_EQ(bound.linear().in(), in);
