@@ -59,7 +59,7 @@ void run_weights(benchmark::State& state, MatrixShape shape, GroupedForm form, D
   }
 
   for (auto _ : state) {
-    const auto bad =
+    auto bad =
         kernels::quantize(pool, form, tensor_of(weights.next()), codes.data(), scales.data());
     benchmark::DoNotOptimize(bad);
     benchmark::ClobberMemory();

@@ -147,8 +147,9 @@ std::vector<Case> other_cases() {
       {[](json& f) { f["pre_tokenizer"] = split("\\X"); }, unsupported, "without \\X"},
       {[](json& f) {
          std::string all;
-         for (int i = 0; i < 2000; ++i) all += "\\p{L}";
-         f["pre_tokenizer"] = split(all.substr(0, 8190));
+         // Written out whatever the library's version of Unicode.
+         for (int i = 0; i < 1000; ++i) all += "[\\P{L}]";
+         f["pre_tokenizer"] = split(all);
        },
        unsupported, "without so many classes of characters"},
       {[](json& f) { f["pre_tokenizer"] = split("\\C"); }, unsupported, "one with an error"},
