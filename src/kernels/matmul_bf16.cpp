@@ -31,18 +31,8 @@ HWY_INLINE VF even(VU pairs) { return hn::BitCast(DF(), hn::ShiftLeft<16>(pairs)
 
 // The first `count` elements, 0 < count < 2 vector_lanes, zeros above. Never reads beyond them.
 HWY_INLINE VU load_some_pairs(const bf16* p, Index count) {
-  if constexpr (has_masked_access) {
-    const DU d;
-    const auto pairs = hn::FirstN(d, static_cast<std::size_t>(count / 2));
-    const VU even = hn::MaskedLoad(pairs, d, reinterpret_cast<const std::uint32_t*>(p));
-    if (count % 2 == 0) return even;
-    const auto is_last = hn::Eq(hn::Iota(d, 0), hn::Set(d, static_cast<std::uint32_t>(count / 2)));
-    return hn::Or(even, hn::IfThenElseZero(is_last, hn::Set(d, std::uint32_t{p[count - 1].bits})));
-  } else {
-    HWY_ALIGN bf16 pairs[static_cast<std::size_t>(2 * vector_lanes)] = {};
-    for (Index i = 0; i < count; ++i) pairs[i] = p[i];
-    return load_pairs(pairs);
-  }
+  return hn::BitCast(DU(), load_some_bits(hn::Repartition<std::uint16_t, DF>(),
+                                          reinterpret_cast<const std::uint16_t*>(p), count));
 }
 
 // Tokens times weights of bf16.

@@ -159,15 +159,14 @@ HWY_INLINE VF load_some(const float* p, Index count) {
   }
 }
 
-using V16 = hn::Vec<hn::Rebind<std::uint16_t, DF>>;
-
-HWY_INLINE V16 load_some_bits(const std::uint16_t* p, Index count) {
-  const hn::Rebind<std::uint16_t, DF> d16;
+// The same for the 16-bit lanes of `d16`.
+template <class D16>
+HWY_INLINE hn::Vec<D16> load_some_bits(D16 d16, const std::uint16_t* p, Index count) {
 #  if HWY_TARGET == HWY_AVX3
   return hn::MaskedLoad(hn::FirstN(d16, static_cast<std::size_t>(count)), d16, p);
 #  elif HWY_TARGET == HWY_AVX2
   // Masks are of 32 bits: pairs go through one, an odd element by itself.
-  const hn::Repartition<std::uint32_t, decltype(d16)> d32;
+  const hn::Repartition<std::uint32_t, D16> d32;
   const auto pairs = hn::FirstN(d32, static_cast<std::size_t>(count / 2));
   const auto even = hn::MaskedLoad(pairs, d32, reinterpret_cast<const std::uint32_t*>(p));
   const auto is_last =
@@ -175,7 +174,7 @@ HWY_INLINE V16 load_some_bits(const std::uint16_t* p, Index count) {
   const auto last = hn::IfThenElseZero(is_last, hn::Set(d16, p[count - 1]));
   return hn::Or(hn::BitCast(d16, even), last);
 #  else
-  HWY_ALIGN std::uint16_t lanes[vector_lanes] = {};
+  HWY_ALIGN std::uint16_t lanes[hn::MaxLanes(d16)] = {};
   for (Index i = 0; i < count; ++i) lanes[i] = p[i];
   return hn::Load(d16, lanes);
 #  endif
@@ -183,7 +182,9 @@ HWY_INLINE V16 load_some_bits(const std::uint16_t* p, Index count) {
 
 template <class T>
 HWY_INLINE VF load_some(const T* p, Index count) {
-  return widen_as(DF(), T(), load_some_bits(reinterpret_cast<const std::uint16_t*>(p), count));
+  const hn::Rebind<std::uint16_t, DF> d16;
+  const auto bits = load_some_bits(d16, reinterpret_cast<const std::uint16_t*>(p), count);
+  return widen_as(DF(), T(), bits);
 }
 
 HWY_INLINE void store(VF v, float* p) { hn::StoreU(v, DF(), p); }
