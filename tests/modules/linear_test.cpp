@@ -189,7 +189,7 @@ TEST_P(LinearForm, GivesTheModelsBitsForEveryNumberOfTokensAndThreads) {
   for (const Size& size : sizes) {
     const Index out = size.out;  // Clang 14 gives no bindings to lambdas
     const Index in = size.in;
-    const Bound bound(GetParam(), out, in);
+    const Bound bound = test::with_memory_for_every_isa([&] { return Bound(GetParam(), out, in); });
     ASSERT_EQ(bound.linear().out(), out);
     ASSERT_EQ(bound.linear().in(), in);
     const Input input(in);
