@@ -22,10 +22,12 @@
 
 /// Every name of the library. The version is an inline namespace, so that two versions can be
 /// linked into one program; user code never spells it.
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Version of the compiled library, "major.minor.patch". Compare with KRAIT_VERSION_STRING, the
 /// version of the headers, to detect a mismatch.
 KRAIT_API const char* version() noexcept;
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -9,7 +9,8 @@
 #  include <cpuid.h>
 #endif
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 constexpr std::array<std::string_view, isa_count> names = {
@@ -144,4 +145,5 @@ Result<void> force_isa(Isa isa) {
 
 Result<void> check_isa_environment() { return initial().status; }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -3,7 +3,8 @@
 #include <atomic>
 #include <exception>
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 std::string_view to_string(ErrorCode code) noexcept {
   switch (code) {
@@ -68,4 +69,5 @@ void throw_error([[maybe_unused]] const Error& error) {
 
 }  // namespace detail
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -2,7 +2,8 @@
 
 #include <atomic>
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 Executor::~Executor() = default;
 
@@ -22,4 +23,5 @@ void parallel_for_blocks(Executor& executor, Index n, Index block,
   });
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -4,7 +4,8 @@
 #  include <xmmintrin.h>
 #endif
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 #if defined(__SSE2__)
@@ -47,4 +48,5 @@ FlushToZero::FlushToZero() noexcept : saved_(read_word()) { write_word(saved_ | 
 
 FlushToZero::~FlushToZero() { write_word(saved_); }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -2,7 +2,8 @@
 
 #include <mutex>
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 struct Sink {
@@ -31,4 +32,5 @@ void log(LogLevel level, std::string_view message) noexcept {
   if (target.callback != nullptr) target.callback(level, message, target.user);
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -19,7 +19,8 @@
 #  include <pthread.h>
 #endif
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 namespace {
 
@@ -208,4 +209,5 @@ void ThreadPool::run(int n, FunctionRef<void(int)> task) {
   shared.busy.store(false, std::memory_order_release);
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -1,7 +1,9 @@
 #include "krait/version.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 const char* version() noexcept { return KRAIT_VERSION_STRING; }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -4,7 +4,8 @@
 #include <cmath>
 #include <cstdint>
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 // exp and log in double from additions, multiplications and one division only. The system's libm
 // chooses between variants that differ in the last bit from machine to machine; these do not.
@@ -39,4 +40,5 @@ inline double log_positive(double x) noexcept {
   return exponent * 0.6931471805599453 + 2.0 * s * sum;
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -10,7 +10,8 @@
 #include "krait/decoding/stop.hpp"
 #include "krait/text/stream_decoder.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 class Stopwatch {
@@ -434,4 +435,5 @@ Result<Generation> generate(Session& session, const Tokenizer& tokenizer, Sequen
   return result;
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -7,7 +7,8 @@
 
 #include "io/json_private.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 // What the files of a checkpoint say about where texts begin and end.
@@ -173,4 +174,5 @@ Result<LanguageModel> load_language_model(const CheckpointBytes& bytes,
   return load(checkpoint, options);
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

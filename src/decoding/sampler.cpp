@@ -11,7 +11,8 @@
 #include "krait/core/rng.hpp"
 #include "krait/kernels/softmax.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 Error out_of_range(std::string_view what, std::string_view expected, double found) {
@@ -260,4 +261,5 @@ Token Sampler::sample(std::span<const float> logits, Index position) noexcept {
   return last;  // where rounding kept the sum below the target, the least probable token
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

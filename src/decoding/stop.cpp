@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 StopMatcher::StopMatcher(std::vector<std::string> stops) : stops_(std::move(stops)) {
   std::erase_if(stops_, [](const std::string& stop) { return stop.empty(); });
@@ -63,4 +64,5 @@ std::string_view StopMatcher::finish() {
   return ready_;
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

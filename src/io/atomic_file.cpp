@@ -13,7 +13,8 @@
 #include <memory>
 #include <utility>
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 Error failure(std::string_view what, const std::string& path) {
@@ -194,4 +195,5 @@ Result<void> AtomicDirectory::commit() {
   return {};
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -8,7 +8,8 @@
 
 #include "krait/io/printable.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 namespace fs = std::filesystem;
@@ -64,4 +65,5 @@ Result<std::string> bundled_model_path(std::string_view name) {
                            names, printable(name), fmt::join(places, ", "))};
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

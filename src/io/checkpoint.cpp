@@ -10,7 +10,8 @@
 #include "krait/io/pytorch_bin.hpp"
 #include "krait/io/safetensors.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 namespace fs = std::filesystem;
@@ -160,4 +161,5 @@ Result<Checkpoint> open_checkpoint(const CheckpointBytes& bytes) {
   return checkpoint;
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

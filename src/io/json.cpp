@@ -10,7 +10,8 @@
 
 #include "krait/io/printable.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 using nlohmann::json;
@@ -217,4 +218,5 @@ std::string json_text(const json& value) {
   return printable(value.dump(-1, ' ', true, json::error_handler_t::replace), 60);
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -9,7 +9,8 @@
 
 #include "krait/core/error.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 inline constexpr int max_json_depth = 64;
 inline constexpr std::size_t max_json_bytes = std::size_t{256} << 20U;
@@ -53,4 +54,5 @@ std::optional<double> json_number(const nlohmann::json& value);
 /// The value on one short line, for messages.
 std::string json_text(const nlohmann::json& value);
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

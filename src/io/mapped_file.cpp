@@ -12,7 +12,8 @@
 #include <cstring>
 #include <utility>
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 FileBytes::~FileBytes() = default;
 
@@ -165,4 +166,5 @@ Result<std::string> read_text_file(const std::string& path, std::size_t limit) {
   }
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -4,7 +4,8 @@
 
 #include <utility>
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 // Room for any number of rows, so that the header can be rewritten in place.
@@ -43,4 +44,5 @@ Result<void> NpyWriter::commit() {
   return file_.commit();
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -8,7 +8,8 @@
 
 #include "krait/io/printable.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 // The operations, by their bytes in the pickle protocol.
@@ -444,4 +445,5 @@ Result<Pickle> read_pickle(std::span<const std::byte> bytes,
   return Machine(bytes, allowed, name).run();
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -11,7 +11,8 @@
 
 #include "krait/core/error.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Values refer to each other freely, in circles too: all of them belong to their Pickle.
 struct PickleValue;
@@ -62,4 +63,5 @@ struct Pickle {
 Result<Pickle> read_pickle(std::span<const std::byte> bytes,
                            std::span<const std::string_view> allowed, std::string_view name);
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

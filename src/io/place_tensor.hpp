@@ -10,7 +10,8 @@
 #include "krait/io/mapped_file.hpp"
 #include "krait/io/weight_store.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Whether the elements of a tensor of that type may be read at `data`.
 inline bool is_element_aligned(const void* data, DType dtype) noexcept {
@@ -32,4 +33,5 @@ inline void place_tensor(WeightStore& store, std::string name, TensorView tensor
   store.add(std::move(name), tensor, std::move(copy), file->name());
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

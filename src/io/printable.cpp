@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 constexpr std::size_t largest_message = 2000;
@@ -67,4 +68,5 @@ Error printable(Error error) {
   return error;
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

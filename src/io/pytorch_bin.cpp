@@ -14,7 +14,8 @@
 #include "krait/core/aligned_buffer.hpp"
 #include "krait/io/printable.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 // What torch.load(weights_only=True) lets a file name, and the arguments that training scripts
@@ -435,4 +436,5 @@ Result<void> read_pytorch_bin(std::shared_ptr<const FileBytes> file, WeightStore
   return {};
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

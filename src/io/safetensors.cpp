@@ -14,7 +14,8 @@
 #include "io/place_tensor.hpp"
 #include "krait/io/printable.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 using nlohmann::json;
@@ -436,4 +437,5 @@ Result<void> write_safetensors(const std::string& path, const std::vector<NamedT
   return writer.commit();
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -8,7 +8,8 @@
 
 #include "krait/core/function_ref.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 float widened(auto value) noexcept { return to_float(value); }
@@ -459,4 +460,5 @@ Result<std::span<const float>> WeightScope::derive(
   return std::span<const float>(result);
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

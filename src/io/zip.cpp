@@ -7,7 +7,8 @@
 
 #include "krait/io/printable.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 constexpr std::uint64_t local_header_size = 30;
@@ -157,4 +158,5 @@ class Archive {
 
 Result<ZipEntries> read_zip(const FileBytes& file) { return Archive(file).read(); }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

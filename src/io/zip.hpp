@@ -6,7 +6,8 @@
 
 #include "krait/io/mapped_file.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// The stored (uncompressed) entries of a ZIP archive by name, as spans of the file. Sizes and
 /// offsets are those of the central directory, ZIP64 included; entries that lie outside the file,
@@ -14,4 +15,5 @@ namespace krait::inline v0_1 {
 using ZipEntries = std::map<std::string, std::span<const std::byte>, std::less<>>;
 Result<ZipEntries> read_zip(const FileBytes& file);
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -9,7 +9,9 @@
 #include "kernels/simd-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels::HWY_NAMESPACE {
 
 // Four taps: the channels of `width` registers, all tokens, with taps and window in registers. Raw
 // inputs are read once, before the output of their token is written: y may be x. Only a single
@@ -97,15 +99,21 @@ void conv1d_silu(const Conv1dArgs& args) noexcept {
   }
 }
 
-}  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE
+}  // namespace kernels::HWY_NAMESPACE
+}  // namespace v0_1
+}  // namespace krait
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 void conv1d_silu(const Conv1dArgs& args) noexcept {
   KRAIT_KERNEL(conv1d_silu, ref::conv1d_silu)(args);
 }
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait
 #endif

@@ -18,7 +18,9 @@
 #  include "krait/core/executor.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels::HWY_NAMESPACE {
 
 using D4 = hn::FixedTag<float, 4>;
 using V4 = hn::Vec<D4>;
@@ -331,7 +333,9 @@ HWY_INLINE void stream_outputs(const Product<W>& in, Range outputs) {
   for (; row < outputs.end; ++row) stream_rows<1, T>(in, row);
 }
 
-}  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE
+}  // namespace kernels::HWY_NAMESPACE
+}  // namespace v0_1
+}  // namespace krait
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

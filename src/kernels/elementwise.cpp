@@ -9,7 +9,9 @@
 #include "kernels/simd-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels::HWY_NAMESPACE {
 
 // y = f(x), two registers at a time, then one by one. `f` takes the operations and the operand.
 template <class F>
@@ -87,11 +89,15 @@ void add_scaled(float a, std::span<const float> x, std::span<float> y) noexcept 
   map(x, y, y, [factor](VF v, VF w) HWY_ATTR { return fma(factor, v, w); });
 }
 
-}  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE
+}  // namespace kernels::HWY_NAMESPACE
+}  // namespace v0_1
+}  // namespace krait
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 void exp(std::span<const float> x, std::span<float> y) noexcept {
   KRAIT_KERNEL(exp, ref::exp)(x, y);
@@ -124,5 +130,7 @@ void add_scaled(float a, std::span<const float> x, std::span<float> y) noexcept 
   KRAIT_KERNEL(add_scaled, ref::add_scaled)(a, x, y);
 }
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait
 #endif

@@ -2,7 +2,9 @@
 
 #include <cstdint>
 
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 /// Weights that will be needed later, requested for the L2 cache while others are multiplied, so
 /// that memory is busy all the time. The L1 cache is full of the present tile.
@@ -21,4 +23,6 @@ struct Fetch {
   }
 };
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait

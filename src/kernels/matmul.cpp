@@ -9,7 +9,9 @@
 #include "kernels/dot-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels::HWY_NAMESPACE {
 namespace {
 
 // A register tile holds 4 rows × this many tokens, one register each. Where an output has more
@@ -193,13 +195,19 @@ void matmul(const MatmulArgs& args) noexcept {
   }
 }
 
-}  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE
+}  // namespace kernels::HWY_NAMESPACE
+}  // namespace v0_1
+}  // namespace krait
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 void matmul(const MatmulArgs& args) noexcept { KRAIT_KERNEL(matmul, ref::matmul)(args); }
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait
 #endif

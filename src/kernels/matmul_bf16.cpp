@@ -11,7 +11,9 @@
 #include "kernels/dot-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels::HWY_NAMESPACE {
 namespace {
 
 using DU = hn::RebindToUnsigned<DF>;
@@ -152,11 +154,15 @@ void matmul_bf16(const MatmulBf16Args& args) noexcept {
   for (; row < args.outputs.end; ++row) rows_all_tokens<1>(args, row, 0);
 }
 
-}  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE
+}  // namespace kernels::HWY_NAMESPACE
+}  // namespace v0_1
+}  // namespace krait
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 void round_activations(MatrixView<const float> x, Range tokens,
                        const Bf16Activations& out) noexcept {
@@ -167,5 +173,7 @@ void matmul_bf16(const MatmulBf16Args& args) noexcept {
   KRAIT_KERNEL_BF16(matmul_bf16, ref::matmul_bf16, matmul_bf16_avx512)(args);
 }
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait
 #endif

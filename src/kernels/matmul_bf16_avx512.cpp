@@ -15,7 +15,9 @@
 #  include "krait/core/float_environment.hpp"
 
 KRAIT_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 namespace {
 
 #  define KRAIT_UNROLL _Pragma("GCC unroll 16")
@@ -233,7 +235,9 @@ void matmul_bf16_avx512(const MatmulBf16Args& args) noexcept {
   }
 }
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait
 KRAIT_TARGET_END
 
 #endif

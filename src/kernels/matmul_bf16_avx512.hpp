@@ -4,8 +4,12 @@
 
 #include "krait/kernels/matmul_bf16.hpp"
 
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 void matmul_bf16_avx512(const MatmulBf16Args& args) noexcept;
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait

@@ -10,7 +10,9 @@
 #include "kernels/simd-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels::HWY_NAMESPACE {
 namespace {
 
 // Lanes are rows: a register of 32-bit sums belongs to vector_lanes rows of a block, and the same
@@ -346,15 +348,21 @@ void matmul_grouped(const MatmulGroupedArgs& args) noexcept {
   }
 }
 
-}  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE
+}  // namespace kernels::HWY_NAMESPACE
+}  // namespace v0_1
+}  // namespace krait
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 void matmul_grouped(const MatmulGroupedArgs& args) noexcept {
   KRAIT_KERNEL_VNNI(matmul_grouped, ref::matmul_grouped, matmul_grouped_vnni)(args);
 }
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait
 #endif

@@ -7,7 +7,9 @@
 #  include "kernels/target_attributes.hpp"
 
 KRAIT_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 namespace {
 
 #  define KRAIT_UNROLL _Pragma("GCC unroll 16")
@@ -172,7 +174,9 @@ void matmul_grouped_vnni(const MatmulGroupedArgs& args) noexcept {
   }
 }
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait
 KRAIT_TARGET_END
 
 #endif

@@ -12,7 +12,9 @@
 #include "kernels/simd-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels::HWY_NAMESPACE {
 namespace {
 
 constexpr Index panel_rows = 16;
@@ -301,11 +303,15 @@ bool panels_pay(Index tokens, DType weights) noexcept {
   return few_lanes && tokens >= min_tokens(weights);
 }
 
-}  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE
+}  // namespace kernels::HWY_NAMESPACE
+}  // namespace v0_1
+}  // namespace krait
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 namespace {
 
 bool panels_pay_scalar(Index /*tokens*/, DType /*weights*/) noexcept { return false; }
@@ -325,5 +331,7 @@ bool panels_pay(Index tokens, DType weights) noexcept {
   return KRAIT_KERNEL(panels_pay, panels_pay_scalar)(tokens, weights);
 }
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait
 #endif

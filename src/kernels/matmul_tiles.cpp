@@ -10,7 +10,9 @@
 #include "kernels/dot-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels::HWY_NAMESPACE {
 namespace {
 
 // The tokens of a tile lie side by side: for every register of inputs, that of each token.
@@ -273,11 +275,15 @@ bool tiles_pay(Index tokens, Index cols) noexcept {
   return HWY_TARGET == HWY_AVX2 && tokens > 1 && cols >= min_cols;
 }
 
-}  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE
+}  // namespace kernels::HWY_NAMESPACE
+}  // namespace v0_1
+}  // namespace krait
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 namespace {
 
 // The model reads x itself.
@@ -299,5 +305,7 @@ bool tiles_pay(Index tokens, Index cols) noexcept {
   return KRAIT_KERNEL(tiles_pay, tiles_pay_scalar)(tokens, cols);
 }
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait
 #endif

@@ -7,7 +7,9 @@
 #include "krait/kernels/ref/lanes.hpp"
 #include "krait/kernels/softmax.hpp"
 
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 namespace {
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
@@ -77,4 +79,6 @@ void route(const RouteArgs& args) noexcept {
   }
 }
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait

@@ -11,7 +11,9 @@
 #include "kernels/simd-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels::HWY_NAMESPACE {
 
 void rms_norm(const NormArgs& args) noexcept {
   const Index d = args.x.cols;
@@ -58,14 +60,20 @@ void layer_norm(const NormArgs& args) noexcept {
   }
 }
 
-}  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE
+}  // namespace kernels::HWY_NAMESPACE
+}  // namespace v0_1
+}  // namespace krait
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 void rms_norm(const NormArgs& args) noexcept { KRAIT_KERNEL(rms_norm, ref::rms_norm)(args); }
 void layer_norm(const NormArgs& args) noexcept { KRAIT_KERNEL(layer_norm, ref::layer_norm)(args); }
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait
 #endif

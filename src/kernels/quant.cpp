@@ -12,7 +12,9 @@
 #include "kernels/simd-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels::HWY_NAMESPACE {
 namespace {
 
 constexpr Index group_registers = group_size / vector_lanes;
@@ -62,11 +64,15 @@ void quantize_activations(MatrixView<const float> x, Range tokens,
   }
 }
 
-}  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE
+}  // namespace kernels::HWY_NAMESPACE
+}  // namespace v0_1
+}  // namespace krait
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 namespace {
 
 // A block with its rows side by side: the compiler makes vectors of 16 rows.
@@ -256,5 +262,7 @@ void quantize_activations(MatrixView<const float> x, Range tokens,
   KRAIT_KERNEL(quantize_activations, ref::quantize_activations)(x, tokens, out);
 }
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait
 #endif

@@ -9,7 +9,9 @@
 #include "kernels/simd-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels::HWY_NAMESPACE {
 
 // Tokens whose step sizes and sums wait in the first-level cache: 2 + 2 + 2 KiB at 16 lanes.
 constexpr Index chunk_tokens = 32;
@@ -168,15 +170,21 @@ void selective_scan(const SelectiveScanArgs& args) noexcept {
                     [&](Index i, Index count) HWY_ATTR { scan_register(args, first + i, count); });
 }
 
-}  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE
+}  // namespace kernels::HWY_NAMESPACE
+}  // namespace v0_1
+}  // namespace krait
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 void selective_scan(const SelectiveScanArgs& args) noexcept {
   KRAIT_KERNEL(selective_scan, ref::selective_scan)(args);
 }
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait
 #endif

@@ -23,7 +23,9 @@
 #  define KRAIT_UNROLL HWY_UNROLL(32)
 
 HWY_BEFORE_NAMESPACE();
-namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -414,7 +416,9 @@ struct PackOps {
 #  include "krait/kernels/ref/elementary.inl"
 #  undef KRAIT_INLINE
 
-}  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE
+}  // namespace kernels::HWY_NAMESPACE
+}  // namespace v0_1
+}  // namespace krait
 HWY_AFTER_NAMESPACE();
 
 #endif  // per-target include guard

@@ -9,7 +9,9 @@
 #include "kernels/simd-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels::HWY_NAMESPACE {
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 constexpr float quiet_nan = std::numeric_limits<float>::quiet_NaN();
@@ -114,11 +116,15 @@ Index argmax(std::span<const float> x) noexcept {
   return 0;
 }
 
-}  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE
+}  // namespace kernels::HWY_NAMESPACE
+}  // namespace v0_1
+}  // namespace krait
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 void softmax(std::span<const float> x, std::span<float> y) noexcept {
   KRAIT_KERNEL(softmax, ref::softmax)(x, y);
@@ -131,5 +137,7 @@ void log_softmax(std::span<const float> x, std::span<float> y) noexcept {
 }
 Index argmax(std::span<const float> x) noexcept { return KRAIT_KERNEL(argmax, ref::argmax)(x); }
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait
 #endif

@@ -9,7 +9,9 @@
 #include "kernels/dot-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
-namespace krait::inline v0_1::kernels::HWY_NAMESPACE {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels::HWY_NAMESPACE {
 
 // Tokens that a part of the state passes through while it stays in registers.
 constexpr Index chunk_tokens = 16;
@@ -297,13 +299,19 @@ void ssd_scan(const SsdScanArgs& args) noexcept {
   args.C.data != nullptr ? scan<true>(args) : scan<false>(args);
 }
 
-}  // namespace krait::inline v0_1::kernels::HWY_NAMESPACE
+}  // namespace kernels::HWY_NAMESPACE
+}  // namespace v0_1
+}  // namespace krait
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 void ssd_scan(const SsdScanArgs& args) noexcept { KRAIT_KERNEL(ssd_scan, ref::ssd_scan)(args); }
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait
 #endif

@@ -12,7 +12,8 @@
 #include "krait/io/printable.hpp"
 #include "models/plan_tree.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 using Parts = Model::Parts;
@@ -330,4 +331,5 @@ Result<Model> build_model(const ModelSpec& spec, const WeightStore& weights,
   return Model(std::make_shared<const Parts>(std::move(parts)));
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

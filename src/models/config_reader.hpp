@@ -16,7 +16,8 @@
 #include "krait/io/printable.hpp"
 #include "krait/models/registry.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Takes values from one JSON object of a configuration. Every key that is asked for counts as
 /// known; `unknown` lists the others. A value of the wrong type or range is an error that names
@@ -167,4 +168,5 @@ class ConfigReader {
   mutable std::set<std::string, std::less<>> known_;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

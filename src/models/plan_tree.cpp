@@ -5,7 +5,8 @@
 #include <algorithm>
 #include <vector>
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 struct Node {
@@ -129,4 +130,5 @@ std::string PlanTree::text(const ModelPlan& plan, const ModelSpec& spec) const {
   return out;
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

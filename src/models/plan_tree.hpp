@@ -6,7 +6,8 @@
 
 #include "krait/models/model_plan.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Draws the tensors of a plan as a tree of their dotted paths, each inner node with the words of
 /// the block that was bound there; runs of equal layers are folded into one.
@@ -26,4 +27,5 @@ class PlanTree {
 /// "288.0 KiB".
 std::string bytes_text(Index bytes);
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

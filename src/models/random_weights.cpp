@@ -7,7 +7,8 @@
 #include "krait/core/tensor.hpp"
 #include "krait/models/model_plan.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 bool ends_with(std::string_view name, std::string_view end) {
@@ -65,4 +66,5 @@ Result<WeightStore> random_weights(const ModelSpec& spec, std::uint64_t seed,
   return store;
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -10,7 +10,8 @@
 #include "krait/io/printable.hpp"
 #include "models/families/families.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 namespace {
 
@@ -163,4 +164,5 @@ Result<Model> load_model(const std::string& path, const LoadOptions& options) {
   return build_model(config.spec, checkpoint.weights, config.prefix, options.for_weights());
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -16,7 +16,8 @@
 #include "krait/core/profile.hpp"
 #include "krait/kernels/softmax.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 // What validate let pass, as the constructor needs it.
@@ -512,4 +513,5 @@ Result<void> Session::score(std::span<const Token> tokens, State& state,
   return {};
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -4,7 +4,8 @@
 
 #include <cmath>
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 Result<void> check_norm(std::string_view what, const NormSpec& norm) {
@@ -83,4 +84,5 @@ std::string to_string(const ModelSpec& spec) {
   return text;
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -5,7 +5,8 @@
 
 #include "krait/core/error.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 void State::copy_from(const State& other) {
   check_contract(block_.size() == other.block_.size(),
@@ -45,4 +46,5 @@ bool operator==(const State& a, const State& b) noexcept {
           std::memcmp(a.block_.data(), b.block_.data(), a.block_.bytes()) == 0);
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -11,7 +11,8 @@
 
 #include "krait/io/safetensors.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 inline constexpr std::string_view state_checksum_key = "checksum";
 
@@ -54,4 +55,5 @@ inline std::string state_checksum(std::vector<NamedTensor> tensors,
   return text;
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

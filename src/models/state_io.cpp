@@ -9,7 +9,8 @@
 #include "krait/io/safetensors.hpp"
 #include "models/state_checksum.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 constexpr std::string_view format_name = "krait-state";
@@ -176,4 +177,5 @@ Result<Sequence> load_state(const Model& model, std::shared_ptr<const FileBytes>
   return sequence;
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -4,7 +4,8 @@
 
 #include "krait/modules/block_spec.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 Block::~Block() = default;
 
@@ -22,4 +23,5 @@ Result<void> check_extent(std::string_view what, Index value) {
   return {};
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -4,7 +4,8 @@
 
 #include <optional>
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 using kernels::GroupedForm;
@@ -196,4 +197,5 @@ Result<std::vector<Linear>> Linear::bind_stack(const WeightScope& weights, Plan&
   return bound;
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

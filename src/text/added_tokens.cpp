@@ -5,7 +5,8 @@
 #include "text/unicode.hpp"
 #include "text/utf8.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 bool word_touches(std::string_view text, std::size_t begin, std::size_t end) noexcept {
@@ -108,4 +109,5 @@ void AddedTokenMatcher::split(std::string_view text, std::vector<TextPart>& part
   if (rest < text.size()) parts.push_back({rest, text.size(), std::nullopt});
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

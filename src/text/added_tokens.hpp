@@ -8,7 +8,8 @@
 
 #include "krait/core/config.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// A token found by its text, whatever the model makes of it: an entry of `added_tokens`.
 struct AddedToken {
@@ -46,4 +47,5 @@ class AddedTokenMatcher {
   std::array<bool, 256> begins_{};  // bytes that begin a token
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

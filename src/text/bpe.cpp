@@ -6,7 +6,8 @@
 #include <functional>
 #include <limits>
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 BytePairs::BytePairs(std::size_t count) {
   const std::size_t slots = std::bit_ceil(std::max<std::size_t>(2 * count, 16));
@@ -126,4 +127,5 @@ void BytePairs::encode_long(std::string_view piece, Scratch& scratch,
   }
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

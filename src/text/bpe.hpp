@@ -6,7 +6,8 @@
 
 #include "krait/core/config.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Byte-pair encoding of one piece of text: starting from single bytes, the neighbours with the
 /// lowest rank are joined, leftmost first, until none can be.
@@ -61,4 +62,5 @@ class BytePairs {
   Token bytes_[256] = {};
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

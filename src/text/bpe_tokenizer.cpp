@@ -10,7 +10,8 @@
 #include "text/json_fields.hpp"
 #include "text/utf8.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 // Positions within a piece have 32 bits, and normalization can make a text longer.
@@ -193,4 +194,5 @@ std::optional<Token> BpeTokenizer::find(std::string_view text) const {
   return parts_.by_bytes.find(text, [&](Token id) { return parts_.bytes[id]; });
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

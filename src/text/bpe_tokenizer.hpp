@@ -13,7 +13,8 @@
 #include "text/pretokenizer.hpp"
 #include "text/vocabulary.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// What a tokenizer file describes, checked.
 struct BpeParts {
@@ -48,4 +49,5 @@ class BpeTokenizer final : public Tokenizer {
   BpeParts parts_;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -9,7 +9,9 @@
 
 /// The 256 printable characters that stand for bytes in the files of byte-level tokenizers: bytes
 /// that are printable in Latin-1 stand for themselves, the others are counted from U+0100 on.
-namespace krait::inline v0_1::byte_alphabet {
+namespace krait {
+inline namespace v0_1 {
+namespace byte_alphabet {
 
 constexpr bool stands_for_itself(unsigned byte) noexcept {
   return (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
@@ -58,4 +60,6 @@ inline bool append_bytes(std::string& text, std::string_view written) {
   return true;
 }
 
-}  // namespace krait::inline v0_1::byte_alphabet
+}  // namespace byte_alphabet
+}  // namespace v0_1
+}  // namespace krait

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <array>
 
-namespace krait::inline v0_1::code_sets {
+namespace krait {
+inline namespace v0_1 {
+namespace code_sets {
 namespace {
 
 using unicode::CodeRange;
@@ -262,4 +264,6 @@ std::string members(const Ranges& ranges) {
   return result;
 }
 
-}  // namespace krait::inline v0_1::code_sets
+}  // namespace code_sets
+}  // namespace v0_1
+}  // namespace krait

@@ -10,7 +10,9 @@
 
 /// Sets of code points as patterns name them, from the pinned table of categories. Spelled out, a
 /// pattern means the same whatever version of Unicode the installed engine knows.
-namespace krait::inline v0_1::code_sets {
+namespace krait {
+inline namespace v0_1 {
+namespace code_sets {
 
 using Ranges = std::vector<unicode::CodeRange>;  // ascending, apart
 
@@ -42,4 +44,6 @@ const Ranges& digits();  ///< \d: decimal digits
 /// write.
 std::string members(const Ranges& ranges);
 
-}  // namespace krait::inline v0_1::code_sets
+}  // namespace code_sets
+}  // namespace v0_1
+}  // namespace krait

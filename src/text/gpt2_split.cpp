@@ -2,7 +2,8 @@
 #include "text/unicode.hpp"
 #include "text/utf8.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 using unicode::Kind;
@@ -54,4 +55,5 @@ std::size_t end_of_gpt2_piece(std::string_view text, std::size_t begin) noexcept
   return position;
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -4,7 +4,9 @@
 
 #include "io/json_private.hpp"
 
-namespace krait::inline v0_1::fields {
+namespace krait {
+inline namespace v0_1 {
+namespace fields {
 
 Error mismatch(ErrorCode code, std::string_view where, std::string_view expected,
                std::string_view found) {
@@ -62,4 +64,6 @@ Result<void> sequence(const json& object, const char* name, std::string_view whe
   return {};
 }
 
-}  // namespace krait::inline v0_1::fields
+}  // namespace fields
+}  // namespace v0_1
+}  // namespace krait

@@ -9,7 +9,9 @@
 #include "krait/core/error.hpp"
 
 /// Reading the fields of a tokenizer file: every type is checked before the value is touched.
-namespace krait::inline v0_1::fields {
+namespace krait {
+inline namespace v0_1 {
+namespace fields {
 
 using nlohmann::json;
 
@@ -39,4 +41,6 @@ Result<std::string_view> string(const json& object, const char* name, std::strin
 Result<void> sequence(const json& object, const char* name, std::string_view where,
                       const std::function<Result<void>(const json&, const std::string&)>& read);
 
-}  // namespace krait::inline v0_1::fields
+}  // namespace fields
+}  // namespace v0_1
+}  // namespace krait

@@ -7,7 +7,8 @@
 #include "text/json_fields.hpp"
 #include "text/utf8.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 using fields::describe;
@@ -141,4 +142,5 @@ Result<std::string_view> Normalizer::apply(std::string_view text, std::size_t ro
   return text;
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

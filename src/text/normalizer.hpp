@@ -10,7 +10,8 @@
 #include "text/pattern.hpp"
 #include "text/unicode.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// What a tokenizer does to a text before it looks for tokens: the `normalizer` of its file.
 class Normalizer {
@@ -43,4 +44,5 @@ class Normalizer {
   std::vector<Step> steps_;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -5,7 +5,8 @@
 #include "text/json_fields.hpp"
 #include "text/utf8.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 Result<Pattern> Pattern::read(const nlohmann::json& pattern, const std::string& where) {
   const bool is_regex = !fields::get(pattern, "Regex").is_null();
@@ -80,4 +81,5 @@ Result<RegexMatch> PatternSearch::next() {
   return RegexMatch{};
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -8,7 +8,8 @@
 #include "krait/core/error.hpp"
 #include "text/regex.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// The `pattern` of a tokenizer file: a string that stands for itself, or a regular expression.
 class Pattern {
@@ -47,4 +48,5 @@ class PatternSearch {
   bool finished_ = true;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -6,7 +6,8 @@
 
 #include "text/json_fields.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 using fields::describe;
@@ -135,4 +136,5 @@ Result<TextEnds> read_post_processor(const json& post_processor, Index vocab) {
   return reader.take();
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

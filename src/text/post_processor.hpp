@@ -5,7 +5,8 @@
 
 #include "krait/core/error.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// What a tokenizer puts around a text: the `post_processor` of its file.
 struct TextEnds {
@@ -15,4 +16,5 @@ struct TextEnds {
 /// Reads what a single text gets; `vocab` is the number of ids.
 Result<TextEnds> read_post_processor(const nlohmann::json& post_processor, Index vocab);
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

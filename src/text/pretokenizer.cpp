@@ -9,7 +9,8 @@
 #include "text/unicode.hpp"
 #include "text/utf8.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 using fields::describe;
@@ -296,4 +297,5 @@ void PreTokenizer::read_bytes(Scratch& scratch) {
   scratch.text = scratch.storage;
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -9,7 +9,8 @@
 #include "krait/core/error.hpp"
 #include "text/pattern.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Cuts a text into the pieces within which tokens are formed: the `pre_tokenizer` of a file.
 ///
@@ -65,4 +66,5 @@ class PreTokenizer {
 /// 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 std::size_t end_of_gpt2_piece(std::string_view text, std::size_t begin) noexcept;
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

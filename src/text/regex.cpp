@@ -14,7 +14,8 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 constexpr std::size_t max_pattern_bytes = 8192;
@@ -322,4 +323,5 @@ Result<RegexMatch> RegexSearch::find(std::string_view text, std::size_t from) {
   return match_found;
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

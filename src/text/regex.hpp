@@ -6,7 +6,8 @@
 
 #include "krait/core/error.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// A pattern of a tokenizer file, compiled. Immutable; every thread searches with its own
 /// `RegexSearch`.
@@ -49,4 +50,5 @@ class RegexSearch {
   std::unique_ptr<State> state_;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -2,7 +2,8 @@
 
 #include "text/utf8.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 constexpr std::string_view replacement = "\xEF\xBF\xBD";
@@ -63,4 +64,5 @@ std::string_view StreamDecoder::finish() {
   return ready_;
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

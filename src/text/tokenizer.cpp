@@ -3,7 +3,8 @@
 #include <array>
 #include <cstddef>
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 constexpr Token byte_count = 256;
@@ -65,4 +66,5 @@ std::shared_ptr<const Tokenizer> byte_tokenizer() {
   return tokenizer;
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

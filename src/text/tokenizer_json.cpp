@@ -11,7 +11,8 @@
 #include "text/json_fields.hpp"
 
 // Reads tokenizer.json. Nothing in it is trusted: every type and every id is checked.
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 using fields::describe;
@@ -352,4 +353,5 @@ Result<std::shared_ptr<const Tokenizer>> read_tokenizer_json(std::string_view js
   return std::shared_ptr<const Tokenizer>(std::make_shared<const BpeTokenizer>(std::move(parts)));
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -9,7 +9,9 @@
 #include "text/code_sets.hpp"
 #include "text/utf8.hpp"
 
-namespace krait::inline v0_1::unicode {
+namespace krait {
+inline namespace v0_1 {
+namespace unicode {
 namespace {
 
 bool contains(std::span<const CodeRange> ranges, char32_t code) noexcept {
@@ -260,4 +262,6 @@ std::string lowercased(std::string_view text) {
   return result;
 }
 
-}  // namespace krait::inline v0_1::unicode
+}  // namespace unicode
+}  // namespace v0_1
+}  // namespace krait

@@ -7,7 +7,9 @@
 #include <string_view>
 
 /// Properties of code points and the normalization forms.
-namespace krait::inline v0_1::unicode {
+namespace krait {
+inline namespace v0_1 {
+namespace unicode {
 
 struct CodeRange {
   char32_t first, last;
@@ -105,4 +107,6 @@ bool is_surely_normalized(std::string_view text, Form form) noexcept;
 /// `text`, well-formed UTF-8, in lower case: code point by code point, without regard to context.
 std::string lowercased(std::string_view text);
 
-}  // namespace krait::inline v0_1::unicode
+}  // namespace unicode
+}  // namespace v0_1
+}  // namespace krait

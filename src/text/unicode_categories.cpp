@@ -4,7 +4,9 @@
 // run of code points begins, times 32, plus its category.
 
 // clang-format off
-namespace krait::inline v0_1::unicode {
+namespace krait {
+inline namespace v0_1 {
+namespace unicode {
 namespace {
 
 constexpr std::uint32_t runs[] = {
@@ -564,5 +566,7 @@ constexpr CategoryChange changes[] = {
 std::span<const CategoryChange> changes_since_14() noexcept { return changes; }
 std::span<const std::uint32_t> category_runs() noexcept { return runs; }
 
-}  // namespace krait::inline v0_1::unicode
+}  // namespace unicode
+}  // namespace v0_1
+}  // namespace krait
 // clang-format on

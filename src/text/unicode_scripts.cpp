@@ -4,7 +4,9 @@
 // where each run of code points begins, times 256, plus the place of its script's names.
 
 // clang-format off
-namespace krait::inline v0_1::unicode {
+namespace krait {
+inline namespace v0_1 {
+namespace unicode {
 namespace {
 
 constexpr std::uint32_t runs[] = {
@@ -386,5 +388,7 @@ constexpr ScriptNames names[] = {
 std::span<const std::uint32_t> script_runs() noexcept { return runs; }
 std::span<const ScriptNames> script_names() noexcept { return names; }
 
-}  // namespace krait::inline v0_1::unicode
+}  // namespace unicode
+}  // namespace v0_1
+}  // namespace krait
 // clang-format on

@@ -4,7 +4,9 @@
 // library, so that a text has the same tokens wherever krait runs.
 
 // clang-format off
-namespace krait::inline v0_1::unicode {
+namespace krait {
+inline namespace v0_1 {
+namespace unicode {
 namespace {
 
 constexpr CodeRange letters[] = {
@@ -215,5 +217,7 @@ std::span<const CodeRange> later_ranges() noexcept { return later; }
 std::span<const CodeRange> letter_ranges() noexcept { return letters; }
 std::span<const CodeRange> number_ranges() noexcept { return numbers; }
 
-}  // namespace krait::inline v0_1::unicode
+}  // namespace unicode
+}  // namespace v0_1
+}  // namespace krait
 // clang-format on

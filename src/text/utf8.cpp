@@ -2,7 +2,9 @@
 
 #include <cstring>
 
-namespace krait::inline v0_1::utf8 {
+namespace krait {
+inline namespace v0_1 {
+namespace utf8 {
 
 std::size_t ascii_prefix(std::string_view text, std::size_t position) noexcept {
   const std::size_t begin = position;
@@ -35,4 +37,6 @@ std::size_t first_ill_formed(std::string_view text) noexcept {
   return position;
 }
 
-}  // namespace krait::inline v0_1::utf8
+}  // namespace utf8
+}  // namespace v0_1
+}  // namespace krait

@@ -5,7 +5,9 @@
 #include <string>
 #include <string_view>
 
-namespace krait::inline v0_1::utf8 {
+namespace krait {
+inline namespace v0_1 {
+namespace utf8 {
 
 enum class Form {
   complete,   ///< a code point
@@ -111,4 +113,6 @@ std::size_t ascii_prefix(std::string_view text, std::size_t position) noexcept;
 /// Offset of the first byte that is not part of well-formed UTF-8; the size if there is none.
 std::size_t first_ill_formed(std::string_view text) noexcept;
 
-}  // namespace krait::inline v0_1::utf8
+}  // namespace utf8
+}  // namespace v0_1
+}  // namespace krait

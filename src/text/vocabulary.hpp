@@ -9,7 +9,8 @@
 
 #include "krait/core/config.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Bytes of every id, in one block.
 class TokenBytes {
@@ -75,4 +76,5 @@ class TokenIndex {
   std::vector<Token> slots_;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

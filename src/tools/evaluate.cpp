@@ -6,7 +6,8 @@
 #include <cmath>
 #include <vector>
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 // ln Σ exp(x)
@@ -96,4 +97,5 @@ Result<KlDivergence> kl_divergence(Session& reference, Session& model, Executor&
   return result;
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

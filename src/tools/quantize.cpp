@@ -15,7 +15,8 @@
 #include "krait/kernels/quant.hpp"
 #include "krait/models/registry.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 namespace fs = std::filesystem;
@@ -392,4 +393,5 @@ Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
   return conversion.summary();
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

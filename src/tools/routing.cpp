@@ -7,7 +7,8 @@
 #include <numeric>
 #include <variant>
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 double total(const std::vector<Index>& counts) noexcept {
@@ -63,4 +64,5 @@ void RoutingStatistics::routed(std::string_view path, MatrixView<const float> ga
   }
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

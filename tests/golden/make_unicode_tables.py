@@ -40,12 +40,12 @@ def write_scripts():
         "// Scripts (not their extensions), Unicode 16.0, written by tests/golden/make_unicode_tables.py:\n"
         "// where each run of code points begins, times 256, plus the place of its script's names.\n\n"
         "// clang-format off\n"
-        "namespace krait::inline v0_1::unicode {\nnamespace {\n\n"
+        "namespace krait {\ninline namespace v0_1 {\nnamespace unicode {\nnamespace {\n\n"
         "constexpr std::uint32_t runs[] = {\n" + in_lines(runs) + "\n};\n\n"
         "constexpr ScriptNames names[] = {\n" + names + "};\n\n}  // namespace\n\n"
         "std::span<const std::uint32_t> script_runs() noexcept { return runs; }\n"
         "std::span<const ScriptNames> script_names() noexcept { return names; }\n\n"
-        "}  // namespace krait::inline v0_1::unicode\n// clang-format on\n")
+        "}  // namespace unicode\n}  // namespace v0_1\n}  // namespace krait\n// clang-format on\n")
     print(f"{len(runs)} runs of {len(codes)} scripts")
 
 
@@ -73,7 +73,7 @@ def main():
         "// General categories, Unicode 16.0, written by tests/golden/make_unicode_tables.py: where each\n"
         "// run of code points begins, times 32, plus its category.\n\n"
         "// clang-format off\n"
-        "namespace krait::inline v0_1::unicode {\nnamespace {\n\n"
+        "namespace krait {\ninline namespace v0_1 {\nnamespace unicode {\nnamespace {\n\n"
         "constexpr std::uint32_t runs[] = {\n" + in_lines(runs) + "\n};\n\n"
         "// What has another category than in Unicode 14.0.\n"
         "constexpr CategoryChange changes[] = {\n" +
@@ -82,7 +82,7 @@ def main():
         "};\n\n}  // namespace\n\n"
         "std::span<const CategoryChange> changes_since_14() noexcept { return changes; }\n"
         "std::span<const std::uint32_t> category_runs() noexcept { return runs; }\n\n"
-        "}  // namespace krait::inline v0_1::unicode\n// clang-format on\n")
+        "}  // namespace unicode\n}  // namespace v0_1\n}  // namespace krait\n// clang-format on\n")
     print(f"{len(runs)} runs, {len(changes)} changes")
 
 

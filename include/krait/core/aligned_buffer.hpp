@@ -13,7 +13,8 @@
 
 #include "krait/core/config.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Bytes of a cache line, and of the widest vector register: the alignment of every block.
 inline constexpr std::size_t alignment = 64;
@@ -69,4 +70,5 @@ class AlignedBuffer {
   Index size_ = 0;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -25,7 +25,8 @@
 #  define KRAIT_RESTRICT
 #endif
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Sizes, extents and offsets, in elements unless said otherwise. Signed, so that differences are
 /// safe; 64 bits, so that products of two extents of a real tensor cannot overflow.
@@ -34,4 +35,5 @@ using Index = std::int64_t;
 /// Id of a vocabulary entry; a byte value for byte-level models.
 using Token = std::int32_t;
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

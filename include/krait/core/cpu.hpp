@@ -8,7 +8,8 @@
 
 #include "krait/core/error.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Instruction-set levels that kernels exist for, weakest first. All give the same bits.
 enum class Isa : int { scalar, sse4, avx2, avx512, avx512_vnni, avx512_bf16, neon };
@@ -36,4 +37,5 @@ KRAIT_API Result<void> force_isa(Isa isa);
 /// is ignored by `active_isa` and this is the error to show.
 KRAIT_API Result<void> check_isa_environment();
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -9,7 +9,8 @@
 
 #include "krait/core/config.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Type of a tensor's elements. The names are those of the safetensors format.
 enum class DType : std::uint8_t { f32, f16, bf16, f64, i64, i32, i16, i8, u8, boolean };
@@ -145,4 +146,5 @@ constexpr f16 to_f16(float x) noexcept {
   return {static_cast<std::uint16_t>(sign | (kept + up))};
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

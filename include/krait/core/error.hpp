@@ -18,7 +18,8 @@
 
 #include "krait/core/config.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// What kind of thing went wrong. Values are stable: new ones are added at the end.
 enum class ErrorCode : int {
@@ -167,7 +168,8 @@ class [[nodiscard]] Result<void> {
   bool failed_ = false;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait
 
 #define KRAIT_CONCAT_INNER(a, b) a##b
 #define KRAIT_CONCAT(a, b) KRAIT_CONCAT_INNER(a, b)

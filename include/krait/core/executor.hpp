@@ -16,7 +16,8 @@
 #include "krait/core/float_environment.hpp"
 #include "krait/core/function_ref.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Runs numbered tasks, possibly at the same time.
 class KRAIT_API Executor {
@@ -111,4 +112,5 @@ void parallel_for(Executor& executor, Index n, Index block, Body&& body) {
 KRAIT_API void parallel_for_blocks(Executor& executor, Index n, Index block,
                                    FunctionRef<void(Range, int)> body);
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

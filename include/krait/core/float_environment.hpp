@@ -7,7 +7,8 @@
 
 #include "krait/core/config.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// For its lifetime the calling thread rounds to nearest even and neither flushes subnormal
 /// results nor treats subnormal operands as zero; then the thread's own setting returns. Every
@@ -37,4 +38,5 @@ class KRAIT_API FlushToZero {
   std::uint64_t saved_ = 0;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

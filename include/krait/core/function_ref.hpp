@@ -9,7 +9,8 @@
 
 #include "krait/core/config.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 template <class Signature>
 class FunctionRef;
@@ -40,4 +41,5 @@ class FunctionRef<R(Args...)> {
   R (*call_)(void*, Args...) = nullptr;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -7,7 +7,8 @@
 
 #include "krait/core/config.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 enum class LogLevel : int { debug, info, warning };
 
@@ -20,4 +21,5 @@ KRAIT_API void set_log_callback(LogCallback callback, void* user = nullptr) noex
 /// Sends a message to the callback, if there is one.
 KRAIT_API void log(LogLevel level, std::string_view message) noexcept;
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

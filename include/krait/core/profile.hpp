@@ -17,7 +17,9 @@
 #  include <string_view>
 #endif
 
-namespace krait::inline v0_1::profile {
+namespace krait {
+inline namespace v0_1 {
+namespace profile {
 
 /// What the zones of one name cost since `reset`.
 struct Total {
@@ -118,4 +120,6 @@ constexpr void reset() noexcept {}
 
 #endif
 
-}  // namespace krait::inline v0_1::profile
+}  // namespace profile
+}  // namespace v0_1
+}  // namespace krait

@@ -12,7 +12,8 @@
 
 #include "krait/core/config.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// The Philox4x32 bijection with 10 rounds: 128 random bits for a 128-bit counter and 64-bit key.
 constexpr std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,
@@ -54,4 +55,5 @@ constexpr double random_uniform(const RandomCounter& at) noexcept {
   return static_cast<double>(high >> 11U) * 0x1p-53;
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -8,7 +8,8 @@
 
 #include "krait/core/aligned_buffer.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// A booking: `floats_per_token` floats for each token of a run.
 struct ScratchSlot {
@@ -59,4 +60,5 @@ class Scratch {
   Index max_tokens_ = 0;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

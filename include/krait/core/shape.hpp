@@ -12,7 +12,8 @@
 
 #include "krait/core/config.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// a · b for sizes: nothing if either is negative or the product does not fit.
 constexpr std::optional<Index> checked_product(Index a, Index b) noexcept {
@@ -91,4 +92,5 @@ inline std::string to_string(const Shape& shape) {
   return text + "]";
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -9,7 +9,8 @@
 #include "krait/core/aligned_buffer.hpp"
 #include "krait/core/tensor_view.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// A contiguous row-major tensor, zero at first, 64-byte aligned. For tools, tests and whatever is
 /// computed from weights; models themselves work on views. Deep copies; throws std::bad_alloc.
@@ -37,4 +38,5 @@ class Tensor {
   Shape shape_;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -10,7 +10,8 @@
 #include "krait/core/dtype.hpp"
 #include "krait/core/shape.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// A row-major matrix that belongs to somebody else. Rows may lie further apart than they are
 /// long. Converts from mutable to const, never back.
@@ -65,4 +66,5 @@ struct TensorView {
   }
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

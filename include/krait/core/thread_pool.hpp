@@ -7,7 +7,8 @@
 
 #include "krait/core/executor.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Number of threads this process may use: the affinity mask, cut by the cgroup's CPU quota; at
 /// least 1. The machine may have more.
@@ -38,4 +39,5 @@ class KRAIT_API ThreadPool final : public Executor {
   std::unique_ptr<Shared> shared_;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -14,7 +14,8 @@
 #include "krait/models/session.hpp"
 #include "krait/text/tokenizer.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// What `generate` does.
 struct GenerationOptions {
@@ -89,4 +90,5 @@ KRAIT_API Result<Generation> generate(Session& session, const Tokenizer& tokeniz
 /// those of Session::prefill.
 KRAIT_API Result<void> prefill(Session& session, Sequence& sequence, Progress progress = {});
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

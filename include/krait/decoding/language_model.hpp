@@ -12,7 +12,8 @@
 #include "krait/models/registry.hpp"
 #include "krait/text/tokenizer.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Everything text generation needs of a checkpoint.
 struct LanguageModel {
@@ -42,4 +43,5 @@ KRAIT_API Result<LanguageModel> load_language_model(const CheckpointBytes& bytes
 KRAIT_API Result<std::shared_ptr<const Tokenizer>> make_tokenizer(const Checkpoint& checkpoint,
                                                                   const ModelConfig& config);
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -10,7 +10,8 @@
 
 #include "krait/core/error.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// The steps of the chain, in the order they are applied. Each sees the renormalised result of the
 /// one before; names, order and meaning are those of Hugging Face's generate. The defaults leave
@@ -84,4 +85,5 @@ class KRAIT_API Sampler {
   std::size_t sorted_ = 0;  // the first so many are in descending order, all others are below them
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

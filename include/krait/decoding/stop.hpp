@@ -10,7 +10,8 @@
 
 #include "krait/core/config.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Passes text on until one of the stop strings has appeared, across any boundaries between pieces.
 /// Text that might be the beginning of a stop string is held back until that is decided. The string
@@ -51,4 +52,5 @@ class KRAIT_API StopMatcher {
   bool stopped_ = false;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

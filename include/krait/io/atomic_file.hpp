@@ -10,7 +10,8 @@
 
 #include "krait/core/error.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Writes to a temporary name beside `path`; `commit` flushes it to the device and renames it.
 /// Without a commit, the destructor removes the temporary file and `path` is left as it was. A file
@@ -60,4 +61,5 @@ class KRAIT_API AtomicDirectory {
   std::string temporary_;  // empty when there is none
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -9,7 +9,8 @@
 
 #include "krait/core/error.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// The folders bundled models are looked for in, in this order: ../share/krait/models beside the
 /// running program's folder, the installation this library was built for, the source tree.
@@ -18,4 +19,5 @@ KRAIT_API std::vector<std::string> bundled_model_places();
 /// The folder of the bundled model of that name. The error lists the names there are.
 KRAIT_API Result<std::string> bundled_model_path(std::string_view name);
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -13,7 +13,8 @@
 #include "krait/io/mapped_file.hpp"
 #include "krait/io/weight_store.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// The parts of a checkpoint. Configuration and tokenizer are kept as the bytes they were found
 /// as: reading them is the business of `registry.hpp` and of the text floor.
@@ -57,4 +58,5 @@ struct CheckpointBytes {
 };
 KRAIT_API Result<Checkpoint> open_checkpoint(const CheckpointBytes& bytes);
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -11,7 +11,8 @@
 #include "krait/core/error.hpp"
 #include "krait/core/flow.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// How a file's bytes come into memory.
 enum class WeightsMode {
@@ -53,4 +54,5 @@ KRAIT_API std::shared_ptr<const FileBytes> borrow_bytes(std::span<const std::byt
 KRAIT_API Result<std::string> read_text_file(const std::string& path,
                                              std::size_t limit = std::size_t{256} << 20U);
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -9,7 +9,8 @@
 
 #include "krait/io/atomic_file.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Writes a .npy file (format 1.0, little-endian f32, [rows, cols]) row by row. The file appears
 /// under its name when it is complete.
@@ -32,4 +33,5 @@ class KRAIT_API NpyWriter {
   Index rows_ = 0;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

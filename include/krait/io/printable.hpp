@@ -10,7 +10,8 @@
 
 #include "krait/core/error.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// The text on one line, cut after about `limit` bytes, without anything that could steer a
 /// terminal or mislead a reader: control characters (C0, DEL, C1), line and paragraph separators,
@@ -28,4 +29,5 @@ Result<T> printable(Result<T> result) {
   return printable(std::move(result).error());
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -8,7 +8,8 @@
 #include "krait/io/mapped_file.hpp"
 #include "krait/io/weight_store.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Adds every tensor of a torch.save archive (a ZIP of stored entries with a pickle of protocol 2)
 /// whose top level is a dictionary of tensors, or holds one as "state_dict", "model", "module" or
@@ -22,4 +23,5 @@ namespace krait::inline v0_1 {
 /// with other Python objects in them).
 KRAIT_API Result<void> read_pytorch_bin(std::shared_ptr<const FileBytes> file, WeightStore& store);
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -13,7 +13,8 @@
 #include "krait/io/mapped_file.hpp"
 #include "krait/io/weight_store.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Adds every tensor of a safetensors file to `store`, pointing into `file` (copied where its
 /// elements would not be aligned). Checks the header's length, shapes, offsets (in range, sized as
@@ -77,4 +78,5 @@ KRAIT_API Result<void> write_safetensors(
     const std::string& path, const std::vector<NamedTensor>& tensors,
     const std::map<std::string, std::string, std::less<>>& metadata = {});
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

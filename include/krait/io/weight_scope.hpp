@@ -23,7 +23,8 @@
 #include "krait/core/tensor_view.hpp"
 #include "krait/io/weight_store.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// In which form the weight matrices are held in memory.
 enum class WeightForm { file, f32, f16, bf16, q8, q4 };
@@ -234,4 +235,5 @@ KRAIT_API std::optional<Index> find_not_finite(const TensorView& tensor) noexcep
 KRAIT_API std::string not_representable(const TensorView& from, Index element,
                                         std::string_view form, Index first_row = 0);
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

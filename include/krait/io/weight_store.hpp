@@ -14,7 +14,8 @@
 
 #include "krait/core/tensor_view.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Tensors by name, with shared ownership of the files or blocks behind them. A copy shares both.
 class WeightStore {
@@ -82,4 +83,5 @@ class WeightStore {
   std::vector<std::shared_ptr<const void>> owners_;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -6,7 +6,9 @@
 #include "krait/core/executor.hpp"
 #include "krait/core/tensor_view.hpp"
 
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 /// Arguments of `conv1d_silu`.
 struct Conv1dArgs {
@@ -29,4 +31,6 @@ struct Conv1dArgs {
 /// Oracle   ref::conv1d_silu.
 KRAIT_API void conv1d_silu(const Conv1dArgs& args) noexcept;
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait

@@ -7,7 +7,9 @@
 
 #include "krait/core/config.hpp"
 
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 /// y = e^x, below 0.9 ulp over the whole range, subnormal results included.
 KRAIT_API void exp(std::span<const float> x, std::span<float> y) noexcept;
@@ -40,4 +42,6 @@ KRAIT_API void silu_mul(std::span<const float> a, std::span<const float> b,
 /// y = a · x + y, one rounding.
 KRAIT_API void add_scaled(float a, std::span<const float> x, std::span<float> y) noexcept;
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait

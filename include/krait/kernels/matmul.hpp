@@ -5,7 +5,9 @@
 
 #include "krait/kernels/matvec.hpp"
 
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 /// Arguments of `matmul`.
 struct MatmulArgs {
@@ -35,4 +37,6 @@ KRAIT_API void pack_tiles(MatrixView<const float> x, float* tiles) noexcept;
 /// `matmul` for a few tokens that have been packed, once for all threads. The same bits.
 KRAIT_API void matmul_tiles(const MatmulArgs& args) noexcept;
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait

@@ -6,7 +6,9 @@
 #include "krait/core/aligned_buffer.hpp"
 #include "krait/kernels/matvec.hpp"
 
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 /// Activations of several tokens in bfloat16.
 struct Bf16Activations {
@@ -45,4 +47,6 @@ struct MatmulBf16Args {
 /// Oracle   ref::matmul_bf16.
 KRAIT_API void matmul_bf16(const MatmulBf16Args& args) noexcept;
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait

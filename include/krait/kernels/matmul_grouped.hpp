@@ -5,7 +5,9 @@
 
 #include "krait/kernels/quant.hpp"
 
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 /// Arguments of `matmul_grouped`.
 struct MatmulGroupedArgs {
@@ -26,4 +28,6 @@ struct MatmulGroupedArgs {
 /// Oracle   ref::matmul_grouped.
 KRAIT_API void matmul_grouped(const MatmulGroupedArgs& args) noexcept;
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait

@@ -15,7 +15,9 @@
 #include "krait/core/aligned_buffer.hpp"
 #include "krait/kernels/matvec.hpp"
 
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 /// Which elements of a row are a lane's, in which order.
 enum class LaneOrder : std::uint8_t {
@@ -145,4 +147,6 @@ KRAIT_API void matmul_panels(const MatmulPanelsArgs& args) noexcept;
 /// and weights of that type.
 KRAIT_API bool panels_pay(Index tokens, DType weights) noexcept;
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait

@@ -6,7 +6,9 @@
 #include "krait/core/executor.hpp"
 #include "krait/core/tensor_view.hpp"
 
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 /// A row-major matrix of stored weights, [rows, cols], rows contiguous: one row per output.
 struct DenseWeights {
@@ -34,4 +36,6 @@ struct MatvecArgs {
 /// Oracle   ref::matvec.
 KRAIT_API void matvec(const MatvecArgs& args) noexcept;
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait

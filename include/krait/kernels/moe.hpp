@@ -5,7 +5,9 @@
 
 #include "krait/core/tensor_view.hpp"
 
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 /// What a router makes of its logits before it chooses.
 enum class RouterScore {
@@ -41,4 +43,6 @@ struct RouteArgs {
 /// Oracle  ref::route.
 KRAIT_API void route(const RouteArgs& args) noexcept;
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait

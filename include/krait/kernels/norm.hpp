@@ -5,7 +5,9 @@
 
 #include "krait/core/tensor_view.hpp"
 
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 /// Arguments of `rms_norm` and `layer_norm`.
 struct NormArgs {
@@ -34,4 +36,6 @@ KRAIT_API void rms_norm(const NormArgs& args) noexcept;
 /// Oracle   ref::layer_norm.
 KRAIT_API void layer_norm(const NormArgs& args) noexcept;
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait

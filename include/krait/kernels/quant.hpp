@@ -14,7 +14,9 @@
 #include "krait/core/executor.hpp"
 #include "krait/core/tensor_view.hpp"
 
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 /// How a weight is stored: w ≈ scale · q, one scale (f16) for each row and group of 32 inputs.
 enum class GroupedForm : std::uint8_t {
@@ -104,4 +106,6 @@ struct Int8Activations {
 KRAIT_API void quantize_activations(MatrixView<const float> x, Range tokens,
                                     const Int8Activations& out) noexcept;
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait

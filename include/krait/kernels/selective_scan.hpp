@@ -7,7 +7,9 @@
 #include "krait/core/executor.hpp"
 #include "krait/core/tensor_view.hpp"
 
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 /// Channels of one block of the state: the contract's 16 lanes.
 inline constexpr Index scan_block = 16;
@@ -53,4 +55,6 @@ struct SelectiveScanArgs {
 /// Oracle   ref::selective_scan.
 KRAIT_API void selective_scan(const SelectiveScanArgs& args) noexcept;
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait

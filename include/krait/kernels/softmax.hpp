@@ -7,7 +7,9 @@
 
 #include "krait/core/config.hpp"
 
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 /// y = exp(x - max) / Σ exp(x - max). x must not be empty; -inf entries get 0. y may be x.
 /// A NaN, an infinite maximum, or nothing but -inf gives NaN everywhere (one bit pattern).
@@ -25,4 +27,6 @@ KRAIT_API void log_softmax(std::span<const float> x, std::span<float> y) noexcep
 /// 0 if all are NaN.
 KRAIT_API Index argmax(std::span<const float> x) noexcept;
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait

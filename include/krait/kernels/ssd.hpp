@@ -8,7 +8,9 @@
 #include "krait/core/executor.hpp"
 #include "krait/core/tensor_view.hpp"
 
-namespace krait::inline v0_1::kernels {
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
 
 /// Arguments of `ssd_scan`.
 struct SsdScanArgs {
@@ -47,4 +49,6 @@ struct SsdScanArgs {
 /// Oracle   ref::ssd_scan.
 KRAIT_API void ssd_scan(const SsdScanArgs& args) noexcept;
 
-}  // namespace krait::inline v0_1::kernels
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait

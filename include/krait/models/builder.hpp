@@ -12,7 +12,8 @@
 #include "krait/models/model.hpp"
 #include "krait/models/spec.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Records the residual blocks of one layer.
 class LayerBuilder {
@@ -106,4 +107,5 @@ class ModelBuilder {
   ModelSpec spec_;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

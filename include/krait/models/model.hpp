@@ -12,7 +12,8 @@
 #include "krait/models/state.hpp"
 #include "krait/modules/residual.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// A handle to an immutable model: cheap to copy. Made by `ModelBuilder::build` or `load_model`.
 class KRAIT_API Model {
@@ -58,4 +59,5 @@ class KRAIT_API Model {
   std::shared_ptr<const Parts> parts_;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

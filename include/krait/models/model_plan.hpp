@@ -9,7 +9,8 @@
 #include "krait/models/spec.hpp"
 #include "krait/modules/plan.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Tensors, bytes and parameters of a model.
 struct ModelPlan {
@@ -33,4 +34,5 @@ KRAIT_API Result<ModelPlan> plan_model(const ModelSpec& spec, const WeightStore*
                                        const std::string& prefix = "",
                                        const WeightOptions& options = {});
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

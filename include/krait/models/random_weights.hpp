@@ -9,7 +9,8 @@
 #include "krait/io/weight_store.hpp"
 #include "krait/models/spec.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Tensors of every name and shape the spec needs, a pure function of (spec, seed): matrices
 /// uniform with variance 1/in, norms 1, A_log = ln(1 … d_state), D 1, time-step biases such that dt
@@ -19,4 +20,5 @@ KRAIT_API Result<WeightStore> random_weights(const ModelSpec& spec, std::uint64_
                                              const std::string& prefix = "",
                                              DType dtype = DType::f32);
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -11,7 +11,8 @@
 #include "krait/io/checkpoint.hpp"
 #include "krait/models/builder.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// What a configuration says, beside the spec.
 struct ModelConfig {
@@ -71,4 +72,5 @@ KRAIT_API Result<CheckpointPlan> plan_checkpoint(const std::string& path,
 /// Just the model.
 KRAIT_API Result<Model> load_model(const std::string& path, const LoadOptions& options = {});
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -9,7 +9,8 @@
 
 #include "krait/models/model.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// A state together with the tokens it stands for. Copy it to fork the text.
 struct Sequence {
@@ -40,4 +41,5 @@ struct Sequence {
   }
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -15,7 +15,8 @@
 #include "krait/core/scratch.hpp"
 #include "krait/models/model.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Sizes of a session's working memory, and who watches it.
 struct SessionOptions {
@@ -157,4 +158,5 @@ class KRAIT_API Session {
   std::vector<Token> tokens_;  // [max_verify], the drafts one after another
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -19,7 +19,8 @@
 #include "krait/modules/moe.hpp"
 #include "krait/modules/norms.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// A block that an application supplies. Two CustomSpecs are equal if they have the same kind and
 /// parameters; `bind` is called once per layer, when the model is built and when it is planned.
@@ -81,4 +82,5 @@ KRAIT_API Result<void> validate(const ModelSpec& spec);
 /// Several lines: one per part, equal layers folded.
 KRAIT_API std::string to_string(const ModelSpec& spec);
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

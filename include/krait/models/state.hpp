@@ -13,7 +13,8 @@
 #include "krait/core/aligned_buffer.hpp"
 #include "krait/modules/plan.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Where in a state block each tensor lies, and which model the states belong to.
 struct StateLayout {
@@ -66,4 +67,5 @@ class KRAIT_API State {
   Index position_ = 0;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

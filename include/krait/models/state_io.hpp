@@ -9,7 +9,8 @@
 #include "krait/io/mapped_file.hpp"
 #include "krait/models/sequence.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Writes a safetensors file: every tensor of the state by its path, `tokens`, and in the metadata
 /// the format version, the model's fingerprint, the position, how many tokens are pending and how
@@ -28,4 +29,5 @@ KRAIT_API Result<Sequence> load_state(const Model& model, const std::string& pat
 /// The same from bytes in memory; they are copied.
 KRAIT_API Result<Sequence> load_state(const Model& model, std::shared_ptr<const FileBytes> file);
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

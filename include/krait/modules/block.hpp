@@ -17,7 +17,8 @@
 #include "krait/core/tensor_view.hpp"
 #include "krait/modules/plan.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// The consecutive rows of a run that belong to one sequence, and that sequence's state.
 struct SequenceRows {
@@ -101,4 +102,5 @@ class KRAIT_API Block {
   virtual std::string description() const = 0;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -13,7 +13,8 @@
 #include "krait/io/weight_scope.hpp"
 #include "krait/modules/block.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Plain data from which a block is made.
 template <class Spec>
@@ -41,4 +42,5 @@ KRAIT_API std::string spec_number(float value);
 /// "[spec] what: expected X, found Y".
 KRAIT_API Error bad_spec(std::string_view what, std::string_view expected, std::string_view found);
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

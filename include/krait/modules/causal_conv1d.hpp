@@ -7,7 +7,8 @@
 #include "krait/kernels/conv1d.hpp"
 #include "krait/modules/block.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// `conv1d.weight` [channels, 1, d_conv] and `conv1d.bias` [channels] of a Mamba block. The state
 /// is the last d_conv - 1 raw inputs, [d_conv - 1, channels], oldest first: the reference
@@ -65,4 +66,5 @@ class CausalConv1d {
   StateSlot state_;                // [d_conv - 1, channels]
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -7,7 +7,8 @@
 
 #include "krait/modules/linear.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Sizes of the token embedding.
 struct EmbeddingSpec {
@@ -43,4 +44,5 @@ class Embedding {
   Linear matrix_;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

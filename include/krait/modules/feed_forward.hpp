@@ -9,7 +9,8 @@
 #include "krait/kernels/elementwise.hpp"
 #include "krait/modules/linear.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// The function between the two matrices.
 enum class Activation { relu, silu };
@@ -81,4 +82,5 @@ class FeedForward {
   Activation activation_;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

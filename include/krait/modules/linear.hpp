@@ -21,7 +21,8 @@
 #include "krait/kernels/matvec.hpp"
 #include "krait/modules/block.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Where the outputs of a product may be cut between threads: at cache lines, which is fine enough
 /// to split matrices of few rows evenly.
@@ -288,4 +289,5 @@ class Linear {
   Form form_;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

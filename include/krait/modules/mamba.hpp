@@ -25,7 +25,8 @@
 #include "krait/modules/causal_conv1d.hpp"
 #include "krait/modules/linear.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Sizes of a Mamba block; the defaults are those of the published models.
 struct MambaSpec {
@@ -251,4 +252,5 @@ inline Result<std::unique_ptr<const Block>> MambaSpec::bind(const WeightScope& w
   return Mamba::bind(*this, weights, plan);
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

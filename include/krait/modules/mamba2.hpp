@@ -27,7 +27,8 @@
 #include "krait/modules/causal_conv1d.hpp"
 #include "krait/modules/linear.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Where the norm of the recurrence's output stands; its statistics are those of a group.
 enum class GatedNorm {
@@ -301,4 +302,5 @@ inline Result<std::unique_ptr<const Block>> Mamba2Spec::bind(const WeightScope& 
   return Mamba2::bind(*this, weights, plan);
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

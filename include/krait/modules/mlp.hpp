@@ -11,7 +11,8 @@
 #include "krait/modules/block_spec.hpp"
 #include "krait/modules/feed_forward.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Sizes of a feed-forward block, and the names of its two matrices below its own.
 struct MlpSpec {
@@ -78,4 +79,5 @@ inline Result<std::unique_ptr<const Block>> MlpSpec::bind(const WeightScope& wei
   return std::unique_ptr<const Block>(std::make_unique<Mlp>(std::move(network), plan));
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -24,7 +24,8 @@
 #include "krait/modules/block_spec.hpp"
 #include "krait/modules/feed_forward.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// How tokens are sent to experts. See `kernels::route`. There is no capacity limit: at inference
 /// no token is dropped.
@@ -301,4 +302,5 @@ inline Result<std::unique_ptr<const Block>> MoeSpec::bind(const WeightScope& wei
   return Moe::bind(*this, weights, plan);
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

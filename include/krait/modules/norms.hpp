@@ -11,7 +11,8 @@
 #include "krait/io/weight_scope.hpp"
 #include "krait/kernels/norm.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Root-mean-square norm, without bias. `kernels::rms_norm`.
 struct RmsNormSpec {
@@ -64,4 +65,5 @@ class Norm {
   const float* bias_ = nullptr;    // [d], layer norm only
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -10,7 +10,8 @@
 #include "krait/core/scratch.hpp"
 #include "krait/core/shape.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// A booking in the state of a sequence.
 struct StateSlot {
@@ -68,4 +69,5 @@ class Plan {
   std::vector<StateTensor> state_tensors_;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -13,7 +13,8 @@
 #include "krait/modules/block.hpp"
 #include "krait/modules/norms.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Norm, block, and the addition to the residual stream, which stays in f32.
 class Residual {
@@ -84,4 +85,5 @@ class Residual {
   Slots slots_;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -8,7 +8,8 @@
 
 #include "krait/core/config.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// Holds back the bytes of a character that is not complete yet. Bytes that can never become valid
 /// UTF-8 are replaced by U+FFFD, one for each maximal ill-formed part, as the Unicode standard
@@ -29,4 +30,5 @@ class KRAIT_API StreamDecoder {
   std::string ready_;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

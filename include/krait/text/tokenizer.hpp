@@ -11,7 +11,8 @@
 
 #include "krait/core/error.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// How a text is encoded.
 struct EncodeOptions {
@@ -62,4 +63,5 @@ KRAIT_API Result<std::shared_ptr<const Tokenizer>> read_tokenizer_json(std::stri
 /// One id per byte value, vocabulary 256, no special tokens (MambaByte).
 KRAIT_API std::shared_ptr<const Tokenizer> byte_tokenizer();
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

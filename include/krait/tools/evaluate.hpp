@@ -7,7 +7,8 @@
 
 #include "krait/models/session.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// How far a model's predictions are from those of a reference, over the positions of a text.
 struct KlDivergence {
@@ -27,4 +28,5 @@ struct KlDivergence {
 Result<KlDivergence> kl_divergence(Session& reference, Session& model, Executor& executor,
                                    std::span<const Token> tokens, Progress progress = {});
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

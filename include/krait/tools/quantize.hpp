@@ -10,7 +10,8 @@
 #include "krait/core/flow.hpp"
 #include "krait/io/weight_scope.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// What became of a checkpoint. A matrix of codes counts as one tensor with its scales.
 struct QuantizeSummary {
@@ -39,4 +40,5 @@ Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
                                             const std::string& destination, WeightForm form,
                                             Executor& executor, Progress progress = {});
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

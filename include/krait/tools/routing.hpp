@@ -9,7 +9,8 @@
 
 #include "krait/models/model.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// The use of the experts of one mixture, over the tokens that a session ran.
 struct ExpertUse {
@@ -41,4 +42,5 @@ class RoutingStatistics final : public RoutingObserver {
   std::vector<ExpertUse> layers_;
 };
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -3,7 +3,8 @@
 
 #include "models/families/common.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 bool recognises(const ConfigReader& config) { return config.has("mamba_moe_layers"); }
@@ -100,4 +101,5 @@ Result<void> read(ConfigReader& config, ModelConfig& result) {
 
 const Family blackmamba_family{"blackmamba", recognises, read};
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -3,7 +3,8 @@
 
 #include "models/families/common.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 bool recognises(const ConfigReader& config) {
@@ -32,4 +33,5 @@ Result<void> read(ConfigReader& config, ModelConfig& result) {
 
 const Family codestral_family{"codestral (params.json)", recognises, read};
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

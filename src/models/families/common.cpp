@@ -2,7 +2,8 @@
 
 #include <limits>
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 Result<Index> layer_count(const ConfigReader& config, std::string_view key,
                           std::optional<Index> fallback) {
@@ -87,4 +88,5 @@ Result<void> read_transformers_model(ConfigReader& config, const BlockSpec& mixe
   return {};
 }
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

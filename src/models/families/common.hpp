@@ -5,7 +5,8 @@
 
 #include "models/families/families.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// The number of layers; refuses more than any model has, since each costs memory before a single
 /// tensor is looked up.
@@ -40,4 +41,5 @@ struct TransformersDefaults {
 Result<void> read_transformers_model(ConfigReader& config, const BlockSpec& mixer,
                                      const TransformersDefaults& defaults, ModelConfig& result);
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -2,7 +2,8 @@
 
 #include "models/families/common.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 bool recognises(const ConfigReader& config) {
@@ -23,4 +24,5 @@ Result<void> read(ConfigReader& config, ModelConfig& result) {
 
 const Family falcon_mamba_family{"falcon_mamba", recognises, read};
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

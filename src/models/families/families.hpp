@@ -6,7 +6,8 @@
 
 #include "models/config_reader.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 
 /// How one kind of configuration becomes a spec. A new family is a new file that defines one, and a
 /// line in the list below.
@@ -35,4 +36,5 @@ struct Family {
 KRAIT_FAMILIES(KRAIT_DECLARE_FAMILY)
 #undef KRAIT_DECLARE_FAMILY
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

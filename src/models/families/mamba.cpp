@@ -2,7 +2,8 @@
 
 #include "models/families/common.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 bool recognises(const ConfigReader& config) {
@@ -20,4 +21,5 @@ Result<void> read(ConfigReader& config, ModelConfig& result) {
 
 const Family mamba_family{"mamba", recognises, read};
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -2,7 +2,8 @@
 
 #include "models/families/common.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 bool recognises(const ConfigReader& config) {
@@ -62,4 +63,5 @@ void adapt(const WeightStore& weights, ModelConfig& config) {
 
 const Family mamba2_family{"mamba2", recognises, read, adapt};
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -4,7 +4,8 @@
 
 #include "models/families/common.hpp"
 
-namespace krait::inline v0_1 {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 bool recognises(const ConfigReader& config) {
@@ -122,4 +123,5 @@ Result<void> read(ConfigReader& config, ModelConfig& result) {
 const Family state_spaces_family{"state-spaces (Mamba, Mamba-2, MambaByte, MoE-Mamba)", recognises,
                                  read};
 
-}  // namespace krait::inline v0_1
+}  // namespace v0_1
+}  // namespace krait

@@ -8,7 +8,9 @@
 #include "krait/kernels/conv1d.hpp"
 #include "krait/kernels/ref/elementwise.hpp"
 
-namespace krait::inline v0_1::ref {
+namespace krait {
+inline namespace v0_1 {
+namespace ref {
 
 /// The bits of kernels::conv1d_silu.
 inline void conv1d_silu(const kernels::Conv1dArgs& args) noexcept {
@@ -47,4 +49,6 @@ inline void conv1d_silu_oracle(const kernels::Conv1dArgs& args, MatrixView<doubl
   }
 }
 
-}  // namespace krait::inline v0_1::ref
+}  // namespace ref
+}  // namespace v0_1
+}  // namespace krait

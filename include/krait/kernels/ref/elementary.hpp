@@ -10,7 +10,9 @@
 
 #include "krait/core/config.hpp"
 
-namespace krait::inline v0_1::ref {
+namespace krait {
+inline namespace v0_1 {
+namespace ref {
 
 /// Scalar operations for elementary.inl.
 struct ScalarOps {
@@ -69,4 +71,6 @@ struct ScalarOps {
 #include "krait/kernels/ref/elementary.inl"
 #undef KRAIT_INLINE
 
-}  // namespace krait::inline v0_1::ref
+}  // namespace ref
+}  // namespace v0_1
+}  // namespace krait

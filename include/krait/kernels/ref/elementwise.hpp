@@ -8,7 +8,9 @@
 
 #include "krait/kernels/ref/elementary.hpp"
 
-namespace krait::inline v0_1::ref {
+namespace krait {
+inline namespace v0_1 {
+namespace ref {
 
 /// ln(1 + e^x) in double precision, precise at both ends.
 inline double softplus_oracle(double x) noexcept {
@@ -74,4 +76,6 @@ inline void add_scaled(float a, std::span<const float> x, std::span<float> y) no
   for (std::size_t i = 0; i < x.size(); ++i) y[i] = std::fma(a, x[i], y[i]);
 }
 
-}  // namespace krait::inline v0_1::ref
+}  // namespace ref
+}  // namespace v0_1
+}  // namespace krait

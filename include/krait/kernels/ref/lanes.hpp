@@ -8,7 +8,9 @@
 
 #include "krait/core/dtype.hpp"
 
-namespace krait::inline v0_1::ref {
+namespace krait {
+inline namespace v0_1 {
+namespace ref {
 
 /// Accumulators of one output element.
 using Lanes = std::array<float, 16>;
@@ -39,4 +41,6 @@ inline float sum(const float* x, Index n) noexcept {
   return reduce(acc);
 }
 
-}  // namespace krait::inline v0_1::ref
+}  // namespace ref
+}  // namespace v0_1
+}  // namespace krait

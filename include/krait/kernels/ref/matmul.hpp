@@ -6,7 +6,9 @@
 #include "krait/kernels/matmul.hpp"
 #include "krait/kernels/ref/matvec.hpp"
 
-namespace krait::inline v0_1::ref {
+namespace krait {
+inline namespace v0_1 {
+namespace ref {
 
 /// The arguments of `matvec` for one token of a `matmul`.
 inline kernels::MatvecArgs token_of(const kernels::MatmulArgs& args, Index t) noexcept {
@@ -27,4 +29,6 @@ inline void matmul(const kernels::MatmulArgs& args) noexcept {
   for (Index t = 0; t < args.x.rows; ++t) ref::matvec(token_of(args, t));
 }
 
-}  // namespace krait::inline v0_1::ref
+}  // namespace ref
+}  // namespace v0_1
+}  // namespace krait

@@ -10,7 +10,9 @@
 #include "krait/kernels/matmul_bf16.hpp"
 #include "krait/kernels/ref/lanes.hpp"
 
-namespace krait::inline v0_1::ref {
+namespace krait {
+inline namespace v0_1 {
+namespace ref {
 
 /// A subnormal number becomes a zero of its sign.
 inline float flush(float x) noexcept {
@@ -73,4 +75,6 @@ inline void matmul_bf16(const kernels::MatmulBf16Args& args) noexcept {
   }
 }
 
-}  // namespace krait::inline v0_1::ref
+}  // namespace ref
+}  // namespace v0_1
+}  // namespace krait

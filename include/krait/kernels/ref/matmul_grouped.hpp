@@ -8,7 +8,9 @@
 #include "krait/kernels/matmul_grouped.hpp"
 #include "krait/kernels/ref/quant.hpp"
 
-namespace krait::inline v0_1::ref {
+namespace krait {
+inline namespace v0_1 {
+namespace ref {
 
 /// Σ_k q_W q_x over one group: an exact integer.
 inline std::int32_t group_sum(const kernels::MatmulGroupedArgs& args, Index t, Index r,
@@ -50,4 +52,6 @@ inline void matmul_grouped(const kernels::MatmulGroupedArgs& args) noexcept {
   }
 }
 
-}  // namespace krait::inline v0_1::ref
+}  // namespace ref
+}  // namespace v0_1
+}  // namespace krait

@@ -8,7 +8,9 @@
 #include "krait/kernels/ref/matmul_bf16.hpp"
 #include "krait/kernels/ref/matvec.hpp"
 
-namespace krait::inline v0_1::ref {
+namespace krait {
+inline namespace v0_1 {
+namespace ref {
 
 /// The bits of kernels::pack_activations. Places of a last tile that has fewer tokens are
 /// undefined.
@@ -55,4 +57,6 @@ inline void matmul_panels(const kernels::MatmulPanelsArgs& args) noexcept {
   }
 }
 
-}  // namespace krait::inline v0_1::ref
+}  // namespace ref
+}  // namespace v0_1
+}  // namespace krait

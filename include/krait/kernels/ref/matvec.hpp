@@ -8,7 +8,9 @@
 #include "krait/kernels/matvec.hpp"
 #include "krait/kernels/ref/lanes.hpp"
 
-namespace krait::inline v0_1::ref {
+namespace krait {
+inline namespace v0_1 {
+namespace ref {
 
 /// Σ_k W[r,k] x[k] by the contract's lanes, for any storage type.
 inline float dot_row(const kernels::DenseWeights& W, Index r, const float* x) noexcept {
@@ -56,4 +58,6 @@ inline void matvec(const kernels::MatvecArgs& args) noexcept {
   }
 }
 
-}  // namespace krait::inline v0_1::ref
+}  // namespace ref
+}  // namespace v0_1
+}  // namespace krait

@@ -13,7 +13,9 @@
 #include "krait/kernels/ref/elementwise.hpp"
 #include "krait/kernels/ref/softmax.hpp"
 
-namespace krait::inline v0_1::ref {
+namespace krait {
+inline namespace v0_1 {
+namespace ref {
 
 /// Indices of the top_k largest keys: ties go to the lowest index, NaN counts as -inf.
 template <class T>
@@ -86,4 +88,6 @@ inline std::vector<double> route_oracle(const kernels::RouteArgs& args, Index t)
   return gate;
 }
 
-}  // namespace krait::inline v0_1::ref
+}  // namespace ref
+}  // namespace v0_1
+}  // namespace krait

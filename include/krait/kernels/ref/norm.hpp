@@ -8,7 +8,9 @@
 #include "krait/kernels/norm.hpp"
 #include "krait/kernels/ref/lanes.hpp"
 
-namespace krait::inline v0_1::ref {
+namespace krait {
+inline namespace v0_1 {
+namespace ref {
 
 /// RMS norm in double precision.
 inline void rms_norm_oracle(const kernels::NormArgs& args, MatrixView<double> y) {
@@ -86,4 +88,6 @@ inline void layer_norm(const kernels::NormArgs& args) noexcept {
   }
 }
 
-}  // namespace krait::inline v0_1::ref
+}  // namespace ref
+}  // namespace v0_1
+}  // namespace krait

@@ -10,7 +10,9 @@
 
 #include "krait/kernels/quant.hpp"
 
-namespace krait::inline v0_1::ref {
+namespace krait {
+inline namespace v0_1 {
+namespace ref {
 
 /// The integer q of a weight, read from the layout that GroupedWeights describes.
 inline int code_at(const kernels::GroupedWeights& W, Index row, Index col) noexcept {
@@ -63,4 +65,6 @@ inline void quantize_activations(MatrixView<const float> x, Range tokens,
   }
 }
 
-}  // namespace krait::inline v0_1::ref
+}  // namespace ref
+}  // namespace v0_1
+}  // namespace krait

@@ -8,7 +8,9 @@
 #include "krait/kernels/ref/elementwise.hpp"
 #include "krait/kernels/selective_scan.hpp"
 
-namespace krait::inline v0_1::ref {
+namespace krait {
+inline namespace v0_1 {
+namespace ref {
 
 /// The bits of kernels::selective_scan.
 inline void selective_scan(const kernels::SelectiveScanArgs& args) noexcept {
@@ -48,4 +50,6 @@ inline void selective_scan_oracle(const kernels::SelectiveScanArgs& args, Matrix
   }
 }
 
-}  // namespace krait::inline v0_1::ref
+}  // namespace ref
+}  // namespace v0_1
+}  // namespace krait

@@ -10,7 +10,9 @@
 #include "krait/kernels/ref/elementary.hpp"
 #include "krait/kernels/ref/lanes.hpp"
 
-namespace krait::inline v0_1::ref {
+namespace krait {
+inline namespace v0_1 {
+namespace ref {
 
 /// The largest element that is not NaN, -inf if there is none.
 inline float max_of(std::span<const float> x) noexcept {
@@ -84,4 +86,6 @@ inline void softmax_oracle(std::span<const float> x, std::span<double> y) {
   for (std::size_t i = 0; i < x.size(); ++i) y[i] = std::exp(static_cast<double>(x[i]) - total);
 }
 
-}  // namespace krait::inline v0_1::ref
+}  // namespace ref
+}  // namespace v0_1
+}  // namespace krait

@@ -10,7 +10,9 @@
 #include "krait/kernels/ref/lanes.hpp"
 #include "krait/kernels/ssd.hpp"
 
-namespace krait::inline v0_1::ref {
+namespace krait {
+inline namespace v0_1 {
+namespace ref {
 
 /// The bits of kernels::ssd_scan.
 inline void ssd_scan(const kernels::SsdScanArgs& args) noexcept {
@@ -62,4 +64,6 @@ inline void ssd_scan_oracle(const kernels::SsdScanArgs& args, MatrixView<double>
   }
 }
 
-}  // namespace krait::inline v0_1::ref
+}  // namespace ref
+}  // namespace v0_1
+}  // namespace krait
