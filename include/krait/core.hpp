@@ -12,7 +12,6 @@
 #include "krait/core/float_environment.hpp"
 #include "krait/core/flow.hpp"
 #include "krait/core/function_ref.hpp"
-#include "krait/core/log.hpp"
 #include "krait/core/profile.hpp"
 #include "krait/core/rng.hpp"
 #include "krait/core/scratch.hpp"

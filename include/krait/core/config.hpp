@@ -19,12 +19,6 @@
 #  define KRAIT_HAS_EXCEPTIONS 0
 #endif
 
-#if defined(__GNUC__)
-#  define KRAIT_RESTRICT __restrict__
-#else
-#  define KRAIT_RESTRICT
-#endif
-
 namespace krait {
 inline namespace v0_1 {
 
