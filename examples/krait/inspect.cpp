@@ -115,7 +115,7 @@ Result<void> run_router_stats(const Options& options) {
     return Error{ErrorCode::bad_argument,
                  "[command] " + options.router_stats + ": expected a text, found an empty file"};
   }
-  Session session(runtime.model(), *runtime.threads, {.routing = &statistics});
+  Session session(runtime.model(), *runtime.threads, {.hook = &statistics});
   State state = runtime.model().initial_state();
   ProgressLine progress("router statistics", "tokens");
   const auto report = [&](Index done, Index total) { return progress(done, total); };

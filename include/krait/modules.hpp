@@ -8,6 +8,7 @@
 #include "krait/modules/causal_conv1d.hpp"
 #include "krait/modules/embedding.hpp"
 #include "krait/modules/feed_forward.hpp"
+#include "krait/modules/hook.hpp"
 #include "krait/modules/linear.hpp"
 #include "krait/modules/mamba.hpp"
 #include "krait/modules/mamba2.hpp"

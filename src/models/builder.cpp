@@ -98,7 +98,8 @@ Result<Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder, const std:
       tree.name(layer.path(residual.norm_name), norm.description());
       tree.name(layer.path(residual.block_name), block->description());
       parts.residuals.emplace_back(std::move(norm), std::move(block), source,
-                                   Residual::Slots{branch, layer_input, trail});
+                                   Residual::Slots{branch, layer_input, trail},
+                                   static_cast<Index>(i), layer.path(residual.block_name));
     }
   }
 

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -15,6 +14,7 @@
 #include "krait/core/float_environment.hpp"
 #include "krait/core/profile.hpp"
 #include "krait/kernels/softmax.hpp"
+#include "models/session_error.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -30,9 +30,8 @@ SessionOptions checked(SessionOptions options, const Model& model) {
   return options;
 }
 
-Error bad_argument(std::string_view what, std::string_view expected, std::string_view found) {
-  return {ErrorCode::bad_argument,
-          fmt::format("[session] {}: expected {}, found {}", what, expected, found)};
+std::size_t most_items(const SessionOptions& options) {
+  return static_cast<std::size_t>(std::max(options.max_batch, options.max_verify_batch));
 }
 
 // NaN and infinity are the numbers whose exponent is all ones: adding one to it then carries into
@@ -54,32 +53,6 @@ bool is_finite(std::span<const float> x) noexcept {
   std::uint32_t any = 0;
   for (const std::uint32_t bits : found) any |= bits;
   return (any & ~magnitude) == 0;
-}
-
-// Floats of a state that a task copies or adds up at least: 64 KiB.
-constexpr Index state_block = 16384;
-
-void copy(Executor& executor, std::span<const float> from, std::span<float> to) {
-  parallel_for(executor, static_cast<Index>(from.size()), state_block, [&](Range range) {
-    std::memcpy(to.data() + range.begin, from.data() + range.begin,
-                static_cast<std::size_t>(range.size()) * sizeof(float));
-  });
-}
-
-// Of every bit of a state. Integers, so the order in which the tasks add is free.
-std::uint64_t checksum(Executor& executor, std::span<const float> state) {
-  std::atomic<std::uint64_t> total{0};
-  parallel_for(executor, static_cast<Index>(state.size()), state_block, [&](Range range) {
-    std::uint64_t sum = 0;
-    for (Index i = range.begin; i < range.end; i += 2) {  // a layout has an even number of floats
-      std::uint64_t bits = 0;
-      std::memcpy(&bits, state.data() + i, sizeof bits);
-      const std::uint64_t mixed = (bits ^ static_cast<std::uint64_t>(i)) * 0x9E3779B97F4A7C15ULL;
-      sum += mixed ^ (mixed >> 32);
-    }
-    total.fetch_add(sum, std::memory_order_relaxed);
-  });
-  return total.load();
 }
 
 }  // namespace
@@ -126,16 +99,19 @@ Session::Session(Model model, Executor& executor, const SessionOptions& options)
       workspace_(model_.parts().workspace_floats * options_.chunk),
       x_(options_.chunk * model_.d_model()),
       logits_(std::max(options_.max_batch, options_.max_verify) * model_.vocab_padded()),
-      rows_(static_cast<std::size_t>(std::max(options_.max_batch, options_.max_verify_batch))),
-      distinct_(static_cast<std::size_t>(options_.max_batch)),
+      rows_(most_items(options_)),
+      ends_(rows_.size()),
+      distinct_(rows_.size()),
+      batch_(rows_.size()),
       trail_(model_.parts().trail, options_.max_verify),
-      verified_(options_.max_verify_batch * model_.parts().state_layout->floats),
-      drafts_(static_cast<std::size_t>(options_.max_verify_batch)),
-      tokens_(static_cast<std::size_t>(options_.max_verify)) {}
+      saved_(static_cast<std::size_t>(options_.max_verify_batch), model_.initial_state()),
+      drafts_(rows_.size()) {}
 
 std::size_t Session::bytes() const noexcept {
+  std::size_t saved = 0;
+  for (const State& state : saved_) saved += state.bytes();
   return scratch_.bytes() + workspace_.bytes() + x_.bytes() + logits_.bytes() + trail_.bytes() +
-         verified_.bytes();
+         saved;
 }
 
 Result<void> Session::check(std::span<const Token> tokens, const State& state) const {
@@ -167,36 +143,53 @@ Result<void> Session::check_model(const State& state) const {
                   given == nullptr ? "one of no model" : given->fingerprint)};
 }
 
-BlockContext Session::context(MatrixView<float> x, std::span<const SequenceRows> sequences,
-                              Trail trail) {
+BlockContext Session::context(MatrixView<float> x, std::span<const SequenceRows> sequences) {
   return {.x = x,
           .sequences = sequences,
           .executor = *executor_,
           .memory = scratch_,
-          .workspace = workspace_.span(),
-          .trail = trail,
-          .routing = options_.routing};
+          .workspace = workspace_.span()};
 }
 
-void Session::forward(std::span<const Token> tokens, std::span<const SequenceRows> sequences,
-                      Trail trail) {
+void Session::advance(std::span<const RunItem> items) {
   const Model::Parts& parts = model_.parts();
+  if (items.empty()) return;
+  Index total = 0;
+  bool has_hooks = false;
+  bool has_drafts = false;
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const RunItem& item = items[i];
+    SequenceRows& rows = rows_[i];
+    rows = {.first = total,
+            .count = static_cast<Index>(item.tokens.size()),
+            .position = item.state->position_,
+            .state = item.state->block_.data(),
+            .hook = item.hook != nullptr ? item.hook : options_.hook,
+            .item = static_cast<Index>(i),
+            .trail = item.tentative ? drafts_[i].first : -1};
+    has_hooks |= rows.hook != nullptr;
+    has_drafts |= item.tentative;
+    total += rows.count;
+  }
   BlockContext ctx =
-      context({x_.data(), static_cast<Index>(tokens.size()), model_.d_model()}, sequences, trail);
+      context({x_.data(), total, model_.d_model()}, std::span(rows_).first(items.size()));
+  ctx.trail = has_drafts ? &trail_ : nullptr;
+  ctx.has_hooks = has_hooks;
   {
     const profile::Zone zone("embedding");
-    parts.embedding.lookup(tokens, ctx.x);
+    for (std::size_t i = 0; i < items.size(); ++i) {
+      parts.embedding.lookup(items[i].tokens, ctx.x.rows_from(rows_[i].first, rows_[i].count));
+    }
   }
   for (const Residual& residual : parts.residuals) residual.forward(ctx);
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    items[i].state->set_position(rows_[i].position + rows_[i].count);
+  }
 }
 
-void Session::forward(std::span<const Token> tokens, State& state) {
-  const SequenceRows rows{.first = 0,
-                          .count = static_cast<Index>(tokens.size()),
-                          .position = state.position(),
-                          .state = state.block().data()};
-  forward(tokens, {&rows, 1});
-  state.set_position(state.position() + rows.count);
+void Session::advance(std::span<const Token> tokens, State& state) {
+  const RunItem item{.tokens = tokens, .state = &state};
+  advance({&item, 1});
 }
 
 void Session::head(Index first, MatrixView<float> logits) {
@@ -218,7 +211,6 @@ std::optional<std::string> Session::first_bad_layer(Token token, const State& st
       .first = 0, .count = 1, .position = state.position(), .state = copy.block().data()};
   const MatrixView<float> x(x_.data(), 1, model_.d_model());
   BlockContext ctx = context(x, {&rows, 1});
-  ctx.routing = nullptr;
   const FloatEnvironment environment;
   model_.parts().embedding.lookup({&token, 1}, x);
   if (!is_finite(x.row(0))) return spec.embedding_name;
@@ -255,6 +247,118 @@ Result<void> Session::check_finite(std::string_view what, std::span<const float>
                            layer ? fmt::format(" (first in {})", *layer) : "")};
 }
 
+Result<void> Session::check_run(std::span<const RunItem> items) {
+  if (items.size() > rows_.size()) {
+    return bad_argument("run", fmt::format("at most {} items", rows_.size()),
+                        fmt::to_string(items.size()));
+  }
+  Index tokens = 0;
+  Index drafts = 0;
+  Index tentative = 0;
+  Index rows = 0;
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const RunItem& item = items[i];
+    if (item.state == nullptr) return bad_argument("state", "states", "a null pointer");
+    KRAIT_RETURN_IF_ERROR(check(item.tokens, *item.state));
+    const auto count = static_cast<Index>(item.tokens.size());
+    tokens += count;
+    drafts += item.tentative ? 1 : 0;
+    tentative += item.tentative ? count : 0;
+    rows += item.logits == RunItem::Logits::all ? count : item.logits == RunItem::Logits::last;
+    distinct_[i] = item.state;
+  }
+  struct Limit {
+    std::string_view what;
+    Index found;
+    Index most;
+  };
+  for (const Limit& limit :
+       {Limit{"tokens in all", tokens, options_.chunk},
+        Limit{"tentative items", drafts, options_.max_verify_batch},
+        Limit{"tentative tokens in all", tentative, options_.max_verify},
+        Limit{"rows of logits", rows, std::max(options_.max_batch, options_.max_verify)}}) {
+    if (limit.found <= limit.most) continue;
+    return bad_argument("run", fmt::format("at most {} {}", limit.most, limit.what),
+                        fmt::to_string(limit.found));
+  }
+  const std::span<const State*> states = std::span(distinct_).first(items.size());
+  std::ranges::sort(states, std::less<const State*>());
+  if (std::ranges::adjacent_find(states) != states.end()) {
+    return bad_argument("run", "distinct states", "one of them twice");
+  }
+  return {};
+}
+
+Result<RunOutput> Session::run(std::span<const RunItem> items) {
+  KRAIT_RETURN_IF_ERROR(check_run(items));
+  if (std::ranges::any_of(items, &RunItem::tentative)) forget_drafts();
+  Index first = 0;
+  std::size_t slot = 0;
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const RunItem& item = items[i];
+    if (!item.tentative) continue;
+    saved_[slot].copy_from(*item.state);
+    drafts_[i] = {.first = first,
+                  .count = static_cast<Index>(item.tokens.size()),
+                  .position = item.state->position(),
+                  .before = item.state->version(),
+                  .slot = slot++,
+                  .hook = item.hook != nullptr ? item.hook : options_.hook};
+    first += drafts_[i].count;
+  }
+  {
+    const FloatEnvironment environment;
+    advance(items);
+  }
+  auto result = output(items);
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    if (!items[i].tentative) continue;
+    if (!result) {
+      items[i].state->copy_from(saved_[drafts_[i].slot]);
+      continue;
+    }
+    drafts_[i].after = items[i].state->version();
+    drafts_[i].is_open = true;
+  }
+  return result;
+}
+
+Result<RunOutput> Session::output(std::span<const RunItem> items) {
+  const Index d_model = model_.d_model();
+  Index rows = 0;
+  Index begin = -1;  // of the rows whose logits are wanted, which are moved behind one another
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const SequenceRows& own = rows_[i];
+    const Index count = items[i].logits == RunItem::Logits::all    ? own.count
+                        : items[i].logits == RunItem::Logits::last ? 1
+                                                                   : 0;
+    const Index from = own.first + own.count - count;
+    if (count > 0 && begin < 0) begin = from;
+    if (count > 0 && begin + rows != from) {
+      std::memmove(x_.data() + (begin + rows) * d_model, x_.data() + from * d_model,
+                   static_cast<std::size_t>(count * d_model) * sizeof(float));
+    }
+    rows += count;
+    ends_[i] = rows;
+  }
+  const MatrixView<float> logits(logits_.data(), rows, model_.vocab_padded());
+  if (rows > 0) {
+    const FloatEnvironment environment;
+    head(begin, logits);
+  }
+  Index row = 0;
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const Index count = ends_[i] - row;
+    const std::span<const Token> tokens = items[i].tokens.last(static_cast<std::size_t>(count));
+    for (const Token token : tokens) {
+      KRAIT_RETURN_IF_ERROR(
+          check_finite("logits", known(logits.row(row)), begin + row, token, *items[i].state));
+      ++row;
+    }
+  }
+  return RunOutput(logits, std::span(ends_).first(items.size()));
+}
+
 Result<std::span<const float>> Session::prefill(std::span<const Token> tokens, State& state,
                                                 Progress progress) {
   KRAIT_RETURN_IF_ERROR(check(tokens, state));
@@ -265,7 +369,7 @@ Result<std::span<const float>> Session::prefill(std::span<const Token> tokens, S
     const bool is_last = first + count == total;
     {
       const FloatEnvironment environment;
-      forward(tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
+      advance(tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
               state);
       if (is_last) head(count - 1, logits);
     }
@@ -287,7 +391,7 @@ Result<std::span<const float>> Session::step(Token token, State& state) {
   const MatrixView<float> logits(logits_.data(), 1, model_.vocab_padded());
   {
     const FloatEnvironment environment;
-    forward({&token, 1}, state);
+    advance({&token, 1}, state);
     head(0, logits);
   }
   KRAIT_RETURN_IF_ERROR(check_finite("logits", known(logits.row(0)), 0, token, state));
@@ -296,136 +400,16 @@ Result<std::span<const float>> Session::step(Token token, State& state) {
 
 Result<MatrixView<const float>> Session::step_batch(std::span<const Token> tokens,
                                                     std::span<State* const> states) {
-  const auto count = static_cast<Index>(tokens.size());
-  const MatrixView<float> logits(logits_.data(), count, model_.vocab_padded());
-  if (tokens.size() != states.size() || count > options_.max_batch) {
+  if (tokens.size() != states.size() || std::ssize(tokens) > options_.max_batch) {
     return bad_argument("step_batch",
                         fmt::format("as many states as tokens, at most {}", options_.max_batch),
                         fmt::format("{} tokens and {} states", tokens.size(), states.size()));
   }
-  for (std::size_t i = 0; i < states.size(); ++i) {
-    if (states[i] == nullptr) return bad_argument("state", "states", "a null pointer");
-    KRAIT_RETURN_IF_ERROR(check(tokens.subspan(i, 1), *states[i]));
-    rows_[i] = {.first = static_cast<Index>(i),
-                .count = 1,
-                .position = states[i]->position(),
-                .state = states[i]->block().data()};
-    distinct_[i] = states[i];
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    batch_[i] = {.tokens = tokens.subspan(i, 1), .state = states[i]};
   }
-  const std::span<const State*> sorted = std::span(distinct_).first(states.size());
-  std::ranges::sort(sorted, std::less<const State*>());
-  if (std::ranges::adjacent_find(sorted) != sorted.end()) {
-    return bad_argument("step_batch", "distinct states", "one of them twice");
-  }
-  if (count == 0) return MatrixView<const float>(logits);
-  {
-    const FloatEnvironment environment;
-    forward(tokens, std::span(rows_).first(states.size()));
-    for (State* state : states) state->set_position(state->position() + 1);
-    head(0, logits);
-  }
-  for (Index i = 0; i < count; ++i) {
-    const auto at = static_cast<std::size_t>(i);
-    KRAIT_RETURN_IF_ERROR(check_finite("logits", known(logits.row(i)), i, tokens[at], *states[at]));
-  }
-  return MatrixView<const float>(logits);
-}
-
-std::span<float> Session::verified(Index draft) noexcept {
-  const auto floats = static_cast<std::size_t>(model_.parts().state_layout->floats);
-  return verified_.span().subspan(static_cast<std::size_t>(draft) * floats, floats);
-}
-
-Result<MatrixView<const float>> Session::verify(std::span<const Token> tokens, const State& state) {
-  const State* const states[] = {&state};
-  return verify_batch({&tokens, 1}, states);
-}
-
-Result<MatrixView<const float>> Session::verify_batch(
-    std::span<const std::span<const Token>> drafts, std::span<const State* const> states) {
-  if (drafts.size() != states.size() || drafts.size() > drafts_.size()) {
-    return bad_argument("verify",
-                        fmt::format("as many states as drafts, at most {}", drafts_.size()),
-                        fmt::format("{} drafts and {} states", drafts.size(), states.size()));
-  }
-  Index total = 0;
-  for (std::size_t i = 0; i < drafts.size(); ++i) {
-    if (states[i] == nullptr) return bad_argument("state", "states", "a null pointer");
-    KRAIT_RETURN_IF_ERROR(check(drafts[i], *states[i]));
-    total += static_cast<Index>(drafts[i].size());
-  }
-  if (total > options_.max_verify) {
-    return bad_argument("verify", fmt::format("at most {} tokens in all", options_.max_verify),
-                        fmt::to_string(total));
-  }
-
-  std::fill(drafts_.begin(), drafts_.end(), Draft{});
-  const MatrixView<float> logits(logits_.data(), total, model_.vocab_padded());
-  if (total == 0) return MatrixView<const float>(logits);
-  Index first = 0;
-  for (std::size_t i = 0; i < drafts.size(); ++i) {
-    const auto count = static_cast<Index>(drafts[i].size());
-    const std::span<const float> before = states[i]->block();
-    const std::span<float> after = verified(static_cast<Index>(i));
-    drafts_[i] = {.first = first,
-                  .count = count,
-                  .position = states[i]->position(),
-                  .checksum = checksum(*executor_, before),
-                  .is_open = true};
-    copy(*executor_, before, after);
-    rows_[i] = {
-        .first = first, .count = count, .position = states[i]->position(), .state = after.data()};
-    std::ranges::copy(drafts[i], tokens_.begin() + first);
-    first += count;
-  }
-  {
-    const FloatEnvironment environment;
-    forward(std::span(tokens_).first(static_cast<std::size_t>(total)),
-            std::span(rows_).first(drafts.size()), {.memory = &trail_});
-    head(0, logits);
-  }
-  for (Index row = 0; row < total; ++row) {
-    if (is_finite(known(logits.row(row)))) continue;
-    std::size_t i = 0;
-    while (row >= drafts_[i].first + drafts_[i].count) ++i;
-    State after = *states[i];
-    std::ranges::copy(verified(static_cast<Index>(i)), after.block().begin());
-    std::fill(drafts_.begin(), drafts_.end(), Draft{});
-    KRAIT_RETURN_IF_ERROR(check_finite("logits", known(logits.row(row)), row,
-                                       tokens_[static_cast<std::size_t>(row)], after));
-  }
-  return MatrixView<const float>(logits);
-}
-
-Result<void> Session::keep(Index n, State& state, Index draft) {
-  if (draft < 0 || draft >= std::ssize(drafts_) ||
-      !drafts_[static_cast<std::size_t>(draft)].is_open) {
-    return bad_argument("keep", "a draft that was verified and not yet kept",
-                        fmt::format("draft {}", draft));
-  }
-  Draft& open = drafts_[static_cast<std::size_t>(draft)];
-  if (n < 0 || n > open.count) {
-    return bad_argument("keep", fmt::format("0 to {} tokens, as many as were verified", open.count),
-                        fmt::to_string(n));
-  }
-  KRAIT_RETURN_IF_ERROR(check_model(state));
-  if (state.position() != open.position || checksum(*executor_, state.block()) != open.checksum) {
-    return bad_argument("keep", "the state that was verified",
-                        "another, or one that has changed since");
-  }
-  open.is_open = false;
-  if (n == open.count) {
-    copy(*executor_, verified(draft), state.block());
-  } else if (n > 0) {
-    const FloatEnvironment environment;
-    const SequenceRows rows{
-        .first = 0, .count = n, .position = open.position, .state = state.block().data()};
-    BlockContext ctx = context({x_.data(), n, model_.d_model()}, {&rows, 1},
-                               {.memory = &trail_, .first = open.first});
-    for (const Residual& residual : model_.parts().residuals) residual.replay(ctx);
-  }
-  state.set_position(open.position + n);
-  return {};
+  KRAIT_ASSIGN_OR_RETURN(const RunOutput output, run(std::span(batch_).first(tokens.size())));
+  return output.logits();
 }
 
 Result<void> Session::prefill_all(std::span<const Token> tokens, State& state,
@@ -440,7 +424,7 @@ Result<void> Session::prefill_all(std::span<const Token> tokens, State& state,
     const Index count = std::min(options_.chunk, total - first);
     {
       const FloatEnvironment environment;
-      forward(tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
+      advance(tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
               state);
       head(0, logits.rows_from(first, count));
     }
@@ -465,7 +449,7 @@ Result<void> Session::hidden(std::span<const Token> tokens, State& state,
     const Index count = std::min(options_.chunk, total - first);
     {
       const FloatEnvironment environment;
-      forward(tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
+      advance(tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
               state);
       model_.parts().final_norm.apply({x_.data(), count, model_.d_model()},
                                       hidden.rows_from(first, count));
@@ -491,7 +475,7 @@ Result<void> Session::score(std::span<const Token> tokens, State& state,
   const auto total = static_cast<Index>(log_probs.size());
   for (Index first = 0; first < total;) {
     const Index count = std::min(options_.chunk, total - first);
-    forward(tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
+    advance(tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
             state);
     for (Index row = 0; row < count; row += options_.max_batch) {
       const MatrixView<float> logits(logits_.data(), std::min(options_.max_batch, count - row),

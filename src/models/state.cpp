@@ -1,6 +1,7 @@
 #include "krait/models/state.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "krait/core/error.hpp"
@@ -8,16 +9,23 @@
 namespace krait {
 inline namespace v0_1 {
 
+void State::touch() noexcept {
+  static std::atomic<std::uint64_t> last{0};
+  version_ = last.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
 void State::copy_from(const State& other) {
   check_contract(block_.size() == other.block_.size(),
                  "[state] copy_from: expected a state of the same model");
   layout_ = other.layout_;
   position_ = other.position_;
+  version_ = other.version_;
   if (block_.size() > 0) std::memcpy(block_.data(), other.block_.data(), block_.bytes());
 }
 
 void State::reset() noexcept {
   position_ = 0;
+  version_ = 0;
   std::fill(block_.span().begin(), block_.span().end(), 0.0F);
 }
 
@@ -33,6 +41,7 @@ std::span<const float> State::tensor(std::string_view path) const noexcept {
 }
 
 std::span<float> State::tensor(std::string_view path) noexcept {
+  touch();
   const auto found = std::as_const(*this).tensor(path);
   return {const_cast<float*>(found.data()), found.size()};
 }

@@ -9,6 +9,36 @@ inline namespace v0_1 {
 
 Block::~Block() = default;
 
+void BlockContext::call_hooks(Site site, MatrixView<float> values) const noexcept {
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    const SequenceRows& rows = sequences[i];
+    if (rows.hook == nullptr) continue;
+    rows.hook->at({.site = site,
+                   .layer = place.layer,
+                   .path = place.path,
+                   .sequence = rows.item,
+                   .position = rows.position,
+                   .again = again},
+                  values.rows_from(rows.first, rows.count));
+  }
+}
+
+void BlockContext::call_hook(Site site, std::span<float> row, Index t,
+                             Index expert) const noexcept {
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    const SequenceRows& rows = sequences[i];
+    if (t < rows.first || t >= rows.first + rows.count || rows.hook == nullptr) continue;
+    rows.hook->at({.site = site,
+                   .layer = place.layer,
+                   .path = place.path,
+                   .expert = expert,
+                   .sequence = rows.item,
+                   .position = rows.position + t - rows.first,
+                   .again = again},
+                  {row.data(), 1, static_cast<Index>(row.size())});
+  }
+}
+
 std::string spec_number(float value) { return fmt::to_string(value); }
 
 Error bad_spec(std::string_view what, std::string_view expected, std::string_view found) {

@@ -51,8 +51,9 @@ RoutingStatistics::RoutingStatistics(const Model& model) {
   }
 }
 
-void RoutingStatistics::routed(std::string_view path, MatrixView<const float> gates) noexcept {
-  const auto layer = std::ranges::find(layers_, path, &ExpertUse::path);
+void RoutingStatistics::at(const ActivationPlace& place, MatrixView<float> gates) noexcept {
+  if (place.site != Site::routing || place.again) return;
+  const auto layer = std::ranges::find(layers_, place.path, &ExpertUse::path);
   if (layer == layers_.end()) return;
   layer->tokens += gates.rows;
   for (Index t = 0; t < gates.rows; ++t) {

@@ -190,9 +190,10 @@ INSTANTIATE_TEST_SUITE_P(Kinds, MoeBlock, testing::ValuesIn(kinds()),
                          [](const auto& kind) { return kind.param.name; });
 
 // Counts what a block tells of its routing.
-struct Watcher final : RoutingObserver {
-  void routed(std::string_view path, MatrixView<const float> gates) noexcept override {
-    paths.emplace_back(path);
+struct Watcher final : ActivationHook {
+  void at(const ActivationPlace& place, MatrixView<float> gates) noexcept override {
+    if (place.site != Site::routing) return;
+    paths.emplace_back(place.path);
     rows += gates.rows;
     for (Index t = 0; t < gates.rows; ++t) {
       for (Index e = 0; e < gates.cols; ++e) chosen += gates(t, e) != 0.0F ? 1 : 0;
@@ -203,7 +204,7 @@ struct Watcher final : RoutingObserver {
   Index chosen = 0;
 };
 
-TEST(Moe, TellsAnObserverOfItsGates) {
+TEST(Moe, ShowsAHookItsGates) {
   const MoeSpec spec{.n_expert = n_expert, .top_k = 2, .d_expert = d_expert};
   const test::BlockWeights plain = weights_of(spec);
   WeightStore store;
@@ -218,13 +219,14 @@ TEST(Moe, TellsAnObserverOfItsGates) {
   Scratch scratch(plan.scratch_plan(), 4);
   SerialExecutor serial;
   Watcher watcher;
-  const SequenceRows rows{.first = 0, .count = 4};
+  const SequenceRows rows{.first = 0, .count = 4, .hook = &watcher};
   BlockContext ctx{.x = {x.data(), 4, d_model},
                    .sequences = {&rows, 1},
                    .executor = serial,
                    .memory = scratch,
                    .workspace = {},
-                   .routing = &watcher};
+                   .has_hooks = true,
+                   .place = {3, "layers.3.moe"}};
   block->forward(ctx);
   EXPECT_EQ(watcher.paths, (std::vector<std::string>{"layers.3.moe"}));
   EXPECT_EQ(watcher.rows, 4);

@@ -10,10 +10,6 @@
 namespace krait {
 namespace {
 
-MatrixView<const float> matrix(const std::vector<float>& values, Index cols) {
-  return {values.data(), static_cast<Index>(values.size()) / cols, cols};
-}
-
 TEST(RoutingStatistics, CountsChoicesAndGates) {
   const Model model = test::tiny_model(test::tiny_expert_spec(), DType::f32);
   RoutingStatistics statistics(model);
@@ -25,13 +21,16 @@ TEST(RoutingStatistics, CountsChoicesAndGates) {
   EXPECT_EQ(use.mean_gate(0), 0.0);
   EXPECT_EQ(use.balance(), 0.0);
 
+  const auto see = [&](std::string_view path, std::vector<float> gates, Site site = Site::routing,
+                       bool again = false) {
+    statistics.at({.site = site, .path = path, .again = again},
+                  {gates.data(), std::ssize(gates) / 5, 5});
+  };
   // Two runs of tokens that go to two experts each.
-  statistics.routed("layers.1.moe", matrix({0.5F, 0, 0.25F, 0, 0,  //
-                                            0.75F, 0.5F, 0, 0, 0},
-                                           5));
-  statistics.routed("layers.1.moe", matrix({0.25F, 1, 0, 0, 0,  //
-                                            0, 0.25F, 0, 0, 0.5F},
-                                           5));
+  see("layers.1.moe", {0.5F, 0, 0.25F, 0, 0,  //
+                       0.75F, 0.5F, 0, 0, 0});
+  see("layers.1.moe", {0.25F, 1, 0, 0, 0,  //
+                       0, 0.25F, 0, 0, 0.5F});
   EXPECT_EQ(use.tokens, 4);
   EXPECT_EQ(use.chosen, (std::vector<Index>{3, 3, 1, 0, 1}));
   EXPECT_EQ(use.share(0), 3.0 / 8);
@@ -43,7 +42,9 @@ TEST(RoutingStatistics, CountsChoicesAndGates) {
   EXPECT_NEAR(use.balance(), entropy / std::log(5.0), 1e-15);
 
   for (const std::size_t other : {0U, 2U}) EXPECT_EQ(statistics.layers()[other].tokens, 0);
-  statistics.routed("layers.7.moe", matrix({1, 0, 0, 0, 0}, 5));
+  see("layers.7.moe", {1, 0, 0, 0, 0});
+  see("layers.1.moe", {1, 0, 0, 0, 0}, Site::hidden);
+  see("layers.1.moe", {1, 0, 0, 0, 0}, Site::routing, true);
   for (const ExpertUse& layer : statistics.layers()) EXPECT_LE(layer.tokens, 4);
 }
 
@@ -63,7 +64,7 @@ TEST(RoutingStatistics, SeesEveryTokenOfASessionOnce) {
   std::vector<std::vector<Index>> chosen;
   for (const Index chunk : {64, 5}) {
     RoutingStatistics statistics(model);
-    Session session(model, threads, {.chunk = chunk, .routing = &statistics});
+    Session session(model, threads, {.chunk = chunk, .hook = &statistics});
     State state = model.initial_state();
     session.prefill(tokens, state).value();
     const Index top_k[] = {1, 3, 2};

@@ -20,18 +20,50 @@ inline namespace v0_1 {
 
 /// Sizes of a session's working memory, and who watches it.
 struct SessionOptions {
-  /// Tokens of a prompt that run at once, at least 1; results do not depend on it. A batch and a
-  /// verification are one run, too: room is made for the largest of the three.
+  /// Tokens that one run takes, at least 1; longer prompts are cut. Results do not depend on it.
+  /// Room is made for max_batch and for max_verify tokens, too.
   Index chunk = 256;
-  Index max_batch = 8;  ///< sequences that `step_batch` takes at once; there is room for one always
-  /// Tokens that one verification takes, of all its sequences together; 0: none. Each costs
+  Index max_batch = 8;  ///< sequences that one run takes; there is room for one always
+  /// Tentative tokens that one run takes, of all its sequences together; 0: none. Each costs
   /// `ModelPlan::trail_bytes_per_token`.
   Index max_verify = 8;
-  /// Sequences that one verification takes; each costs a state. More than max_verify are never
+  /// Tentative sequences that one run takes; each costs a state. More than max_verify are never
   /// needed, so no memory is held for them.
   Index max_verify_batch = 1;
-  RoutingObserver* routing =
-      nullptr;  ///< told of every choice of experts; must outlive the session
+  ActivationHook* hook = nullptr;  ///< of every item without its own; must outlive the session
+};
+
+/// One sequence's part in a run.
+struct RunItem {
+  /// After which of the tokens logits are wanted.
+  enum class Logits { none, last, all };
+
+  std::span<const Token> tokens;  ///< at least one
+  State* state = nullptr;         ///< advanced by all of them; of no other item
+  Logits logits = Logits::last;
+  /// Whether the tokens may turn out to be wrong: `keep` can take the last of them back.
+  bool tentative = false;
+  ActivationHook* hook = nullptr;  ///< sees this item's rows; null: SessionOptions::hook
+};
+
+/// The logits that a run was asked for, until the next run of the session.
+class RunOutput {
+ public:
+  RunOutput(MatrixView<const float> logits, std::span<const Index> ends) noexcept
+      : logits_(logits), ends_(ends) {}
+
+  /// Rows of `model.vocab_padded()` floats: none, one, or one per token of the item.
+  MatrixView<const float> logits(Index item) const noexcept {
+    const auto at = static_cast<std::size_t>(item);
+    const Index first = item == 0 ? 0 : ends_[at - 1];
+    return logits_.rows_from(first, ends_[at] - first);
+  }
+  /// Of all items, one after another.
+  MatrixView<const float> logits() const noexcept { return logits_; }
+
+ private:
+  MatrixView<const float> logits_;
+  std::span<const Index> ends_;  // [items] row behind the item's last
 };
 
 /// Whether every size is in its range (at most 2^20 tokens or sequences) and their working memory
@@ -51,7 +83,8 @@ KRAIT_API Result<void> validate(const SessionOptions& options, const Model& mode
 /// anything is touched: states, logits and drafts are as they were.
 ///
 /// not_finite: a logit that is NaN or infinite. The message names the first layer whose output is
-/// not finite. The states have then consumed the tokens, and what they hold is of no use.
+/// not finite. The states have then consumed the tokens, and what they hold is of no use; those of
+/// tentative items are as they were before.
 class KRAIT_API Session {
  public:
   /// The executor must outlive the session. Throws std::bad_alloc; options that `validate` refuses
@@ -59,6 +92,15 @@ class KRAIT_API Session {
   Session(Model model, Executor& executor, const SessionOptions& options = {});
 
   const Model& model() const noexcept { return model_; }
+
+  /// Advances several sequences in one pass over the weights: chunks of prompts, single steps and
+  /// drafts, in any mixture. Each gets the bits that it would get alone. Of no items: no logits.
+  ///
+  /// At most SessionOptions::chunk tokens in all (max_batch and max_verify are the limits where
+  /// they are larger), as many items as the larger of max_batch and max_verify_batch,
+  /// max_verify_batch of them tentative with max_verify tokens, and as many rows of logits as the
+  /// larger of max_batch and max_verify.
+  Result<RunOutput> run(std::span<const RunItem> items);
 
   /// Consumes a prompt, or its continuation, and returns the logits after its last token.
   ///
@@ -89,12 +131,15 @@ class KRAIT_API Session {
   Result<MatrixView<const float>> verify_batch(std::span<const std::span<const Token>> drafts,
                                                std::span<const State* const> states);
 
-  /// Advances the state by the first n tokens (0 … all) of draft `draft` of the last verification,
-  /// to the bits that n steps would have given. Runs the recurrences again, no matrix product
-  /// (blocks without their own `Block::replay` excepted). Once per draft. Other calls may lie
-  /// between, but the state, or the copy of it that is given, must hold what was verified: another
-  /// position or other bits are an error (bad_argument), after which the draft can still be kept.
-  Result<void> keep(Index n, State& state, Index draft = 0);
+  /// Makes of a tentative item, or of a draft of the last verification, what its first n tokens
+  /// (0 … all) would have made of the state, with the bits of n steps. Runs the recurrences again,
+  /// no matrix product (blocks without their own `Block::replay`, and runs with a hook, excepted).
+  ///
+  /// `state` holds what the run left of it, or what it was before, or is a copy of one of them; any
+  /// other is an error (bad_argument), after which the item can still be kept. Once per item: then,
+  /// and when another tentative run begins, the rest of it is forgotten. Other calls may lie
+  /// between.
+  Result<void> keep(Index n, State& state, Index item = 0);
 
   /// Consumes a prompt and writes the logits after every token to `logits` [tokens, vocab_padded].
   Result<void> prefill_all(std::span<const Token> tokens, State& state, MatrixView<float> logits);
@@ -112,13 +157,17 @@ class KRAIT_API Session {
   std::size_t bytes() const noexcept;
 
  private:
-  // A draft of the last verification: rows [first, first + count) of the trail.
+  // A tentative item: rows [first, first + count) of the trail.
   struct Draft {
     Index first = 0;
     Index count = 0;
-    Index position = 0;          // of the state before it
-    std::uint64_t checksum = 0;  // of that state's bits
-    bool is_open = false;        // until it is kept
+    Index position = 0;           // of the state before it
+    std::uint64_t before = 0;     // version of that state
+    std::uint64_t after = 0;      // version of the state behind all tokens
+    bool is_after_saved = false;  // what saved_ has: the state behind the tokens, or before them
+    std::size_t slot = 0;         // of saved_
+    ActivationHook* hook = nullptr;
+    bool is_open = false;  // until it is kept
   };
 
   Result<void> check(std::span<const Token> tokens, const State& state) const;
@@ -133,13 +182,16 @@ class KRAIT_API Session {
   Result<void> check_finite(std::string_view what, std::span<const float> row, Index at,
                             Token token, const State& state);
   std::optional<std::string> first_bad_layer(Token token, const State& state);
-  // Runs one chunk through the layers; afterwards x_ holds the residual stream.
-  void forward(std::span<const Token> tokens, std::span<const SequenceRows> sequences,
-               Trail trail = {});
-  void forward(std::span<const Token> tokens, State& state);
-  BlockContext context(MatrixView<float> x, std::span<const SequenceRows> sequences,
-                       Trail trail = {});
-  std::span<float> verified(Index draft) noexcept;
+  // What run lets pass, beyond `check` of each item.
+  Result<void> check_run(std::span<const RunItem> items);
+  // Runs items that were checked: their rows, one after another, through the layers, into x_.
+  void advance(std::span<const RunItem> items);
+  void advance(std::span<const Token> tokens, State& state);
+  // The logits that the items ask for, of what advance left in x_.
+  Result<RunOutput> output(std::span<const RunItem> items);
+  BlockContext context(MatrixView<float> x, std::span<const SequenceRows> sequences);
+  void forget_drafts() noexcept;
+  Draft* draft_of(Index item) noexcept;
   // Logits of rows [first, first + logits.rows) of the chunk.
   void head(Index first, MatrixView<float> logits);
 
@@ -148,14 +200,15 @@ class KRAIT_API Session {
   SessionOptions options_;
   Scratch scratch_;
   AlignedBuffer<float> workspace_;
-  AlignedBuffer<float> x_;       // [chunk, d_model]
-  AlignedBuffer<float> logits_;  // [max(max_batch, max_verify), vocab_padded]
-  std::vector<SequenceRows> rows_;
-  std::vector<const State*> distinct_;  // [max_batch], to find a state that is given twice
+  AlignedBuffer<float> x_;              // [chunk, d_model]
+  AlignedBuffer<float> logits_;         // [max(max_batch, max_verify), vocab_padded]
+  std::vector<SequenceRows> rows_;      // [items]
+  std::vector<Index> ends_;             // [items], for RunOutput
+  std::vector<const State*> distinct_;  // [items], to find a state that is given twice
+  std::vector<RunItem> batch_;          // [items], of step_batch and verify_batch
   Scratch trail_;
-  AlignedBuffer<float> verified_;  // [max_verify_batch, state]: states after all of their drafts
-  std::vector<Draft> drafts_;
-  std::vector<Token> tokens_;  // [max_verify], the drafts one after another
+  std::vector<State> saved_;   // [max_verify_batch], of tentative items
+  std::vector<Draft> drafts_;  // [items]
 };
 
 }  // namespace v0_1

@@ -3,6 +3,7 @@
 /// \file
 /// State: everything a model remembers of a sequence, as a value.
 
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -47,24 +48,40 @@ class KRAIT_API State {
   /// Back to the beginning of a sequence.
   void reset() noexcept;
 
-  /// A tensor by its path, such as "layers.3.mixer.ssm_state"; empty if there is none.
+  /// A tensor by its path, such as "layers.3.mixer.ssm_state"; empty if there is none. Whoever asks
+  /// for one to write to makes another value of the state.
   std::span<const float> tensor(std::string_view path) const noexcept;
   std::span<float> tensor(std::string_view path) noexcept;
+
+  /// Tells values apart without looking at them: copies have the version of what they were copied
+  /// from, and every change gives a version that no other state of this process has or had.
+  std::uint64_t version() const noexcept { return version_; }
 
   const std::shared_ptr<const StateLayout>& layout() const noexcept { return layout_; }
 
   /// The whole block. For readers and writers of states.
-  std::span<float> block() noexcept { return block_.span(); }
+  std::span<float> block() noexcept {
+    touch();
+    return block_.span();
+  }
   std::span<const float> block() const noexcept { return block_.span(); }
-  void set_position(Index position) noexcept { position_ = position; }
+  void set_position(Index position) noexcept {
+    touch();
+    position_ = position;
+  }
 
   /// Same model, same position, same bits.
   friend KRAIT_API bool operator==(const State& a, const State& b) noexcept;
 
  private:
+  friend class Session;
+
+  void touch() noexcept;
+
   AlignedBuffer<float> block_;
   std::shared_ptr<const StateLayout> layout_;
   Index position_ = 0;
+  std::uint64_t version_ = 0;  // 0: the beginning of a sequence
 };
 
 }  // namespace v0_1

@@ -15,6 +15,7 @@
 #include "krait/core/executor.hpp"
 #include "krait/core/scratch.hpp"
 #include "krait/core/tensor_view.hpp"
+#include "krait/modules/hook.hpp"
 #include "krait/modules/plan.hpp"
 
 namespace krait {
@@ -22,36 +23,25 @@ inline namespace v0_1 {
 
 /// The consecutive rows of a run that belong to one sequence, and that sequence's state.
 struct SequenceRows {
-  Index first = 0;         ///< first row
-  Index count = 0;         ///< rows, at least 1
-  Index position = 0;      ///< tokens the sequence had consumed before this run
-  float* state = nullptr;  ///< the sequence's state block
+  Index first = 0;                 ///< first row
+  Index count = 0;                 ///< rows, at least 1
+  Index position = 0;              ///< tokens the sequence had consumed before this run
+  float* state = nullptr;          ///< the sequence's state block
+  ActivationHook* hook = nullptr;  ///< sees these rows; may be null
+  Index item = 0;                  ///< of the run, for the hook
+  /// The row of the trail where the first of these is recorded, in a run of which a part may be
+  /// taken back; -1 where nothing is.
+  Index trail = -1;
 
   std::span<float> slot(StateSlot slot) const noexcept {
     return {state + slot.offset, static_cast<std::size_t>(slot.size)};
   }
 };
 
-/// What the blocks recorded of the tokens of a verification (Session::verify).
-struct Trail {
-  Scratch* memory = nullptr;  ///< null in runs that are not verified
-  Index first = 0;            ///< the token that row 0 of the run is
-
-  MatrixView<float> rows(ScratchSlot slot, Index count, Index cols) const noexcept {
-    return {memory->grant(slot).data() + first * slot.floats_per_token, count, cols,
-            slot.floats_per_token};
-  }
-};
-
-/// Watches which experts the tokens of a run are sent to.
-class RoutingObserver {
- public:
-  /// `gates` [tokens, n_expert] of the block at `path`, such as "layers.3.moe": 0 for the experts
-  /// that have no part. Called in the middle of a run, which waits for it.
-  virtual void routed(std::string_view path, MatrixView<const float> gates) noexcept = 0;
-
- protected:
-  ~RoutingObserver() = default;
+/// Which block of the model runs, for hooks.
+struct BlockPlace {
+  Index layer = 0;
+  std::string_view path = {};  ///< "layers.3.mixer"
 };
 
 /// What a block sees: the rows of one run. A run holds one token of one sequence (a step), many
@@ -62,25 +52,51 @@ struct BlockContext {
   Executor& executor;
   Scratch& memory;
   std::span<float> workspace;  ///< of the matrix product that runs; booked by Plan::workspace
-  Trail trail{};
-  RoutingObserver* routing = nullptr;  ///< may be null
+  Scratch* trail = nullptr;    ///< what tentative rows are recorded in; null in runs without any
+  bool has_hooks = false;      ///< whether any of the sequences has a hook
+  bool again = false;          ///< in `Block::replay`: the rows have run before
+  BlockPlace place{};
 
   /// Booked working memory as a matrix [rows, cols]; rows start on cache lines.
   MatrixView<float> scratch(ScratchSlot slot, Index cols) const noexcept {
     return {memory.grant(slot).data(), x.rows, cols, slot.floats_per_token};
   }
 
-  /// In a verification, keeps a copy of `values` [rows, cols] for `Block::replay`.
-  void record(ScratchSlot slot, MatrixView<const float> values) const noexcept {
-    if (trail.memory == nullptr) return;
-    const MatrixView<float> kept = trail.rows(slot, values.rows, values.cols);
-    for (Index t = 0; t < values.rows; ++t) std::ranges::copy(values.row(t), kept.row_data(t));
+  /// Calls the hooks of the run's sequences with their rows of `values` [rows, width].
+  void visit(Site site, MatrixView<float> values) const noexcept {
+    if (has_hooks) call_hooks(site, values);
   }
 
-  /// In `Block::replay`: what `record` kept of this run's tokens.
-  MatrixView<const float> recorded(ScratchSlot slot, Index cols) const noexcept {
-    return trail.rows(slot, x.rows, cols);
+  /// The same for the row of the run's token t in one expert of a mixture.
+  void visit(Site site, std::span<float> row, Index t, Index expert) const noexcept {
+    if (has_hooks) call_hook(site, row, t, expert);
   }
+
+  /// Keeps a copy of the tentative rows of `values` [rows, cols] for `Block::replay`.
+  void record(ScratchSlot slot, MatrixView<const float> values) const noexcept {
+    if (trail == nullptr) return;
+    for (const SequenceRows& rows : sequences) {
+      if (rows.trail < 0) continue;
+      const MatrixView<float> kept = trail_rows(slot, rows, values.cols);
+      for (Index t = 0; t < rows.count; ++t) {
+        std::ranges::copy(values.row(rows.first + t), kept.row_data(t));
+      }
+    }
+  }
+
+  /// In `Block::replay`, of one sequence: what `record` kept of its rows.
+  MatrixView<const float> recorded(ScratchSlot slot, Index cols) const noexcept {
+    return trail_rows(slot, sequences.front(), cols);
+  }
+
+ private:
+  MatrixView<float> trail_rows(ScratchSlot slot, const SequenceRows& rows,
+                               Index cols) const noexcept {
+    return {trail->grant(slot).data() + rows.trail * slot.floats_per_token, rows.count, cols,
+            slot.floats_per_token};
+  }
+  KRAIT_API void call_hooks(Site site, MatrixView<float> values) const noexcept;
+  KRAIT_API void call_hook(Site site, std::span<float> row, Index t, Index expert) const noexcept;
 };
 
 /// A transformation of rows of d_model floats. Immutable once bound; used by several threads.

@@ -56,15 +56,17 @@ class FeedForward {
   bool is_gated() const noexcept { return d_up() == 2 * d_hidden(); }
 
   /// x [rows, d_model] to y [rows, d_model], which may not overlap; hidden [rows, d_up]
-  /// is working memory.
+  /// is working memory. `visit` is called with the rows [rows, d_hidden] between the two matrices.
+  template <class Visit>
   void apply(const BlockContext& ctx, MatrixView<const float> x, MatrixView<float> hidden,
-             MatrixView<float> y) const noexcept {
+             MatrixView<float> y, Visit&& visit) const noexcept {
     up_.apply(ctx, x, hidden);
     const MatrixView<float> active = hidden.cols_from(0, d_hidden());
     const Index flop = d_hidden() * (activation_ == Activation::relu ? 2 : 30);
     parallel_for(ctx.executor, x.rows, row_block, ItemCost::of(0, flop), [&](Range rows) {
       for (Index t = rows.begin; t < rows.end; ++t) activate(hidden.row(t), active.row(t));
     });
+    visit(active);
     down_.apply(ctx, active, y);
   }
 

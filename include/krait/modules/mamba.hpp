@@ -98,9 +98,14 @@ class Mamba final : public Block {
                  [&](Range channels) {
                    conv1d_.apply(ctx.sequences, u, u, channels);  // u = silu(conv1d(u))
                  });
+    ctx.visit(Site::conv, u);
     zone.next("x_proj");
     x_proj_.apply(ctx, u, dBC);  // [δ; B; C] = x_proj(u)
     if (inner_norm_eps_ >= 0.0F) normalize(ctx, dBC);
+    ctx.visit(Site::dt, dBC.cols_from(0, dt_rank));
+    ctx.visit(Site::B, B);
+    ctx.visit(Site::C, C);
+    ctx.visit(Site::gate, z);
     zone.next("dt_proj");
     dt_proj_.apply(ctx, dBC.cols_from(0, dt_rank), dt_raw);
     zone.next("scan");
@@ -109,6 +114,7 @@ class Mamba final : public Block {
     parallel_for(ctx.executor, d_inner, channel_block, scan_cost(u.rows), [&](Range channels) {
       scan(ctx.sequences, u, dt_raw, B, C, z, channels);  // y = scan(u) · silu(z), into u
     });
+    ctx.visit(Site::mixed, u);
     zone.next("out_proj");
     out_proj_.apply(ctx, u, ctx.x);  // x = out_proj(y)
   }

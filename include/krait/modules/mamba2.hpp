@@ -150,8 +150,14 @@ class Mamba2 final : public Block {
     ctx.record(trail_.xBC, xBC);  // (what a verification records serves replay)
     ctx.record(trail_.dt_raw, dt_raw);
     convolve(ctx, xBC, xBC);  // [x; B; C] = silu(conv1d([x; B; C]))
+    const Index d_B = spec_.n_group * spec_.d_state;
+    ctx.visit(Site::conv, xBC.cols_from(0, d_ssm));
+    ctx.visit(Site::B, xBC.cols_from(d_ssm, d_B));
+    ctx.visit(Site::C, xBC.cols_from(d_ssm + d_B, d_B));
+    ctx.visit(Site::gate, z);
     zone.next("scan");
     scan(ctx, xBC, dt_raw, y);
+    ctx.visit(Site::scan, y);
     zone.next("gate");
     const ItemCost cost = ItemCost::of(0, 40 * out.cols);
     parallel_for(ctx.executor, y.rows, row_block, cost, [&](Range rows) {
@@ -160,6 +166,7 @@ class Mamba2 final : public Block {
       }
       gate(y.rows_from(rows.begin, rows.size()), z.rows_from(rows.begin, rows.size()));
     });
+    ctx.visit(Site::mixed, out);
     zone.next("out_proj");
     out_proj_.apply(ctx, out, ctx.x);  // x = out_proj([silu(z0) x0; y])
   }

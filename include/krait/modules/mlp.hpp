@@ -53,7 +53,8 @@ class Mlp final : public Block {
 
   void forward(BlockContext& ctx) const noexcept override {
     const auto y = ctx.scratch(output_, ctx.x.cols);
-    network_.apply(ctx, ctx.x, ctx.scratch(hidden_, network_.d_up()), y);
+    network_.apply(ctx, ctx.x, ctx.scratch(hidden_, network_.d_up()), y,
+                   [&](MatrixView<float> hidden) { ctx.visit(Site::hidden, hidden); });
     for (Index t = 0; t < y.rows; ++t) std::ranges::copy(y.row(t), ctx.x.row_data(t));
   }
 

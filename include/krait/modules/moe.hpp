@@ -137,11 +137,26 @@ class Moe final : public Block {
       // y += gate · expert(x), of the tokens that were sent to it
       const auto input = gather(ctx, gates, e);
       if (input.rows == 0) continue;
-      scatter(ctx, gates, e, run(ctx, experts_[static_cast<std::size_t>(e)], input), y);
+      const auto is_sent = [&](Index t) { return gates(t, e) != 0.0F; };
+      visit(ctx, Site::expert, input, is_sent, e);
+      const auto hidden = [&](MatrixView<float> rows) {
+        visit(ctx, Site::hidden, rows, is_sent, e);
+      };
+      scatter(ctx, gates, e, run(ctx, experts_[static_cast<std::size_t>(e)], input, hidden), y);
     }
     if (!shared_.empty()) {
       zone.next("shared");
-      const auto output = run(ctx, shared_.front(), x);
+      const auto all = [](Index) { return true; };
+      MatrixView<const float> input = x;
+      if (ctx.has_hooks) {  // which may change what this expert sees, not what the others saw
+        const auto copy = ctx.scratch(input_, x.cols);
+        copy_rows(ctx, x, copy);
+        visit(ctx, Site::expert, copy, all, spec_.n_expert);
+        input = copy;
+      }
+      const auto output = run(ctx, shared_.front(), input, [&](MatrixView<float> rows) {
+        visit(ctx, Site::hidden, rows, all, spec_.n_expert);
+      });
       for (Index t = 0; t < y.rows; ++t) kernels::add(y.row(t), output.row(t), y.row(t));
     }
     copy_rows(ctx, y, ctx.x);
@@ -177,12 +192,23 @@ class Moe final : public Block {
                       .scale = spec_.router.scale,
                       .gates = part});
     });
-    if (ctx.routing != nullptr) ctx.routing->routed(path_, gates);
+    ctx.visit(Site::routing, gates);
+  }
+
+  // Shows hooks the rows of an expert, one for each token that `is_sent` to it.
+  template <class IsSent>
+  static void visit(const BlockContext& ctx, Site site, MatrixView<float> rows,
+                    const IsSent& is_sent, Index expert) noexcept {
+    if (!ctx.has_hooks) return;
+    Index row = 0;
+    for (Index t = 0; t < ctx.x.rows; ++t) {
+      if (is_sent(t)) ctx.visit(site, rows.row(row++), t, expert);
+    }
   }
 
   // The rows that were sent to expert e, one after another.
-  MatrixView<const float> gather(const BlockContext& ctx, MatrixView<const float> gates,
-                                 Index e) const noexcept {
+  MatrixView<float> gather(const BlockContext& ctx, MatrixView<const float> gates,
+                           Index e) const noexcept {
     const MatrixView<float> input = ctx.scratch(input_, ctx.x.cols);
     Index count = 0;
     for (Index t = 0; t < gates.rows; ++t) {
@@ -192,11 +218,12 @@ class Moe final : public Block {
   }
 
   // The expert's output for every row of its input.
+  template <class Visit>
   MatrixView<const float> run(const BlockContext& ctx, const FeedForward& expert,
-                              MatrixView<const float> input) const noexcept {
+                              MatrixView<const float> input, const Visit& visit) const noexcept {
     const auto hidden = ctx.scratch(hidden_, expert.d_up()).rows_from(0, input.rows);
     const auto output = ctx.scratch(output_, input.cols).rows_from(0, input.rows);
-    expert.apply(ctx, input, hidden, output);
+    expert.apply(ctx, input, hidden, output, visit);
     return output;
   }
 
@@ -223,7 +250,6 @@ class Moe final : public Block {
   }
 
   MoeSpec spec_;
-  std::string path_;                       // "layers.3.moe"
   Linear router_;                          // [n_expert, d_model], in f32
   const float* selection_bias_ = nullptr;  // [n_expert] or null
   std::vector<FeedForward> experts_;
@@ -236,8 +262,6 @@ inline Result<std::unique_ptr<const Block>> Moe::bind(const MoeSpec& unresolved,
   const Index d_model = plan.d_model();
   auto block = std::make_unique<Moe>();
   const MoeSpec& spec = block->spec_ = unresolved.resolved(d_model);
-  block->path_ = weights.path("");
-  if (!block->path_.empty()) block->path_.pop_back();  // the dot
   const MoeNames& names = spec.names;
   const Index d_up = FeedForward::up_rows(spec.d_expert, spec.gated);
 

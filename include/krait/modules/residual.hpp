@@ -30,8 +30,14 @@ class Residual {
     ScratchSlot trail;        // for the block's input; of no size if the block has no state
   };
 
-  Residual(Norm norm, std::unique_ptr<const Block> block, Source source, Slots slots)
-      : norm_(std::move(norm)), block_(std::move(block)), source_(source), slots_(slots) {}
+  Residual(Norm norm, std::unique_ptr<const Block> block, Source source, Slots slots, Index layer,
+           std::string path)
+      : norm_(std::move(norm)),
+        block_(std::move(block)),
+        source_(source),
+        slots_(slots),
+        layer_(layer),
+        path_(std::move(path)) {}
 
   /// h [rows, d_model] in and out.
   void forward(BlockContext& ctx) const noexcept {
@@ -49,8 +55,11 @@ class Residual {
                   ctx.x.rows_from(rows.begin, rows.size()));
     });
     zone.next("block");
+    ctx.place = {layer_, path_};
+    ctx.visit(Site::input, ctx.x);
     if (has_state()) ctx.record(slots_.trail, ctx.x);
     block_->forward(ctx);
+    ctx.visit(Site::output, ctx.x);
     zone.next("residual");
     parallel_for(ctx.executor, h.rows, row_block, cost, [&](Range rows) {
       for (Index t = rows.begin; t < rows.end; ++t) {
@@ -67,7 +76,9 @@ class Residual {
     const MatrixView<const float> input = ctx.recorded(slots_.trail, h.cols);
     ctx.x = ctx.scratch(slots_.branch, h.cols);
     for (Index t = 0; t < h.rows; ++t) std::ranges::copy(input.row(t), ctx.x.row_data(t));
-    block_->replay(ctx);
+    ctx.place = {layer_, path_};
+    // What a hook changed is not in the record: the block runs again, with the hook.
+    ctx.has_hooks ? block_->forward(ctx) : block_->replay(ctx);
     ctx.x = h;
   }
 
@@ -83,6 +94,8 @@ class Residual {
   std::unique_ptr<const Block> block_;
   Source source_;
   Slots slots_;
+  Index layer_;
+  std::string path_;  // of the block: "layers.3.mixer"
 };
 
 }  // namespace v0_1

@@ -28,12 +28,12 @@ struct ExpertUse {
   double balance() const noexcept;
 };
 
-/// Counts where a session sends its tokens: give it to `SessionOptions::routing`.
-class RoutingStatistics final : public RoutingObserver {
+/// Counts where a session sends its tokens: give it to `SessionOptions::hook`.
+class RoutingStatistics final : public ActivationHook {
  public:
   explicit RoutingStatistics(const Model& model);
 
-  void routed(std::string_view path, MatrixView<const float> gates) noexcept override;
+  void at(const ActivationPlace& place, MatrixView<float> values) noexcept override;
 
   /// One entry per mixture of experts, in the model's order.
   const std::vector<ExpertUse>& layers() const noexcept { return layers_; }
