@@ -14,5 +14,4 @@
 #include "krait/modules/mlp.hpp"
 #include "krait/modules/moe.hpp"
 #include "krait/modules/norms.hpp"
-#include "krait/modules/plan.hpp"
 #include "krait/modules/residual.hpp"

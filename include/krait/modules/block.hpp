@@ -13,9 +13,9 @@
 #include <string_view>
 
 #include "krait/core/executor.hpp"
+#include "krait/core/plan.hpp"
 #include "krait/core/scratch.hpp"
 #include "krait/core/tensor_view.hpp"
-#include "krait/modules/plan.hpp"
 
 namespace krait {
 inline namespace v0_1 {
