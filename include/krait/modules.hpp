@@ -8,7 +8,6 @@
 #include "krait/modules/causal_conv1d.hpp"
 #include "krait/modules/embedding.hpp"
 #include "krait/modules/feed_forward.hpp"
-#include "krait/modules/linear.hpp"
 #include "krait/modules/mamba.hpp"
 #include "krait/modules/mamba2.hpp"
 #include "krait/modules/mlp.hpp"

@@ -16,6 +16,7 @@
 #include "krait/core/plan.hpp"
 #include "krait/core/scratch.hpp"
 #include "krait/core/tensor_view.hpp"
+#include "krait/kernels/product.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -64,6 +65,9 @@ struct BlockContext {
   std::span<float> workspace;  ///< of the matrix product that runs; booked by Plan::workspace
   Trail trail{};
   RoutingObserver* routing = nullptr;  ///< may be null
+
+  /// What matrix products need of it.
+  operator ProductContext() const noexcept { return {executor, workspace}; }
 
   /// Booked working memory as a matrix [rows, cols]; rows start on cache lines.
   MatrixView<float> scratch(ScratchSlot slot, Index cols) const noexcept {
