@@ -8,14 +8,14 @@ set(see_core core)
 set(see_kernels core kernels)
 set(see_io core io)
 set(see_text core text)
-set(see_modules core kernels modules)
-set(see_models core kernels io modules models)
-set(see_decoding core kernels io text modules models decoding)
-set(see_tools core kernels io text modules models decoding tools)
-set(floors core kernels io text modules models decoding tools)
+set(see_weights core kernels io weights)
+set(see_modules core kernels weights modules)
+set(see_models core kernels io weights modules models)
+set(see_decoding core kernels io text weights modules models decoding)
+set(see_tools core kernels io text weights modules models decoding tools)
+set(floors core kernels io text weights modules models decoding tools)
 
 # Headers beyond these that a floor may include.
-set(also_modules krait/io/weight_scope.hpp krait/io/weight_store.hpp)
 set(also_text io/json_private.hpp)  # one reader of untrusted JSON, with its limits, serves both wings
 
 # Where src/ may use a third-party library.

@@ -12,6 +12,7 @@
 #include "krait/core/float_environment.hpp"
 #include "krait/core/flow.hpp"
 #include "krait/core/function_ref.hpp"
+#include "krait/core/plan.hpp"
 #include "krait/core/profile.hpp"
 #include "krait/core/rng.hpp"
 #include "krait/core/scratch.hpp"

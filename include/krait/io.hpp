@@ -11,5 +11,4 @@
 #include "krait/io/printable.hpp"
 #include "krait/io/pytorch_bin.hpp"
 #include "krait/io/safetensors.hpp"
-#include "krait/io/weight_scope.hpp"
 #include "krait/io/weight_store.hpp"

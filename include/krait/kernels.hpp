@@ -12,6 +12,7 @@
 #include "krait/kernels/matvec.hpp"
 #include "krait/kernels/moe.hpp"
 #include "krait/kernels/norm.hpp"
+#include "krait/kernels/product.hpp"
 #include "krait/kernels/quant.hpp"
 #include "krait/kernels/selective_scan.hpp"
 #include "krait/kernels/softmax.hpp"

@@ -10,3 +10,4 @@
 #include "krait/models.hpp"
 #include "krait/modules.hpp"
 #include "krait/text.hpp"
+#include "krait/weights.hpp"

@@ -10,6 +10,7 @@
 #include "krait/core/cpu.hpp"
 #include "krait/core/float_environment.hpp"
 #include "krait/io/printable.hpp"
+#include "krait/weights/convert.hpp"
 #include "models/plan_tree.hpp"
 
 namespace krait {

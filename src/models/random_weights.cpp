@@ -6,6 +6,7 @@
 #include "krait/core/rng.hpp"
 #include "krait/core/tensor.hpp"
 #include "krait/models/model_plan.hpp"
+#include "krait/weights/convert.hpp"
 
 namespace krait {
 inline namespace v0_1 {

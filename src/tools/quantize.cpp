@@ -14,6 +14,7 @@
 #include "krait/io/safetensors.hpp"
 #include "krait/kernels/quant.hpp"
 #include "krait/models/registry.hpp"
+#include "krait/weights/convert.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "krait/core/scratch.hpp"
-#include "krait/io/weight_scope.hpp"
 #include "krait/modules/block.hpp"
+#include "krait/weights/scope.hpp"
 #include "tests/support/support.hpp"
 
 namespace krait::test {

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "krait/core/plan.hpp"
 #include "krait/models/spec.hpp"
-#include "krait/modules/plan.hpp"
 
 namespace krait {
 inline namespace v0_1 {

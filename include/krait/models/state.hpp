@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "krait/core/aligned_buffer.hpp"
-#include "krait/modules/plan.hpp"
+#include "krait/core/plan.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -13,10 +13,11 @@
 #include <string_view>
 
 #include "krait/core/executor.hpp"
+#include "krait/core/plan.hpp"
 #include "krait/core/scratch.hpp"
 #include "krait/core/tensor_view.hpp"
+#include "krait/kernels/product.hpp"
 #include "krait/modules/hook.hpp"
-#include "krait/modules/plan.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -56,6 +57,9 @@ struct BlockContext {
   bool has_hooks = false;      ///< whether any of the sequences has a hook
   bool again = false;          ///< in `Block::replay`: the rows have run before
   BlockPlace place{};
+
+  /// What matrix products need of it.
+  operator ProductContext() const noexcept { return {executor, workspace}; }
 
   /// Booked working memory as a matrix [rows, cols]; rows start on cache lines.
   MatrixView<float> scratch(ScratchSlot slot, Index cols) const noexcept {

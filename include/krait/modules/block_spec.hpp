@@ -10,8 +10,8 @@
 #include <string_view>
 
 #include "krait/core/error.hpp"
-#include "krait/io/weight_scope.hpp"
 #include "krait/modules/block.hpp"
+#include "krait/weights/scope.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -3,9 +3,9 @@
 /// \file
 /// Causal depthwise convolution with its state, followed by SiLU.
 
-#include "krait/io/weight_scope.hpp"
 #include "krait/kernels/conv1d.hpp"
 #include "krait/modules/block.hpp"
+#include "krait/weights/scope.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -5,7 +5,7 @@
 
 #include <span>
 
-#include "krait/modules/linear.hpp"
+#include "krait/weights/linear.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "krait/kernels/elementwise.hpp"
-#include "krait/modules/linear.hpp"
+#include "krait/weights/linear.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -25,7 +25,7 @@
 #include "krait/modules/block.hpp"
 #include "krait/modules/block_spec.hpp"
 #include "krait/modules/causal_conv1d.hpp"
-#include "krait/modules/linear.hpp"
+#include "krait/weights/linear.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -8,8 +8,8 @@
 #include <string_view>
 #include <variant>
 
-#include "krait/io/weight_scope.hpp"
 #include "krait/kernels/norm.hpp"
+#include "krait/weights/scope.hpp"
 
 namespace krait {
 inline namespace v0_1 {

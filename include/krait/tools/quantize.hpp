@@ -8,7 +8,7 @@
 
 #include "krait/core/executor.hpp"
 #include "krait/core/flow.hpp"
-#include "krait/io/weight_scope.hpp"
+#include "krait/weights/scope.hpp"
 
 namespace krait {
 inline namespace v0_1 {

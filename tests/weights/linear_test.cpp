@@ -1,7 +1,7 @@
 // Linear by itself: every form of weights gives the bits of its scalar model, however many tokens
 // come at a time and however many threads share them.
 
-#include "krait/modules/linear.hpp"
+#include "krait/weights/linear.hpp"
 
 #include <gtest/gtest.h>
 
@@ -155,12 +155,7 @@ std::vector<float> model(const Form& form, const std::vector<float>& values, Ind
 std::vector<float> apply(const Linear& linear, Index workspace_per_token, Executor& executor,
                          MatrixView<const float> x) {
   AlignedBuffer<float> workspace(workspace_per_token * x.rows);
-  Scratch scratch;
-  const BlockContext ctx{.x = {},
-                         .sequences = {},
-                         .executor = executor,
-                         .memory = scratch,
-                         .workspace = workspace.span()};
+  const ProductContext ctx{.executor = executor, .workspace = workspace.span()};
   const Index stride = linear.out() + y_padding;
   std::vector<float> y(static_cast<std::size_t>(x.rows * stride), untouched);
   linear.apply(ctx, x, {y.data(), x.rows, linear.out(), stride});

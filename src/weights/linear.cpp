@@ -1,4 +1,4 @@
-#include "krait/modules/linear.hpp"
+#include "krait/weights/linear.hpp"
 
 #include <fmt/format.h>
 

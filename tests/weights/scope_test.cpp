@@ -1,7 +1,7 @@
 // The binder by itself: which tensors a place in the tree of names gives, in which form, what is
 // recorded of them, and what is said of those that do not fit.
 
-#include "krait/io/weight_scope.hpp"
+#include "krait/weights/scope.hpp"
 
 #include <gtest/gtest.h>
 
@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "krait/core/thread_pool.hpp"
+#include "krait/weights/convert.hpp"
 #include "tests/support/support.hpp"
 
 namespace krait {

@@ -12,14 +12,16 @@
 #include <variant>
 #include <vector>
 
+#include "krait/core/plan.hpp"
 #include "krait/core/profile.hpp"
-#include "krait/io/weight_scope.hpp"
 #include "krait/kernels/matmul.hpp"
 #include "krait/kernels/matmul_bf16.hpp"
 #include "krait/kernels/matmul_grouped.hpp"
 #include "krait/kernels/matmul_panels.hpp"
 #include "krait/kernels/matvec.hpp"
-#include "krait/modules/block.hpp"
+#include "krait/kernels/product.hpp"
+#include "krait/weights/convert.hpp"
+#include "krait/weights/scope.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -43,7 +45,7 @@ struct PanelMemory {
   }
 
   /// Nothing if panels are not faster here, or if there is too little memory.
-  static std::optional<PanelMemory> in(const BlockContext& ctx, kernels::LaneOrder order,
+  static std::optional<PanelMemory> in(const ProductContext& ctx, kernels::LaneOrder order,
                                        DType weights, MatrixView<const float> x) noexcept {
     if (!kernels::panels_pay(x.rows, weights)) return std::nullopt;
     const Index used =
@@ -70,7 +72,7 @@ struct PanelMemory {
 
 /// y = x Wᵀ + b from packed operands. Threads share the outputs, or, where a narrow matrix would
 /// leave some of them idle, the tokens.
-inline void apply_panels(const BlockContext& ctx, const PanelMemory& memory,
+inline void apply_panels(const ProductContext& ctx, const PanelMemory& memory,
                          const kernels::DenseWeights& W, const float* bias,
                          MatrixView<const float> x, MatrixView<float> y) noexcept {
   constexpr Index tile = kernels::PanelActivations::tile;
@@ -123,7 +125,7 @@ struct MatrixShape {
 };
 
 /// Memory for packing a few tokens; empty if that is not faster here, or if there is too little.
-inline std::span<float> tiles_in(const BlockContext& ctx, MatrixView<const float> x) noexcept {
+inline std::span<float> tiles_in(const ProductContext& ctx, MatrixView<const float> x) noexcept {
   const auto size = static_cast<std::size_t>(x.rows * round_up(x.cols, Index{16}));
   if (!kernels::tiles_pay(x.rows, x.cols) || ctx.workspace.size() < size) return {};
   return ctx.workspace.first(size);
@@ -149,7 +151,7 @@ struct DenseLinear {
   Index in() const noexcept { return W.cols; }
   Index bytes() const noexcept { return W.rows * W.cols * bytes_of(W.dtype); }
 
-  void apply(const BlockContext& ctx, MatrixView<const float> x,
+  void apply(const ProductContext& ctx, MatrixView<const float> x,
              MatrixView<float> y) const noexcept {
     if (x.rows == 1) {
       parallel_for(ctx.executor, W.rows, output_block, row_cost(W, 1), [&](Range outputs) {
@@ -188,7 +190,7 @@ struct Bf16Linear {
   Index in() const noexcept { return W.cols; }
   Index bytes() const noexcept { return W.rows * W.cols * bytes_of(W.dtype); }
 
-  void apply(const BlockContext& ctx, MatrixView<const float> x,
+  void apply(const ProductContext& ctx, MatrixView<const float> x,
              MatrixView<float> y) const noexcept {
     if (const auto memory = PanelMemory::in(ctx, kernels::LaneOrder::pairs, W.dtype, x)) {
       return apply_panels(ctx, *memory, W, bias, x, y);
@@ -219,7 +221,7 @@ struct GroupedLinear {
     return W.row_blocks() * W.groups() * (kernels::block_bytes(W.form) + 2 * kernels::row_block);
   }
 
-  void apply(const BlockContext& ctx, MatrixView<const float> x,
+  void apply(const ProductContext& ctx, MatrixView<const float> x,
              MatrixView<float> y) const noexcept {
     const kernels::Int8Activations rounded(ctx.workspace.data(), x.rows, x.cols);
     // A few tokens are rounded sooner than another thread would begin to help.
@@ -261,7 +263,7 @@ class Linear {
   }
 
   /// y = x Wᵀ + b for every row of x [rows, in]; y [rows, out] must not overlap x.
-  void apply(const BlockContext& ctx, MatrixView<const float> x,
+  void apply(const ProductContext& ctx, MatrixView<const float> x,
              MatrixView<float> y) const noexcept {
     std::visit(
         [&](const auto& form) {

@@ -1,0 +1,105 @@
+#pragma once
+
+/// \file
+/// WeightBinder: connects a model with its weights, and keeps what is made of them.
+
+#include <functional>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "krait/core/error.hpp"
+#include "krait/core/tensor_view.hpp"
+#include "krait/io/weight_store.hpp"
+#include "krait/weights/options.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+
+/// How a model holds one of its tensors.
+enum class Placement {
+  in_place,   ///< used where the file has it
+  converted,  ///< a copy in another form
+  derived,    ///< computed from the file's tensor
+};
+
+/// What a tensor is to the model.
+enum class TensorRole {
+  matrix,     ///< of a matrix product or an embedding: held in the form the user asked for
+  parameter,  ///< anything else: computed with in f32
+};
+
+/// One tensor of a bound model.
+struct TensorUse {
+  std::string name;  ///< in the checkpoint
+  std::string path;  ///< in the model: the name without the checkpoint's prefix
+  Shape shape;
+  std::string form;  ///< as held in memory: "f32", "bf16", "q8", …
+  Index bytes = 0;   ///< as held in memory
+  Placement placement = Placement::in_place;
+  TensorRole role = TensorRole::parameter;
+  double active = 1.0;  ///< the part of it that one token needs: below 1 for experts
+  /// The tensor as held, or its codes and scales; of a derived one, the file's tensor. Data null
+  /// while planning.
+  std::vector<TensorView> parts;
+};
+
+/// A matrix of packed codes with their scales.
+struct PackedMatrix {
+  TensorView codes;   ///< u8
+  TensorView scales;  ///< f16
+};
+
+/// Connects modules with a WeightStore and keeps what they make of its tensors.
+///
+/// Works in three ways: with a store, to build a model; with a store but `materialize` off, to
+/// learn what building would cost; and without a store, to learn which tensors a model needs.
+class KRAIT_API WeightBinder {
+ public:
+  struct Options {
+    WeightOptions weights = {};
+    bool materialize = true;
+  };
+
+  /// `store` may be null: every tensor then exists, in f32, without data.
+  WeightBinder(const WeightStore* store, Options options) : store_(store), options_(options) {}
+
+  const WeightStore* store() const noexcept { return store_; }
+  bool materialize() const noexcept { return store_ != nullptr && options_.materialize; }
+
+  /// Everything bound so far, in order.
+  const std::vector<TensorUse>& uses() const noexcept { return uses_; }
+  /// Blocks made for the model; whoever keeps the model keeps them.
+  std::vector<std::shared_ptr<const void>> take_blocks() { return std::move(blocks_); }
+
+  /// Counts a tensor as used, though nothing was made of it.
+  void ignore(std::string name) { used_names_.insert(std::move(name)); }
+
+  /// Names in the store that nothing asked for.
+  std::vector<std::string> unused() const;
+
+ private:
+  friend class WeightScope;
+
+  static DType form_dtype(WeightForm form, DType stored) noexcept;
+  Result<TensorView> find(const std::string& name, const Shape& shape);
+  Result<TensorView> narrow(const std::string& name, const TensorView& stored, DType dtype);
+  Result<TensorView> find_part(const std::string& name, DType dtype, const Shape& shape);
+  void record(TensorUse use);
+  void* allocate(Index bytes);
+  Result<TensorView> hold(std::string name, std::string path, const Shape& shape, DType dtype,
+                          TensorRole role, double active);
+
+  const WeightStore* store_;
+  Options options_;
+  std::vector<TensorUse> uses_;
+  std::set<std::string, std::less<>> used_names_;
+  std::vector<std::shared_ptr<const void>> blocks_;
+  std::shared_ptr<const void> narrowed_;  // the f64 tensor found last, in f32
+};
+
+}  // namespace v0_1
+}  // namespace krait
