@@ -3,7 +3,13 @@
 /// \file
 /// Sampling and generation.
 
+#include "krait/decoding/candidates.hpp"
+#include "krait/decoding/clone_ptr.hpp"
 #include "krait/decoding/generate.hpp"
 #include "krait/decoding/language_model.hpp"
 #include "krait/decoding/sampler.hpp"
+#include "krait/decoding/sampler_step.hpp"
+#include "krait/decoding/sequence.hpp"
+#include "krait/decoding/state_io.hpp"
 #include "krait/decoding/stop.hpp"
+#include "krait/decoding/token_mask.hpp"

@@ -8,8 +8,6 @@
 #include "krait/models/model_plan.hpp"
 #include "krait/models/random_weights.hpp"
 #include "krait/models/registry.hpp"
-#include "krait/models/sequence.hpp"
 #include "krait/models/session.hpp"
 #include "krait/models/spec.hpp"
 #include "krait/models/state.hpp"
-#include "krait/models/state_io.hpp"

@@ -7,7 +7,7 @@
 
 #include "krait/core/thread_pool.hpp"
 #include "krait/decoding/language_model.hpp"
-#include "krait/models/state_io.hpp"
+#include "krait/decoding/state_io.hpp"
 #include "tests/support/support.hpp"
 
 namespace krait {

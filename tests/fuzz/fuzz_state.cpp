@@ -4,11 +4,11 @@
 // would find them.
 #include <string>
 
+#include "decoding/state_checksum.hpp"
 #include "krait/core/executor.hpp"
 #include "krait/decoding/generate.hpp"
+#include "krait/decoding/state_io.hpp"
 #include "krait/io/safetensors.hpp"
-#include "krait/models/state_io.hpp"
-#include "models/state_checksum.hpp"
 #include "tests/fuzz/fuzz_target.hpp"
 #include "tests/support/tiny_models.hpp"
 

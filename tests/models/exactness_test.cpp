@@ -9,8 +9,8 @@
 
 #include "krait/core/cpu.hpp"
 #include "krait/core/thread_pool.hpp"
+#include "krait/decoding/state_io.hpp"
 #include "krait/models/registry.hpp"
-#include "krait/models/state_io.hpp"
 #include "tests/support/control_word.hpp"
 #include "tests/support/digest.hpp"
 #include "tests/support/eager_thread_pool.hpp"

@@ -10,7 +10,7 @@
 
 #include "krait/core/flow.hpp"
 #include "krait/decoding/sampler.hpp"
-#include "krait/models/sequence.hpp"
+#include "krait/decoding/sequence.hpp"
 #include "krait/models/session.hpp"
 #include "krait/text/tokenizer.hpp"
 

@@ -4,11 +4,18 @@
 /// Sampler: from logits to a token.
 
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "krait/core/error.hpp"
+#include "krait/decoding/candidates.hpp"
+#include "krait/decoding/clone_ptr.hpp"
+#include "krait/decoding/sampler_step.hpp"
+#include "krait/decoding/token_mask.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -18,7 +25,8 @@ inline namespace v0_1 {
 /// the model's distribution as it is.
 struct SamplerOptions {
   /// Logits of tokens already in the text are divided by this where positive and multiplied where
-  /// negative (Keskar et al. 2019, arXiv:1909.05858). Above 0; 1 is off.
+  /// negative (Keskar et al. 2019, arXiv:1909.05858). Above 0; 1 is off. With the next two, the
+  /// step "penalties".
   double repetition_penalty = 1.0;
   double presence_penalty = 0.0;   ///< subtracted once from tokens in the text; finite
   double frequency_penalty = 0.0;  ///< subtracted for every occurrence in the text; finite
@@ -30,7 +38,14 @@ struct SamplerOptions {
   double min_p = 0.0;      ///< keep those of at least this part of the best's probability; 0 is off
   double typical_p = 1.0;  ///< keep the most typical that together reach p (Meister et al. 2022,
                            ///< arXiv:2202.00666); in (0, 1], 1 is off
-  bool greedy = false;     ///< the most probable token of the model; ignores everything above
+  /// An application's own steps, which are cloned. No two of a name.
+  std::vector<std::shared_ptr<const SamplerStep>> steps = {};
+  /// Another order of the steps, by name: "penalties", "logit_bias", "temperature", "top_k",
+  /// "top_p", "min_p", "typical_p", and the names of `steps`. It may leave out what is off, and
+  /// nothing else. Empty: as above, the application's own at the end. Where "temperature" is 0,
+  /// steps behind it have one token left to choose from.
+  std::vector<std::string> order = {};
+  bool greedy = false;  ///< the most probable token of the model; ignores everything above
   std::uint64_t seed = 0;
   std::uint32_t sequence = 0;  ///< which of several samples from the same seed
 };
@@ -38,16 +53,24 @@ struct SamplerOptions {
 /// Whether every field is in its range; the error names the first that is not.
 KRAIT_API Result<void> validate(const SamplerOptions& options, Index vocab);
 
-/// Draws tokens. The token drawn is a pure function of the logits, the text observed, and (seed,
-/// sequence, position), on every machine: sums in a fixed order, no call of the system's libm.
-/// Allocates only when made. A value: copies go separate ways. Options of any size are safe: what
-/// leaves the range of double becomes its largest number, and a token that is forbidden stays so.
+/// Draws tokens. The token drawn is a pure function of the logits, the mask, the text observed, and
+/// (seed, sequence, position), on every machine: sums in a fixed order, no call of the system's
+/// libm. Allocates only when made or copied. A value: copies go separate ways. Options of any size
+/// are safe: what leaves the range of double becomes its largest number, and a token that is
+/// forbidden stays so.
+///
+///     KRAIT_ASSIGN_OR_RETURN(
+///         Sampler sampler,
+///         Sampler::make({.temperature = 0.8, .top_k = 40, .seed = 7}, model.vocab()));
+///     sampler.observe(prompt);
+///     const Token token = sampler.sample(logits, state.position());
+///     sampler.observe({&token, 1});
 class KRAIT_API Sampler {
  public:
   /// For logits whose first `vocab` entries belong to tokens.
   static Result<Sampler> make(const SamplerOptions& options, Index vocab);
 
-  /// Counts tokens of the text (prompt and output) for the penalties.
+  /// Shows tokens of the text (prompt and output) to the steps.
   void observe(std::span<const Token> tokens) noexcept;
 
   /// The token to stand at `position` of the text, from the logits after all before it. Logits of
@@ -55,34 +78,20 @@ class KRAIT_API Sampler {
   /// the lowest id.
   Token sample(std::span<const float> logits, Index position) noexcept;
 
+  /// The same of the tokens that a mask allows, which come before every step, temperature 0 and
+  /// greedy included: no other token is drawn, whatever the logits are. Nothing if it allows none.
+  std::optional<Token> sample(std::span<const float> logits, Index position,
+                              const TokenMask& allowed) noexcept;
+
   const SamplerOptions& options() const noexcept { return options_; }
 
  private:
-  struct Candidate {
-    double logit;   // after penalties, bias and temperature
-    double weight;  // exp(logit - largest logit)
-    Token token;
-  };
-  static bool before(const Candidate& a, const Candidate& b) noexcept {
-    return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
-  }
-
-  void adjust(std::span<const float> logits) noexcept;
-  void divide(double temperature) noexcept;
-  void sort_first(std::size_t count) noexcept;
-  void keep_first(std::size_t count) noexcept;
-  void weigh() noexcept;
-  double total() const noexcept;
-  void apply_top_k() noexcept;
-  void apply_top_p() noexcept;
-  void apply_min_p() noexcept;
-  void apply_typical() noexcept;
+  Token choose(Index position) noexcept;
 
   SamplerOptions options_;
-  std::vector<Candidate> candidates_;  // [vocab]; the first `kept_` take part
-  std::vector<std::uint32_t> counts_;  // [vocab] occurrences in the text; empty without penalties
-  std::size_t kept_ = 0;
-  std::size_t sorted_ = 0;  // the first so many are in descending order, all others are below them
+  Index vocab_ = 0;
+  std::vector<ClonePtr<SamplerStep>> steps_;
+  Candidates candidates_;
 };
 
 }  // namespace v0_1

@@ -6,8 +6,8 @@
 #include <memory>
 #include <string>
 
+#include "krait/decoding/sequence.hpp"
 #include "krait/io/mapped_file.hpp"
-#include "krait/models/sequence.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -1,13 +1,13 @@
-#include "krait/models/state_io.hpp"
+#include "krait/decoding/state_io.hpp"
 
 #include <fmt/format.h>
 
 #include <charconv>
 #include <cstring>
 
+#include "decoding/state_checksum.hpp"
 #include "krait/io/printable.hpp"
 #include "krait/io/safetensors.hpp"
-#include "models/state_checksum.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -1,12 +1,12 @@
-#include "krait/models/state_io.hpp"
+#include "krait/decoding/state_io.hpp"
 
 #include <gtest/gtest.h>
 
 #include <limits>
 
+#include "decoding/state_checksum.hpp"
 #include "krait/io/safetensors.hpp"
 #include "krait/models/session.hpp"
-#include "models/state_checksum.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
