@@ -4,6 +4,7 @@
 /// The core floor: errors, types, views, executors, random numbers, CPU levels.
 
 #include "krait/core/aligned_buffer.hpp"
+#include "krait/core/cache_pages.hpp"
 #include "krait/core/config.hpp"
 #include "krait/core/cpu.hpp"
 #include "krait/core/dtype.hpp"

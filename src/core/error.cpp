@@ -32,6 +32,8 @@ std::string_view to_string(ErrorCode code) noexcept {
       return "cancelled";
     case ErrorCode::not_finite:
       return "not_finite";
+    case ErrorCode::no_memory:
+      return "no_memory";
   }
   return "unknown";
 }

@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstring>
+#include <utility>
 
 #include "decoding/state_checksum.hpp"
 #include "krait/io/printable.hpp"
@@ -99,6 +101,19 @@ Result<void> save_state(const Sequence& sequence, const std::string& path) {
     tensors.push_back(
         {tensor.path, {sequence.state.tensor(tensor.path).data(), DType::f32, tensor.shape}});
   }
+  // The rows of a cache lie in pages; in the file they follow one another.
+  const CachePages& cache = sequence.state.cache();
+  if (!layout.cache.empty() && cache.rows() != position) {
+    return refuse("cache", fmt::format("{} rows", position), fmt::to_string(cache.rows()));
+  }
+  std::vector<AlignedBuffer<float>> rows;
+  for (const CacheTensor& tensor : layout.cache) {
+    AlignedBuffer<float>& all = rows.emplace_back(position * tensor.slot.floats);
+    for (Index t = 0; t < position; ++t) {
+      std::ranges::copy(cache.row(tensor.slot, t), all.data() + t * tensor.slot.floats);
+    }
+    tensors.push_back({tensor.path, {all.data(), DType::f32, {position, tensor.slot.floats}}});
+  }
   tensors.push_back({std::string(tokens_name), {sequence.tokens.data(), DType::i32, {known}}});
   std::map<std::string, std::string, std::less<>> metadata = {
       {"format", std::string(format_name)},
@@ -151,6 +166,18 @@ Result<Sequence> load_state(const Model& model, std::shared_ptr<const FileBytes>
                   static_cast<std::size_t>(view.bytes()));
     }
   }
+  for (const CacheTensor& tensor : model.parts().state_layout->cache) {
+    const Shape shape{position, tensor.slot.floats};
+    KRAIT_ASSIGN_OR_RETURN(const TensorView view, reader.tensor(tensor.path, DType::f32, shape));
+    KRAIT_RETURN_IF_ERROR(sequence.state.reserve(position));
+    const auto* values = static_cast<const float*>(view.data);
+    for (Index t = 0; t < position; ++t) {
+      std::memcpy(cache_row(sequence.state.cache().pages().data(), tensor.slot, t),
+                  values + t * tensor.slot.floats,
+                  static_cast<std::size_t>(tensor.slot.floats) * sizeof(float));
+    }
+  }
+  sequence.state.cache().set_rows(position);
   sequence.state.set_position(position);
 
   KRAIT_ASSIGN_OR_RETURN(const TensorView tokens,

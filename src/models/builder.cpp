@@ -86,11 +86,11 @@ Result<Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder, const std:
       const WeightScope norm_scope = layer.scope(residual.norm_name);
       const WeightScope block_scope = layer.scope(residual.block_name);
       KRAIT_ASSIGN_OR_RETURN(Norm norm, Norm::bind(residual.norm, norm_scope, spec.d_model()));
-      const Index stateless = plan.state_floats();
+      const Index stateless = plan.state_floats() + plan.cache_floats();
       KRAIT_ASSIGN_OR_RETURN(
           auto block, std::visit([&](const auto& kind) { return kind.bind(block_scope, plan); },
                                  residual.block));
-      const bool has_state = plan.state_floats() > stateless;
+      const bool has_state = plan.state_floats() + plan.cache_floats() > stateless;
       const ScratchSlot trail = has_state ? plan.trail(spec.d_model()) : ScratchSlot{};
       const auto source = !spec.layers[i].parallel ? Residual::Source::stream
                           : &residual == &spec.layers[i].residuals[0]
@@ -114,6 +114,7 @@ Result<Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder, const std:
   parts.scratch = plan.scratch_plan();
   parts.trail = plan.trail_plan();
   parts.workspace_floats = plan.workspace_floats();
+  parts.task_memories = plan.task_memories();
   return parts;
 }
 
@@ -266,6 +267,8 @@ Result<ModelPlan> make_plan(const WeightBinder& binder, const Plan& plan, const 
   ModelPlan result;
   result.tensors = binder.uses();
   result.state_tensors = plan.state_tensors();
+  result.cache_tensors = plan.cache_tensors();
+  result.cache_bytes_per_token = plan.cache_floats() * bytes_of(DType::f32);
   result.state_bytes = plan.state_floats() * bytes_of(DType::f32);
   result.scratch_bytes_per_token =
       (plan.scratch_plan().floats_per_token() + plan.workspace_floats() + spec.d_model()) *
@@ -326,6 +329,8 @@ Result<Model> build_model(const ModelSpec& spec, const WeightStore& weights,
   auto layout = std::make_shared<StateLayout>();
   layout->tensors = plan.state_tensors();
   layout->floats = plan.state_floats();
+  layout->cache = plan.cache_tensors();
+  layout->cache_floats = plan.cache_floats();
   layout->fingerprint = fingerprint(spec, binder);
   parts.state_layout = std::move(layout);
   parts.owners = binder.take_blocks();

@@ -123,9 +123,12 @@ std::string PlanTree::text(const ModelPlan& plan, const ModelSpec& spec) const {
   out += fmt::format(", {} read per token\n", bytes_text(plan.bytes_per_token));
   draw(root, "", 1, out);
   out += fmt::format(
-      "weights {} in place, {} converted or derived; state {} per sequence; "
+      "weights {} in place, {} converted or derived; state {} per sequence{}; "
       "working memory {} per token of a run, {} more per token of a verification\n",
       bytes_text(plan.in_place_bytes), bytes_text(plan.owned_bytes), bytes_text(plan.state_bytes),
+      plan.cache_bytes_per_token == 0
+          ? std::string()
+          : fmt::format(" and {} per token", bytes_text(plan.cache_bytes_per_token)),
       bytes_text(plan.scratch_bytes_per_token), bytes_text(plan.trail_bytes_per_token));
   return out;
 }

@@ -127,6 +127,57 @@ Result<void> Session::check(std::span<const Token> tokens, const State& state) c
   if (state.position() < 0 || state.position() > room) [[unlikely]] {
     return bad_argument("position", fmt::format("0 to {}", room), fmt::to_string(state.position()));
   }
+  if (state.cache_.floats_per_token() > 0 && state.cache_.rows() != state.position()) [[unlikely]] {
+    return bad_argument("cache", fmt::format("rows of {} tokens", state.position()),
+                        fmt::to_string(state.cache_.rows()));
+  }
+  return {};
+}
+
+Result<void> Session::reserve(Index context) {
+  const std::vector<Plan::TaskMemory>& sizes = model_.parts().task_memories;
+  if (context < 0 || context > State::largest_position) {
+    return bad_argument("context", fmt::format("0 to {}", State::largest_position),
+                        fmt::to_string(context));
+  }
+  if (context <= context_ || sizes.empty()) return {};
+  Index floats = 0;
+  for (const Plan::TaskMemory& size : sizes) {
+    floats = std::max(floats, round_up(size(options_.chunk, context), Index{16}));
+  }
+  const auto fail = [&] {
+    return Error{
+        ErrorCode::no_memory,
+        fmt::format("[session] context: expected memory for {} tokens, found none", context)};
+  };
+  if (floats > (Index{1} << 56) / executor_->width()) return fail();
+#if KRAIT_HAS_EXCEPTIONS
+  try {
+    tasks_ = AlignedBuffer<float>(floats * executor_->width());
+  } catch (const std::bad_alloc&) {
+    return fail();
+  }
+#else
+  tasks_ = AlignedBuffer<float>(floats * executor_->width());
+#endif
+  task_floats_ = floats;
+  context_ = context;
+  return {};
+}
+
+Result<void> Session::make_room(std::span<const RunItem> items) {
+  if (model_.parts().state_layout->cache.empty()) return {};
+  Index context = 0;
+  for (const RunItem& item : items) {
+    context = std::max(context, item.state->position_ + std::ssize(item.tokens));
+  }
+  // Twice as much as is needed, so that a text that grows asks for it a few times only.
+  if (context > context_) {
+    KRAIT_RETURN_IF_ERROR(reserve(std::min(State::largest_position, 2 * context + 64)));
+  }
+  for (const RunItem& item : items) {
+    KRAIT_RETURN_IF_ERROR(item.state->cache_.reserve(std::ssize(item.tokens)));
+  }
   return {};
 }
 
@@ -148,7 +199,9 @@ BlockContext Session::context(MatrixView<float> x, std::span<const SequenceRows>
           .sequences = sequences,
           .executor = *executor_,
           .memory = scratch_,
-          .workspace = workspace_.span()};
+          .workspace = workspace_.span(),
+          .tasks = tasks_.span(),
+          .task_floats = task_floats_};
 }
 
 void Session::advance(std::span<const RunItem> items) {
@@ -164,6 +217,7 @@ void Session::advance(std::span<const RunItem> items) {
             .count = static_cast<Index>(item.tokens.size()),
             .position = item.state->position_,
             .state = item.state->block_.data(),
+            .pages = item.state->cache_.pages().data(),
             .hook = item.hook != nullptr ? item.hook : options_.hook,
             .item = static_cast<Index>(i),
             .trail = item.tentative ? drafts_[i].first : -1};
@@ -184,7 +238,13 @@ void Session::advance(std::span<const RunItem> items) {
   for (const Residual& residual : parts.residuals) residual.forward(ctx);
   for (std::size_t i = 0; i < items.size(); ++i) {
     items[i].state->set_position(rows_[i].position + rows_[i].count);
+    items[i].state->cache_.set_rows(items[i].state->position_);
   }
+}
+
+Result<void> Session::make_room(std::span<const Token> tokens, State& state) {
+  const RunItem item{.tokens = tokens, .state = &state};
+  return make_room({&item, 1});
 }
 
 void Session::advance(std::span<const Token> tokens, State& state) {
@@ -207,8 +267,12 @@ void Session::head(Index first, MatrixView<float> logits) {
 std::optional<std::string> Session::first_bad_layer(Token token, const State& state) {
   const ModelSpec& spec = model_.spec();
   State copy = state;
-  const SequenceRows rows{
-      .first = 0, .count = 1, .position = state.position(), .state = copy.block().data()};
+  if (!make_room({&token, 1}, copy)) return std::nullopt;
+  const SequenceRows rows{.first = 0,
+                          .count = 1,
+                          .position = state.position(),
+                          .state = copy.block_.data(),
+                          .pages = copy.cache_.pages().data()};
   const MatrixView<float> x(x_.data(), 1, model_.d_model());
   BlockContext ctx = context(x, {&rows, 1});
   const FloatEnvironment environment;
@@ -291,13 +355,14 @@ Result<void> Session::check_run(std::span<const RunItem> items) {
 
 Result<RunOutput> Session::run(std::span<const RunItem> items) {
   KRAIT_RETURN_IF_ERROR(check_run(items));
+  KRAIT_RETURN_IF_ERROR(make_room(items));
   if (std::ranges::any_of(items, &RunItem::tentative)) forget_drafts();
   Index first = 0;
   std::size_t slot = 0;
   for (std::size_t i = 0; i < items.size(); ++i) {
     const RunItem& item = items[i];
     if (!item.tentative) continue;
-    saved_[slot].copy_from(*item.state);
+    saved_[slot].save_from(*item.state);
     drafts_[i] = {.first = first,
                   .count = static_cast<Index>(item.tokens.size()),
                   .position = item.state->position(),
@@ -314,7 +379,7 @@ Result<RunOutput> Session::run(std::span<const RunItem> items) {
   for (std::size_t i = 0; i < items.size(); ++i) {
     if (!items[i].tentative) continue;
     if (!result) {
-      items[i].state->copy_from(saved_[drafts_[i].slot]);
+      items[i].state->restore_from(saved_[drafts_[i].slot]);
       continue;
     }
     drafts_[i].after = items[i].state->version();
@@ -362,6 +427,7 @@ Result<RunOutput> Session::output(std::span<const RunItem> items) {
 Result<std::span<const float>> Session::prefill(std::span<const Token> tokens, State& state,
                                                 Progress progress) {
   KRAIT_RETURN_IF_ERROR(check(tokens, state));
+  KRAIT_RETURN_IF_ERROR(make_room(tokens, state));
   const auto total = static_cast<Index>(tokens.size());
   const MatrixView<float> logits(logits_.data(), 1, model_.vocab_padded());
   for (Index first = 0; first < total;) {
@@ -388,10 +454,12 @@ Result<std::span<const float>> Session::prefill(std::span<const Token> tokens, S
 
 Result<std::span<const float>> Session::step(Token token, State& state) {
   KRAIT_RETURN_IF_ERROR(check({&token, 1}, state));
+  const RunItem item{.tokens = {&token, 1}, .state = &state};
+  KRAIT_RETURN_IF_ERROR(make_room({&item, 1}));
   const MatrixView<float> logits(logits_.data(), 1, model_.vocab_padded());
   {
     const FloatEnvironment environment;
-    advance({&token, 1}, state);
+    advance({&item, 1});
     head(0, logits);
   }
   KRAIT_RETURN_IF_ERROR(check_finite("logits", known(logits.row(0)), 0, token, state));
@@ -415,6 +483,7 @@ Result<MatrixView<const float>> Session::step_batch(std::span<const Token> token
 Result<void> Session::prefill_all(std::span<const Token> tokens, State& state,
                                   MatrixView<float> logits) {
   KRAIT_RETURN_IF_ERROR(check(tokens, state));
+  KRAIT_RETURN_IF_ERROR(make_room(tokens, state));
   const auto total = static_cast<Index>(tokens.size());
   if (logits.rows != total || logits.cols != model_.vocab_padded()) {
     return bad_argument("prefill_all", fmt::format("logits [{}, {}]", total, model_.vocab_padded()),
@@ -440,6 +509,7 @@ Result<void> Session::prefill_all(std::span<const Token> tokens, State& state,
 Result<void> Session::hidden(std::span<const Token> tokens, State& state,
                              MatrixView<float> hidden) {
   KRAIT_RETURN_IF_ERROR(check(tokens, state));
+  KRAIT_RETURN_IF_ERROR(make_room(tokens, state));
   const auto total = static_cast<Index>(tokens.size());
   if (hidden.rows != total || hidden.cols != model_.d_model()) {
     return bad_argument("hidden", fmt::format("rows [{}, {}]", total, model_.d_model()),
@@ -466,6 +536,7 @@ Result<void> Session::hidden(std::span<const Token> tokens, State& state,
 Result<void> Session::score(std::span<const Token> tokens, State& state,
                             std::span<float> log_probs) {
   KRAIT_RETURN_IF_ERROR(check(tokens, state));
+  KRAIT_RETURN_IF_ERROR(make_room(tokens, state));
   if (log_probs.size() + 1 != tokens.size()) {
     return bad_argument("score", fmt::format("{} log-probabilities", tokens.size() - 1),
                         fmt::to_string(log_probs.size()));

@@ -51,6 +51,7 @@ Result<MatrixView<const float>> Session::verify_batch(
     first += drafts_[i].count;
   }
   const auto items = std::span(batch_).first(drafts.size());
+  KRAIT_RETURN_IF_ERROR(make_room(items));
   {
     const FloatEnvironment environment;
     advance(items);
@@ -91,20 +92,36 @@ Result<void> Session::keep(Index n, State& state, Index item) {
     return bad_argument("keep", "the state that was verified",
                         "another, or one that has changed since");
   }
-  draft->is_open = false;
-  State& saved = saved_[draft->slot];
-  if (is_before ? n == 0 : n == draft->count) return {};
-  if (n == draft->count && draft->is_after_saved) {
-    state.copy_from(saved);
+  const State& saved = saved_[draft->slot];
+  if (is_before ? n == 0 : n == draft->count) {
+    draft->is_open = false;
     return {};
   }
-  if (is_after) state.copy_from(saved);
+  if (n == draft->count && draft->is_after_saved) {
+    state.copy_from(saved);
+    draft->is_open = false;
+    return {};
+  }
+  // Rows that a copy shares are written anew, those of the first n tokens at most.
+  const Index ahead = is_after ? draft->count : 0;
+  if (state.cache_.floats_per_token() > 0) {
+    KRAIT_RETURN_IF_ERROR(reserve(draft->position + n));
+    state.cache_.set_rows(draft->position);
+    const Result<void> room = state.cache_.reserve(n);
+    if (!room) {
+      state.cache_.set_rows(draft->position + ahead);
+      return room.error();
+    }
+  }
+  draft->is_open = false;
+  if (is_after) state.restore_from(saved);
   if (n == 0) return {};
   const FloatEnvironment environment;
   const SequenceRows rows{.first = 0,
                           .count = n,
                           .position = draft->position,
                           .state = state.block_.data(),
+                          .pages = state.cache_.pages().data(),
                           .hook = draft->hook,
                           .item = item,
                           .trail = draft->first};
@@ -114,6 +131,7 @@ Result<void> Session::keep(Index n, State& state, Index item) {
   ctx.again = true;
   for (const Residual& residual : model_.parts().residuals) residual.replay(ctx);
   state.set_position(draft->position + n);
+  state.cache_.set_rows(state.position_);
   return {};
 }
 

@@ -66,7 +66,7 @@ TEST(Result, MovesWhatCannotBeCopied) {
 TEST(Error, EveryCodeHasAName) {
   EXPECT_EQ(to_string(ErrorCode::not_found), "not_found");
   for (int code = static_cast<int>(ErrorCode::not_found);
-       code <= static_cast<int>(ErrorCode::not_finite); ++code) {
+       code <= static_cast<int>(ErrorCode::no_memory); ++code) {
     EXPECT_NE(to_string(static_cast<ErrorCode>(code)), "unknown");
   }
 }

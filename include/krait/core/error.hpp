@@ -35,6 +35,7 @@ enum class ErrorCode : int {
   incompatible_state,  ///< a saved state of another model
   cancelled,           ///< stopped by the caller's own callback
   not_finite,          ///< numbers of a run became NaN or infinite
+  no_memory,           ///< memory for what grows could not be had
 };
 
 /// Name of the code, as spelled in the enumeration.

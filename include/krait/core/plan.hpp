@@ -4,6 +4,7 @@
 /// Plan: what the blocks of a model book while they are bound.
 
 #include <algorithm>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -26,8 +27,29 @@ struct StateTensor {
   StateSlot slot;
 };
 
-/// Collects the bookings of state (per sequence), scratch (per token of a run) and trail (per token
-/// of a verification).
+/// Tokens in one page of a sequence's cache.
+inline constexpr Index cache_page_tokens = 64;
+
+/// A booking in the cache of a sequence: a row for every token.
+struct CacheSlot {
+  Index offset = 0;  ///< floats from the beginning of a page
+  Index floats = 0;  ///< of a row
+  Index stride = 0;  ///< floats from one row to the next, a multiple of 16
+};
+
+/// The row of a token in the pages of a cache.
+inline float* cache_row(float* const* pages, CacheSlot slot, Index token) noexcept {
+  return pages[token / cache_page_tokens] + slot.offset + token % cache_page_tokens * slot.stride;
+}
+
+/// A named booking of the cache.
+struct CacheTensor {
+  std::string path;  ///< "layers.3.attention.kv"
+  CacheSlot slot;
+};
+
+/// Collects the bookings of state (per sequence), cache (per token of a sequence), scratch (per
+/// token of a run), trail (per tentative token) and task memory (per thread and length of context).
 class Plan {
  public:
   explicit Plan(Index d_model) : d_model_(d_model) {}
@@ -41,6 +63,20 @@ class Plan {
     state_tensors_.push_back({std::move(path), shape, slot});
     return slot;
   }
+
+  /// Rows that every token of a sequence adds and that stay, such as keys and values.
+  CacheSlot cache(std::string path, Index floats) {
+    const CacheSlot slot{cache_floats_ * cache_page_tokens, floats, round_up(floats, 16)};
+    cache_floats_ += slot.stride;
+    cache_tensors_.push_back({std::move(path), slot});
+    return slot;
+  }
+
+  /// Working memory of each task of a block: as many floats as `size` says for a run of so many
+  /// tokens, none of which has more than `context` tokens in its sequence, itself included. Blocks
+  /// run one after another, so the largest booking serves all.
+  using TaskMemory = std::function<Index(Index tokens, Index context)>;
+  void task_memory(TaskMemory size) { task_memory_.push_back(std::move(size)); }
 
   /// Working memory of a block while it runs: `floats` floats for every token.
   ScratchSlot scratch(Index floats) { return scratch_.book(floats); }
@@ -59,6 +95,9 @@ class Plan {
   Index workspace_floats() const noexcept { return workspace_; }
   Index state_floats() const noexcept { return state_floats_; }
   const std::vector<StateTensor>& state_tensors() const noexcept { return state_tensors_; }
+  Index cache_floats() const noexcept { return cache_floats_; }
+  const std::vector<CacheTensor>& cache_tensors() const noexcept { return cache_tensors_; }
+  const std::vector<TaskMemory>& task_memories() const noexcept { return task_memory_; }
 
  private:
   Index d_model_;
@@ -67,6 +106,9 @@ class Plan {
   Index workspace_ = 0;  // floats per token
   Index state_floats_ = 0;
   std::vector<StateTensor> state_tensors_;
+  Index cache_floats_ = 0;  // per token
+  std::vector<CacheTensor> cache_tensors_;
+  std::vector<TaskMemory> task_memory_;
 };
 
 }  // namespace v0_1

@@ -29,6 +29,7 @@ class KRAIT_API Model {
     ScratchPlan scratch;
     ScratchPlan trail;
     Index workspace_floats = 0;  // per token, for one matrix product
+    std::vector<Plan::TaskMemory> task_memories;
     std::shared_ptr<const StateLayout> state_layout;
     std::vector<std::shared_ptr<const void>> owners;  // keep every byte above alive
   };

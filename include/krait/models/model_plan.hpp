@@ -16,12 +16,14 @@ inline namespace v0_1 {
 struct ModelPlan {
   std::vector<TensorUse> tensors;  ///< in order of binding
   std::vector<StateTensor> state_tensors;
+  std::vector<CacheTensor> cache_tensors;
   Index parameters = 0;               ///< elements of all tensors, a shared one once
   Index active_parameters = 0;        ///< the same without the experts that a token is not sent to
   Index bytes_per_token = 0;          ///< weights that one step reads, as held in memory
   Index in_place_bytes = 0;           ///< weights used where the file has them
   Index owned_bytes = 0;              ///< weights converted or derived
   Index state_bytes = 0;              ///< one sequence, constant for ever
+  Index cache_bytes_per_token = 0;    ///< what every token adds to it; 0 in recurrent models
   Index scratch_bytes_per_token = 0;  ///< working memory for each token of a run
   Index trail_bytes_per_token = 0;    ///< recorded of each token of a verification
   std::vector<std::string> unused;    ///< tensors of the checkpoint that the model does not use

@@ -153,6 +153,11 @@ class KRAIT_API Session {
   /// rows of the head take no probability. Consumes all tokens but the last.
   Result<void> score(std::span<const Token> tokens, State& state, std::span<float> log_probs);
 
+  /// Makes room for runs of sequences of up to so many tokens, so that none of them allocates; of
+  /// use to models with attention, whose working memory grows with the text. A run does it itself,
+  /// ever more ahead, where it was not done. Errors: bad_argument, no_memory.
+  Result<void> reserve(Index context);
+
   /// Bytes of working memory.
   std::size_t bytes() const noexcept;
 
@@ -172,6 +177,9 @@ class KRAIT_API Session {
 
   Result<void> check(std::span<const Token> tokens, const State& state) const;
   Result<void> check_model(const State& state) const;
+  // Room for the items' tokens in the caches of their states and in tasks_.
+  Result<void> make_room(std::span<const RunItem> items);
+  Result<void> make_room(std::span<const Token> tokens, State& state);
   // The logits that belong to tokens.
   std::span<const float> known(std::span<const float> row) const noexcept {
     return row.first(static_cast<std::size_t>(model_.vocab()));
@@ -200,6 +208,9 @@ class KRAIT_API Session {
   SessionOptions options_;
   Scratch scratch_;
   AlignedBuffer<float> workspace_;
+  AlignedBuffer<float> tasks_;  // [threads, task_floats_]
+  Index task_floats_ = 0;
+  Index context_ = 0;                   // tokens of a sequence that tasks_ has room for
   AlignedBuffer<float> x_;              // [chunk, d_model]
   AlignedBuffer<float> logits_;         // [max(max_batch, max_verify), vocab_padded]
   std::vector<SequenceRows> rows_;      // [items]

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "krait/core/aligned_buffer.hpp"
+#include "krait/core/cache_pages.hpp"
 #include "krait/core/plan.hpp"
 
 namespace krait {
@@ -20,12 +21,15 @@ inline namespace v0_1 {
 /// Where in a state block each tensor lies, and which model the states belong to.
 struct StateLayout {
   std::vector<StateTensor> tensors;
-  Index floats = 0;         ///< length of the block
+  Index floats = 0;                ///< length of the block
+  std::vector<CacheTensor> cache;  ///< rows per token; empty where the state does not grow
+  Index cache_floats = 0;          ///< per token
   std::string fingerprint;  ///< of the model: its spec and samples of its weights, in hexadecimal
 };
 
-/// The recurrent state of one sequence: a few MiB, the same size for ever. A regular type: copy to
-/// fork a sequence, compare bit by bit, save and load (state_io.hpp). Made by
+/// The state of one sequence: a block of a few MiB, the same size for ever, and, in models with
+/// attention, a cache of rows per token, whose pages copies share until one of them writes. A
+/// regular type: copy to fork a sequence, compare bit by bit, save and load (state_io.hpp). Made by
 /// `Model::initial_state`; advanced by a Session of the same model.
 class KRAIT_API State {
  public:
@@ -35,15 +39,24 @@ class KRAIT_API State {
   /// Of no model; only to be assigned to.
   State() = default;
   explicit State(std::shared_ptr<const StateLayout> layout)
-      : block_(layout->floats), layout_(std::move(layout)) {}
+      : block_(layout->floats), cache_(layout->cache_floats), layout_(std::move(layout)) {}
 
   /// Tokens consumed so far.
   Index position() const noexcept { return position_; }
-  /// Size of the state, position and names aside.
-  std::size_t bytes() const noexcept { return block_.bytes(); }
+  /// Size of the state, position and names aside; what copies share is counted in each.
+  std::size_t bytes() const noexcept { return block_.bytes() + cache_.bytes(); }
 
-  /// Takes over the value of another state of the same model without allocating.
+  /// Takes over the value of another state of the same model without allocating (but for the list
+  /// of a cache's pages).
   void copy_from(const State& other);
+
+  /// Makes room for the cache rows of `more` tokens, so that runs of them allocate nothing. A run
+  /// does it itself where it was not done. Errors: no_memory; the state is as it was.
+  Result<void> reserve(Index more) { return cache_.reserve(more); }
+
+  /// A token's row in the cache, by its path such as "layers.3.attention.kv"; empty if there is
+  /// none.
+  std::span<const float> cache_row(std::string_view path, Index token) const noexcept;
 
   /// Back to the beginning of a sequence.
   void reset() noexcept;
@@ -58,6 +71,13 @@ class KRAIT_API State {
   std::uint64_t version() const noexcept { return version_; }
 
   const std::shared_ptr<const StateLayout>& layout() const noexcept { return layout_; }
+
+  /// The cache. For readers and writers of states.
+  CachePages& cache() noexcept {
+    touch();
+    return cache_;
+  }
+  const CachePages& cache() const noexcept { return cache_; }
 
   /// The whole block. For readers and writers of states.
   std::span<float> block() noexcept {
@@ -77,8 +97,12 @@ class KRAIT_API State {
   friend class Session;
 
   void touch() noexcept;
+  // Everything but the cache, which goes back to the rows that the other state had.
+  void restore_from(const State& other) noexcept;
+  void save_from(const State& other) noexcept;
 
   AlignedBuffer<float> block_;
+  CachePages cache_;
   std::shared_ptr<const StateLayout> layout_;
   Index position_ = 0;
   std::uint64_t version_ = 0;  // 0: the beginning of a sequence

@@ -28,6 +28,7 @@ struct SequenceRows {
   Index count = 0;                 ///< rows, at least 1
   Index position = 0;              ///< tokens the sequence had consumed before this run
   float* state = nullptr;          ///< the sequence's state block
+  float* const* pages = nullptr;   ///< of the sequence's cache, with room for these rows
   ActivationHook* hook = nullptr;  ///< sees these rows; may be null
   Index item = 0;                  ///< of the run, for the hook
   /// The row of the trail where the first of these is recorded, in a run of which a part may be
@@ -36,6 +37,11 @@ struct SequenceRows {
 
   std::span<float> slot(StateSlot slot) const noexcept {
     return {state + slot.offset, static_cast<std::size_t>(slot.size)};
+  }
+
+  /// The cache's row of row t of these (0 … count - 1).
+  std::span<float> cache(CacheSlot slot, Index t) const noexcept {
+    return {cache_row(pages, slot, position + t), static_cast<std::size_t>(slot.floats)};
   }
 };
 
@@ -57,6 +63,8 @@ struct BlockContext {
   bool has_hooks = false;      ///< whether any of the sequences has a hook
   bool again = false;          ///< in `Block::replay`: the rows have run before
   BlockPlace place{};
+  std::span<float> tasks = {};  ///< memory of all tasks; booked by Plan::task_memory
+  Index task_floats = 0;        ///< of each task
 
   /// What matrix products need of it.
   operator ProductContext() const noexcept { return {executor, workspace}; }
@@ -64,6 +72,12 @@ struct BlockContext {
   /// Booked working memory as a matrix [rows, cols]; rows start on cache lines.
   MatrixView<float> scratch(ScratchSlot slot, Index cols) const noexcept {
     return {memory.grant(slot).data(), x.rows, cols, slot.floats_per_token};
+  }
+
+  /// Working memory of one task of `parallel_for`.
+  std::span<float> task_memory(int task) const noexcept {
+    return tasks.subspan(static_cast<std::size_t>(task * task_floats),
+                         static_cast<std::size_t>(task_floats));
   }
 
   /// Calls the hooks of the run's sequences with their rows of `values` [rows, width].
