@@ -1,0 +1,552 @@
+#include "krait/kernels/attention.hpp"
+
+#include "krait/kernels/ref/attention.hpp"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/attention.cpp"
+#include "kernels/targets.hpp"
+// After targets.hpp:
+#include "kernels/dot-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace krait {
+inline namespace v0_1 {
+namespace kernels::HWY_NAMESPACE {
+namespace {
+
+using namespace detail;
+
+constexpr Index page_tokens = attention_page_tokens;
+constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
+constexpr float quiet_nan = std::numeric_limits<float>::quiet_NaN();
+
+// Few queries: a tile holds four keys × this many queries, the contract's lanes in registers.
+constexpr int few_tile = HWY_TARGET == HWY_SSE4 ? 1 : HWY_TARGET == HWY_AVX2 ? 3 : 6;
+
+// Many queries lie side by side in panels of this width, and one lane of the contract is done at a
+// time; a tile holds this many keys.
+constexpr int panel_parts = HWY_TARGET == HWY_NEON ? 4 : 2;
+constexpr Index panel_width = panel_parts * vector_lanes;
+constexpr int panel_keys = HWY_TARGET == HWY_AVX3 ? 8 : 4;
+static_assert(least_attention_block % panel_width == 0 && page_tokens % panel_keys == 0);
+
+// Registers of output columns that a tile of T queries continues at a time.
+template <int T>
+constexpr int value_parts = HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4 ? (T == 4 ? 2 : 4) : 4;
+constexpr int value_queries = 4;
+
+// Keys or values that are requested this many rows ahead: in pages, memory sees no stream.
+constexpr Index rows_ahead = 16;
+
+// The queries of some rows and heads that have the same keys, row after row.
+struct Block {
+  const AttentionArgs& args;
+  Index row;
+  Index rows;
+  Index head;
+  Index heads;
+  Index kv_head;
+  Index queries = rows * heads;
+  Index width = round_up(args.d_head, 16);
+
+  // Keys that query m sees; they grow with m.
+  HWY_INLINE Index visible(Index m) const { return args.position + row + m / heads + 1; }
+  HWY_INLINE Index context() const { return args.position + row + rows; }
+  HWY_INLINE const float* query(Index m) const {
+    return args.q.row_data(row + m / heads) + (head + m % heads) * args.d_head;
+  }
+  HWY_INLINE float* output(Index m) const {
+    return args.y.row_data(row + m / heads) + (head + m % heads) * args.d_head;
+  }
+  HWY_INLINE const float* keys(Index j) const {
+    return args.pages[static_cast<std::size_t>(j / page_tokens)] +
+           j % page_tokens * args.row_stride + kv_head * args.d_head;
+  }
+  HWY_INLINE const float* values(Index j) const { return keys(j) + args.n_kv_head * args.d_head; }
+};
+
+// Where a block's working memory begins; many queries first become a multiple of the widest panel.
+struct Memory {
+  float* q;
+  float* out;
+  float* largest;
+  float* sums;
+  float* tail;
+  float* scores;
+  Index row;  // of scores
+
+  explicit Memory(const Block& block) : row(attention_row(block.context())) {
+    const Index queries = padded_queries(block.queries);
+    const Index padded = round_up(queries, 16);
+    q = block.args.scratch.data();
+    out = q + queries * block.width;
+    largest = out + queries * block.width;
+    sums = largest + padded;
+    tail = sums + padded;
+    scores = tail + 16 * block.width;
+  }
+};
+
+// Requests rows of d floats for the L2 cache, one row at a time.
+struct RowsAhead {
+  const float* row = nullptr;  // null: none
+  Index stride = 0;
+  Index bytes = 0;
+
+  HWY_INLINE void request(Index j) const {
+    if (row == nullptr) return;
+    const auto at = reinterpret_cast<std::uintptr_t>(row + j * stride);
+    for (Index byte = 0; byte < bytes; byte += 64) {
+      __builtin_prefetch(reinterpret_cast<const void*>(at + static_cast<std::uintptr_t>(byte)), 0,
+                         2);
+    }
+  }
+};
+
+// Calls body(j, count, RowsAhead) for keys [0, n) in stretches of a page, of which rows_ahead
+// divides the length; `place` gives the row of a key.
+template <class Place, class Body>
+HWY_INLINE void for_rows(const Block& block, Index n, Place place, Body body) {
+  for (Index j = 0; j < n; j += rows_ahead) {
+    RowsAhead ahead;
+    if (j + rows_ahead < n) {
+      ahead = {place(j + rows_ahead), block.args.row_stride,
+               block.args.d_head * static_cast<Index>(sizeof(float))};
+    }
+    body(j, HWY_MIN(rows_ahead, n - j), ahead);
+  }
+}
+
+// ---- Few queries ------------------------------------------------------------------------------
+
+// The products of `keys` keys with T queries.
+template <int T>
+HWY_INLINE void few_products(const Block& block, const float* K, Index keys, const float* q,
+                             float* scores, Index row, const RowsAhead& ahead) {
+  const Product<float> in{.w = K,
+                          .x = q,
+                          .n = block.args.row_stride,
+                          .x_stride = block.width,
+                          .bias = nullptr,
+                          .y = scores,
+                          .y_stride = row};
+  const auto tile = [&](auto height, Index j) HWY_ATTR {
+    constexpr int R = decltype(height)::value;
+    Array<Lanes, R * T> lanes;
+    KRAIT_UNROLL
+    for (int p = 0; p < register_parts; ++p) {
+      Array<VF, R * T> acc;
+      KRAIT_UNROLL
+      for (int i = 0; i < R * T; ++i) acc[i] = hn::Zero(DF());
+      Fetch none;
+      accumulate_tile<R, T, 1, false>(K + j * in.n, q, in, p * vector_lanes, 0, block.args.d_head,
+                                      acc, none);
+      KRAIT_UNROLL
+      for (int i = 0; i < R * T; ++i) lanes[i].part[p] = acc[i];
+    }
+    finish_tile<R, T>(lanes, nullptr, scores + j, row);
+  };
+  Index j = 0;
+  for (; j + 4 <= keys; j += 4) {
+    for (Index i = j; i < j + 4; ++i) ahead.request(i);
+    tile(std::integral_constant<int, 4>(), j);
+  }
+  for (; j < keys; ++j) tile(std::integral_constant<int, 1>(), j);
+}
+
+// Calls few_products<queries>; queries ≤ T.
+template <int T>
+HWY_INLINE void few_products_of(Index queries, const Block& block, const float* K, Index keys,
+                                const float* q, float* scores, Index row, const RowsAhead& ahead) {
+  if constexpr (T > 0) {
+    if (queries < T) {
+      return few_products_of<T - 1>(queries, block, K, keys, q, scores, row, ahead);
+    }
+    few_products<T>(block, K, keys, q, scores, row, ahead);
+  }
+}
+
+// Scales the scores of a query and makes them weights; returns their sum.
+HWY_INLINE float few_weights(float* scores, Index n, float scale) {
+  const DF d;
+  const VF factor = hn::Set(d, scale);
+  VF best = hn::Set(d, minus_infinity);
+  for_each_register(n, [&](Index j, Index count) HWY_ATTR {
+    const VF s = hn::Mul(load(scores + j), factor);  // the row has room for whole registers
+    store(s, scores + j);
+    const auto larger = hn::And(hn::Gt(s, best), hn::FirstN(d, static_cast<std::size_t>(count)));
+    best = hn::IfThenElse(larger, s, best);
+  });
+  HWY_ALIGN float lanes[vector_lanes];
+  hn::Store(best, d, lanes);
+  float largest = lanes[0];
+  for (Index i = 1; i < vector_lanes; ++i) largest = lanes[i] > largest ? lanes[i] : largest;
+  const VF subtrahend = hn::Set(d, largest);
+  return reduce(accumulate(n, [=](VF acc, Index j, Index /*count*/) HWY_ATTR {
+    const VF p = exp_nonpositive_of(VectorOps(), hn::Sub(load(scores + j), subtrahend));
+    store(p, scores + j);
+    return hn::Add(acc, p);
+  }));
+}
+
+// ---- Many queries -----------------------------------------------------------------------------
+
+// In which order the lanes are done, so that each sum of the tree is formed as early as it can be.
+constexpr unsigned lane_order[16] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
+
+// Element k of query m goes to panel[k][m]; queries beyond the last are zeros.
+void pack_queries(const Block& block, float* panels) {
+  const Index d_head = block.args.d_head;
+  for (Index first = 0; first < block.queries; first += panel_width) {
+    for (Index m = 0; m < panel_width; ++m) {
+      float* to = panels + first * d_head + m;
+      const bool exists = first + m < block.queries;
+      const float* q = exists ? block.query(first + m) : nullptr;
+      for (Index k = 0; k < d_head; ++k) to[k * panel_width] = exists ? q[k] : 0.0F;
+    }
+  }
+}
+
+// sums[r·panel_parts + p]: the products of panel_keys keys with the queries of a panel.
+HWY_INLINE void panel_products(const float* panel, const float* K, Index stride, Index d_head,
+                               Array<VF, panel_keys * panel_parts>& sums) {
+  constexpr int size = panel_keys * panel_parts;
+  Array<VF, size> waiting[4];  // sums whose other term is still to come
+  Array<VF, size>* top = waiting;
+  for (unsigned i = 0; i < virtual_lanes; ++i) {
+    Array<VF, size> acc;
+    KRAIT_UNROLL
+    for (int j = 0; j < size; ++j) acc[j] = hn::Zero(DF());
+    for (Index k = lane_order[i]; k < d_head; k += virtual_lanes) {
+      const float* q = panel + k * panel_width;
+      Array<VF, panel_parts> qs;
+      KRAIT_UNROLL
+      for (int p = 0; p < panel_parts; ++p) qs[p] = load(q + p * vector_lanes);
+      KRAIT_UNROLL
+      for (int r = 0; r < panel_keys; ++r) {
+        const VF key = hn::Set(DF(), K[r * stride + k]);
+        KRAIT_UNROLL
+        for (int p = 0; p < panel_parts; ++p) {
+          VF& a = acc[r * panel_parts + p];
+          a = fma(key, qs[p], a);
+        }
+      }
+    }
+    for (unsigned terms = i + 1; terms % 2 == 0; terms /= 2) {
+      --top;
+      KRAIT_UNROLL
+      for (int j = 0; j < size; ++j) acc[j] = hn::Add((*top)[j], acc[j]);
+    }
+    KRAIT_UNROLL
+    for (int j = 0; j < size; ++j) (*top)[j] = acc[j];
+    ++top;
+  }
+  KRAIT_UNROLL
+  for (int j = 0; j < size; ++j) sums[j] = waiting[0][j];
+}
+
+// The scores of keys [j, j + panel_keys) for the queries from m on, -inf where a query does not see
+// a key, and the largest of each query.
+HWY_NOINLINE void panel_scores(const Block& block, const Memory& memory, Index m, const float* K,
+                               Index stride, Index j, float* scores) {
+  const DF d;
+  Array<VF, panel_keys * panel_parts> sums;
+  panel_products(memory.q + m * block.args.d_head, K, stride, block.args.d_head, sums);
+  const VF factor = hn::Set(d, block.args.scale);
+  const bool all_visible = j + panel_keys <= block.visible(m);
+  KRAIT_UNROLL
+  for (int p = 0; p < panel_parts; ++p) {
+    const Index at = m + p * vector_lanes;
+    HWY_ALIGN std::int32_t seen[vector_lanes];
+    if (!all_visible) {
+      for (Index i = 0; i < vector_lanes; ++i) {
+        seen[i] = static_cast<std::int32_t>(block.visible(HWY_MIN(at + i, block.queries - 1)) - j);
+      }
+    }
+    VF best = load(memory.largest + at);
+    KRAIT_UNROLL
+    for (int r = 0; r < panel_keys; ++r) {
+      VF s = hn::Mul(sums[r * panel_parts + p], factor);
+      if (!all_visible) {
+        const DI di;
+        const auto visible = hn::Gt(hn::Load(di, seen), hn::Set(di, r));
+        s = hn::IfThenElse(hn::RebindMask(d, visible), s, hn::Set(d, minus_infinity));
+      }
+      store(s, scores + r * panel_width + p * vector_lanes);
+      best = hn::IfThenElse(hn::Gt(s, best), s, best);
+    }
+    store(best, memory.largest + at);
+  }
+}
+
+// Makes the scores of a panel weights: +0 for keys that are not seen. Their sums by lanes.
+void panel_weights(float* scores, Index n, const float* largest, float* sums) {
+  const DF d;
+  HWY_ALIGN float lanes[virtual_lanes * panel_width] = {};
+  Array<VF, panel_parts> subtrahend;
+  KRAIT_UNROLL
+  for (int p = 0; p < panel_parts; ++p) subtrahend[p] = load(largest + p * vector_lanes);
+  for (Index j = 0; j < n; ++j) {
+    float* row = scores + j * panel_width;
+    float* lane = lanes + j % virtual_lanes * panel_width;
+    Pack<panel_parts> x;
+    KRAIT_UNROLL
+    for (int p = 0; p < panel_parts; ++p) {
+      x.part[p] = hn::Sub(load(row + p * vector_lanes), subtrahend[p]);
+    }
+    x = exp_nonpositive_of(PackOps<panel_parts>(), x);
+    KRAIT_UNROLL
+    for (int p = 0; p < panel_parts; ++p) {
+      store(x.part[p], row + p * vector_lanes);
+      store(hn::Add(load(lane + p * vector_lanes), x.part[p]), lane + p * vector_lanes);
+    }
+  }
+  for (Index half = virtual_lanes / 2; half > 0; half /= 2) {
+    for (Index i = 0; i < half * panel_width; i += vector_lanes) {
+      store(hn::Add(load(lanes + i), load(lanes + i + half * panel_width)), lanes + i);
+    }
+  }
+  for (Index i = 0; i < panel_width; i += vector_lanes) hn::StoreU(load(lanes + i), d, sums + i);
+}
+
+// ---- Values -----------------------------------------------------------------------------------
+
+// Weights of queries: of query t and key j at [t·apart + j·step].
+struct Weights {
+  const float* at;
+  Index apart;
+  Index step;
+};
+
+// Continues the chains of C registers of columns of T queries over `keys` keys. The last register
+// has `count` columns.
+template <int T, int C>
+HWY_INLINE void add_columns(const float* V, Index stride, Index keys, const Weights& p, Index count,
+                            float* out, Index width, const RowsAhead& ahead) {
+  const DF d;
+  Array<VF, T * C> acc;
+  KRAIT_UNROLL
+  for (int t = 0; t < T; ++t) {
+    KRAIT_UNROLL
+    for (int c = 0; c < C; ++c) acc[t * C + c] = load(out + t * width + c * vector_lanes);
+  }
+  for (Index j = 0; j < keys; ++j) {
+    ahead.request(j);
+    const float* v = V + j * stride;
+    const float* weight = p.at + j * p.step;
+    Array<VF, C> vs;
+    KRAIT_UNROLL
+    for (int c = 0; c < C; ++c) {
+      vs[c] = C > 1 ? load(v + c * vector_lanes) : load_count(v, count);
+    }
+    KRAIT_UNROLL
+    for (int t = 0; t < T; ++t) {
+      const VF w = hn::Set(d, weight[t * p.apart]);
+      KRAIT_UNROLL
+      for (int c = 0; c < C; ++c) acc[t * C + c] = fma(w, vs[c], acc[t * C + c]);
+    }
+  }
+  KRAIT_UNROLL
+  for (int t = 0; t < T; ++t) {
+    KRAIT_UNROLL
+    for (int c = 0; c < C; ++c) store(acc[t * C + c], out + t * width + c * vector_lanes);
+  }
+}
+
+// All columns of T queries.
+template <int T>
+HWY_NOINLINE void add_values(const Block& block, const float* V, Index stride, Index keys,
+                             const Weights& p, float* out, RowsAhead ahead) {
+  constexpr int C = value_parts<T>;
+  const Index d_head = block.args.d_head;
+  Index i = 0;
+  for (; i + C * vector_lanes <= d_head; i += C * vector_lanes) {
+    add_columns<T, C>(V + i, stride, keys, p, vector_lanes, out + i, block.width, ahead);
+    ahead = {};
+  }
+  for (; i < d_head; i += vector_lanes) {
+    const Index count = HWY_MIN(vector_lanes, d_head - i);
+    add_columns<T, 1>(V + i, stride, keys, p, count, out + i, block.width, ahead);
+    ahead = {};
+  }
+}
+
+// T queries from m on over keys [j, j + keys), of which each query takes those that it sees.
+template <int T>
+HWY_INLINE void add_seen_values(const Block& block, Index m, const float* V, Index stride, Index j,
+                                Index keys, const Weights& p, float* out, const RowsAhead& ahead) {
+  const Index common = HWY_MIN(keys, HWY_MAX(Index{0}, block.visible(m) - j));
+  if (common > 0) add_values<T>(block, V, stride, common, p, out, ahead);
+  if constexpr (T > 1) {
+    for (Index t = 1; t < T; ++t) {
+      const Index more = HWY_MIN(keys, block.visible(m + t) - j) - common;
+      if (more <= 0) continue;
+      add_values<1>(block, V + common * stride, stride, more,
+                    {p.at + t * p.apart + common * p.step, p.apart, p.step}, out + t * block.width,
+                    {});
+    }
+  }
+}
+
+// All queries over keys [j, j + keys); weights(m) are those of the queries from m on.
+template <class WeightsOf>
+HWY_INLINE void add_page(const Block& block, const Memory& memory, const float* V, Index stride,
+                         Index j, Index keys, WeightsOf weights, RowsAhead ahead) {
+  Index m = 0;
+  const auto tile = [&](auto queries) HWY_ATTR {
+    constexpr int T = decltype(queries)::value;
+    add_seen_values<T>(block, m, V, stride, j, keys, weights(m), memory.out + m * block.width,
+                       ahead);
+    ahead = {};
+    m += T;
+  };
+  while (m + value_queries <= block.queries) tile(std::integral_constant<int, value_queries>());
+  while (m + 2 <= block.queries) tile(std::integral_constant<int, 2>());
+  if (m < block.queries) tile(std::integral_constant<int, 1>());
+}
+
+// ---- Blocks -----------------------------------------------------------------------------------
+
+void clear(float* p, Index count) {
+  for (Index i = 0; i < count; i += vector_lanes) store(hn::Zero(DF()), p + i);
+}
+
+// Divides and stores the outputs.
+void finish(const Block& block, const Memory& memory) {
+  const DF d;
+  for (Index m = 0; m < block.queries; ++m) {
+    const VF divisor = hn::Set(d, memory.sums[m]);
+    const float* from = memory.out + m * block.width;
+    float* to = block.output(m);
+    for_each_register(block.args.d_head, [=](Index i, Index count) HWY_ATTR {
+      const VF y = hn::Div(load(from + i), divisor);
+      store_count(hn::IfThenElse(hn::Eq(y, y), y, hn::Set(DF(), quiet_nan)), to + i, count);
+    });
+  }
+}
+
+void attend_few(const Block& block, const Memory& memory) {
+  for (Index m = 0; m < block.queries; ++m) {
+    const float* from = block.query(m);
+    float* to = memory.q + m * block.width;
+    for_each_register(block.args.d_head, [=](Index k, Index count) HWY_ATTR {
+      store(load_count(from + k, count), to + k);
+    });
+  }
+  const Index n = block.context();
+  const auto keys_at = [&](Index j) HWY_ATTR { return block.keys(j); };
+  for_rows(block, n, keys_at, [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
+    for (Index m = 0; m < block.queries; m += few_tile) {
+      few_products_of<few_tile>(HWY_MIN(Index{few_tile}, block.queries - m), block, block.keys(j),
+                                keys, memory.q + m * block.width,
+                                memory.scores + m * memory.row + j, memory.row, ahead);
+      ahead = {};
+    }
+  });
+  for (Index m = 0; m < block.queries; ++m) {
+    memory.sums[m] =
+        few_weights(memory.scores + m * memory.row, block.visible(m), block.args.scale);
+  }
+  clear(memory.out, block.queries * block.width);
+  const auto values_at = [&](Index j) HWY_ATTR { return block.values(j); };
+  for_rows(block, n, values_at, [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
+    const auto weights = [&](Index m) HWY_ATTR {
+      return Weights{memory.scores + m * memory.row + j, memory.row, 1};
+    };
+    add_page(block, memory, block.values(j), block.args.row_stride, j, keys, weights, ahead);
+  });
+  finish(block, memory);
+}
+
+void attend_many(const Block& block, const Memory& memory) {
+  const Index n = block.context();
+  const Index queries = round_up(block.queries, panel_width);
+  const Index panel_scores_size = memory.row * panel_width;
+  pack_queries(block, memory.q);
+  for (Index m = 0; m < queries; m += vector_lanes) {
+    store(hn::Set(DF(), minus_infinity), memory.largest + m);
+  }
+  const auto last_query = [&](Index m)
+                              HWY_ATTR { return HWY_MIN(m + panel_width, block.queries) - 1; };
+  for (Index page = 0; page < n; page += page_tokens) {
+    const Index page_end = HWY_MIN(page + page_tokens, n);
+    for (Index m = 0; m < queries; m += panel_width) {
+      const Index end = HWY_MIN(page_end, block.visible(last_query(m)));
+      float* scores = memory.scores + m / panel_width * panel_scores_size;
+      for (Index j = page; j < end; j += panel_keys) {
+        const float* K = block.keys(j);
+        Index stride = block.args.row_stride;
+        if (j + panel_keys > n) {  // rows that are missing repeat others
+          for (Index r = 0; r < panel_keys; ++r) {
+            const float* from = block.keys(HWY_MIN(j + r, n - 1));
+            float* to = memory.tail + r * block.width;
+            for (Index k = 0; k < block.args.d_head; ++k) to[k] = from[k];
+          }
+          K = memory.tail;
+          stride = block.width;
+        }
+        panel_scores(block, memory, m, K, stride, j, scores + j * panel_width);
+      }
+    }
+  }
+  for (Index m = 0; m < queries; m += panel_width) {
+    panel_weights(memory.scores + m / panel_width * panel_scores_size, block.visible(last_query(m)),
+                  memory.largest + m, memory.sums + m);
+  }
+  clear(memory.out, block.queries * block.width);
+  for (Index page = 0; page < n; page += page_tokens) {
+    const auto weights = [&](Index m) HWY_ATTR {
+      return Weights{memory.scores + m / panel_width * panel_scores_size + page * panel_width +
+                         m % panel_width,
+                     1, panel_width};
+    };
+    add_page(block, memory, block.values(page), block.args.row_stride, page,
+             HWY_MIN(page_tokens, n - page), weights, {});
+  }
+  finish(block, memory);
+}
+
+}  // namespace
+
+void attention(const AttentionArgs& args) noexcept {
+  const Index group = args.n_head / args.n_kv_head;
+  const Index row = attention_row(args.position + args.q.rows);
+  constexpr Index step = least_attention_block;
+  const Index limit =
+      HWY_MAX(step, HWY_MIN(largest_attention_block, attention_scores / row / step * step));
+  for (Index head = args.heads.begin; head < args.heads.end;) {
+    const Index kv_head = head / group;
+    const Index heads = HWY_MIN(HWY_MIN(args.heads.end, (kv_head + 1) * group) - head, limit);
+    const Index rows = limit / heads;
+    for (Index t = 0; t < args.q.rows; t += rows) {
+      const Block block{.args = args,
+                        .row = t,
+                        .rows = HWY_MIN(rows, args.q.rows - t),
+                        .head = head,
+                        .heads = heads,
+                        .kv_head = kv_head};
+      const Memory memory(block);
+      block.queries < few_queries ? attend_few(block, memory) : attend_many(block, memory);
+    }
+    head += heads;
+  }
+}
+
+}  // namespace kernels::HWY_NAMESPACE
+}  // namespace v0_1
+}  // namespace krait
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
+
+void attention(const AttentionArgs& args) noexcept {
+  KRAIT_KERNEL(attention, ref::attention)(args);
+}
+
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait
+#endif
