@@ -23,20 +23,22 @@ constexpr float quiet_nan = std::numeric_limits<float>::quiet_NaN();
 // Few queries: a tile holds four keys × this many queries, the contract's lanes in registers.
 constexpr int few_tile = HWY_TARGET == HWY_SSE4 ? 1 : HWY_TARGET == HWY_AVX2 ? 3 : 6;
 
-// Many queries lie side by side in panels of this width, and one lane of the contract is done at a
-// time; a tile holds this many keys.
-constexpr int panel_parts = HWY_TARGET == HWY_NEON ? 4 : 2;
-constexpr Index panel_width = panel_parts * vector_lanes;
-constexpr int panel_keys = HWY_TARGET == HWY_AVX3 ? 8 : 4;
-static_assert(least_attention_block % panel_width == 0 && page_tokens % panel_keys == 0);
+// Many queries lie side by side in panels, and one lane of the contract is done at a time; a tile
+// holds this many keys. AVX2 has registers for no more.
+constexpr Index panel_width = 16;
+constexpr int panel_parts = static_cast<int>(panel_width / vector_lanes);
+constexpr int panel_keys = HWY_TARGET == HWY_AVX3 ? 8 : HWY_TARGET == HWY_SSE4 ? 2 : 4;
 
 // Registers of output columns that a tile of T queries continues at a time.
 template <int T>
 constexpr int value_parts = HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4 ? (T == 4 ? 2 : 4) : 4;
 constexpr int value_queries = 4;
 
-// Keys or values that are requested this many rows ahead: in pages, memory sees no stream.
-constexpr Index rows_ahead = 16;
+// Rows of the cache that are done while the next ones are requested. Many queries take them out of
+// the cache into a place of their own: rows that are 2^n bytes apart would share few places.
+constexpr Index few_rows = 16;
+constexpr Index many_rows = 32;
+static_assert(page_tokens % many_rows == 0 && many_rows % panel_keys == 0);
 
 // The queries of some rows and heads that have the same keys, row after row.
 struct Block {
@@ -65,55 +67,69 @@ struct Block {
   HWY_INLINE const float* values(Index j) const { return keys(j) + args.n_kv_head * args.d_head; }
 };
 
-// Where a block's working memory begins; many queries first become a multiple of the widest panel.
+// Where a block's working memory lies.
 struct Memory {
   float* q;
   float* out;
   float* largest;
   float* sums;
-  float* tail;
+  float* rows;  // [many_rows, width]
   float* scores;
+  float* end;
   Index row;  // of scores
 
-  explicit Memory(const Block& block) : row(attention_row(block.context())) {
+  Memory(const Block& block, float* scratch) : row(attention_row(block.context())) {
     const Index queries = padded_queries(block.queries);
     const Index padded = round_up(queries, 16);
-    q = block.args.scratch.data();
+    q = scratch;
     out = q + queries * block.width;
     largest = out + queries * block.width;
     sums = largest + padded;
-    tail = sums + padded;
-    scores = tail + 16 * block.width;
+    rows = sums + padded;
+    scores = rows + (block.queries < few_queries ? 0 : many_rows * block.width);
+    end = scores + queries * row;
   }
 };
 
-// Requests rows of d floats for the L2 cache, one row at a time.
+// Requests the next rows for the L2 cache, in the order in which they lie: what one head needs of
+// them is so little that memory sees no stream.
 struct RowsAhead {
-  const float* row = nullptr;  // null: none
+  const float* row = nullptr;
   Index stride = 0;
-  Index bytes = 0;
+  Index heads = 0;  // next to each other
+  Index d_head = 0;
+  Index left = 0;  // parts of one head
+  Index head = 0;
 
-  HWY_INLINE void request(Index j) const {
-    if (row == nullptr) return;
-    const auto at = reinterpret_cast<std::uintptr_t>(row + j * stride);
-    for (Index byte = 0; byte < bytes; byte += 64) {
-      __builtin_prefetch(reinterpret_cast<const void*>(at + static_cast<std::uintptr_t>(byte)), 0,
-                         2);
+  HWY_INLINE void request() {
+    if (left == 0) return;
+    --left;
+    const auto at = reinterpret_cast<std::uintptr_t>(row + head * d_head);
+    const auto end = at + static_cast<std::uintptr_t>(d_head) * sizeof(float);
+    for (auto line = at & ~std::uintptr_t{63}; line < end; line += 64) {
+      __builtin_prefetch(reinterpret_cast<const void*>(line), 0, 2);
+    }
+    if (++head == heads) {
+      head = 0;
+      row += stride;
     }
   }
 };
 
-// Calls body(j, count, RowsAhead) for keys [0, n) in stretches of a page, of which rows_ahead
-// divides the length; `place` gives the row of a key.
-template <class Place, class Body>
-HWY_INLINE void for_rows(const Block& block, Index n, Place place, Body body) {
-  for (Index j = 0; j < n; j += rows_ahead) {
+// Calls body(j, count, ahead) for rows [j, j + count) of keys [0, n); `place` says where a row is.
+template <Index step, class Place, class Body>
+HWY_INLINE void for_rows(const Block& block, Index kv_heads, Index n, Place place, Body body) {
+  for (Index j = 0; j < n; j += step) {
     RowsAhead ahead;
-    if (j + rows_ahead < n) {
-      ahead = {place(j + rows_ahead), block.args.row_stride,
-               block.args.d_head * static_cast<Index>(sizeof(float))};
+    const Index next = j + step;
+    if (next < n) {
+      ahead = {.row = place(next),
+               .stride = block.args.row_stride,
+               .heads = kv_heads,
+               .d_head = block.args.d_head,
+               .left = HWY_MIN(step, n - next) * kv_heads};
     }
-    body(j, HWY_MIN(rows_ahead, n - j), ahead);
+    body(j, HWY_MIN(step, n - j), ahead);
   }
 }
 
@@ -122,7 +138,7 @@ HWY_INLINE void for_rows(const Block& block, Index n, Place place, Body body) {
 // The products of `keys` keys with T queries.
 template <int T>
 HWY_INLINE void few_products(const Block& block, const float* K, Index keys, const float* q,
-                             float* scores, Index row, const RowsAhead& ahead) {
+                             float* scores, Index row, RowsAhead& ahead) {
   const Product<float> in{.w = K,
                           .x = q,
                           .n = block.args.row_stride,
@@ -148,16 +164,19 @@ HWY_INLINE void few_products(const Block& block, const float* K, Index keys, con
   };
   Index j = 0;
   for (; j + 4 <= keys; j += 4) {
-    for (Index i = j; i < j + 4; ++i) ahead.request(i);
+    for (Index i = 0; i < 4; ++i) ahead.request();
     tile(std::integral_constant<int, 4>(), j);
   }
-  for (; j < keys; ++j) tile(std::integral_constant<int, 1>(), j);
+  for (; j < keys; ++j) {
+    ahead.request();
+    tile(std::integral_constant<int, 1>(), j);
+  }
 }
 
 // Calls few_products<queries>; queries ≤ T.
 template <int T>
 HWY_INLINE void few_products_of(Index queries, const Block& block, const float* K, Index keys,
-                                const float* q, float* scores, Index row, const RowsAhead& ahead) {
+                                const float* q, float* scores, Index row, RowsAhead& ahead) {
   if constexpr (T > 0) {
     if (queries < T) {
       return few_products_of<T - 1>(queries, block, K, keys, q, scores, row, ahead);
@@ -322,7 +341,7 @@ struct Weights {
 // has `count` columns.
 template <int T, int C>
 HWY_INLINE void add_columns(const float* V, Index stride, Index keys, const Weights& p, Index count,
-                            float* out, Index width, const RowsAhead& ahead) {
+                            float* out, Index width, RowsAhead& ahead) {
   const DF d;
   Array<VF, T * C> acc;
   KRAIT_UNROLL
@@ -331,7 +350,7 @@ HWY_INLINE void add_columns(const float* V, Index stride, Index keys, const Weig
     for (int c = 0; c < C; ++c) acc[t * C + c] = load(out + t * width + c * vector_lanes);
   }
   for (Index j = 0; j < keys; ++j) {
-    ahead.request(j);
+    ahead.request();
     const float* v = V + j * stride;
     const float* weight = p.at + j * p.step;
     Array<VF, C> vs;
@@ -356,25 +375,23 @@ HWY_INLINE void add_columns(const float* V, Index stride, Index keys, const Weig
 // All columns of T queries.
 template <int T>
 HWY_NOINLINE void add_values(const Block& block, const float* V, Index stride, Index keys,
-                             const Weights& p, float* out, RowsAhead ahead) {
+                             const Weights& p, float* out, RowsAhead& ahead) {
   constexpr int C = value_parts<T>;
   const Index d_head = block.args.d_head;
   Index i = 0;
   for (; i + C * vector_lanes <= d_head; i += C * vector_lanes) {
     add_columns<T, C>(V + i, stride, keys, p, vector_lanes, out + i, block.width, ahead);
-    ahead = {};
   }
   for (; i < d_head; i += vector_lanes) {
     const Index count = HWY_MIN(vector_lanes, d_head - i);
     add_columns<T, 1>(V + i, stride, keys, p, count, out + i, block.width, ahead);
-    ahead = {};
   }
 }
 
 // T queries from m on over keys [j, j + keys), of which each query takes those that it sees.
 template <int T>
 HWY_INLINE void add_seen_values(const Block& block, Index m, const float* V, Index stride, Index j,
-                                Index keys, const Weights& p, float* out, const RowsAhead& ahead) {
+                                Index keys, const Weights& p, float* out, RowsAhead& ahead) {
   const Index common = HWY_MIN(keys, HWY_MAX(Index{0}, block.visible(m) - j));
   if (common > 0) add_values<T>(block, V, stride, common, p, out, ahead);
   if constexpr (T > 1) {
@@ -383,21 +400,20 @@ HWY_INLINE void add_seen_values(const Block& block, Index m, const float* V, Ind
       if (more <= 0) continue;
       add_values<1>(block, V + common * stride, stride, more,
                     {p.at + t * p.apart + common * p.step, p.apart, p.step}, out + t * block.width,
-                    {});
+                    ahead);
     }
   }
 }
 
 // All queries over keys [j, j + keys); weights(m) are those of the queries from m on.
 template <class WeightsOf>
-HWY_INLINE void add_page(const Block& block, const Memory& memory, const float* V, Index stride,
-                         Index j, Index keys, WeightsOf weights, RowsAhead ahead) {
+HWY_INLINE void add_rows(const Block& block, const Memory& memory, const float* V, Index stride,
+                         Index j, Index keys, WeightsOf weights, RowsAhead& ahead) {
   Index m = 0;
   const auto tile = [&](auto queries) HWY_ATTR {
     constexpr int T = decltype(queries)::value;
     add_seen_values<T>(block, m, V, stride, j, keys, weights(m), memory.out + m * block.width,
                        ahead);
-    ahead = {};
     m += T;
   };
   while (m + value_queries <= block.queries) tile(std::integral_constant<int, value_queries>());
@@ -425,84 +441,123 @@ void finish(const Block& block, const Memory& memory) {
   }
 }
 
-void attend_few(const Block& block, const Memory& memory) {
-  for (Index m = 0; m < block.queries; ++m) {
-    const float* from = block.query(m);
-    float* to = memory.q + m * block.width;
-    for_each_register(block.args.d_head, [=](Index k, Index count) HWY_ATTR {
-      store(load_count(from + k, count), to + k);
-    });
-  }
-  const Index n = block.context();
-  const auto keys_at = [&](Index j) HWY_ATTR { return block.keys(j); };
-  for_rows(block, n, keys_at, [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
-    for (Index m = 0; m < block.queries; m += few_tile) {
-      few_products_of<few_tile>(HWY_MIN(Index{few_tile}, block.queries - m), block, block.keys(j),
-                                keys, memory.q + m * block.width,
-                                memory.scores + m * memory.row + j, memory.row, ahead);
-      ahead = {};
+// The queries of `kv_heads` neighbouring heads of the cache, the first of which are those of
+// `block`: the rows of the cache are read as they lie.
+void attend_few(const Block& first, Index kv_heads) {
+  const auto block_of = [&](Index i) HWY_ATTR {
+    Block block = first;
+    block.head += i * block.heads;
+    block.kv_head += i;
+    return block;
+  };
+  const auto memory_of = [&](Index i) HWY_ATTR {
+    float* scratch = first.args.scratch.data();
+    return Memory(first, scratch + i * (Memory(first, scratch).end - scratch));
+  };
+  const Index d_head = first.args.d_head;
+  for (Index i = 0; i < kv_heads; ++i) {
+    const Block block = block_of(i);
+    const Memory memory = memory_of(i);
+    for (Index m = 0; m < block.queries; ++m) {
+      const float* from = block.query(m);
+      float* to = memory.q + m * block.width;
+      for_each_register(d_head, [=](Index k, Index count)
+                                    HWY_ATTR { store(load_count(from + k, count), to + k); });
     }
-  });
-  for (Index m = 0; m < block.queries; ++m) {
-    memory.sums[m] =
-        few_weights(memory.scores + m * memory.row, block.visible(m), block.args.scale);
+    clear(memory.out, block.queries * block.width);
   }
-  clear(memory.out, block.queries * block.width);
-  const auto values_at = [&](Index j) HWY_ATTR { return block.values(j); };
-  for_rows(block, n, values_at, [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
-    const auto weights = [&](Index m) HWY_ATTR {
-      return Weights{memory.scores + m * memory.row + j, memory.row, 1};
-    };
-    add_page(block, memory, block.values(j), block.args.row_stride, j, keys, weights, ahead);
-  });
-  finish(block, memory);
+  const Index n = first.context();
+  const Index tiles = (first.queries + few_tile - 1) / few_tile;
+  const auto keys_at = [&](Index j) HWY_ATTR { return first.keys(j); };
+  for_rows<few_rows>(
+      first, kv_heads, n, keys_at, [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
+        for (Index i = 0; i < kv_heads; ++i) {
+          const Memory memory = memory_of(i);
+          for (Index tile = 0; tile < tiles; ++tile) {
+            const Index m = first.queries * tile / tiles;
+            few_products_of<few_tile>(first.queries * (tile + 1) / tiles - m, first,
+                                      first.keys(j) + i * d_head, keys, memory.q + m * first.width,
+                                      memory.scores + m * memory.row + j, memory.row, ahead);
+          }
+        }
+      });
+  for (Index i = 0; i < kv_heads; ++i) {
+    const Memory memory = memory_of(i);
+    for (Index m = 0; m < first.queries; ++m) {
+      memory.sums[m] =
+          few_weights(memory.scores + m * memory.row, first.visible(m), first.args.scale);
+    }
+  }
+  const auto values_at = [&](Index j) HWY_ATTR { return first.values(j); };
+  for_rows<few_rows>(first, kv_heads, n, values_at,
+                     [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
+                       for (Index i = 0; i < kv_heads; ++i) {
+                         const Memory memory = memory_of(i);
+                         const auto weights = [&](Index m) HWY_ATTR {
+                           return Weights{memory.scores + m * memory.row + j, memory.row, 1};
+                         };
+                         add_rows(first, memory, first.values(j) + i * d_head,
+                                  first.args.row_stride, j, keys, weights, ahead);
+                       }
+                     });
+  for (Index i = 0; i < kv_heads; ++i) finish(block_of(i), memory_of(i));
 }
 
-void attend_many(const Block& block, const Memory& memory) {
+// Copies rows of one head; where there are fewer than `count`, the last one is repeated.
+template <class Place>
+HWY_INLINE void copy_rows(const Block& block, Index j, Index rows, Index count, Place place,
+                          float* to) {
+  for (Index r = 0; r < count; ++r) {
+    const float* from = place(j + HWY_MIN(r, rows - 1));
+    float* row = to + r * block.width;
+    for_each_register(block.args.d_head, [=](Index k, Index some) HWY_ATTR {
+      store(load_count(from + k, some), row + k);
+    });
+  }
+}
+
+void attend_many(const Block& block) {
+  const Memory memory(block, block.args.scratch.data());
   const Index n = block.context();
   const Index queries = round_up(block.queries, panel_width);
-  const Index panel_scores_size = memory.row * panel_width;
+  const Index panels = queries / panel_width;
+  const Index panel_size = memory.row * panel_width;
   pack_queries(block, memory.q);
   for (Index m = 0; m < queries; m += vector_lanes) {
     store(hn::Set(DF(), minus_infinity), memory.largest + m);
   }
-  const auto last_query = [&](Index m)
-                              HWY_ATTR { return HWY_MIN(m + panel_width, block.queries) - 1; };
-  for (Index page = 0; page < n; page += page_tokens) {
-    const Index page_end = HWY_MIN(page + page_tokens, n);
+  // Keys that the last query of a panel sees.
+  const auto seen = [&](Index m) HWY_ATTR {
+    return block.visible(HWY_MIN(m + panel_width, block.queries) - 1);
+  };
+  const auto keys_at = [&](Index j) HWY_ATTR { return block.keys(j); };
+  for_rows<many_rows>(block, 1, n, keys_at, [&](Index first, Index keys, RowsAhead ahead) HWY_ATTR {
+    copy_rows(block, first, keys, round_up(keys, panel_keys), keys_at, memory.rows);
     for (Index m = 0; m < queries; m += panel_width) {
-      const Index end = HWY_MIN(page_end, block.visible(last_query(m)));
-      float* scores = memory.scores + m / panel_width * panel_scores_size;
-      for (Index j = page; j < end; j += panel_keys) {
-        const float* K = block.keys(j);
-        Index stride = block.args.row_stride;
-        if (j + panel_keys > n) {  // rows that are missing repeat others
-          for (Index r = 0; r < panel_keys; ++r) {
-            const float* from = block.keys(HWY_MIN(j + r, n - 1));
-            float* to = memory.tail + r * block.width;
-            for (Index k = 0; k < block.args.d_head; ++k) to[k] = from[k];
-          }
-          K = memory.tail;
-          stride = block.width;
-        }
-        panel_scores(block, memory, m, K, stride, j, scores + j * panel_width);
+      float* scores = memory.scores + m / panel_width * panel_size;
+      const Index end = HWY_MIN(first + keys, seen(m));
+      for (Index j = first; j < end; j += panel_keys) {
+        for (Index i = 0; i < panel_keys; i += panels) ahead.request();
+        panel_scores(block, memory, m, memory.rows + (j - first) * block.width, block.width, j,
+                     scores + j * panel_width);
       }
     }
-  }
+  });
   for (Index m = 0; m < queries; m += panel_width) {
-    panel_weights(memory.scores + m / panel_width * panel_scores_size, block.visible(last_query(m)),
-                  memory.largest + m, memory.sums + m);
+    panel_weights(memory.scores + m / panel_width * panel_size, seen(m), memory.largest + m,
+                  memory.sums + m);
   }
   clear(memory.out, block.queries * block.width);
-  for (Index page = 0; page < n; page += page_tokens) {
+  const auto values_at = [&](Index j) HWY_ATTR { return block.values(j); };
+  for_rows<many_rows>(block, 1, n, values_at, [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
+    copy_rows(block, j, keys, keys, values_at, memory.rows);
     const auto weights = [&](Index m) HWY_ATTR {
-      return Weights{memory.scores + m / panel_width * panel_scores_size + page * panel_width +
-                         m % panel_width,
-                     1, panel_width};
+      return Weights{
+          memory.scores + m / panel_width * panel_size + j * panel_width + m % panel_width, 1,
+          panel_width};
     };
-    add_page(block, memory, block.values(page), block.args.row_stride, page,
-             HWY_MIN(page_tokens, n - page), weights, {});
-  }
+    add_rows(block, memory, memory.rows, block.width, j, keys, weights, ahead);
+  });
   finish(block, memory);
 }
 
@@ -518,6 +573,10 @@ void attention(const AttentionArgs& args) noexcept {
     const Index kv_head = head / group;
     const Index heads = HWY_MIN(HWY_MIN(args.heads.end, (kv_head + 1) * group) - head, limit);
     const Index rows = limit / heads;
+    Index kv_heads = 1;
+    if (heads == group && args.q.rows * heads < few_queries) {
+      kv_heads = HWY_MIN((args.heads.end - head) / group, few_kv_heads(args.d_head));
+    }
     for (Index t = 0; t < args.q.rows; t += rows) {
       const Block block{.args = args,
                         .row = t,
@@ -525,10 +584,9 @@ void attention(const AttentionArgs& args) noexcept {
                         .head = head,
                         .heads = heads,
                         .kv_head = kv_head};
-      const Memory memory(block);
-      block.queries < few_queries ? attend_few(block, memory) : attend_many(block, memory);
+      block.queries < few_queries ? attend_few(block, kv_heads) : attend_many(block);
     }
-    head += heads;
+    head += heads * kv_heads;
   }
 }
 

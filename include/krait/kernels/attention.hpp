@@ -50,7 +50,12 @@ inline constexpr Index few_queries = 12;
 constexpr Index attention_row(Index context) noexcept { return round_up(context, 16) + 16; }
 
 constexpr Index padded_queries(Index queries) noexcept {
-  return queries < few_queries ? queries : round_up(queries, least_attention_block);
+  return queries < few_queries ? queries : round_up(queries, 16);
+}
+
+// Heads of the cache, neighbours in its rows, that few queries read together: 4 KiB of each row.
+constexpr Index few_kv_heads(Index d_head) noexcept {
+  return std::max<Index>(1, 1024 / std::max<Index>(1, d_head));
 }
 
 }  // namespace detail
@@ -59,14 +64,21 @@ constexpr Index padded_queries(Index queries) noexcept {
 /// `context` keys (its own included), in any call for heads of a model with these extents.
 constexpr Index attention_scratch(Index tokens, Index context, Index n_head, Index n_kv_head,
                                   Index d_head) noexcept {
-  const Index queries = detail::padded_queries(
-      std::min(tokens * (n_head / n_kv_head), detail::largest_attention_block));
   const Index row = detail::attention_row(context);
-  const Index scores = std::min(
-      queries * row,
-      std::max(detail::attention_scores, std::min(queries, detail::least_attention_block) * row));
   const Index width = round_up(d_head, 16);
-  return scores + 2 * queries * width + 2 * round_up(queries, 16) + 16 * width;
+  const auto floats = [&](Index queries, Index scores) {
+    return scores + 2 * queries * width + 2 * round_up(queries, 16);
+  };
+  const Index all = tokens * (n_head / n_kv_head);
+  // Few queries: those of several heads of the cache.
+  const Index few = std::min(all, detail::few_queries - 1);
+  const Index few_floats =
+      floats(few, few * row) * std::min(n_kv_head, detail::few_kv_heads(d_head));
+  if (all < detail::few_queries) return few_floats;
+  const Index many = round_up(std::min(all, detail::largest_attention_block), 16);
+  const Index bound =
+      std::max(detail::attention_scores, std::min(many, detail::least_attention_block) * row);
+  return std::max(few_floats, floats(many, std::min(many * row, bound)) + 32 * width);
 }
 
 /// Tokens that a task should have at least, so that their queries pass over the keys together.
