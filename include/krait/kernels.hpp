@@ -14,6 +14,7 @@
 #include "krait/kernels/moe.hpp"
 #include "krait/kernels/norm.hpp"
 #include "krait/kernels/quant.hpp"
+#include "krait/kernels/rotary.hpp"
 #include "krait/kernels/selective_scan.hpp"
 #include "krait/kernels/softmax.hpp"
 #include "krait/kernels/ssd.hpp"

@@ -27,6 +27,7 @@ constexpr int few_tile = HWY_TARGET == HWY_SSE4 ? 1 : HWY_TARGET == HWY_AVX2 ? 3
 // holds this many keys. AVX2 has registers for no more.
 constexpr Index panel_width = 16;
 constexpr int panel_parts = static_cast<int>(panel_width / vector_lanes);
+constexpr int side_by_side = HWY_TARGET == HWY_AVX3 ? 2 : 1;  // panels
 constexpr int panel_keys = HWY_TARGET == HWY_AVX3 ? 8 : HWY_TARGET == HWY_SSE4 ? 2 : 4;
 
 // Registers of output columns that a tile of T queries continues at a time.
@@ -226,29 +227,31 @@ void pack_queries(const Block& block, float* panels) {
   }
 }
 
-// sums[r·panel_parts + p]: the products of panel_keys keys with the queries of a panel.
-HWY_INLINE void panel_products(const float* panel, const float* K, Index stride, Index d_head,
-                               Array<VF, panel_keys * panel_parts>& sums) {
-  constexpr int size = panel_keys * panel_parts;
+// sums[(r·panels + i)·panel_parts + p]: the products of panel_keys keys with the queries of panels.
+template <int panels>
+HWY_INLINE void panel_products(const float* queries, const float* K, Index stride, Index d_head,
+                               Array<VF, panel_keys * panels * panel_parts>& sums) {
+  constexpr int parts = panels * panel_parts;
+  constexpr int size = panel_keys * parts;
   Array<VF, size> waiting[4];  // sums whose other term is still to come
   Array<VF, size>* top = waiting;
+  const Index panel_size = d_head * panel_width;
   for (unsigned i = 0; i < virtual_lanes; ++i) {
     Array<VF, size> acc;
     KRAIT_UNROLL
     for (int j = 0; j < size; ++j) acc[j] = hn::Zero(DF());
     for (Index k = lane_order[i]; k < d_head; k += virtual_lanes) {
-      const float* q = panel + k * panel_width;
-      Array<VF, panel_parts> qs;
+      const float* q = queries + k * panel_width;
+      Array<VF, parts> qs;
       KRAIT_UNROLL
-      for (int p = 0; p < panel_parts; ++p) qs[p] = load(q + p * vector_lanes);
+      for (int p = 0; p < parts; ++p) {
+        qs[p] = load(q + p / panel_parts * panel_size + p % panel_parts * vector_lanes);
+      }
       KRAIT_UNROLL
       for (int r = 0; r < panel_keys; ++r) {
         const VF key = hn::Set(DF(), K[r * stride + k]);
         KRAIT_UNROLL
-        for (int p = 0; p < panel_parts; ++p) {
-          VF& a = acc[r * panel_parts + p];
-          a = fma(key, qs[p], a);
-        }
+        for (int p = 0; p < parts; ++p) acc[r * parts + p] = fma(key, qs[p], acc[r * parts + p]);
       }
     }
     for (unsigned terms = i + 1; terms % 2 == 0; terms /= 2) {
@@ -264,18 +267,23 @@ HWY_INLINE void panel_products(const float* panel, const float* K, Index stride,
   for (int j = 0; j < size; ++j) sums[j] = waiting[0][j];
 }
 
-// The scores of keys [j, j + panel_keys) for the queries from m on, -inf where a query does not see
-// a key, and the largest of each query.
+// The scores of keys [j, j + panel_keys) for the panels from query m on, -inf where a query does
+// not see a key, and the largest of each query.
+template <int panels>
 HWY_NOINLINE void panel_scores(const Block& block, const Memory& memory, Index m, const float* K,
-                               Index stride, Index j, float* scores) {
+                               Index j) {
   const DF d;
-  Array<VF, panel_keys * panel_parts> sums;
-  panel_products(memory.q + m * block.args.d_head, K, stride, block.args.d_head, sums);
+  constexpr int parts = panels * panel_parts;
+  Array<VF, panel_keys * parts> sums;
+  const Index d_head = block.args.d_head;
+  panel_products<panels>(memory.q + m * d_head, K, block.width, d_head, sums);
   const VF factor = hn::Set(d, block.args.scale);
   const bool all_visible = j + panel_keys <= block.visible(m);
   KRAIT_UNROLL
-  for (int p = 0; p < panel_parts; ++p) {
+  for (int p = 0; p < parts; ++p) {
     const Index at = m + p * vector_lanes;
+    float* scores = memory.scores + (m + p / panel_parts * panel_width) * memory.row +
+                    j * panel_width + p % panel_parts * vector_lanes;
     HWY_ALIGN std::int32_t seen[vector_lanes];
     if (!all_visible) {
       for (Index i = 0; i < vector_lanes; ++i) {
@@ -285,13 +293,13 @@ HWY_NOINLINE void panel_scores(const Block& block, const Memory& memory, Index m
     VF best = load(memory.largest + at);
     KRAIT_UNROLL
     for (int r = 0; r < panel_keys; ++r) {
-      VF s = hn::Mul(sums[r * panel_parts + p], factor);
+      VF s = hn::Mul(sums[r * parts + p], factor);
       if (!all_visible) {
         const DI di;
         const auto visible = hn::Gt(hn::Load(di, seen), hn::Set(di, r));
         s = hn::IfThenElse(hn::RebindMask(d, visible), s, hn::Set(d, minus_infinity));
       }
-      store(s, scores + r * panel_width + p * vector_lanes);
+      store(s, scores + r * panel_width);
       best = hn::IfThenElse(hn::Gt(s, best), s, best);
     }
     store(best, memory.largest + at);
@@ -300,24 +308,28 @@ HWY_NOINLINE void panel_scores(const Block& block, const Memory& memory, Index m
 
 // Makes the scores of a panel weights: +0 for keys that are not seen. Their sums by lanes.
 void panel_weights(float* scores, Index n, const float* largest, float* sums) {
-  const DF d;
   HWY_ALIGN float lanes[virtual_lanes * panel_width] = {};
+  constexpr Index rows = HWY_MAX(1, 4 / panel_parts);
+  constexpr std::size_t size = static_cast<std::size_t>(rows * panel_parts);
   Array<VF, panel_parts> subtrahend;
   KRAIT_UNROLL
   for (int p = 0; p < panel_parts; ++p) subtrahend[p] = load(largest + p * vector_lanes);
-  for (Index j = 0; j < n; ++j) {
-    float* row = scores + j * panel_width;
-    float* lane = lanes + j % virtual_lanes * panel_width;
-    Pack<panel_parts> x;
+  // Rows beyond n, which the memory has room for, are no lane's.
+  for (Index j = 0; j < n; j += rows) {
+    float* at = scores + j * panel_width;
+    Pack<size> x;
     KRAIT_UNROLL
-    for (int p = 0; p < panel_parts; ++p) {
-      x.part[p] = hn::Sub(load(row + p * vector_lanes), subtrahend[p]);
+    for (std::size_t i = 0; i < size; ++i) {
+      x.part[i] = hn::Sub(load(at + static_cast<Index>(i) * vector_lanes),
+                          subtrahend[i % static_cast<std::size_t>(panel_parts)]);
     }
-    x = exp_nonpositive_of(PackOps<panel_parts>(), x);
+    x = exp_nonpositive_of(PackOps<size>(), x);
+    float* lane = lanes + j % virtual_lanes * panel_width;
     KRAIT_UNROLL
-    for (int p = 0; p < panel_parts; ++p) {
-      store(x.part[p], row + p * vector_lanes);
-      store(hn::Add(load(lane + p * vector_lanes), x.part[p]), lane + p * vector_lanes);
+    for (std::size_t i = 0; i < size; ++i) {
+      const Index to = static_cast<Index>(i) * vector_lanes;
+      store(x.part[i], at + to);
+      if (j + to / panel_width < n) store(hn::Add(load(lane + to), x.part[i]), lane + to);
     }
   }
   for (Index half = virtual_lanes / 2; half > 0; half /= 2) {
@@ -325,7 +337,7 @@ void panel_weights(float* scores, Index n, const float* largest, float* sums) {
       store(hn::Add(load(lanes + i), load(lanes + i + half * panel_width)), lanes + i);
     }
   }
-  for (Index i = 0; i < panel_width; i += vector_lanes) hn::StoreU(load(lanes + i), d, sums + i);
+  for (Index i = 0; i < panel_width; i += vector_lanes) store(load(lanes + i), sums + i);
 }
 
 // ---- Values -----------------------------------------------------------------------------------
@@ -520,7 +532,8 @@ void attend_many(const Block& block) {
   const Memory memory(block, block.args.scratch.data());
   const Index n = block.context();
   const Index queries = round_up(block.queries, panel_width);
-  const Index panels = queries / panel_width;
+  // How often a tile of keys meets queries: each time requests its part of the next rows.
+  const Index times = (queries / panel_width + side_by_side - 1) / side_by_side;
   const Index panel_size = memory.row * panel_width;
   pack_queries(block, memory.q);
   for (Index m = 0; m < queries; m += vector_lanes) {
@@ -533,15 +546,19 @@ void attend_many(const Block& block) {
   const auto keys_at = [&](Index j) HWY_ATTR { return block.keys(j); };
   for_rows<many_rows>(block, 1, n, keys_at, [&](Index first, Index keys, RowsAhead ahead) HWY_ATTR {
     copy_rows(block, first, keys, round_up(keys, panel_keys), keys_at, memory.rows);
-    for (Index m = 0; m < queries; m += panel_width) {
-      float* scores = memory.scores + m / panel_width * panel_size;
-      const Index end = HWY_MIN(first + keys, seen(m));
+    const auto score = [&](auto count, Index m) HWY_ATTR {
+      const Index end = HWY_MIN(first + keys, seen(m + (count - 1) * panel_width));
       for (Index j = first; j < end; j += panel_keys) {
-        for (Index i = 0; i < panel_keys; i += panels) ahead.request();
-        panel_scores(block, memory, m, memory.rows + (j - first) * block.width, block.width, j,
-                     scores + j * panel_width);
+        for (Index i = 0; i < panel_keys; i += times) ahead.request();
+        panel_scores<decltype(count)::value>(block, memory, m,
+                                             memory.rows + (j - first) * block.width, j);
       }
+    };
+    Index m = 0;
+    for (; m + side_by_side * panel_width <= queries; m += side_by_side * panel_width) {
+      score(std::integral_constant<int, side_by_side>(), m);
     }
+    for (; m < queries; m += panel_width) score(std::integral_constant<int, 1>(), m);
   });
   for (Index m = 0; m < queries; m += panel_width) {
     panel_weights(memory.scores + m / panel_width * panel_size, seen(m), memory.largest + m,
