@@ -3,6 +3,7 @@
 /// \file
 /// The kernels: plain functions on views.
 
+#include "krait/kernels/attention.hpp"
 #include "krait/kernels/conv1d.hpp"
 #include "krait/kernels/elementwise.hpp"
 #include "krait/kernels/matmul.hpp"
@@ -14,6 +15,7 @@
 #include "krait/kernels/norm.hpp"
 #include "krait/kernels/product.hpp"
 #include "krait/kernels/quant.hpp"
+#include "krait/kernels/rotary.hpp"
 #include "krait/kernels/selective_scan.hpp"
 #include "krait/kernels/softmax.hpp"
 #include "krait/kernels/ssd.hpp"

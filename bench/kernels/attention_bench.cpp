@@ -1,0 +1,135 @@
+// Attention of one layer. A step reads the keys and values of all tokens from memory, a prompt is
+// limited by two multiply-adds per element of a head, query and key: whichever takes longer is what
+// a result is compared with. One item is one query and key.
+
+#include "krait/kernels/attention.hpp"
+
+#include <cmath>
+#include <cstring>
+
+#include "bench/support.hpp"
+#include "krait/core/aligned_buffer.hpp"
+#include "krait/kernels/ref/attention.hpp"
+
+namespace krait::bench {
+namespace {
+
+constexpr Index page_tokens = kernels::attention_page_tokens;
+
+struct Extents {
+  const char* name;
+  Index n_head;
+  Index n_kv_head;
+  Index d_head;
+  Index row() const { return 2 * n_kv_head * d_head; }
+};
+
+// Of published models: heads of their own, four and seven heads that share keys.
+constexpr Extents shapes[] = {
+    {"32x128", 32, 32, 128}, {"32/8x64", 32, 8, 64}, {"28/4x128", 28, 4, 128}};
+
+// Every page is a block of memory of its own, as in a cache.
+struct Layer {
+  std::vector<AlignedBuffer<float>> pages;
+  std::vector<const float*> data;
+
+  Layer(const Extents& shape, Index context, std::uint64_t seed) {
+    const auto values = random_values(page_tokens * shape.row(), seed);
+    for (Index j = 0; j < context; j += page_tokens) {
+      pages.emplace_back(page_tokens * shape.row());
+      // Not the same in each page.
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        pages.back().data()[i] = values[(i + static_cast<std::size_t>(j) * 7) % values.size()];
+      }
+      data.push_back(pages.back().data());
+    }
+  }
+};
+
+struct Problem {
+  Extents shape;
+  Index tokens;
+  Index context;
+  Index width = shape.n_head * shape.d_head;
+  std::vector<float> q = random_values(tokens * width, 1);
+  std::vector<float> y = std::vector<float>(static_cast<std::size_t>(tokens * width));
+  AlignedBuffer<float> scratch = AlignedBuffer<float>(scratch_floats());
+
+  Index scratch_floats() const {
+    return kernels::attention_scratch(tokens, context, shape.n_head, shape.n_kv_head, shape.d_head);
+  }
+  kernels::AttentionArgs args(const Layer& layer) {
+    return {.q = {q.data(), tokens, width},
+            .pages = layer.data,
+            .row_stride = shape.row(),
+            .position = context - tokens,
+            .n_head = shape.n_head,
+            .n_kv_head = shape.n_kv_head,
+            .d_head = shape.d_head,
+            .scale = 4.0F / std::sqrt(static_cast<float>(shape.d_head)),
+            .y = {y.data(), tokens, width},
+            .scratch = {scratch.data(), static_cast<std::size_t>(scratch.size())},
+            .heads = {0, shape.n_head}};
+  }
+};
+
+void run(benchmark::State& state, Isa isa, const Extents& shape, Index tokens, Index context) {
+  const ForcedIsa forced(isa);
+  SerialExecutor serial;
+  Problem problem{.shape = shape, .tokens = tokens, .context = context};
+  const Index bytes = context * shape.row() * static_cast<Index>(sizeof(float));
+  Index pairs = 0;
+  for (Index t = 0; t < tokens; ++t) pairs += context - tokens + t + 1;
+  const auto fma = static_cast<double>(2 * pairs * shape.n_head * shape.d_head);
+  const bool is_read =
+      static_cast<double>(bytes) / read_limit(serial) > 2.0 * fma / fma_limit(isa, serial);
+  const Index count = is_read ? 4 * last_level_cache_bytes() / bytes + 1 : 1;
+  std::vector<Layer> layers;
+  for (Index i = 0; i < count; ++i) {
+    layers.emplace_back(shape, context, static_cast<std::uint64_t>(i + 2));
+  }
+  {
+    // One group of heads and the last tokens: the model is slow.
+    auto args = problem.args(layers[0]);
+    args.heads.end = shape.n_head / shape.n_kv_head;
+    const Index rows = std::min<Index>(tokens, 4);
+    auto last = args;
+    last.q = args.q.rows_from(tokens - rows, rows);
+    last.y = args.y.rows_from(tokens - rows, rows);
+    last.position += tokens - rows;
+    ref::attention(last);
+    const auto expected = problem.y;
+    std::fill(problem.y.begin(), problem.y.end(), 0.0F);
+    kernels::attention(args);
+    const auto size = static_cast<std::size_t>(rows * problem.width);
+    if (std::memcmp(expected.data() + expected.size() - size, last.y.data, size * sizeof(float)) !=
+        0) {
+      return state.SkipWithError("differs from the model");
+    }
+  }
+  std::size_t layer = 0;
+  for (auto _ : state) {
+    kernels::attention(problem.args(layers[layer]));
+    layer = layer + 1 == layers.size() ? 0 : layer + 1;
+    benchmark::ClobberMemory();
+  }
+  count_items(state, pairs * shape.n_head);
+  is_read ? count_bytes(state, bytes, serial) : count_fma(state, fma, isa, serial);
+}
+
+}  // namespace
+
+void register_benchmarks() {
+  for (const Isa isa : benchmarked_isas()) {
+    for (const Extents& shape : shapes) {
+      const std::string name = "attention/" + std::string(to_string(isa)) + '/' + shape.name + '/';
+      for (const auto& [tokens, context] :
+           {std::pair<Index, Index>{1, 4096}, {2, 4096}, {4, 4096}, {16, 1024}, {256, 1024}}) {
+        const std::string full = name + std::to_string(tokens) + "_of_" + std::to_string(context);
+        benchmark::RegisterBenchmark(full.c_str(), run, isa, shape, tokens, context)->MinTime(0.2);
+      }
+    }
+  }
+}
+
+}  // namespace krait::bench

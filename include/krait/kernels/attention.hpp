@@ -1,0 +1,106 @@
+#pragma once
+
+/// \file
+/// Causal attention over cached keys and values.
+
+#include <algorithm>
+#include <span>
+
+#include "krait/core/aligned_buffer.hpp"
+#include "krait/core/executor.hpp"
+#include "krait/core/tensor_view.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
+
+/// Tokens whose keys and values lie in one page of the cache.
+inline constexpr Index attention_page_tokens = 64;
+
+/// Arguments of `attention`. A page is [attention_page_tokens, row_stride]; each of its rows has a
+/// token's keys [n_kv_head * d_head] (after the rotary embedding), then its values of the same
+/// extent.
+struct AttentionArgs {
+  MatrixView<const float> q;            ///< [tokens, n_head * d_head], after the embedding
+  std::span<const float* const> pages;  ///< of positions 0, 64, …
+  Index row_stride = 0;                 ///< floats, ≥ 2 * n_kv_head * d_head
+  Index position = 0;                   ///< of q's row 0; its keys and values are in the cache
+  Index n_head = 0;
+  Index n_kv_head = 0;  ///< divides n_head
+  Index d_head = 0;
+  float scale = 1.0F;   ///< of the products of queries and keys, 1 / √d_head as a rule
+  MatrixView<float> y;  ///< [tokens, n_head * d_head] out; may be q
+  /// Working memory, of no other call at the same time: attention_scratch(…) floats.
+  std::span<float> scratch;
+  Range heads;  ///< which query heads to compute
+};
+
+namespace detail {
+
+// Scores of so many queries at a time should stay in the L2 cache; more queries than the largest
+// block gain nothing.
+inline constexpr Index attention_scores = Index{1} << 17;
+inline constexpr Index least_attention_block = 32;
+inline constexpr Index largest_attention_block = 96;
+
+// Queries that fewer make a block of lie one after the other, more of them side by side.
+inline constexpr Index few_queries = 12;
+
+// Floats from the scores of one query to those of the next; not 2^n, which the cache dislikes.
+constexpr Index attention_row(Index context) noexcept { return round_up(context, 16) + 16; }
+
+constexpr Index padded_queries(Index queries) noexcept {
+  return queries < few_queries ? queries : round_up(queries, 16);
+}
+
+// Heads of the cache, neighbours in its rows, that few queries read together: 4 KiB of each row.
+constexpr Index few_kv_heads(Index d_head) noexcept {
+  return std::max<Index>(1, 1024 / std::max<Index>(1, d_head));
+}
+
+}  // namespace detail
+
+/// Floats of working memory for up to `tokens` tokens at once, the last of which has up to
+/// `context` keys (its own included), in any call for heads of a model with these extents.
+constexpr Index attention_scratch(Index tokens, Index context, Index n_head, Index n_kv_head,
+                                  Index d_head) noexcept {
+  const Index row = detail::attention_row(context);
+  const Index width = round_up(d_head, 16);
+  const auto floats = [&](Index queries, Index scores) {
+    return scores + 2 * queries * width + 2 * round_up(queries, 16);
+  };
+  const Index all = tokens * (n_head / n_kv_head);
+  // Few queries: those of several heads of the cache.
+  const Index few = std::min(all, detail::few_queries - 1);
+  const Index few_floats =
+      floats(few, few * row) * std::min(n_kv_head, detail::few_kv_heads(d_head));
+  if (all < detail::few_queries) return few_floats;
+  const Index many = round_up(std::min(all, detail::largest_attention_block), 16);
+  const Index bound =
+      std::max(detail::attention_scores, std::min(many, detail::least_attention_block) * row);
+  return std::max(few_floats, floats(many, std::min(many * row, bound)) + 32 * width);
+}
+
+/// Tokens that a task should have at least, so that their queries pass over the keys together.
+constexpr Index attention_block_tokens(Index n_head, Index n_kv_head) noexcept {
+  return std::max<Index>(1, detail::largest_attention_block / (n_head / n_kv_head));
+}
+
+/// For each row t of q, h a query head and g = h / (n_head / n_kv_head), over the keys of positions
+/// j ≤ position + t:
+///
+///   s[j] = (K[j,g] · q[t,h]) scale        p = softmax(s)        y[t,h] = Σ_j p[j] V[j,g]
+///
+/// Paper    Vaswani et al. 2017, arXiv:1706.03762, 3.2; heads that share keys: Ainslie et al. 2023,
+///          arXiv:2305.13245.
+/// Bits     numeric contract, section 9.
+/// Threads  heads and rows are independent; keys are never split. Heads of one g should be in one
+///          task: they read its keys and values once.
+/// Cost     2 d_head fused multiply-adds and one exp per query and key; one token reads all keys
+///          and values once.
+/// Oracle   ref::attention.
+KRAIT_API void attention(const AttentionArgs& args) noexcept;
+
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait

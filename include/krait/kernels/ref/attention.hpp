@@ -1,0 +1,88 @@
+#pragma once
+
+/// \file
+/// Attention: the oracle in double and the bit-exact scalar model.
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "krait/kernels/attention.hpp"
+#include "krait/kernels/ref/lanes.hpp"
+#include "krait/kernels/ref/softmax.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace ref {
+
+/// The keys of position j and of the heads that share them with query head h. Its values lie
+/// n_kv_head * d_head further on.
+inline const float* attention_key(const kernels::AttentionArgs& args, Index j, Index h) noexcept {
+  constexpr Index page = kernels::attention_page_tokens;
+  return args.pages[static_cast<std::size_t>(j / page)] + j % page * args.row_stride +
+         h / (args.n_head / args.n_kv_head) * args.d_head;
+}
+
+/// The bits of kernels::attention.
+inline void attention(const kernels::AttentionArgs& args) noexcept {
+  const Index d_head = args.d_head;
+  for (Index t = 0; t < args.q.rows; ++t) {
+    const Index n = args.position + t + 1;
+    const std::span<float> p = args.scratch.first(static_cast<std::size_t>(n));
+    for (Index h = args.heads.begin; h < args.heads.end; ++h) {
+      const float* q = args.q.row_data(t) + h * d_head;
+      float* score = p.data();
+      for (Index j = 0; j < n; ++j) {
+        score[j] = dot(attention_key(args, j, h), q, d_head) * args.scale;
+      }
+      const float largest = max_of(p);
+      for (Index j = 0; j < n; ++j) {
+        score[j] = exp_nonpositive_of(ScalarOps(), score[j] - largest);
+      }
+      const float divisor = sum(score, n);
+      for (Index i = 0; i < d_head; ++i) {
+        float out = 0.0F;
+        for (Index j = 0; j < n; ++j) {
+          const float* V = attention_key(args, j, h) + args.n_kv_head * d_head;
+          out = std::fma(score[j], V[i], out);
+        }
+        const float y = out / divisor;
+        args.y(t, h * d_head + i) = y == y ? y : std::numeric_limits<float>::quiet_NaN();
+      }
+    }
+  }
+}
+
+/// Attention in double precision.
+inline void attention_oracle(const kernels::AttentionArgs& args, MatrixView<double> y) {
+  for (Index t = 0; t < args.q.rows; ++t) {
+    const Index n = args.position + t + 1;
+    std::vector<double> p(static_cast<std::size_t>(n));
+    for (Index h = args.heads.begin; h < args.heads.end; ++h) {
+      double largest = -std::numeric_limits<double>::infinity();
+      for (Index j = 0; j < n; ++j) {
+        double score = 0.0;
+        for (Index k = 0; k < args.d_head; ++k) {
+          score += static_cast<double>(attention_key(args, j, h)[k]) *
+                   static_cast<double>(args.q(t, h * args.d_head + k));
+        }
+        p[static_cast<std::size_t>(j)] = score *= static_cast<double>(args.scale);
+        largest = std::max(largest, score);
+      }
+      double total = 0.0;
+      for (double& value : p) total += value = std::exp(value - largest);
+      for (Index i = 0; i < args.d_head; ++i) {
+        double out = 0.0;
+        for (Index j = 0; j < n; ++j) {
+          const float* V = attention_key(args, j, h) + args.n_kv_head * args.d_head;
+          out += p[static_cast<std::size_t>(j)] * static_cast<double>(V[i]);
+        }
+        y(t, h * args.d_head + i) = out / total;
+      }
+    }
+  }
+}
+
+}  // namespace ref
+}  // namespace v0_1
+}  // namespace krait
