@@ -86,7 +86,7 @@ void CachePages::copy_from(const CachePages& other) {
 
 Result<void> CachePages::reserve(Index more) {
   if (floats_per_token_ == 0) return {};
-  constexpr Index most_bytes = Index{1} << 56;
+  constexpr Index most_bytes = Index{1} << 40;  // more than any machine has
   const auto fail = [&] {
     return Error{ErrorCode::no_memory,
                  fmt::format("[state] cache: expected memory for {} tokens of {} bytes, found none",

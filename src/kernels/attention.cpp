@@ -62,7 +62,7 @@ struct Block {
     return args.y.row_data(row + m / heads) + (head + m % heads) * args.d_head;
   }
   HWY_INLINE const float* keys(Index j) const {
-    return args.pages[static_cast<std::size_t>(j / page_tokens)] +
+    return args.pages[static_cast<std::size_t>(j / page_tokens)] + args.page_offset +
            j % page_tokens * args.row_stride + kv_head * args.d_head;
   }
   HWY_INLINE const float* values(Index j) const { return keys(j) + args.n_kv_head * args.d_head; }

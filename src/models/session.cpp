@@ -150,7 +150,8 @@ Result<void> Session::reserve(Index context) {
         ErrorCode::no_memory,
         fmt::format("[session] context: expected memory for {} tokens, found none", context)};
   };
-  if (floats > (Index{1} << 56) / executor_->width()) return fail();
+  constexpr Index most_floats = Index{1} << 38;  // more than any machine has
+  if (floats > most_floats / executor_->width()) return fail();
 #if KRAIT_HAS_EXCEPTIONS
   try {
     tasks_ = AlignedBuffer<float>(floats * executor_->width());

@@ -16,9 +16,11 @@
 namespace {
 
 std::atomic<long> allocations{0};
+std::atomic<std::size_t> largest{~std::size_t{0}};  // beyond it there is no memory
 
 void* allocate(std::size_t size, std::size_t align) {
   allocations.fetch_add(1, std::memory_order_relaxed);
+  if (size > largest) throw std::bad_alloc();
   void* memory = align > alignof(std::max_align_t)
                      ? std::aligned_alloc(align, (size + align - 1) / align * align)
                      : std::malloc(size);
@@ -75,6 +77,54 @@ TEST_P(Allocations, NoneAfterASessionIsMade) {
   session.keep(5, state).value();
   EXPECT_EQ(allocations.load() - before, 0);
   EXPECT_GT(before, 0) << "the counter counts";
+}
+
+TEST(Allocations, NoneAfterRoomForTheCacheIsMade) {
+  const Model model = test::tiny_model(test::tiny_hybrid_spec(), DType::bf16);
+  test::EagerThreadPool threads(2);
+  Session session(model, threads);
+  State state = model.initial_state();
+  const auto prompt = test::random_tokens(256, 61, 1);
+  session.reserve(400).value();
+  state.reserve(400).value();
+  const long before = allocations.load();
+  session.prefill(prompt, state).value();
+  for (int i = 0; i < 100; ++i) session.step(1, state).value();
+  const RunItem draft{.tokens = std::span(prompt).first(8), .state = &state, .tentative = true};
+  session.run({&draft, 1}).value();
+  session.keep(5, state).value();
+  session.step(1, state).value();
+  EXPECT_EQ(allocations.load() - before, 0);
+}
+
+TEST(Allocations, ACacheThatCannotGrowIsAnErrorAndNothingChanges) {
+  const Model model = test::tiny_model(test::tiny_hybrid_spec(), DType::f32);
+  test::EagerThreadPool threads(2);
+  Session session(model, threads);
+  State state = model.initial_state();
+  State other = state;
+  session.prefill(test::random_tokens(64, 61, 1), state).value();
+  session.prefill(test::random_tokens(10, 61, 1), other).value();
+  const State before = state;
+  const State other_before = other;
+  const Token token = 3;
+  const RunItem items[] = {{.tokens = {&token, 1}, .state = &other},
+                           {.tokens = {&token, 1}, .state = &state}};
+  session.reserve(100).value();
+  largest = 4096;
+  const auto result = session.run(items);
+  const auto step = session.step(token, state);
+  const auto verified = session.verify({&token, 1}, state);
+  largest = ~std::size_t{0};
+  EXPECT_EQ(result.error().code, ErrorCode::no_memory);
+  EXPECT_EQ(result.error().message,
+            "[state] cache: expected memory for 65 tokens of 384 bytes, found none");
+  EXPECT_EQ(step.error().code, ErrorCode::no_memory);
+  EXPECT_EQ(verified.error().code, ErrorCode::no_memory);
+  EXPECT_TRUE(state == before);
+  EXPECT_TRUE(other == other_before);
+  session.run(items).value();
+  EXPECT_EQ(state.position(), 65);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Allocations,

@@ -57,6 +57,7 @@ const Architecture architectures[] = {
     {"mamba", [] { return test::tiny_spec(); }},
     {"mamba2", test::tiny_mamba2_spec},
     {"experts", test::tiny_expert_spec},
+    {"hybrid", test::tiny_hybrid_spec},
 };
 
 struct Case {

@@ -126,7 +126,8 @@ TEST_P(RunMix, EqualsEachAlone) {
 INSTANTIATE_TEST_SUITE_P(Kinds, RunMix,
                          testing::Values([] { return test::tiny_spec(); },
                                          [] { return test::tiny_mamba2_spec(); },
-                                         [] { return test::tiny_expert_spec(); }));
+                                         [] { return test::tiny_expert_spec(); },
+                                         [] { return test::tiny_hybrid_spec(); }));
 
 TEST(Run, OfNothingIsNothing) {
   const Model model = tiny_model();
@@ -313,7 +314,8 @@ TEST_P(Hooks, MayChangeWhatTheyAreShown) {
 INSTANTIATE_TEST_SUITE_P(Kinds, Hooks,
                          testing::Values([] { return test::tiny_spec(); },
                                          [] { return test::tiny_mamba2_spec(); },
-                                         [] { return test::tiny_expert_spec(); }));
+                                         [] { return test::tiny_expert_spec(); },
+                                         [] { return test::tiny_hybrid_spec(); }));
 
 TEST(Hooks, BelongToTheirItem) {
   const Model model = tiny_model();

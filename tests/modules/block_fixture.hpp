@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "krait/core/cache_pages.hpp"
 #include "krait/core/scratch.hpp"
 #include "krait/modules/block.hpp"
 #include "krait/weights/scope.hpp"
@@ -63,14 +64,27 @@ inline std::vector<float> run_block(const Block& block, const Plan& plan, std::v
   Scratch scratch(plan.scratch_plan(), chunk);
   AlignedBuffer<float> workspace(plan.workspace_floats() * chunk);
   AlignedBuffer<float> state(plan.state_floats());
+  CachePages cache(plan.cache_floats());
+  cache.reserve(tokens).value();
+  Index task_floats = 0;
+  for (const Plan::TaskMemory& size : plan.task_memories()) {
+    task_floats = std::max(task_floats, round_up(size(chunk, tokens), Index{16}));
+  }
+  AlignedBuffer<float> tasks(task_floats * executor.width());
   for (Index first = 0; first < tokens; first += chunk) {
     const Index count = std::min(chunk, tokens - first);
-    const SequenceRows rows{.first = 0, .count = count, .position = first, .state = state.data()};
+    const SequenceRows rows{.first = 0,
+                            .count = count,
+                            .position = first,
+                            .state = state.data(),
+                            .pages = cache.pages().data()};
     BlockContext ctx{.x = {x.data() + first * d_model, count, d_model},
                      .sequences = {&rows, 1},
                      .executor = executor,
                      .memory = scratch,
-                     .workspace = workspace.span()};
+                     .workspace = workspace.span(),
+                     .tasks = tasks.span(),
+                     .task_floats = task_floats};
     block.forward(ctx);
   }
   return x;

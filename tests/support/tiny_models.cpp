@@ -77,6 +77,33 @@ ModelSpec tiny_expert_spec() {
   return spec;
 }
 
+ModelSpec tiny_hybrid_spec() {
+  ModelSpec spec =
+      ModelBuilder{}
+          .embedding("embedding", {.vocab = 61, .d_model = 20, .vocab_padded = 64})
+          .repeat(4,
+                  [](LayerBuilder& layer, Index i) {
+                    AttentionSpec attention{.n_head = 4, .n_kv_head = 2, .d_head = 7};
+                    if (i == 0) attention.rotary = RotarySpec{.dim = 6};
+                    if (i == 1) attention = {.n_head = 3, .d_head = 8, .bias = true};
+                    if (i == 2) {
+                      attention = {.n_head = 5, .n_kv_head = 1, .scale = 0.25F, .out_bias = true};
+                      attention.rotary =
+                          RotarySpec{.theta = 500.0, .dim = 4, .factor = 2.0, .interleaved = true};
+                    }
+                    if (i != 1) {
+                      layer.residual("norm", RmsNormSpec{}, "mixer",
+                                     MambaSpec{.d_state = 5, .dt_rank = 3});
+                    }
+                    if (i != 3) layer.residual("norm2", RmsNormSpec{}, "attention", attention);
+                  })
+          .final_norm("norm_f", RmsNormSpec{})
+          .tied_head()
+          .spec();
+  spec.layers[2].parallel = true;
+  return spec;
+}
+
 Model tiny_model(DType dtype, const WeightOptions& options, Index n_layer) {
   return tiny_model(tiny_spec(n_layer), dtype, options);
 }

@@ -23,6 +23,10 @@ ModelSpec tiny_mamba2_spec();
 /// routers, and a layer of parallel blocks.
 ModelSpec tiny_expert_spec();
 
+/// The same with attention among the mixers: shared and own keys, with and without a rotary
+/// embedding of either kind, beside a mixer and before one.
+ModelSpec tiny_hybrid_spec();
+
 /// Random weights for a spec, a pure function of it.
 Model tiny_model(const ModelSpec& spec, DType dtype, const WeightOptions& options = {});
 

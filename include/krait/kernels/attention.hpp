@@ -17,12 +17,14 @@ namespace kernels {
 /// Tokens whose keys and values lie in one page of the cache.
 inline constexpr Index attention_page_tokens = 64;
 
-/// Arguments of `attention`. A page is [attention_page_tokens, row_stride]; each of its rows has a
+/// Arguments of `attention`. The layer's rows begin `page_offset` floats behind the beginning of a
+/// page and are [attention_page_tokens, row_stride]; each of its rows has a
 /// token's keys [n_kv_head * d_head] (after the rotary embedding), then its values of the same
 /// extent.
 struct AttentionArgs {
   MatrixView<const float> q;            ///< [tokens, n_head * d_head], after the embedding
   std::span<const float* const> pages;  ///< of positions 0, 64, …
+  Index page_offset = 0;                ///< floats
   Index row_stride = 0;                 ///< floats, ≥ 2 * n_kv_head * d_head
   Index position = 0;                   ///< of q's row 0; its keys and values are in the cache
   Index n_head = 0;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "krait/core/error.hpp"
+#include "krait/modules/attention.hpp"
 #include "krait/modules/embedding.hpp"
 #include "krait/modules/mamba.hpp"
 #include "krait/modules/mamba2.hpp"
@@ -38,7 +39,7 @@ struct CustomSpec {
 };
 
 /// The kinds of block. Each alternative is an AnyBlockSpec (modules/block_spec.hpp).
-using BlockSpec = std::variant<MambaSpec, Mamba2Spec, MlpSpec, MoeSpec, CustomSpec>;
+using BlockSpec = std::variant<MambaSpec, Mamba2Spec, AttentionSpec, MlpSpec, MoeSpec, CustomSpec>;
 
 /// h = h + block(norm(h)), with the names of both in the checkpoint.
 struct ResidualSpec {

@@ -22,17 +22,22 @@ enum class Site {
   dt,       ///< the low-rank step size, in front of dt_proj [Mamba: dt_rank]
   gate,     ///< z, in front of its SiLU [Mamba: d_inner; Mamba-2: d_ssm]
   scan,     ///< the recurrence's output, in front of the gate [Mamba-2: d_ssm]
-  mixed,    ///< what goes into the output projection [Mamba, Mamba-2: d_inner]
+  mixed,    ///< what goes into the output projection [Mamba, Mamba-2: d_inner;
+            ///< Attention: n_head · d_head]
   routing,  ///< the experts' gates, 0 for those that have no part [Moe: n_expert]
   expert,   ///< what one expert reads, of the tokens that were sent to it [Moe: d_model]
+  query,    ///< queries, behind the rotary embedding [Attention: n_head · d_head]
+  key,      ///< keys, the same, before they are cached [Attention: n_kv_head · d_head]
+  value,    ///< values, before they are cached [as key]
   hidden,   ///< between the two matrices of a feed-forward network [Mlp, Moe: d_hidden]
   output,   ///< what is added to the residual stream [all: d_model]
 };
 
 /// The name of a site, as spelled in the enumeration.
 constexpr std::string_view to_string(Site site) noexcept {
-  constexpr std::string_view names[] = {"input", "conv",  "B",       "C",      "dt",     "gate",
-                                        "scan",  "mixed", "routing", "expert", "hidden", "output"};
+  constexpr std::string_view names[] = {"input", "conv", "B",     "C",       "dt",
+                                        "gate",  "scan", "mixed", "routing", "expert",
+                                        "query", "key",  "value", "hidden",  "output"};
   return names[static_cast<std::size_t>(site)];
 }
 

@@ -1,0 +1,179 @@
+#pragma once
+
+/// \file
+/// The causal self-attention block, for stacks that mix it with recurrent blocks.
+
+#include <cmath>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "krait/core/profile.hpp"
+#include "krait/kernels/attention.hpp"
+#include "krait/kernels/rotary.hpp"
+#include "krait/modules/block_spec.hpp"
+#include "krait/weights/linear.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+
+/// The rotary embedding of queries and keys (Su et al. 2021, arXiv:2104.09864).
+struct RotarySpec {
+  double theta = 10000.0;
+  Index dim = 0;             ///< leading elements of a head that are turned, even; 0: all of them
+  double factor = 1.0;       ///< positions are divided by it (linear scaling)
+  bool interleaved = false;  ///< pairs are (2i, 2i + 1) instead of (i, i + dim / 2)
+
+  friend bool operator==(const RotarySpec&, const RotarySpec&) = default;
+};
+
+/// Sizes of an attention block. Several query heads may share the keys and values of one.
+struct AttentionSpec {
+  Index n_head = 1;
+  Index n_kv_head = 0;  ///< divides n_head; 0: n_head
+  Index d_head = 0;     ///< 0: d_model / n_head
+  float scale = 0.0F;   ///< of the products of queries and keys; 0: 1 / √d_head
+  std::optional<RotarySpec> rotary = {};
+  bool bias = false;      ///< of the projections of queries, keys and values
+  bool out_bias = false;  ///< of the output projection
+
+  /// The same with every 0 replaced by what it stands for.
+  AttentionSpec resolved(Index d_model) const {
+    AttentionSpec spec = *this;
+    if (spec.n_kv_head == 0) spec.n_kv_head = n_head;
+    if (spec.d_head == 0 && n_head > 0) spec.d_head = d_model / n_head;
+    if (spec.scale == 0.0F && spec.d_head > 0) {
+      spec.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.d_head)));
+    }
+    if (spec.rotary && spec.rotary->dim == 0) spec.rotary->dim = spec.d_head;
+    return spec;
+  }
+
+  KRAIT_API Result<void> validate(Index d_model) const;
+  KRAIT_API std::string to_string(Index d_model) const;
+  KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) const;
+
+  friend bool operator==(const AttentionSpec&, const AttentionSpec&) = default;
+};
+
+/// Causal self-attention (Vaswani et al. 2017, arXiv:1706.03762) on rows of d_model floats, with
+/// keys and values in the cache of each sequence.
+class Attention final : public Block {
+ public:
+  static Result<std::unique_ptr<const Block>> bind(const AttentionSpec& spec,
+                                                   const WeightScope& weights, Plan& plan);
+
+  void forward(BlockContext& ctx) const noexcept override {
+    const Index d_q = spec_.n_head * spec_.d_head;
+    const Index d_kv = spec_.n_kv_head * spec_.d_head;
+    const auto q = ctx.scratch(q_, d_q);         // [T, n_head d_head]
+    const auto kv = ctx.scratch(kv_, 2 * d_kv);  // [T, 2 n_kv_head d_head]
+    const auto k = kv.cols_from(0, d_kv);        // [T, n_kv_head d_head]
+    const auto v = kv.cols_from(d_kv, d_kv);     // [T, n_kv_head d_head]
+
+    profile::Zone zone("qkv_proj");
+    q_proj_.apply(ctx, ctx.x, q);
+    k_proj_.apply(ctx, ctx.x, k);
+    v_proj_.apply(ctx, ctx.x, v);
+    zone.next("rotary");
+    rotate(ctx, q);
+    rotate(ctx, k);
+    ctx.visit(Site::query, q);
+    ctx.visit(Site::key, k);
+    ctx.visit(Site::value, v);
+    ctx.record(trail_, kv);  // (what a tentative run records serves replay)
+    store(ctx, kv);
+    zone.next("attention");
+    for (const SequenceRows& rows : ctx.sequences) attend(ctx, rows, q);  // into q
+    ctx.visit(Site::mixed, q);
+    zone.next("out_proj");
+    out_proj_.apply(ctx, q, ctx.x);
+  }
+
+  // Keys and values of the tokens that are kept, to the cache they may be missing in.
+  void replay(BlockContext& ctx) const noexcept override {
+    store(ctx, ctx.recorded(trail_, 2 * spec_.n_kv_head * spec_.d_head));
+  }
+
+  std::string description() const override {
+    return "Attention, " + std::to_string(spec_.n_head) + " heads of " +
+           std::to_string(spec_.d_head) + ", " + std::to_string(spec_.n_kv_head) + " of keys";
+  }
+
+ private:
+  // Turns every head of every row by its position.
+  void rotate(const BlockContext& ctx, MatrixView<float> x) const noexcept {
+    if (frequencies_.empty()) return;
+    for (const SequenceRows& rows : ctx.sequences) {
+      const ItemCost cost = ItemCost::of(0, 8 * x.cols + 100 * std::ssize(frequencies_));
+      parallel_for(ctx.executor, rows.count, 4, cost, [&](Range range) {
+        kernels::rotary({.x = x.rows_from(rows.first + range.begin, range.size()),
+                         .position = rows.position + range.begin,
+                         .d_head = spec_.d_head,
+                         .frequencies = frequencies_,
+                         .interleaved = spec_.rotary->interleaved});
+      });
+    }
+  }
+
+  // Appends the rows to the caches of their sequences.
+  void store(const BlockContext& ctx, MatrixView<const float> kv) const noexcept {
+    for (const SequenceRows& rows : ctx.sequences) {
+      for (Index t = 0; t < rows.count; ++t) {
+        std::ranges::copy(kv.row(rows.first + t), rows.cache(cache_, t).data());
+      }
+    }
+  }
+
+  // The sequence's rows of q become Σ_j softmax(q·K scale)_j V_j. Threads share the heads of the
+  // cache and blocks of rows, never the keys.
+  void attend(const BlockContext& ctx, const SequenceRows& rows,
+              MatrixView<float> q) const noexcept {
+    const Index group = spec_.n_head / spec_.n_kv_head;
+    const Index block = kernels::attention_block_tokens(spec_.n_head, spec_.n_kv_head);
+    const Index blocks = (rows.count + block - 1) / block;
+    const Index keys = rows.position + rows.count;
+    const Index width = 2 * spec_.d_head;
+    const ItemCost cost =
+        ItemCost::of(4 * width * keys, 2 * group * width * keys * std::min(block, rows.count));
+    parallel_for(ctx.executor, blocks * spec_.n_kv_head, 1, cost, [&](Range range, int task) {
+      for (Index first = range.begin; first < range.end;) {
+        // As many neighbouring heads of one block as the task has: they are read together.
+        const Index b = first / spec_.n_kv_head;
+        const Index head = first % spec_.n_kv_head;
+        const Index heads = std::min(range.end - first, spec_.n_kv_head - head);
+        const Index row = b * block;
+        const auto part = q.rows_from(rows.first + row, std::min(block, rows.count - row));
+        kernels::attention(
+            {.q = part,
+             .pages = {rows.pages, static_cast<std::size_t>((keys + cache_page_tokens - 1) /
+                                                            cache_page_tokens)},
+             .page_offset = cache_.offset,
+             .row_stride = cache_.stride,
+             .position = rows.position + row,
+             .n_head = spec_.n_head,
+             .n_kv_head = spec_.n_kv_head,
+             .d_head = spec_.d_head,
+             .scale = spec_.scale,
+             .y = part,
+             .scratch = ctx.task_memory(task),
+             .heads = {head * group, (head + heads) * group}});
+        first += heads;
+      }
+    });
+  }
+
+  AttentionSpec spec_;
+  Linear q_proj_;                    // [n_head d_head, d_model]
+  Linear k_proj_;                    // [n_kv_head d_head, d_model]
+  Linear v_proj_;                    // [n_kv_head d_head, d_model]
+  Linear out_proj_;                  // [d_model, n_head d_head]
+  std::vector<double> frequencies_;  // of pairs; empty without a rotary embedding
+  CacheSlot cache_;                  // [tokens, 2 n_kv_head d_head]: keys, then values
+  ScratchSlot q_, kv_, trail_;
+};
+
+}  // namespace v0_1
+}  // namespace krait

@@ -1,0 +1,89 @@
+#include "krait/modules/attention.hpp"
+
+#include <fmt/format.h>
+
+namespace krait {
+inline namespace v0_1 {
+
+static_assert(cache_page_tokens == kernels::attention_page_tokens);
+
+Result<void> AttentionSpec::validate(Index d_model) const {
+  KRAIT_RETURN_IF_ERROR(check_extent("n_head", n_head));
+  const AttentionSpec spec = resolved(d_model);
+  KRAIT_RETURN_IF_ERROR(check_extent("n_kv_head", spec.n_kv_head));
+  KRAIT_RETURN_IF_ERROR(check_extent("d_head", spec.d_head));
+  if (n_head % spec.n_kv_head != 0) {
+    return bad_spec("n_kv_head", fmt::format("a divisor of the {} heads", n_head),
+                    fmt::to_string(spec.n_kv_head));
+  }
+  KRAIT_RETURN_IF_ERROR(check_extent("n_head · d_head", n_head * spec.d_head));
+  KRAIT_RETURN_IF_ERROR(check_extent("2 · n_kv_head · d_head", 2 * spec.n_kv_head * spec.d_head));
+  if (!std::isfinite(spec.scale)) {
+    return bad_spec("scale", "a finite number", fmt::to_string(spec.scale));
+  }
+  if (!rotary) return {};
+  if (spec.rotary->dim < 2 || spec.rotary->dim > spec.d_head || spec.rotary->dim % 2 != 0) {
+    return bad_spec("rotary dim", fmt::format("an even number from 2 to {}", spec.d_head),
+                    fmt::to_string(spec.rotary->dim));
+  }
+  if (!(spec.rotary->theta > 0.0 && std::isfinite(spec.rotary->theta))) {
+    return bad_spec("rotary theta", "a finite number above 0", fmt::to_string(spec.rotary->theta));
+  }
+  if (!(spec.rotary->factor > 0.0 && std::isfinite(spec.rotary->factor))) {
+    return bad_spec("rotary factor", "a finite number above 0",
+                    fmt::to_string(spec.rotary->factor));
+  }
+  return {};
+}
+
+std::string AttentionSpec::to_string(Index d_model) const {
+  const AttentionSpec spec = resolved(d_model);
+  std::string text = fmt::format("Attention n_head {} n_kv_head {} d_head {} scale {}", spec.n_head,
+                                 spec.n_kv_head, spec.d_head, spec_number(spec.scale));
+  if (spec.rotary) {
+    text += fmt::format(
+        " rotary {} theta {}{}{}", spec.rotary->dim, spec.rotary->theta,
+        spec.rotary->factor == 1.0 ? std::string() : fmt::format(" factor {}", spec.rotary->factor),
+        spec.rotary->interleaved ? " interleaved" : "");
+  }
+  return text + (bias ? " bias" : "") + (out_bias ? " out-bias" : "");
+}
+
+Result<std::unique_ptr<const Block>> Attention::bind(const AttentionSpec& unresolved,
+                                                     const WeightScope& weights, Plan& plan) {
+  const Index d_model = plan.d_model();
+  auto block = std::make_unique<Attention>();
+  const AttentionSpec& spec = block->spec_ = unresolved.resolved(d_model);
+  const Index d_q = spec.n_head * spec.d_head;
+  const Index d_kv = spec.n_kv_head * spec.d_head;
+  KRAIT_ASSIGN_OR_RETURN(block->q_proj_,
+                         Linear::bind(weights.scope("q_proj"), plan, d_q, d_model, spec.bias));
+  KRAIT_ASSIGN_OR_RETURN(block->k_proj_,
+                         Linear::bind(weights.scope("k_proj"), plan, d_kv, d_model, spec.bias));
+  KRAIT_ASSIGN_OR_RETURN(block->v_proj_,
+                         Linear::bind(weights.scope("v_proj"), plan, d_kv, d_model, spec.bias));
+  KRAIT_ASSIGN_OR_RETURN(block->out_proj_,
+                         Linear::bind(weights.scope("o_proj"), plan, d_model, d_q, spec.out_bias));
+  if (spec.rotary) {
+    block->frequencies_ =
+        kernels::rotary_frequencies(spec.rotary->theta, spec.rotary->dim, spec.rotary->factor);
+  }
+  block->cache_ = plan.cache(weights.path("kv"), 2 * d_kv);
+  block->q_ = plan.scratch(d_q);
+  block->kv_ = plan.scratch(2 * d_kv);
+  block->trail_ = plan.trail(2 * d_kv);
+  const Index most = kernels::attention_block_tokens(spec.n_head, spec.n_kv_head);
+  plan.task_memory([spec, most](Index tokens, Index context) {
+    return kernels::attention_scratch(std::min(tokens, most), context, spec.n_head, spec.n_kv_head,
+                                      spec.d_head);
+  });
+  return std::unique_ptr<const Block>(std::move(block));
+}
+
+Result<std::unique_ptr<const Block>> AttentionSpec::bind(const WeightScope& weights,
+                                                         Plan& plan) const {
+  return Attention::bind(*this, weights, plan);
+}
+
+}  // namespace v0_1
+}  // namespace krait

@@ -1,0 +1,138 @@
+// States that grow: attention's rows in pages that copies share.
+
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <fstream>
+
+#include "krait/decoding/state_io.hpp"
+#include "tests/support/eager_thread_pool.hpp"
+#include "tests/support/support.hpp"
+#include "tests/support/tiny_models.hpp"
+
+namespace krait {
+namespace {
+
+using test::random_tokens;
+
+std::size_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  std::size_t pages = 0;
+  file >> pages >> pages;
+  return pages * 4096;
+}
+
+TEST(StateCache, ForksOfALongTextShareItsPages) {
+  const Model model = test::tiny_model(test::tiny_hybrid_spec(), DType::f32);
+  test::EagerThreadPool pool(2);
+  Session session(model, pool);
+  State state = model.initial_state();
+  session.prefill(random_tokens(10'000, 61, 1), state).value();
+  ASSERT_EQ(state.cache().rows(), 10'000);
+  const auto pages = std::as_const(state).cache().pages();
+  State fork = state;
+  EXPECT_TRUE(std::ranges::equal(std::as_const(fork).cache().pages(), pages));
+  EXPECT_LT(fork.block().size_bytes() + pages.size_bytes() * 2, std::size_t{1} << 20)
+      << "what a fork copies";
+  EXPECT_GT(state.bytes(), std::size_t{1} << 20) << "what it does not copy";
+
+  const std::size_t before = resident_bytes();
+  const std::vector<State> forks(10'000, state);
+  EXPECT_LT(resident_bytes() - before, std::size_t{256} << 20) << "10,000 of them";
+  EXPECT_TRUE(forks.back() == state);
+
+  // Each goes its way, and only the last page is copied.
+  session.step(1, fork).value();
+  session.step(2, state).value();
+  EXPECT_FALSE(fork == state);
+  for (std::size_t i = 0; i + 1 < pages.size(); ++i) {
+    EXPECT_EQ(std::as_const(fork).cache().pages()[i], std::as_const(state).cache().pages()[i]);
+  }
+  EXPECT_NE(std::as_const(fork).cache().pages().back(),
+            std::as_const(state).cache().pages().back());
+}
+
+TEST(StateCache, RollsBackPastAPagesBorderWhileAForkGoesOn) {
+  const Model model = test::tiny_model(test::tiny_hybrid_spec(), DType::f32);
+  SerialExecutor executor;
+  Session session(model, executor, {.max_verify = 80});
+  const auto tokens = random_tokens(150, 61, 2);
+  State whole = model.initial_state();
+  session.prefill(tokens, whole).value();
+  State expected = model.initial_state();
+  session.prefill(std::span(tokens).first(63), expected).value();
+
+  State state = model.initial_state();
+  session.prefill(std::span(tokens).first(60), state).value();
+  const RunItem draft{
+      .tokens = std::span(tokens).subspan(60, 80), .state = &state, .tentative = true};
+  session.run({&draft, 1}).value();
+  State fork = state;  // keeps what is taken back here
+  session.keep(3, state).value();
+  EXPECT_TRUE(state == expected);
+  session.prefill(std::span(tokens).subspan(140), fork).value();
+  EXPECT_TRUE(fork == whole);
+  session.prefill(std::span(tokens).subspan(63), state).value();
+  EXPECT_TRUE(state == whole);
+  state.reset();
+  session.prefill(tokens, state).value();
+  EXPECT_TRUE(state == whole);
+}
+
+TEST(StateCache, RowsHaveNames) {
+  const Model model = test::tiny_model(test::tiny_hybrid_spec(), DType::f32);
+  EXPECT_EQ(model.plan().cache_tensors.size(), 3U);
+  EXPECT_EQ(model.plan().cache_tensors[0].path, "layers.0.attention.kv");
+  // Rows of 2 x 2 heads of 7, 2 x 3 of 8 and 2 x 1 of 4, each rounded up to a cache line.
+  EXPECT_EQ(model.plan().cache_bytes_per_token, (32 + 48 + 16) * 4);
+  SerialExecutor executor;
+  Session session(model, executor);
+  State state = model.initial_state();
+  session.prefill(random_tokens(3, 61, 1), state).value();
+  EXPECT_EQ(state.cache_row("layers.0.attention.kv", 2).size(), 28U);
+  EXPECT_TRUE(state.cache_row("layers.0.attention.kv", 3).empty());
+  EXPECT_TRUE(state.cache_row("layers.0.attention.kv", -1).empty());
+  EXPECT_TRUE(state.cache_row("layers.9.attention.kv", 0).empty());
+  EXPECT_NE(model.describe().find("state 4.4 KiB per sequence and 384 B per token"),
+            std::string::npos)
+      << model.describe();
+}
+
+TEST(StateCache, RoomThatIsNotThereIsAnErrorAndNothingChanges) {
+  const Model model = test::tiny_model(test::tiny_hybrid_spec(), DType::f32);
+  SerialExecutor executor;
+  Session session(model, executor);
+  State state = model.initial_state();
+  session.prefill(random_tokens(5, 61, 1), state).value();
+  const State before = state;
+  EXPECT_EQ(state.reserve(Index{1} << 47).error().code, ErrorCode::no_memory);
+  EXPECT_EQ(session.reserve(-1).error().code, ErrorCode::bad_argument);
+  EXPECT_EQ(session.reserve((Index{1} << 48) + 1).error().code, ErrorCode::bad_argument);
+  EXPECT_EQ(session.reserve(Index{1} << 48).error().code, ErrorCode::no_memory);
+  EXPECT_TRUE(state == before);
+  State lying = state;
+  lying.set_position(7);
+  EXPECT_EQ(session.step(1, lying).error().message,
+            "[session] cache: expected rows of 7 tokens, found 5");
+  session.step(1, state).value();
+}
+
+TEST(StateCache, FilesHoldTheRows) {
+  const Model model = test::tiny_model(test::tiny_hybrid_spec(), DType::f32);
+  SerialExecutor executor;
+  Session session(model, executor);
+  const test::TemporaryDirectory directory;
+  const std::string path = (directory.path() / "state.safetensors").string();
+  for (const Index length : {0, 1, 64, 130}) {
+    State state = model.initial_state();
+    if (length > 0) session.prefill(random_tokens(length, 61, 1), state).value();
+    save_state(state, path).value();
+    EXPECT_TRUE(load_state(model, path).value().state == state) << length;
+  }
+  State lying = model.initial_state();
+  lying.set_position(7);
+  EXPECT_EQ(save_state(lying, path).error().message, "[state] cache: expected 7 rows, found 0");
+}
+
+}  // namespace
+}  // namespace krait
