@@ -43,7 +43,7 @@ constexpr int lanes_at_once = HWY_TARGET == HWY_AVX3 ? 2 : 1;
 
 // Rows of the cache that are done while the next ones are requested. Many queries take them out of
 // the cache into a place of their own: rows that are 2^n bytes apart would share few places.
-constexpr Index few_rows = 16;
+constexpr Index few_rows = 32;
 constexpr Index many_rows = 32;
 static_assert(page_tokens % many_rows == 0 && many_rows % panel_keys == 0);
 

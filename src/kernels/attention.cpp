@@ -14,10 +14,14 @@ inline namespace v0_1 {
 namespace kernels::HWY_NAMESPACE {
 namespace {
 
-// Registers of output columns that a tile of T queries continues at a time.
+// A tile continues this many registers of output columns of T queries; it has up to so many of few
+// queries, and of the 16 of a panel.
 template <int T>
-constexpr int value_parts = HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4 ? (T == 4 ? 2 : 4) : 4;
-constexpr int value_queries = 4;
+constexpr int value_parts = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON ? (T < 7 ? 4 : 2)
+                            : T < 3                                          ? 4
+                                                                             : 2;
+constexpr int few_value_tile = HWY_TARGET == HWY_AVX3 ? 7 : 4;
+constexpr int panel_value_tile = 4;
 
 // Weights of queries: of query t and key j at [t·apart + j·step].
 struct Weights {
@@ -94,20 +98,31 @@ HWY_INLINE void add_seen_values(const Block& block, Index m, const float* V, Ind
   }
 }
 
-// All queries over keys [j, j + keys); weights(m) are those of the queries from m on.
-template <class WeightsOf>
+// Calls add_seen_values<queries>; queries ≤ T.
+template <int T>
+HWY_INLINE void add_seen_values_of(Index queries, const Block& block, Index m, const float* V,
+                                   Index stride, Index j, Index keys, const Weights& p, float* out,
+                                   RowsAhead& ahead) {
+  if constexpr (T > 0) {
+    if (queries < T) {
+      return add_seen_values_of<T - 1>(queries, block, m, V, stride, j, keys, p, out, ahead);
+    }
+    add_seen_values<T>(block, m, V, stride, j, keys, p, out, ahead);
+  }
+}
+
+// All queries over keys [j, j + keys), in tiles of up to T, of nearly equal height unless those of
+// panels. weights(m) are those of the queries from m on.
+template <int T, bool panels, class WeightsOf>
 HWY_INLINE void add_rows(const Block& block, const Memory& memory, const float* V, Index stride,
                          Index j, Index keys, WeightsOf weights, RowsAhead& ahead) {
-  Index m = 0;
-  const auto tile = [&](auto queries) HWY_ATTR {
-    constexpr int T = decltype(queries)::value;
-    add_seen_values<T>(block, m, V, stride, j, keys, weights(m), memory.out + m * block.width,
-                       ahead);
-    m += T;
-  };
-  while (m + value_queries <= block.queries) tile(std::integral_constant<int, value_queries>());
-  while (m + 2 <= block.queries) tile(std::integral_constant<int, 2>());
-  if (m < block.queries) tile(std::integral_constant<int, 1>());
+  const Index tiles = (block.queries + T - 1) / T;
+  for (Index tile = 0; tile < tiles; ++tile) {
+    const Index m = panels ? tile * T : block.queries * tile / tiles;
+    const Index end = panels ? HWY_MIN(m + T, block.queries) : block.queries * (tile + 1) / tiles;
+    add_seen_values_of<T>(end - m, block, m, V, stride, j, keys, weights(m),
+                          memory.out + m * block.width, ahead);
+  }
 }
 
 // ---- Blocks -----------------------------------------------------------------------------------
@@ -162,11 +177,15 @@ void attend_few(const Block& first, Index kv_heads) {
       first, kv_heads, n, keys_at, [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
         for (Index i = 0; i < kv_heads; ++i) {
           const Memory memory = memory_of(i);
-          for (Index tile = 0; tile < tiles; ++tile) {
-            const Index m = first.queries * tile / tiles;
-            few_products_of<few_tile>(first.queries * (tile + 1) / tiles - m, first,
-                                      first.keys(j) + i * d_head, keys, memory.q + m * first.width,
-                                      memory.scores + m * memory.row + j, memory.row, ahead);
+          // A few keys meet all queries while they are in the L1 cache.
+          for (Index k = 0; k < keys; k += 4) {
+            for (Index tile = 0; tile < tiles; ++tile) {
+              const Index m = first.queries * tile / tiles;
+              few_products_of<few_tile>(first.queries * (tile + 1) / tiles - m, first,
+                                        first.keys(j + k) + i * d_head, HWY_MIN(Index{4}, keys - k),
+                                        memory.q + m * first.width,
+                                        memory.scores + m * memory.row + j + k, memory.row, ahead);
+            }
           }
         }
       });
@@ -178,17 +197,17 @@ void attend_few(const Block& first, Index kv_heads) {
     }
   }
   const auto values_at = [&](Index j) HWY_ATTR { return first.values(j); };
-  for_rows<few_rows>(first, kv_heads, n, values_at,
-                     [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
-                       for (Index i = 0; i < kv_heads; ++i) {
-                         const Memory memory = memory_of(i);
-                         const auto weights = [&](Index m) HWY_ATTR {
-                           return Weights{memory.scores + m * memory.row + j, memory.row, 1};
-                         };
-                         add_rows(first, memory, first.values(j) + i * d_head,
-                                  first.args.row_stride, j, keys, weights, ahead);
-                       }
-                     });
+  for_rows<few_rows>(
+      first, kv_heads, n, values_at, [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
+        for (Index i = 0; i < kv_heads; ++i) {
+          const Memory memory = memory_of(i);
+          const auto weights = [&](Index m) HWY_ATTR {
+            return Weights{memory.scores + m * memory.row + j, memory.row, 1};
+          };
+          add_rows<few_value_tile, false>(first, memory, first.values(j) + i * d_head,
+                                          first.args.row_stride, j, keys, weights, ahead);
+        }
+      });
   for (Index i = 0; i < kv_heads; ++i) finish(block_of(i), memory_of(i));
 }
 
@@ -250,7 +269,8 @@ void attend_many(const Block& block) {
           memory.scores + m / panel_width * panel_size + j * panel_width + m % panel_width, 1,
           panel_width};
     };
-    add_rows(block, memory, memory.rows, block.width, j, keys, weights, ahead);
+    add_rows<panel_value_tile, true>(block, memory, memory.rows, block.width, j, keys, weights,
+                                     ahead);
   });
   finish(block, memory);
 }
