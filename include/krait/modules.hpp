@@ -3,6 +3,7 @@
 /// \file
 /// Blocks and their parts.
 
+#include "krait/modules/attention.hpp"
 #include "krait/modules/block.hpp"
 #include "krait/modules/block_spec.hpp"
 #include "krait/modules/causal_conv1d.hpp"
