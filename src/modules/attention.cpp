@@ -9,6 +9,10 @@ static_assert(cache_page_tokens == kernels::attention_page_tokens);
 
 Result<void> AttentionSpec::validate(Index d_model) const {
   KRAIT_RETURN_IF_ERROR(check_extent("n_head", n_head));
+  if (d_head == 0 && d_model % n_head != 0) {
+    return bad_spec("n_head", fmt::format("a divisor of d_model ({})", d_model),
+                    fmt::to_string(n_head));
+  }
   const AttentionSpec spec = resolved(d_model);
   KRAIT_RETURN_IF_ERROR(check_extent("n_kv_head", spec.n_kv_head));
   KRAIT_RETURN_IF_ERROR(check_extent("d_head", spec.d_head));

@@ -2,6 +2,14 @@
 
 /// \file
 /// The causal self-attention block, for stacks that mix it with recurrent blocks.
+///
+/// Paper  Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762, section 3.2; heads
+///        that share keys and values: Ainslie et al. 2023, arXiv:2305.13245; rotary embedding: Su
+///        et al. 2021, arXiv:2104.09864.
+///
+///   T       tokens of this run     n_kv_head  heads of keys and values, each of n_head / n_kv_head
+///   n_head  heads of queries                  heads of queries
+///   d_head  channels of a head
 
 #include <cmath>
 #include <memory>
