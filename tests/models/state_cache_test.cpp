@@ -93,7 +93,7 @@ TEST(StateCache, RowsHaveNames) {
   EXPECT_TRUE(state.cache_row("layers.0.attention.kv", 3).empty());
   EXPECT_TRUE(state.cache_row("layers.0.attention.kv", -1).empty());
   EXPECT_TRUE(state.cache_row("layers.9.attention.kv", 0).empty());
-  EXPECT_NE(model.describe().find("state 4.4 KiB per sequence and 384 B per token"),
+  EXPECT_NE(model.describe().find("state 4.3 KiB per sequence and 384 B per token"),
             std::string::npos)
       << model.describe();
 }

@@ -152,7 +152,7 @@ TEST(AttentionSpec, RefusesWhatIsNoBlock) {
   EXPECT_EQ(refusal({.n_head = 0}), "[spec] n_head: expected 1 to 268435456, found 0");
   EXPECT_EQ(refusal({.n_head = 4, .n_kv_head = 3}),
             "[spec] n_kv_head: expected a divisor of the 4 heads, found 3");
-  EXPECT_EQ(refusal({.n_head = 13}), "[spec] d_head: expected 1 to 268435456, found 0");
+  EXPECT_EQ(refusal({.n_head = 13}), "[spec] n_head: expected a divisor of d_model (12), found 13");
   EXPECT_EQ(refusal({.n_head = 1 << 20, .d_head = 1 << 20}),
             "[spec] n_head · d_head: expected 1 to 268435456, found 1099511627776");
   EXPECT_EQ(refusal({.n_head = 2, .scale = std::nanf("")}),
