@@ -117,9 +117,33 @@ void run(benchmark::State& state, Isa isa, const Extents& shape, Index tokens, I
   is_read ? count_bytes(state, bytes, serial) : count_fma(state, fma, isa, serial);
 }
 
+// The limit of a step: one element of every cache line of the same memory, page after page.
+void read_lines(benchmark::State& state, const Extents& shape, Index context) {
+  SerialExecutor serial;
+  const Index bytes = context * shape.row() * static_cast<Index>(sizeof(float));
+  std::vector<Layer> layers;
+  for (Index i = 0; i < 4 * last_level_cache_bytes() / bytes + 1; ++i) {
+    layers.emplace_back(shape, context, static_cast<std::uint64_t>(i + 2));
+  }
+  std::size_t layer = 0;
+  for (auto _ : state) {
+    float sum = 0.0F;
+    for (const float* page : layers[layer].data) {
+      for (Index i = 0; i < page_tokens * shape.row(); i += 16) sum += page[i];
+    }
+    benchmark::DoNotOptimize(sum);
+    layer = layer + 1 == layers.size() ? 0 : layer + 1;
+  }
+  count_bytes(state, bytes, serial);
+}
+
 }  // namespace
 
 void register_benchmarks() {
+  for (const Extents& shape : shapes) {
+    const std::string name = std::string("attention/limit_of_memory/") + shape.name;
+    benchmark::RegisterBenchmark(name.c_str(), read_lines, shape, 4096)->MinTime(0.2);
+  }
   for (const Isa isa : benchmarked_isas()) {
     for (const Extents& shape : shapes) {
       const std::string name = "attention/" + std::string(to_string(isa)) + '/' + shape.name + '/';
