@@ -75,7 +75,7 @@ std::optional<GroupedForm> wanted_form(const WeightScope& weights) {
 Result<std::vector<DenseLinear>> DenseLinear::bind(const WeightScope& weights, Plan& plan,
                                                    const MatrixShape& shape) {
   const auto [out, in, count] = shape;
-  plan.workspace(PanelMemory::floats_per_token(kernels::LaneOrder::single, in));
+  plan.workspace(kernels::product_workspace(in));
   KRAIT_ASSIGN_OR_RETURN(const auto stored, stored_form(weights));
   TensorView stack;
   if (stored) {
@@ -98,8 +98,7 @@ Result<std::vector<DenseLinear>> DenseLinear::bind(const WeightScope& weights, P
 Result<std::vector<Bf16Linear>> Bf16Linear::bind(const WeightScope& weights, Plan& plan,
                                                  const MatrixShape& shape) {
   KRAIT_ASSIGN_OR_RETURN(const auto dense, DenseLinear::bind(weights, plan, shape));
-  plan.workspace(kernels::Bf16Activations::floats_per_token(shape.in));
-  plan.workspace(PanelMemory::floats_per_token(kernels::LaneOrder::pairs, shape.in));
+  plan.workspace(kernels::product_bf16_workspace(shape.in));
   std::vector<Bf16Linear> bound;
   for (const DenseLinear& linear : dense) {
     if (weights.is_stored() && linear.W.dtype != DType::bf16) {
@@ -120,7 +119,7 @@ Result<std::vector<GroupedLinear>> GroupedLinear::bind(const WeightScope& weight
                  fmt::format("[build] {}: expected floats to make {} of, found {}",
                              weights.name("weight"), to_string(form), to_string(*stored))};
   }
-  plan.workspace(kernels::Int8Activations::floats_per_token(shape.in));
+  plan.workspace(kernels::product_grouped_workspace(shape.in));
   const auto [codes, scales] = packed_shapes(form, shape);
   const Shape matrix = shape.tensor({shape.out, shape.in});
   PackedMatrix packed;

@@ -252,7 +252,7 @@ inline Result<std::unique_ptr<const Block>> Moe::bind(const MoeSpec& unresolved,
     bias = values.data();
   }
   block->router_ = Linear(DenseLinear{{W.data(), DType::f32, spec.n_expert, d_model}, bias});
-  plan.workspace(PanelMemory::floats_per_token(kernels::LaneOrder::single, d_model));
+  plan.workspace(kernels::product_workspace(d_model));
   if (spec.router.selection_bias) {
     KRAIT_ASSIGN_OR_RETURN(const auto values,
                            router.get<float>("e_score_correction_bias", {spec.n_expert}));

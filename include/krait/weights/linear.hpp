@@ -14,100 +14,12 @@
 
 #include "krait/core/plan.hpp"
 #include "krait/core/profile.hpp"
-#include "krait/kernels/matmul.hpp"
-#include "krait/kernels/matmul_bf16.hpp"
-#include "krait/kernels/matmul_grouped.hpp"
-#include "krait/kernels/matmul_panels.hpp"
-#include "krait/kernels/matvec.hpp"
 #include "krait/kernels/product.hpp"
 #include "krait/weights/convert.hpp"
 #include "krait/weights/scope.hpp"
 
 namespace krait {
 inline namespace v0_1 {
-
-/// Where the outputs of a product may be cut between threads: at cache lines, which is fine enough
-/// to split matrices of few rows evenly.
-inline constexpr Index output_block = 16;
-
-/// Working memory of a product of many tokens, packed for all threads and with a panel of weights
-/// for each.
-struct PanelMemory {
-  kernels::PanelActivations x;
-  std::span<float> panels;  ///< of all threads
-  Index per_thread = 0;     ///< floats
-
-  /// Floats per token to book; for more threads than an eighth of the tokens it is too little.
-  /// None where panels never pay on the active instruction set.
-  static Index floats_per_token(kernels::LaneOrder order, Index in) noexcept {
-    constexpr Index many = 1 << 20;
-    return kernels::panels_pay(many, DType::f32) ? 3 * kernels::PanelLayout::places(order, in) : 0;
-  }
-
-  /// Nothing if panels are not faster here, or if there is too little memory.
-  static std::optional<PanelMemory> in(const ProductContext& ctx, kernels::LaneOrder order,
-                                       DType weights, MatrixView<const float> x) noexcept {
-    if (!kernels::panels_pay(x.rows, weights)) return std::nullopt;
-    const Index used =
-        round_up(kernels::PanelActivations::floats(order, x.rows, x.cols), Index{16});
-    const Index rest = static_cast<Index>(ctx.workspace.size()) - used;
-    const Index per_thread = rest / ctx.executor.width() / 16 * 16;
-    if (per_thread < kernels::panel_floats(order, x.cols)) return std::nullopt;
-    return PanelMemory{{ctx.workspace.data(), x.rows, x.cols, order},
-                       ctx.workspace.subspan(static_cast<std::size_t>(used)),
-                       per_thread};
-  }
-
-  /// Outputs whose weights a thread can keep packed, a multiple of 16.
-  Index outputs() const noexcept {
-    return std::min(kernels::panel_block(x.order, x.cols),
-                    per_thread / kernels::panel_floats(x.order, x.cols) * output_block);
-  }
-
-  std::span<float> of(int task) const noexcept {
-    return panels.subspan(static_cast<std::size_t>(task * per_thread),
-                          static_cast<std::size_t>(per_thread));
-  }
-};
-
-/// y = x Wᵀ + b from packed operands. Threads share the outputs, or, where a narrow matrix would
-/// leave some of them idle, the tokens.
-inline void apply_panels(const ProductContext& ctx, const PanelMemory& memory,
-                         const kernels::DenseWeights& W, const float* bias,
-                         MatrixView<const float> x, MatrixView<float> y) noexcept {
-  constexpr Index tile = kernels::PanelActivations::tile;
-  const Index width = ctx.executor.width();
-  const auto busy = [&](Index n, Index block) {  // share of the threads' time that is work
-    const Index blocks = (n + block - 1) / block;
-    return static_cast<double>(blocks) / static_cast<double>(round_up(blocks, width));
-  };
-  const auto multiply = [&](Range tokens, Range outputs, Range next, int task) {
-    kernels::matmul_panels({.W = W,
-                            .x = memory.x.tokens_from(tokens.begin, tokens.size()),
-                            .bias = bias,
-                            .y = y.rows_from(tokens.begin, tokens.size()),
-                            .outputs = outputs,
-                            .next = next,
-                            .panels = memory.of(task)});
-  };
-  if (busy(W.rows, output_block) < 0.9 * busy(x.rows, tile)) {
-    parallel_for(ctx.executor, x.rows, tile, [&](Range tokens, int task) {
-      kernels::pack_activations(x, tokens, memory.x);
-      multiply(tokens, {0, W.rows}, {}, task);
-    });
-  } else {
-    parallel_for(ctx.executor, x.rows, tile,
-                 [&](Range tokens) { kernels::pack_activations(x, tokens, memory.x); });
-    // Blocks as large as the memory allows, but enough of them to even out the threads' speeds.
-    const Index most = std::min(memory.outputs(), W.rows / (4 * width));
-    const Index block = std::max(most / output_block * output_block, output_block);
-    parallel_for_blocks(ctx.executor, W.rows, block, [&](Range outputs, int task) {
-      // The others have probably taken the blocks in between.
-      const Index next = std::min(W.rows, outputs.begin + width * block);
-      multiply({0, x.rows}, outputs, {next, std::min(W.rows, next + block)}, task);
-    });
-  }
-}
 
 /// Extents of one matrix [out, in], or of `count` of them in one tensor [count, out, in].
 struct MatrixShape {
@@ -124,21 +36,6 @@ struct MatrixShape {
   }
 };
 
-/// Memory for packing a few tokens; empty if that is not faster here, or if there is too little.
-inline std::span<float> tiles_in(const ProductContext& ctx, MatrixView<const float> x) noexcept {
-  const auto size = static_cast<std::size_t>(x.rows * round_up(x.cols, Index{16}));
-  if (!kernels::tiles_pay(x.rows, x.cols) || ctx.workspace.size() < size) return {};
-  return ctx.workspace.first(size);
-}
-
-/// About how long one row of W takes for so many tokens.
-inline ItemCost row_cost(const kernels::DenseWeights& W, Index tokens) noexcept {
-  return ItemCost::of(W.cols * bytes_of(W.dtype), 2 * W.cols * tokens);
-}
-
-/// About how long it takes to round one token's activations.
-inline ItemCost rounding_cost(Index cols) noexcept { return ItemCost::of(4 * cols, 8 * cols); }
-
 /// A matrix of f32, f16 or bf16, usually in place in the checkpoint's file.
 struct DenseLinear {
   kernels::DenseWeights W;      ///< [out, in]
@@ -153,23 +50,7 @@ struct DenseLinear {
 
   void apply(const ProductContext& ctx, MatrixView<const float> x,
              MatrixView<float> y) const noexcept {
-    if (x.rows == 1) {
-      parallel_for(ctx.executor, W.rows, output_block, row_cost(W, 1), [&](Range outputs) {
-        kernels::matvec({.W = W, .x = x.data, .bias = bias, .y = y.data, .outputs = outputs});
-      });
-    } else if (const auto memory = PanelMemory::in(ctx, kernels::LaneOrder::single, W.dtype, x)) {
-      apply_panels(ctx, *memory, W, bias, x, y);
-    } else if (const std::span<float> tiles = tiles_in(ctx, x); !tiles.empty()) {
-      kernels::pack_tiles(x, tiles.data());  // sooner than another thread would begin to help
-      parallel_for(ctx.executor, W.rows, output_block, row_cost(W, x.rows), [&](Range outputs) {
-        kernels::matmul_tiles(
-            {.W = W, .x = x, .bias = bias, .y = y, .outputs = outputs, .tiles = tiles.data()});
-      });
-    } else {
-      parallel_for(ctx.executor, W.rows, output_block, row_cost(W, x.rows), [&](Range outputs) {
-        kernels::matmul({.W = W, .x = x, .bias = bias, .y = y, .outputs = outputs});
-      });
-    }
+    kernels::product(ctx, W, x, bias, y);
   }
 
   void row(Index r, std::span<float> out) const noexcept {
@@ -192,15 +73,7 @@ struct Bf16Linear {
 
   void apply(const ProductContext& ctx, MatrixView<const float> x,
              MatrixView<float> y) const noexcept {
-    if (const auto memory = PanelMemory::in(ctx, kernels::LaneOrder::pairs, W.dtype, x)) {
-      return apply_panels(ctx, *memory, W, bias, x, y);
-    }
-    const kernels::Bf16Activations rounded(ctx.workspace.data(), x.cols);
-    parallel_for(ctx.executor, x.rows, 16, rounding_cost(x.cols),
-                 [&](Range tokens) { kernels::round_activations(x, tokens, rounded); });
-    parallel_for(ctx.executor, W.rows, output_block, row_cost(W, x.rows), [&](Range outputs) {
-      kernels::matmul_bf16({.W = W, .x = rounded, .bias = bias, .y = y, .outputs = outputs});
-    });
+    kernels::product_bf16(ctx, W, x, bias, y);
   }
 
   void row(Index r, std::span<float> out) const noexcept { DenseLinear{W, bias}.row(r, out); }
@@ -217,21 +90,11 @@ struct GroupedLinear {
 
   Index out() const noexcept { return W.rows; }
   Index in() const noexcept { return W.cols; }
-  Index bytes() const noexcept {
-    return W.row_blocks() * W.groups() * (kernels::block_bytes(W.form) + 2 * kernels::row_block);
-  }
+  Index bytes() const noexcept { return W.bytes(); }
 
   void apply(const ProductContext& ctx, MatrixView<const float> x,
              MatrixView<float> y) const noexcept {
-    const kernels::Int8Activations rounded(ctx.workspace.data(), x.rows, x.cols);
-    // A few tokens are rounded sooner than another thread would begin to help.
-    parallel_for(ctx.executor, x.rows, 16, rounding_cost(x.cols),
-                 [&](Range tokens) { kernels::quantize_activations(x, tokens, rounded); });
-    // The products of 8 bits take half the time of those of floats.
-    const ItemCost cost = ItemCost::of(bytes() / W.rows, W.cols * x.rows);
-    parallel_for(ctx.executor, W.rows, output_block, cost, [&](Range outputs) {
-      kernels::matmul_grouped({.W = W, .x = rounded, .bias = bias, .y = y, .outputs = outputs});
-    });
+    kernels::product(ctx, W, x, bias, y);
   }
 
   void row(Index r, std::span<float> out) const noexcept { kernels::dequantize_row(W, r, out); }
