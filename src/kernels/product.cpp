@@ -55,7 +55,10 @@ struct PanelMemory {
 // From packed operands. Threads share the outputs, or, where a narrow matrix would leave some of
 // them idle, the tokens.
 void product_of_panels(const ProductContext& ctx, const PanelMemory& memory, const DenseWeights& W,
-                       MatrixView<const float> x, const float* bias, MatrixView<float> y) noexcept {
+                       const ProductArgs& args) noexcept {
+  const MatrixView<const float>& x = args.x;
+  const MatrixView<float>& y = args.y;
+  const float* bias = args.bias;
   constexpr Index tile = PanelActivations::tile;
   const Index width = ctx.executor.width();
   const auto busy = [&](Index n, Index block) {  // share of the threads' time that is work
@@ -109,10 +112,13 @@ ItemCost rounding_cost(Index cols) noexcept { return ItemCost::of(4 * cols, 8 * 
 constexpr Index rounding_block = 16;
 
 // More than one token.
-void product_of_many(const ProductContext& ctx, const DenseWeights& W, MatrixView<const float> x,
-                     const float* bias, MatrixView<float> y) noexcept {
+void product_of_many(const ProductContext& ctx, const DenseWeights& W,
+                     const ProductArgs& args) noexcept {
+  const MatrixView<const float>& x = args.x;
+  const MatrixView<float>& y = args.y;
+  const float* bias = args.bias;
   if (const auto memory = PanelMemory::in(ctx, LaneOrder::single, W.dtype, x)) {
-    product_of_panels(ctx, *memory, W, x, bias, y);
+    product_of_panels(ctx, *memory, W, args);
   } else if (const std::span<float> tiles = tiles_in(ctx, x); !tiles.empty()) {
     pack_tiles(x, tiles.data());  // sooner than another thread would begin to help
     parallel_for(ctx.executor, W.rows, output_block, row_cost(W, x.rows), [&](Range outputs) {
@@ -128,18 +134,20 @@ void product_of_many(const ProductContext& ctx, const DenseWeights& W, MatrixVie
 
 }  // namespace
 
-void product(const ProductContext& ctx, const DenseWeights& W, MatrixView<const float> x,
-             const float* bias, MatrixView<float> y) noexcept {
-  if (x.rows != 1) return product_of_many(ctx, W, x, bias, y);
+void product(const ProductContext& ctx, const DenseWeights& W, const ProductArgs& args) noexcept {
+  if (args.x.rows != 1) return product_of_many(ctx, W, args);
   parallel_for(ctx.executor, W.rows, output_block, row_cost(W, 1), [&](Range outputs) {
-    matvec({.W = W, .x = x.data, .bias = bias, .y = y.data, .outputs = outputs});
+    matvec({.W = W, .x = args.x.data, .bias = args.bias, .y = args.y.data, .outputs = outputs});
   });
 }
 
-void product_bf16(const ProductContext& ctx, const DenseWeights& W, MatrixView<const float> x,
-                  const float* bias, MatrixView<float> y) noexcept {
+void product_bf16(const ProductContext& ctx, const DenseWeights& W,
+                  const ProductArgs& args) noexcept {
+  const MatrixView<const float>& x = args.x;
+  const MatrixView<float>& y = args.y;
+  const float* bias = args.bias;
   if (const auto memory = PanelMemory::in(ctx, LaneOrder::pairs, W.dtype, x)) {
-    return product_of_panels(ctx, *memory, W, x, bias, y);
+    return product_of_panels(ctx, *memory, W, args);
   }
   const Bf16Activations rounded(ctx.workspace.data(), x.cols);
   parallel_for(ctx.executor, x.rows, rounding_block, rounding_cost(x.cols),
@@ -149,8 +157,10 @@ void product_bf16(const ProductContext& ctx, const DenseWeights& W, MatrixView<c
   });
 }
 
-void product(const ProductContext& ctx, const GroupedWeights& W, MatrixView<const float> x,
-             const float* bias, MatrixView<float> y) noexcept {
+void product(const ProductContext& ctx, const GroupedWeights& W, const ProductArgs& args) noexcept {
+  const MatrixView<const float>& x = args.x;
+  const MatrixView<float>& y = args.y;
+  const float* bias = args.bias;
   const Int8Activations rounded(ctx.workspace.data(), x.rows, x.cols);
   parallel_for(ctx.executor, x.rows, rounding_block, rounding_cost(x.cols),
                [&](Range tokens) { quantize_activations(x, tokens, rounded); });

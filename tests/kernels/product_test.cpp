@@ -34,7 +34,7 @@ std::vector<float> floats(Index count) {
   return std::vector<float>(static_cast<std::size_t>(count));
 }
 
-// Compares `product(ctx, x, bias, y)` with `expected(x, bias, y)` for every number of tokens and
+// Compares `product(ctx, args)` with `expected(x, bias, y)` for every number of tokens and
 // threads, with the memory that is booked and, if `also_without`, with none.
 template <class Product, class Expected>
 void compare(const Size& size, Index workspace_per_token, bool also_without, Product&& product,
@@ -54,7 +54,7 @@ void compare(const Size& size, Index workspace_per_token, bool also_without, Pro
           AlignedBuffer<float> workspace(per_token * tokens);
           const ProductContext ctx{.executor = *executor, .workspace = workspace.span()};
           std::vector<float> y = floats(tokens * size.out);
-          product(ctx, x, b, MatrixView<float>(y.data(), tokens, size.out));
+          product(ctx, {.x = x, .bias = b, .y = MatrixView<float>(y.data(), tokens, size.out)});
           ASSERT_TRUE(same_bits<float>(model, y))
               << size.out << "x" << size.in << " tokens=" << tokens
               << " threads=" << executor->width() << " workspace=" << per_token;
@@ -71,8 +71,9 @@ TEST(Product, GivesTheBitsOfMatmul) {
       for_each_isa([&](Isa) {
         compare(
             size, kernels::product_workspace(size.in), true,
-            [&](const ProductContext& ctx, MatrixView<const float> x, const float* bias,
-                MatrixView<float> y) { kernels::product(ctx, W.view(), x, bias, y); },
+            [&](const ProductContext& ctx, const ProductArgs& args) {
+              kernels::product(ctx, W.view(), args);
+            },
             [&](MatrixView<const float> x, const float* bias, MatrixView<float> y) {
               ref::matmul({.W = W.view(), .x = x, .bias = bias, .y = y, .outputs = {0, y.cols}});
             });
@@ -87,8 +88,9 @@ TEST(Product, GivesTheBitsOfMatmulInBf16) {
     for_each_isa([&](Isa) {
       compare(
           size, kernels::product_bf16_workspace(size.in), false,
-          [&](const ProductContext& ctx, MatrixView<const float> x, const float* bias,
-              MatrixView<float> y) { kernels::product_bf16(ctx, W.view(), x, bias, y); },
+          [&](const ProductContext& ctx, const ProductArgs& args) {
+            kernels::product_bf16(ctx, W.view(), args);
+          },
           [&](MatrixView<const float> x, const float* bias, MatrixView<float> y) {
             AlignedBuffer<float> memory(x.rows *
                                         kernels::Bf16Activations::floats_per_token(x.cols));
@@ -107,8 +109,9 @@ TEST(Product, GivesTheBitsOfMatmulOfGroups) {
       for_each_isa([&](Isa) {
         compare(
             size, kernels::product_grouped_workspace(size.in), false,
-            [&](const ProductContext& ctx, MatrixView<const float> x, const float* bias,
-                MatrixView<float> y) { kernels::product(ctx, W.view(), x, bias, y); },
+            [&](const ProductContext& ctx, const ProductArgs& args) {
+              kernels::product(ctx, W.view(), args);
+            },
             [&](MatrixView<const float> x, const float* bias, MatrixView<float> y) {
               AlignedBuffer<float> memory(x.rows *
                                           kernels::Int8Activations::floats_per_token(x.cols));
