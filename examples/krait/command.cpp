@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <limits>
-#include <map>
 #include <random>
 
 namespace krait::cli {
@@ -18,23 +17,13 @@ std::unique_ptr<ThreadPool> make_threads(int threads) {
   return std::make_unique<ThreadPool>(threads > 0 ? threads : available_threads());
 }
 
-WeightForm weight_form(const std::string& name) {
-  static const std::map<std::string, WeightForm> forms = [] {
-    std::map<std::string, WeightForm> map;
-    for (const WeightForm form : {WeightForm::file, WeightForm::f32, WeightForm::f16,
-                                  WeightForm::bf16, WeightForm::q8, WeightForm::q4}) {
-      map.emplace(to_string(form), form);
-    }
-    return map;
-  }();
-  return forms.at(name);
-}
-
 void add_common(Command& command, CommonOptions& options, const std::string& json_help) {
   command.file("-m,--model", options.model,
                "Checkpoint directory, weight file, or the name of a bundled model");
   add_threads(command, options.threads);
-  command.choice("--dtype", options.dtype, {"file", "f32", "bf16", "f16", "q8", "q4"},
+  std::vector<std::string> forms = {"file"};
+  for (const WeightForm* form : weight_forms()) forms.emplace_back(form->name());
+  command.choice("--dtype", options.dtype, std::move(forms),
                  "Form of the weights in memory; 'file' keeps what is stored");
   command.choice("--compute", options.compute, {"f32", "bf16"},
                  "Activations in matrix products; bf16 is for weights in bf16");
@@ -45,7 +34,7 @@ void add_common(Command& command, CommonOptions& options, const std::string& jso
 
 LoadOptions load_options(const CommonOptions& options, Executor* executor) {
   return {.weights = options.weights == "copy" ? WeightsMode::copy : WeightsMode::map,
-          .form = weight_form(options.dtype),
+          .form = options.dtype,
           .compute = options.compute == "bf16" ? Compute::bf16 : Compute::f32,
           .progress = ProgressLine("loading", "bytes"),
           .executor = executor};

@@ -32,9 +32,6 @@ void add_threads(Command& command, int& threads);
 /// So many threads, or, for 0, as many as the process may use.
 std::unique_ptr<ThreadPool> make_threads(int threads);
 
-/// The form of that name, which must be one.
-WeightForm weight_form(const std::string& name);
-
 /// Adds -m, --threads, --dtype, --weights; and --json with the given help.
 void add_common(Command& command, CommonOptions& options, const std::string& json_help);
 

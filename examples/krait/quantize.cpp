@@ -13,6 +13,21 @@ struct Options {
   bool json = false;
 };
 
+// Those that checkpoints are written in.
+std::vector<std::string> forms() {
+  std::vector<std::string> names;
+  for (const WeightForm* form : weight_forms()) {
+    if (form->packed() != nullptr) names.emplace_back(form->name());
+  }
+  return names;
+}
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
 Result<void> run(const Options& options) {
   if (!options.source || options.source->empty()) {
     throw WrongUsage("source", "a checkpoint", options.source ? "an empty name" : "none");
@@ -21,12 +36,12 @@ Result<void> run(const Options& options) {
     throw WrongUsage("destination", "the name of a new folder",
                      options.destination ? "an empty one" : "none");
   }
-  if (options.form.empty()) throw WrongUsage("--to", "one of q8, q4, bf16, f16", "none");
+  if (options.form.empty()) throw WrongUsage("--to", "one of " + joined(forms()), "none");
   const std::unique_ptr<ThreadPool> threads = make_threads(options.threads);
   ProgressLine progress("quantize", "bytes");
-  KRAIT_ASSIGN_OR_RETURN(const QuantizeSummary summary,
-                         quantize_checkpoint(*options.source, *options.destination,
-                                             weight_form(options.form), *threads, progress));
+  KRAIT_ASSIGN_OR_RETURN(
+      const QuantizeSummary summary,
+      quantize_checkpoint(*options.source, *options.destination, options.form, *threads, progress));
   if (options.json) {
     return print_json({{"source", *options.source},
                        {"destination", *options.destination},
@@ -57,7 +72,7 @@ void add_quantize(CommandLine& line) {
   command.positional("source", options->source,
                      "Checkpoint directory, weight file, or the name of a bundled model");
   command.positional("destination", options->destination, "Folder to make");
-  command.choice("--to", options->form, {"q8", "q4", "bf16", "f16"}, "Form of the weight matrices");
+  command.choice("--to", options->form, forms(), "Form of the weight matrices");
   add_threads(command, options->threads);
   command.flag("--json", options->json, "One JSON object: tensors by form, bytes");
 }

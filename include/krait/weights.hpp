@@ -5,6 +5,9 @@
 
 #include "krait/weights/binder.hpp"
 #include "krait/weights/convert.hpp"
+#include "krait/weights/form.hpp"
 #include "krait/weights/linear.hpp"
+#include "krait/weights/matrix.hpp"
 #include "krait/weights/options.hpp"
+#include "krait/weights/overlay.hpp"
 #include "krait/weights/scope.hpp"

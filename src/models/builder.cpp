@@ -30,7 +30,7 @@ bool is_embedding_in_head(const ModelSpec& spec, const WeightStore* weights,
                           const std::string& prefix) {
   if (weights == nullptr || !spec.tied_head) return false;
   const auto has = [&](const std::string& name) {
-    return weights->contains(name + ".weight") || weights->contains(name + ".codes");
+    return weights->contains(name + ".weight") || has_parts(*weights, name);
   };
   const std::string dot = prefix.empty() ? "" : ".";
   return has(spec.head_name) && !has(prefix + dot + spec.embedding_name);
@@ -43,8 +43,9 @@ Result<Linear> bind_head(const ModelSpec& spec, WeightBinder& binder, Plan& plan
   if (embedding_is_head) return embedding.tied_head();
   const WeightScope weights = WeightScope(binder, "").scope(spec.head_name);
   const Index rows = spec.embedding.rows();
-  if (!spec.tied_head) return Linear::bind(weights, plan, rows, spec.d_model(), false);
-  if (weights.contains("codes")) return Linear::bind(weights, plan, rows, spec.d_model(), false);
+  if (!spec.tied_head || weights.has_parts()) {
+    return Linear::bind(weights, plan, rows, spec.d_model(), false);
+  }
   if (!weights.contains("weight")) return embedding.tied_head();
   const TensorView& stored = binder.store()->find(weights.name("weight"))->tensor;
   const WeightStore::Entry* shared = binder.store()->find(binder.uses().front().name);
@@ -118,13 +119,12 @@ Result<Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder, const std:
   return parts;
 }
 
-// Whether the store has that tensor, or the codes that stand for it.
+// Whether the store has that tensor, or parts that stand for it.
 bool has_tensor(const WeightStore& weights, std::string_view name) {
-  constexpr std::string_view dense = "weight";
+  constexpr std::string_view dense = ".weight";
   // Of what cannot be read, binding says more than that it is missing.
   if (weights.contains(name) || weights.unreadable().contains(name)) return true;
-  if (name.size() < dense.size() || name.substr(name.size() - dense.size()) != dense) return false;
-  return weights.contains(std::string(name.substr(0, name.size() - dense.size())) + "codes");
+  return name.ends_with(dense) && has_parts(weights, name.substr(0, name.size() - dense.size()));
 }
 
 // Codes of another version would be read as other weights.
@@ -321,7 +321,7 @@ Result<Model> build_model(const ModelSpec& spec, const WeightStore& weights,
   WeightBinder binder(&weights, {.weights = options, .materialize = true});
   Plan plan(spec.d_model());
   PlanTree tree;
-  const bool converts = options.form != WeightForm::file;
+  const bool converts = options.form != "file";
   KRAIT_ASSIGN_OR_RETURN(Parts parts,
                          printable(bind_to(spec, binder, prefix, converts, plan, tree)));
 

@@ -3,16 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
-#include <mutex>
 #include <optional>
 #include <set>
 #include <vector>
 
 #include "krait/io/atomic_file.hpp"
 #include "krait/io/safetensors.hpp"
-#include "krait/kernels/quant.hpp"
 #include "krait/models/registry.hpp"
 #include "krait/weights/convert.hpp"
 
@@ -21,33 +18,12 @@ inline namespace v0_1 {
 namespace {
 
 namespace fs = std::filesystem;
-using kernels::BadWeight;
-using kernels::GroupedForm;
-using kernels::GroupedWeights;
 
 // Elements that are converted at once, between two reports of progress.
 constexpr Index chunk_elements = Index{1} << 22;
 
-// The form a matrix is written in.
-struct Target {
-  std::optional<GroupedForm> grouped;
-  DType dtype = DType::f32;  // of a matrix that is not grouped
-
-  static std::optional<Target> of(WeightForm form) {
-    switch (form) {
-      case WeightForm::q8:
-        return Target{.grouped = GroupedForm::q8};
-      case WeightForm::q4:
-        return Target{.grouped = GroupedForm::q4};
-      case WeightForm::bf16:
-        return Target{.grouped = {}, .dtype = DType::bf16};
-      case WeightForm::f16:
-        return Target{.grouped = {}, .dtype = DType::f16};
-      default:
-        return std::nullopt;
-    }
-  }
-};
+// How the part of a matrix of floats is called.
+constexpr std::string_view dense_part = "weight";
 
 // What a tensor [rows, cols] or [count, rows, cols] is made of.
 struct Matrices {
@@ -82,24 +58,10 @@ TensorView rows_of(const TensorView& matrix, Index first, Index count) {
   return {data + first * cols * bytes_of(matrix.dtype), matrix.dtype, Shape{count, cols}};
 }
 
-// The first of the places that several threads found.
-class FirstBad {
- public:
-  void add(const BadWeight& bad) {
-    const std::lock_guard lock(mutex_);
-    if (!bad_ || bad.row < bad_->row) bad_ = bad;
-  }
-  const std::optional<BadWeight>& get() const noexcept { return bad_; }
-
- private:
-  std::mutex mutex_;
-  std::optional<BadWeight> bad_;
-};
-
 class Conversion {
  public:
-  Conversion(const Target& target, Executor& executor, Progress progress)
-      : target_(target), executor_(executor), progress_(progress) {}
+  Conversion(const PackedForm& form, Executor& executor, Progress progress)
+      : form_(form), executor_(executor), progress_(progress) {}
 
   // Lists what is to be written.
   void plan(const WeightStore& weights, const ModelPlan& plan) {
@@ -127,13 +89,7 @@ class Conversion {
                      const std::map<std::string, std::string, std::less<>>& metadata) {
     KRAIT_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::create(path, outputs_, metadata));
     for (const Job& job : jobs_) {
-      if (!job.matrices) {
-        KRAIT_RETURN_IF_ERROR(copy(job, writer));
-      } else if (target_.grouped) {
-        KRAIT_RETURN_IF_ERROR(pack(job, writer));
-      } else {
-        KRAIT_RETURN_IF_ERROR(convert(job, writer));
-      }
+      KRAIT_RETURN_IF_ERROR(job.matrices ? pack(job, writer) : copy(job, writer));
     }
     return writer.commit();
   }
@@ -142,35 +98,25 @@ class Conversion {
 
  private:
   void add_outputs(const Job& job) {
-    std::string form(to_string(job.tensor.dtype));
-    if (job.matrices && target_.grouped) {
-      const GroupedWeights packed = grouped(job, job.matrices->rows);
-      const auto shape = [&](Index last) -> Shape {
-        if (!job.matrices->is_stack) return {packed.row_blocks(), packed.groups(), last};
-        return {job.matrices->count, packed.row_blocks(), packed.groups(), last};
-      };
-      constexpr std::string_view last_part = "weight";
-      const std::string prefix = job.name->substr(0, job.name->size() - last_part.size());
-      form = to_string(*target_.grouped);
-      outputs_.push_back(
-          {prefix + "codes", {nullptr, DType::u8, shape(kernels::block_bytes(*target_.grouped))}});
-      outputs_.push_back({prefix + "scales", {nullptr, DType::f16, shape(kernels::row_block)}});
-    } else if (job.matrices) {
-      form = to_string(target_.dtype);
-      outputs_.push_back({*job.name, {nullptr, target_.dtype, job.tensor.shape}});
-    } else {
+    const std::string_view stored = to_string(job.tensor.dtype);
+    if (!job.matrices) {
       outputs_.push_back({*job.name, {nullptr, job.tensor.dtype, job.tensor.shape}});
+      ++summary_.forms[std::string(stored)];
+      return;
     }
-    if (job.matrices && form != to_string(job.tensor.dtype)) ++summary_.converted;
-    ++summary_.forms[form];
-  }
-
-  GroupedWeights grouped(const Job& job, Index rows) const {
-    return {.form = *target_.grouped,
-            .codes = nullptr,
-            .scales = nullptr,
-            .rows = rows,
-            .cols = job.matrices->cols};
+    const auto [count, rows, cols, is_stack] = *job.matrices;
+    MatrixShape shape{.out = rows, .in = cols};
+    if (is_stack) shape.count = count;
+    const std::string prefix = job.name->substr(0, job.name->size() - dense_part.size());
+    for (const WeightPart& part : form_.parts(rows, cols)) {
+      // Floats keep the shape that they had, extents of 1 and all.
+      const bool is_dense = part.name == dense_part;
+      outputs_.push_back(
+          {prefix + part.name,
+           {nullptr, part.dtype, is_dense ? job.tensor.shape : shape.tensor(part.shape)}});
+    }
+    if (form_.name() != stored) ++summary_.converted;
+    ++summary_.forms[std::string(form_.name())];
   }
 
   Result<void> report(Index bytes) {
@@ -186,7 +132,7 @@ class Conversion {
   template <class Body>
   Result<void> for_rows(const Job& job, Body&& body) {
     const auto [count, rows, cols, is_stack] = *job.matrices;
-    const Index step = round_up(std::max(Index{1}, chunk_elements / cols), kernels::row_block);
+    const Index step = round_up(std::max(Index{1}, chunk_elements / cols), form_.block_rows());
     const TensorView all{job.tensor.data, job.tensor.dtype, {count * rows, cols}};
     for (Index matrix = 0; matrix < count; ++matrix) {
       for (Index first = 0; first < rows; first += step) {
@@ -198,16 +144,8 @@ class Conversion {
     return {};
   }
 
-  Error refused(const Job& job, const BadWeight& bad, Index first_row) const {
-    return {ErrorCode::bad_format,
-            fmt::format("[quantize] {}: expected weights that {} can represent, found one that is "
-                        "not finite or too large (row {}, column {})",
-                        *job.name, to_string(*target_.grouped), bad.row + first_row, bad.col)};
-  }
-  Error refused(const Job& job, const TensorView& part, std::string_view form, Index element,
-                Index first_row) const {
-    return {ErrorCode::bad_format, fmt::format("[quantize] {}: expected {}", *job.name,
-                                               not_representable(part, element, form, first_row))};
+  Error refused(const Job& job, const std::string& expected) const {
+    return {ErrorCode::bad_format, fmt::format("[quantize] {}: expected {}", *job.name, expected)};
   }
 
   // The rows in f32 if they are in f64, which no kernel reads.
@@ -217,56 +155,45 @@ class Conversion {
     const TensorView narrow{floats_.data(), DType::f32, part.shape};
     convert_floats(part, DType::f32, floats_.data());
     const auto bad = find_not_finite(narrow);
-    if (bad) return refused(job, part, to_string(DType::f32), *bad, first_row);
+    if (bad) return refused(job, not_representable(part, *bad, to_string(DType::f32), first_row));
     return narrow;
   }
 
   Result<void> pack(const Job& job, SafetensorsWriter& writer) {
-    const Index blocks_of_matrix = grouped(job, job.matrices->rows).row_blocks();
+    const Index rows_of_matrix = job.matrices->rows;
+    const Index block_rows = form_.block_rows();
+    const Index blocks_of_matrix = round_up(rows_of_matrix, block_rows) / block_rows;
     return for_rows(job, [&](const TensorView& stored, Index matrix, Index first) -> Result<void> {
-      KRAIT_ASSIGN_OR_RETURN(const TensorView part,
-                             narrowed(job, stored, matrix * job.matrices->rows + first));
-      const GroupedWeights packed = grouped(job, part.shape[0]);
-      const Index blocks = packed.row_blocks();
-      const Index codes_per_block = packed.groups() * kernels::block_bytes(packed.form);
-      const Index scales_per_block = packed.groups() * kernels::row_block * bytes_of(DType::f16);
-      codes_.resize(static_cast<std::size_t>(blocks * codes_per_block));
-      scales_.resize(static_cast<std::size_t>(blocks * packed.groups() * kernels::row_block));
-      if (const auto bad =
-              kernels::quantize(executor_, packed.form, part, codes_.data(), scales_.data())) {
-        return refused(job, *bad, matrix * job.matrices->rows + first);
+      const Index first_row = matrix * rows_of_matrix + first;
+      KRAIT_ASSIGN_OR_RETURN(const TensorView rows, narrowed(job, stored, first_row));
+      const std::vector<WeightPart> parts = form_.parts(rows.shape[0], rows.shape[1]);
+      const Index blocks = round_up(rows.shape[0], block_rows) / block_rows;
+      std::vector<std::byte*> memory;
+      parts_.resize(parts.size());
+      for (std::size_t p = 0; p < parts.size(); ++p) {
+        const Shape& part = parts[p].shape;
+        if (part.rank() == 0 || part[0] != blocks) {
+          return Error{
+              ErrorCode::bad_argument,
+              fmt::format("[quantize] {}: expected a part {} of {} blocks of rows, found "
+                          "{} (form {})",
+                          *job.name, parts[p].name, blocks, to_string(part), form_.name())};
+        }
+        const Index bytes = TensorView{nullptr, parts[p].dtype, part}.bytes();
+        if (parts_[p].size() < bytes) parts_[p] = AlignedBuffer<std::byte>(bytes);
+        memory.push_back(parts_[p].data());
       }
-      const Index first_block = matrix * blocks_of_matrix + first / kernels::row_block;
-      KRAIT_RETURN_IF_ERROR(writer.write(job.first, first_block * codes_per_block,
-                                         bytes_of_buffer(codes_.data(), blocks * codes_per_block)));
-      return writer.write(job.first + 1, first_block * scales_per_block,
-                          bytes_of_buffer(scales_.data(), blocks * scales_per_block));
+      if (const auto bad = form_.pack(executor_, rows, memory)) {
+        return refused(job, form_.refusal(rows, *bad, first_row));
+      }
+      const Index first_block = matrix * blocks_of_matrix + first / block_rows;
+      for (std::size_t p = 0; p < parts.size(); ++p) {
+        const Index bytes = TensorView{nullptr, parts[p].dtype, parts[p].shape}.bytes();
+        KRAIT_RETURN_IF_ERROR(writer.write(job.first + p, first_block * (bytes / blocks),
+                                           bytes_of_buffer(memory[p], bytes)));
+      }
+      return {};
     });
-  }
-
-  Result<void> convert(const Job& job, SafetensorsWriter& writer) {
-    return for_rows(job,
-                    [&](const TensorView& part, Index matrix, Index first_row) -> Result<void> {
-                      const Index first = matrix * job.matrices->rows + first_row;
-                      const Index cols = part.shape[1];
-                      const Index row_bytes = cols * bytes_of(target_.dtype);
-                      codes_.resize(static_cast<std::size_t>(part.shape[0] * row_bytes));
-                      auto* out = reinterpret_cast<std::byte*>(codes_.data());
-                      FirstBad bad;
-                      parallel_for(executor_, part.shape[0], 1, [&](Range range) {
-                        std::byte* values = out + range.begin * row_bytes;
-                        const TensorView rows = rows_of(part, range.begin, range.size());
-                        convert_floats(rows, target_.dtype, values);
-                        const auto found = find_not_finite({values, target_.dtype, rows.shape});
-                        if (found) bad.add({range.begin + *found / cols, *found % cols});
-                      });
-                      if (bad.get()) {
-                        const Index element = bad.get()->row * cols + bad.get()->col;
-                        return refused(job, part, to_string(target_.dtype), element, first);
-                      }
-                      return writer.write(job.first, first * row_bytes,
-                                          bytes_of_buffer(out, part.shape[0] * row_bytes));
-                    });
   }
 
   Result<void> copy(const Job& job, SafetensorsWriter& writer) {
@@ -280,14 +207,13 @@ class Conversion {
     return {};
   }
 
-  Target target_;
+  const PackedForm& form_;
   Executor& executor_;
   Progress progress_;
   QuantizeSummary summary_;
   std::vector<Job> jobs_;
   std::vector<NamedTensor> outputs_;
-  std::vector<std::uint8_t> codes_;  // or the floats of a matrix that is not grouped
-  std::vector<f16> scales_;
+  std::vector<AlignedBuffer<std::byte>> parts_;  // of some rows
   std::vector<float> floats_;
   Index done_ = 0;
   Index total_ = 0;
@@ -357,19 +283,32 @@ Result<void> copy_texts(const Checkpoint& checkpoint, const fs::path& source,
 }  // namespace
 
 Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
-                                            const std::string& destination, WeightForm form,
+                                            const std::string& destination, std::string_view form,
                                             Executor& executor, Progress progress) {
-  const auto target = Target::of(form);
-  if (!target) {
-    return Error{
-        ErrorCode::bad_argument,
-        fmt::format("[quantize] form: expected q8, q4, bf16 or f16, found {}", to_string(form))};
+  std::string names;
+  for (const WeightForm* known : weight_forms()) {
+    if (known->packed() == nullptr) continue;
+    if (known->name() == form) {
+      return quantize_checkpoint(source, destination, *known->packed(), executor, progress);
+    }
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", known->name());
   }
+  return Error{ErrorCode::bad_argument,
+               fmt::format("[quantize] form: expected one of {}, found {}", names, form)};
+}
+
+Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
+                                            const std::string& destination, const PackedForm& form,
+                                            Executor& executor, Progress progress) {
   KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan stored, plan_checkpoint(source));
   const auto& [stored_plan, config, checkpoint] = stored;
   KRAIT_RETURN_IF_ERROR(check_floats(stored_plan, checkpoint.weights, source));
-  KRAIT_ASSIGN_OR_RETURN(const ModelPlan plan, plan_model(config.spec, &checkpoint.weights,
-                                                          config.prefix, {.form = form}));
+  WeightOptions options{.form = std::string(form.name())};
+  const bool is_known = find_form(form.name()) == &form;
+  // Not owned: it outlives the plan.
+  if (!is_known) options.forms.emplace_back(std::shared_ptr<const WeightForm>(), &form);
+  KRAIT_ASSIGN_OR_RETURN(const ModelPlan plan,
+                         plan_model(config.spec, &checkpoint.weights, config.prefix, options));
 
   std::error_code ignored;
   const bool is_folder = fs::is_directory(checkpoint.path, ignored);
@@ -382,11 +321,11 @@ Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
                              destination)};
   }
   KRAIT_ASSIGN_OR_RETURN(AtomicDirectory directory, AtomicDirectory::create(destination));
-  Conversion conversion(*target, executor, progress);
+  Conversion conversion(form, executor, progress);
   conversion.plan(checkpoint.weights, plan);
   auto metadata = checkpoint.weights.metadata;
   metadata["format"] = "pt";
-  metadata[std::string(weight_form_key)] = to_string(form);
+  metadata[std::string(weight_form_key)] = form.name();
   metadata[std::string(weight_format_version_key)] = weight_format_version;
   KRAIT_RETURN_IF_ERROR(conversion.write(directory.path() + "/model.safetensors", metadata));
   KRAIT_RETURN_IF_ERROR(copy_texts(checkpoint, folder, directory.path()));

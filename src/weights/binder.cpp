@@ -4,18 +4,13 @@
 
 #include <cstring>
 
+#include "io/place_tensor.hpp"
 #include "krait/core/aligned_buffer.hpp"
 #include "krait/weights/convert.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 namespace {
-
-bool is_aligned(const TensorView& tensor) noexcept {
-  return reinterpret_cast<std::uintptr_t>(tensor.data) %
-             static_cast<std::uintptr_t>(bytes_of(tensor.dtype)) ==
-         0;
-}
 
 // Whether the extents agree, extents of 1 aside: conv1d.weight is [d_inner, 1, d_conv] in some
 // files and [d_inner, d_conv] in others.
@@ -35,38 +30,6 @@ bool same_but_ones(const Shape& a, const Shape& b) noexcept {
 }
 
 }  // namespace
-
-std::string_view to_string(WeightForm form) noexcept {
-  switch (form) {
-    case WeightForm::file:
-      return "file";
-    case WeightForm::f32:
-      return "f32";
-    case WeightForm::f16:
-      return "f16";
-    case WeightForm::bf16:
-      return "bf16";
-    case WeightForm::q8:
-      return "q8";
-    case WeightForm::q4:
-      return "q4";
-  }
-  return "?";
-}
-
-// The type of floats that a form means.
-DType WeightBinder::form_dtype(WeightForm form, DType stored) noexcept {
-  switch (form) {
-    case WeightForm::f32:
-      return DType::f32;
-    case WeightForm::f16:
-      return DType::f16;
-    case WeightForm::bf16:
-      return DType::bf16;
-    default:
-      return stored;
-  }
-}
 
 std::vector<std::string> WeightBinder::unused() const {
   std::vector<std::string> names;
@@ -150,7 +113,7 @@ Result<TensorView> WeightBinder::find_part(const std::string& name, DType dtype,
                              to_string(shape), to_string(tensor.dtype), to_string(tensor.shape))};
   }
   used_names_.insert(name);
-  if (materialize() && !is_aligned(tensor)) {
+  if (materialize() && !is_element_aligned(tensor.data, tensor.dtype)) {
     void* copy = allocate(tensor.bytes());
     std::memcpy(copy, tensor.data, static_cast<std::size_t>(tensor.bytes()));
     tensor.data = copy;
@@ -171,16 +134,16 @@ void* WeightBinder::allocate(Index bytes) {
   return data;
 }
 
-// The tensor in `dtype`: in place if the file has it so and its address allows, else a copy.
+// The tensor in `dtype`, or as it is stored: in place if the file has it so and its address allows,
+// else a copy.
 Result<TensorView> WeightBinder::hold(std::string name, std::string path, const Shape& shape,
-                                      DType dtype, TensorRole role, double active) {
+                                      std::optional<DType> dtype, TensorRole role, double active) {
   KRAIT_ASSIGN_OR_RETURN(const TensorView stored, find(name, shape));
-  const bool is_matrix = role == TensorRole::matrix;
-  TensorView held{nullptr, is_matrix ? form_dtype(options_.weights.form, stored.dtype) : dtype,
-                  shape};
+  TensorView held{nullptr, dtype.value_or(stored.dtype), shape};
   const WeightStore::Entry* entry = store_ == nullptr ? nullptr : store_->find(name);
   const bool was_narrowed = entry != nullptr && entry->tensor.dtype == DType::f64;
-  const bool is_in_place = held.dtype == stored.dtype && is_aligned(stored) && !was_narrowed;
+  const bool is_in_place =
+      held.dtype == stored.dtype && is_element_aligned(stored.data, stored.dtype) && !was_narrowed;
   if (is_in_place) {
     held.data = stored.data;
   } else if (materialize() && bytes_of(held.dtype) < bytes_of(DType::f32) &&

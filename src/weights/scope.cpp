@@ -23,28 +23,80 @@ std::string WeightScope::path(std::string_view name) const { return path_ + std:
 
 std::string WeightScope::name(std::string_view name) const { return prefix_ + path(name); }
 
+// The name without the dot behind it.
+std::string WeightScope::here() const {
+  std::string place = name("");
+  if (!place.empty()) place.pop_back();
+  return place;
+}
+
 bool WeightScope::contains(std::string_view name) const {
   return binder_->store() != nullptr && binder_->store()->contains(this->name(name));
 }
 
-Result<TensorView> WeightScope::matrix(std::string_view name, const Shape& shape) const {
-  return binder_->hold(this->name(name), path(name), shape, DType::f32, TensorRole::matrix,
-                       active_);
+Result<TensorView> WeightScope::matrix(std::string_view name, const Shape& shape,
+                                       std::optional<DType> dtype) const {
+  return binder_->hold(this->name(name), path(name), shape, dtype, TensorRole::matrix, active_);
 }
 
 const WeightOptions& WeightScope::options() const noexcept { return binder_->options_.weights; }
 
-const Shape* WeightScope::stored_shape(std::string_view name) const {
+const TensorView* WeightScope::stored(std::string_view name) const {
   const WeightStore* store = binder_->store();
   const WeightStore::Entry* entry = store == nullptr ? nullptr : store->find(this->name(name));
-  return entry == nullptr ? nullptr : &entry->tensor.shape;
+  return entry == nullptr ? nullptr : &entry->tensor;
 }
 
-Result<PackedMatrix> WeightScope::find_packed(const Shape& codes, const Shape& scales) const {
-  PackedMatrix packed;
-  KRAIT_ASSIGN_OR_RETURN(packed.codes, binder_->find_part(name("codes"), DType::u8, codes));
-  KRAIT_ASSIGN_OR_RETURN(packed.scales, binder_->find_part(name("scales"), DType::f16, scales));
-  return packed;
+std::string_view WeightScope::stored_form() const {
+  const WeightStore* store = binder_->store();
+  if (store == nullptr) return {};
+  const auto own = store->metadata.find(fmt::format("{}:{}", weight_form_key, here()));
+  if (own != store->metadata.end()) return own->second;
+  const auto all = store->metadata.find(weight_form_key);
+  return all != store->metadata.end() ? std::string_view(all->second) : std::string_view();
+}
+
+namespace {
+
+// Calls body(name, tensor) for every tensor that may be a part of a matrix.
+template <class Body>
+void for_parts(const WeightStore& store, std::string_view matrix, Body&& body) {
+  const std::string prefix = fmt::format("{}{}", matrix, matrix.empty() ? "" : ".");
+  const auto& entries = store.entries();
+  for (auto it = entries.lower_bound(prefix); it != entries.end(); ++it) {
+    const std::string_view name = it->first;
+    if (!name.starts_with(prefix)) break;
+    const std::string_view part = name.substr(prefix.size());
+    if (part == "weight" || part == "bias" || part.find('.') != part.npos) continue;
+    body(name, it->second.tensor);
+  }
+}
+
+}  // namespace
+
+bool has_parts(const WeightStore& store, std::string_view name) {
+  bool has = false;
+  for_parts(store, name, [&](std::string_view, const TensorView&) { has = true; });
+  return has;
+}
+
+bool WeightScope::has_parts() const {
+  return is_stored() && krait::has_parts(*binder_->store(), here());
+}
+
+std::string WeightScope::describe_parts() const {
+  std::string text;
+  if (!is_stored()) return text;
+  int shown = 0;
+  for_parts(*binder_->store(), here(), [&](std::string_view name, const TensorView& tensor) {
+    if (++shown > 5) {
+      if (shown == 6) text += ", …";
+      return;
+    }
+    text += fmt::format("{}{} {} {}", text.empty() ? "" : ", ", name, to_string(tensor.dtype),
+                        to_string(tensor.shape));
+  });
+  return text;
 }
 
 // A matrix that the checkpoint has, or could have, under the name "weight".
@@ -60,41 +112,57 @@ void WeightScope::record_matrix(std::string_view form, const Shape& matrix, Plac
                    .parts = std::move(parts)});
 }
 
-Result<PackedMatrix> WeightScope::packed(std::string_view form, const Shape& matrix,
-                                         const Shape& codes, const Shape& scales) const {
-  KRAIT_ASSIGN_OR_RETURN(const PackedMatrix packed, find_packed(codes, scales));
-  record_matrix(form, matrix, Placement::in_place, {packed.codes, packed.scales});
-  return packed;
+Result<std::vector<TensorView>> WeightScope::packed(std::string_view form, const Shape& matrix,
+                                                    const std::vector<WeightPart>& parts) const {
+  std::vector<TensorView> found;
+  for (const WeightPart& part : parts) {
+    KRAIT_ASSIGN_OR_RETURN(const TensorView tensor,
+                           binder_->find_part(name(part.name), part.dtype, part.shape));
+    found.push_back(tensor);
+  }
+  record_matrix(form, matrix, Placement::in_place, found);
+  return found;
 }
 
-Result<PackedMatrix> WeightScope::pack(std::string_view form, const Shape& matrix,
-                                       const Shape& codes, const Shape& scales, Pack pack) const {
+Result<std::vector<TensorView>> WeightScope::pack(std::string_view form, const Shape& matrix,
+                                                  const std::vector<WeightPart>& parts,
+                                                  Pack pack) const {
   KRAIT_ASSIGN_OR_RETURN(const TensorView stored, binder_->find(name("weight"), matrix));
-  PackedMatrix packed{{nullptr, DType::u8, codes}, {nullptr, DType::f16, scales}};
+  // The copy of a tensor in f64 is needed no longer than this.
+  const std::shared_ptr<const void> source = std::move(binder_->narrowed_);
+  std::vector<TensorView> made;
+  for (const WeightPart& part : parts) {
+    TensorView tensor{nullptr, part.dtype, part.shape};
+    if (materialize()) tensor.data = binder_->allocate(tensor.bytes());
+    made.push_back(tensor);
+  }
   if (materialize()) {
-    auto* code = static_cast<std::uint8_t*>(binder_->allocate(packed.codes.bytes()));
-    auto* scale = static_cast<f16*>(binder_->allocate(packed.scales.bytes()));
-    if (Result<void> done = pack(stored, code, scale); !done) {
+    if (Result<void> done = pack(stored, made); !done) {
       return Error{done.error().code,
                    fmt::format("[build] {}: {}", name("weight"), done.error().message)};
     }
-    packed.codes.data = code;
-    packed.scales.data = scale;
   }
-  record_matrix(form, matrix, Placement::converted, {packed.codes, packed.scales});
-  return packed;
+  record_matrix(form, matrix, Placement::converted, made);
+  return made;
 }
 
-Result<TensorView> WeightScope::unpacked(const Shape& matrix, const Shape& codes,
-                                         const Shape& scales, UnpackRow unpack) const {
-  KRAIT_ASSIGN_OR_RETURN(const PackedMatrix packed, find_packed(codes, scales));
-  TensorView held{nullptr, WeightBinder::form_dtype(options().form, DType::f32), matrix};
+Result<TensorView> WeightScope::unpacked(const Shape& matrix, DType dtype,
+                                         FunctionRef<Result<void>()> bind, UnpackRow unpack) const {
+  const auto uses = static_cast<std::ptrdiff_t>(binder_->uses_.size());
+  const auto blocks = static_cast<std::ptrdiff_t>(binder_->blocks_.size());
+  KRAIT_RETURN_IF_ERROR(bind());
+  // What it recorded and copied is no part of the model; the copies live until the rows are read.
+  binder_->uses_.erase(binder_->uses_.begin() + uses, binder_->uses_.end());
+  auto& kept = binder_->blocks_;
+  const std::vector<std::shared_ptr<const void>> copies(kept.begin() + blocks, kept.end());
+  kept.erase(kept.begin() + blocks, kept.end());
+  TensorView held{nullptr, dtype, matrix};
   if (materialize()) {
     auto* data = static_cast<std::byte*>(binder_->allocate(held.bytes()));
     const Index cols = matrix[matrix.rank() - 1];
     AlignedBuffer<float> row(cols);
     for (Index r = 0; r < matrix.size() / cols; ++r) {
-      unpack(packed, r, row.span());
+      unpack(r, row.span());
       convert_floats({row.data(), DType::f32, {cols}}, held.dtype,
                      data + r * cols * bytes_of(held.dtype));
     }

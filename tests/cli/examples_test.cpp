@@ -62,6 +62,17 @@ TEST_F(Examples, CustomBlock) {
   expect_part(text, "f32 [64], 256 B\n");
 }
 
+TEST_F(Examples, CustomWeightForm) {
+  const std::string text = output("custom_weight_form");
+  EXPECT_EQ(last_line(text), "chunks and threads: the same bits");
+  expect_part(text, " matrices in ternary, ");
+  expect_part(text,
+              "without the form: [build] backbone.embeddings.weight: expected a matrix in one "
+              "of the forms f32, bf16, f16, q8, q4, found 'ternary' in the metadata, ");
+  expect_part(text, "backbone.layers.0.mixer.in_proj.weight ternary [");
+  expect_part(text, "it writes 24 bytes\n");
+}
+
 TEST_F(Examples, BuildByHand) {
   const std::string text = output("build_by_hand");
   const std::string written = "and the same time the same time was a st";
@@ -94,8 +105,8 @@ TEST_F(Examples, OnePageMambaContinuesAsTheReferenceDoes) {
 }
 
 TEST_F(Examples, FailWithoutTheirModel) {
-  for (const char* name :
-       {"hello", "state_fork", "own_executor", "build_by_hand", "build_moe_mamba"}) {
+  for (const char* name : {"hello", "state_fork", "own_executor", "build_by_hand",
+                           "build_moe_mamba", "custom_weight_form"}) {
     const Outcome outcome = example(name, "no-such-model");
     EXPECT_NE(outcome.code, 0) << name;
     expect_part(outcome.err, "[model] expected a checkpoint or the name of a bundled model");

@@ -95,7 +95,7 @@ TEST_F(CliUsage, IsToldInOneLineOfItsOption) {
       {"perplexity ''", "file: expected a name"},
       {"perplexity x --limit 0", "--limit:"},
       {"evaluate --file x", "--kl: expected a reference model, found none"},
-      {"quantize krait-bytes-2m x", "--to: expected one of q8, q4, bf16, f16, found none"},
+      {"quantize krait-bytes-2m x", "--to: expected one of bf16, f16, q8, q4, found none"},
       {"quantize krait-bytes-2m --to q8", "destination: expected the name of a new folder"},
       {"quantize", "source: expected a checkpoint, found none"},
       {"quantize a b c --to q8", "destination: expected one argument"},

@@ -35,15 +35,15 @@ struct Form {
   friend void PrintTo(const Form& form, std::ostream* out) { *out << form.name; }
 };
 
-constexpr Form forms[] = {
+const Form forms[] = {
     {"f32", DType::f32, {}},
     {"f16", DType::f16, {}},
     {"bf16", DType::bf16, {}},
-    {"f32_as_f16", DType::f32, {.form = WeightForm::f16}},
-    {"f32_as_bf16", DType::f32, {.form = WeightForm::bf16}},
-    {"f32_as_q8", DType::f32, {.form = WeightForm::q8}},
-    {"f32_as_q4", DType::f32, {.form = WeightForm::q4}},
-    {"bf16_as_f32", DType::bf16, {.form = WeightForm::f32}},
+    {"f32_as_f16", DType::f32, {.form = "f16"}},
+    {"f32_as_bf16", DType::f32, {.form = "bf16"}},
+    {"f32_as_q8", DType::f32, {.form = "q8"}},
+    {"f32_as_q4", DType::f32, {.form = "q4"}},
+    {"bf16_as_f32", DType::bf16, {.form = "f32"}},
     {"bf16_in_bf16", DType::bf16, {.compute = Compute::bf16}},
 };
 

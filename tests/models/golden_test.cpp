@@ -76,7 +76,7 @@ TEST_P(Golden, GreedyContinuationEqualsTheReference) {
 TEST_P(Golden, StorageTypeChangesNoBitWhereValuesAreEqual) {
   const auto tokens = description()["tokens"].get<std::vector<Token>>();
   const Model stored = load_model(directory().string()).value();
-  const Model widened = load_model(directory().string(), {.form = WeightForm::f32}).value();
+  const Model widened = load_model(directory().string(), {.form = "f32"}).value();
   const Model copied = load_model(directory().string(), {.weights = WeightsMode::copy}).value();
   EXPECT_EQ(stored.fingerprint(), widened.fingerprint());
   SerialExecutor executor;

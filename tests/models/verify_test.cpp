@@ -159,7 +159,7 @@ Model mixed_model(DType dtype = DType::f32) {
 
 TEST(Verify, EveryPrefixOfEveryWidthEqualsSteps) {
   const Model model =
-      test::with_memory_for_every_isa([] { return tiny_model(DType::f32, WeightForm::file, 3); });
+      test::with_memory_for_every_isa([] { return tiny_model(DType::f32, "file", 3); });
   test::for_each_isa([&](Isa) {
     for (const int threads : {1, 2, 4}) {
       test::EagerThreadPool pool(threads);
@@ -309,7 +309,7 @@ TEST(Verify, RefusesWhatItDidNotVerify) {
   const std::span<float> h = changed.tensor("layers.1.mixer.ssm_state");
   std::swap(h[3], h[4]);
   EXPECT_THROW(session.keep(1, changed).value(), Exception) << "other bits";
-  State foreign = tiny_model(DType::f32, WeightForm::bf16).initial_state();
+  State foreign = tiny_model(DType::f32, "bf16").initial_state();
   EXPECT_THROW(session.keep(1, foreign).value(), Exception);
   EXPECT_TRUE(state == before);
 

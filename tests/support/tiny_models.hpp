@@ -32,7 +32,7 @@ Model tiny_model(const ModelSpec& spec, DType dtype, const WeightOptions& option
 
 /// Random weights for `tiny_spec`; the seed of the library's own generator.
 Model tiny_model(DType dtype = DType::f32, const WeightOptions& options = {}, Index n_layer = 2);
-inline Model tiny_model(DType dtype, WeightForm form, Index n_layer = 2) {
+inline Model tiny_model(DType dtype, const std::string& form, Index n_layer = 2) {
   return tiny_model(dtype, WeightOptions{.form = form}, n_layer);
 }
 

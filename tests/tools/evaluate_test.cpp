@@ -29,7 +29,7 @@ long double plain_divergence(const float* p, const float* q, Index vocab) {
 
 TEST(KlDivergence, IsWhatItsDefinitionSays) {
   const Model p = test::tiny_model();
-  const Model q = test::tiny_model(DType::f32, WeightForm::q4);
+  const Model q = test::tiny_model(DType::f32, "q4");
   SerialExecutor serial;
   Session p_session(p, serial);
   Session q_session(q, serial);

@@ -11,6 +11,7 @@
 #include "krait/io/safetensors.hpp"
 #include "krait/models/random_weights.hpp"
 #include "krait/models/registry.hpp"
+#include "tests/support/byte_form.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -19,8 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr WeightForm all_forms[] = {WeightForm::q8, WeightForm::q4, WeightForm::bf16,
-                                    WeightForm::f16};
+constexpr const char* all_forms[] = {"q8", "q4", "bf16", "f16"};
 
 enum class Head { tied, repeated, untied };
 
@@ -117,7 +117,7 @@ class Quantize : public testing::Test {
     write_weights(source(), changed, what.is_sharded);
   }
 
-  Result<QuantizeSummary> quantize(WeightForm form, Progress progress = {}) {
+  Result<QuantizeSummary> quantize(const std::string& form, Progress progress = {}) {
     return quantize_checkpoint(source().string(), result().string(), form, executor_, progress);
   }
 
@@ -136,13 +136,13 @@ class Quantize : public testing::Test {
 };
 
 // What the promise of the header says: bits and fingerprint of the source loaded in that form.
-void expect_same_model(const fs::path& source, const fs::path& result, WeightForm form) {
+void expect_same_model(const fs::path& source, const fs::path& result, const std::string& form) {
   const Model a = load_model(source.string(), {.form = form}).value();
   const Model b = load_model(result.string()).value();
   EXPECT_EQ(a.fingerprint(), b.fingerprint());
   for (const TensorUse& use : b.plan().tensors) {
     if (use.role != TensorRole::matrix) continue;
-    EXPECT_EQ(use.form, to_string(form)) << use.name;
+    EXPECT_EQ(use.form, form) << use.name;
     EXPECT_EQ(use.placement, Placement::in_place) << use.name;
   }
   SerialExecutor executor;
@@ -161,19 +161,18 @@ TEST_F(Quantize, TheResultIsTheSourceLoadedInThatForm) {
     for (const Head head : {Head::tied, Head::repeated, Head::untied}) {
       for (const bool is_sharded : {false, true}) {
         write({.dtype = dtype, .head = head, .is_sharded = is_sharded});
-        for (const WeightForm form : all_forms) {
-          SCOPED_TRACE(std::string(to_string(dtype)) + " to " + std::string(to_string(form)) +
-                       ", head " + std::to_string(static_cast<int>(head)) +
-                       (is_sharded ? ", in shards" : ""));
+        for (const std::string form : all_forms) {
+          SCOPED_TRACE(std::string(to_string(dtype)) + " to " + std::string(form) + ", head " +
+                       std::to_string(static_cast<int>(head)) + (is_sharded ? ", in shards" : ""));
           const auto summary = quantize(form);
           ASSERT_TRUE(summary) << summary.error().message;
           expect_same_model(source(), result(), form);
           // 2 layers of 4 matrices and 6 parameters, the embedding, its norm, and one unused.
           EXPECT_EQ(summary->tensors, 2 * 10 + 3 + (head == Head::untied ? 1 : 0));
           const Index matrices = 9 + (head == Head::untied ? 1 : 0);
-          const bool is_same = to_string(dtype) == to_string(form);
+          const bool is_same = to_string(dtype) == form;
           EXPECT_EQ(summary->converted, is_same ? 0 : matrices);
-          EXPECT_EQ(summary->forms.at(std::string(to_string(form))), matrices);
+          EXPECT_EQ(summary->forms.at(std::string(form)), matrices);
           EXPECT_EQ(summary->forms.at("f32"), 13);
           EXPECT_EQ(summary->forms.at("i64"), 1);
           fs::remove_all(result());
@@ -187,8 +186,8 @@ TEST_F(Quantize, TheResultIsTheSourceLoadedInThatForm) {
 TEST_F(Quantize, EveryFamilyIsWritten) {
   for (const char* name : {"moe_mamba", "blackmamba", "hf_mamba2_f32", "codestral"}) {
     const fs::path golden = test::data_dir() / "golden" / name;
-    for (const WeightForm form : all_forms) {
-      SCOPED_TRACE(std::string(name) + " to " + std::string(to_string(form)));
+    for (const std::string form : all_forms) {
+      SCOPED_TRACE(std::string(name) + " to " + std::string(form));
       const auto summary = quantize_checkpoint(golden.string(), result().string(), form, executor_);
       ASSERT_TRUE(summary) << summary.error().message;
       expect_same_model(golden, result(), form);
@@ -199,7 +198,7 @@ TEST_F(Quantize, EveryFamilyIsWritten) {
 
 TEST_F(Quantize, EverythingElseIsAsItWas) {
   write({.head = Head::repeated});
-  ASSERT_TRUE(quantize(WeightForm::q4));
+  ASSERT_TRUE(quantize("q4"));
   EXPECT_EQ(fs::exists(result() / "tokenizer.json"), false);
   for (const char* name :
        {"config.json", "generation_config.json", "chat_template.jinja", "special_tokens_map.json",
@@ -226,7 +225,7 @@ TEST_F(Quantize, EverythingElseIsAsItWas) {
 TEST_F(Quantize, TheFileDoesNotDependOnTheThreads) {
   write({});
   SerialExecutor serial;
-  for (const WeightForm form : all_forms) {
+  for (const std::string form : all_forms) {
     const std::string other = (home() / "other").string();
     ASSERT_TRUE(quantize(form));
     ASSERT_TRUE(quantize_checkpoint(source().string(), other, form, serial));
@@ -245,7 +244,7 @@ const Source large{.dtype = DType::f32,
 
 TEST_F(Quantize, LargeMatricesAreWrittenInPieces) {
   write(large);
-  for (const WeightForm form : {WeightForm::q8, WeightForm::f16}) {
+  for (const std::string form : {"q8", "f16"}) {
     std::vector<Index> reports;
     Index total = 0;
     const auto note = [&](Index done, Index all) {
@@ -263,17 +262,64 @@ TEST_F(Quantize, LargeMatricesAreWrittenInPieces) {
   const Index row = 45001;
   write_with(large, "backbone.embedding.weight", row * 100 + 7,
              std::numeric_limits<float>::infinity());
-  expect_refused(quantize(WeightForm::q8), ErrorCode::bad_format, "(row 45001, column 7)");
+  expect_refused(quantize("q8"), ErrorCode::bad_format, "(row 45001, column 7)");
+}
+
+TEST_F(Quantize, WritesFormsOfAnApplication) {
+  const auto form = std::make_shared<test::ByteForm>();
+  write(large);
+  const auto summary = quantize_checkpoint(source().string(), result().string(), *form, executor_);
+  ASSERT_TRUE(summary) << summary.error().message;
+  EXPECT_EQ(summary->forms.at("bytes"), summary->converted);
+  LoadOptions options{.form = "bytes"};
+  options.forms.push_back(form);
+  const Model made = load_model(source().string(), options).value();
+  options.form = "file";
+  const Model written = load_model(result().string(), options).value();
+  EXPECT_EQ(made.fingerprint(), written.fingerprint());
+  for (const TensorUse& use : written.plan().tensors) {
+    if (use.role != TensorRole::matrix) continue;
+    EXPECT_EQ(use.form, "bytes") << use.name;
+    EXPECT_EQ(use.placement, Placement::in_place) << use.name;
+  }
+  const auto without = load_model(result().string());
+  ASSERT_FALSE(without);
+  EXPECT_NE(without.error().message.find("found 'bytes' in the metadata"), std::string::npos)
+      << without.error().message;
+
+  fs::remove_all(result());
+  write_with(large, "backbone.embedding.weight", Index{45001} * 100 + 7,
+             std::numeric_limits<float>::infinity());
+  expect_refused(quantize_checkpoint(source().string(), result().string(), *form, executor_),
+                 ErrorCode::bad_format, "(row 45001, column 7)");
+  EXPECT_TRUE(nothing_left());
+}
+
+// A form whose parts are not what `pack` would write block by block.
+class Lopsided final : public test::ByteForm {
+ public:
+  std::vector<WeightPart> parts(Index out, Index in) const override {
+    std::vector<WeightPart> parts = ByteForm::parts(out, in);
+    parts[1].shape = {out + 1};
+    return parts;
+  }
+};
+
+TEST_F(Quantize, FormsWithPartsOfOtherSizesAreRefused) {
+  write({});
+  expect_refused(quantize_checkpoint(source().string(), result().string(), Lopsided(), executor_),
+                 ErrorCode::bad_argument, "(form bytes)");
+  EXPECT_TRUE(nothing_left());
 }
 
 TEST_F(Quantize, WeightsThatTheFormCannotRepresentAreNamed) {
   const std::string name = "backbone.layers.1.mixer.in_proj.weight";  // [192, 48]
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  for (const WeightForm form : all_forms) {
+  for (const std::string form : all_forms) {
     write_with({}, name, 17 * 48 + 3, nan);
     const auto outcome = quantize(form);
     expect_refused(outcome, ErrorCode::bad_format, name);
-    const bool is_grouped = form == WeightForm::q8 || form == WeightForm::q4;
+    const bool is_grouped = form == "q8" || form == "q4";
     expect_refused(outcome, ErrorCode::bad_format,
                    is_grouped ? "(row 17, column 3)" : "found nan (element [17,3])");
     EXPECT_TRUE(nothing_left());
@@ -283,9 +329,9 @@ TEST_F(Quantize, WeightsThatTheFormCannotRepresentAreNamed) {
     EXPECT_TRUE(nothing_left());
   }
   write_with({}, name, 100, 65520.0F);
-  expect_refused(quantize(WeightForm::f16), ErrorCode::bad_format,
+  expect_refused(quantize("f16"), ErrorCode::bad_format,
                  "expected weights that f16 can hold (at most 65504), found 65520 (element [2,4])");
-  EXPECT_TRUE(quantize(WeightForm::q8));
+  EXPECT_TRUE(quantize("q8"));
 }
 
 TEST_F(Quantize, SourcesMayBeInF64) {
@@ -304,7 +350,7 @@ TEST_F(Quantize, SourcesMayBeInF64) {
   }
   write({});
   write_weights(source(), wide, false);
-  for (const WeightForm form : all_forms) {
+  for (const std::string form : all_forms) {
     const auto outcome = quantize(form);
     ASSERT_TRUE(outcome) << outcome.error().message;
     expect_same_model(source(), result(), form);
@@ -312,7 +358,7 @@ TEST_F(Quantize, SourcesMayBeInF64) {
   }
   widen("backbone.layers.0.mixer.out_proj.weight", 1e300);
   write_weights(source(), wide, false);
-  for (const WeightForm form : all_forms) {
+  for (const std::string form : all_forms) {
     expect_refused(quantize(form), ErrorCode::bad_format,
                    "[quantize] backbone.layers.0.mixer.out_proj.weight: expected weights that");
     EXPECT_TRUE(nothing_left());
@@ -321,36 +367,35 @@ TEST_F(Quantize, SourcesMayBeInF64) {
 
 TEST_F(Quantize, SourcesThatAreQuantisedAreRefused) {
   write({});
-  for (const WeightForm first : {WeightForm::q8, WeightForm::q4}) {
-    const std::string packed = (directory_.path() / to_string(first)).string();
+  for (const std::string first : {"q8", "q4"}) {
+    const std::string packed = (directory_.path() / first).string();
     ASSERT_TRUE(quantize_checkpoint(source().string(), packed, first, executor_));
-    for (const WeightForm form : all_forms) {
+    for (const std::string form : all_forms) {
       expect_refused(quantize_checkpoint(packed, result().string(), form, executor_),
-                     ErrorCode::bad_argument, "found " + std::string(to_string(first)));
+                     ErrorCode::bad_argument, "found " + first);
       EXPECT_TRUE(nothing_left());
     }
   }
   write({});
-  expect_refused(quantize(WeightForm::f32), ErrorCode::bad_argument, "found f32");
-  expect_refused(quantize(WeightForm::file), ErrorCode::bad_argument, "found file");
+  expect_refused(quantize("f32"), ErrorCode::bad_argument, "found f32");
+  expect_refused(quantize("file"), ErrorCode::bad_argument, "found file");
 }
 
 TEST_F(Quantize, SourcesThatCannotBeReadAreRefused) {
-  expect_refused(
-      quantize_checkpoint("no/such/folder", result().string(), WeightForm::q8, executor_),
-      ErrorCode::not_found, "no/such/folder");
+  expect_refused(quantize_checkpoint("no/such/folder", result().string(), "q8", executor_),
+                 ErrorCode::not_found, "no/such/folder");
   write({});
   std::string file = test::read_file(source() / "model.safetensors");
   file.pop_back();
   test::write_file(source() / "model.safetensors", file);
-  expect_refused(quantize(WeightForm::q8), ErrorCode::bad_format, "model.safetensors");
+  expect_refused(quantize("q8"), ErrorCode::bad_format, "model.safetensors");
   EXPECT_TRUE(nothing_left());
 }
 
 TEST_F(Quantize, DestinationsInUseAreRefused) {
   write({});
   const auto to = [&](const fs::path& destination) {
-    return quantize_checkpoint(source().string(), destination.string(), WeightForm::q8, executor_);
+    return quantize_checkpoint(source().string(), destination.string(), "q8", executor_);
   };
   expect_refused(to(source()), ErrorCode::bad_argument, "outside the source");
   expect_refused(to(source() / "x"), ErrorCode::bad_argument, "outside the source");
@@ -372,23 +417,23 @@ TEST_F(Quantize, DestinationsInUseAreRefused) {
   EXPECT_TRUE(to(directory_.path() / "source-q8"));
   fs::create_directory(result());
   EXPECT_TRUE(to(result() / ""));
-  expect_same_model(source(), result(), WeightForm::q8);
+  expect_same_model(source(), result(), "q8");
   EXPECT_TRUE(quantize_checkpoint((source() / "model.safetensors").string(),
-                                  (source() / "q8").string(), WeightForm::q8, executor_));
+                                  (source() / "q8").string(), "q8", executor_));
 }
 
 TEST_F(Quantize, CanBeStopped) {
   write({});
   Index calls = 0;
   const auto stop = [&](Index, Index) { return ++calls == 5 ? Flow::stop : Flow::go_on; };
-  expect_refused(quantize(WeightForm::q8, stop), ErrorCode::cancelled, "stopped after");
+  expect_refused(quantize("q8", stop), ErrorCode::cancelled, "stopped after");
   EXPECT_EQ(calls, 5);
   EXPECT_TRUE(nothing_left());
 }
 
 TEST_F(Quantize, AnotherVersionOfTheLayoutIsNotRead) {
   write({});
-  ASSERT_TRUE(quantize(WeightForm::q8));
+  ASSERT_TRUE(quantize("q8"));
   Checkpoint checkpoint = open_checkpoint(result().string()).value();
   checkpoint.weights.metadata["krait.format_version"] = "2";
   const ModelConfig config = read_config(checkpoint).value();

@@ -47,8 +47,8 @@ std::vector<float> floats_of(const TensorView& tensor) {
 }
 
 constexpr DType float_types[] = {DType::f32, DType::f16, DType::bf16, DType::f64};
-constexpr WeightForm dense_forms[] = {WeightForm::file, WeightForm::f32, WeightForm::f16,
-                                      WeightForm::bf16};
+// A type to hold a matrix in; none: the one it is stored in.
+constexpr std::optional<DType> held_types[] = {std::nullopt, DType::f32, DType::f16, DType::bf16};
 
 template <class T>
 std::string message_of(const Result<T>& result) {
@@ -69,28 +69,31 @@ TEST(WeightScope, IsAPlaceInTheTreeOfNames) {
   EXPECT_EQ(mixer.name("D"), "backbone.layers.3.mixer.D");
   EXPECT_TRUE(mixer.contains("D"));
   EXPECT_FALSE(mixer.contains("A_log"));
-  ASSERT_NE(mixer.stored_shape("D"), nullptr);
-  EXPECT_EQ(*mixer.stored_shape("D"), (Shape{2, 3}));
-  EXPECT_EQ(mixer.stored_shape("A_log"), nullptr);
+  ASSERT_NE(mixer.stored("D"), nullptr);
+  EXPECT_EQ(mixer.stored("D")->shape, (Shape{2, 3}));
+  EXPECT_EQ(mixer.stored("D")->dtype, DType::f32);
+  EXPECT_EQ(mixer.stored("A_log"), nullptr);
   EXPECT_TRUE(mixer.get<float>("D", {2, 3}));
 
   const WeightScope root(binder, "");
   EXPECT_EQ(root.path("D"), "D");
   EXPECT_EQ(root.name("D"), "D");
-  EXPECT_EQ(*root.stored_shape("D"), Shape{6});
+  EXPECT_EQ(root.stored("D")->shape, Shape{6});
   EXPECT_EQ(root.get<float>("D", {6}).value()[1], -2.0F);
   // A prefix is a whole word.
   EXPECT_FALSE(WeightScope(binder, "back").scope("bone").contains("layers.3.mixer.D"));
 }
 
 TEST(WeightScope, FindsNothingWithoutACheckpoint) {
-  WeightBinder binder(nullptr, {.weights = {.form = WeightForm::bf16}});
+  WeightBinder binder(nullptr, {});
   const WeightScope scope(binder, "p");
   EXPECT_FALSE(scope.contains("w"));
-  EXPECT_EQ(scope.stored_shape("w"), nullptr);
+  EXPECT_EQ(scope.stored("w"), nullptr);
+  EXPECT_EQ(scope.stored_form(), "");
+  EXPECT_FALSE(scope.has_parts());
   EXPECT_FALSE(scope.is_stored());
   EXPECT_FALSE(scope.materialize());
-  const TensorView w = scope.matrix("w", {2, 3}).value();
+  const TensorView w = scope.matrix("w", {2, 3}, DType::bf16).value();
   EXPECT_EQ(w.data, nullptr);
   EXPECT_EQ(w.dtype, DType::bf16);
   EXPECT_TRUE(scope.get<float>("b", {6}).value().empty());
@@ -104,16 +107,16 @@ TEST(WeightScope, FindsNothingWithoutACheckpoint) {
   EXPECT_TRUE(binder.take_blocks().empty());
 }
 
-TEST(WeightScope, HoldsMatricesInTheFormThatWasAskedFor) {
+TEST(WeightScope, HoldsMatricesInTheTypeThatWasAskedFor) {
   for (const DType stored : float_types) {
-    for (const WeightForm form : dense_forms) {
+    for (const std::optional<DType> type : held_types) {
       WeightStore store;
       store.add("p.w", six_in(stored), nullptr);
       std::vector<std::shared_ptr<const void>> blocks;
       TensorView held;
       {
-        WeightBinder binder(&store, {.weights = {.form = form}});
-        held = WeightScope(binder, "").scope("p").matrix("w", {2, 3}).value();
+        WeightBinder binder(&store, {});
+        held = WeightScope(binder, "").scope("p").matrix("w", {2, 3}, type).value();
         blocks = binder.take_blocks();
         ASSERT_EQ(binder.uses().size(), 1U);
         const TensorUse& use = binder.uses()[0];
@@ -129,12 +132,8 @@ TEST(WeightScope, HoldsMatricesInTheFormThatWasAskedFor) {
         EXPECT_EQ(use.bytes, held.bytes());
         EXPECT_EQ(use.active, 1.0);
       }
-      const DType expected = form == WeightForm::f32    ? DType::f32
-                             : form == WeightForm::f16  ? DType::f16
-                             : form == WeightForm::bf16 ? DType::bf16
-                             : stored == DType::f64     ? DType::f32
-                                                        : stored;
-      EXPECT_EQ(held.dtype, expected) << to_string(stored) << " as " << to_string(form);
+      const DType expected = type.value_or(stored == DType::f64 ? DType::f32 : stored);
+      EXPECT_EQ(held.dtype, expected) << to_string(stored);
       // The blocks keep it, now that the binder is gone.
       EXPECT_EQ(floats_of(held), std::vector<float>(six.begin(), six.end()));
     }
@@ -143,16 +142,14 @@ TEST(WeightScope, HoldsMatricesInTheFormThatWasAskedFor) {
 
 TEST(WeightScope, GivesParametersInF32) {
   for (const DType stored : float_types) {
-    for (const WeightForm form : dense_forms) {
-      WeightStore store;
-      store.add("w", six_in(stored), nullptr);
-      WeightBinder binder(&store, {.weights = {.form = form}});
-      const auto held = WeightScope(binder, "").get<float>("w", {2, 3}).value();
-      EXPECT_TRUE(test::same_bits<float>(held, six));
-      EXPECT_EQ(binder.uses()[0].role, TensorRole::parameter);
-      EXPECT_EQ(binder.uses()[0].placement,
-                stored == DType::f32 ? Placement::in_place : Placement::converted);
-    }
+    WeightStore store;
+    store.add("w", six_in(stored), nullptr);
+    WeightBinder binder(&store, {.weights = {.form = "bf16"}});
+    const auto held = WeightScope(binder, "").get<float>("w", {2, 3}).value();
+    EXPECT_TRUE(test::same_bits<float>(held, six));
+    EXPECT_EQ(binder.uses()[0].role, TensorRole::parameter);
+    EXPECT_EQ(binder.uses()[0].placement,
+              stored == DType::f32 ? Placement::in_place : Placement::converted);
   }
 }
 
@@ -243,14 +240,14 @@ TEST(WeightScope, SaysWhichNumberDoesNotFit) {
   store.add("x", {larger.data(), DType::f64, {2, 3}}, nullptr);
   store.add("y", {infinite.data(), DType::f32, {6}}, nullptr);
   {
-    WeightBinder binder(&store, {.weights = {.form = WeightForm::f16}});
+    WeightBinder binder(&store, {});
     const WeightScope scope(binder, "");
-    const auto w = scope.matrix("w", {2, 3});
+    const auto w = scope.matrix("w", {2, 3}, DType::f16);
     EXPECT_EQ(message_of(w),
               "[build] w: expected weights that f16 can hold (at most 65504), found 70000 "
               "(element [1,1]) (file)");
     EXPECT_EQ(code_of(w), ErrorCode::bad_format);
-    EXPECT_EQ(message_of(scope.matrix("y", {6})),
+    EXPECT_EQ(message_of(scope.matrix("y", {6}, DType::f16)),
               "[build] y: expected weights that f16 can hold (at most 65504), found inf "
               "(element [2])");
     EXPECT_TRUE(scope.get<float>("w", {2, 3}));  // in f32
@@ -269,7 +266,7 @@ TEST(WeightScope, SaysWhichNumberDoesNotFit) {
 TEST(WeightScope, ATensorMayBeTakenMoreThanOnce) {
   WeightStore store;
   store.add("embedding.weight", six_in(DType::f16), nullptr);
-  WeightBinder binder(&store, {.weights = {.form = WeightForm::f16}});
+  WeightBinder binder(&store, {});
   const WeightScope embedding = WeightScope(binder, "").scope("embedding");
   const TensorView table = embedding.matrix("weight", {2, 3}).value();
   const TensorView head = embedding.matrix("weight", {2, 3}).value();
@@ -341,42 +338,49 @@ TEST(WeightScope, DerivesFromValuesInF32) {
 }
 
 // Codes and scales, as a form of 2 bytes for each weight might have them.
-constexpr Shape code_shape = {2, 6};
-constexpr Shape scale_shape = {2};
+const std::vector<WeightPart> two_parts = {{"codes", DType::u8, {2, 6}},
+                                           {"scales", DType::f16, {2}}};
 
-TEST(WeightScope, PacksOnceWithTheThreadsThatWereLent) {
+std::uint8_t* codes_of(std::span<const TensorView> parts) {
+  return static_cast<std::uint8_t*>(const_cast<void*>(parts[0].data));
+}
+f16* scales_of(std::span<const TensorView> parts) {
+  return static_cast<f16*>(const_cast<void*>(parts[1].data));
+}
+
+TEST(WeightScope, PacksOnce) {
   WeightStore store;
   store.add("p.weight", six_in(DType::bf16), nullptr);
   ThreadPool threads(2);
-  WeightBinder binder(&store, {.weights = {.form = WeightForm::q8, .executor = &threads}});
+  WeightBinder binder(&store, {.weights = {.form = "q8", .executor = &threads}});
   const WeightScope scope(binder, "p");
   EXPECT_EQ(scope.options().executor, &threads);
-  EXPECT_EQ(scope.options().form, WeightForm::q8);
+  EXPECT_EQ(scope.options().form, "q8");
   int calls = 0;
-  const PackedMatrix packed =
-      scope
-          .pack("q8", {2, 3}, code_shape, scale_shape,
-                [&](const TensorView& weight, std::uint8_t* codes, f16* scales) -> Result<void> {
-                  ++calls;
-                  EXPECT_EQ(weight.dtype, DType::bf16);
-                  EXPECT_EQ(weight.data, static_cast<const void*>(six_bf16.data()));
-                  EXPECT_EQ(weight.shape, (Shape{2, 3}));
-                  for (std::uint8_t i = 0; i < 12; ++i) codes[i] = i;
-                  for (int i = 0; i < 2; ++i) scales[i] = to_f16(0.5F);
-                  return {};
-                })
-          .value();
+  const auto fill = [&](const TensorView& weight,
+                        std::span<const TensorView> parts) -> Result<void> {
+    ++calls;
+    EXPECT_EQ(weight.dtype, DType::bf16);
+    EXPECT_EQ(weight.data, static_cast<const void*>(six_bf16.data()));
+    EXPECT_EQ(weight.shape, (Shape{2, 3}));
+    EXPECT_EQ(parts.size(), 2U);
+    for (std::uint8_t i = 0; i < 12; ++i) codes_of(parts)[i] = i;
+    for (int i = 0; i < 2; ++i) scales_of(parts)[i] = to_f16(0.5F);
+    return {};
+  };
+  const std::vector<TensorView> packed = scope.pack("mine", {2, 3}, two_parts, fill).value();
   EXPECT_EQ(calls, 1);
-  EXPECT_EQ(packed.codes.dtype, DType::u8);
-  EXPECT_EQ(packed.codes.shape, code_shape);
-  EXPECT_EQ(packed.codes.as<std::uint8_t>()[11], 11);
-  EXPECT_EQ(packed.scales.dtype, DType::f16);
-  EXPECT_EQ(to_float(packed.scales.as<f16>()[1]), 0.5F);
+  ASSERT_EQ(packed.size(), 2U);
+  EXPECT_EQ(packed[0].dtype, DType::u8);
+  EXPECT_EQ(packed[0].shape, (Shape{2, 6}));
+  EXPECT_EQ(packed[0].as<std::uint8_t>()[11], 11);
+  EXPECT_EQ(packed[1].dtype, DType::f16);
+  EXPECT_EQ(to_float(packed[1].as<f16>()[1]), 0.5F);
   ASSERT_EQ(binder.uses().size(), 1U);
   const TensorUse& use = binder.uses()[0];
   EXPECT_EQ(use.name, "p.weight");
   EXPECT_EQ(use.path, "weight");
-  EXPECT_EQ(use.form, "q8");
+  EXPECT_EQ(use.form, "mine");
   EXPECT_EQ(use.shape, (Shape{2, 3}));
   EXPECT_EQ(use.bytes, 12 + 4);
   EXPECT_EQ(use.placement, Placement::converted);
@@ -387,17 +391,15 @@ TEST(WeightScope, PacksOnceWithTheThreadsThatWereLent) {
 TEST(WeightScope, PacksNothingWhilePlanning) {
   WeightStore store;
   store.add("p.weight", six_in(DType::f32), nullptr);
-  const auto never = [](const TensorView&, std::uint8_t*, f16*) -> Result<void> {
+  const auto never = [](const TensorView&, std::span<const TensorView>) -> Result<void> {
     ADD_FAILURE() << "called";
     return {};
   };
   for (const WeightStore* planned :
        {static_cast<const WeightStore*>(&store), static_cast<const WeightStore*>(nullptr)}) {
     WeightBinder binder(planned, {.materialize = false});
-    const PackedMatrix packed =
-        WeightScope(binder, "p").pack("q4", {2, 3}, code_shape, scale_shape, never).value();
-    EXPECT_EQ(packed.codes.data, nullptr);
-    EXPECT_EQ(packed.scales.data, nullptr);
+    const auto packed = WeightScope(binder, "p").pack("q4", {2, 3}, two_parts, never).value();
+    for (const TensorView& part : packed) EXPECT_EQ(part.data, nullptr);
     EXPECT_EQ(binder.uses()[0].bytes, 12 + 4);
     EXPECT_TRUE(binder.take_blocks().empty());
   }
@@ -407,21 +409,21 @@ TEST(WeightScope, SaysWhereACheckpointCannotBePacked) {
   WeightStore store;
   store.add("p.weight", six_in(DType::f32), nullptr);
   WeightBinder binder(&store, {});
-  const auto fail = [](const TensorView&, std::uint8_t*, f16*) -> Result<void> {
+  const auto fail = [](const TensorView&, std::span<const TensorView>) -> Result<void> {
     return Error{ErrorCode::bad_format, "expected one thing, found another"};
   };
   const WeightScope scope(binder, "p");
-  const auto packed = scope.pack("q8", {2, 3}, code_shape, scale_shape, fail);
+  const auto packed = scope.pack("q8", {2, 3}, two_parts, fail);
   EXPECT_EQ(message_of(packed), "[build] p.weight: expected one thing, found another");
   EXPECT_EQ(code_of(packed), ErrorCode::bad_format);
-  EXPECT_EQ(message_of(scope.pack("q8", {3, 3}, code_shape, scale_shape, fail)),
+  EXPECT_EQ(message_of(scope.pack("q8", {3, 3}, two_parts, fail)),
             "[build] p.weight: expected [3,3], found f32 [2,3]");
-  EXPECT_EQ(message_of(scope.scope("q").pack("q8", {2, 3}, code_shape, scale_shape, fail)),
+  EXPECT_EQ(message_of(scope.scope("q").pack("q8", {2, 3}, two_parts, fail)),
             "[build] p.q.weight: expected a tensor [2,3], found none");
   EXPECT_TRUE(binder.uses().empty());
 }
 
-TEST(WeightScope, TakesPackedMatricesOfExactlyTheirShape) {
+TEST(WeightScope, TakesPartsOfExactlyTheirShape) {
   alignas(2) std::array<std::uint8_t, 13> codes = {};
   alignas(2) std::array<std::byte, 5> scales = {};
   const f16 half = to_f16(0.5F);
@@ -430,7 +432,7 @@ TEST(WeightScope, TakesPackedMatricesOfExactlyTheirShape) {
   WeightStore store;
   WeightBinder binder(&store, {});
   const WeightScope scope(binder, "p");
-  const auto packed = [&] { return scope.packed("q8", {2, 3}, code_shape, scale_shape); };
+  const auto packed = [&] { return scope.packed("q8", {2, 3}, two_parts); };
   EXPECT_EQ(message_of(packed()), "[build] p.codes: expected u8 [2,6], found none");
   store.add("p.codes", {codes.data(), DType::u8, {2, 1, 6}}, nullptr);
   EXPECT_EQ(message_of(packed()), "[build] p.codes: expected u8 [2,6], found u8 [2,1,6]");
@@ -443,48 +445,83 @@ TEST(WeightScope, TakesPackedMatricesOfExactlyTheirShape) {
   EXPECT_TRUE(binder.uses().empty());
 
   store.add("p.scales", {scales.data() + 1, DType::f16, {2}}, nullptr);
-  const PackedMatrix found = packed().value();
-  EXPECT_EQ(found.codes.data, static_cast<const void*>(codes.data() + 1));
+  const std::vector<TensorView> found = packed().value();
+  EXPECT_EQ(found[0].data, static_cast<const void*>(codes.data() + 1));
   // Scales at an odd address are copied.
-  EXPECT_NE(found.scales.data, static_cast<const void*>(scales.data() + 1));
-  EXPECT_EQ(to_float(found.scales.as<f16>()[1]), 0.5F);
+  EXPECT_NE(found[1].data, static_cast<const void*>(scales.data() + 1));
+  EXPECT_EQ(to_float(found[1].as<f16>()[1]), 0.5F);
   ASSERT_EQ(binder.uses().size(), 1U);
   EXPECT_EQ(binder.uses()[0].name, "p.weight");
   EXPECT_EQ(binder.uses()[0].form, "q8");
+  EXPECT_EQ(binder.uses()[0].placement, Placement::in_place);
   EXPECT_TRUE(binder.unused().empty());
 }
 
-TEST(WeightScope, UnpacksRowByRow) {
-  alignas(2) std::array<std::uint8_t, 12> codes = {};
-  alignas(2) std::array<f16, 2> scales = {to_f16(0.5F), to_f16(2.0F)};
+TEST(WeightScope, UnpacksRowByRowAndForgetsTheParts) {
+  alignas(2) std::array<std::uint8_t, 13> codes = {};
+  alignas(2) std::array<std::byte, 5> scales = {};  // at an odd address: binding copies them
+  const f16 stored_scales[] = {to_f16(0.5F), to_f16(2.0F)};
+  std::memcpy(&scales[1], stored_scales, sizeof stored_scales);
   for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::uint8_t>(i);
   WeightStore store;
-  store.add("p.codes", {codes.data(), DType::u8, code_shape}, nullptr);
-  store.add("p.scales", {scales.data(), DType::f16, scale_shape}, nullptr);
-  const auto unpack = [&](const PackedMatrix& packed, Index row, std::span<float> values) {
-    ASSERT_EQ(values.size(), 3U);
-    for (std::size_t k = 0; k < 3; ++k) {
-      values[k] = to_float(packed.scales.as<f16>()[static_cast<std::size_t>(row)]) *
-                  packed.codes.as<std::uint8_t>()[static_cast<std::size_t>(row) * 6 + k];
+  store.add("p.codes", {codes.data(), DType::u8, {2, 6}}, nullptr);
+  store.add("p.scales", {scales.data() + 1, DType::f16, {2}}, nullptr);
+  for (const bool materialize : {true, false}) {
+    for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+      WeightBinder binder(&store, {.materialize = materialize});
+      const WeightScope scope(binder, "p");
+      std::vector<TensorView> parts;
+      const auto bind = [&]() -> Result<void> {
+        KRAIT_ASSIGN_OR_RETURN(parts, scope.packed("mine", {2, 3}, two_parts));
+        return {};
+      };
+      const auto unpack = [&](Index row, std::span<float> values) {
+        ASSERT_TRUE(materialize);
+        ASSERT_EQ(values.size(), 3U);
+        for (std::size_t k = 0; k < 3; ++k) {
+          values[k] = to_float(parts[1].as<f16>()[static_cast<std::size_t>(row)]) *
+                      parts[0].as<std::uint8_t>()[static_cast<std::size_t>(row) * 6 + k];
+        }
+      };
+      const TensorView held = scope.unpacked({2, 3}, dtype, bind, unpack).value();
+      EXPECT_EQ(held.dtype, dtype);
+      ASSERT_EQ(binder.uses().size(), 1U);
+      EXPECT_EQ(binder.uses()[0].form, to_string(dtype));
+      EXPECT_EQ(binder.uses()[0].placement, Placement::converted);
+      EXPECT_TRUE(binder.unused().empty());
+      EXPECT_EQ(binder.take_blocks().size(), materialize ? 1U : 0U);
+      if (!materialize) {
+        EXPECT_EQ(held.data, nullptr);
+      }
     }
-  };
-  for (const WeightForm form : dense_forms) {
-    WeightBinder binder(&store, {.weights = {.form = form}});
-    const TensorView held =
-        WeightScope(binder, "p").unpacked({2, 3}, code_shape, scale_shape, unpack).value();
-    EXPECT_EQ(floats_of(held), (std::vector<float>{0, 0.5F, 1, 12, 14, 16})) << to_string(form);
-    EXPECT_EQ(to_string(held.dtype), form == WeightForm::file ? "f32" : to_string(form));
-    EXPECT_EQ(binder.uses()[0].form, to_string(held.dtype));
-    EXPECT_EQ(binder.uses()[0].placement, Placement::converted);
-    EXPECT_TRUE(binder.unused().empty());
   }
-  const auto never = [](const PackedMatrix&, Index, std::span<float>) {
-    ADD_FAILURE() << "called";
-  };
-  WeightBinder planning(&store, {.materialize = false});
-  EXPECT_EQ(
-      WeightScope(planning, "p").unpacked({2, 3}, code_shape, scale_shape, never).value().data,
-      nullptr);
+  WeightBinder binder(&store, {});
+  const auto fail = []() -> Result<void> { return Error{ErrorCode::bad_format, "no"}; };
+  const auto never = [](Index, std::span<float>) { ADD_FAILURE() << "called"; };
+  EXPECT_EQ(message_of(WeightScope(binder, "p").unpacked({2, 3}, DType::f32, fail, never)), "no");
+}
+
+TEST(WeightScope, TellsPartsAndTheFormThatTheMetadataGives) {
+  WeightStore store;
+  store.add("a.p.weight", six_in(DType::f32), nullptr);
+  store.add("a.p.bias", six_in(DType::f32), nullptr);
+  store.add("a.p.q.codes", six_in(DType::f32), nullptr);
+  store.add("a.pp.codes", six_in(DType::f32), nullptr);
+  WeightBinder binder(&store, {});
+  const WeightScope scope = WeightScope(binder, "a").scope("p");
+  EXPECT_FALSE(scope.has_parts());
+  EXPECT_EQ(scope.stored_form(), "");
+  store.add("a.p.codes", {six.data(), DType::u8, {24}}, nullptr);
+  store.add("a.p.scales", six_in(DType::f16), nullptr);
+  EXPECT_TRUE(scope.has_parts());
+  EXPECT_TRUE(has_parts(store, "a.p"));
+  EXPECT_FALSE(has_parts(store, "a"));
+  EXPECT_EQ(scope.describe_parts(), "a.p.codes u8 [24], a.p.scales f16 [2,3]");
+  store.metadata["krait.form"] = "q8";
+  EXPECT_EQ(scope.stored_form(), "q8");
+  store.metadata["krait.form:a.p"] = "q4";
+  EXPECT_EQ(scope.stored_form(), "q4");
+  EXPECT_EQ(scope.scope("q").stored_form(), "q8");
 }
 
 }  // namespace

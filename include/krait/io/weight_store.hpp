@@ -47,6 +47,12 @@ class WeightStore {
     unreadable_.insert_or_assign(std::move(name), std::move(tensor));
   }
 
+  /// Takes the tensor of that name out, if there is one. Its bytes stay for the others' sake.
+  void remove(const std::string& name) {
+    entries_.erase(name);
+    unreadable_.erase(name);
+  }
+
   /// Keeps `owner` alive as long as this store and its copies.
   void keep(std::shared_ptr<const void> owner) {
     if (owner != nullptr && (owners_.empty() || owners_.back() != owner)) {

@@ -52,6 +52,10 @@ struct GroupedWeights {
 
   Index row_blocks() const noexcept { return round_up(rows, row_block) / row_block; }
   Index groups() const noexcept { return round_up(cols, group_size) / group_size; }
+  /// Of codes and scales.
+  Index bytes() const noexcept {
+    return row_blocks() * groups() * (block_bytes(form) + Index{sizeof(f16)} * row_block);
+  }
 };
 
 /// The place of a weight that has no grouped form: not finite, or so large that its scale is no

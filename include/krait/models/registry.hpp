@@ -4,6 +4,7 @@
 /// From a checkpoint to a model: config.json to spec, and everything at once.
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -42,14 +43,17 @@ KRAIT_API std::vector<std::string_view> known_families();
 /// How a model is loaded.
 struct LoadOptions {
   WeightsMode weights = WeightsMode::map;
-  WeightForm form = WeightForm::file;
+  std::string form = "file";  ///< see WeightOptions::form
   Compute compute = Compute::f32;
   /// Bytes read; only called where weights are copied.
   std::function<Flow(Index done, Index total)> progress = {};
   Executor* executor = nullptr;  ///< threads that make q8 and q4 of floats; null: the caller's
 
-  WeightOptions for_weights() const noexcept {
-    return {.form = form, .compute = compute, .executor = executor};
+  /// Forms of the application's own, beside krait's.
+  std::vector<std::shared_ptr<const WeightForm>> forms = {};
+
+  WeightOptions for_weights() const {
+    return {.form = form, .compute = compute, .executor = executor, .forms = forms};
   }
 };
 

@@ -275,8 +275,7 @@ inline Result<std::unique_ptr<const Block>> Moe::bind(const MoeSpec& unresolved,
     KRAIT_RETURN_IF_ERROR(check_finite(router.name("bias"), values, 1));
     bias = values.data();
   }
-  block->router_ = Linear(DenseLinear{{W.data(), DType::f32, spec.n_expert, d_model}, bias});
-  plan.workspace(PanelMemory::floats_per_token(kernels::LaneOrder::single, d_model));
+  block->router_ = Linear({W.data(), DType::f32, spec.n_expert, d_model}, bias, plan);
   if (spec.router.selection_bias) {
     KRAIT_ASSIGN_OR_RETURN(const auto values,
                            router.get<float>("e_score_correction_bias", {spec.n_expert}));

@@ -5,10 +5,11 @@
 
 #include <map>
 #include <string>
+#include <string_view>
 
 #include "krait/core/executor.hpp"
 #include "krait/core/flow.hpp"
-#include "krait/weights/scope.hpp"
+#include "krait/weights/form.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -23,9 +24,9 @@ struct QuantizeSummary {
 };
 
 /// Writes the checkpoint at `source` (see open_model) to the new folder `destination`, with the
-/// tensors that `plan_model` calls matrices in `form`: q8, q4, bf16 or f16. The result is one
-/// model.safetensors, in which codes and scales replace a packed matrix's `weight`, and copies of
-/// the files of the configuration, the tokenizer and the chat templates. All other tensors are as
+/// tensors that `plan_model` calls matrices in `form`. The result is one model.safetensors, in
+/// which the parts of the form (codes and scales) replace a matrix's `weight`, and copies of the
+/// files of the configuration, the tokenizer and the chat templates. All other tensors are as
 /// they were, but for a head that repeats the embedding it is tied to: that is left out.
 ///
 /// Loaded as it is, the result gives the bits and has the fingerprint of `source` loaded in `form`.
@@ -37,7 +38,12 @@ struct QuantizeSummary {
 /// destination), bad_format (a weight that the form cannot represent, with its place), io_failed,
 /// cancelled.
 Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
-                                            const std::string& destination, WeightForm form,
+                                            const std::string& destination, const PackedForm& form,
+                                            Executor& executor, Progress progress = {});
+
+/// In krait's form of that name: bf16, f16, q8 or q4.
+Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
+                                            const std::string& destination, std::string_view form,
                                             Executor& executor, Progress progress = {});
 
 }  // namespace v0_1

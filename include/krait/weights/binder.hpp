@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -37,20 +38,21 @@ struct TensorUse {
   std::string name;  ///< in the checkpoint
   std::string path;  ///< in the model: the name without the checkpoint's prefix
   Shape shape;
-  std::string form;  ///< as held in memory: "f32", "bf16", "q8", …
+  std::string form;  ///< name of the form it is held in: "f32", "bf16", "q8", …
   Index bytes = 0;   ///< as held in memory
   Placement placement = Placement::in_place;
   TensorRole role = TensorRole::parameter;
   double active = 1.0;  ///< the part of it that one token needs: below 1 for experts
-  /// The tensor as held, or its codes and scales; of a derived one, the file's tensor. Data null
-  /// while planning.
+  /// The tensor as held, or the parts of a packed matrix; of a derived one, the file's tensor. Data
+  /// null while planning.
   std::vector<TensorView> parts;
 };
 
-/// A matrix of packed codes with their scales.
-struct PackedMatrix {
-  TensorView codes;   ///< u8
-  TensorView scales;  ///< f16
+/// One of the tensors that hold a packed matrix.
+struct WeightPart {
+  std::string name;  ///< behind the matrix's: "codes"
+  DType dtype;
+  Shape shape;
 };
 
 /// Connects modules with a WeightStore and keeps what they make of its tensors.
@@ -65,7 +67,8 @@ class KRAIT_API WeightBinder {
   };
 
   /// `store` may be null: every tensor then exists, in f32, without data.
-  WeightBinder(const WeightStore* store, Options options) : store_(store), options_(options) {}
+  WeightBinder(const WeightStore* store, Options options)
+      : store_(store), options_(std::move(options)) {}
 
   const WeightStore* store() const noexcept { return store_; }
   bool materialize() const noexcept { return store_ != nullptr && options_.materialize; }
@@ -84,14 +87,13 @@ class KRAIT_API WeightBinder {
  private:
   friend class WeightScope;
 
-  static DType form_dtype(WeightForm form, DType stored) noexcept;
   Result<TensorView> find(const std::string& name, const Shape& shape);
   Result<TensorView> narrow(const std::string& name, const TensorView& stored, DType dtype);
   Result<TensorView> find_part(const std::string& name, DType dtype, const Shape& shape);
   void record(TensorUse use);
   void* allocate(Index bytes);
-  Result<TensorView> hold(std::string name, std::string path, const Shape& shape, DType dtype,
-                          TensorRole role, double active);
+  Result<TensorView> hold(std::string name, std::string path, const Shape& shape,
+                          std::optional<DType> dtype, TensorRole role, double active);
 
   const WeightStore* store_;
   Options options_;

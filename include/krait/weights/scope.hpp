@@ -3,6 +3,7 @@
 /// \file
 /// WeightScope: a place in the tree of tensor names, from which modules take what they need.
 
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -37,34 +38,43 @@ class KRAIT_API WeightScope {
     return scope;
   }
 
-  /// A weight matrix [rows, cols], or a stack of them [count, rows, cols], in the form the user
-  /// asked for. Used in place where the file has that form, otherwise converted once. The name must
-  /// exist.
-  Result<TensorView> matrix(std::string_view name, const Shape& shape) const;
+  /// A matrix of floats [rows, cols], or a stack of them [count, rows, cols], in that type or in
+  /// the one it is stored in. Used in place where the file has that type, otherwise converted once.
+  /// The name must exist.
+  Result<TensorView> matrix(std::string_view name, const Shape& shape,
+                            std::optional<DType> dtype = {}) const;
 
   /// What the user asked for.
   const WeightOptions& options() const noexcept;
 
-  /// The shape of the checkpoint's tensor of that name; null without one or without a checkpoint.
-  const Shape* stored_shape(std::string_view name) const;
+  /// The checkpoint's tensor of that name; null without one or without a checkpoint.
+  const TensorView* stored(std::string_view name) const;
 
-  /// The matrix, or stack of matrices, that the checkpoint holds as `codes` (u8) and `scales` (f16)
-  /// of the given shapes, in place where their addresses allow. Recorded under the name "weight".
-  Result<PackedMatrix> packed(std::string_view form, const Shape& matrix, const Shape& codes,
-                              const Shape& scales) const;
+  /// The form that the checkpoint's metadata gives this matrix, or all; empty if it says nothing.
+  std::string_view stored_form() const;
 
-  /// The same made of the checkpoint's `weight` [rows, cols] of floats: `pack` fills codes and
-  /// scales, unless this is a planning run.
+  /// Whether the checkpoint has tensors here that may be parts of a packed matrix (see below).
+  bool has_parts() const;
+  /// Those tensors, for messages: "p.codes u8 [2,2,128], p.scales f16 [2,2,16]".
+  std::string describe_parts() const;
+
+  /// The parts of the matrix, or stack of matrices, of that form: the checkpoint's tensors of
+  /// exactly those types and shapes, in place where their addresses allow. Recorded under the name
+  /// "weight".
+  Result<std::vector<TensorView>> packed(std::string_view form, const Shape& matrix,
+                                         const std::vector<WeightPart>& parts) const;
+
+  /// The same made of the checkpoint's `weight`, which has the shape `matrix` and is of floats:
+  /// `pack` fills the parts, whose data it may write, unless this is a planning run.
   using Pack =
-      FunctionRef<Result<void>(const TensorView& weight, std::uint8_t* codes, f16* scales)>;
-  Result<PackedMatrix> pack(std::string_view form, const Shape& matrix, const Shape& codes,
-                            const Shape& scales, Pack pack) const;
+      FunctionRef<Result<void>(const TensorView& weight, std::span<const TensorView> parts)>;
+  Result<std::vector<TensorView>> pack(std::string_view form, const Shape& matrix,
+                                       const std::vector<WeightPart>& parts, Pack pack) const;
 
-  /// A matrix of floats made of the checkpoint's `codes` and `scales`: `unpack` is called with them
-  /// for every row.
-  using UnpackRow =
-      FunctionRef<void(const PackedMatrix& packed, Index row, std::span<float> values)>;
-  Result<TensorView> unpacked(const Shape& matrix, const Shape& codes, const Shape& scales,
+  /// A matrix of floats in `dtype` made of one in another form: `bind` takes from this scope what
+  /// is needed for it, which the model does not keep, and then `unpack` is called for every row.
+  using UnpackRow = FunctionRef<void(Index row, std::span<float> values)>;
+  Result<TensorView> unpacked(const Shape& matrix, DType dtype, FunctionRef<Result<void>()> bind,
                               UnpackRow unpack) const;
 
   /// A small tensor in f32, whatever its type in the file. `data()` is null while planning.
@@ -98,8 +108,8 @@ class KRAIT_API WeightScope {
     scope.path_ = std::move(path);
     return scope;
   }
+  std::string here() const;
   Result<std::span<const float>> floats(std::string_view name, const Shape& shape) const;
-  Result<PackedMatrix> find_packed(const Shape& codes, const Shape& scales) const;
   void record_matrix(std::string_view form, const Shape& matrix, Placement placement,
                      std::vector<TensorView> parts) const;
 
@@ -108,6 +118,10 @@ class KRAIT_API WeightScope {
   std::string path_;    // "layers.3.mixer." or ""
   double active_ = 1.0;
 };
+
+/// Whether `store` has tensors that may be parts of a packed matrix under that name: any directly
+/// below it but `weight` and `bias`.
+KRAIT_API bool has_parts(const WeightStore& store, std::string_view name);
 
 }  // namespace v0_1
 }  // namespace krait

@@ -11,8 +11,7 @@ int main(int, char** argv) {
   const std::string folder = std::string(argv[0]) + ".model";
   std::filesystem::remove_all(folder);
   krait::SerialExecutor executor;
-  const auto summary =
-      krait::quantize_checkpoint(argv[1], folder, krait::WeightForm::q8, executor).value();
+  const auto summary = krait::quantize_checkpoint(argv[1], folder, "q8", executor).value();
   const krait::Model model = krait::load_model(folder).value();
   std::filesystem::remove_all(folder);
   std::printf("%lld bytes\n%lld parameters\n", static_cast<long long>(summary.bytes_after),

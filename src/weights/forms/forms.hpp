@@ -1,0 +1,18 @@
+#pragma once
+
+/// \file
+/// krait's own forms. A new one is a file beside this one, a line here, and its place in the list.
+
+#include "krait/weights/form.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+
+const WeightForm& f32_form() noexcept;   // dense.cpp
+const WeightForm& bf16_form() noexcept;  // dense.cpp
+const WeightForm& f16_form() noexcept;   // dense.cpp
+const WeightForm& q8_form() noexcept;    // grouped.cpp
+const WeightForm& q4_form() noexcept;    // grouped.cpp
+
+}  // namespace v0_1
+}  // namespace krait
