@@ -116,7 +116,7 @@ class Conversation {
     };
     const auto progress = [](Index, Index) { return is_interrupted() ? Flow::stop : Flow::go_on; };
     KRAIT_ASSIGN_OR_RETURN(
-        const Generation generation,
+        const GenerationResult generation,
         generate(*runtime_.session, runtime_.tokenizer(), sequence_, options_, show, progress));
     KRAIT_RETURN_IF_ERROR(keep_what_was_shown(asked, generation));
     if (written_ && !generation.text.ends_with('\n')) written_ = print("\n");
@@ -164,7 +164,7 @@ class Conversation {
 
   // A stop string, or half a character at the end, is in the sequence but was not shown. Then the
   // sequence is put together again from the tokens whose text was.
-  Result<void> keep_what_was_shown(const Sequence& asked, const Generation& generation) {
+  Result<void> keep_what_was_shown(const Sequence& asked, const GenerationResult& generation) {
     if (generation.reason == FinishReason::stop_token) return {};
     const std::span<const Token> sampled =
         std::span<const Token>(sequence_.tokens).subspan(asked.tokens.size());
