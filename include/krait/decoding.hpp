@@ -4,7 +4,6 @@
 /// Sampling and generation.
 
 #include "krait/decoding/candidates.hpp"
-#include "krait/decoding/clone_ptr.hpp"
 #include "krait/decoding/constraint.hpp"
 #include "krait/decoding/conversation.hpp"
 #include "krait/decoding/generate.hpp"

@@ -7,6 +7,57 @@
 
 namespace krait {
 inline namespace v0_1 {
+namespace {
+
+// Appends what a reply lacks of the tokens that end a turn: all of them if it was cut, few or none
+// if the model wrote them itself.
+void end_turn(Sequence& sequence, const std::vector<Token>& end, const std::vector<Token>& stops) {
+  std::vector<Token>& tokens = sequence.tokens;
+  // An end token that the turns do not have was never shown, nor is it consumed.
+  if (sequence.pending > 0 && !end.empty() && tokens.back() != end.front() &&
+      std::find(stops.begin(), stops.end(), tokens.back()) != stops.end()) {
+    tokens.pop_back();
+    --sequence.pending;
+  }
+  std::size_t present = std::min(end.size(), tokens.size());
+  while (!std::equal(end.begin(), end.begin() + static_cast<std::ptrdiff_t>(present),
+                     tokens.end() - static_cast<std::ptrdiff_t>(present))) {
+    --present;
+  }
+  sequence.append(std::span(end).subspan(present));
+}
+
+// Half a character at the end is in the sequence but was not shown. Then the sequence is put
+// together again from the tokens whose text was.
+Result<void> keep_what_was_shown(Sequence& sequence, const Sequence& asked,
+                                 const GenerationResult& reply, const Tokenizer& tokenizer) {
+  if (reply.reason == FinishReason::stop_token) return {};
+  const std::span<const Token> sampled =
+      std::span<const Token>(sequence.tokens).subspan(asked.tokens.size());
+  StreamDecoder decoder;
+  std::string text;
+  std::size_t kept = 0;
+  std::size_t kept_bytes = 0;
+  for (std::size_t i = 0; i < sampled.size(); ++i) {
+    text += decoder.push(tokenizer.is_special(sampled[i]) ? "" : tokenizer.bytes(sampled[i]));
+    if (!reply.text.starts_with(text)) break;
+    // Of tokens that add nothing, the ones before the last text.
+    if (text.size() > kept_bytes && decoder.pending().empty()) {
+      kept = i + 1;
+      kept_bytes = text.size();
+    }
+  }
+  if (kept == sampled.size() && kept_bytes == reply.text.size()) return {};
+  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> rest,
+                         tokenizer.encode(reply.text.substr(kept_bytes)));
+  std::vector<Token> tokens(sampled.begin(), sampled.begin() + static_cast<std::ptrdiff_t>(kept));
+  tokens.insert(tokens.end(), rest.begin(), rest.end());
+  sequence = asked;
+  sequence.append(tokens);
+  return {};
+}
+
+}  // namespace
 
 Conversation::Conversation(Session& session, const LanguageModel& model, GenerationOptions options,
                            ChatTurns turns, Sequence sequence)
@@ -27,19 +78,18 @@ Conversation::Conversation(Session& session, const LanguageModel& model, Generat
 Result<GenerationResult> Conversation::reply(std::string_view line, GenerationCallback callback,
                                              Progress progress) {
   Sequence before = sequence_;
-  Result<GenerationResult> done = try_reply(line, callback, progress);
+  const auto answer = [&]() -> Result<GenerationResult> {
+    KRAIT_RETURN_IF_ERROR(append_turn(line));
+    const Sequence asked = sequence_;
+    KRAIT_ASSIGN_OR_RETURN(
+        GenerationResult reply,
+        generate(*session_, *model_->tokenizer, sequence_, options_, callback, progress));
+    KRAIT_RETURN_IF_ERROR(keep_what_was_shown(sequence_, asked, reply, *model_->tokenizer));
+    return reply;
+  };
+  Result<GenerationResult> done = answer();
   if (!done) sequence_ = std::move(before);
   return done;
-}
-
-Result<GenerationResult> Conversation::try_reply(std::string_view line, GenerationCallback callback,
-                                                 Progress progress) {
-  KRAIT_RETURN_IF_ERROR(append_turn(line));
-  const Sequence asked = sequence_;
-  KRAIT_ASSIGN_OR_RETURN(GenerationResult reply, generate(*session_, *model_->tokenizer, sequence_,
-                                                          options_, callback, progress));
-  KRAIT_RETURN_IF_ERROR(keep_what_was_shown(asked, reply));
-  return reply;
 }
 
 // Ends the turn before, then the user's turn and the beginning of the reply.
@@ -57,57 +107,7 @@ Result<void> Conversation::append_turn(std::string_view line) {
   KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> end,
                          model_->tokenizer->encode(turns_.after_reply));
   KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens, model_->tokenizer->encode(turn));
-  end_turn(end);
-  sequence_.append(tokens);
-  return {};
-}
-
-// Appends what a reply lacks of the tokens that end a turn: all of them if it was cut, few or none
-// if the model wrote them itself.
-void Conversation::end_turn(const std::vector<Token>& end) {
-  std::vector<Token>& tokens = sequence_.tokens;
-  const auto& stops = options_.stop_tokens;
-  // An end token that the turns do not have was never shown, nor is it consumed.
-  if (sequence_.pending > 0 && !end.empty() && tokens.back() != end.front() &&
-      std::find(stops.begin(), stops.end(), tokens.back()) != stops.end()) {
-    tokens.pop_back();
-    --sequence_.pending;
-  }
-  std::size_t present = std::min(end.size(), tokens.size());
-  while (!std::equal(end.begin(), end.begin() + static_cast<std::ptrdiff_t>(present),
-                     tokens.end() - static_cast<std::ptrdiff_t>(present))) {
-    --present;
-  }
-  sequence_.append(std::span(end).subspan(present));
-}
-
-// Half a character at the end is in the sequence but was not shown. Then the sequence is put
-// together again from the tokens whose text was.
-Result<void> Conversation::keep_what_was_shown(const Sequence& asked,
-                                               const GenerationResult& reply) {
-  if (reply.reason == FinishReason::stop_token) return {};
-  const std::span<const Token> sampled =
-      std::span<const Token>(sequence_.tokens).subspan(asked.tokens.size());
-  const Tokenizer& tokenizer = *model_->tokenizer;
-  StreamDecoder decoder;
-  std::string text;
-  std::size_t kept = 0;
-  std::size_t kept_bytes = 0;
-  for (std::size_t i = 0; i < sampled.size(); ++i) {
-    text += decoder.push(tokenizer.is_special(sampled[i]) ? "" : tokenizer.bytes(sampled[i]));
-    if (!reply.text.starts_with(text)) break;
-    // Of tokens that add nothing, the ones before the last text.
-    if (text.size() > kept_bytes && decoder.pending().empty()) {
-      kept = i + 1;
-      kept_bytes = text.size();
-    }
-  }
-  if (kept == sampled.size() && kept_bytes == reply.text.size()) return {};
-  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> rest,
-                         tokenizer.encode(reply.text.substr(kept_bytes)));
-  std::vector<Token> tokens(sampled.begin(), sampled.begin() + static_cast<std::ptrdiff_t>(kept));
-  tokens.insert(tokens.end(), rest.begin(), rest.end());
-  sequence_ = asked;
+  end_turn(sequence_, end, options_.stop_tokens);
   sequence_.append(tokens);
   return {};
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "decoding/clone_ptr.hpp"
 #include "decoding/text_stream.hpp"
 
 namespace krait {

@@ -22,7 +22,8 @@ class Conversations : public testing::Test {
     return lm_.tokenizer->decode(conversation.sequence().tokens);
   }
   Conversation start() {
-    return {session_, lm_, {.max_tokens = 20, .sampler = {.seed = 3}}, turns()};
+    return {
+        session_, lm_, {.max_tokens = 20, .sampler = {.seed = 3}}, turns(), Sequence(lm_.model)};
   }
 
   LanguageModel lm_ =

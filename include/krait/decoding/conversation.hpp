@@ -5,7 +5,6 @@
 
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "krait/decoding/generate.hpp"
@@ -34,19 +33,16 @@ struct ChatTurns {
 ///     Conversation conversation(session, lm, {.max_tokens = 200},
 ///                               {.before_user = "User: ", .after_user = "\n",
 ///                                .before_reply = "Assistant:", .after_reply = "\n",
-///                                .stops = {"\nUser: "}});
+///                                .stops = {"\nUser: "}},
+///                               Sequence(lm.model));
 ///     KRAIT_ASSIGN_OR_RETURN(const GenerationResult reply, conversation.reply("Who are you?"));
 class KRAIT_API Conversation {
  public:
-  /// Goes on behind a sequence, of which nothing may be known. Session and model must outlive the
+  /// Goes on behind a sequence, which may be an empty one. Session and model must outlive the
   /// conversation. Of the options, `stop_strings` become those of the turns (one that is a special
   /// token is a stop token, too), and nothing is held back.
   Conversation(Session& session, const LanguageModel& model, GenerationOptions options,
                ChatTurns turns, Sequence sequence);
-  /// From the beginning.
-  Conversation(Session& session, const LanguageModel& model, GenerationOptions options,
-               ChatTurns turns)
-      : Conversation(session, model, std::move(options), std::move(turns), Sequence(model.model)) {}
 
   /// Says something, and has the model reply. The text then holds exactly what was shown: half a
   /// character at its end, or a mark that the reply was stopped at, is not in it. Errors as
@@ -57,11 +53,7 @@ class KRAIT_API Conversation {
   const Sequence& sequence() const noexcept { return sequence_; }
 
  private:
-  Result<GenerationResult> try_reply(std::string_view line, GenerationCallback callback,
-                                     Progress progress);
   Result<void> append_turn(std::string_view line);
-  void end_turn(const std::vector<Token>& end);
-  Result<void> keep_what_was_shown(const Sequence& asked, const GenerationResult& reply);
 
   Session* session_;
   const LanguageModel* model_;
