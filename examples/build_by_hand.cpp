@@ -43,7 +43,7 @@ krait::Result<void> run(const std::string& path) {
   for (const Model& model : {untrained, trained}) {
     Session session(model, threads);
     Sequence text(model, byte_tokenizer()->encode("Call me ").value());
-    KRAIT_ASSIGN_OR_RETURN(const Generation result,
+    KRAIT_ASSIGN_OR_RETURN(const GenerationResult result,
                            generate(session, *byte_tokenizer(), text,
                                     {.max_tokens = 40, .sampler = {.greedy = true}}));
     std::printf("Call me %s\n", result.text.c_str());

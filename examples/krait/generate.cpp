@@ -50,7 +50,7 @@ Result<Sequence> begin(const Options& options, const std::string& prompt, const 
   return sequence;
 }
 
-nlohmann::json to_json(const Generation& generation, const SamplerOptions& sampler) {
+nlohmann::json to_json(const GenerationResult& generation, const SamplerOptions& sampler) {
   const double decoded = static_cast<double>(generation.tokens.size());
   return {{"prompt_tokens", generation.prompt_tokens},
           {"tokens", generation.tokens},
@@ -65,7 +65,7 @@ nlohmann::json to_json(const Generation& generation, const SamplerOptions& sampl
              generation.decode_seconds > 0.0 ? decoded / generation.decode_seconds : 0.0}}}};
 }
 
-void print_figures(const Generation& generation, Index prompt_tokens, double prompt_seconds,
+void print_figures(const GenerationResult& generation, Index prompt_tokens, double prompt_seconds,
                    const SamplerOptions& sampler) {
   const auto rate = [](double count, double seconds) {
     return seconds > 0.0 ? count / seconds : 0.0;
@@ -113,8 +113,9 @@ Result<void> run(const Options& options) {
       }
       return !written || is_interrupted() ? Flow::stop : Flow::go_on;
     };
-    KRAIT_ASSIGN_OR_RETURN(Generation generation, generate(*runtime.session, runtime.tokenizer(),
-                                                           sample, generation_options, show));
+    KRAIT_ASSIGN_OR_RETURN(
+        GenerationResult generation,
+        generate(*runtime.session, runtime.tokenizer(), sample, generation_options, show));
     if (!options.state_out.empty()) KRAIT_RETURN_IF_ERROR(save_state(sample, options.state_out));
     KRAIT_RETURN_IF_ERROR(written);
     if (options.common.json) {

@@ -4,8 +4,10 @@
 /// Sampling and generation.
 
 #include "krait/decoding/candidates.hpp"
-#include "krait/decoding/clone_ptr.hpp"
+#include "krait/decoding/constraint.hpp"
+#include "krait/decoding/conversation.hpp"
 #include "krait/decoding/generate.hpp"
+#include "krait/decoding/generation.hpp"
 #include "krait/decoding/language_model.hpp"
 #include "krait/decoding/sampler.hpp"
 #include "krait/decoding/sampler_step.hpp"

@@ -9,9 +9,10 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-bool before(const Candidate& a, const Candidate& b) noexcept {
+// An object rather than a function, so that the sorts inline it.
+constexpr auto before = [](const Candidate& a, const Candidate& b) noexcept {
   return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
-}
+};
 
 }  // namespace
 

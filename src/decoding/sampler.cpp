@@ -134,21 +134,34 @@ Result<Sampler> Sampler::make(const SamplerOptions& options, Index vocab) {
   sampler.vocab_ = vocab;
   if (options.greedy) return sampler;
   const auto add = [&](const StepKind& kind) {
-    if (kind.is_on(options)) sampler.steps_.emplace_back(kind.make(options, vocab));
+    if (kind.is_on(options)) sampler.steps_.push_back(kind.make(options, vocab));
   };
   if (options.order.empty()) {
     for (const StepKind* kind : step_kinds()) add(*kind);
-    for (const auto& step : options.steps) sampler.steps_.emplace_back(step->clone());
+    for (const auto& step : options.steps) sampler.steps_.push_back(step->clone());
   }
   for (const std::string& name : options.order) {
     if (const StepKind* kind = find_kind(name)) {
       add(*kind);
     } else {
-      sampler.steps_.emplace_back(find_own(options, name)->clone());
+      sampler.steps_.push_back(find_own(options, name)->clone());
     }
   }
   sampler.candidates_ = Candidates(vocab);
   return sampler;
+}
+
+Sampler::Sampler(const Sampler& other)
+    : options_(other.options_), vocab_(other.vocab_), candidates_(other.candidates_) {
+  for (const auto& step : other.steps_) steps_.push_back(step->clone());
+}
+
+Sampler& Sampler::operator=(Sampler other) noexcept {
+  options_ = std::move(other.options_);
+  vocab_ = other.vocab_;
+  steps_ = std::move(other.steps_);
+  candidates_ = std::move(other.candidates_);
+  return *this;
 }
 
 void Sampler::observe(std::span<const Token> tokens) noexcept {

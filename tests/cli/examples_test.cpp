@@ -51,6 +51,18 @@ TEST_F(Examples, StateFork) {
             "saved and loaded: the same bits\n");
 }
 
+// Together, each writes what it writes alone; the second without an 'e'.
+TEST_F(Examples, SeveralTexts) {
+  const std::string text = output("several_texts");
+  const std::string sampling = " --temperature 0.7 --seed 5 -n 60";
+  const std::string one = krait("generate 'The captain looked ' --echo" + sampling).out;
+  const std::string two =
+      krait("generate 'The ship was ' --echo --logit-bias 101=-inf" + sampling).out;
+  const std::string three = krait("generate 'In the morning ' --echo" + sampling).out;
+  EXPECT_EQ(text, one + "\n--\n" + two + "\n--\n" + three + "\n--\n");
+  EXPECT_EQ(two.find('e', 13), std::string::npos);
+}
+
 TEST_F(Examples, OwnExecutor) {
   EXPECT_EQ(output("own_executor"), "two threads of the application and one: the same bits\n");
 }
@@ -105,7 +117,7 @@ TEST_F(Examples, OnePageMambaContinuesAsTheReferenceDoes) {
 }
 
 TEST_F(Examples, FailWithoutTheirModel) {
-  for (const char* name : {"hello", "state_fork", "own_executor", "build_by_hand",
+  for (const char* name : {"hello", "state_fork", "several_texts", "own_executor", "build_by_hand",
                            "build_moe_mamba", "custom_weight_form"}) {
     const Outcome outcome = example(name, "no-such-model");
     EXPECT_NE(outcome.code, 0) << name;

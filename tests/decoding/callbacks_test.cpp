@@ -22,8 +22,8 @@ using test::tiny_model;
 class Callbacks : public testing::Test {
  protected:
   Sequence sequence() const { return {model_, random_tokens(20, model_.vocab(), 1)}; }
-  Result<Generation> run(Sequence& text, Index count, GenerationCallback callback = {},
-                         Progress progress = {}) {
+  Result<GenerationResult> run(Sequence& text, Index count, GenerationCallback callback = {},
+                               Progress progress = {}) {
     return generate(session_, *tokenizer_, text,
                     {.max_tokens = count, .sampler = {.seed = 5}, .stop_strings = {"\x01\x02"}},
                     callback, progress);

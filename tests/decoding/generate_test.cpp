@@ -18,7 +18,7 @@ class Generate : public testing::Test {
   Sequence sequence(const std::string& prompt) const {
     return Sequence(lm_.model, lm_.tokenizer->encode(prompt).value());
   }
-  Generation run(Sequence& text, const GenerationOptions& options) {
+  GenerationResult run(Sequence& text, const GenerationOptions& options) {
     return generate(session_, *lm_.tokenizer, text, options).value();
   }
 
@@ -37,7 +37,7 @@ TEST_F(Generate, GreedyTextEqualsTheReference) {
     Session session(lm.model, threads_);
     Sequence text(lm.model, lm.tokenizer->encode(golden["prompt"].get<std::string>()).value());
     const auto expected = entry["bytes"].get<std::vector<Token>>();
-    const Generation result =
+    const GenerationResult result =
         generate(session, *lm.tokenizer, text,
                  {.max_tokens = static_cast<Index>(expected.size()), .sampler = {.greedy = true}})
             .value();
@@ -49,7 +49,7 @@ TEST_F(Generate, ARunCutInTwoGivesTheTokensOfOne) {
   const GenerationOptions options{
       .max_tokens = 60, .sampler = {.repetition_penalty = 1.2, .temperature = 0.9, .seed = 5}};
   Sequence whole = sequence("The old man ");
-  const Generation expected = run(whole, options);
+  const GenerationResult expected = run(whole, options);
 
   const test::TemporaryDirectory directory;
   const std::string path = (directory.path() / "s").string();
@@ -60,7 +60,7 @@ TEST_F(Generate, ARunCutInTwoGivesTheTokensOfOne) {
   save_state(cut, path).value();
   Sequence again = load_state(lm_.model, path).value();
   part.max_tokens = 37;
-  const Generation rest = run(again, part);
+  const GenerationResult rest = run(again, part);
   tokens.insert(tokens.end(), rest.tokens.begin(), rest.tokens.end());
   EXPECT_EQ(tokens, expected.tokens);
   EXPECT_TRUE(again.state == whole.state);
@@ -90,7 +90,7 @@ TEST_F(Generate, StopsAtStringsAcrossTokensAndAtTokens) {
   GenerationOptions options = greedy;
   options.stop_strings = {full.substr(10, 4)};
   text = sequence("The ");
-  Generation result = run(text, options);
+  GenerationResult result = run(text, options);
   EXPECT_EQ(result.reason, FinishReason::stop_string);
   EXPECT_EQ(result.text, full.substr(0, full.find(full.substr(10, 4))));
 
@@ -112,7 +112,7 @@ TEST_F(Generate, ShowsWhatItReturnsAndCanBeStopped) {
     calls = event.count;
     return event.count == 12 ? Flow::stop : Flow::go_on;
   };
-  const Generation result =
+  const GenerationResult result =
       generate(session_, *lm_.tokenizer, text, {.max_tokens = 50, .sampler = {.seed = 2}}, watch)
           .value();
   EXPECT_EQ(result.reason, FinishReason::cancelled);
@@ -145,7 +145,7 @@ TEST_F(Generate, ReportsBadRequests) {
   EXPECT_EQ(stateless.pending, 2);
 
   Sequence nothing = sequence("abc");
-  const Generation result = run(nothing, {.max_tokens = 0});
+  const GenerationResult result = run(nothing, {.max_tokens = 0});
   EXPECT_TRUE(result.tokens.empty());
   EXPECT_EQ(nothing.state.position(), 2);
   EXPECT_EQ(nothing.pending, 1);

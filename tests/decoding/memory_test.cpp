@@ -129,6 +129,47 @@ TEST_F(Memory, RunsOutWhileTextIsGenerated) {
   });
 }
 
+// A copy that cannot be made leaves the original as it was; a text that cannot be taken up, too.
+TEST_F(Memory, RunsOutWhileAGenerationIsCopied) {
+  Session session(model_, executor_);
+  const GenerationOptions options{.max_tokens = 12,
+                                  .sampler = {.frequency_penalty = 0.1, .seed = 5},
+                                  .stop_strings = {"\x01\x02\x03"}};
+  const auto run = [&](Generation& generation, int steps) {
+    for (; !generation.is_finished() && steps > 0; --steps) {
+      const GenerationStep step = generation.next(8);
+      const auto logits = session.prefill(step.tokens, generation.state()).value();
+      static_cast<void>(generation.accept(logits).value());
+    }
+  };
+  const auto begin = [&] {
+    return Generation::make(model_, *tokenizer_,
+                            Sequence(model_, random_tokens(20, model_.vocab(), 1)), options)
+        .value();
+  };
+  Generation expected = begin();
+  run(expected, 100);
+  for (const int steps : {0, 1, 5, 100}) {
+    Generation original = begin();
+    run(original, steps);
+    fail_everywhere([&] {
+      Generation copy = original;
+      run(copy, 100);
+      EXPECT_EQ(copy.result().tokens, expected.result().tokens);
+    });
+    run(original, 100);
+    EXPECT_EQ(original.result().tokens, expected.result().tokens);
+    EXPECT_TRUE(original.sequence().state == expected.sequence().state);
+  }
+  expected.finish();
+  fail_everywhere([&] {
+    Generation copy = expected;
+    copy.resume(5, std::vector<Token>{1, 2}).value();
+    run(copy, 100);
+    EXPECT_EQ(copy.result().tokens.size(), 5U);
+  });
+}
+
 // The files of a checkpoint. Mapping the weights takes memory of the system, not of this program.
 TEST_F(Memory, RunsOutWhileACheckpointIsLoaded) {
   for (const char* name : {"hf_f32", "hf_sharded"}) {

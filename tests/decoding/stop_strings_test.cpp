@@ -63,8 +63,8 @@ class StopStrings : public testing::Test {
     for (const char c : prompt) tokens.push_back(static_cast<unsigned char>(c));
     return Sequence(lm_.model, tokens);
   }
-  Generation run(const Tokenizer& tokenizer, Sequence& text, Index count,
-                 const std::vector<std::string>& stops, bool hold_back = true) {
+  GenerationResult run(const Tokenizer& tokenizer, Sequence& text, Index count,
+                       const std::vector<std::string>& stops, bool hold_back = true) {
     return generate(session_, tokenizer, text,
                     {.max_tokens = count,
                      .sampler = {.temperature = 0.8, .seed = 5},
@@ -88,7 +88,7 @@ class StopStrings : public testing::Test {
   void expect_stop(const Tokenizer& tokenizer, const std::string& prompt, Index count,
                    std::size_t at, std::size_t size) {
     Sequence full = sequence(prompt);
-    const Generation plain = run(tokenizer, full, count, {});
+    const GenerationResult plain = run(tokenizer, full, count, {});
     const std::string all = tokenizer.decode(plain.tokens);
     ASSERT_LE(at + size, all.size());
     const std::string stop = all.substr(at, size);
@@ -111,7 +111,7 @@ class StopStrings : public testing::Test {
     }
 
     Sequence text = sequence(prompt);
-    const Generation result = run(tokenizer, text, count, {stop});
+    const GenerationResult result = run(tokenizer, text, count, {stop});
     EXPECT_EQ(result.reason, FinishReason::stop_string);
     EXPECT_EQ(result.text, visible);
     EXPECT_EQ(text.unshown, 0);
@@ -125,10 +125,10 @@ class StopStrings : public testing::Test {
     for (Index first = 1; first < std::ssize(result.tokens); ++first) {
       SCOPED_TRACE(testing::Message() << "cut after " << first);
       Sequence cut = sequence(prompt);
-      const Generation one = run(tokenizer, cut, first, {stop});
+      const GenerationResult one = run(tokenizer, cut, first, {stop});
       EXPECT_EQ(one.reason, FinishReason::max_tokens);
       expect_consistent(cut);
-      const Generation two = run(tokenizer, cut, count - first, {stop});
+      const GenerationResult two = run(tokenizer, cut, count - first, {stop});
       EXPECT_EQ(two.reason, FinishReason::stop_string);
       EXPECT_EQ(one.text + two.text, visible);
       EXPECT_EQ(one.tokens.size() + two.tokens.size(), result.tokens.size());
@@ -177,11 +177,11 @@ TEST_F(StopStrings, MayEndWithATokenThatEndsTheTextItself) {
   };
   const std::string before = tokenizer.decode({plain.begin(), mark - 1});
   const std::string last(tokenizer.bytes(*(mark - 1)));
-  const Generation by_string = ended_by({last + "<|end|>"});
+  const GenerationResult by_string = ended_by({last + "<|end|>"});
   EXPECT_EQ(by_string.reason, FinishReason::stop_string);
   EXPECT_EQ(by_string.text, before);
   expect_consistent(text);
-  const Generation by_token = ended_by({"<|end|>?"});
+  const GenerationResult by_token = ended_by({"<|end|>?"});
   EXPECT_EQ(by_token.reason, FinishReason::stop_token);
   EXPECT_EQ(by_token.text, before + last);
 }
@@ -194,10 +194,10 @@ TEST_F(StopStrings, SeeSpecialTokensThatReadersDoNot) {
     }
   }
   Sequence text = sequence("Xyz");
-  const Generation plain = run(tokenizer, text, 20, {});
+  const GenerationResult plain = run(tokenizer, text, 20, {});
   EXPECT_EQ(plain.text.find('|'), std::string::npos);
   text = sequence("Xyz");
-  const Generation result = run(tokenizer, text, 20, {"<|space|>"});
+  const GenerationResult result = run(tokenizer, text, 20, {"<|space|>"});
   EXPECT_EQ(result.reason, FinishReason::stop_string);
 }
 
@@ -211,7 +211,7 @@ TEST_F(StopStrings, TakeBackLittleOfALongText) {
     for (const std::string& other : {std::string("never"), all.substr(at - 1, 1) + "\x01"}) {
       std::string stop = all.substr(at, 9);
       Sequence text = sequence(prompt);
-      const Generation result = run(bytes, text, 400, {stop, other});
+      const GenerationResult result = run(bytes, text, 400, {stop, other});
       const std::size_t begin = all.find(stop);
       EXPECT_EQ(result.text, all.substr(0, begin));
       EXPECT_EQ(bytes.decode(text.tokens), prompt + all.substr(0, begin));
@@ -242,7 +242,7 @@ TEST_F(StopStrings, WhatWaitsIsNotLost) {
   const std::string all = run(bytes, full, 30, {}).text;
   const std::string stop = all.substr(10, 3) + "\x01";
   Sequence text = sequence("The ");
-  const Generation one = run(bytes, text, 13, {stop});
+  const GenerationResult one = run(bytes, text, 13, {stop});
   EXPECT_EQ(one.text, all.substr(0, 10));
   EXPECT_EQ(text.unshown, 3);
   const test::TemporaryDirectory directory;

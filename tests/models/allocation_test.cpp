@@ -63,10 +63,13 @@ TEST_P(Allocations, NoneAfterASessionIsMade) {
                         .value();
   const auto prompt = test::random_tokens(256, 61, 1);
   std::vector<State*> states = {&state, &fork};
+  TokenMask mask(model.vocab());
+  mask.forbid(7);
   const long before = allocations.load();
   std::span<const float> logits = session.prefill(prompt, state).value();
   for (int i = 0; i < 100; ++i) {
-    const Token token = sampler.sample(logits, state.position());
+    const Token token = i % 2 == 0 ? sampler.sample(logits, state.position())
+                                   : *sampler.sample(logits, state.position(), mask);
     sampler.observe({&token, 1});
     logits = session.step(token, state).value();
   }

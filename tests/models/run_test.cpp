@@ -138,7 +138,7 @@ TEST(Run, OfNothingIsNothing) {
 
 TEST(Run, RefusesWhatItHasNoRoomForAndChangesNothing) {
   const Model model = tiny_model();
-  const Model other = tiny_model(DType::f32, WeightForm::bf16);
+  const Model other = tiny_model(DType::f32, "bf16");
   SerialExecutor executor;
   Session session(model, executor,
                   {.chunk = 6, .max_batch = 3, .max_verify = 3, .max_verify_batch = 1});

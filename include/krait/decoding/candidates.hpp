@@ -32,9 +32,8 @@ struct Candidate {
 /// through it, and every sum, is the same on every machine.
 class KRAIT_API Candidates {
  public:
-  Candidates() = default;
   /// Room for so many tokens. Nothing allocates after this, but for copies.
-  explicit Candidates(Index vocab) : all_(static_cast<std::size_t>(vocab)) {}
+  explicit Candidates(Index vocab = 0) : all_(static_cast<std::size_t>(vocab)) {}
 
   /// All tokens in the order of their ids. Logits of NaN count as -infinity.
   void load(std::span<const float> logits) noexcept;
@@ -79,9 +78,6 @@ class KRAIT_API Candidates {
   /// Leaves those for which keep(candidate) is true, as they stand; if there are none, the best.
   template <class Keep>
   void keep_if(Keep keep) noexcept {
-    if (std::none_of(all_.begin(), all_.begin() + static_cast<std::ptrdiff_t>(kept_), keep)) {
-      return keep_best();
-    }
     std::size_t count = 0;
     std::size_t sorted = 0;
     for (std::size_t i = 0; i < kept_; ++i) {
@@ -89,6 +85,7 @@ class KRAIT_API Candidates {
       sorted += i < sorted_ ? 1 : 0;
       all_[count++] = all_[i];
     }
+    if (count == 0) return keep_best();
     kept_ = count;
     sorted_ = sorted;
   }

@@ -13,7 +13,6 @@
 
 #include "krait/core/error.hpp"
 #include "krait/decoding/candidates.hpp"
-#include "krait/decoding/clone_ptr.hpp"
 #include "krait/decoding/sampler_step.hpp"
 #include "krait/decoding/token_mask.hpp"
 
@@ -70,6 +69,11 @@ class KRAIT_API Sampler {
   /// For logits whose first `vocab` entries belong to tokens.
   static Result<Sampler> make(const SamplerOptions& options, Index vocab);
 
+  Sampler() = default;  ///< only to be assigned to
+  Sampler(const Sampler& other);
+  Sampler(Sampler&& other) = default;
+  Sampler& operator=(Sampler other) noexcept;
+
   /// Shows tokens of the text (prompt and output) to the steps.
   void observe(std::span<const Token> tokens) noexcept;
 
@@ -90,7 +94,7 @@ class KRAIT_API Sampler {
 
   SamplerOptions options_;
   Index vocab_ = 0;
-  std::vector<ClonePtr<SamplerStep>> steps_;
+  std::vector<std::unique_ptr<SamplerStep>> steps_;
   Candidates candidates_;
 };
 

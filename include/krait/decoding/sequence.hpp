@@ -41,5 +41,8 @@ struct Sequence {
   }
 };
 
+/// Whether no more tokens are pending than there are, and the rest of a sequence's numbers can be.
+KRAIT_API Result<void> validate(const Sequence& sequence);
+
 }  // namespace v0_1
 }  // namespace krait

@@ -16,18 +16,17 @@ inline namespace v0_1 {
 /// A set of tokens from 0 to size - 1. Tokens beyond are never in it.
 class TokenMask {
  public:
-  TokenMask() = default;
   /// Allows all of `size` tokens.
-  explicit TokenMask(Index size)
-      : size_(size), words_(static_cast<std::size_t>((size + 63) / 64), ~std::uint64_t{0}) {
-    trim();
+  explicit TokenMask(Index size = 0)
+      : size_(size), words_(static_cast<std::size_t>(size + 63) / 64) {
+    allow_all();
   }
 
   Index size() const noexcept { return size_; }
 
   void allow_all() noexcept {
     std::ranges::fill(words_, ~std::uint64_t{0});
-    trim();
+    if (size_ % 64 != 0) words_.back() >>= static_cast<unsigned>(64 - size_ % 64);
   }
   void forbid_all() noexcept { std::ranges::fill(words_, std::uint64_t{0}); }
 
@@ -57,9 +56,6 @@ class TokenMask {
     return std::uint64_t{1} << (static_cast<unsigned>(token) % 64U);
   }
   bool has(Token token) const noexcept { return token >= 0 && token < size_; }
-  void trim() noexcept {
-    if (size_ % 64 != 0) words_.back() >>= static_cast<unsigned>(64 - size_ % 64);
-  }
 
   Index size_ = 0;
   std::vector<std::uint64_t> words_;

@@ -35,7 +35,7 @@ class TypicalP final : public NamedStep<TypicalP> {
     std::size_t sorted = 0;  // as for the logits, no more is sorted than is looked at
     const auto nth_closest = [&](std::size_t n) -> const Candidate& {
       if (n >= sorted) {
-        const std::size_t more = std::max<std::size_t>(64, sorted);
+        const std::size_t more = std::max<std::size_t>(64, 3 * sorted);
         candidates.sort_from(sorted, more, closer);
         sorted += more;
       }
