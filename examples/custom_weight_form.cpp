@@ -147,7 +147,7 @@ krait::Result<void> run(const std::string& source, const std::string& folder) {
   Session session(model, serial);
   Sequence text(model, prompt);
   KRAIT_ASSIGN_OR_RETURN(
-      const Generation result,
+      const GenerationResult result,
       generate(session, *loaded.tokenizer, text, {.max_tokens = 24, .sampler = {.greedy = true}}));
   std::printf("it writes %d bytes\n", static_cast<int>(result.text.size()));
 

@@ -3,11 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <new>
 
 namespace krait {
 inline namespace v0_1 {
+
+struct alignas(64) CachePages::Page::Block {
+  std::atomic<Index> owners{1};
+};
 
 CachePages::Page CachePages::Page::make(std::size_t bytes) noexcept {
   Page page;

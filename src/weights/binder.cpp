@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "io/place_tensor.hpp"
@@ -34,8 +35,10 @@ bool same_but_ones(const Shape& a, const Shape& b) noexcept {
 std::vector<std::string> WeightBinder::unused() const {
   std::vector<std::string> names;
   if (store_ == nullptr) return names;
+  std::vector<std::string> used = used_names_;
+  std::ranges::sort(used);
   for (const auto& [name, entry] : store_->entries()) {
-    if (!used_names_.contains(name)) names.push_back(name);
+    if (!std::ranges::binary_search(used, name)) names.push_back(name);
   }
   for (const auto& [name, tensor] : store_->unreadable()) names.push_back(name);
   return names;
@@ -112,7 +115,7 @@ Result<TensorView> WeightBinder::find_part(const std::string& name, DType dtype,
                  fmt::format("[build] {}: expected {} {}, found {} {}", name, to_string(dtype),
                              to_string(shape), to_string(tensor.dtype), to_string(tensor.shape))};
   }
-  used_names_.insert(name);
+  used_names_.push_back(name);
   if (materialize() && !is_element_aligned(tensor.data, tensor.dtype)) {
     void* copy = allocate(tensor.bytes());
     std::memcpy(copy, tensor.data, static_cast<std::size_t>(tensor.bytes()));
@@ -122,7 +125,7 @@ Result<TensorView> WeightBinder::find_part(const std::string& name, DType dtype,
 }
 
 void WeightBinder::record(TensorUse use) {
-  used_names_.insert(use.name);
+  used_names_.push_back(use.name);
   for (const TensorView& part : use.parts) use.bytes += part.bytes();
   uses_.push_back(std::move(use));
 }

@@ -3,7 +3,6 @@
 /// \file
 /// CachePages: rows per token that grow with a sequence, and that its copies share.
 
-#include <atomic>
 #include <cstddef>
 #include <span>
 #include <utility>
@@ -75,9 +74,7 @@ class KRAIT_API CachePages {
     explicit operator bool() const noexcept { return block_ != nullptr; }
 
    private:
-    struct alignas(64) Block {
-      std::atomic<Index> owners{1};
-    };
+    struct Block;
     void retain() noexcept;
     void release() noexcept;
     Block* block_ = nullptr;

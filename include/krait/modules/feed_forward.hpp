@@ -58,7 +58,7 @@ class FeedForward {
   /// x [rows, d_model] to y [rows, d_model], which may not overlap; hidden [rows, d_up]
   /// is working memory. `visit` is called with the rows [rows, d_hidden] between the two matrices.
   template <class Visit>
-  void apply(const BlockContext& ctx, MatrixView<const float> x, MatrixView<float> hidden,
+  void apply(const ProductContext& ctx, MatrixView<const float> x, MatrixView<float> hidden,
              MatrixView<float> y, Visit&& visit) const noexcept {
     up_.apply(ctx, x, hidden);
     const MatrixView<float> active = hidden.cols_from(0, d_hidden());

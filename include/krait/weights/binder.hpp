@@ -3,10 +3,8 @@
 /// \file
 /// WeightBinder: connects a model with its weights, and keeps what is made of them.
 
-#include <functional>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -79,7 +77,7 @@ class KRAIT_API WeightBinder {
   std::vector<std::shared_ptr<const void>> take_blocks() { return std::move(blocks_); }
 
   /// Counts a tensor as used, though nothing was made of it.
-  void ignore(std::string name) { used_names_.insert(std::move(name)); }
+  void ignore(std::string name) { used_names_.push_back(std::move(name)); }
 
   /// Names in the store that nothing asked for.
   std::vector<std::string> unused() const;
@@ -98,7 +96,7 @@ class KRAIT_API WeightBinder {
   const WeightStore* store_;
   Options options_;
   std::vector<TensorUse> uses_;
-  std::set<std::string, std::less<>> used_names_;
+  std::vector<std::string> used_names_;  // in order of use, some of them twice
   std::vector<std::shared_ptr<const void>> blocks_;
   std::shared_ptr<const void> narrowed_;  // the f64 tensor found last, in f32
 };

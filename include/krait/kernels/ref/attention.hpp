@@ -19,8 +19,8 @@ namespace ref {
 /// n_kv_head * d_head further on.
 inline const float* attention_key(const kernels::AttentionArgs& args, Index j, Index h) noexcept {
   constexpr Index page = kernels::attention_page_tokens;
-  return args.pages[static_cast<std::size_t>(j / page)] + args.page_offset + j % page * args.row_stride +
-         h / (args.n_head / args.n_kv_head) * args.d_head;
+  return args.pages[static_cast<std::size_t>(j / page)] + args.page_offset +
+         j % page * args.row_stride + h / (args.n_head / args.n_kv_head) * args.d_head;
 }
 
 /// The bits of kernels::attention.
