@@ -173,15 +173,14 @@ double exp_of(double x) {
 
 }  // namespace
 
-std::vector<double> rotary_frequencies(double theta, Index rotary_dim, double factor) {
+void rotary_frequencies(double theta, double factor, std::span<double> result) noexcept {
   const FloatEnvironment environment;
-  std::vector<double> result(static_cast<std::size_t>(rotary_dim / 2));
   const double logarithm = log_of(theta);
+  const auto rotary_dim = static_cast<double>(2 * result.size());
   for (std::size_t i = 0; i < result.size(); ++i) {
-    const double part = static_cast<double>(2 * i) / static_cast<double>(rotary_dim);
+    const double part = static_cast<double>(2 * i) / rotary_dim;
     result[i] = exp_of(-(part * logarithm)) / factor;
   }
-  return result;
 }
 
 void rotary(const RotaryArgs& args) noexcept { KRAIT_KERNEL(rotary, ref::rotary)(args); }

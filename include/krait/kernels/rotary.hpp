@@ -16,8 +16,17 @@ namespace kernels {
 /// for the table that a block makes when it is bound. rotary_dim is even, theta > 0 and finite;
 /// `factor` > 1 stretches the positions that a model was trained with (linear scaling). The same
 /// bits on every machine: numeric contract, section 10.
-KRAIT_API std::vector<double> rotary_frequencies(double theta, Index rotary_dim,
-                                                 double factor = 1.0);
+inline std::vector<double> rotary_frequencies(double theta, Index rotary_dim, double factor = 1.0);
+
+/// The same into memory of rotary_dim / 2 elements.
+KRAIT_API void rotary_frequencies(double theta, double factor,
+                                  std::span<double> frequencies) noexcept;
+
+inline std::vector<double> rotary_frequencies(double theta, Index rotary_dim, double factor) {
+  std::vector<double> frequencies(static_cast<std::size_t>(rotary_dim / 2));
+  rotary_frequencies(theta, factor, frequencies);
+  return frequencies;
+}
 
 /// Arguments of `rotary`.
 struct RotaryArgs {
