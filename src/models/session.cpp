@@ -357,19 +357,23 @@ Result<void> Session::check_run(std::span<const RunItem> items) {
 Result<RunOutput> Session::run(std::span<const RunItem> items) {
   KRAIT_RETURN_IF_ERROR(check_run(items));
   KRAIT_RETURN_IF_ERROR(make_room(items));
+  return execute(items, false);
+}
+
+Result<RunOutput> Session::execute(std::span<const RunItem> items, bool on_copies) {
   if (std::ranges::any_of(items, &RunItem::tentative)) forget_drafts();
   Index first = 0;
   std::size_t slot = 0;
   for (std::size_t i = 0; i < items.size(); ++i) {
     const RunItem& item = items[i];
     if (!item.tentative) continue;
-    saved_[slot].save_from(*item.state);
+    if (!on_copies) saved_[slot].save_from(*item.state);
     drafts_[i] = {.first = first,
-                  .count = static_cast<Index>(item.tokens.size()),
+                  .count = std::ssize(item.tokens),
                   .position = item.state->position(),
                   .before = item.state->version(),
-                  .slot = slot++,
-                  .hook = item.hook != nullptr ? item.hook : options_.hook};
+                  .is_after_saved = on_copies,
+                  .slot = slot++};
     first += drafts_[i].count;
   }
   {
@@ -379,12 +383,14 @@ Result<RunOutput> Session::run(std::span<const RunItem> items) {
   auto result = output(items);
   for (std::size_t i = 0; i < items.size(); ++i) {
     if (!items[i].tentative) continue;
+    Draft& draft = drafts_[i];
     if (!result) {
-      items[i].state->restore_from(saved_[drafts_[i].slot]);
+      if (!on_copies) items[i].state->restore_from(saved_[draft.slot]);
       continue;
     }
-    drafts_[i].after = items[i].state->version();
-    drafts_[i].is_open = true;
+    draft.after = items[i].state->version();
+    draft.hook = rows_[i].hook;
+    draft.is_open = true;
   }
   return result;
 }

@@ -32,35 +32,18 @@ Result<MatrixView<const float>> Session::verify_batch(
                         fmt::to_string(total));
   }
 
-  // The states stay as they are: copies of them advance.
+  // The states stay as they are: copies of them, with their versions, advance.
   forget_drafts();
-  Index first = 0;
   for (std::size_t i = 0; i < drafts.size(); ++i) {
     saved_[i].copy_from(*states[i]);
     batch_[i] = {.tokens = drafts[i],
                  .state = &saved_[i],
                  .logits = RunItem::Logits::all,
                  .tentative = true};
-    drafts_[i] = {.first = first,
-                  .count = static_cast<Index>(drafts[i].size()),
-                  .position = states[i]->position(),
-                  .before = states[i]->version(),
-                  .is_after_saved = true,
-                  .slot = i,
-                  .hook = options_.hook};
-    first += drafts_[i].count;
   }
   const auto items = std::span(batch_).first(drafts.size());
   KRAIT_RETURN_IF_ERROR(make_room(items));
-  {
-    const FloatEnvironment environment;
-    advance(items);
-  }
-  KRAIT_ASSIGN_OR_RETURN(const RunOutput result, output(items));
-  for (std::size_t i = 0; i < drafts.size(); ++i) {
-    drafts_[i].after = saved_[i].version();
-    drafts_[i].is_open = true;
-  }
+  KRAIT_ASSIGN_OR_RETURN(const RunOutput result, execute(items, true));
   return result.logits();
 }
 
@@ -105,7 +88,6 @@ Result<void> Session::keep(Index n, State& state, Index item) {
   // Rows that a copy shares are written anew, those of the first n tokens at most.
   const Index ahead = is_after ? draft->count : 0;
   if (state.cache_.floats_per_token() > 0) {
-    KRAIT_RETURN_IF_ERROR(reserve(draft->position + n));
     state.cache_.set_rows(draft->position);
     const Result<void> room = state.cache_.reserve(n);
     if (!room) {

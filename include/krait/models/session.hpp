@@ -195,6 +195,9 @@ class KRAIT_API Session {
   // Runs items that were checked: their rows, one after another, through the layers, into x_.
   void advance(std::span<const RunItem> items);
   void advance(std::span<const Token> tokens, State& state);
+  // Runs items that were checked and have room, and opens a draft for each that is tentative. The
+  // states of `on_copies` are saved_ themselves, in order; of others the value before goes there.
+  Result<RunOutput> execute(std::span<const RunItem> items, bool on_copies);
   // The logits that the items ask for, of what advance left in x_.
   Result<RunOutput> output(std::span<const RunItem> items);
   BlockContext context(MatrixView<float> x, std::span<const SequenceRows> sequences);
