@@ -95,7 +95,8 @@ Result<void> CachePages::reserve(Index more) {
   const auto fail = [&] {
     return Error{ErrorCode::no_memory,
                  fmt::format("[state] cache: expected memory for {} tokens of {} bytes, found none",
-                             rows_ + more, floats_per_token_ * Index{sizeof(float)})};
+                             static_cast<std::uint64_t>(rows_) + static_cast<std::uint64_t>(more),
+                             floats_per_token_ * Index{sizeof(float)})};
   };
   if (more < 0 || more > most_bytes / floats_per_token_ / Index{sizeof(float)} - rows_) {
     return fail();

@@ -82,6 +82,9 @@ KRAIT_API Result<void> validate(const SessionOptions& options, const Model& mode
 /// tokens), incompatible_state (a state of another model, or of none). They are found before
 /// anything is touched: states, logits and drafts are as they were.
 ///
+/// no_memory: no room for the cache rows of the tokens (only models with attention). The states are
+/// as they were; drafts that `verify` would have replaced are forgotten.
+///
 /// not_finite: a logit that is NaN or infinite. The message names the first layer whose output is
 /// not finite. The states have then consumed the tokens, and what they hold is of no use; those of
 /// tentative items are as they were before.
