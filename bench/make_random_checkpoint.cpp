@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "krait/io/safetensors.hpp"
+#include "krait/loading/registry.hpp"
 #include "krait/models/model_plan.hpp"
 #include "krait/models/random_weights.hpp"
-#include "krait/models/registry.hpp"
 
 namespace {
 

@@ -11,15 +11,16 @@ set(see_text core text)
 set(see_weights core kernels io weights)
 set(see_modules core kernels weights modules)
 set(see_models core kernels io weights modules models)
-set(see_decoding core kernels io text weights modules models decoding)
-set(see_tools core kernels io text weights modules models decoding tools)
-set(floors core kernels io text weights modules models decoding tools)
+set(see_loading core kernels io text weights modules models loading)
+set(see_decoding core kernels io text weights modules models loading decoding)
+set(see_tools core kernels io text weights modules models loading decoding tools)
+set(floors core kernels io text weights modules models loading decoding tools)
 
 # Headers beyond these that a floor may include.
 set(also_text io/json_private.hpp)  # one reader of untrusted JSON, with its limits, serves both wings
 
 # Where src/ may use a third-party library.
-set(places_nlohmann io models text)
+set(places_nlohmann io loading text)
 set(places_hwy kernels)
 set(places_pcre2 text)
 set(places_utf8proc text)

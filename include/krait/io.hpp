@@ -1,11 +1,9 @@
 #pragma once
 
 /// \file
-/// Files: checkpoints, weights, matrices.
+/// Files: weights, matrices.
 
 #include "krait/io/atomic_file.hpp"
-#include "krait/io/bundled_model.hpp"
-#include "krait/io/checkpoint.hpp"
 #include "krait/io/mapped_file.hpp"
 #include "krait/io/npy.hpp"
 #include "krait/io/printable.hpp"

@@ -7,6 +7,7 @@
 #include "krait/decoding.hpp"
 #include "krait/io.hpp"
 #include "krait/kernels.hpp"
+#include "krait/loading.hpp"
 #include "krait/models.hpp"
 #include "krait/modules.hpp"
 #include "krait/text.hpp"

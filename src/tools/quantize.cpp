@@ -10,7 +10,7 @@
 
 #include "krait/io/atomic_file.hpp"
 #include "krait/io/safetensors.hpp"
-#include "krait/models/registry.hpp"
+#include "krait/loading/registry.hpp"
 #include "krait/weights/convert.hpp"
 
 namespace krait {

@@ -1,7 +1,7 @@
 // Conversations: what is shown, what is kept, and what a checkpoint's template makes of it.
 
+#include "krait/loading/registry.hpp"
 #include "krait/models/random_weights.hpp"
-#include "krait/models/registry.hpp"
 #include "tests/cli/cli.hpp"
 
 namespace krait {

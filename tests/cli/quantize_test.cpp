@@ -3,8 +3,8 @@
 #include <filesystem>
 
 #include "krait/io/safetensors.hpp"
+#include "krait/loading/registry.hpp"
 #include "krait/models/random_weights.hpp"
-#include "krait/models/registry.hpp"
 #include "tests/cli/cli.hpp"
 
 namespace krait {

@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 
 #include "krait/core/thread_pool.hpp"
-#include "krait/decoding/language_model.hpp"
 #include "krait/decoding/state_io.hpp"
+#include "krait/loading/language_model.hpp"
 #include "tests/support/support.hpp"
 
 namespace krait {

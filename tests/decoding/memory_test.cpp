@@ -9,9 +9,9 @@
 
 #include "krait/core/executor.hpp"
 #include "krait/decoding/generate.hpp"
-#include "krait/decoding/language_model.hpp"
 #include "krait/decoding/state_io.hpp"
 #include "krait/io/safetensors.hpp"
+#include "krait/loading/language_model.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 #include "tests/text/small_tokenizer.hpp"

@@ -7,8 +7,8 @@
 
 #include "krait/core/executor.hpp"
 #include "krait/decoding/generate.hpp"
-#include "krait/decoding/language_model.hpp"
 #include "krait/decoding/state_io.hpp"
+#include "krait/loading/language_model.hpp"
 #include "tests/support/support.hpp"
 
 namespace krait {

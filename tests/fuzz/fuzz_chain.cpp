@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-#include "krait/models/registry.hpp"
+#include "krait/loading/registry.hpp"
 #include "krait/models/session.hpp"
 #include "krait/text/tokenizer.hpp"
 #include "tests/fuzz/fuzz_target.hpp"

@@ -1,6 +1,6 @@
 // A config.json or params.json from anywhere: it is refused, or the model it describes can be
 // planned.
-#include "krait/models/registry.hpp"
+#include "krait/loading/registry.hpp"
 #include "tests/fuzz/fuzz_target.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

@@ -10,7 +10,7 @@
 #include "krait/core/cpu.hpp"
 #include "krait/core/thread_pool.hpp"
 #include "krait/decoding/state_io.hpp"
-#include "krait/models/registry.hpp"
+#include "krait/loading/registry.hpp"
 #include "tests/support/control_word.hpp"
 #include "tests/support/digest.hpp"
 #include "tests/support/eager_thread_pool.hpp"

@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "krait/core/thread_pool.hpp"
-#include "krait/models/registry.hpp"
+#include "krait/loading/registry.hpp"
 #include "krait/models/session.hpp"
 #include "tests/support/eager_thread_pool.hpp"
 #include "tests/support/support.hpp"

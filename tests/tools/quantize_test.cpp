@@ -9,8 +9,8 @@
 
 #include "krait/core/thread_pool.hpp"
 #include "krait/io/safetensors.hpp"
+#include "krait/loading/registry.hpp"
 #include "krait/models/random_weights.hpp"
-#include "krait/models/registry.hpp"
 #include "tests/support/byte_form.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "krait/decoding/generate.hpp"
-#include "krait/decoding/language_model.hpp"
+#include "krait/loading/language_model.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -4,7 +4,7 @@
 #include <string_view>
 #include <vector>
 
-#include "models/config_reader.hpp"
+#include "loading/config_reader.hpp"
 
 namespace krait {
 inline namespace v0_1 {

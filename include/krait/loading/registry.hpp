@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "krait/io/checkpoint.hpp"
+#include "krait/loading/checkpoint.hpp"
 #include "krait/models/builder.hpp"
 
 namespace krait {

@@ -1,4 +1,4 @@
-#include "krait/models/registry.hpp"
+#include "krait/loading/registry.hpp"
 
 #include <fmt/format.h>
 
@@ -6,9 +6,9 @@
 #include <filesystem>
 
 #include "io/json_private.hpp"
-#include "krait/io/bundled_model.hpp"
 #include "krait/io/printable.hpp"
-#include "models/families/families.hpp"
+#include "krait/loading/bundled_model.hpp"
+#include "loading/families/families.hpp"
 
 namespace krait {
 inline namespace v0_1 {

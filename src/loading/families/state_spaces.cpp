@@ -2,7 +2,7 @@
 // Mamba-1 or Mamba-2, with mixtures of experts between the mixers (MoE-Mamba) where "moe_cfg" says
 // so.
 
-#include "models/families/common.hpp"
+#include "loading/families/common.hpp"
 
 namespace krait {
 inline namespace v0_1 {

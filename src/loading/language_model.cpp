@@ -1,4 +1,4 @@
-#include "krait/decoding/language_model.hpp"
+#include "krait/loading/language_model.hpp"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "krait/io/checkpoint.hpp"
+#include "krait/loading/checkpoint.hpp"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "krait/io/bundled_model.hpp"
+#include "krait/loading/bundled_model.hpp"
 
 #include <fmt/format.h>
 

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "krait/models/registry.hpp"
+#include "krait/loading/registry.hpp"
 #include "krait/text/tokenizer.hpp"
 
 namespace krait {

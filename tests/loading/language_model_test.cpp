@@ -1,5 +1,5 @@
 // Where a checkpoint's files say that texts begin and end.
-#include "krait/decoding/language_model.hpp"
+#include "krait/loading/language_model.hpp"
 
 #include <gtest/gtest.h>
 

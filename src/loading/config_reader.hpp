@@ -14,7 +14,7 @@
 
 #include "io/json_private.hpp"
 #include "krait/io/printable.hpp"
-#include "krait/models/registry.hpp"
+#include "krait/loading/registry.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -1,7 +1,7 @@
 // Mistral's layout of Mamba-Codestral: params.json and consolidated.safetensors. The model is the
 // Mamba-2 of the state-spaces repository, of whose parameters it names only the number of groups.
 
-#include "models/families/common.hpp"
+#include "loading/families/common.hpp"
 
 namespace krait {
 inline namespace v0_1 {

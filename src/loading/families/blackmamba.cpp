@@ -1,7 +1,7 @@
 // BlackMamba (Anthony et al. 2024, arXiv:2402.01771) in its authors' layout: Megatron's names, and
 // a pattern that gives every layer its kind.
 
-#include "models/families/common.hpp"
+#include "loading/families/common.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -1,6 +1,6 @@
 // Mamba-1 from the configuration of transformers.
 
-#include "models/families/common.hpp"
+#include "loading/families/common.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -1,4 +1,4 @@
-#include "models/families/common.hpp"
+#include "loading/families/common.hpp"
 
 #include <limits>
 

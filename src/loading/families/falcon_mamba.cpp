@@ -1,6 +1,6 @@
 // Falcon-Mamba from the configuration of transformers: Mamba-1 with norms of dt, B and C.
 
-#include "models/families/common.hpp"
+#include "loading/families/common.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -1,11 +1,11 @@
-#include "krait/io/checkpoint.hpp"
+#include "krait/loading/checkpoint.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cstdint>
 #include <filesystem>
 
-#include "krait/io/bundled_model.hpp"
+#include "krait/loading/bundled_model.hpp"
 #include "tests/io/builders.hpp"
 #include "tests/support/support.hpp"
 

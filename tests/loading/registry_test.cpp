@@ -1,6 +1,6 @@
 // Configurations that describe no model this version reads.
 
-#include "krait/models/registry.hpp"
+#include "krait/loading/registry.hpp"
 
 #include <gtest/gtest.h>
 

@@ -3,7 +3,7 @@
 /// \file
 /// What the configurations of several families have in common.
 
-#include "models/families/families.hpp"
+#include "loading/families/families.hpp"
 
 namespace krait {
 inline namespace v0_1 {

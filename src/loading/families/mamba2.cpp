@@ -1,6 +1,6 @@
 // Mamba-2 from the configuration of transformers, whose defaults are those of Codestral.
 
-#include "models/families/common.hpp"
+#include "loading/families/common.hpp"
 
 namespace krait {
 inline namespace v0_1 {
