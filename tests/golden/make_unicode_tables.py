@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes src/text/unicode_categories.cpp and unicode_scripts.cpp: the general category and the script
+"""Writes src/text/unicode/unicode_categories.cpp and unicode_scripts.cpp: the general category and the script
 of every code point, Unicode 16.0.
 
 Needs Python 3.11, whose unicodedata is that of Unicode 14.0, and
@@ -13,7 +13,7 @@ from pathlib import Path
 import unicodedata2
 from fontTools.unicodedata import Scripts
 
-SOURCES = Path(__file__).resolve().parents[2] / "src/text"
+SOURCES = Path(__file__).resolve().parents[2] / "src/text/unicode"
 NAMES = "Cn Cc Cf Co Cs Ll Lm Lo Lt Lu Mc Me Mn Nd Nl No Pc Pd Pe Pf Pi Po Ps Sc Sk Sm So Zl Zp Zs".split()
 
 
@@ -36,7 +36,7 @@ def write_scripts():
     names = "".join(
         f'    {{"{code.lower()}", "{Scripts.NAMES[code].replace("_", "").lower()}"}},\n' for code in codes)
     (SOURCES / "unicode_scripts.cpp").write_text(
-        '#include "text/unicode.hpp"\n\n'
+        '#include "text/unicode/unicode.hpp"\n\n'
         "// Scripts (not their extensions), Unicode 16.0, written by tests/golden/make_unicode_tables.py:\n"
         "// where each run of code points begins, times 256, plus the place of its script's names.\n\n"
         "// clang-format off\n"
@@ -69,7 +69,7 @@ def main():
         else:
             changes.append([code, code, old, new])
     (SOURCES / "unicode_categories.cpp").write_text(
-        '#include "text/unicode.hpp"\n\n'
+        '#include "text/unicode/unicode.hpp"\n\n'
         "// General categories, Unicode 16.0, written by tests/golden/make_unicode_tables.py: where each\n"
         "// run of code points begins, times 32, plus its category.\n\n"
         "// clang-format off\n"

@@ -1,8 +1,8 @@
-#include "src/text/pretokenizer.hpp"
+#include "src/text/stages/pretokenizer.hpp"
 
 #include <gtest/gtest.h>
 
-#include "src/text/utf8.hpp"
+#include "src/text/unicode/utf8.hpp"
 
 namespace krait {
 namespace {

@@ -1,12 +1,12 @@
-#include "src/text/unicode.hpp"
+#include "src/text/unicode/unicode.hpp"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <string_view>
 
-#include "src/text/code_sets.hpp"
-#include "src/text/utf8.hpp"
+#include "src/text/unicode/code_sets.hpp"
+#include "src/text/unicode/utf8.hpp"
 
 namespace krait {
 namespace {

@@ -1,4 +1,4 @@
-#include "text/unicode.hpp"
+#include "text/unicode/unicode.hpp"
 
 // General categories, Unicode 16.0, written by tests/golden/make_unicode_tables.py: where each
 // run of code points begins, times 32, plus its category.

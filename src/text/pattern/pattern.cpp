@@ -1,9 +1,9 @@
-#include "text/pattern.hpp"
+#include "text/pattern/pattern.hpp"
 
 #include <fmt/format.h>
 
-#include "text/json_fields.hpp"
-#include "text/utf8.hpp"
+#include "text/huggingface/json_fields.hpp"
+#include "text/unicode/utf8.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -1,9 +1,9 @@
-#include "text/added_tokens.hpp"
+#include "text/bpe/added_tokens.hpp"
 
 #include <algorithm>
 
-#include "text/unicode.hpp"
-#include "text/utf8.hpp"
+#include "text/unicode/unicode.hpp"
+#include "text/unicode/utf8.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "krait/core/error.hpp"
-#include "text/pattern.hpp"
+#include "text/pattern/pattern.hpp"
 
 namespace krait {
 inline namespace v0_1 {

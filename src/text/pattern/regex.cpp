@@ -1,4 +1,4 @@
-#include "text/regex.hpp"
+#include "text/pattern/regex.hpp"
 
 #include <fmt/format.h>
 
@@ -9,7 +9,7 @@
 #include <string>
 
 #include "io/json_private.hpp"
-#include "text/code_sets.hpp"
+#include "text/unicode/code_sets.hpp"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>

@@ -1,4 +1,4 @@
-#include "text/bpe_tokenizer.hpp"
+#include "text/bpe/bpe_tokenizer.hpp"
 
 #include <fmt/format.h>
 
@@ -7,8 +7,8 @@
 #include <bit>
 #include <cstring>
 
-#include "text/json_fields.hpp"
-#include "text/utf8.hpp"
+#include "text/huggingface/json_fields.hpp"
+#include "text/unicode/utf8.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -1,10 +1,10 @@
-#include "text/post_processor.hpp"
+#include "text/stages/post_processor.hpp"
 
 #include <fmt/format.h>
 
 #include <string>
 
-#include "text/json_fields.hpp"
+#include "text/huggingface/json_fields.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "krait/core/error.hpp"
-#include "text/pattern.hpp"
-#include "text/unicode.hpp"
+#include "text/pattern/pattern.hpp"
+#include "text/unicode/unicode.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "krait/core/error.hpp"
-#include "text/regex.hpp"
+#include "text/pattern/regex.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -1,4 +1,4 @@
-#include "text/unicode.hpp"
+#include "text/unicode/unicode.hpp"
 
 #include <utf8proc.h>
 
@@ -6,8 +6,8 @@
 #include <array>
 #include <vector>
 
-#include "text/code_sets.hpp"
-#include "text/utf8.hpp"
+#include "text/unicode/code_sets.hpp"
+#include "text/unicode/utf8.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -1,4 +1,4 @@
-#include "text/unicode.hpp"
+#include "text/unicode/unicode.hpp"
 
 // Ranges of code points by general category, Unicode 16.0. Their own table, rather than that of a
 // library, so that a text has the same tokens wherever krait runs.

@@ -1,4 +1,4 @@
-#include "text/json_fields.hpp"
+#include "text/huggingface/json_fields.hpp"
 
 #include <fmt/format.h>
 

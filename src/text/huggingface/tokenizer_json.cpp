@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "io/json_private.hpp"
-#include "text/bpe_tokenizer.hpp"
-#include "text/byte_alphabet.hpp"
-#include "text/json_fields.hpp"
+#include "text/bpe/bpe_tokenizer.hpp"
+#include "text/bpe/byte_alphabet.hpp"
+#include "text/huggingface/json_fields.hpp"
 
 // Reads tokenizer.json. Nothing in it is trusted: every type and every id is checked.
 namespace krait {

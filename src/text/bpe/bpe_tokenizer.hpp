@@ -6,12 +6,12 @@
 #include <vector>
 
 #include "krait/text/tokenizer.hpp"
-#include "text/added_tokens.hpp"
-#include "text/bpe.hpp"
-#include "text/normalizer.hpp"
-#include "text/post_processor.hpp"
-#include "text/pretokenizer.hpp"
-#include "text/vocabulary.hpp"
+#include "text/bpe/added_tokens.hpp"
+#include "text/bpe/bpe.hpp"
+#include "text/bpe/vocabulary.hpp"
+#include "text/stages/normalizer.hpp"
+#include "text/stages/post_processor.hpp"
+#include "text/stages/pretokenizer.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -1,4 +1,4 @@
-#include "text/bpe.hpp"
+#include "text/bpe/bpe.hpp"
 
 #include <algorithm>
 #include <array>

@@ -1,4 +1,4 @@
-#include "text/code_sets.hpp"
+#include "text/unicode/code_sets.hpp"
 
 #include <fmt/format.h>
 

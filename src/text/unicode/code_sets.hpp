@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "text/unicode.hpp"
+#include "text/unicode/unicode.hpp"
 
 /// Sets of code points as patterns name them, from the pinned table of categories. Spelled out, a
 /// pattern means the same whatever version of Unicode the installed engine knows.

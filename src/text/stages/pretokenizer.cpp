@@ -1,13 +1,13 @@
-#include "text/pretokenizer.hpp"
+#include "text/stages/pretokenizer.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 
-#include "text/byte_alphabet.hpp"
-#include "text/json_fields.hpp"
-#include "text/unicode.hpp"
-#include "text/utf8.hpp"
+#include "text/bpe/byte_alphabet.hpp"
+#include "text/huggingface/json_fields.hpp"
+#include "text/unicode/unicode.hpp"
+#include "text/unicode/utf8.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -1,11 +1,11 @@
-#include "text/normalizer.hpp"
+#include "text/stages/normalizer.hpp"
 
 #include <fmt/format.h>
 
 #include <optional>
 
-#include "text/json_fields.hpp"
-#include "text/utf8.hpp"
+#include "text/huggingface/json_fields.hpp"
+#include "text/unicode/utf8.hpp"
 
 namespace krait {
 inline namespace v0_1 {
