@@ -17,10 +17,10 @@ set(see_tools core kernels io text weights modules models loading decoding tools
 set(floors core kernels io text weights modules models loading decoding tools)
 
 # Headers beyond these that a floor may include.
-set(also_text io/json_private.hpp)  # one reader of untrusted JSON, with its limits, serves both wings
+set(also_text io/json.hpp)  # one reader of untrusted JSON, with its limits, serves both wings
 
 # Where src/ may use a third-party library.
-set(places_nlohmann io loading text)
+set(places_nlohmann io)
 set(places_hwy kernels)
 set(places_pcre2 text)
 set(places_utf8proc text)

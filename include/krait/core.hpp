@@ -13,6 +13,7 @@
 #include "krait/core/float_environment.hpp"
 #include "krait/core/flow.hpp"
 #include "krait/core/function_ref.hpp"
+#include "krait/core/metadata.hpp"
 #include "krait/core/plan.hpp"
 #include "krait/core/profile.hpp"
 #include "krait/core/rng.hpp"

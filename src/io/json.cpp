@@ -1,44 +1,33 @@
-#include "io/json_private.hpp"
+#include "io/json.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
 
+#include "core/utf8.hpp"
 #include "krait/io/printable.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 namespace {
 
-using nlohmann::json;
+using Json = nlohmann::json;
 
 constexpr std::array<std::pair<std::string_view, double>, 3> words = {
     {{"-Infinity", -std::numeric_limits<double>::infinity()},
      {"Infinity", std::numeric_limits<double>::infinity()},
      {"NaN", std::numeric_limits<double>::quiet_NaN()}}};
 
-// Leaves no value with children, the deepest first: those end without a need of memory.
-void empty(json& value) noexcept {
-  if (value.is_array()) {
-    auto& items = value.get_ref<json::array_t&>();
-    for (json& item : items) empty(item);
-    items.clear();
-  } else if (value.is_object()) {
-    auto& items = value.get_ref<json::object_t&>();
-    for (auto& [key, item] : items) empty(item);
-    items.clear();
-  }
-}
-
-// Builds a document while watching depth and keys; nlohmann's own parser keeps the last of several
-// equal keys and recurses without a limit when values are destroyed.
-class Builder final : public nlohmann::json_sax<json> {
+// Builds a tree while watching depth and keys.
+class Builder final : public Json::json_sax_t {
  public:
-  bool null() override { return put(nullptr); }
+  bool null() override { return put({}); }
   bool boolean(bool value) override { return put(value); }
   bool number_integer(number_integer_t value) override { return put(value); }
   bool number_unsigned(number_unsigned_t value) override { return put(value); }
@@ -46,18 +35,19 @@ class Builder final : public nlohmann::json_sax<json> {
   bool string(string_t& value) override { return put(std::move(value)); }
   bool binary(binary_t& /*value*/) override { return false; }
 
-  bool start_object(std::size_t /*size*/) override { return open(json::object()); }
-  bool end_object() override { return close(); }
-  bool start_array(std::size_t /*size*/) override { return open(json::array()); }
+  bool start_object(std::size_t /*size*/) override { return open(Metadata::Object()); }
+  bool start_array(std::size_t /*size*/) override { return open(Metadata::Array()); }
   bool end_array() override { return close(); }
 
-  bool key(string_t& value) override {
-    auto& object = open_.back()->get_ref<json::object_t&>();
-    const auto [item, is_new] = object.try_emplace(std::move(value));
-    if (!is_new) {
-      return refuse(fmt::format("every key once, found \"{}\" twice", printable(item->first)));
+  bool end_object() override {
+    if (const std::string* key = repeated_key(*open_.back()->object())) {
+      return refuse(fmt::format("every key once, found \"{}\" twice", printable(*key)));
     }
-    slot_ = &item->second;
+    return close();
+  }
+
+  bool key(string_t& value) override {
+    open_.back()->object()->push_back({std::move(value), {}});
     return true;
   }
 
@@ -67,38 +57,45 @@ class Builder final : public nlohmann::json_sax<json> {
     return refuse("JSON");
   }
 
-  JsonDocument take() { return std::move(root_); }
+  Metadata take() { return std::move(root_); }
   const std::string& problem() const { return problem_; }
   /// Bytes read when the text turned out to be no JSON; nothing for other problems.
   std::optional<std::size_t> error_at() const { return error_at_; }
 
  private:
+  static const std::string* repeated_key(const Metadata::Object& members) {
+    std::vector<const std::string*> keys;
+    keys.reserve(members.size());
+    for (const Metadata::Member& member : members) keys.push_back(&member.key);
+    const auto less = [](const std::string* a, const std::string* b) { return *a < *b; };
+    std::sort(keys.begin(), keys.end(), less);
+    const auto same = [](const std::string* a, const std::string* b) { return *a == *b; };
+    const auto found = std::adjacent_find(keys.begin(), keys.end(), same);
+    return found == keys.end() ? nullptr : *found;
+  }
+
   bool refuse(std::string what) {
     if (problem_.empty()) problem_ = std::move(what);
     return false;
   }
 
-  json* place(json value) {
-    if (open_.empty()) {
-      *root_ = std::move(value);
-      return &*root_;
+  Metadata* place(Metadata value) {
+    Metadata* slot = &root_;
+    if (!open_.empty()) {
+      Metadata& parent = *open_.back();
+      slot = parent.array() != nullptr ? &parent.array()->emplace_back()
+                                       : &parent.object()->back().value;
     }
-    json& parent = *open_.back();
-    if (parent.is_array()) {
-      parent.push_back(std::move(value));
-      return &parent.back();
-    }
-    *slot_ = std::move(value);
-    return slot_;
+    *slot = std::move(value);
+    return slot;
   }
 
-  template <class T>
-  bool put(T&& value) {
-    place(json(std::forward<T>(value)));
+  bool put(Metadata value) {
+    place(std::move(value));
     return true;
   }
 
-  bool open(json container) {
+  bool open(Metadata container) {
     if (open_.size() >= static_cast<std::size_t>(max_json_depth)) {
       return refuse(fmt::format("at most {} levels, found more", max_json_depth));
     }
@@ -111,9 +108,8 @@ class Builder final : public nlohmann::json_sax<json> {
     return true;
   }
 
-  JsonDocument root_;
-  std::vector<json*> open_;
-  json* slot_ = nullptr;  // of the key read last
+  Metadata root_;
+  std::vector<Metadata*> open_;  // each the last child of the one before it, which stays in place
   std::string problem_;
   std::optional<std::size_t> error_at_;
 };
@@ -172,9 +168,7 @@ std::string describe_place(std::string_view text, std::size_t count) {
 
 }  // namespace
 
-JsonDocument::~JsonDocument() { empty(value_); }
-
-Result<JsonDocument> parse_json(std::string_view text, std::string_view name, JsonWords dialect) {
+Result<Metadata> parse_json(std::string_view text, std::string_view name, JsonWords dialect) {
   const auto fail = [&](std::string_view problem) {
     return printable(
         Error{ErrorCode::bad_format, fmt::format("[json] expected {} ({})", problem, name)});
@@ -188,7 +182,7 @@ Result<JsonDocument> parse_json(std::string_view text, std::string_view name, Js
   const Quoted quoted = may_have_words ? with_quoted_words(text) : Quoted{};
   const std::string_view source = may_have_words ? std::string_view(quoted.text) : text;
   Builder builder;
-  if (!json::sax_parse(source.begin(), source.end(), &builder)) {
+  if (!Json::sax_parse(source.begin(), source.end(), &builder)) {
     if (!builder.error_at()) return fail(builder.problem());
     const auto extra =
         std::lower_bound(quoted.added.begin(), quoted.added.end(), *builder.error_at()) -
@@ -199,23 +193,86 @@ Result<JsonDocument> parse_json(std::string_view text, std::string_view name, Js
   return builder.take();
 }
 
-std::optional<double> json_number(const json& value) {
-  if (value.is_number()) return value.get<double>();
-  const json* text = &value;
-  if (value.is_object() && value.size() == 1) {
-    const auto it = value.find("__float__");
-    if (it == value.end()) return std::nullopt;
-    text = &*it;
-  }
-  if (!text->is_string()) return std::nullopt;
-  for (const auto& [word, number] : words) {
-    if (text->get_ref<const std::string&>() == word) return number;
+std::optional<double> json_number(const Metadata& value) {
+  if (const auto number = value.number()) return number;
+  const Metadata& wrapped = value["__float__"];
+  const Metadata& word = value.size() == 1 && !wrapped.is_null() ? wrapped : value;
+  for (const auto& [spelling, number] : words) {
+    if (word.is(spelling)) return number;
   }
   return std::nullopt;
 }
 
-std::string json_text(const json& value) {
-  return printable(value.dump(-1, ' ', true, json::error_handler_t::replace), 60);
+void append_json_string(std::string& json, std::string_view text, bool ascii) {
+  json += '"';
+  for (std::size_t i = 0; i < text.size();) {
+    const utf8::Step step = utf8::step(text, i);
+    const char32_t code = step.form == utf8::Form::complete ? step.code : utf8::replacement;
+    i += step.length;
+    constexpr std::string_view letters = "\"\"\\\\\bb\ff\nn\rr\tt";  // pairs
+    const std::size_t pair = code < 0x80 ? letters.find(static_cast<char>(code)) : letters.npos;
+    if (pair != letters.npos && pair % 2 == 0) {
+      json += '\\';
+      json += letters[pair + 1];
+    } else if (code < 0x20 || (ascii && code >= 0x7F && code < 0x10000)) {
+      json += fmt::format("\\u{:04x}", static_cast<unsigned>(code));
+    } else if (ascii && code >= 0x10000) {
+      const auto rest = static_cast<unsigned>(code) - 0x10000U;
+      json += fmt::format("\\u{:04x}\\u{:04x}", 0xD800U + (rest >> 10U), 0xDC00U + (rest & 0x3FFU));
+    } else {
+      utf8::append(json, code);
+    }
+  }
+  json += '"';
+}
+
+namespace {
+
+constexpr std::size_t longest_text = 60;
+
+// Stops where the text is longer than what is shown of it.
+void append_value(std::string& json, const Metadata& value) {
+  const auto is_full = [&] { return json.size() > longest_text; };
+  if (const auto* text = value.text()) {
+    // A character takes at least a byte.
+    append_json_string(json, std::string_view(*text).substr(0, longest_text + 4), true);
+  } else if (const auto* items = value.array()) {
+    json += '[';
+    for (std::size_t i = 0; i < items->size() && !is_full(); ++i) {
+      if (i > 0) json += ',';
+      append_value(json, (*items)[i]);
+    }
+    json += ']';
+  } else if (const auto* members = value.object()) {
+    json += '{';
+    for (std::size_t i = 0; i < members->size() && !is_full(); ++i) {
+      if (i > 0) json += ',';
+      append_value(json, (*members)[i].key);
+      json += ':';
+      append_value(json, (*members)[i].value);
+    }
+    json += '}';
+  } else if (const auto truth = value.boolean()) {
+    json += *truth ? "true" : "false";
+  } else if (const auto whole = value.whole()) {
+    json += fmt::to_string(*whole);
+  } else if (const auto integer = value.integer()) {
+    json += fmt::to_string(*integer);
+  } else if (const auto number = value.number(); number && std::isfinite(*number)) {
+    const std::string digits = fmt::to_string(*number);
+    json += digits;
+    if (digits.find_first_of(".e") == digits.npos) json += ".0";
+  } else {
+    json += "null";
+  }
+}
+
+}  // namespace
+
+std::string json_text(const Metadata& value) {
+  std::string json;
+  append_value(json, value);
+  return printable(json, longest_text);
 }
 
 }  // namespace v0_1

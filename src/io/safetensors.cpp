@@ -10,15 +10,13 @@
 #include <optional>
 #include <set>
 
-#include "io/json_private.hpp"
+#include "io/json.hpp"
 #include "io/place_tensor.hpp"
 #include "krait/io/printable.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 namespace {
-
-using nlohmann::json;
 
 constexpr std::string_view metadata_name = "__metadata__";
 constexpr std::size_t length_bytes = 8;
@@ -104,12 +102,10 @@ class HeaderReader {
                                 static_cast<std::size_t>(length));
     if (!text.starts_with('{'))
       return fail("header", "'{'", fmt::format("'{}'", printable(text.substr(0, 1))));
-    KRAIT_ASSIGN_OR_RETURN(const JsonDocument document,
-                           parse_json(text, file_.name(), JsonWords::none));
-    const json& header = *document;
-    if (!header.is_object()) return fail("header", "an object", "something else");
+    KRAIT_ASSIGN_OR_RETURN(const Metadata header, parse_json(text, file_.name(), JsonWords::none));
+    if (header.object() == nullptr) return fail("header", "an object", "something else");
     data_ = bytes.subspan(length_bytes + static_cast<std::size_t>(length));
-    for (const auto& [name, value] : header.items()) {
+    for (const auto& [name, value] : *header.object()) {
       KRAIT_RETURN_IF_ERROR(name == metadata_name ? read_metadata(value)
                                                   : read_tensor(name, value));
     }
@@ -132,46 +128,41 @@ class HeaderReader {
                                                printable(what), expected, found, file_.name())};
   }
 
-  Result<void> read_metadata(const json& value) {
-    if (!value.is_object()) return fail("__metadata__", "an object", "something else");
-    for (const auto& [key, text] : value.items()) {
-      if (!text.is_string()) return fail("__metadata__", "strings", "something else");
-      metadata_[key] = text.get<std::string>();
+  Result<void> read_metadata(const Metadata& value) {
+    if (value.object() == nullptr) return fail("__metadata__", "an object", "something else");
+    for (const auto& [key, text] : *value.object()) {
+      if (text.text() == nullptr) return fail("__metadata__", "strings", "something else");
+      metadata_[key] = *text.text();
     }
     return {};
   }
 
   // A list of whole numbers that fit an Index.
-  static bool read_numbers(const json& object, const char* key, std::vector<Index>& numbers) {
-    const auto it = object.find(key);
-    if (it == object.end() || !it->is_array() || it->size() > largest_list) return false;
-    for (const json& number : *it) {
-      if (!number.is_number_unsigned()) return false;
-      const auto value = number.get<std::uint64_t>();
-      if (value > static_cast<std::uint64_t>(std::numeric_limits<Index>::max())) return false;
-      numbers.push_back(static_cast<Index>(value));
+  static bool read_numbers(const Metadata& list, std::vector<Index>& numbers) {
+    if (list.array() == nullptr || list.size() > largest_list) return false;
+    for (const Metadata& number : *list.array()) {
+      const auto value = number.integer();
+      if (!value || *value < 0) return false;
+      numbers.push_back(*value);
     }
     return true;
   }
 
-  Result<void> read_tensor(const std::string& name, const json& value) {
-    if (!value.is_object()) return fail(name, "an object", "something else");
-    const auto dtype_entry = value.find("dtype");
-    if (dtype_entry == value.end() || !dtype_entry->is_string()) {
-      return fail(name, "a dtype", "none");
-    }
-    const auto dtype_name = dtype_entry->get<std::string>();
+  Result<void> read_tensor(const std::string& name, const Metadata& value) {
+    if (value.object() == nullptr) return fail(name, "an object", "something else");
+    if (value["dtype"].text() == nullptr) return fail(name, "a dtype", "none");
+    const std::string& dtype_name = *value["dtype"].text();
     const HeaderType type = find_type(dtype_name);
     std::vector<Index> extents;
     std::vector<Index> offsets;
-    if (!read_numbers(value, "shape", extents)) {
+    if (!read_numbers(value["shape"], extents)) {
       return fail(name, "a shape of whole numbers", "something else");
     }
     const std::string what =
         fmt::format("{} [{}]", printable(dtype_name, 40), fmt::join(extents, ","));
     const auto size = bytes_of_elements(extents, type.bits.value_or(8));
     if (!size && type.bits) return fail(name, "a shape of whole bytes that fits in memory", what);
-    if (!read_numbers(value, "data_offsets", offsets) || offsets.size() != 2) {
+    if (!read_numbers(value["data_offsets"], offsets) || offsets.size() != 2) {
       return fail(name, "two data_offsets", "something else");
     }
     const auto [begin, end] = std::pair(offsets[0], offsets[1]);
@@ -293,18 +284,17 @@ Result<void> read_index(const std::string& index_json, const std::string& direct
     return Error{ErrorCode::bad_format, fmt::format("[safetensors] {}: expected {}, found {} ({})",
                                                     printable(what), expected, found, name)};
   };
-  KRAIT_ASSIGN_OR_RETURN(const JsonDocument document, parse_json(index_json, name));
-  const json& index = *document;
-  const auto map = index.is_object() ? index.find("weight_map") : index.end();
-  if (!index.is_object() || map == index.end() || !map->is_object()) {
-    return fail("weight_map", "an object", "none");
-  }
-  std::map<std::string, WeightStore> shards;
-  for (const auto& [tensor, value] : map->items()) {
-    if (!value.is_string() || !is_plain_file_name(value.get_ref<const std::string&>())) {
+  KRAIT_ASSIGN_OR_RETURN(const Metadata index, parse_json(index_json, name));
+  const Metadata::Object* weight_map = index["weight_map"].object();
+  if (weight_map == nullptr) return fail("weight_map", "an object", "none");
+  std::map<std::string_view, std::string_view> shard_of;
+  std::map<std::string, WeightStore, std::less<>> shards;
+  for (const auto& [tensor, value] : *weight_map) {
+    if (value.text() == nullptr || !is_plain_file_name(*value.text())) {
       return fail(tensor, "the name of a file beside the index", json_text(value));
     }
-    const auto& shard_name = value.get_ref<const std::string&>();
+    const std::string& shard_name = *value.text();
+    shard_of.emplace(tensor, shard_name);
     if (shards.contains(shard_name)) continue;
     KRAIT_ASSIGN_OR_RETURN(auto file, open_file(directory + "/" + shard_name, mode, progress));
     KRAIT_RETURN_IF_ERROR(read_safetensors(std::move(file), shards[shard_name]));
@@ -313,18 +303,14 @@ Result<void> read_index(const std::string& index_json, const std::string& direct
   // shards that both have a tensor.
   std::map<std::string, const WeightStore::Entry*, std::less<>> found;
   std::map<std::string, const WeightStore::Unreadable*, std::less<>> unreadable;
-  const auto is_named_for = [&](const std::string& tensor, const std::string& shard_name) {
-    const auto it = map->find(tensor);
-    return it != map->end() && it->get_ref<const std::string&>() == shard_name;
-  };
   for (const auto& [shard_name, shard] : shards) {
     for (const auto& [tensor, entry] : shard.entries()) {
       const auto [place, is_new] = found.try_emplace(tensor, &entry);
       if (is_new) continue;
-      const auto named = map->find(tensor);
+      const auto named = shard_of.find(tensor);
       const bool decides =
-          named != map->end() && shards.at(named->get_ref<const std::string&>()).contains(tensor);
-      if (is_named_for(tensor, shard_name)) {
+          named != shard_of.end() && shards.find(named->second)->second.contains(tensor);
+      if (named != shard_of.end() && named->second == shard_name) {
         place->second = &entry;
       } else if (!decides && !same_tensor(entry.tensor, place->second->tensor)) {
         return fail(tensor, "one tensor of that name",
@@ -346,6 +332,18 @@ Result<void> read_index(const std::string& index_json, const std::string& direct
   return {};
 }
 
+// A JSON object of members that are JSON themselves.
+std::string object_of(const std::map<std::string_view, std::string>& members) {
+  std::string json = "{";
+  for (const auto& [key, value] : members) {
+    if (json.size() > 1) json += ',';
+    append_json_string(json, key);
+    json += ':';
+    json += value;
+  }
+  return json + '}';
+}
+
 }  // namespace
 
 Result<void> read_safetensors(std::shared_ptr<const FileBytes> file, WeightStore& store) {
@@ -364,23 +362,24 @@ Result<SafetensorsWriter> SafetensorsWriter::create(
   std::vector<std::size_t> order = writing_order(tensors);
   std::vector<Index> begins(tensors.size());
   std::vector<Index> sizes(tensors.size());
-  JsonDocument document(json::object());
-  json& header = *document;
-  if (!metadata.empty()) header[std::string(metadata_name)] = metadata;
+  std::map<std::string_view, std::string> header;  // JSON by name
+  if (!metadata.empty()) {
+    std::map<std::string_view, std::string> strings;
+    for (const auto& [key, value] : metadata) append_json_string(strings[key], value);
+    header[metadata_name] = object_of(strings);
+  }
   Index offset = 0;
   for (const std::size_t i : order) {
     const TensorView& tensor = tensors[i].tensor;
     const auto extents = tensor.shape.extents();
     begins[i] = offset;
     sizes[i] = tensor.bytes();
-    JsonDocument entry(json::object());
-    (*entry)["dtype"] = name_of(tensor.dtype);
-    (*entry)["shape"] = std::vector<Index>(extents.begin(), extents.end());
-    (*entry)["data_offsets"] = std::vector<Index>{offset, offset + sizes[i]};
-    header[tensors[i].name] = std::move(*entry);
+    header[tensors[i].name] =
+        fmt::format(R"({{"data_offsets":[{},{}],"dtype":"{}","shape":[{}]}})", offset,
+                    offset + sizes[i], name_of(tensor.dtype), fmt::join(extents, ","));
     offset += sizes[i];
   }
-  std::string text = header.dump(-1, ' ', false, json::error_handler_t::replace);
+  std::string text = object_of(header);
   text.resize(static_cast<std::size_t>(round_up(static_cast<Index>(text.size() + length_bytes),
                                                 static_cast<Index>(alignment))) -
                   length_bytes,

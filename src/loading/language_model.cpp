@@ -3,9 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
-#include "io/json_private.hpp"
+#include "io/json.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -29,68 +30,66 @@ class TextMarks {
   std::vector<Token> ends;
 
  private:
-  Result<JsonDocument> parse(const std::string& text, const std::string& file) const {
+  Result<Metadata> parse(const std::string& text, const std::string& file) const {
     const std::string name = checkpoint_.path + "/" + file;
-    KRAIT_ASSIGN_OR_RETURN(JsonDocument document, parse_json(text, name));
-    if (!document->is_object()) {
+    KRAIT_ASSIGN_OR_RETURN(Metadata values, parse_json(text, name));
+    if (values.object() == nullptr) {
       return Error{ErrorCode::bad_config, fmt::format("[config] expected an object, found {} ({})",
-                                                      json_text(*document), name)};
+                                                      json_text(values), name)};
     }
-    return document;
+    return values;
   }
 
-  Error wrong(const char* key, const char* expected, const nlohmann::json& found,
+  Error wrong(const char* key, const char* expected, const Metadata& found,
               const std::string& file) const {
     return {ErrorCode::bad_config, fmt::format("[config] {}: expected {}, found {} ({}/{})", key,
                                                expected, json_text(found), checkpoint_.path, file)};
   }
 
-  Result<std::vector<Token>> ids(const nlohmann::json& json, const char* key,
+  Result<std::vector<Token>> ids(const Metadata& found, const char* key,
                                  const std::string& file) const {
     std::vector<Token> result;
-    const auto found = json.find(key);
-    if (found == json.end() || found->is_null()) return result;
-    const auto add = [&](const nlohmann::json& id) {
-      if (!id.is_number_integer()) return false;
+    if (found.is_null()) return result;
+    const auto add = [&](const Metadata& id) {
       // Some files write -1 for none; what is beyond every vocabulary is no token either.
-      if (id >= 0 && id <= 0x7FFFFFFF) result.push_back(id.get<Token>());
-      return true;
+      const auto number = id.integer();
+      if (number && *number >= 0 && *number <= std::numeric_limits<Token>::max()) {
+        result.push_back(static_cast<Token>(*number));
+      }
+      return number.has_value();
     };
-    const bool good =
-        found->is_array() ? std::all_of(found->begin(), found->end(), add) : add(*found);
-    if (!good) return wrong(key, "a token id or a list of them", *found, file);
+    const bool good = found.array() != nullptr
+                          ? std::all_of(found.array()->begin(), found.array()->end(), add)
+                          : add(found);
+    if (!good) return wrong(key, "a token id or a list of them", found, file);
     return result;
   }
 
   Result<void> read_ids(const std::string& text, const std::string& file) {
     if (text.empty()) return {};
-    KRAIT_ASSIGN_OR_RETURN(const JsonDocument document, parse(text, file));
-    const nlohmann::json& json = *document;
-    KRAIT_ASSIGN_OR_RETURN(const auto begins, ids(json, "bos_token_id", file));
+    KRAIT_ASSIGN_OR_RETURN(const Metadata values, parse(text, file));
+    KRAIT_ASSIGN_OR_RETURN(const auto begins, ids(values["bos_token_id"], "bos_token_id", file));
     if (!bos && !begins.empty()) bos = begins.front();
-    KRAIT_ASSIGN_OR_RETURN(const auto found, ids(json, "eos_token_id", file));
+    KRAIT_ASSIGN_OR_RETURN(const auto found, ids(values["eos_token_id"], "eos_token_id", file));
     ends.insert(ends.end(), found.begin(), found.end());
     return {};
   }
 
   // A token's text, or an object with it. A text that is no token marks nothing.
-  Result<std::optional<Token>> token(const nlohmann::json& json, const char* key,
+  Result<std::optional<Token>> token(const Metadata& found, const char* key,
                                      const std::string& file) const {
-    const auto found = json.find(key);
-    if (found == json.end() || found->is_null()) return std::optional<Token>();
-    const bool has_content = found->is_object() && found->contains("content");
-    const nlohmann::json& content = has_content ? found->at("content") : *found;
-    if (!content.is_string()) return wrong(key, "a token's text", *found, file);
-    return tokenizer_.find(content.get_ref<const std::string&>());
+    if (found.is_null()) return std::optional<Token>();
+    const Metadata& content = found.object() != nullptr ? found["content"] : found;
+    if (content.text() == nullptr) return wrong(key, "a token's text", found, file);
+    return tokenizer_.find(*content.text());
   }
 
   Result<void> read_texts(const std::string& text, const std::string& file) {
     if (text.empty()) return {};
-    KRAIT_ASSIGN_OR_RETURN(const JsonDocument document, parse(text, file));
-    const nlohmann::json& json = *document;
-    KRAIT_ASSIGN_OR_RETURN(const auto begin, token(json, "bos_token", file));
+    KRAIT_ASSIGN_OR_RETURN(const Metadata values, parse(text, file));
+    KRAIT_ASSIGN_OR_RETURN(const auto begin, token(values["bos_token"], "bos_token", file));
     if (!bos) bos = begin;
-    KRAIT_ASSIGN_OR_RETURN(const auto end, token(json, "eos_token", file));
+    KRAIT_ASSIGN_OR_RETURN(const auto end, token(values["eos_token"], "eos_token", file));
     if (end) ends.push_back(*end);
     return {};
   }

@@ -1,6 +1,6 @@
 #include "krait/text/stream_decoder.hpp"
 
-#include "text/unicode/utf8.hpp"
+#include "core/utf8.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -6,9 +6,9 @@
 
 #include "krait/core/rng.hpp"
 #include "krait/text/tokenizer.hpp"
+#include "src/core/utf8.hpp"
 #include "src/text/bpe/bpe.hpp"
 #include "src/text/unicode/unicode.hpp"
-#include "src/text/unicode/utf8.hpp"
 #include "tests/text/small_tokenizer.hpp"
 
 namespace krait {

@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include "src/text/unicode/utf8.hpp"
+#include <nlohmann/json.hpp>
+
+#include "src/core/utf8.hpp"
+#include "src/io/json.hpp"
 
 namespace krait {
 namespace {
@@ -14,9 +17,8 @@ constexpr const char* bytes_only =
     R"({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false})";
 
 PreTokenizer read(const std::string& steps) {
-  return PreTokenizer::read(
-             json::parse(R"({"type": "Sequence", "pretokenizers": [)" + steps + "]}"))
-      .value();
+  const std::string text = R"({"type": "Sequence", "pretokenizers": [)" + steps + "]}";
+  return PreTokenizer::read(parse_json(text, "test").value()).value();
 }
 
 Pieces cut(const PreTokenizer& pre_tokenizer, std::string_view text) {

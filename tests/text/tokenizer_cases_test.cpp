@@ -9,8 +9,8 @@
 #include "krait/core/rng.hpp"
 #include "krait/text/stream_decoder.hpp"
 #include "krait/text/tokenizer.hpp"
+#include "src/core/utf8.hpp"
 #include "src/text/unicode/unicode.hpp"
-#include "src/text/unicode/utf8.hpp"
 #include "tests/support/support.hpp"
 #include "tests/text/small_tokenizer.hpp"
 

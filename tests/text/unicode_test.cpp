@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <string_view>
 
+#include "src/core/utf8.hpp"
 #include "src/text/unicode/code_sets.hpp"
-#include "src/text/unicode/utf8.hpp"
 
 namespace krait {
 namespace {

@@ -1,6 +1,7 @@
 // BlackMamba (Anthony et al. 2024, arXiv:2402.01771) in its authors' layout: Megatron's names, and
 // a pattern that gives every layer its kind.
 
+#include "io/json.hpp"
 #include "loading/families/common.hpp"
 
 namespace krait {
@@ -62,7 +63,7 @@ std::optional<LayerSpec> layer_of(std::string_view kind, const Sizes& sizes) {
   return layer;
 }
 
-Result<void> read(ConfigReader& config, ModelConfig& result) {
+Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, ModelConfig& result) {
   ModelSpec& spec = result.spec;
   spec.family = "blackmamba";
   KRAIT_ASSIGN_OR_RETURN(spec.embedding.d_model, config.number("hidden_size", 1, std::nullopt));
@@ -87,7 +88,7 @@ Result<void> read(ConfigReader& config, ModelConfig& result) {
     const auto layer = layer_of(kind, sizes);
     if (!layer) {
       return config.fail("mamba_moe_layers", "r, a number of experts, or r and a number",
-                         ConfigReader::dump(kind));
+                         json_text(kind));
     }
     spec.layers.push_back(*layer);
   }

@@ -12,7 +12,7 @@ bool recognises(const ConfigReader& config) {
   return config.has("dim") && config.has("n_layers") && type && *type == "mamba";
 }
 
-Result<void> read(ConfigReader& config, ModelConfig& result) {
+Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, ModelConfig& result) {
   ModelSpec& spec = result.spec;
   spec.family = "codestral";
   KRAIT_ASSIGN_OR_RETURN(spec.embedding.d_model, config.number("dim", 1, std::nullopt));

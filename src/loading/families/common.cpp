@@ -66,7 +66,7 @@ Result<MambaSpec> read_transformers_mamba(const ConfigReader& config) {
   return mixer;
 }
 
-Result<void> read_transformers_model(ConfigReader& config, const BlockSpec& mixer,
+Result<void> read_transformers_model(const ConfigReader& config, const BlockSpec& mixer,
                                      const TransformersDefaults& defaults, ModelConfig& result) {
   ModelSpec& spec = result.spec;
   spec.embedding_name = "embeddings";

@@ -3,6 +3,13 @@
 /// \file
 /// What the configurations of several families have in common.
 
+#include <fmt/format.h>
+
+#include <optional>
+#include <string_view>
+#include <utility>
+#include <vector>
+
 #include "loading/families/families.hpp"
 
 namespace krait {
@@ -38,7 +45,7 @@ struct TransformersDefaults {
   std::optional<Index> n_layer = {};
   bool tied_head = true;
 };
-Result<void> read_transformers_model(ConfigReader& config, const BlockSpec& mixer,
+Result<void> read_transformers_model(const ConfigReader& config, const BlockSpec& mixer,
                                      const TransformersDefaults& defaults, ModelConfig& result);
 
 }  // namespace v0_1

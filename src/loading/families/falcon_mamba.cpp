@@ -11,7 +11,7 @@ bool recognises(const ConfigReader& config) {
   return type && *type == "falcon_mamba";
 }
 
-Result<void> read(ConfigReader& config, ModelConfig& result) {
+Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, ModelConfig& result) {
   result.spec.family = "falcon_mamba";
   // The published file's `expand` is 16 but its channels are those of `intermediate_size`.
   KRAIT_ASSIGN_OR_RETURN(MambaSpec mixer, read_transformers_mamba(config));

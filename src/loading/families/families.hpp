@@ -1,10 +1,10 @@
 #pragma once
 
-#include <string>
 #include <string_view>
-#include <vector>
 
+#include "krait/loading/registry.hpp"
 #include "loading/config_reader.hpp"
+#include "loading/layouts/layouts.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -15,10 +15,9 @@ struct Family {
   std::string_view name;  ///< for messages
   /// Whether the configuration is of this family.
   bool (*recognises)(const ConfigReader& config);
-  /// Fills in spec, stop tokens and ignored keys.
-  Result<void> (*read)(ConfigReader& config, ModelConfig& result);
-  /// What the tensors say better than the configuration, once their names are known; null for none.
-  void (*adapt)(const WeightStore& weights, ModelConfig& config) = nullptr;
+  /// Fills in spec, stop tokens and ignored keys. Where the tensors say it better than the
+  /// configuration, their names are believed.
+  Result<void> (*read)(const ConfigReader& config, const TensorNames& tensors, ModelConfig& result);
 };
 
 // All of them, in the order in which they are asked whether a configuration is theirs.

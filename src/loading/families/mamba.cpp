@@ -11,7 +11,7 @@ bool recognises(const ConfigReader& config) {
   return type && *type == "mamba" && config.has("hidden_size");
 }
 
-Result<void> read(ConfigReader& config, ModelConfig& result) {
+Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, ModelConfig& result) {
   result.spec.family = "mamba";
   KRAIT_ASSIGN_OR_RETURN(const MambaSpec mixer, read_transformers_mamba(config));
   return read_transformers_model(config, mixer, {}, result);

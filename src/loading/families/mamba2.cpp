@@ -11,7 +11,7 @@ bool recognises(const ConfigReader& config) {
   return type && *type == "mamba2";
 }
 
-Result<void> read(ConfigReader& config, ModelConfig& result) {
+Result<void> read(const ConfigReader& config, const TensorNames& tensors, ModelConfig& result) {
   result.spec.family = "mamba2";
   Mamba2Spec mixer;
   KRAIT_ASSIGN_OR_RETURN(mixer.d_state, config.number("state_size", 1, 128));
@@ -27,7 +27,7 @@ Result<void> read(ConfigReader& config, ModelConfig& result) {
   mixer.dt_min = steps.first;
   mixer.dt_max = steps.second;
   KRAIT_ASSIGN_OR_RETURN(const bool rms_norm, config.boolean("rms_norm", true));
-  if (!rms_norm) mixer.norm = GatedNorm::none;  // see adapt
+  mixer.norm = rms_norm ? GatedNorm::after_gate : GatedNorm::none;
   config.skip({"chunk_size", "time_step_rank"});
   KRAIT_RETURN_IF_ERROR(read_transformers_model(
       config, mixer, {.d_model = 4096, .vocab = 32768, .n_layer = 64, .tied_head = false}, result));
@@ -40,28 +40,20 @@ Result<void> read(ConfigReader& config, ModelConfig& result) {
         fmt::format("expand · hidden_size / head_dim ({} / {})", d_inner, mixer.head_dim),
         fmt::to_string(n_head));
   }
-  return {};
-}
-
-// The class of transformers has the gated norm whatever "rms_norm" says: a checkpoint with its
-// tensor was made with it.
-void adapt(const WeightStore& weights, ModelConfig& config) {
-  for (std::size_t i = 0; i < config.spec.layers.size(); ++i) {
-    for (ResidualSpec& residual : config.spec.layers[i].residuals) {
-      auto* mixer = std::get_if<Mamba2Spec>(&residual.block);
-      if (mixer == nullptr || mixer->norm != GatedNorm::none) continue;
-      const std::string name =
-          fmt::format("{}.{}.{}.norm.weight", config.spec.layers_name, i, residual.block_name);
-      if (weights.contains(config.prefix.empty() ? name : config.prefix + "." + name)) {
-        mixer->norm = GatedNorm::after_gate;
-      }
+  // The class of transformers has the gated norm whatever "rms_norm" says: a layer with its tensor
+  // was made with it.
+  mixer.norm = GatedNorm::after_gate;
+  for (std::size_t i = 0; i < result.spec.layers.size(); ++i) {
+    if (tensors.has_in_layer(static_cast<Index>(i), "mixer.norm.weight")) {
+      result.spec.layers[i].residuals.front().block = mixer;
     }
   }
+  return {};
 }
 
 }  // namespace
 
-const Family mamba2_family{"mamba2", recognises, read, adapt};
+const Family mamba2_family{"mamba2", recognises, read};
 
 }  // namespace v0_1
 }  // namespace krait

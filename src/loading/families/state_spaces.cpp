@@ -66,8 +66,7 @@ Result<BlockSpec> read_mamba2(const ConfigReader& ssm) {
   return BlockSpec(mixer);
 }
 
-Result<BlockSpec> read_mixer(const ConfigReader& ssm) {
-  KRAIT_ASSIGN_OR_RETURN(const std::string layer, ssm.text("layer", "Mamba1"));
+Result<BlockSpec> read_mixer(const ConfigReader& ssm, const std::string& layer) {
   if (layer == "Mamba1") return read_mamba(ssm);
   if (layer == "Mamba2") return read_mamba2(ssm);
   return ssm.fail("layer", "Mamba1 or Mamba2", layer, ErrorCode::unsupported);
@@ -88,7 +87,7 @@ Result<MoeSpec> read_moe(const ConfigReader& config) {
   return moe;
 }
 
-Result<void> read(ConfigReader& config, ModelConfig& result) {
+Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, ModelConfig& result) {
   ModelSpec& spec = result.spec;
   KRAIT_ASSIGN_OR_RETURN(spec.embedding.d_model, config.number("d_model", 1, std::nullopt));
   KRAIT_RETURN_IF_ERROR(read_padded_vocab(config, Index{50277}, spec.embedding));
@@ -100,8 +99,9 @@ Result<void> read(ConfigReader& config, ModelConfig& result) {
   const NormSpec norm = rms_norm ? NormSpec(RmsNormSpec{eps}) : NormSpec(LayerNormSpec{eps});
 
   KRAIT_ASSIGN_OR_RETURN(const ConfigReader ssm, config.object("ssm_cfg"));
-  KRAIT_ASSIGN_OR_RETURN(const BlockSpec mixer, read_mixer(ssm));
-  spec.family = std::holds_alternative<Mamba2Spec>(mixer) ? "mamba2" : "mamba";
+  KRAIT_ASSIGN_OR_RETURN(const std::string kind, ssm.text("layer", "Mamba1"));
+  KRAIT_ASSIGN_OR_RETURN(const BlockSpec mixer, read_mixer(ssm, kind));
+  spec.family = kind == "Mamba2" ? "mamba2" : "mamba";
   LayerSpec layer{{{"norm", norm, "mixer", mixer}}};
   KRAIT_ASSIGN_OR_RETURN(const ConfigReader moe_config, config.object("moe_cfg"));
   if (config.has("moe_cfg")) {

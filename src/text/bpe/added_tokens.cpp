@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "core/utf8.hpp"
 #include "text/unicode/unicode.hpp"
-#include "text/unicode/utf8.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -7,8 +7,8 @@
 #include <bit>
 #include <cstring>
 
-#include "text/huggingface/json_fields.hpp"
-#include "text/unicode/utf8.hpp"
+#include "core/utf8.hpp"
+#include "text/huggingface/fields.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "text/unicode/utf8.hpp"
+#include "core/utf8.hpp"
 
 /// The 256 printable characters that stand for bytes in the files of byte-level tokenizers: bytes
 /// that are printable in Latin-1 stand for themselves, the others are counted from U+0100 on.

@@ -5,10 +5,10 @@
 #include <span>
 #include <utility>
 
-#include "io/json_private.hpp"
+#include "io/json.hpp"
 #include "text/bpe/bpe_tokenizer.hpp"
 #include "text/bpe/byte_alphabet.hpp"
-#include "text/huggingface/json_fields.hpp"
+#include "text/huggingface/fields.hpp"
 
 // Reads tokenizer.json. Nothing in it is trusted: every type and every id is checked.
 namespace krait {
@@ -16,9 +16,7 @@ inline namespace v0_1 {
 namespace {
 
 using fields::describe;
-using fields::get;
 using fields::mismatch;
-using nlohmann::json;
 
 constexpr Index max_vocab = Index{1} << 24;
 constexpr std::size_t max_added_bytes = 1024;
@@ -39,13 +37,13 @@ struct WrittenOf {
 
 class Reader {
  public:
-  explicit Reader(const json& file) : file_(file), model_(get(file, "model")) {}
+  explicit Reader(const Metadata& file) : file_(file), model_(file["model"]) {}
 
   Result<BpeParts> run() {
     KRAIT_RETURN_IF_ERROR(check_model());
-    KRAIT_RETURN_IF_ERROR(check_decoder(get(file_, "decoder"), "decoder"));
-    KRAIT_ASSIGN_OR_RETURN(parts_.normalizer, Normalizer::read(get(file_, "normalizer")));
-    KRAIT_ASSIGN_OR_RETURN(parts_.pre_tokenizer, PreTokenizer::read(get(file_, "pre_tokenizer")));
+    KRAIT_RETURN_IF_ERROR(check_decoder(file_["decoder"], "decoder"));
+    KRAIT_ASSIGN_OR_RETURN(parts_.normalizer, Normalizer::read(file_["normalizer"]));
+    KRAIT_ASSIGN_OR_RETURN(parts_.pre_tokenizer, PreTokenizer::read(file_["pre_tokenizer"]));
     KRAIT_RETURN_IF_ERROR(read_vocab());
     KRAIT_RETURN_IF_ERROR(read_added_tokens());
     KRAIT_RETURN_IF_ERROR(store_bytes());
@@ -53,7 +51,7 @@ class Reader {
     KRAIT_RETURN_IF_ERROR(make_matchers());
     KRAIT_ASSIGN_OR_RETURN(
         parts_.ends,
-        read_post_processor(get(file_, "post_processor"), static_cast<Index>(parts_.bytes.size())));
+        read_post_processor(file_["post_processor"], static_cast<Index>(parts_.bytes.size())));
     return std::move(parts_);
   }
 
@@ -61,26 +59,26 @@ class Reader {
   static constexpr const char* vocab_name = "model.vocab";
 
   Result<void> check_model() {
-    if (!file_.is_object()) {
+    if (file_.object() == nullptr) {
       return mismatch(ErrorCode::bad_format, "file", "an object", describe(file_));
     }
-    if (!model_.is_object()) {
+    if (model_.object() == nullptr) {
       return mismatch(ErrorCode::bad_format, "model", "an object", describe(model_));
     }
     // Files from before 2021 do not name the type; what they hold shows it.
-    const json& type = get(model_, "type");
-    const bool is_old = type.is_null() && get(model_, "merges").is_array();
-    if (!is_old && !fields::is(type, "BPE")) {
+    const Metadata& type = model_["type"];
+    const bool is_old = type.is_null() && model_["merges"].array() != nullptr;
+    if (!is_old && !type.is("BPE")) {
       return mismatch(ErrorCode::unsupported, "model.type", "\"BPE\"", describe(type));
     }
     // An unknown-token is allowed: every byte has a token, so it never comes up.
-    const json& dropout = get(model_, "dropout");
-    if (!dropout.is_null() && dropout != 0) {
+    const Metadata& dropout = model_["dropout"];
+    if (!dropout.is_null() && dropout.number() != 0.0) {
       return mismatch(ErrorCode::unsupported, "model.dropout", "null", describe(dropout));
     }
     for (const char* name : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-      const json& value = get(model_, name);
-      if (!value.is_null() && !fields::is(value, "")) {
+      const Metadata& value = model_[name];
+      if (!value.is_null() && !value.is("")) {
         return mismatch(ErrorCode::unsupported, fmt::format("model.{}", name), "null",
                         describe(value));
       }
@@ -95,14 +93,14 @@ class Reader {
     return {};
   }
 
-  Result<void> check_decoder(const json& decoder, const std::string& where) {
+  Result<void> check_decoder(const Metadata& decoder, const std::string& where) {
     if (decoder.is_null()) return {};
     KRAIT_ASSIGN_OR_RETURN(const std::string_view type, fields::string(decoder, "type", where));
     if (type == "ByteLevel") return {};
-    const json& list = get(decoder, "decoders");
-    if (type != "Sequence" || !list.is_array()) {
+    const Metadata& list = decoder["decoders"];
+    if (type != "Sequence" || list.array() == nullptr) {
       return mismatch(ErrorCode::unsupported, where + ".type", "ByteLevel",
-                      describe(get(decoder, "type")));
+                      describe(decoder["type"]));
     }
     for (std::size_t i = 0; i < list.size(); ++i) {
       KRAIT_RETURN_IF_ERROR(check_decoder(list[i], fmt::format("{}.decoders[{}]", where, i)));
@@ -110,14 +108,13 @@ class Reader {
     return {};
   }
 
-  static std::optional<Token> id_of(const json& value) {
-    if (!value.is_number_unsigned()) return std::nullopt;
-    const auto id = value.get<std::uint64_t>();
-    if (id >= static_cast<std::uint64_t>(max_vocab)) return std::nullopt;
-    return static_cast<Token>(id);
+  static std::optional<Token> id_of(const Metadata& value) {
+    const auto id = value.whole();
+    if (!id || *id >= static_cast<std::uint64_t>(max_vocab)) return std::nullopt;
+    return static_cast<Token>(*id);
   }
 
-  static Error wrong_id(const json& value, const std::string& where) {
+  static Error wrong_id(const Metadata& value, const std::string& where) {
     return mismatch(ErrorCode::bad_format, where, fmt::format("an id below {}", max_vocab),
                     describe(value));
   }
@@ -134,18 +131,17 @@ class Reader {
   }
 
   Result<void> read_vocab() {
-    const json& vocab = get(model_, "vocab");
-    if (!vocab.is_object()) {
+    const Metadata& vocab = model_["vocab"];
+    if (vocab.object() == nullptr) {
       return mismatch(ErrorCode::bad_format, vocab_name, "an object", describe(vocab));
     }
     std::vector<std::pair<Token, const std::string*>> items;
     items.reserve(vocab.size());
     Token largest = -1;
-    for (auto item = vocab.begin(); item != vocab.end(); ++item) {
-      const auto id = id_of(item.value());
-      if (!id)
-        return wrong_id(item.value(), fmt::format("{}[{}]", vocab_name, describe(item.key())));
-      items.emplace_back(*id, &item.key());
+    for (const auto& [key, value] : *vocab.object()) {
+      const auto id = id_of(value);
+      if (!id) return wrong_id(value, fmt::format("{}[{}]", vocab_name, describe(key)));
+      items.emplace_back(*id, &key);
       largest = std::max(largest, *id);
     }
     KRAIT_RETURN_IF_ERROR(check_density(largest, items.size(), vocab_name));
@@ -165,8 +161,8 @@ class Reader {
   }
 
   Result<void> read_added_tokens() {
-    const json& list = get(file_, "added_tokens");
-    if (!list.is_null() && !list.is_array()) {
+    const Metadata& list = file_["added_tokens"];
+    if (!list.is_null() && list.array() == nullptr) {
       return mismatch(ErrorCode::bad_format, "added_tokens", "an array", describe(list));
     }
     for (std::size_t i = 0; i < list.size(); ++i) {
@@ -179,7 +175,7 @@ class Reader {
       largest = std::max(largest, token.id);
     }
     KRAIT_RETURN_IF_ERROR(
-        check_density(largest, get(model_, "vocab").size() + added_.size(), "added_tokens"));
+        check_density(largest, model_["vocab"].size() + added_.size(), "added_tokens"));
     entries_.resize(static_cast<std::size_t>(largest + 1));
     for (std::size_t i = 0; i < added_.size(); ++i) {
       KRAIT_RETURN_IF_ERROR(enter(added_[i], fmt::format("added_tokens[{}]", i)));
@@ -187,7 +183,7 @@ class Reader {
     return {};
   }
 
-  Result<void> read_added_token(const json& item, const std::string& where) {
+  Result<void> read_added_token(const Metadata& item, const std::string& where) {
     AddedToken token;
     KRAIT_ASSIGN_OR_RETURN(token.content, fields::string(item, "content", where));
     if (token.content.empty() || token.content.size() > max_added_bytes) {
@@ -195,8 +191,8 @@ class Reader {
                       fmt::format("1 to {} bytes", max_added_bytes),
                       fmt::format("{}", token.content.size()));
     }
-    const auto id = id_of(get(item, "id"));
-    if (!id) return wrong_id(get(item, "id"), where + ".id");
+    const auto id = id_of(item["id"]);
+    if (!id) return wrong_id(item["id"], where + ".id");
     token.id = *id;
     KRAIT_ASSIGN_OR_RETURN(token.is_special, fields::boolean(item, "special", where, false));
     KRAIT_ASSIGN_OR_RETURN(token.is_single_word,
@@ -242,8 +238,8 @@ class Reader {
   }
 
   Result<void> read_merges() {
-    const json& merges = get(model_, "merges");
-    if (!merges.is_array()) {
+    const Metadata& merges = model_["merges"];
+    if (merges.array() == nullptr) {
       return mismatch(ErrorCode::bad_format, "model.merges", "an array", describe(merges));
     }
     parts_.pairs = BytePairs(merges.size());
@@ -264,18 +260,17 @@ class Reader {
     return {};
   }
 
-  Result<void> read_merge(const json& merge, std::size_t rank) {
+  Result<void> read_merge(const Metadata& merge, std::size_t rank) {
     std::string_view left;
     std::string_view right;
-    if (merge.is_string()) {
-      const std::string_view both = merge.get_ref<const std::string&>();
+    if (merge.text() != nullptr) {
+      const std::string_view both = *merge.text();
       const std::size_t space = both.find(' ');
       left = both.substr(0, space);
       right = space == std::string_view::npos ? std::string_view{} : both.substr(space + 1);
-    } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
-               merge[1].is_string()) {
-      left = merge[0].get_ref<const std::string&>();
-      right = merge[1].get_ref<const std::string&>();
+    } else if (merge.size() == 2 && merge[0].text() != nullptr && merge[1].text() != nullptr) {
+      left = *merge[0].text();
+      right = *merge[1].text();
     }
     if (left.empty() || right.empty()) {
       return mismatch(ErrorCode::bad_format, fmt::format("model.merges[{}]", rank), "two tokens",
@@ -330,8 +325,8 @@ class Reader {
 
   WrittenOf written_of() const { return {entries_}; }
 
-  const json& file_;
-  const json& model_;
+  const Metadata& file_;
+  const Metadata& model_;
   BpeParts parts_;
   std::vector<Entry> entries_;  // by id
   TokenIndex index_;            // by key of the vocabulary
@@ -349,7 +344,7 @@ Result<std::shared_ptr<const Tokenizer>> read_tokenizer_json(std::string_view js
     if (message.starts_with(area)) message.replace(0, area.size(), "[tokenizer] file: ");
     return Error{ErrorCode::bad_format, std::move(message)};
   }
-  KRAIT_ASSIGN_OR_RETURN(BpeParts parts, Reader(**file).run());
+  KRAIT_ASSIGN_OR_RETURN(BpeParts parts, Reader(*file).run());
   return std::shared_ptr<const Tokenizer>(std::make_shared<const BpeTokenizer>(std::move(parts)));
 }
 

@@ -2,14 +2,14 @@
 
 #include <fmt/format.h>
 
-#include "text/huggingface/json_fields.hpp"
-#include "text/unicode/utf8.hpp"
+#include "core/utf8.hpp"
+#include "text/huggingface/fields.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 
-Result<Pattern> Pattern::read(const nlohmann::json& pattern, const std::string& where) {
-  const bool is_regex = !fields::get(pattern, "Regex").is_null();
+Result<Pattern> Pattern::read(const Metadata& pattern, const std::string& where) {
+  const bool is_regex = !pattern["Regex"].is_null();
   Pattern result;
   KRAIT_ASSIGN_OR_RETURN(result.text_,
                          fields::string(pattern, is_regex ? "Regex" : "String", where));

@@ -1,11 +1,11 @@
 #pragma once
 
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
 
 #include "krait/core/error.hpp"
+#include "krait/core/metadata.hpp"
 #include "text/pattern/regex.hpp"
 
 namespace krait {
@@ -15,7 +15,7 @@ inline namespace v0_1 {
 class Pattern {
  public:
   /// Reads `{"String": …}` or `{"Regex": …}`; `where` is for messages.
-  static Result<Pattern> read(const nlohmann::json& pattern, const std::string& where);
+  static Result<Pattern> read(const Metadata& pattern, const std::string& where);
 
   /// The regular expression's text, if it is one.
   std::optional<std::string_view> regex_text() const;

@@ -8,7 +8,7 @@
 #include <limits>
 #include <string>
 
-#include "io/json_private.hpp"
+#include "io/json.hpp"
 #include "text/unicode/code_sets.hpp"
 
 #define PCRE2_CODE_UNIT_WIDTH 8

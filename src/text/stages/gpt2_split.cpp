@@ -1,6 +1,6 @@
+#include "core/utf8.hpp"
 #include "text/stages/pretokenizer.hpp"
 #include "text/unicode/unicode.hpp"
-#include "text/unicode/utf8.hpp"
 
 namespace krait {
 inline namespace v0_1 {

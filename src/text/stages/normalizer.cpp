@@ -4,19 +4,15 @@
 
 #include <optional>
 
-#include "text/huggingface/json_fields.hpp"
-#include "text/unicode/utf8.hpp"
+#include "core/utf8.hpp"
+#include "text/huggingface/fields.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 namespace {
 
 using fields::describe;
-using fields::get;
 using fields::mismatch;
-using nlohmann::json;
-
-constexpr std::size_t max_steps = 64;
 
 std::string_view stripped(std::string_view text, bool left, bool right) {
   while (left && !text.empty()) {
@@ -48,26 +44,20 @@ std::optional<unicode::Form> form_of(std::string_view name) {
 
 }  // namespace
 
-Result<Normalizer> Normalizer::read(const json& normalizer) {
+Result<Normalizer> Normalizer::read(const Metadata& normalizer) {
   Normalizer result;
-  if (!normalizer.is_null()) {
-    KRAIT_RETURN_IF_ERROR(result.add(normalizer, "normalizer"));
-  }
+  if (normalizer.is_null()) return result;
+  KRAIT_RETURN_IF_ERROR(
+      fields::steps(normalizer, "normalizers", "normalizer",
+                    [&](std::string_view type, const Metadata& step, const std::string& where) {
+                      return result.add(type, step, where);
+                    }));
   return result;
 }
 
-Result<void> Normalizer::add(const json& normalizer, const std::string& where) {
-  KRAIT_ASSIGN_OR_RETURN(const std::string_view type, fields::string(normalizer, "type", where));
-  if (steps_.size() >= max_steps) {
-    return mismatch(ErrorCode::unsupported, where, fmt::format("at most {} steps", max_steps),
-                    "more");
-  }
+Result<void> Normalizer::add(std::string_view type, const Metadata& normalizer,
+                             const std::string& where) {
   Step step;
-  if (type == "Sequence") {
-    return fields::sequence(
-        normalizer, "normalizers", where,
-        [this](const json& part, const std::string& place) { return add(part, place); });
-  }
   if (const auto form = form_of(type)) {
     step.form = *form;
   } else if (type == "Lowercase") {
@@ -82,12 +72,11 @@ Result<void> Normalizer::add(const json& normalizer, const std::string& where) {
   } else if (type == "Replace") {
     step.kind = Kind::replace;
     KRAIT_ASSIGN_OR_RETURN(step.content, fields::string(normalizer, "content", where));
-    KRAIT_ASSIGN_OR_RETURN(step.pattern,
-                           Pattern::read(get(normalizer, "pattern"), where + ".pattern"));
+    KRAIT_ASSIGN_OR_RETURN(step.pattern, Pattern::read(normalizer["pattern"], where + ".pattern"));
   } else {
     return mismatch(ErrorCode::unsupported, where + ".type",
                     "NFC, NFD, NFKC, NFKD, Lowercase, Strip, Prepend, Replace or Sequence",
-                    describe(get(normalizer, "type")));
+                    describe(normalizer["type"]));
   }
   steps_.push_back(std::move(step));
   return {};

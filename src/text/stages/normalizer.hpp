@@ -1,12 +1,12 @@
 #pragma once
 
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "krait/core/error.hpp"
+#include "krait/core/metadata.hpp"
 #include "text/pattern/pattern.hpp"
 #include "text/unicode/unicode.hpp"
 
@@ -16,7 +16,7 @@ inline namespace v0_1 {
 /// What a tokenizer does to a text before it looks for tokens: the `normalizer` of its file.
 class Normalizer {
  public:
-  static Result<Normalizer> read(const nlohmann::json& normalizer);
+  static Result<Normalizer> read(const Metadata& normalizer);
 
   /// Bytes that a text of `size` bytes may become. The forms make a text at most 11 times as long,
   /// marks for spaces 3 times; steps that multiply each other would fill any memory.
@@ -38,7 +38,7 @@ class Normalizer {
     std::string content;             // prepend, replace
   };
 
-  Result<void> add(const nlohmann::json& normalizer, const std::string& where);
+  Result<void> add(std::string_view type, const Metadata& normalizer, const std::string& where);
   static Result<std::string> replaced(const Step& step, std::string_view text, std::size_t room);
 
   std::vector<Step> steps_;

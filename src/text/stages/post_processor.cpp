@@ -4,35 +4,22 @@
 
 #include <string>
 
-#include "text/huggingface/json_fields.hpp"
+#include "text/huggingface/fields.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 namespace {
 
 using fields::describe;
-using fields::get;
 using fields::mismatch;
-using nlohmann::json;
 
-constexpr std::size_t max_steps = 64;
 constexpr std::size_t max_ids = 256;
 
 class Reader {
  public:
   explicit Reader(Index vocab) : vocab_(vocab) {}
 
-  Result<void> add(const json& step, const std::string& where) {
-    KRAIT_ASSIGN_OR_RETURN(const std::string_view type, fields::string(step, "type", where));
-    if (++steps_ > max_steps) {
-      return mismatch(ErrorCode::unsupported, where, fmt::format("at most {} steps", max_steps),
-                      "more");
-    }
-    if (type == "Sequence") {
-      return fields::sequence(
-          step, "processors", where,
-          [this](const json& part, const std::string& place) { return add(part, place); });
-    }
+  Result<void> add(std::string_view type, const Metadata& step, const std::string& where) {
     if (type == "ByteLevel") return {};  // moves offsets, adds nothing
     TextEnds ends;
     if (type == "TemplateProcessing") {
@@ -44,7 +31,7 @@ class Reader {
       return mismatch(ErrorCode::unsupported, where + ".type",
                       "TemplateProcessing, ByteLevel, BertProcessing, RobertaProcessing or "
                       "Sequence",
-                      describe(get(step, "type")));
+                      describe(step["type"]));
     }
     if (ends.before.empty() && ends.after.empty()) return {};
     if (!ends_.before.empty() || !ends_.after.empty()) {
@@ -64,44 +51,45 @@ class Reader {
                     fmt::format("at most {} ids around a text", max_ids), "more");
   }
 
-  Result<void> append_id(const json& value, const std::string& where, std::vector<Token>& ids) {
-    if (!value.is_number_unsigned() ||
-        value.get<std::uint64_t>() >= static_cast<std::uint64_t>(vocab_)) {
+  Result<void> append_id(const Metadata& value, const std::string& where, std::vector<Token>& ids) {
+    const auto id = value.whole();
+    if (!id || *id >= static_cast<std::uint64_t>(vocab_)) {
       return mismatch(ErrorCode::bad_format, where, fmt::format("an id below {}", vocab_),
                       describe(value));
     }
-    ids.push_back(static_cast<Token>(value.get<std::uint64_t>()));
+    ids.push_back(static_cast<Token>(*id));
     return {};
   }
 
   // ["[CLS]", 101]
-  Result<void> append_pair(const json& step, const char* name, const std::string& where,
+  Result<void> append_pair(const Metadata& step, const char* name, const std::string& where,
                            std::vector<Token>& ids) {
-    const json& pair = get(step, name);
-    if (!pair.is_array() || pair.size() != 2 || !pair[0].is_string()) {
+    const Metadata& pair = step[name];
+    if (pair.array() == nullptr || pair.size() != 2 || pair[0].text() == nullptr) {
       return mismatch(ErrorCode::bad_format, fmt::format("{}.{}", where, name),
                       "a token and its id", describe(pair));
     }
     return append_id(pair[1], fmt::format("{}.{}[1]", where, name), ids);
   }
 
-  Result<TextEnds> read_template(const json& step, const std::string& where) {
+  Result<TextEnds> read_template(const Metadata& step, const std::string& where) {
     TextEnds ends;
     std::size_t texts = 0;
-    KRAIT_RETURN_IF_ERROR(fields::sequence(
-        step, "single", where, [&](const json& piece, const std::string& place) -> Result<void> {
-          if (const json& text = get(piece, "Sequence"); !text.is_null()) {
+    KRAIT_RETURN_IF_ERROR(fields::elements(
+        step, "single", where,
+        [&](const Metadata& piece, const std::string& place) -> Result<void> {
+          if (const Metadata& text = piece["Sequence"]; !text.is_null()) {
             KRAIT_ASSIGN_OR_RETURN(const std::string_view id,
                                    fields::string(text, "id", place + ".Sequence"));
             if (id != "A" || ++texts > 1) {
               return mismatch(ErrorCode::unsupported, where + ".single", "the text A once",
-                              id == "A" ? "it twice" : describe(get(text, "id")));
+                              id == "A" ? "it twice" : describe(text["id"]));
             }
             return {};
           }
           const std::string token_place = place + ".SpecialToken";
           KRAIT_ASSIGN_OR_RETURN(const std::string_view name,
-                                 fields::string(get(piece, "SpecialToken"), "id", token_place));
+                                 fields::string(piece["SpecialToken"], "id", token_place));
           return append_special(step, std::string(name), where,
                                 texts == 0 ? ends.before : ends.after);
         }));
@@ -111,27 +99,30 @@ class Reader {
     return ends;
   }
 
-  Result<void> append_special(const json& step, const std::string& name, const std::string& where,
-                              std::vector<Token>& ids) {
-    const std::string place = fmt::format("{}.special_tokens[{}]", where, describe(json(name)));
-    return fields::sequence(get(get(step, "special_tokens"), name.c_str()), "ids", place,
-                            [&](const json& id, const std::string& id_place) -> Result<void> {
+  Result<void> append_special(const Metadata& step, const std::string& name,
+                              const std::string& where, std::vector<Token>& ids) {
+    const std::string place = fmt::format("{}.special_tokens[{}]", where, describe(name));
+    return fields::elements(step["special_tokens"][name], "ids", place,
+                            [&](const Metadata& id, const std::string& id_place) -> Result<void> {
                               KRAIT_RETURN_IF_ERROR(check_count(ids.size() + 1, where));
                               return append_id(id, id_place, ids);
                             });
   }
 
   Index vocab_;
-  std::size_t steps_ = 0;
   TextEnds ends_;
 };
 
 }  // namespace
 
-Result<TextEnds> read_post_processor(const json& post_processor, Index vocab) {
+Result<TextEnds> read_post_processor(const Metadata& post_processor, Index vocab) {
   Reader reader(vocab);
   if (!post_processor.is_null()) {
-    KRAIT_RETURN_IF_ERROR(reader.add(post_processor, "post_processor"));
+    KRAIT_RETURN_IF_ERROR(
+        fields::steps(post_processor, "processors", "post_processor",
+                      [&](std::string_view type, const Metadata& step, const std::string& where) {
+                        return reader.add(type, step, where);
+                      }));
   }
   return reader.take();
 }

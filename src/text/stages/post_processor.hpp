@@ -1,9 +1,9 @@
 #pragma once
 
-#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "krait/core/error.hpp"
+#include "krait/core/metadata.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -14,7 +14,7 @@ struct TextEnds {
 };
 
 /// Reads what a single text gets; `vocab` is the number of ids.
-Result<TextEnds> read_post_processor(const nlohmann::json& post_processor, Index vocab);
+Result<TextEnds> read_post_processor(const Metadata& post_processor, Index vocab);
 
 }  // namespace v0_1
 }  // namespace krait

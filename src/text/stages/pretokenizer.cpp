@@ -4,21 +4,17 @@
 
 #include <algorithm>
 
+#include "core/utf8.hpp"
 #include "text/bpe/byte_alphabet.hpp"
-#include "text/huggingface/json_fields.hpp"
+#include "text/huggingface/fields.hpp"
 #include "text/unicode/unicode.hpp"
-#include "text/unicode/utf8.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 namespace {
 
 using fields::describe;
-using fields::get;
 using fields::mismatch;
-using nlohmann::json;
-
-constexpr std::size_t max_steps = 64;
 
 constexpr std::string_view gpt2_pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
@@ -99,10 +95,14 @@ class PreTokenizer::Cutter {
   bool was_match_ = false;
 };
 
-Result<PreTokenizer> PreTokenizer::read(const json& pre_tokenizer) {
+Result<PreTokenizer> PreTokenizer::read(const Metadata& pre_tokenizer) {
   PreTokenizer result;
   if (!pre_tokenizer.is_null()) {
-    KRAIT_RETURN_IF_ERROR(result.add(pre_tokenizer, "pre_tokenizer"));
+    KRAIT_RETURN_IF_ERROR(
+        fields::steps(pre_tokenizer, "pretokenizers", "pre_tokenizer",
+                      [&](std::string_view type, const Metadata& step, const std::string& where) {
+                        return result.add(type, step, where);
+                      }));
   }
   const auto count = std::count_if(result.steps_.begin(), result.steps_.end(),
                                    [](const Step& step) { return step.kind == Kind::byte_level; });
@@ -113,18 +113,9 @@ Result<PreTokenizer> PreTokenizer::read(const json& pre_tokenizer) {
   return result;
 }
 
-Result<void> PreTokenizer::add(const json& pre_tokenizer, const std::string& where) {
-  KRAIT_ASSIGN_OR_RETURN(const std::string_view type, fields::string(pre_tokenizer, "type", where));
-  if (steps_.size() >= max_steps) {
-    return mismatch(ErrorCode::unsupported, where, fmt::format("at most {} steps", max_steps),
-                    "more");
-  }
+Result<void> PreTokenizer::add(std::string_view type, const Metadata& pre_tokenizer,
+                               const std::string& where) {
   Step step;
-  if (type == "Sequence") {
-    return fields::sequence(
-        pre_tokenizer, "pretokenizers", where,
-        [this](const json& part, const std::string& place) { return add(part, place); });
-  }
   if (type == "ByteLevel") {
     step.kind = Kind::byte_level;
     KRAIT_ASSIGN_OR_RETURN(const bool adds_prefix_space,
@@ -154,18 +145,17 @@ Result<void> PreTokenizer::add(const json& pre_tokenizer, const std::string& whe
   } else {
     return mismatch(ErrorCode::unsupported, where + ".type",
                     "ByteLevel, Split, Digits, Punctuation or Sequence",
-                    describe(get(pre_tokenizer, "type")));
+                    describe(pre_tokenizer["type"]));
   }
   steps_.push_back(std::move(step));
   return {};
 }
 
-Result<PreTokenizer::Step> PreTokenizer::read_split(const json& pre_tokenizer,
+Result<PreTokenizer::Step> PreTokenizer::read_split(const Metadata& pre_tokenizer,
                                                     const std::string& where) const {
   Step step;
-  KRAIT_ASSIGN_OR_RETURN(step.pattern,
-                         Pattern::read(get(pre_tokenizer, "pattern"), where + ".pattern"));
-  if (get(pre_tokenizer, "behavior").is_null()) {
+  KRAIT_ASSIGN_OR_RETURN(step.pattern, Pattern::read(pre_tokenizer["pattern"], where + ".pattern"));
+  if (pre_tokenizer["behavior"].is_null()) {
     return mismatch(ErrorCode::bad_format, where + ".behavior", "a string", "null");
   }
   KRAIT_ASSIGN_OR_RETURN(step.behavior, read_behavior(pre_tokenizer, where, Behavior::isolated));
@@ -176,10 +166,10 @@ Result<PreTokenizer::Step> PreTokenizer::read_split(const json& pre_tokenizer,
   return step;
 }
 
-Result<PreTokenizer::Behavior> PreTokenizer::read_behavior(const json& pre_tokenizer,
+Result<PreTokenizer::Behavior> PreTokenizer::read_behavior(const Metadata& pre_tokenizer,
                                                            const std::string& where,
                                                            Behavior fallback) {
-  if (get(pre_tokenizer, "behavior").is_null()) return fallback;
+  if (pre_tokenizer["behavior"].is_null()) return fallback;
   KRAIT_ASSIGN_OR_RETURN(const std::string_view name,
                          fields::string(pre_tokenizer, "behavior", where));
   if (name == "Removed") return Behavior::removed;
@@ -189,7 +179,7 @@ Result<PreTokenizer::Behavior> PreTokenizer::read_behavior(const json& pre_token
   if (name == "Contiguous") return Behavior::contiguous;
   return mismatch(ErrorCode::unsupported, where + ".behavior",
                   "Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous",
-                  describe(get(pre_tokenizer, "behavior")));
+                  describe(pre_tokenizer["behavior"]));
 }
 
 Result<void> PreTokenizer::split(std::string_view text, Scratch& scratch) const {

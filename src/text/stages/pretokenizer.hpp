@@ -1,12 +1,12 @@
 #pragma once
 
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "krait/core/error.hpp"
+#include "krait/core/metadata.hpp"
 #include "text/pattern/pattern.hpp"
 
 namespace krait {
@@ -18,7 +18,7 @@ inline namespace v0_1 {
 /// "ByteLevel"; steps after it see the byte alphabet (byte_alphabet.hpp) instead of the text.
 class PreTokenizer {
  public:
-  static Result<PreTokenizer> read(const nlohmann::json& pre_tokenizer);
+  static Result<PreTokenizer> read(const Metadata& pre_tokenizer);
 
   struct Piece {
     std::size_t begin = 0, end = 0;
@@ -50,10 +50,10 @@ class PreTokenizer {
 
   class Cutter;
 
-  Result<void> add(const nlohmann::json& pre_tokenizer, const std::string& where);
-  Result<Step> read_split(const nlohmann::json& pre_tokenizer, const std::string& where) const;
-  static Result<Behavior> read_behavior(const nlohmann::json& pre_tokenizer,
-                                        const std::string& where, Behavior fallback);
+  Result<void> add(std::string_view type, const Metadata& pre_tokenizer, const std::string& where);
+  Result<Step> read_split(const Metadata& pre_tokenizer, const std::string& where) const;
+  static Result<Behavior> read_behavior(const Metadata& pre_tokenizer, const std::string& where,
+                                        Behavior fallback);
   Result<void> cut(const Step& step, std::optional<PatternSearch>& search, Scratch& scratch) const;
   static void add_prefix_spaces(Scratch& scratch);
   static void write_bytes(Scratch& scratch);

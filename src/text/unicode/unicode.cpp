@@ -6,8 +6,8 @@
 #include <array>
 #include <vector>
 
+#include "core/utf8.hpp"
 #include "text/unicode/code_sets.hpp"
-#include "text/unicode/utf8.hpp"
 
 namespace krait {
 inline namespace v0_1 {

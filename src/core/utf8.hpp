@@ -9,6 +9,9 @@ namespace krait {
 inline namespace v0_1 {
 namespace utf8 {
 
+/// U+FFFD, which stands for what is no character.
+inline constexpr char32_t replacement = 0xFFFD;
+
 enum class Form {
   complete,   ///< a code point
   ill,        ///< bytes that no continuation can make a code point

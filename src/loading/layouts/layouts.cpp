@@ -1,0 +1,90 @@
+#include "loading/layouts/layouts.hpp"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <vector>
+
+#include "krait/io/printable.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace {
+
+constexpr std::array layouts = {
+    Layout{"backbone", "embeddings", "layers", "norm_f", "lm_head"},  // transformers
+    Layout{"backbone", "embedding", "layers", "norm_f", "lm_head"},   // state-spaces
+    Layout{"mambabyte", "token_embedding", "layers", "final_norm", "lm_head"},
+    Layout{"model.backbone", "embedding", "layers", "norm_f", "model.lm_head"},  // Mistral
+    Layout{"", "embedding.word_embeddings", "decoder.layers", "decoder.final_layernorm",
+           "output_layer"},                                   // Megatron
+    Layout{"", "embeddings", "layers", "norm_f", "lm_head"},  // a model saved without its head
+    Layout{"", "embedding", "layers", "norm_f", "lm_head"},
+};
+
+// Either may be empty.
+std::string joined(std::string_view prefix, std::string_view name) {
+  return fmt::format("{}{}{}", prefix, prefix.empty() || name.empty() ? "" : ".", name);
+}
+
+// Whether the checkpoint has that matrix, as floats or as codes.
+bool has_matrix(const WeightStore& weights, const std::string& name) {
+  return weights.contains(name + ".weight") || weights.contains(name + ".codes");
+}
+
+// What stands before every name of the checkpoint, in ever longer forms: "", "module",
+// "module.model", …. Wrappers of modules (DistributedDataParallel, torch.compile, Lightning) leave
+// such words.
+std::vector<std::string> common_wrappers(const WeightStore& weights) {
+  constexpr std::size_t most_words = 8;
+  std::vector<std::string> wrappers = {""};
+  if (weights.size() == 0) return wrappers;
+  // In their order, what the first and the last have in common is common to all.
+  const std::string& first = weights.entries().begin()->first;
+  const std::string& last = weights.entries().rbegin()->first;
+  for (std::size_t i = 0; i < first.size() && i < last.size() && first[i] == last[i]; ++i) {
+    if (first[i] != '.' || i == 0 || wrappers.size() > most_words) continue;
+    std::string wrapper = first.substr(0, i);
+    if (printable(wrapper) == wrapper) wrappers.push_back(std::move(wrapper));  // it will be shown
+  }
+  return wrappers;
+}
+
+}  // namespace
+
+TensorNames::TensorNames(const WeightStore& weights) : weights_(weights) {
+  for (const std::string& wrapper : common_wrappers(weights)) {
+    for (const bool by_head : {false, true}) {
+      for (const Layout& layout : layouts) {
+        const std::string prefix = joined(wrapper, layout.prefix);
+        const bool is_it = by_head
+                               ? has_matrix(weights, joined(wrapper, layout.head)) &&
+                                     weights.contains(joined(prefix, layout.final_norm) + ".weight")
+                               : has_matrix(weights, joined(prefix, layout.embedding));
+        if (!is_it) continue;
+        layout_ = &layout;
+        wrapper_ = wrapper;
+        prefix_ = prefix;
+        return;
+      }
+    }
+  }
+}
+
+bool TensorNames::has_in_layer(Index layer, std::string_view name) const {
+  return layout_ != nullptr &&
+         weights_.contains(fmt::format("{}.{}.{}", joined(prefix_, layout_->layers), layer, name));
+}
+
+void TensorNames::apply(ModelConfig& config) const {
+  config.prefix = prefix_;
+  config.wrapper = wrapper_;
+  if (layout_ == nullptr) return;
+  config.spec.embedding_name = layout_->embedding;
+  config.spec.layers_name = layout_->layers;
+  config.spec.final_norm_name = layout_->final_norm;
+  config.spec.head_name = joined(wrapper_, layout_->head);
+}
+
+}  // namespace v0_1
+}  // namespace krait
