@@ -4,6 +4,7 @@
 /// The kernels: plain functions on views.
 
 #include "krait/kernels/attention.hpp"
+#include "krait/kernels/codeword_search.hpp"
 #include "krait/kernels/conv1d.hpp"
 #include "krait/kernels/elementwise.hpp"
 #include "krait/kernels/matmul.hpp"

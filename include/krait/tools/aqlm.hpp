@@ -1,0 +1,88 @@
+#pragma once
+
+/// \file
+/// Additive quantisation (AQLM): weights as sums of codewords, about 2 bits each.
+///
+/// Papers  Egiazarian et al., "Extreme Compression of Large Language Models via Additive
+///         Quantization", 2024 (arXiv:2401.06118): the representation. Codes are found by another
+///         search: all codes of a group at once, by an additive beam search in the metric of the
+///         inputs' second moments; codebooks by conjugate gradients; scales in closed form.
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "krait/core/dtype.hpp"
+#include "krait/core/error.hpp"
+#include "krait/core/executor.hpp"
+#include "krait/core/flow.hpp"
+#include "krait/core/tensor_view.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+
+/// How many codewords of which length make a group of weights: "4x4g8" is four codebooks of 2⁴
+/// codewords for groups of 8 inputs.
+struct AqlmScheme {
+  Index n_codebook = 4;  ///< M, 1 to 16
+  Index bits = 4;        ///< B, 1 to 16: codes are below 2^B
+  Index group = 8;       ///< g, inputs per group, 1 to 64
+
+  Index n_codeword() const noexcept { return Index{1} << bits; }
+  friend bool operator==(const AqlmScheme&, const AqlmScheme&) = default;
+};
+
+/// Reads "MxBgG", or "MxB" for groups of 8. Errors: bad_argument.
+KRAIT_API Result<AqlmScheme> parse_aqlm_scheme(std::string_view text);
+KRAIT_API std::string to_string(const AqlmScheme& scheme);
+
+/// Bits per weight of a matrix [out, in], its f16 codebooks and scales included:
+/// M·B/g + M·2^B·g·16/(out·in) + 16/in.
+KRAIT_API double bits_per_weight(const AqlmScheme& scheme, Index out, Index in);
+
+/// How long to look for good codes.
+struct AqlmEffort {
+  Index beam = 8;             ///< hypotheses kept per group, 1 to 64
+  Index rounds = 10;          ///< at most so many sweeps over codebooks, scales and codes
+  double least_gain = 0.005;  ///< stop when a round takes less than this part off the error
+  Index solver_steps = 10;    ///< conjugate-gradient steps per round
+  Index kmeans_rounds = 20;   ///< Lloyd's iterations for each codebook at the start
+};
+
+/// A matrix [out, in] as sums of codewords:
+/// W[i, j·g + d] ≈ scales[i] · Σ_m codebooks[m, codes[i,j,m], d].
+struct AqlmMatrix {
+  AqlmScheme scheme;
+  Index out = 0;
+  Index in = 0;
+  std::vector<std::uint16_t> codes;  ///< [out, in / group, n_codebook]
+  std::vector<f16> codebooks;        ///< [n_codebook, n_codeword, group]
+  std::vector<f16> scales;           ///< [out]
+  double error = 0.0;                ///< tr(ΔHΔᵀ) / tr(WHWᵀ), Δ = Ŵ − W
+
+  /// Row i of Ŵ in f32: the sum with m ascending, then the product with the scale.
+  KRAIT_API void row(Index i, std::span<float> values) const;
+};
+
+/// Second moments of a matrix's inputs, H = XᵀX / n for n inputs X [n, in].
+struct SecondMoments {
+  Index in = 0;
+  /// [in, in], symmetric; or [in], its diagonal alone, which says nothing of how inputs vary
+  /// together; or empty: the identity.
+  std::vector<float> values;
+};
+
+/// Encodes W [out, in] so that tr(ΔHΔᵀ) is small. The result depends on the arguments alone, not on
+/// the executor and not on the instruction set.
+///
+/// `progress` counts rounds. Errors: bad_argument (groups that do not divide the inputs, moments of
+/// another size, none that is positive, an effort out of range), not_finite (W or H), cancelled.
+KRAIT_API Result<AqlmMatrix> encode_aqlm(MatrixView<const float> W, const SecondMoments& H,
+                                         const AqlmScheme& scheme, const AqlmEffort& effort,
+                                         std::uint64_t seed, Executor& executor,
+                                         Progress progress = {});
+
+}  // namespace v0_1
+}  // namespace krait
