@@ -3,7 +3,7 @@
 
 # The library and the program. ccache is here because it pays for itself.
 krait_build_packages="g++ cmake ninja-build pkg-config ccache libhwy-dev libfmt-dev
-  nlohmann-json3-dev libpcre2-dev libutf8proc-dev libcli11-dev"
+  nlohmann-json3-dev libpcre2-dev libutf8proc-dev libcli11-dev libeigen3-dev"
 # What the tests and benchmarks need on top; dpkg-dev makes a Debian package right.
 krait_test_packages="libgtest-dev libgmock-dev libbenchmark-dev dpkg-dev file"
 

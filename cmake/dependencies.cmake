@@ -93,6 +93,10 @@ find_package(Threads REQUIRED)
 
 krait_dependency(json TARGET nlohmann_json::nlohmann_json PACKAGE nlohmann_json
   GIT https://github.com/nlohmann/json.git TAG v3.12.0)
+# Decompositions, for the tools alone.
+krait_dependency(eigen TARGET Eigen3::Eigen PACKAGE Eigen3
+  GIT https://gitlab.com/libeigen/eigen.git TAG 3.4.0 FETCH_TARGET eigen
+  OPTIONS EIGEN_BUILD_DOC=OFF BUILD_TESTING=OFF EIGEN_BUILD_PKGCONFIG=OFF)
 # Those with compiled code; install.cmake names them again. fmt would do without, at the price of four
 # seconds of compiling for every source that formats a message.
 krait_dependency(fmt TARGET krait_deps::fmt PKG_CONFIG fmt

@@ -5,5 +5,6 @@
 
 #include "krait/tools/aqlm.hpp"
 #include "krait/tools/evaluate.hpp"
+#include "krait/tools/low_rank.hpp"
 #include "krait/tools/quantize.hpp"
 #include "krait/tools/routing.hpp"
