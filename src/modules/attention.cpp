@@ -2,10 +2,24 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+
 namespace krait {
 inline namespace v0_1 {
 
 static_assert(cache_page_tokens == kernels::attention_page_tokens);
+
+AttentionSpec AttentionSpec::resolved(Index d_model) const {
+  AttentionSpec spec = *this;
+  if (spec.n_kv_head == 0) spec.n_kv_head = n_head;
+  if (spec.d_head == 0 && n_head > 0) spec.d_head = d_model / n_head;
+  if (spec.scale == 0.0F && spec.d_head > 0) {
+    spec.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.d_head)));
+  }
+  if (spec.rotary && spec.rotary->dim == 0) spec.rotary->dim = spec.d_head;
+  return spec;
+}
 
 Result<void> AttentionSpec::validate(Index d_model) const {
   KRAIT_RETURN_IF_ERROR(check_extent("n_head", n_head));

@@ -11,7 +11,7 @@
 ///   n_head  heads of queries                  heads of queries
 ///   d_head  channels of a head
 
-#include <cmath>
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -48,16 +48,7 @@ struct AttentionSpec {
   bool out_bias = false;  ///< of the output projection
 
   /// The same with every 0 replaced by what it stands for.
-  AttentionSpec resolved(Index d_model) const {
-    AttentionSpec spec = *this;
-    if (spec.n_kv_head == 0) spec.n_kv_head = n_head;
-    if (spec.d_head == 0 && n_head > 0) spec.d_head = d_model / n_head;
-    if (spec.scale == 0.0F && spec.d_head > 0) {
-      spec.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.d_head)));
-    }
-    if (spec.rotary && spec.rotary->dim == 0) spec.rotary->dim = spec.d_head;
-    return spec;
-  }
+  KRAIT_API AttentionSpec resolved(Index d_model) const;
 
   KRAIT_API Result<void> validate(Index d_model) const;
   KRAIT_API std::string to_string(Index d_model) const;
@@ -70,8 +61,9 @@ struct AttentionSpec {
 /// keys and values in the cache of each sequence.
 class Attention final : public Block {
  public:
-  static Result<std::unique_ptr<const Block>> bind(const AttentionSpec& spec,
-                                                   const WeightScope& weights, Plan& plan);
+  KRAIT_API static Result<std::unique_ptr<const Block>> bind(const AttentionSpec& spec,
+                                                             const WeightScope& weights,
+                                                             Plan& plan);
 
   void forward(BlockContext& ctx) const noexcept override {
     const Index d_q = spec_.n_head * spec_.d_head;

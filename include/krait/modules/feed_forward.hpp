@@ -42,14 +42,8 @@ class FeedForward {
     std::string_view up;
     std::string_view down;
   };
-  static Result<FeedForward> bind(const Parts& parts, const WeightScope& weights, Plan& plan) {
-    const Index rows = up_rows(parts.d_hidden, parts.gated);
-    KRAIT_ASSIGN_OR_RETURN(
-        auto up, Linear::bind(weights.scope(parts.up), plan, rows, plan.d_model(), parts.bias));
-    KRAIT_ASSIGN_OR_RETURN(auto down, Linear::bind(weights.scope(parts.down), plan, plan.d_model(),
-                                                   parts.d_hidden, parts.bias));
-    return FeedForward(std::move(up), std::move(down), parts.activation);
-  }
+  KRAIT_API static Result<FeedForward> bind(const Parts& parts, const WeightScope& weights,
+                                            Plan& plan);
 
   Index d_hidden() const noexcept { return down_.in(); }
   Index d_up() const noexcept { return up_.out(); }

@@ -29,16 +29,9 @@ struct MlpSpec {
     return spec;
   }
 
-  Result<void> validate(Index d_model) const {
-    return check_extent("d_hidden", resolved(d_model).d_hidden);
-  }
-
-  std::string to_string(Index d_model) const {
-    return "Mlp d_hidden " + std::to_string(resolved(d_model).d_hidden) + ' ' +
-           krait::to_string(activation) + (gated ? " gated" : "") + (bias ? " bias" : "");
-  }
-
-  Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) const;
+  KRAIT_API Result<void> validate(Index d_model) const;
+  KRAIT_API std::string to_string(Index d_model) const;
+  KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) const;
 
   friend bool operator==(const MlpSpec&, const MlpSpec&) = default;
 };
@@ -66,19 +59,6 @@ class Mlp final : public Block {
   FeedForward network_;
   ScratchSlot hidden_, output_;
 };
-
-inline Result<std::unique_ptr<const Block>> MlpSpec::bind(const WeightScope& weights,
-                                                          Plan& plan) const {
-  KRAIT_ASSIGN_OR_RETURN(auto network,
-                         FeedForward::bind({.d_hidden = resolved(plan.d_model()).d_hidden,
-                                            .activation = activation,
-                                            .gated = gated,
-                                            .bias = bias,
-                                            .up = up,
-                                            .down = down},
-                                           weights, plan));
-  return std::unique_ptr<const Block>(std::make_unique<Mlp>(std::move(network), plan));
-}
 
 }  // namespace v0_1
 }  // namespace krait

@@ -3,9 +3,7 @@
 /// \file
 /// The norms in front of blocks and of the head.
 
-#include <cstdio>
 #include <string>
-#include <string_view>
 #include <variant>
 
 #include "krait/kernels/norm.hpp"
@@ -32,18 +30,7 @@ using NormSpec = std::variant<RmsNormSpec, LayerNormSpec>;
 /// `<name>.bias`.
 class Norm {
  public:
-  static Result<Norm> bind(const NormSpec& spec, const WeightScope& weights, Index d) {
-    Norm norm;
-    norm.is_rms_ = std::holds_alternative<RmsNormSpec>(spec);
-    norm.eps_ = std::visit([](const auto& s) { return s.eps; }, spec);
-    KRAIT_ASSIGN_OR_RETURN(const auto weight, weights.get<float>("weight", {d}));
-    norm.weight_ = weight.data();
-    if (!norm.is_rms_) {
-      KRAIT_ASSIGN_OR_RETURN(const auto bias, weights.get<float>("bias", {d}));
-      norm.bias_ = bias.data();
-    }
-    return norm;
-  }
+  KRAIT_API static Result<Norm> bind(const NormSpec& spec, const WeightScope& weights, Index d);
 
   /// y = norm(x), row by row; y may be x.
   void apply(MatrixView<const float> x, MatrixView<float> y) const noexcept {
@@ -51,12 +38,7 @@ class Norm {
     is_rms_ ? kernels::rms_norm(args) : kernels::layer_norm(args);
   }
 
-  std::string description() const {
-    char text[48];
-    std::snprintf(text, sizeof text, "%s, eps %g", is_rms_ ? "RmsNorm" : "LayerNorm",
-                  static_cast<double>(eps_));
-    return text;
-  }
+  KRAIT_API std::string description() const;
 
  private:
   bool is_rms_ = true;

@@ -1,0 +1,135 @@
+#include "krait/modules/moe.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace krait {
+inline namespace v0_1 {
+
+Result<void> MoeSpec::validate(Index d_model) const {
+  if (n_expert < 1 || n_expert > most_experts) {
+    return bad_spec("n_expert", "1 to " + std::to_string(most_experts), std::to_string(n_expert));
+  }
+  KRAIT_RETURN_IF_ERROR(check_extent("d_expert", resolved(d_model).d_expert));
+  if (top_k < 1 || top_k > n_expert) {
+    return bad_spec("top_k", "1 to n_expert (" + std::to_string(n_expert) + ")",
+                    std::to_string(top_k));
+  }
+  if (!Shape::make(std::vector<Index>{8, n_expert, resolved(d_model).d_expert, d_model})) {
+    return bad_spec("d_expert", "experts that fit into memory",
+                    std::to_string(resolved(d_model).d_expert));
+  }
+  if (d_shared != 0) KRAIT_RETURN_IF_ERROR(check_extent("d_shared", d_shared));
+  if (!(router.scale > 0.0F) || router.scale > 1e30F) {
+    return bad_spec("router scale", "a positive number", spec_number(router.scale));
+  }
+  if (bias && names.experts.empty()) {
+    return bad_spec("bias", "experts of their own tensors", "stacked ones");
+  }
+  return {};
+}
+
+std::string MoeSpec::to_string(Index d_model) const {
+  using kernels::RouterScore;
+  std::string text = "Moe n_expert " + std::to_string(n_expert) + " top_k " +
+                     std::to_string(top_k) + " d_expert " +
+                     std::to_string(resolved(d_model).d_expert) + ' ' +
+                     krait::to_string(activation) + (gated ? " gated" : "");
+  text += router.score == RouterScore::softmax             ? " softmax"
+          : router.score == RouterScore::softmax_of_chosen ? " softmax-of-chosen"
+                                                           : " sigmoid";
+  if (router.bias) text += " router-bias";
+  if (router.selection_bias) text += " selection-bias";
+  if (router.normalize) text += " normalized";
+  if (router.scale != 1.0F) text += " scale " + spec_number(router.scale);
+  if (d_shared != 0) text += " d_shared " + std::to_string(d_shared);
+  if (bias) text += " bias";
+  return text;
+}
+
+namespace {
+
+// A router that is not of numbers would send tokens anywhere. `width` values are of one expert.
+Result<void> check_finite(const std::string& name, std::span<const float> values, Index width) {
+  const auto odd = std::ranges::find_if_not(values, [](float w) { return std::isfinite(w); });
+  if (odd == values.end()) return {};
+  return Error{ErrorCode::bad_format, "[build] " + name + ": expected finite numbers, found " +
+                                          spec_number(*odd) + " (expert " +
+                                          std::to_string((odd - values.begin()) / width) + ")"};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<const Block>> Moe::bind(const MoeSpec& unresolved,
+                                               const WeightScope& weights, Plan& plan) {
+  const Index d_model = plan.d_model();
+  auto block = std::make_unique<Moe>();
+  const MoeSpec& spec = block->spec_ = unresolved.resolved(d_model);
+  const MoeNames& names = spec.names;
+  const Index d_up = FeedForward::up_rows(spec.d_expert, spec.gated);
+
+  // Rounding a router's weights to fewer bits would send tokens elsewhere: they stay in f32.
+  const WeightScope router = weights.scope(names.router);
+  KRAIT_ASSIGN_OR_RETURN(const auto W, router.get<float>("weight", {spec.n_expert, d_model}));
+  KRAIT_RETURN_IF_ERROR(check_finite(router.name("weight"), W, d_model));
+  const float* bias = nullptr;
+  if (spec.router.bias) {
+    KRAIT_ASSIGN_OR_RETURN(const auto values, router.get<float>("bias", {spec.n_expert}));
+    KRAIT_RETURN_IF_ERROR(check_finite(router.name("bias"), values, 1));
+    bias = values.data();
+  }
+  block->router_ = Linear({W.data(), DType::f32, spec.n_expert, d_model}, bias, plan);
+  if (spec.router.selection_bias) {
+    KRAIT_ASSIGN_OR_RETURN(const auto values,
+                           router.get<float>("e_score_correction_bias", {spec.n_expert}));
+    KRAIT_RETURN_IF_ERROR(check_finite(router.name("e_score_correction_bias"), values, 1));
+    block->selection_bias_ = values.data();
+  }
+
+  const WeightScope chosen = weights.active(spec.top_k, spec.n_expert);
+  if (names.experts.empty()) {
+    KRAIT_ASSIGN_OR_RETURN(
+        auto up, Linear::bind_stack(chosen.scope(names.up), plan, spec.n_expert, d_up, d_model));
+    KRAIT_ASSIGN_OR_RETURN(auto down, Linear::bind_stack(chosen.scope(names.down), plan,
+                                                         spec.n_expert, d_model, spec.d_expert));
+    for (std::size_t e = 0; e < up.size(); ++e) {
+      block->experts_.emplace_back(std::move(up[e]), std::move(down[e]), spec.activation);
+    }
+  }
+  FeedForward::Parts parts{.d_hidden = spec.d_expert,
+                           .activation = spec.activation,
+                           .gated = spec.gated,
+                           .bias = spec.bias,
+                           .up = names.up,
+                           .down = names.down};
+  for (Index e = 0; !names.experts.empty() && e < spec.n_expert; ++e) {
+    KRAIT_ASSIGN_OR_RETURN(auto expert,
+                           FeedForward::bind(parts, chosen.scope(names.experts, e), plan));
+    block->experts_.push_back(std::move(expert));
+  }
+  if (spec.d_shared != 0) {
+    parts.d_hidden = spec.d_shared;
+    KRAIT_ASSIGN_OR_RETURN(auto shared,
+                           FeedForward::bind(parts, weights.scope(names.shared), plan));
+    block->shared_.push_back(std::move(shared));
+  }
+
+  block->gates_ = plan.scratch(spec.n_expert);
+  block->input_ = plan.scratch(d_model);
+  block->hidden_ =
+      plan.scratch(FeedForward::up_rows(std::max(spec.d_expert, spec.d_shared), spec.gated));
+  block->output_ = plan.scratch(d_model);
+  block->y_ = plan.scratch(d_model);
+  return std::unique_ptr<const Block>(std::move(block));
+}
+
+Result<std::unique_ptr<const Block>> MoeSpec::bind(const WeightScope& weights, Plan& plan) const {
+  return Moe::bind(*this, weights, plan);
+}
+
+}  // namespace v0_1
+}  // namespace krait
