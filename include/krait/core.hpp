@@ -12,6 +12,7 @@
 #include "krait/core/executor.hpp"
 #include "krait/core/float_environment.hpp"
 #include "krait/core/flow.hpp"
+#include "krait/core/function.hpp"
 #include "krait/core/function_ref.hpp"
 #include "krait/core/plan.hpp"
 #include "krait/core/profile.hpp"

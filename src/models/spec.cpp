@@ -26,7 +26,7 @@ std::string norm_text(const NormSpec& norm) {
 }  // namespace
 
 Result<void> CustomSpec::validate(Index /*d_model*/) const {
-  if (bind != nullptr) return {};
+  if (bind) return {};
   return bad_spec(fmt::format("CustomSpec '{}'", kind), "a bind function", "none");
 }
 

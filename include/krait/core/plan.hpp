@@ -4,10 +4,11 @@
 /// Plan: what the blocks of a model book while they are bound.
 
 #include <algorithm>
-#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "krait/core/function.hpp"
 #include "krait/core/scratch.hpp"
 #include "krait/core/shape.hpp"
 
@@ -75,7 +76,7 @@ class Plan {
   /// Working memory of each task of a block: as many floats as `size` says for a run of so many
   /// tokens, none of which has more than `context` tokens in its sequence, itself included. Blocks
   /// run one after another, so the largest booking serves all.
-  using TaskMemory = std::function<Index(Index tokens, Index context)>;
+  using TaskMemory = Function<Index(Index tokens, Index context)>;
   void task_memory(TaskMemory size) { task_memory_.push_back(std::move(size)); }
 
   /// Working memory of a block while it runs: `floats` floats for every token.

@@ -5,13 +5,13 @@
 ///
 /// The same spec comes from a config.json (registry.hpp), from a ModelBuilder, or from a test.
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "krait/core/error.hpp"
+#include "krait/core/function.hpp"
 #include "krait/modules/attention.hpp"
 #include "krait/modules/embedding.hpp"
 #include "krait/modules/mamba.hpp"
@@ -28,7 +28,7 @@ inline namespace v0_1 {
 struct CustomSpec {
   std::string kind;        ///< name of the kind of block, for messages and comparison
   std::string parameters;  ///< its sizes in words, for messages and comparison
-  std::function<Result<std::unique_ptr<const Block>>(const WeightScope&, Plan&)> bind;
+  Function<Result<std::unique_ptr<const Block>>(const WeightScope&, Plan&)> bind;
 
   KRAIT_API Result<void> validate(Index d_model) const;
   KRAIT_API std::string to_string(Index d_model) const;
