@@ -26,9 +26,10 @@ inline namespace v0_1 {
 /// A block that an application supplies. Two CustomSpecs are equal if they have the same kind and
 /// parameters; `bind` is called once per layer, when the model is built and when it is planned.
 struct CustomSpec {
-  std::string kind;        ///< name of the kind of block, for messages and comparison
-  std::string parameters;  ///< its sizes in words, for messages and comparison
-  Function<Result<std::unique_ptr<const Block>>(const WeightScope&, Plan&)> bind;
+  std::string kind;             ///< name of the kind of block, for messages and comparison
+  std::string parameters = {};  ///< its sizes in words, for messages and comparison
+  Function<Result<std::unique_ptr<const Block>>(const WeightScope&, Plan&)> bind = {};
+  Index n_expert = 0;  ///< gates that its `Site::routing` shows, for statistics; 0: none
 
   KRAIT_API Result<void> validate(Index d_model) const;
   KRAIT_API std::string to_string(Index d_model) const;

@@ -29,6 +29,17 @@ concept AnyBlockSpec = std::equality_comparable<Spec> &&
   { spec.bind(weights, plan) } -> std::same_as<Result<std::unique_ptr<const Block>>>;
 };
 
+/// How many experts the gates at `Site::routing` are of; 0 for a block without a router. A spec
+/// answers by a member `n_expert`.
+template <AnyBlockSpec Spec>
+constexpr Index expert_count(const Spec& spec) noexcept {
+  if constexpr (requires { spec.n_expert; }) {
+    return spec.n_expert;
+  } else {
+    return 0;
+  }
+}
+
 /// Beyond this an extent is a mistake, and products of two extents and an element size could
 /// overflow.
 inline constexpr Index largest_extent = Index{1} << 28;
