@@ -4,6 +4,7 @@
 #include <cmath>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -53,13 +54,41 @@ std::string MoeSpec::to_string(Index d_model) const {
 
 namespace {
 
-// A router that is not of numbers would send tokens anywhere. `width` values are of one expert.
-Result<void> check_finite(const std::string& name, std::span<const float> values, Index width) {
+// A tensor of a router, which would send tokens anywhere if it were not of finite numbers. `width`
+// of its values are of one expert.
+Result<const float*> router_tensor(const WeightScope& router, std::string_view name,
+                                   const Shape& shape, Index width) {
+  KRAIT_ASSIGN_OR_RETURN(const auto values, router.get<float>(name, shape));
   const auto odd = std::ranges::find_if_not(values, [](float w) { return std::isfinite(w); });
-  if (odd == values.end()) return {};
-  return Error{ErrorCode::bad_format, "[build] " + name + ": expected finite numbers, found " +
-                                          spec_number(*odd) + " (expert " +
+  if (odd == values.end()) return values.data();
+  return Error{ErrorCode::bad_format, "[build] " + router.name(name) +
+                                          ": expected finite numbers, found " + spec_number(*odd) +
+                                          " (expert " +
                                           std::to_string((odd - values.begin()) / width) + ")"};
+}
+
+// All experts, from two stacks of matrices or each from its own tensors.
+Result<std::vector<FeedForward>> bind_experts(const MoeSpec& spec, const FeedForward::Parts& parts,
+                                              const WeightScope& weights, Plan& plan) {
+  std::vector<FeedForward> experts;
+  if (!spec.names.experts.empty()) {
+    for (Index e = 0; e < spec.n_expert; ++e) {
+      KRAIT_ASSIGN_OR_RETURN(auto expert,
+                             FeedForward::bind(parts, weights.scope(spec.names.experts, e), plan));
+      experts.push_back(std::move(expert));
+    }
+    return experts;
+  }
+  const Index d_model = plan.d_model();
+  const Index d_up = FeedForward::up_rows(spec.d_expert, spec.gated);
+  KRAIT_ASSIGN_OR_RETURN(
+      auto up, Linear::bind_stack(weights.scope(parts.up), plan, spec.n_expert, d_up, d_model));
+  KRAIT_ASSIGN_OR_RETURN(auto down, Linear::bind_stack(weights.scope(parts.down), plan,
+                                                       spec.n_expert, d_model, spec.d_expert));
+  for (std::size_t e = 0; e < up.size(); ++e) {
+    experts.emplace_back(std::move(up[e]), std::move(down[e]), spec.activation);
+  }
+  return experts;
 }
 
 }  // namespace
@@ -69,56 +98,38 @@ Result<std::unique_ptr<const Block>> Moe::bind(const MoeSpec& unresolved,
   const Index d_model = plan.d_model();
   auto block = std::make_unique<Moe>();
   const MoeSpec& spec = block->spec_ = unresolved.resolved(d_model);
-  const MoeNames& names = spec.names;
-  const Index d_up = FeedForward::up_rows(spec.d_expert, spec.gated);
+  const Index n_expert = spec.n_expert;
 
   // Rounding a router's weights to fewer bits would send tokens elsewhere: they stay in f32.
-  const WeightScope router = weights.scope(names.router);
-  KRAIT_ASSIGN_OR_RETURN(const auto W, router.get<float>("weight", {spec.n_expert, d_model}));
-  KRAIT_RETURN_IF_ERROR(check_finite(router.name("weight"), W, d_model));
+  const WeightScope router = weights.scope(spec.names.router);
+  KRAIT_ASSIGN_OR_RETURN(const float* const W,
+                         router_tensor(router, "weight", {n_expert, d_model}, d_model));
   const float* bias = nullptr;
   if (spec.router.bias) {
-    KRAIT_ASSIGN_OR_RETURN(const auto values, router.get<float>("bias", {spec.n_expert}));
-    KRAIT_RETURN_IF_ERROR(check_finite(router.name("bias"), values, 1));
-    bias = values.data();
+    KRAIT_ASSIGN_OR_RETURN(bias, router_tensor(router, "bias", {n_expert}, 1));
   }
-  block->router_ = Linear({W.data(), DType::f32, spec.n_expert, d_model}, bias, plan);
+  block->router_ = Linear({W, DType::f32, n_expert, d_model}, bias, plan);
   if (spec.router.selection_bias) {
-    KRAIT_ASSIGN_OR_RETURN(const auto values,
-                           router.get<float>("e_score_correction_bias", {spec.n_expert}));
-    KRAIT_RETURN_IF_ERROR(check_finite(router.name("e_score_correction_bias"), values, 1));
-    block->selection_bias_ = values.data();
+    KRAIT_ASSIGN_OR_RETURN(block->selection_bias_,
+                           router_tensor(router, "e_score_correction_bias", {n_expert}, 1));
   }
 
-  const WeightScope chosen = weights.active(spec.top_k, spec.n_expert);
-  if (names.experts.empty()) {
-    KRAIT_ASSIGN_OR_RETURN(
-        auto up, Linear::bind_stack(chosen.scope(names.up), plan, spec.n_expert, d_up, d_model));
-    KRAIT_ASSIGN_OR_RETURN(auto down, Linear::bind_stack(chosen.scope(names.down), plan,
-                                                         spec.n_expert, d_model, spec.d_expert));
-    for (std::size_t e = 0; e < up.size(); ++e) {
-      block->experts_.emplace_back(std::move(up[e]), std::move(down[e]), spec.activation);
-    }
-  }
   FeedForward::Parts parts{.d_hidden = spec.d_expert,
                            .activation = spec.activation,
                            .gated = spec.gated,
                            .bias = spec.bias,
-                           .up = names.up,
-                           .down = names.down};
-  for (Index e = 0; !names.experts.empty() && e < spec.n_expert; ++e) {
-    KRAIT_ASSIGN_OR_RETURN(auto expert,
-                           FeedForward::bind(parts, chosen.scope(names.experts, e), plan));
-    block->experts_.push_back(std::move(expert));
-  }
+                           .up = spec.names.up,
+                           .down = spec.names.down};
+  KRAIT_ASSIGN_OR_RETURN(block->experts_,
+                         bind_experts(spec, parts, weights.active(spec.top_k, n_expert), plan));
   if (spec.d_shared != 0) {
     parts.d_hidden = spec.d_shared;
     KRAIT_ASSIGN_OR_RETURN(auto shared,
-                           FeedForward::bind(parts, weights.scope(names.shared), plan));
+                           FeedForward::bind(parts, weights.scope(spec.names.shared), plan));
     block->shared_.push_back(std::move(shared));
   }
 
-  block->gates_ = plan.scratch(spec.n_expert);
+  block->gates_ = plan.scratch(n_expert);
   block->input_ = plan.scratch(d_model);
   block->hidden_ =
       plan.scratch(FeedForward::up_rows(std::max(spec.d_expert, spec.d_shared), spec.gated));
