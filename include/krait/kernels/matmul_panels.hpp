@@ -82,32 +82,32 @@ class PanelLayout {
   std::array<Index, 16> first_{};  // of each lane, in elements
 };
 
-/// Packed activations of several tokens.
+/// Packed activations of several tokens, in panels of a few.
 struct PanelActivations {
-  static constexpr Index tile = 6;  ///< tokens that lie side by side
+  static constexpr Index panel_tokens = 6;  ///< tokens of a panel, which lie side by side
 
-  float* values = nullptr;  ///< [tiles, places, tile], the second as PanelLayout says
+  float* values = nullptr;  ///< [panels, places, panel_tokens], the second as PanelLayout says
   Index tokens = 0;
   Index cols = 0;
   LaneOrder order = LaneOrder::single;
 
   /// Floats of memory for `tokens` tokens of `cols` inputs.
   static constexpr Index floats(LaneOrder order, Index tokens, Index cols) noexcept {
-    return round_up(tokens, tile) * PanelLayout::places(order, cols);
+    return round_up(tokens, panel_tokens) * PanelLayout::places(order, cols);
   }
 
-  float* tile_data(Index first_token) const noexcept {
+  float* panel_data(Index first_token) const noexcept {
     return values + first_token * PanelLayout::places(order, cols);
   }
 
-  /// Some of the tokens, from a tile's first on.
+  /// Some of the tokens, from a panel's first on.
   PanelActivations tokens_from(Index first_token, Index count) const noexcept {
-    return {tile_data(first_token), count, cols, order};
+    return {panel_data(first_token), count, cols, order};
   }
 };
 
-/// Packs rows `tokens` of x [out.tokens, out.cols]; `tokens` begins at a multiple of the tile, and
-/// ends at one or with the last token. With LaneOrder::pairs values are rounded to bf16.
+/// Packs rows `tokens` of x [out.tokens, out.cols]; `tokens` begins at a multiple of panel_tokens,
+/// and ends at one or with the last token. With LaneOrder::pairs values are rounded to bf16.
 KRAIT_API void pack_activations(MatrixView<const float> x, Range tokens,
                                 const PanelActivations& out) noexcept;
 
