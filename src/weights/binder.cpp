@@ -101,7 +101,7 @@ Result<TensorView> WeightBinder::find(const std::string& name, const Shape& shap
   return narrow(name, {tensor.data, tensor.dtype, shape}, DType::f32);
 }
 
-// A part of a packed matrix, of exactly this type and shape; copied if it lies at an odd address.
+// A part of a coded matrix, of exactly this type and shape; copied if it lies at an odd address.
 Result<TensorView> WeightBinder::find_part(const std::string& name, DType dtype,
                                            const Shape& shape) {
   const WeightStore::Entry* entry = store_->find(name);

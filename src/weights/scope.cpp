@@ -112,8 +112,8 @@ void WeightScope::record_matrix(std::string_view form, const Shape& matrix, Plac
                    .parts = std::move(parts)});
 }
 
-Result<std::vector<TensorView>> WeightScope::packed(std::string_view form, const Shape& matrix,
-                                                    const std::vector<WeightPart>& parts) const {
+Result<std::vector<TensorView>> WeightScope::stored_parts(
+    std::string_view form, const Shape& matrix, const std::vector<WeightPart>& parts) const {
   std::vector<TensorView> found;
   for (const WeightPart& part : parts) {
     KRAIT_ASSIGN_OR_RETURN(const TensorView tensor,
@@ -124,9 +124,10 @@ Result<std::vector<TensorView>> WeightScope::packed(std::string_view form, const
   return found;
 }
 
-Result<std::vector<TensorView>> WeightScope::pack(std::string_view form, const Shape& matrix,
-                                                  const std::vector<WeightPart>& parts,
-                                                  Pack pack) const {
+Result<std::vector<TensorView>> WeightScope::encoded_parts(std::string_view form,
+                                                           const Shape& matrix,
+                                                           const std::vector<WeightPart>& parts,
+                                                           Encode encode) const {
   KRAIT_ASSIGN_OR_RETURN(const TensorView stored, binder_->find(name("weight"), matrix));
   // The copy of a tensor in f64 is needed no longer than this.
   const std::shared_ptr<const void> source = std::move(binder_->narrowed_);
@@ -137,7 +138,7 @@ Result<std::vector<TensorView>> WeightScope::pack(std::string_view form, const S
     made.push_back(tensor);
   }
   if (materialize()) {
-    if (Result<void> done = pack(stored, made); !done) {
+    if (Result<void> done = encode(stored, made); !done) {
       return Error{done.error().code,
                    fmt::format("[build] {}: {}", name("weight"), done.error().message)};
     }
@@ -146,8 +147,8 @@ Result<std::vector<TensorView>> WeightScope::pack(std::string_view form, const S
   return made;
 }
 
-Result<TensorView> WeightScope::unpacked(const Shape& matrix, DType dtype,
-                                         FunctionRef<Result<void>()> bind, UnpackRow unpack) const {
+Result<TensorView> WeightScope::decoded(const Shape& matrix, DType dtype,
+                                        FunctionRef<Result<void>()> bind, DecodeRow decode) const {
   const auto uses = static_cast<std::ptrdiff_t>(binder_->uses_.size());
   const auto blocks = static_cast<std::ptrdiff_t>(binder_->blocks_.size());
   KRAIT_RETURN_IF_ERROR(bind());
@@ -162,7 +163,7 @@ Result<TensorView> WeightScope::unpacked(const Shape& matrix, DType dtype,
     const Index cols = matrix[matrix.rank() - 1];
     AlignedBuffer<float> row(cols);
     for (Index r = 0; r < matrix.size() / cols; ++r) {
-      unpack(r, row.span());
+      decode(r, row.span());
       convert_floats({row.data(), DType::f32, {cols}}, held.dtype,
                      data + r * cols * bytes_of(held.dtype));
     }

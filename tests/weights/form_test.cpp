@@ -67,9 +67,10 @@ class LowRankForm final : public WeightForm {
                         const MatrixShape& shape) const override {
     const TensorView* u = weights.stored("u");
     const Index rank = u->shape.rank() == 2 ? u->shape[1] : 1;
-    KRAIT_ASSIGN_OR_RETURN(const auto parts, weights.packed(name(), {shape.out, shape.in},
-                                                            {{"u", DType::f32, {shape.out, rank}},
-                                                             {"v", DType::f32, {rank, shape.in}}}));
+    KRAIT_ASSIGN_OR_RETURN(const auto parts,
+                           weights.stored_parts(name(), {shape.out, shape.in},
+                                                {{"u", DType::f32, {shape.out, rank}},
+                                                 {"v", DType::f32, {rank, shape.in}}}));
     return Matrices{std::make_shared<Matrix>(parts[0], parts[1])};
   }
   Result<Matrices> make(const WeightScope& weights, Plan&, const MatrixShape&) const override {
@@ -199,8 +200,8 @@ TEST_F(OwnForm, AStackIsItsMatrices) {
   const Bound stack(&store_, with(form_, "bytes"), out, in, count);
   ASSERT_EQ(stack.error.message, "none");
   EXPECT_EQ(stack.binder.uses()[0].parts[0].shape, (Shape{count, 2, block, in}));
-  const WeightStore packed = stored(stack);
-  const Bound found(&packed, with(form_), out, in, count);
+  const WeightStore coded = stored(stack);
+  const Bound found(&coded, with(form_), out, in, count);
   ASSERT_EQ(found.error.message, "none");
   for (Index i = 0; i < count; ++i) {
     WeightStore one;

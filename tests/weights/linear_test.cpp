@@ -420,7 +420,7 @@ TEST_P(StoredCodes, AreTheMatrixThatTheyWereMadeOf) {
   }
 }
 
-TEST_P(StoredCodes, AreUnpackedOnRequest) {
+TEST_P(StoredCodes, AreDecodedOnRequest) {
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
     const std::string form = dtype == DType::f32 ? "f32" : dtype == DType::f16 ? "f16" : "bf16";
     const Linear linear = bind({.form = form}).value();

@@ -41,12 +41,12 @@ struct TensorUse {
   Placement placement = Placement::in_place;
   TensorRole role = TensorRole::parameter;
   double active = 1.0;  ///< the part of it that one token needs: below 1 for experts
-  /// The tensor as held, or the parts of a packed matrix; of a derived one, the file's tensor. Data
+  /// The tensor as held, or the parts of a coded matrix; of a derived one, the file's tensor. Data
   /// null while planning.
   std::vector<TensorView> parts;
 };
 
-/// One of the tensors that hold a packed matrix.
+/// One of the tensors that hold a coded matrix.
 struct WeightPart {
   std::string name;  ///< behind the matrix's: "codes"
   DType dtype;

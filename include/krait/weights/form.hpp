@@ -35,7 +35,7 @@ struct MatrixShape {
   KRAIT_API TensorView matrix(const TensorView& all, const Shape& of_one, Index i) const;
 };
 
-class PackedForm;
+class RowForm;
 
 /// A way to hold weight matrices.
 class KRAIT_API WeightForm {
@@ -67,14 +67,14 @@ class KRAIT_API WeightForm {
   virtual bool computes_in(Compute compute) const noexcept { return compute == Compute::f32; }
 
   /// How tools write checkpoints in this form; null if they cannot.
-  virtual const PackedForm* packed() const noexcept { return nullptr; }
+  virtual const RowForm* row_form() const noexcept { return nullptr; }
 };
 
 /// A form whose tensors are made of a few rows of floats at a time. What it has to say is where
 /// the numbers lie and how to multiply with them; binding, making, and writing follow.
-class KRAIT_API PackedForm : public WeightForm {
+class KRAIT_API RowForm : public WeightForm {
  public:
-  /// The tensors of a matrix [out, in], in the order in which `pack` and `matrix` get them. All
+  /// The tensors of a matrix [out, in], in the order in which `encode` and `matrix` get them. All
   /// have the number of blocks of rows as their first extent; those of a stack of matrices have its
   /// count before it. Their names follow the matrix's: "codes" is "layers.3.mixer.in_proj.codes".
   virtual std::vector<WeightPart> parts(Index out, Index in) const = 0;
@@ -85,8 +85,8 @@ class KRAIT_API PackedForm : public WeightForm {
   /// Writes `rows` [n, in] of f32, f16 or bf16, at any address, from a block's beginning, to the
   /// parts' memory for those blocks. Stops at a number that has no place in the form and returns
   /// the first such. The result is the same for every executor.
-  virtual std::optional<kernels::BadWeight> pack(Executor& executor, const TensorView& rows,
-                                                 std::span<std::byte* const> parts) const = 0;
+  virtual std::optional<kernels::BadWeight> encode(Executor& executor, const TensorView& rows,
+                                                   std::span<std::byte* const> parts) const = 0;
 
   /// What a message says of that number: "weights that …, found …", `first_row` being the place of
   /// the first of `rows` in the whole tensor.
@@ -106,7 +106,7 @@ class KRAIT_API PackedForm : public WeightForm {
                         const MatrixShape& shape) const override;
   Result<Matrices> make(const WeightScope& weights, Plan& plan,
                         const MatrixShape& shape) const override;
-  const PackedForm* packed() const noexcept override { return this; }
+  const RowForm* row_form() const noexcept override { return this; }
 };
 
 /// krait's own forms, in the order in which they are listed to users: f32, bf16, f16, q8, q4.

@@ -53,7 +53,7 @@ class KRAIT_API WeightScope {
   /// The form that the checkpoint's metadata gives this matrix, or all; empty if it says nothing.
   std::string_view stored_form() const;
 
-  /// Whether the checkpoint has tensors here that may be parts of a packed matrix (see below).
+  /// Whether the checkpoint has tensors here that may be parts of a coded matrix (see below).
   bool has_parts() const;
   /// Those tensors, for messages: "p.codes u8 [2,2,128], p.scales f16 [2,2,16]".
   std::string describe_parts() const;
@@ -61,21 +61,22 @@ class KRAIT_API WeightScope {
   /// The parts of the matrix, or stack of matrices, of that form: the checkpoint's tensors of
   /// exactly those types and shapes, in place where their addresses allow. Recorded under the name
   /// "weight".
-  Result<std::vector<TensorView>> packed(std::string_view form, const Shape& matrix,
-                                         const std::vector<WeightPart>& parts) const;
+  Result<std::vector<TensorView>> stored_parts(std::string_view form, const Shape& matrix,
+                                               const std::vector<WeightPart>& parts) const;
 
   /// The same made of the checkpoint's `weight`, which has the shape `matrix` and is of floats:
-  /// `pack` fills the parts, whose data it may write, unless this is a planning run.
-  using Pack =
+  /// `encode` fills the parts, whose data it may write, unless this is a planning run.
+  using Encode =
       FunctionRef<Result<void>(const TensorView& weight, std::span<const TensorView> parts)>;
-  Result<std::vector<TensorView>> pack(std::string_view form, const Shape& matrix,
-                                       const std::vector<WeightPart>& parts, Pack pack) const;
+  Result<std::vector<TensorView>> encoded_parts(std::string_view form, const Shape& matrix,
+                                                const std::vector<WeightPart>& parts,
+                                                Encode encode) const;
 
   /// A matrix of floats in `dtype` made of one in another form: `bind` takes from this scope what
-  /// is needed for it, which the model does not keep, and then `unpack` is called for every row.
-  using UnpackRow = FunctionRef<void(Index row, std::span<float> values)>;
-  Result<TensorView> unpacked(const Shape& matrix, DType dtype, FunctionRef<Result<void>()> bind,
-                              UnpackRow unpack) const;
+  /// is needed for it, which the model does not keep, and then `decode` is called for every row.
+  using DecodeRow = FunctionRef<void(Index row, std::span<float> values)>;
+  Result<TensorView> decoded(const Shape& matrix, DType dtype, FunctionRef<Result<void>()> bind,
+                             DecodeRow decode) const;
 
   /// A small tensor in f32, whatever its type in the file. `data()` is null while planning.
   template <class T>
@@ -119,7 +120,7 @@ class KRAIT_API WeightScope {
   double active_ = 1.0;
 };
 
-/// Whether `store` has tensors that may be parts of a packed matrix under that name: any directly
+/// Whether `store` has tensors that may be parts of a coded matrix under that name: any directly
 /// below it but `weight` and `bias`.
 KRAIT_API bool has_parts(const WeightStore& store, std::string_view name);
 

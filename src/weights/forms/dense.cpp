@@ -41,7 +41,7 @@ class Bf16Matrix final : public DenseMatrix {
   }
 };
 
-class DenseForm final : public PackedForm {
+class DenseForm final : public RowForm {
  public:
   constexpr explicit DenseForm(DType dtype) noexcept : dtype_(dtype) {}
 
@@ -60,7 +60,7 @@ class DenseForm final : public PackedForm {
   }
 
   // Nobody makes a checkpoint larger to quantise it.
-  const PackedForm* packed() const noexcept override {
+  const RowForm* row_form() const noexcept override {
     return dtype_ == DType::f32 ? nullptr : this;
   }
 
@@ -76,18 +76,18 @@ class DenseForm final : public PackedForm {
     const WeightForm* stored = stored_form(weights);
     // Floats of another type, or none: what to say of that, binding knows.
     if (stored == nullptr || stored->is_dense()) return bind(weights, plan, shape);
-    Matrices packed;
-    const auto bind_packed = [&]() -> Result<void> {
+    Matrices coded;
+    const auto bind_coded = [&]() -> Result<void> {
       Plan ignored(plan.d_model());
-      KRAIT_ASSIGN_OR_RETURN(packed, stored->bind(weights, ignored, shape));
+      KRAIT_ASSIGN_OR_RETURN(coded, stored->bind(weights, ignored, shape));
       return {};
     };
-    const auto unpack = [&](Index row, std::span<float> values) {
-      packed[static_cast<std::size_t>(row / shape.out)]->row(row % shape.out, values);
+    const auto decode = [&](Index row, std::span<float> values) {
+      coded[static_cast<std::size_t>(row / shape.out)]->row(row % shape.out, values);
     };
     KRAIT_ASSIGN_OR_RETURN(
         const TensorView stack,
-        weights.unpacked(shape.tensor({shape.out, shape.in}), dtype_, bind_packed, unpack));
+        weights.decoded(shape.tensor({shape.out, shape.in}), dtype_, bind_coded, decode));
     return matrices_over(stack, weights.options().compute, plan, shape);
   }
 
@@ -95,8 +95,8 @@ class DenseForm final : public PackedForm {
     return {{"weight", dtype_, {out, in}}};
   }
 
-  std::optional<BadWeight> pack(Executor& executor, const TensorView& rows,
-                                std::span<std::byte* const> parts) const override {
+  std::optional<BadWeight> encode(Executor& executor, const TensorView& rows,
+                                  std::span<std::byte* const> parts) const override {
     const Index cols = rows.shape[1];
     const auto row_at = [&](const void* data, DType dtype, Range range) {
       return TensorView{static_cast<const std::byte*>(data) + range.begin * cols * bytes_of(dtype),

@@ -33,7 +33,7 @@ class GroupedMatrix final : public WeightMatrix {
   GroupedWeights W_;
 };
 
-class GroupedForm final : public PackedForm {
+class GroupedForm final : public RowForm {
  public:
   constexpr explicit GroupedForm(kernels::GroupedForm form) noexcept : form_(form) {}
 
@@ -57,8 +57,8 @@ class GroupedForm final : public PackedForm {
 
   Index block_rows() const noexcept override { return kernels::row_block; }
 
-  std::optional<BadWeight> pack(Executor& executor, const TensorView& rows,
-                                std::span<std::byte* const> parts) const override {
+  std::optional<BadWeight> encode(Executor& executor, const TensorView& rows,
+                                  std::span<std::byte* const> parts) const override {
     return kernels::quantize(executor, form_, rows, reinterpret_cast<std::uint8_t*>(parts[0]),
                              reinterpret_cast<f16*>(parts[1]));
   }
