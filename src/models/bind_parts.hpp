@@ -3,7 +3,7 @@
 #include <string>
 
 #include "krait/models/model.hpp"
-#include "models/plan_tree.hpp"
+#include "models/model_tree.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -15,14 +15,14 @@ bool is_embedding_in_head(const ModelSpec& spec, const WeightStore* weights,
 
 /// Binds every part of a model, the embedding first. `tree` gets a name for each.
 Result<Model::Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder,
-                                const std::string& prefix, bool embedding_is_head, Plan& plan,
-                                PlanTree& tree);
+                                const std::string& prefix, bool embedding_is_head,
+                                Bookings& bookings, ModelTree& tree);
 
 /// The same, where a checkpoint that lacks tensors is refused with a list of them. They are looked
 /// up after a failure; with `look_first` before anything is bound, for weights whose conversion
 /// takes long.
 Result<Model::Parts> bind_to(const ModelSpec& spec, WeightBinder& binder, const std::string& prefix,
-                             bool look_first, Plan& plan, PlanTree& tree);
+                             bool look_first, Bookings& bookings, ModelTree& tree);
 
 }  // namespace v0_1
 }  // namespace krait

@@ -20,18 +20,18 @@ Result<Model> build_model(const ModelSpec& spec, const WeightStore& weights,
   KRAIT_RETURN_IF_ERROR(check_isa_environment());
   KRAIT_RETURN_IF_ERROR(validate(spec));
   WeightBinder binder(&weights, {.weights = options, .materialize = true});
-  Plan plan(spec.d_model());
-  PlanTree tree;
+  Bookings bookings(spec.d_model());
+  ModelTree tree;
   const bool converts = options.form != "file";
   KRAIT_ASSIGN_OR_RETURN(Model::Parts parts,
-                         printable(bind_to(spec, binder, prefix, converts, plan, tree)));
+                         printable(bind_to(spec, binder, prefix, converts, bookings, tree)));
 
-  KRAIT_ASSIGN_OR_RETURN(parts.plan, make_plan(binder, plan, spec, tree));
+  KRAIT_ASSIGN_OR_RETURN(parts.plan, make_plan(binder, bookings, spec, tree));
   auto layout = std::make_shared<StateLayout>();
-  layout->tensors = plan.state_tensors();
-  layout->floats = plan.state_floats();
-  layout->cache = plan.cache_tensors();
-  layout->cache_floats = plan.cache_floats();
+  layout->tensors = bookings.state_tensors();
+  layout->floats = bookings.state_floats();
+  layout->cache = bookings.cache_tensors();
+  layout->cache_floats = bookings.cache_floats();
   layout->fingerprint = fingerprint(spec, binder);
   parts.state_layout = std::move(layout);
   parts.owners = binder.take_blocks();

@@ -35,11 +35,11 @@ Result<void> check_format(const WeightStore& weights) {
 Result<void> check_names(const ModelSpec& spec, const WeightStore& weights,
                          const std::string& prefix) {
   WeightBinder binder(nullptr, {});
-  Plan plan(spec.d_model());
-  PlanTree tree;
+  Bookings bookings(spec.d_model());
+  ModelTree tree;
   const bool embedding_is_head = is_embedding_in_head(spec, &weights, prefix);
   KRAIT_ASSIGN_OR_RETURN(const Model::Parts ignored,
-                         bind_parts(spec, binder, prefix, embedding_is_head, plan, tree));
+                         bind_parts(spec, binder, prefix, embedding_is_head, bookings, tree));
   std::vector<std::string> missing;
   for (const TensorUse& use : binder.uses()) {
     if (!has_tensor(weights, use.name)) missing.push_back(use.name);

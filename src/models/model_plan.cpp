@@ -20,18 +20,18 @@ Index active_part(Index whole, const TensorUse& use) {
 
 }  // namespace
 
-Result<ModelPlan> make_plan(const WeightBinder& binder, const Plan& plan, const ModelSpec& spec,
-                            const PlanTree& tree) {
+Result<ModelPlan> make_plan(const WeightBinder& binder, const Bookings& bookings,
+                            const ModelSpec& spec, const ModelTree& tree) {
   ModelPlan result;
   result.tensors = binder.uses();
-  result.state_tensors = plan.state_tensors();
-  result.cache_tensors = plan.cache_tensors();
-  result.cache_bytes_per_token = plan.cache_floats() * bytes_of(DType::f32);
-  result.state_bytes = plan.state_floats() * bytes_of(DType::f32);
-  result.scratch_bytes_per_token =
-      (plan.scratch_plan().floats_per_token() + plan.workspace_floats() + spec.d_model()) *
-      bytes_of(DType::f32);
-  result.trail_bytes_per_token = plan.trail_plan().floats_per_token() * bytes_of(DType::f32);
+  result.state_tensors = bookings.state_tensors();
+  result.cache_tensors = bookings.cache_tensors();
+  result.cache_bytes_per_token = bookings.cache_floats() * bytes_of(DType::f32);
+  result.state_bytes = bookings.state_floats() * bytes_of(DType::f32);
+  result.scratch_bytes_per_token = (bookings.scratch_layout().floats_per_token() +
+                                    bookings.workspace_floats() + spec.d_model()) *
+                                   bytes_of(DType::f32);
+  result.trail_bytes_per_token = bookings.trail_layout().floats_per_token() * bytes_of(DType::f32);
   result.unused = binder.unused();
   constexpr Index most = Index{1} << 60;  // beyond it sums could overflow
   for (const TensorUse& use : result.tensors) {
@@ -61,11 +61,11 @@ Result<ModelPlan> plan_model(const ModelSpec& spec, const WeightStore* store,
                              const std::string& prefix, const WeightOptions& options) {
   KRAIT_RETURN_IF_ERROR(validate(spec));
   WeightBinder binder(store, {.weights = options, .materialize = false});
-  Plan plan(spec.d_model());
-  PlanTree tree;
-  const auto bound = printable(bind_to(spec, binder, prefix, false, plan, tree));
+  Bookings bookings(spec.d_model());
+  ModelTree tree;
+  const auto bound = printable(bind_to(spec, binder, prefix, false, bookings, tree));
   if (!bound) return bound.error();
-  return make_plan(binder, plan, spec, tree);
+  return make_plan(binder, bookings, spec, tree);
 }
 
 }  // namespace v0_1

@@ -88,14 +88,14 @@ std::size_t Session::bytes() const noexcept {
 }
 
 Result<void> Session::reserve(Index context) {
-  const std::vector<Plan::TaskMemory>& sizes = model_.parts().task_memories;
+  const std::vector<Bookings::TaskMemory>& sizes = model_.parts().task_memories;
   if (context < 0 || context > State::largest_position) {
     return bad_argument("context", fmt::format("0 to {}", State::largest_position),
                         fmt::to_string(context));
   }
   if (context <= context_ || sizes.empty()) return {};
   Index floats = 0;
-  for (const Plan::TaskMemory& size : sizes) {
+  for (const Bookings::TaskMemory& size : sizes) {
     floats = std::max(floats, round_up(size(options_.chunk, context), Index{16}));
   }
   const auto fail = [&] {

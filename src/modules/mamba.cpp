@@ -31,8 +31,8 @@ std::string MambaSpec::to_string(Index d_model) const {
 }
 
 Result<std::unique_ptr<const Block>> Mamba::bind(const MambaSpec& unresolved,
-                                                 const WeightScope& weights, Plan& plan) {
-  const Index d_model = plan.d_model();
+                                                 const WeightScope& weights, Bookings& bookings) {
+  const Index d_model = bookings.d_model();
   const MambaSpec spec = unresolved.resolved(d_model);
   const Index d_inner = spec.d_inner;
   const Index d_state = spec.d_state;
@@ -41,17 +41,18 @@ Result<std::unique_ptr<const Block>> Mamba::bind(const MambaSpec& unresolved,
   block->sizes_ = {d_inner, d_state, dt_rank};
   block->inner_norm_eps_ = spec.inner_norm_eps;
 
-  KRAIT_ASSIGN_OR_RETURN(block->in_proj_, Linear::bind(weights.scope("in_proj"), plan, 2 * d_inner,
-                                                       d_model, spec.bias));
-  const StateSlot conv_state = plan.state(weights.path("conv_state"), {spec.d_conv - 1, d_inner});
+  KRAIT_ASSIGN_OR_RETURN(block->in_proj_, Linear::bind(weights.scope("in_proj"), bookings,
+                                                       2 * d_inner, d_model, spec.bias));
+  const StateSlot conv_state =
+      bookings.state(weights.path("conv_state"), {spec.d_conv - 1, d_inner});
   KRAIT_ASSIGN_OR_RETURN(block->conv1d_, CausalConv1d::bind(weights.scope("conv1d"), conv_state,
                                                             d_inner, spec.d_conv, spec.conv_bias));
-  KRAIT_ASSIGN_OR_RETURN(block->x_proj_, Linear::bind(weights.scope("x_proj"), plan,
+  KRAIT_ASSIGN_OR_RETURN(block->x_proj_, Linear::bind(weights.scope("x_proj"), bookings,
                                                       dt_rank + 2 * d_state, d_inner, false));
   KRAIT_ASSIGN_OR_RETURN(block->dt_proj_,
-                         Linear::bind(weights.scope("dt_proj"), plan, d_inner, dt_rank, true));
-  KRAIT_ASSIGN_OR_RETURN(
-      block->out_proj_, Linear::bind(weights.scope("out_proj"), plan, d_model, d_inner, spec.bias));
+                         Linear::bind(weights.scope("dt_proj"), bookings, d_inner, dt_rank, true));
+  KRAIT_ASSIGN_OR_RETURN(block->out_proj_, Linear::bind(weights.scope("out_proj"), bookings,
+                                                        d_model, d_inner, spec.bias));
 
   // A = -exp(A_log) log2(e), in f32: rounding it to fewer bits would change every decay.
   KRAIT_ASSIGN_OR_RETURN(
@@ -72,18 +73,19 @@ Result<std::unique_ptr<const Block>> Mamba::bind(const MambaSpec& unresolved,
   KRAIT_ASSIGN_OR_RETURN(const auto D, weights.get<float>("D", {d_inner}));
   block->D_ = D.data();
 
-  block->ssm_state_ = plan.state(
+  block->ssm_state_ = bookings.state(
       weights.path("ssm_state"),
       {round_up(d_inner, kernels::scan_block) / kernels::scan_block, d_state, kernels::scan_block});
-  block->xz_ = plan.scratch(2 * d_inner);
-  block->dBC_ = plan.scratch(dt_rank + 2 * d_state);
-  block->dt_raw_ = plan.scratch(d_inner);
-  block->trail_ = {plan.trail(d_inner), plan.trail(d_inner), plan.trail(d_state)};
+  block->xz_ = bookings.scratch(2 * d_inner);
+  block->dBC_ = bookings.scratch(dt_rank + 2 * d_state);
+  block->dt_raw_ = bookings.scratch(d_inner);
+  block->trail_ = {bookings.trail(d_inner), bookings.trail(d_inner), bookings.trail(d_state)};
   return std::unique_ptr<const Block>(std::move(block));
 }
 
-Result<std::unique_ptr<const Block>> MambaSpec::bind(const WeightScope& weights, Plan& plan) const {
-  return Mamba::bind(*this, weights, plan);
+Result<std::unique_ptr<const Block>> MambaSpec::bind(const WeightScope& weights,
+                                                     Bookings& bookings) const {
+  return Mamba::bind(*this, weights, bookings);
 }
 
 }  // namespace v0_1

@@ -61,16 +61,17 @@ std::string Mamba2Spec::to_string(Index d_model) const {
 }
 
 Result<std::unique_ptr<const Block>> Mamba2::bind(const Mamba2Spec& unresolved,
-                                                  const WeightScope& weights, Plan& plan) {
-  const Index d_model = plan.d_model();
+                                                  const WeightScope& weights, Bookings& bookings) {
+  const Index d_model = bookings.d_model();
   auto block = std::make_unique<Mamba2>();
   const Mamba2Spec& spec = block->spec_ = unresolved.resolved(d_model);
   const Index n_head = spec.n_head();
   const Index conv_dim = spec.conv_dim();
 
-  KRAIT_ASSIGN_OR_RETURN(block->in_proj_, Linear::bind(weights.scope("in_proj"), plan,
+  KRAIT_ASSIGN_OR_RETURN(block->in_proj_, Linear::bind(weights.scope("in_proj"), bookings,
                                                        spec.in_proj_rows(), d_model, spec.bias));
-  const StateSlot conv_state = plan.state(weights.path("conv_state"), {spec.d_conv - 1, conv_dim});
+  const StateSlot conv_state =
+      bookings.state(weights.path("conv_state"), {spec.d_conv - 1, conv_dim});
   KRAIT_ASSIGN_OR_RETURN(block->conv1d_, CausalConv1d::bind(weights.scope("conv1d"), conv_state,
                                                             conv_dim, spec.d_conv, spec.conv_bias));
   // A = -exp(A_log) log2(e), in f32: rounding it to fewer bits would change every decay.
@@ -92,19 +93,20 @@ Result<std::unique_ptr<const Block>> Mamba2::bind(const Mamba2Spec& unresolved,
                            weights.scope("norm").get<float>("weight", {spec.d_ssm}));
     block->norm_weight_ = weight.data();
   }
-  KRAIT_ASSIGN_OR_RETURN(block->out_proj_, Linear::bind(weights.scope("out_proj"), plan, d_model,
-                                                        spec.d_inner, spec.bias));
+  KRAIT_ASSIGN_OR_RETURN(block->out_proj_, Linear::bind(weights.scope("out_proj"), bookings,
+                                                        d_model, spec.d_inner, spec.bias));
 
-  block->ssm_state_ = plan.state(weights.path("ssm_state"), {n_head, spec.head_dim, spec.d_state});
-  block->parts_ = plan.scratch(spec.in_proj_rows());
-  block->out_ = plan.scratch(spec.d_inner);
-  block->trail_ = {plan.trail(conv_dim), plan.trail(n_head)};
+  block->ssm_state_ =
+      bookings.state(weights.path("ssm_state"), {n_head, spec.head_dim, spec.d_state});
+  block->parts_ = bookings.scratch(spec.in_proj_rows());
+  block->out_ = bookings.scratch(spec.d_inner);
+  block->trail_ = {bookings.trail(conv_dim), bookings.trail(n_head)};
   return std::unique_ptr<const Block>(std::move(block));
 }
 
 Result<std::unique_ptr<const Block>> Mamba2Spec::bind(const WeightScope& weights,
-                                                      Plan& plan) const {
-  return Mamba2::bind(*this, weights, plan);
+                                                      Bookings& bookings) const {
+  return Mamba2::bind(*this, weights, bookings);
 }
 
 }  // namespace v0_1

@@ -16,16 +16,17 @@ std::string MlpSpec::to_string(Index d_model) const {
          krait::to_string(activation) + (gated ? " gated" : "") + (bias ? " bias" : "");
 }
 
-Result<std::unique_ptr<const Block>> MlpSpec::bind(const WeightScope& weights, Plan& plan) const {
+Result<std::unique_ptr<const Block>> MlpSpec::bind(const WeightScope& weights,
+                                                   Bookings& bookings) const {
   KRAIT_ASSIGN_OR_RETURN(auto network,
-                         FeedForward::bind({.d_hidden = resolved(plan.d_model()).d_hidden,
+                         FeedForward::bind({.d_hidden = resolved(bookings.d_model()).d_hidden,
                                             .activation = activation,
                                             .gated = gated,
                                             .bias = bias,
                                             .up = up,
                                             .down = down},
-                                           weights, plan));
-  return std::unique_ptr<const Block>(std::make_unique<Mlp>(std::move(network), plan));
+                                           weights, bookings));
+  return std::unique_ptr<const Block>(std::make_unique<Mlp>(std::move(network), bookings));
 }
 
 }  // namespace v0_1

@@ -69,21 +69,21 @@ Result<const float*> router_tensor(const WeightScope& router, std::string_view n
 
 // All experts, from two stacks of matrices or each from its own tensors.
 Result<std::vector<FeedForward>> bind_experts(const MoeSpec& spec, const FeedForward::Parts& parts,
-                                              const WeightScope& weights, Plan& plan) {
+                                              const WeightScope& weights, Bookings& bookings) {
   std::vector<FeedForward> experts;
   if (!spec.names.experts.empty()) {
     for (Index e = 0; e < spec.n_expert; ++e) {
-      KRAIT_ASSIGN_OR_RETURN(auto expert,
-                             FeedForward::bind(parts, weights.scope(spec.names.experts, e), plan));
+      KRAIT_ASSIGN_OR_RETURN(
+          auto expert, FeedForward::bind(parts, weights.scope(spec.names.experts, e), bookings));
       experts.push_back(std::move(expert));
     }
     return experts;
   }
-  const Index d_model = plan.d_model();
+  const Index d_model = bookings.d_model();
   const Index d_up = FeedForward::up_rows(spec.d_expert, spec.gated);
   KRAIT_ASSIGN_OR_RETURN(
-      auto up, Linear::bind_stack(weights.scope(parts.up), plan, spec.n_expert, d_up, d_model));
-  KRAIT_ASSIGN_OR_RETURN(auto down, Linear::bind_stack(weights.scope(parts.down), plan,
+      auto up, Linear::bind_stack(weights.scope(parts.up), bookings, spec.n_expert, d_up, d_model));
+  KRAIT_ASSIGN_OR_RETURN(auto down, Linear::bind_stack(weights.scope(parts.down), bookings,
                                                        spec.n_expert, d_model, spec.d_expert));
   for (std::size_t e = 0; e < up.size(); ++e) {
     experts.emplace_back(std::move(up[e]), std::move(down[e]), spec.activation);
@@ -94,8 +94,8 @@ Result<std::vector<FeedForward>> bind_experts(const MoeSpec& spec, const FeedFor
 }  // namespace
 
 Result<std::unique_ptr<const Block>> Moe::bind(const MoeSpec& unresolved,
-                                               const WeightScope& weights, Plan& plan) {
-  const Index d_model = plan.d_model();
+                                               const WeightScope& weights, Bookings& bookings) {
+  const Index d_model = bookings.d_model();
   auto block = std::make_unique<Moe>();
   const MoeSpec& spec = block->spec_ = unresolved.resolved(d_model);
   const Index n_expert = spec.n_expert;
@@ -108,7 +108,7 @@ Result<std::unique_ptr<const Block>> Moe::bind(const MoeSpec& unresolved,
   if (spec.router.bias) {
     KRAIT_ASSIGN_OR_RETURN(bias, router_tensor(router, "bias", {n_expert}, 1));
   }
-  block->router_ = Linear({W, DType::f32, n_expert, d_model}, bias, plan);
+  block->router_ = Linear({W, DType::f32, n_expert, d_model}, bias, bookings);
   if (spec.router.selection_bias) {
     KRAIT_ASSIGN_OR_RETURN(block->selection_bias_,
                            router_tensor(router, "e_score_correction_bias", {n_expert}, 1));
@@ -121,25 +121,26 @@ Result<std::unique_ptr<const Block>> Moe::bind(const MoeSpec& unresolved,
                            .up = spec.names.up,
                            .down = spec.names.down};
   KRAIT_ASSIGN_OR_RETURN(block->experts_,
-                         bind_experts(spec, parts, weights.active(spec.top_k, n_expert), plan));
+                         bind_experts(spec, parts, weights.active(spec.top_k, n_expert), bookings));
   if (spec.d_shared != 0) {
     parts.d_hidden = spec.d_shared;
     KRAIT_ASSIGN_OR_RETURN(auto shared,
-                           FeedForward::bind(parts, weights.scope(spec.names.shared), plan));
+                           FeedForward::bind(parts, weights.scope(spec.names.shared), bookings));
     block->shared_.push_back(std::move(shared));
   }
 
-  block->gates_ = plan.scratch(n_expert);
-  block->input_ = plan.scratch(d_model);
+  block->gates_ = bookings.scratch(n_expert);
+  block->input_ = bookings.scratch(d_model);
   block->hidden_ =
-      plan.scratch(FeedForward::up_rows(std::max(spec.d_expert, spec.d_shared), spec.gated));
-  block->output_ = plan.scratch(d_model);
-  block->y_ = plan.scratch(d_model);
+      bookings.scratch(FeedForward::up_rows(std::max(spec.d_expert, spec.d_shared), spec.gated));
+  block->output_ = bookings.scratch(d_model);
+  block->y_ = bookings.scratch(d_model);
   return std::unique_ptr<const Block>(std::move(block));
 }
 
-Result<std::unique_ptr<const Block>> MoeSpec::bind(const WeightScope& weights, Plan& plan) const {
-  return Moe::bind(*this, weights, plan);
+Result<std::unique_ptr<const Block>> MoeSpec::bind(const WeightScope& weights,
+                                                   Bookings& bookings) const {
+  return Moe::bind(*this, weights, bookings);
 }
 
 }  // namespace v0_1

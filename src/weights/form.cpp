@@ -64,23 +64,23 @@ WeightForm::Matrices matrices_over(const RowForm& form, const std::vector<Tensor
 
 }  // namespace
 
-Result<WeightForm::Matrices> RowForm::bind(const WeightScope& weights, Plan& plan,
+Result<WeightForm::Matrices> RowForm::bind(const WeightScope& weights, Bookings& bookings,
                                            const MatrixShape& shape) const {
-  plan.workspace(workspace(shape.in));
+  bookings.workspace(workspace(shape.in));
   KRAIT_ASSIGN_OR_RETURN(const auto parts,
                          weights.stored_parts(name(), shape.tensor({shape.out, shape.in}),
                                               parts_of_all(*this, shape)));
   return matrices_over(*this, parts, shape);
 }
 
-Result<WeightForm::Matrices> RowForm::make(const WeightScope& weights, Plan& plan,
+Result<WeightForm::Matrices> RowForm::make(const WeightScope& weights, Bookings& bookings,
                                            const MatrixShape& shape) const {
   if (const WeightForm* stored = stored_form(weights); stored != nullptr && !stored->is_dense()) {
     return Error{ErrorCode::unsupported,
                  fmt::format("[build] {}: expected floats to make {} of, found {}",
                              weights.name("weight"), name(), stored->name())};
   }
-  plan.workspace(workspace(shape.in));
+  bookings.workspace(workspace(shape.in));
   SerialExecutor caller;
   Executor* lent = weights.options().executor;
   Executor& executor = lent != nullptr ? *lent : caller;

@@ -77,13 +77,15 @@ Result<void> check_matrices(const WeightScope& weights, const WeightForm& form,
 }
 
 // The matrices in whichever form the options and the checkpoint ask for.
-Result<Matrices> bind_matrices(const WeightScope& weights, Plan& plan, const MatrixShape& shape) {
+Result<Matrices> bind_matrices(const WeightScope& weights, Bookings& bookings,
+                               const MatrixShape& shape) {
   const WeightOptions& options = weights.options();
   KRAIT_RETURN_IF_ERROR(check_forms(options));
   KRAIT_ASSIGN_OR_RETURN(const WeightForm* stored, form_in_file(weights));
   KRAIT_ASSIGN_OR_RETURN(const WeightForm* wanted, wanted_form(options, stored));
-  KRAIT_ASSIGN_OR_RETURN(Matrices matrices, wanted == stored ? wanted->bind(weights, plan, shape)
-                                                             : wanted->make(weights, plan, shape));
+  KRAIT_ASSIGN_OR_RETURN(Matrices matrices, wanted == stored
+                                                ? wanted->bind(weights, bookings, shape)
+                                                : wanted->make(weights, bookings, shape));
   KRAIT_RETURN_IF_ERROR(check_matrices(weights, *wanted, shape, matrices));
   if (weights.is_stored() && !wanted->computes_in(options.compute)) {
     return Error{ErrorCode::unsupported,
@@ -95,19 +97,19 @@ Result<Matrices> bind_matrices(const WeightScope& weights, Plan& plan, const Mat
 
 }  // namespace
 
-Result<Linear> Linear::bind(const WeightScope& weights, Plan& plan, Index out, Index in,
+Result<Linear> Linear::bind(const WeightScope& weights, Bookings& bookings, Index out, Index in,
                             bool has_bias) {
-  KRAIT_ASSIGN_OR_RETURN(auto matrices, bind_matrices(weights, plan, {.out = out, .in = in}));
+  KRAIT_ASSIGN_OR_RETURN(auto matrices, bind_matrices(weights, bookings, {.out = out, .in = in}));
   Linear bound(std::move(matrices.front()));
   if (!has_bias) return bound;
   KRAIT_ASSIGN_OR_RETURN(const auto bias, weights.get<float>("bias", {out}));
   return bound.with_bias(bias.data());
 }
 
-Result<std::vector<Linear>> Linear::bind_stack(const WeightScope& weights, Plan& plan, Index count,
-                                               Index out, Index in) {
+Result<std::vector<Linear>> Linear::bind_stack(const WeightScope& weights, Bookings& bookings,
+                                               Index count, Index out, Index in) {
   KRAIT_ASSIGN_OR_RETURN(auto matrices,
-                         bind_matrices(weights, plan, {.out = out, .in = in, .count = count}));
+                         bind_matrices(weights, bookings, {.out = out, .in = in, .count = count}));
   std::vector<Linear> bound;
   for (auto& matrix : matrices) bound.emplace_back(std::move(matrix));
   return bound;

@@ -85,8 +85,8 @@ class LastOfThree final : public Block {
  public:
   explicit LastOfThree(ScratchSlot gates) : gates_(gates) {}
 
-  static Result<std::unique_ptr<const Block>> bind(const WeightScope&, Plan& plan) {
-    return std::unique_ptr<const Block>(std::make_unique<LastOfThree>(plan.scratch(3)));
+  static Result<std::unique_ptr<const Block>> bind(const WeightScope&, Bookings& bookings) {
+    return std::unique_ptr<const Block>(std::make_unique<LastOfThree>(bookings.scratch(3)));
   }
   void forward(BlockContext& ctx) const noexcept override {
     const auto gates = ctx.scratch(gates_, 3);

@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "krait/core/bookings.hpp"
 #include "krait/core/error.hpp"
-#include "krait/core/plan.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -19,7 +19,7 @@ struct ScratchSlot {
 
 /// Adds up bookings. Blocks run one after another, so what one block booked is free for the next:
 /// `release_to` lets their slots overlap.
-class ScratchPlan {
+class ScratchLayout {
  public:
   ScratchSlot book(Index floats_per_token) noexcept {
     const ScratchSlot slot{used_, round_up(floats_per_token, 16)};
@@ -39,12 +39,12 @@ class ScratchPlan {
   Index peak_ = 0;
 };
 
-/// The memory behind a ScratchPlan, for runs of up to `max_tokens` tokens.
+/// The memory behind a ScratchLayout, for runs of up to `max_tokens` tokens.
 class Scratch {
  public:
   Scratch() noexcept = default;
-  Scratch(const ScratchPlan& plan, Index max_tokens)
-      : block_(plan.floats_per_token() * max_tokens), max_tokens_(max_tokens) {}
+  Scratch(const ScratchLayout& layout, Index max_tokens)
+      : block_(layout.floats_per_token() * max_tokens), max_tokens_(max_tokens) {}
 
   /// The slot's memory: floats_per_token · max_tokens floats, aligned.
   std::span<float> grant(ScratchSlot slot) noexcept {

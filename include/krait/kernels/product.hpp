@@ -17,7 +17,7 @@ inline namespace v0_1 {
 /// The threads and the memory that one product after another may use.
 struct ProductContext {
   Executor& executor;
-  std::span<float> workspace;  ///< as much as Plan::workspace booked for the run's tokens
+  std::span<float> workspace;  ///< as much as Bookings::workspace booked for the run's tokens
 };
 
 /// The operands of a product, but for the matrix W [out, in].

@@ -26,10 +26,10 @@ class KRAIT_API Model {
     std::vector<Residual> residuals;  // all layers, in order
     Norm final_norm;
     Linear head;
-    ScratchPlan scratch;
-    ScratchPlan trail;
+    ScratchLayout scratch;
+    ScratchLayout trail;
     Index workspace_floats = 0;  // per token, for one matrix product
-    std::vector<Plan::TaskMemory> task_memories;
+    std::vector<Bookings::TaskMemory> task_memories;
     std::shared_ptr<const StateLayout> state_layout;
     std::vector<std::shared_ptr<const void>> owners;  // keep every byte above alive
   };

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "krait/core/plan.hpp"
+#include "krait/core/bookings.hpp"
 #include "krait/models/spec.hpp"
 
 namespace krait {

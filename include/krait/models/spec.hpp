@@ -28,7 +28,7 @@ inline namespace v0_1 {
 struct CustomSpec {
   std::string kind;             ///< name of the kind of block, for messages and comparison
   std::string parameters = {};  ///< its sizes in words, for messages and comparison
-  Function<Result<std::unique_ptr<const Block>>(const WeightScope&, Plan&)> bind = {};
+  Function<Result<std::unique_ptr<const Block>>(const WeightScope&, Bookings&)> bind = {};
   Index n_expert = 0;  ///< gates that its `Site::routing` shows, for statistics; 0: none
 
   KRAIT_API Result<void> validate(Index d_model) const;

@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "krait/core/aligned_buffer.hpp"
+#include "krait/core/bookings.hpp"
 #include "krait/core/cache_pages.hpp"
-#include "krait/core/plan.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -52,7 +52,8 @@ struct AttentionSpec {
 
   KRAIT_API Result<void> validate(Index d_model) const;
   KRAIT_API std::string to_string(Index d_model) const;
-  KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) const;
+  KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights,
+                                                      Bookings& bookings) const;
 
   friend bool operator==(const AttentionSpec&, const AttentionSpec&) = default;
 };
@@ -63,7 +64,7 @@ class Attention final : public Block {
  public:
   KRAIT_API static Result<std::unique_ptr<const Block>> bind(const AttentionSpec& spec,
                                                              const WeightScope& weights,
-                                                             Plan& plan);
+                                                             Bookings& bookings);
 
   void forward(BlockContext& ctx) const noexcept override {
     const Index d_q = spec_.n_head * spec_.d_head;

@@ -12,8 +12,8 @@
 #include <string>
 #include <string_view>
 
+#include "krait/core/bookings.hpp"
 #include "krait/core/executor.hpp"
-#include "krait/core/plan.hpp"
 #include "krait/core/scratch.hpp"
 #include "krait/core/tensor_view.hpp"
 #include "krait/kernels/product.hpp"
@@ -58,12 +58,12 @@ struct BlockContext {
   std::span<const SequenceRows> sequences;  ///< cover all rows, in order
   Executor& executor;
   Scratch& memory;
-  std::span<float> workspace;  ///< of the matrix product that runs; booked by Plan::workspace
+  std::span<float> workspace;  ///< of the matrix product that runs; booked by Bookings::workspace
   Scratch* trail = nullptr;    ///< what tentative rows are recorded in; null in runs without any
   bool has_hooks = false;      ///< whether any of the sequences has a hook
   bool again = false;          ///< in `Block::replay`: the rows have run before
   BlockPlace place{};
-  std::span<float> tasks = {};  ///< memory of all tasks; booked by Plan::task_memory
+  std::span<float> tasks = {};  ///< memory of all tasks; booked by Bookings::task_memory
   Index task_floats = 0;        ///< of each task
 
   /// What matrix products need of it.

@@ -19,14 +19,14 @@ inline namespace v0_1 {
 /// Plain data from which a block is made.
 template <class Spec>
 concept AnyBlockSpec = std::equality_comparable<Spec> &&
-    requires(const Spec& spec, Index d_model, const WeightScope& weights, Plan& plan) {
+    requires(const Spec& spec, Index d_model, const WeightScope& weights, Bookings& bookings) {
   /// Whether the sizes describe a block; the error names the first that does not.
   { spec.validate(d_model) } -> std::same_as<Result<void>>;
   /// The kind and everything that decides what is computed, on one line. Fingerprints of states
   /// are made of it.
   { spec.to_string(d_model) } -> std::same_as<std::string>;
   /// Resolves names, checks shapes, books state and scratch.
-  { spec.bind(weights, plan) } -> std::same_as<Result<std::unique_ptr<const Block>>>;
+  { spec.bind(weights, bookings) } -> std::same_as<Result<std::unique_ptr<const Block>>>;
 };
 
 /// How many experts the gates at `Site::routing` are of; 0 for a block without a router. A spec

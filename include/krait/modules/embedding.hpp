@@ -23,10 +23,11 @@ struct EmbeddingSpec {
 /// Rows of a matrix [rows, d_model], one per token.
 class Embedding {
  public:
-  static Result<Embedding> bind(const EmbeddingSpec& spec, const WeightScope& weights, Plan& plan) {
+  static Result<Embedding> bind(const EmbeddingSpec& spec, const WeightScope& weights,
+                                Bookings& bookings) {
     Embedding embedding;
     KRAIT_ASSIGN_OR_RETURN(embedding.matrix_,
-                           Linear::bind(weights, plan, spec.rows(), spec.d_model, false));
+                           Linear::bind(weights, bookings, spec.rows(), spec.d_model, false));
     return embedding;
   }
 

@@ -43,7 +43,7 @@ class FeedForward {
     std::string_view down;
   };
   KRAIT_API static Result<FeedForward> bind(const Parts& parts, const WeightScope& weights,
-                                            Plan& plan);
+                                            Bookings& bookings);
 
   Index d_hidden() const noexcept { return down_.in(); }
   Index d_up() const noexcept { return up_.out(); }

@@ -48,7 +48,8 @@ struct MambaSpec {
 
   KRAIT_API Result<void> validate(Index d_model) const;
   KRAIT_API std::string to_string(Index d_model) const;
-  KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) const;
+  KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights,
+                                                      Bookings& bookings) const;
 
   friend bool operator==(const MambaSpec&, const MambaSpec&) = default;
 };
@@ -58,7 +59,7 @@ class Mamba final : public Block {
  public:
   KRAIT_API static Result<std::unique_ptr<const Block>> bind(const MambaSpec& spec,
                                                              const WeightScope& weights,
-                                                             Plan& plan);
+                                                             Bookings& bookings);
 
   void forward(BlockContext& ctx) const noexcept override {
     const auto [d_inner, d_state, dt_rank] = sizes_;

@@ -69,7 +69,8 @@ struct Mamba2Spec {
 
   KRAIT_API Result<void> validate(Index d_model) const;
   KRAIT_API std::string to_string(Index d_model) const;
-  KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) const;
+  KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights,
+                                                      Bookings& bookings) const;
 
   friend bool operator==(const Mamba2Spec&, const Mamba2Spec&) = default;
 };
@@ -79,7 +80,7 @@ class Mamba2 final : public Block {
  public:
   KRAIT_API static Result<std::unique_ptr<const Block>> bind(const Mamba2Spec& spec,
                                                              const WeightScope& weights,
-                                                             Plan& plan);
+                                                             Bookings& bookings);
 
   void forward(BlockContext& ctx) const noexcept override {
     const Index d_mlp = spec_.d_mlp();

@@ -31,7 +31,8 @@ struct MlpSpec {
 
   KRAIT_API Result<void> validate(Index d_model) const;
   KRAIT_API std::string to_string(Index d_model) const;
-  KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) const;
+  KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights,
+                                                      Bookings& bookings) const;
 
   friend bool operator==(const MlpSpec&, const MlpSpec&) = default;
 };
@@ -39,10 +40,10 @@ struct MlpSpec {
 /// A feed-forward network on rows of d_model floats. Has no state.
 class Mlp final : public Block {
  public:
-  Mlp(FeedForward network, Plan& plan)
+  Mlp(FeedForward network, Bookings& bookings)
       : network_(std::move(network)),
-        hidden_(plan.scratch(network_.d_up())),
-        output_(plan.scratch(plan.d_model())) {}
+        hidden_(bookings.scratch(network_.d_up())),
+        output_(bookings.scratch(bookings.d_model())) {}
 
   void forward(BlockContext& ctx) const noexcept override {
     const auto y = ctx.scratch(output_, ctx.x.cols);

@@ -74,7 +74,8 @@ struct MoeSpec {
 
   KRAIT_API Result<void> validate(Index d_model) const;
   KRAIT_API std::string to_string(Index d_model) const;
-  KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) const;
+  KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights,
+                                                      Bookings& bookings) const;
 
   friend bool operator==(const MoeSpec&, const MoeSpec&) = default;
 };
@@ -84,7 +85,7 @@ class Moe final : public Block {
  public:
   KRAIT_API static Result<std::unique_ptr<const Block>> bind(const MoeSpec& spec,
                                                              const WeightScope& weights,
-                                                             Plan& plan);
+                                                             Bookings& bookings);
 
   void forward(BlockContext& ctx) const noexcept override {
     const MatrixView<const float> x = ctx.x;                 // [T, d_model]

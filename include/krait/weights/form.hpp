@@ -11,8 +11,8 @@
 #include <string_view>
 #include <vector>
 
+#include "krait/core/bookings.hpp"
 #include "krait/core/error.hpp"
-#include "krait/core/plan.hpp"
 #include "krait/core/tensor_view.hpp"
 #include "krait/kernels/quant.hpp"
 #include "krait/weights/matrix.hpp"
@@ -51,13 +51,13 @@ class KRAIT_API WeightForm {
   /// names of its tensors, which other forms may share.
   virtual bool recognises(const WeightScope& weights) const = 0;
 
-  /// The matrices of the scope, which are stored in this form, in order; books in `plan` what their
-  /// products need. While planning, tensors have no data.
-  virtual Result<Matrices> bind(const WeightScope& weights, Plan& plan,
+  /// The matrices of the scope, which are stored in this form, in order; books in `bookings` what
+  /// their products need. While planning, tensors have no data.
+  virtual Result<Matrices> bind(const WeightScope& weights, Bookings& bookings,
                                 const MatrixShape& shape) const = 0;
 
   /// The same for matrices that are stored in another form, or, without a checkpoint, in none.
-  virtual Result<Matrices> make(const WeightScope& weights, Plan& plan,
+  virtual Result<Matrices> make(const WeightScope& weights, Bookings& bookings,
                                 const MatrixShape& shape) const = 0;
 
   /// Whether it is a tensor `weight` of floats, of which other forms can be made.
@@ -97,14 +97,14 @@ class KRAIT_API RowForm : public WeightForm {
   virtual std::shared_ptr<const WeightMatrix> matrix(std::span<const TensorView> parts, Index out,
                                                      Index in) const = 0;
 
-  /// Floats per token that a product books (Plan::workspace).
+  /// Floats per token that a product books (Bookings::workspace).
   virtual Index workspace(Index /*in*/) const noexcept { return 0; }
 
   /// By the metadata's form, if all parts are there.
   bool recognises(const WeightScope& weights) const override;
-  Result<Matrices> bind(const WeightScope& weights, Plan& plan,
+  Result<Matrices> bind(const WeightScope& weights, Bookings& bookings,
                         const MatrixShape& shape) const override;
-  Result<Matrices> make(const WeightScope& weights, Plan& plan,
+  Result<Matrices> make(const WeightScope& weights, Bookings& bookings,
                         const MatrixShape& shape) const override;
   const RowForm* row_form() const noexcept override { return this; }
 };

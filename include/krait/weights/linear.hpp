@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "krait/core/plan.hpp"
+#include "krait/core/bookings.hpp"
 #include "krait/core/profile.hpp"
 #include "krait/weights/matrix.hpp"
 #include "krait/weights/scope.hpp"
@@ -24,16 +24,16 @@ class KRAIT_API Linear {
       : matrix_(std::move(matrix)), bias_(bias) {}
 
   /// Floats W and bias [out] (may be null) that outlive the map.
-  Linear(const kernels::DenseWeights& W, const float* bias, Plan& plan);
+  Linear(const kernels::DenseWeights& W, const float* bias, Bookings& bookings);
 
   /// Binds `weight` [out, in], and `bias` [out] if there is one, in the scope `weights`, in the
   /// form that the user asked for, or that the checkpoint has.
-  static Result<Linear> bind(const WeightScope& weights, Plan& plan, Index out, Index in,
+  static Result<Linear> bind(const WeightScope& weights, Bookings& bookings, Index out, Index in,
                              bool has_bias);
 
   /// The `count` matrices of one tensor `weight` [count, out, in], such as the experts of a layer.
-  static Result<std::vector<Linear>> bind_stack(const WeightScope& weights, Plan& plan, Index count,
-                                                Index out, Index in);
+  static Result<std::vector<Linear>> bind_stack(const WeightScope& weights, Bookings& bookings,
+                                                Index count, Index out, Index in);
 
   Index out() const noexcept { return matrix_->out(); }
   Index in() const noexcept { return matrix_->in(); }

@@ -64,21 +64,21 @@ class DenseForm final : public RowForm {
     return dtype_ == DType::f32 ? nullptr : this;
   }
 
-  Result<Matrices> bind(const WeightScope& weights, Plan& plan,
+  Result<Matrices> bind(const WeightScope& weights, Bookings& bookings,
                         const MatrixShape& shape) const override {
     KRAIT_ASSIGN_OR_RETURN(const TensorView stack,
                            weights.matrix("weight", shape.tensor({shape.out, shape.in}), dtype_));
-    return matrices_over(stack, weights.options().compute, plan, shape);
+    return matrices_over(stack, weights.options().compute, bookings, shape);
   }
 
-  Result<Matrices> make(const WeightScope& weights, Plan& plan,
+  Result<Matrices> make(const WeightScope& weights, Bookings& bookings,
                         const MatrixShape& shape) const override {
     const WeightForm* stored = stored_form(weights);
     // Floats of another type, or none: what to say of that, binding knows.
-    if (stored == nullptr || stored->is_dense()) return bind(weights, plan, shape);
+    if (stored == nullptr || stored->is_dense()) return bind(weights, bookings, shape);
     Matrices coded;
     const auto bind_coded = [&]() -> Result<void> {
-      Plan ignored(plan.d_model());
+      Bookings ignored(bookings.d_model());
       KRAIT_ASSIGN_OR_RETURN(coded, stored->bind(weights, ignored, shape));
       return {};
     };
@@ -88,7 +88,7 @@ class DenseForm final : public RowForm {
     KRAIT_ASSIGN_OR_RETURN(
         const TensorView stack,
         weights.decoded(shape.tensor({shape.out, shape.in}), dtype_, bind_coded, decode));
-    return matrices_over(stack, weights.options().compute, plan, shape);
+    return matrices_over(stack, weights.options().compute, bookings, shape);
   }
 
   std::vector<WeightPart> parts(Index out, Index in) const override {
@@ -132,11 +132,11 @@ class DenseForm final : public RowForm {
   Index workspace(Index in) const noexcept override { return kernels::product_workspace(in); }
 
  private:
-  static Matrices matrices_over(const TensorView& stack, Compute compute, Plan& plan,
+  static Matrices matrices_over(const TensorView& stack, Compute compute, Bookings& bookings,
                                 const MatrixShape& shape) {
     const bool in_bf16 = compute == Compute::bf16;
-    plan.workspace(in_bf16 ? kernels::product_bf16_workspace(shape.in)
-                           : kernels::product_workspace(shape.in));
+    bookings.workspace(in_bf16 ? kernels::product_bf16_workspace(shape.in)
+                               : kernels::product_workspace(shape.in));
     Matrices matrices;
     for (Index i = 0; i < shape.matrices(); ++i) {
       const TensorView one = shape.matrix(stack, {shape.out, shape.in}, i);
@@ -170,9 +170,9 @@ const WeightForm& f16_form() noexcept {
   return form;
 }
 
-Linear::Linear(const DenseWeights& W, const float* bias, Plan& plan)
+Linear::Linear(const DenseWeights& W, const float* bias, Bookings& bookings)
     : matrix_(std::make_shared<DenseMatrix>(W)), bias_(bias) {
-  plan.workspace(kernels::product_workspace(W.cols));
+  bookings.workspace(kernels::product_workspace(W.cols));
 }
 
 }  // namespace v0_1

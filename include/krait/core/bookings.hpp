@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// Plan: what the blocks of a model book while they are bound.
+/// Bookings: the memory that the blocks of a model ask for while they are bound.
 
 #include <algorithm>
 #include <string>
@@ -51,9 +51,9 @@ struct CacheTensor {
 
 /// Collects the bookings of state (per sequence), cache (per token of a sequence), scratch (per
 /// token of a run), trail (per tentative token) and task memory (per thread and length of context).
-class Plan {
+class Bookings {
  public:
-  explicit Plan(Index d_model) : d_model_(d_model) {}
+  explicit Bookings(Index d_model) : d_model_(d_model) {}
 
   Index d_model() const noexcept { return d_model_; }
 
@@ -90,9 +90,9 @@ class Plan {
   /// another, so the largest booking serves all.
   void workspace(Index floats) { workspace_ = std::max(workspace_, round_up(floats, 16)); }
 
-  ScratchPlan& scratch_plan() noexcept { return scratch_; }
-  const ScratchPlan& scratch_plan() const noexcept { return scratch_; }
-  const ScratchPlan& trail_plan() const noexcept { return trail_; }
+  ScratchLayout& scratch_layout() noexcept { return scratch_; }
+  const ScratchLayout& scratch_layout() const noexcept { return scratch_; }
+  const ScratchLayout& trail_layout() const noexcept { return trail_; }
   Index workspace_floats() const noexcept { return workspace_; }
   Index state_floats() const noexcept { return state_floats_; }
   const std::vector<StateTensor>& state_tensors() const noexcept { return state_tensors_; }
@@ -102,8 +102,8 @@ class Plan {
 
  private:
   Index d_model_;
-  ScratchPlan scratch_;
-  ScratchPlan trail_;
+  ScratchLayout scratch_;
+  ScratchLayout trail_;
   Index workspace_ = 0;  // floats per token
   Index state_floats_ = 0;
   std::vector<StateTensor> state_tensors_;

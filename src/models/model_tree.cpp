@@ -1,4 +1,4 @@
-#include "models/plan_tree.hpp"
+#include "models/model_tree.hpp"
 
 #include <fmt/format.h>
 
@@ -93,7 +93,7 @@ std::string bytes_text(Index bytes) {
   return fmt::format("{:.2f} GiB", value / 0x1p30);
 }
 
-std::string PlanTree::text(const ModelPlan& plan, const ModelSpec& spec) const {
+std::string ModelTree::text(const ModelPlan& plan, const ModelSpec& spec) const {
   Node root;
   for (const TensorUse& use : plan.tensors) {
     Node* node = &root;

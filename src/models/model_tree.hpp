@@ -11,7 +11,7 @@ inline namespace v0_1 {
 
 /// Draws the tensors of a plan as a tree of their dotted paths, each inner node with the words of
 /// the block that was bound there; runs of equal layers are folded into one.
-class PlanTree {
+class ModelTree {
  public:
   /// What to write beside the node at `path`.
   void name(std::string path, std::string words) {
