@@ -20,7 +20,7 @@ struct EmbeddingSpec {
   friend bool operator==(const EmbeddingSpec&, const EmbeddingSpec&) = default;
 };
 
-/// Rows of a matrix [rows, d_model], one per token.
+/// A matrix [rows, d_model] with one row per token.
 class Embedding {
  public:
   static Result<Embedding> bind(const EmbeddingSpec& spec, const WeightScope& weights,
@@ -31,7 +31,7 @@ class Embedding {
     return embedding;
   }
 
-  /// x[t] = matrix[tokens[t]], widened exactly. Tokens must be below the number of rows.
+  /// x[t] = matrix[tokens[t]] as floats. Tokens must be below the number of rows.
   void lookup(std::span<const Token> tokens, MatrixView<float> x) const noexcept {
     for (std::size_t t = 0; t < tokens.size(); ++t) {
       matrix_.row(tokens[t], x.row(static_cast<Index>(t)));

@@ -8,7 +8,7 @@
 ///
 ///   T        tokens of this run        d_model  width of the residual stream
 ///   d_inner  channels (d)              d_state  states of a channel (n)
-///   u        scan input                dt_rank  width from which the time steps dt are projected
+///   u        scan input                dt_rank  rank of the projection to the time steps dt
 ///   z        gate branch               h        recurrent state
 
 #include <memory>
@@ -34,11 +34,11 @@ struct MambaSpec {
   Index dt_rank = 0;      ///< 0: ⌈d_model / 16⌉
   bool conv_bias = true;  ///< conv1d.bias exists
   bool bias = false;      ///< in_proj.bias and out_proj.bias exist
-  /// Of root-mean-square norms without weights that dt, B and C go through behind x_proj
-  /// (Falcon-Mamba, arXiv:2410.05355, section 2.1); negative: none.
+  /// Epsilon of the weightless RMSNorm of dt, B and C after x_proj (Falcon-Mamba, arXiv:2410.05355,
+  /// section 2.1); below 0: none.
   float inner_norm_eps = -1.0F;
 
-  /// The same with every 0 replaced by what it stands for.
+  /// A copy with every 0 replaced by the size it stands for.
   MambaSpec resolved(Index d_model) const noexcept {
     MambaSpec spec = *this;
     if (spec.d_inner == 0) spec.d_inner = expand * d_model;
@@ -74,7 +74,7 @@ class Mamba final : public Block {
     profile::Zone zone("in_proj");
     in_proj_.apply(ctx, ctx.x, xz);  // [u; z] = in_proj(x)
     zone.next("conv1d");
-    ctx.record(trail_.u, u);  // (what a verification records serves replay)
+    ctx.record(trail_.u, u);  // (records tentative tokens for replay)
     parallel_for(ctx.executor, d_inner, channel_block, CausalConv1d::cost(u.rows),
                  [&](Range channels) {
                    conv1d_.apply(ctx.sequences, u, u, channels);  // u = silu(conv1d(u))
@@ -100,7 +100,7 @@ class Mamba final : public Block {
     out_proj_.apply(ctx, u, ctx.x);  // x = out_proj(y)
   }
 
-  // The recurrences of forward, from what it recorded: C and z affect its output, not the state.
+  // The recurrences of forward, from what it recorded. C and z change the output, not the state.
   void replay(BlockContext& ctx) const noexcept override {
     const auto [d_inner, d_state, dt_rank] = sizes_;
     const auto raw = ctx.recorded(trail_.u, d_inner);          // [T, d_inner]
@@ -119,8 +119,7 @@ class Mamba final : public Block {
   }
 
  private:
-  // Channels that are split between threads: four blocks of the scan, a cache line of 16 floats
-  // each.
+  // Threads share the channels in blocks of this many: four cache lines of floats.
   static constexpr Index channel_block = 64;
 
   struct Sizes {
@@ -129,7 +128,7 @@ class Mamba final : public Block {
     Index dt_rank;
   };
 
-  // About how long one channel's scan takes.
+  // Estimated cost of one channel's scan.
   ItemCost scan_cost(Index tokens) const noexcept {
     return ItemCost::of(0, tokens * (16 * sizes_.d_state + 64));
   }

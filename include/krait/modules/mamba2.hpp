@@ -8,9 +8,8 @@
 ///
 ///   T         tokens of this run       d_ssm     channels of the recurrence: n_head · head_dim
 ///   n_head    heads (h)                d_inner   all channels: d_ssm and those of the MLP
-///   head_dim  channels of a head (p)   n_group   heads of a group share B and C
-///   d_state   states of a channel (n)  dBC       x, B and C together: d_ssm + 2 · n_group ·
-///   d_state
+///   head_dim  channels of a head (p)   n_group   groups of heads that share B and C
+///   d_state   states of a channel (n)  xBC       x, B and C: d_ssm + 2 · n_group · d_state
 
 #include <limits>
 #include <memory>
@@ -28,7 +27,7 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// Where the norm of the recurrence's output stands; its statistics are those of a group.
+/// Where the RMSNorm of the recurrence's output y stands. Each group is normalised on its own.
 enum class GatedNorm {
   none,         ///< y · silu(z)
   after_gate,   ///< norm(y · silu(z))
@@ -53,7 +52,7 @@ struct Mamba2Spec {
   float dt_min = 0.0F;  ///< time steps are clamped to [dt_min, dt_max]
   float dt_max = std::numeric_limits<float>::infinity();
 
-  /// The same with every 0 replaced by what it stands for.
+  /// A copy with every 0 replaced by the size it stands for.
   Mamba2Spec resolved(Index d_model) const noexcept {
     Mamba2Spec spec = *this;
     if (spec.d_inner == 0) spec.d_inner = expand * d_model;
@@ -61,7 +60,7 @@ struct Mamba2Spec {
     return spec;
   }
 
-  /// Of a resolved spec.
+  /// Derived sizes. Call them on a resolved spec.
   Index n_head() const noexcept { return d_ssm / head_dim; }
   Index d_mlp() const noexcept { return d_inner - d_ssm; }
   Index conv_dim() const noexcept { return d_ssm + 2 * n_group * d_state; }
@@ -97,7 +96,7 @@ class Mamba2 final : public Block {
     profile::Zone zone("in_proj");
     in_proj_.apply(ctx, ctx.x, parts);  // [z0; x0; z; x; B; C; dt] = in_proj(x)
     zone.next("conv1d");
-    ctx.record(trail_.xBC, xBC);  // (what a verification records serves replay)
+    ctx.record(trail_.xBC, xBC);  // (records tentative tokens for replay)
     ctx.record(trail_.dt_raw, dt_raw);
     convolve(ctx, xBC, xBC);  // [x; B; C] = silu(conv1d([x; B; C]))
     const Index d_B = spec_.n_group * spec_.d_state;
@@ -121,7 +120,7 @@ class Mamba2 final : public Block {
     out_proj_.apply(ctx, out, ctx.x);  // x = out_proj([silu(z0) x0; y])
   }
 
-  // The recurrences of forward, from what it recorded: C and z affect its output, not the state.
+  // The recurrences of forward, from what it recorded. C and z change the output, not the state.
   void replay(BlockContext& ctx) const noexcept override {
     const auto xBC = ctx.scratch(parts_, spec_.conv_dim());
     convolve(ctx, ctx.recorded(trail_.xBC, spec_.conv_dim()), xBC);
@@ -135,8 +134,8 @@ class Mamba2 final : public Block {
   }
 
  private:
-  static constexpr Index channel_block = 64;  // of the convolution, split between threads
-  static constexpr Index row_block = 4;       // fewer rows are done before a thread would begin
+  static constexpr Index channel_block = 64;  // threads share the convolution in such blocks
+  static constexpr Index row_block = 4;       // and the gate's rows in these
 
   void convolve(const BlockContext& ctx, MatrixView<const float> raw,
                 MatrixView<float> xBC) const noexcept {

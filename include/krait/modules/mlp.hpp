@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// A feed-forward network that every token goes through.
+/// The MLP block: a feed-forward network for every token.
 
 #include <memory>
 #include <string>
@@ -14,12 +14,12 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// Sizes of a feed-forward block, and the names of its two matrices below its own.
+/// Sizes of an MLP block, and the names of its two matrices.
 struct MlpSpec {
   Index d_hidden = 0;  ///< 0: 4 · d_model
   Activation activation = Activation::silu;
   bool gated = true;  ///< `up` has 2 · d_hidden rows, those of the gate first
-  bool bias = false;  ///< of both matrices
+  bool bias = false;  ///< both matrices have biases
   std::string up = "up_proj";
   std::string down = "down_proj";
 
@@ -37,7 +37,7 @@ struct MlpSpec {
   friend bool operator==(const MlpSpec&, const MlpSpec&) = default;
 };
 
-/// A feed-forward network on rows of d_model floats. Has no state.
+/// An MLP on rows of d_model floats. It has no state.
 class Mlp final : public Block {
  public:
   Mlp(FeedForward network, Bookings& bookings)

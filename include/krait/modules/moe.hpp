@@ -1,14 +1,13 @@
 #pragma once
 
 /// \file
-/// A mixture of experts: every token goes through the few feed-forward networks that a router
-/// chooses for it.
+/// The mixture-of-experts block: a router sends every token to a few of many feed-forward networks.
 ///
 /// Papers  Fedus et al. 2021, "Switch Transformers", arXiv:2101.03961, section 2.1; Pióro et al.
 ///         2024, "MoE-Mamba", arXiv:2401.04081, section 3.
 ///
-///   T        tokens of this run     n_expert  networks to choose from (e)
-///   top_k    experts per token      d_expert  their hidden width
+///   T        tokens of this run     n_expert  number of experts (e)
+///   top_k    experts per token      d_expert  hidden width of an expert
 
 #include <algorithm>
 #include <memory>
@@ -26,19 +25,19 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// How tokens are sent to experts. See `kernels::route`. There is no capacity limit: at inference
-/// no token is dropped.
+/// How tokens are sent to experts; see `kernels::route`. There is no capacity limit: no token is
+/// dropped.
 struct RouterSpec {
   kernels::RouterScore score = kernels::RouterScore::softmax;
   bool bias = false;            ///< router.bias exists
   bool selection_bias = false;  ///< router.e_score_correction_bias exists
-  bool normalize = false;       ///< gates of a token are made to add up to 1
-  float scale = 1.0F;           ///< of all gates
+  bool normalize = false;       ///< divides a token's gates by their sum
+  float scale = 1.0F;           ///< multiplies all gates
 
   friend bool operator==(const RouterSpec&, const RouterSpec&) = default;
 };
 
-/// Where a checkpoint has the parts of a mixture of experts, below the block's own name.
+/// Names of the block's tensors in a checkpoint.
 struct MoeNames {
   std::string router = "router";
   /// Empty: the experts are stacked, `up` [n_expert, …] and `down` [n_expert, …]. Otherwise expert
@@ -51,7 +50,7 @@ struct MoeNames {
   friend bool operator==(const MoeNames&, const MoeNames&) = default;
 };
 
-/// More experts than this in one mixture are a mistake: every one is an object of its own.
+/// More experts in one mixture are taken for a mistake: each is an object.
 inline constexpr Index most_experts = 4096;
 
 /// Sizes of a mixture of experts; the defaults are those of MoE-Mamba.
@@ -62,8 +61,8 @@ struct MoeSpec {
   RouterSpec router = {};
   Activation activation = Activation::relu;
   bool gated = false;  ///< experts have a gate: `up` has 2 · d_expert rows, those of the gate first
-  Index d_shared = 0;  ///< width of an expert that every token goes through; 0: none
-  bool bias = false;   ///< experts' matrices have biases; only where they are not stacked
+  Index d_shared = 0;  ///< hidden width of the shared expert, which gets every token; 0: none
+  bool bias = false;   ///< the experts' matrices have biases; only for experts with own tensors
   MoeNames names = {};
 
   MoeSpec resolved(Index d_model) const {
@@ -80,7 +79,7 @@ struct MoeSpec {
   friend bool operator==(const MoeSpec&, const MoeSpec&) = default;
 };
 
-/// A mixture of experts on rows of d_model floats. Has no state.
+/// A mixture of experts on rows of d_model floats. It has no state.
 class Moe final : public Block {
  public:
   KRAIT_API static Result<std::unique_ptr<const Block>> bind(const MoeSpec& spec,
@@ -96,7 +95,7 @@ class Moe final : public Block {
     zone.next("experts");
     for (Index t = 0; t < y.rows; ++t) std::ranges::fill(y.row(t), 0.0F);
     for (Index e = 0; e < spec_.n_expert; ++e) {
-      // y += gate · expert(x), of the tokens that were sent to it
+      // y += gate · expert(x) for the tokens that were sent to the expert
       const auto input = gather(ctx, gates, e);
       if (input.rows == 0) continue;
       const auto is_sent = [&](Index t) { return gates(t, e) != 0.0F; };
@@ -110,7 +109,7 @@ class Moe final : public Block {
       zone.next("shared");
       const auto all = [](Index) { return true; };
       MatrixView<const float> input = x;
-      if (ctx.has_hooks) {  // which may change what this expert sees, not what the others saw
+      if (ctx.has_hooks) {  // a hook may change this expert's input, but not x
         const auto copy = ctx.scratch(input_, x.cols);
         copy_rows(ctx, x, copy);
         visit(ctx, Site::expert, copy, all, spec_.n_expert);
@@ -147,7 +146,7 @@ class Moe final : public Block {
     ctx.visit(Site::routing, gates);
   }
 
-  // Shows hooks the rows of an expert, one for each token that `is_sent` to it.
+  // Calls the hooks with the rows of an expert, one for each token that `is_sent` to it.
   template <class IsSent>
   static void visit(const BlockContext& ctx, Site site, MatrixView<float> rows,
                     const IsSent& is_sent, Index expert) noexcept {
@@ -158,7 +157,7 @@ class Moe final : public Block {
     }
   }
 
-  // The rows that were sent to expert e, one after another.
+  // The rows of the tokens that were sent to expert e, one after another.
   MatrixView<float> gather(const BlockContext& ctx, MatrixView<const float> gates,
                            Index e) const noexcept {
     const MatrixView<float> input = ctx.scratch(input_, ctx.x.cols);
@@ -179,8 +178,8 @@ class Moe final : public Block {
     return output;
   }
 
-  // The expert's output back to the rows it is of. Experts come in ascending order, so that every
-  // row's sum has one order, whatever else is in the run.
+  // Adds the expert's output to the rows of its tokens. Experts come in ascending order, so that a
+  // row's sum does not depend on the other rows of the run.
   static void scatter(const BlockContext& ctx, MatrixView<const float> gates, Index e,
                       MatrixView<const float> output, MatrixView<float> y) noexcept {
     const auto add = [&](Range cols) {

@@ -27,10 +27,10 @@ struct LayerNormSpec {
 
 using NormSpec = std::variant<RmsNormSpec, LayerNormSpec>;
 
-/// Whether eps is finite and at least 0; bad_config names the norm by `what`.
+/// Whether eps is finite and at least 0. Errors: bad_config, naming the norm by `what`.
 KRAIT_API Result<void> validate(std::string_view what, const NormSpec& spec);
 
-/// "RmsNorm eps 1e-05". Fingerprints of states are made of it.
+/// "RmsNorm eps 1e-05". Fingerprints of models contain it.
 KRAIT_API std::string to_string(const NormSpec& spec);
 
 /// A bound norm over rows of d floats: tensors `<name>.weight` and, for a layer norm,
