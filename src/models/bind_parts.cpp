@@ -16,8 +16,8 @@ bool same_elements(const TensorView& a, const TensorView& b) noexcept {
           std::memcmp(a.data, b.data, static_cast<std::size_t>(a.bytes())) == 0);
 }
 
-// The head's own matrix if the checkpoint has one that differs from the embedding, whatever the
-// configuration says of tying: files that tie them usually leave it out, but some repeat it.
+// The head's own matrix if the checkpoint has one that differs from the embedding, even if the
+// configuration ties them. Files of tied models usually leave it out, but some repeat it.
 Result<Linear> bind_head(const ModelSpec& spec, WeightBinder& binder, Bookings& bookings,
                          const Embedding& embedding, bool embedding_is_head) {
   if (embedding_is_head) return embedding.tied_head();

@@ -13,17 +13,17 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-// Whether the store has that tensor, or parts that stand for it.
+// Whether the store has that tensor, as floats or in parts.
 bool has_tensor(const WeightStore& weights, std::string_view name) {
   constexpr std::string_view dense = ".weight";
-  // Of what cannot be read, binding says more than that it is missing.
+  // A tensor that cannot be read is not missing: binding says what is wrong with it.
   if (weights.contains(name) || weights.unreadable().contains(name)) return true;
   return name.ends_with(dense) && has_parts(weights, name.substr(0, name.size() - dense.size()));
 }
 
 }  // namespace
 
-// Codes of another version would be read as other weights.
+// Codes in the layout of another version would give wrong weights.
 Result<void> check_format(const WeightStore& weights) {
   const auto version = weights.metadata.find(weight_format_version_key);
   if (version == weights.metadata.end() || version->second == weight_format_version) return {};

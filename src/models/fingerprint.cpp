@@ -34,9 +34,9 @@ class Hash {  // FNV-1a over words of 8 bytes, folded so that every bit reaches 
   std::uint64_t value_ = 0xCBF29CE484222325ULL;
 };
 
-// Which elements of a tensor of `size` the fingerprint looks at: calls body(first, count). Those at
-// the ends, and some in each of 64 equal parts, at places that differ from part to part, so that no
-// pattern of rows or columns slips through. A small tensor is seen as a whole.
+// Calls body(first, count) for the elements of a tensor that the fingerprint reads: all of a small
+// tensor, otherwise both ends and some in each of 64 equal parts. Their places differ from part to
+// part, so that changes to single rows or columns are found.
 template <class Body>
 void for_samples(Index size, Body&& body) {
   constexpr Index at_ends = 512;
@@ -61,7 +61,8 @@ void for_samples(Index size, Body&& body) {
 std::string fingerprint(const ModelSpec& spec, const WeightBinder& binder) {
   ModelSpec unnamed = spec;
   unnamed.family.clear();
-  unnamed.embedding.vocab = unnamed.embedding.rows();  // how many are padding changes no value
+  unnamed.embedding.vocab =
+      unnamed.embedding.rows();  // the number of padding rows changes no logit
   unnamed.embedding_name = unnamed.layers_name = unnamed.final_norm_name = unnamed.head_name = "";
   Hash hash;
   const std::string sizes = to_string(unnamed);

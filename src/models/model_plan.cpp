@@ -13,7 +13,7 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-// Of that many elements or bytes of the tensor, those that one token needs.
+// The share of `whole` elements or bytes of a tensor that one token reads.
 Index active_part(Index whole, const TensorUse& use) {
   return static_cast<Index>(std::llround(static_cast<double>(whole) * use.active));
 }
@@ -33,7 +33,7 @@ Result<ModelPlan> make_plan(const WeightBinder& binder, const Bookings& bookings
                                    bytes_of(DType::f32);
   result.trail_bytes_per_token = bookings.trail_layout().floats_per_token() * bytes_of(DType::f32);
   result.unused = binder.unused();
-  constexpr Index most = Index{1} << 60;  // beyond it sums could overflow
+  constexpr Index most = Index{1} << 60;  // more could overflow in sums
   for (const TensorUse& use : result.tensors) {
     const Index bytes = result.in_place_bytes + result.owned_bytes;
     if (use.shape.size() > most - result.parameters || use.bytes > most - bytes) {
@@ -45,7 +45,7 @@ Result<ModelPlan> make_plan(const WeightBinder& binder, const Bookings& bookings
     (use.placement == Placement::in_place ? result.in_place_bytes : result.owned_bytes) +=
         use.bytes;
   }
-  // Of an embedding that is not the head as well, a token reads one row.
+  // A token reads one row of the embedding, unless the matrix is also the head.
   const TensorUse& embedding = result.tensors.front();
   const bool is_head_own =
       std::any_of(result.tensors.begin() + 1, result.tensors.end(),

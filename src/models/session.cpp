@@ -14,7 +14,7 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-// What validate let pass, as the constructor needs it.
+// The options that validate accepted, as the constructor needs them.
 SessionOptions checked(SessionOptions options, const Model& model) {
   const Result<void> valid = validate(options, model);
   check_contract(valid.has_value(), valid ? "" : valid.error().message);
@@ -125,7 +125,7 @@ Result<void> Session::make_room(std::span<const RunItem> items) {
   for (const RunItem& item : items) {
     context = std::max(context, item.state->position_ + std::ssize(item.tokens));
   }
-  // Twice as much as is needed, so that a text that grows asks for it a few times only.
+  // Twice as much as is needed, so that a growing text allocates only a few times.
   if (context > context_) {
     KRAIT_RETURN_IF_ERROR(reserve(std::min(State::largest_position, 2 * context + 64)));
   }

@@ -16,9 +16,9 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-// NaN and infinity are the numbers whose exponent is all ones: adding one to it then carries into
-// the sign's place. On integers, since the caller's floating-point mode is in force here. Sixteen
-// lanes, so that the compiler uses vectors.
+// Whether all numbers are finite. NaN and infinity have an exponent of all ones: adding one to it
+// carries into the sign bit. On integers, because the caller's floating-point mode is in force
+// here; in sixteen lanes, so that the compiler uses vectors.
 bool is_finite(std::span<const float> x) noexcept {
   constexpr std::size_t lanes = 16;
   constexpr std::uint32_t magnitude = 0x7FFFFFFFU;
@@ -133,9 +133,9 @@ Result<void> Session::check_finite(std::string_view what, std::span<const float>
                            layer ? fmt::format(" (first in {})", *layer) : "")};
 }
 
-// Runs the token once more, after the state as it is, and looks at every layer. The state may have
-// consumed the token already: what is not finite stays in it, and what is does no harm. Only
-// numbers at the very edge may be finite this time; then nothing can be said.
+// Runs the token once more and checks the output of every layer. The state may have consumed the
+// token already; numbers that are not finite stay in it. A value at the very edge of the range may
+// be finite this time: then there is no layer to name.
 std::optional<std::string> Session::first_bad_layer(Token token, const State& state) {
   const ModelSpec& spec = model_.spec();
   State copy = state;

@@ -116,7 +116,7 @@ Result<RunOutput> Session::execute(std::span<const RunItem> items, bool on_copie
 Result<RunOutput> Session::output(std::span<const RunItem> items) {
   const Index d_model = model_.d_model();
   Index rows = 0;
-  Index begin = -1;  // of the rows whose logits are wanted, which are moved behind one another
+  Index begin = -1;  // first row whose logits are wanted; such rows are moved together
   for (std::size_t i = 0; i < items.size(); ++i) {
     const SequenceRows& own = rows_[i];
     const Index count = items[i].logits == RunItem::Logits::all    ? own.count

@@ -1,4 +1,4 @@
-// Tokens of texts, one or many at a time, as runs.
+// The calls that run one text, or one token of each of several.
 
 #include <fmt/format.h>
 
@@ -145,7 +145,7 @@ Result<void> Session::score(std::span<const Token> tokens, State& state,
         const auto at = static_cast<std::size_t>(first + row + i);
         const auto known_logits = known(logits.row(i));
         KRAIT_RETURN_IF_ERROR(check_finite("logits", known_logits, row + i, tokens[at], state));
-        // A padding id has no probability to speak of.
+        // A padding id has no probability.
         log_probs[at] = static_cast<std::size_t>(tokens[at + 1]) < vocab
                             ? known_logits[static_cast<std::size_t>(tokens[at + 1])] -
                                   kernels::log_sum_exp(known_logits)

@@ -9,7 +9,7 @@ Result<CausalConv1d> CausalConv1d::bind(const WeightScope& weights, StateSlot st
   conv.channels_ = channels;
   conv.d_conv_ = d_conv;
   conv.state_ = state;
-  // Taps outermost, so that a vector holds one tap of neighbouring channels.
+  // Transposed to [d_conv, channels], so that a vector holds one tap of neighbouring channels.
   KRAIT_ASSIGN_OR_RETURN(const auto weight,
                          weights.derive("weight", {channels, 1, d_conv}, channels * d_conv,
                                         [&](std::span<const float> source, std::span<float> taps) {

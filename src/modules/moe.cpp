@@ -54,8 +54,8 @@ std::string MoeSpec::to_string(Index d_model) const {
 
 namespace {
 
-// A tensor of a router, which would send tokens anywhere if it were not of finite numbers. `width`
-// of its values are of one expert.
+// A tensor of a router. Its numbers must be finite, or tokens would go to random experts. Each
+// expert has `width` of them.
 Result<const float*> router_tensor(const WeightScope& router, std::string_view name,
                                    const Shape& shape, Index width) {
   KRAIT_ASSIGN_OR_RETURN(const auto values, router.get<float>(name, shape));

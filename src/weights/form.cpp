@@ -41,7 +41,7 @@ bool RowForm::recognises(const WeightScope& weights) const {
 
 namespace {
 
-// The parts of all matrices, and of each the matrix over its own.
+// The parts that hold all matrices of a stack.
 std::vector<WeightPart> parts_of_all(const RowForm& form, const MatrixShape& shape) {
   std::vector<WeightPart> parts = form.parts(shape.out, shape.in);
   for (WeightPart& part : parts) part.shape = shape.tensor(part.shape);
@@ -120,7 +120,8 @@ const WeightForm* stored_form(const WeightScope& weights) {
   for (const auto& form : weights.options().forms) {
     if (form != nullptr && form->recognises(weights)) return form.get();
   }
-  // Where a matrix is there in parts and in floats, the parts are meant: floats come last.
+  // If a checkpoint has a matrix both in parts and as floats, the parts count: dense forms, which
+  // the list has first, are asked last.
   const auto forms = weight_forms();
   for (auto form = forms.rbegin(); form != forms.rend(); ++form) {
     if ((*form)->recognises(weights)) return *form;

@@ -43,7 +43,7 @@ Result<const WeightForm*> wanted_form(const WeightOptions& options, const Weight
                            known_forms(options), options.form)};
 }
 
-// The form of a matrix that the checkpoint has in parts, or else of floats; in f32 without one.
+// The form in which the checkpoint has the matrix; f32 without a checkpoint.
 Result<const WeightForm*> form_in_file(const WeightScope& weights) {
   if (const WeightForm* form = stored_form(weights)) return form;
   if (!weights.has_parts() || weights.contains("weight")) return &f32_form();
@@ -56,7 +56,7 @@ Result<const WeightForm*> form_in_file(const WeightScope& weights) {
                            weights.name("weight"), known_forms(weights.options()), there)};
 }
 
-// What a form gave for that many matrices of that shape: an application's may be wrong.
+// Checks number and shapes of the matrices that a form gave: an application's may be wrong.
 Result<void> check_matrices(const WeightScope& weights, const WeightForm& form,
                             const MatrixShape& shape, const Matrices& matrices) {
   const auto refuse = [&](const std::string& expected, const std::string& found) -> Error {
@@ -76,7 +76,7 @@ Result<void> check_matrices(const WeightScope& weights, const WeightForm& form,
   return {};
 }
 
-// The matrices in whichever form the options and the checkpoint ask for.
+// Binds the matrices in the form that the options ask for.
 Result<Matrices> bind_matrices(const WeightScope& weights, Bookings& bookings,
                                const MatrixShape& shape) {
   const WeightOptions& options = weights.options();

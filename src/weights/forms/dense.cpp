@@ -31,7 +31,7 @@ class DenseMatrix : public WeightMatrix {
   DenseWeights W_;
 };
 
-// Multiplied with activations that are rounded to bf16.
+// A bf16 matrix whose products round the activations to bf16.
 class Bf16Matrix final : public DenseMatrix {
  public:
   using DenseMatrix::DenseMatrix;
@@ -59,7 +59,7 @@ class DenseForm final : public RowForm {
     return compute == Compute::f32 || dtype_ == DType::bf16;
   }
 
-  // Nobody makes a checkpoint larger to quantise it.
+  // Not for f32: quantising does not make checkpoints larger.
   const RowForm* row_form() const noexcept override {
     return dtype_ == DType::f32 ? nullptr : this;
   }
@@ -74,7 +74,7 @@ class DenseForm final : public RowForm {
   Result<Matrices> make(const WeightScope& weights, Bookings& bookings,
                         const MatrixShape& shape) const override {
     const WeightForm* stored = stored_form(weights);
-    // Floats of another type, or none: what to say of that, binding knows.
+    // Floats of another type are converted by `bind`, which also reports a missing tensor.
     if (stored == nullptr || stored->is_dense()) return bind(weights, bookings, shape);
     Matrices coded;
     const auto bind_coded = [&]() -> Result<void> {

@@ -39,7 +39,7 @@ class GroupedForm final : public RowForm {
 
   std::string_view name() const noexcept override { return to_string(form_); }
 
-  // Where the metadata says nothing, the two differ in the size of a block of codes.
+  // Without metadata, q8 and q4 differ in the size of a block of codes.
   bool recognises(const WeightScope& weights) const override {
     const TensorView* codes = weights.stored("codes");
     if (codes == nullptr || weights.contains("codebooks")) return false;
