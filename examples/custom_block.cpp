@@ -13,10 +13,10 @@ namespace {
 class Ema final : public krait::Block {
  public:
   static krait::Result<std::unique_ptr<const Block>> bind(const krait::WeightScope& weights,
-                                                          krait::Plan& plan) {
+                                                          krait::Bookings& bookings) {
     auto block = std::make_unique<Ema>();
-    KRAIT_ASSIGN_OR_RETURN(block->decay_, weights.get<float>("decay", {plan.d_model()}));
-    block->h_ = plan.state(weights.path("h"), {plan.d_model()});
+    KRAIT_ASSIGN_OR_RETURN(block->decay_, weights.get<float>("decay", {bookings.d_model()}));
+    block->h_ = bookings.state(weights.path("h"), {bookings.d_model()});
     return std::unique_ptr<const Block>(std::move(block));
   }
 

@@ -59,7 +59,7 @@ class TernaryMatrix final : public krait::WeightMatrix {
   const float* scales_;        // [out]
 };
 
-class TernaryForm final : public krait::PackedForm {
+class TernaryForm final : public krait::RowForm {
  public:
   std::string_view name() const noexcept override { return "ternary"; }
 
@@ -68,8 +68,9 @@ class TernaryForm final : public krait::PackedForm {
   }
 
   // The scale is the mean of |w| in the row.
-  std::optional<krait::kernels::BadWeight> pack(krait::Executor&, const krait::TensorView& rows,
-                                                std::span<std::byte* const> parts) const override {
+  std::optional<krait::kernels::BadWeight> encode(
+      krait::Executor&, const krait::TensorView& rows,
+      std::span<std::byte* const> parts) const override {
     const Index in = rows.shape[1];
     std::vector<float> values(static_cast<std::size_t>(rows.size()));
     krait::convert_floats(rows, krait::DType::f32, values.data());

@@ -64,26 +64,26 @@ void run(benchmark::State& state, MatrixShape shape, DType dtype, Isa isa, Index
 }
 
 // The same product with packed tokens, packing included.
-void run_tiles(benchmark::State& state, MatrixShape shape, DType dtype, Isa isa, Index tokens) {
+void run_packed(benchmark::State& state, MatrixShape shape, DType dtype, Isa isa, Index tokens) {
   const ForcedIsa forced(isa);
   SerialExecutor serial;
   const auto x = random_values(tokens * shape.cols, 1);
-  std::vector<float> tiles(static_cast<std::size_t>(tokens * round_up(shape.cols, 16)));
+  std::vector<float> packed(static_cast<std::size_t>(tokens * round_up(shape.cols, 16)));
   std::vector<float> y(static_cast<std::size_t>(tokens * shape.rows));
   RotatingWeights weights(dtype, shape.rows, shape.cols);
   kernels::MatmulArgs args{.W = weights.next(),
                            .x = {x.data(), tokens, shape.cols},
                            .y = {y.data(), tokens, shape.rows},
                            .outputs = {0, shape.rows},
-                           .tiles = tiles.data()};
-  kernels::pack_tiles(args.x, tiles.data());
-  if (!equals_model(args, kernels::matmul_tiles, ref::matmul)) {
+                           .packed = packed.data()};
+  kernels::pack_tokens(args.x, packed.data());
+  if (!equals_model(args, kernels::matmul_packed, ref::matmul)) {
     return state.SkipWithError("differs from the model");
   }
   for (auto _ : state) {
     args.W = weights.next();
-    kernels::pack_tiles(args.x, tiles.data());
-    kernels::matmul_tiles(args);
+    kernels::pack_tokens(args.x, packed.data());
+    kernels::matmul_packed(args);
     benchmark::ClobberMemory();
   }
   count_fma(state, static_cast<double>(tokens * shape.rows * shape.cols), isa, serial);
@@ -179,7 +179,7 @@ void register_benchmarks() {
           add_panels("matmul_panels_bf16", shape, dtype, isa, kernels::LaneOrder::pairs);
         }
         for (const Index tokens : {2, 3, 4, 5, 6, 8, 16}) {
-          add("matmul_tiles", shape, dtype, isa, tokens, run_tiles, shape, dtype, isa, tokens);
+          add("matmul_packed", shape, dtype, isa, tokens, run_packed, shape, dtype, isa, tokens);
         }
         for (const Index tokens : {1, 2, 3, 4, 5, 6, 8, 16, 64, 256}) {
           add("matmul", shape, dtype, isa, tokens, run, shape, dtype, isa, tokens);

@@ -17,7 +17,7 @@ struct Options {
 std::vector<std::string> forms() {
   std::vector<std::string> names;
   for (const WeightForm* form : weight_forms()) {
-    if (form->packed() != nullptr) names.emplace_back(form->name());
+    if (form->row_form() != nullptr) names.emplace_back(form->name());
   }
   return names;
 }

@@ -4,6 +4,7 @@
 /// The core floor: errors, types, views, executors, random numbers, CPU levels.
 
 #include "krait/core/aligned_buffer.hpp"
+#include "krait/core/bookings.hpp"
 #include "krait/core/cache_pages.hpp"
 #include "krait/core/config.hpp"
 #include "krait/core/cpu.hpp"
@@ -12,9 +13,9 @@
 #include "krait/core/executor.hpp"
 #include "krait/core/float_environment.hpp"
 #include "krait/core/flow.hpp"
+#include "krait/core/function.hpp"
 #include "krait/core/function_ref.hpp"
 #include "krait/core/metadata.hpp"
-#include "krait/core/plan.hpp"
 #include "krait/core/profile.hpp"
 #include "krait/core/rng.hpp"
 #include "krait/core/scratch.hpp"

@@ -28,7 +28,7 @@ float* CachePages::Page::data() const noexcept {
   return reinterpret_cast<float*>(reinterpret_cast<std::byte*>(block_) + sizeof(Block));
 }
 
-// Acquire: what another owner read before it let go of the page comes before what is written now.
+// Acquire: reads of another owner before it released the page come before what is written now.
 bool CachePages::Page::is_shared() const noexcept {
   return block_->owners.load(std::memory_order_acquire) > 1;
 }
@@ -69,8 +69,8 @@ void CachePages::copy_from(const CachePages& other) {
     rows_ = other.rows_;
     return;
   }
-  // Pages of its own that fall free are reserved for what comes: a verification that starts from a
-  // copy again and again would otherwise allocate its last page again and again.
+  // Pages that only this cache has and no longer needs stay reserved. Otherwise verifications,
+  // which copy a state again and again, would allocate their last page each time.
   constexpr std::size_t most_reserved = 2;
   const std::size_t used = other.used_pages();
   std::vector<Page> own;
@@ -110,7 +110,7 @@ Result<void> CachePages::reserve(Index more) {
   if (next == needed) return {};
 
   const auto make_room = [&]() -> bool {
-    // Whatever can fail comes first.
+    // Everything that can fail comes first.
     std::vector<Page> made;
     made.reserve(needed - next);
     for (std::size_t i = next; i < needed; ++i) {

@@ -30,8 +30,8 @@ struct IsaList {
 };
 
 #if defined(__x86_64__)
-// Asked of the processor itself, since Clang 14 does not know this name. Whether the operating
-// system saves the registers is part of the answer about AVX2.
+// By CPUID, because Clang 14 does not know this name. The answer about AVX2 includes whether the
+// operating system saves the registers.
 bool has_f16c() {
   unsigned a = 0;
   unsigned b = 0;
@@ -85,7 +85,7 @@ Error unavailable(Isa isa) {
                                       std::string(to_string(isa)) + " (this machine lacks it)"};
 }
 
-// The level asked for by the environment, or the best one; and what was wrong with the former.
+// The level that KRAIT_ISA names, or else the best one; and the error if its value is wrong.
 struct Initial {
   Isa isa = Isa::scalar;
   Result<void> status;

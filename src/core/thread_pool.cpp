@@ -24,8 +24,8 @@ inline namespace v0_1 {
 
 namespace {
 
-// CPUs that the cgroup's quota amounts to, or a large number without a quota. Version 2 has
-// "max 100000" or "200000 100000" in one file; version 1 has two files.
+// Number of CPUs that the cgroup's quota allows; a large number without a quota. Version 2 has "max
+// 100000" or "200000 100000" in one file; version 1 has two files.
 int cgroup_cpus() {
   constexpr int unlimited = 1 << 20;
   const auto cpus = [](double quota, double period) {
@@ -66,8 +66,8 @@ void pause_briefly() noexcept {
 #endif
 }
 
-// How many forks lie between this process and the first that made a pool. A pool that was made
-// before the last of them has lost its threads, and its lock is held by whoever held it then.
+// Number of forks since the first process that made a pool. A pool that was made before the last
+// fork has lost its threads, and its lock may be held by a thread that no longer exists.
 std::atomic<unsigned> forks{0};
 
 unsigned count_forks() {
@@ -78,8 +78,8 @@ unsigned count_forks() {
   return forks.load(std::memory_order_relaxed);
 }
 
-// Spins before sleeping: about 50 µs, longer than the gap between two phases of a layer and
-// shorter than anyone would notice as load.
+// Spins before sleeping: about 50 µs. Longer than the gap between two parallel loops of a layer,
+// too short to show as load.
 constexpr int spin_limit = 2000;
 
 }  // namespace
@@ -120,7 +120,7 @@ struct ThreadPool::Shared {
   static int count_of(std::uint64_t t) noexcept { return static_cast<int>((t >> 16U) & 0xFFFFU); }
   static int taken_of(std::uint64_t t) noexcept { return static_cast<int>(t & 0xFFFFU); }
 
-  // Takes and does tasks of the current run until none is left; its number.
+  // Takes and does tasks of the current run until none is left. Returns the run's number.
   std::uint64_t work() {
     std::uint64_t now = ticket.load(std::memory_order_acquire);
     while (taken_of(now) < count_of(now)) {
@@ -180,7 +180,8 @@ ThreadPool::ThreadPool(int width) : shared_(std::make_unique<Shared>()) {
 }
 
 ThreadPool::~ThreadPool() {
-  // There is nobody to join in a child process, and no way to let go of those who are missing.
+  // A forked child does not have the threads, and std::thread objects must not be destroyed
+  // unjoined: it leaks them.
   if (shared_->is_orphan()) static_cast<void>(shared_.release());
 }
 

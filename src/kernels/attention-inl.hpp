@@ -339,13 +339,13 @@ void panel_weights(float* scores, Index n, const float* largest, float* sums) {
   // Rows beyond n, which the memory has room for, are no lane's.
   for (Index j = 0; j < n; j += rows) {
     float* at = scores + j * panel_width;
-    Pack<size> x;
+    RegisterSet<size> x;
     KRAIT_UNROLL
     for (std::size_t i = 0; i < size; ++i) {
       x.part[i] = hn::Sub(load(at + static_cast<Index>(i) * vector_lanes),
                           subtrahend[i % static_cast<std::size_t>(panel_parts)]);
     }
-    x = exp_nonpositive_of(PackOps<size>(), x);
+    x = exp_nonpositive_of(RegisterSetOps<size>(), x);
     float* lane = lanes + j % virtual_lanes * panel_width;
     KRAIT_UNROLL
     for (std::size_t i = 0; i < size; ++i) {

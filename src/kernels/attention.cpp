@@ -146,7 +146,8 @@ void finish(const Block& block, const Memory& memory) {
 }
 
 // The queries of `kv_heads` neighbouring heads of the cache, the first of which are those of
-// `block`: the rows of the cache are read as they lie.
+// `first`: the rows of the cache are read as they lie. One function, since its passes over queries,
+// keys, scores and values share what tells a head's block and memory.
 void attend_few(const Block& first, Index kv_heads) {
   const auto block_of = [&](Index i) HWY_ATTR {
     Block block = first;

@@ -18,7 +18,7 @@ namespace kernels::HWY_NAMESPACE {
 // register may be partial.
 template <std::size_t width>
 HWY_INLINE void convolve_4(const Conv1dArgs& args, Index c, Index count) {
-  using Registers = Pack<width>;
+  using Registers = RegisterSet<width>;
   const auto read = [count](const float* p) HWY_ATTR {
     Registers values;
     for (std::size_t i = 0; i < width; ++i) {
@@ -31,7 +31,7 @@ HWY_INLINE void convolve_4(const Conv1dArgs& args, Index c, Index count) {
       store_count(values.part[i], p + static_cast<Index>(i) * vector_lanes, count);
     }
   };
-  const PackOps<width> ops;
+  const RegisterSetOps<width> ops;
   const Index channels = args.x.cols;
   const float* weight = args.weight + c;
   const Registers w0 = read(weight);

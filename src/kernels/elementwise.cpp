@@ -21,7 +21,8 @@ HWY_INLINE void map(std::span<const float> x, std::span<float> y, F f) {
   const auto n = static_cast<Index>(x.size());
   Index i = 0;
   for (; i + 2 * vector_lanes <= n; i += 2 * vector_lanes) {
-    const Pack<2> pair = f(PackOps<2>(), Pack<2>{{load(from + i), load(from + i + vector_lanes)}});
+    const RegisterSet<2> pair =
+        f(RegisterSetOps<2>(), RegisterSet<2>{{load(from + i), load(from + i + vector_lanes)}});
     store(pair.part[0], to + i);
     store(pair.part[1], to + i + vector_lanes);
   }

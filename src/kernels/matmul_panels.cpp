@@ -19,9 +19,9 @@ namespace {
 
 constexpr Index panel_rows = 16;
 constexpr int panel_parts = static_cast<int>(panel_rows / vector_lanes);
-constexpr Index tile = PanelActivations::tile;
+constexpr Index panel_tokens = PanelActivations::panel_tokens;
 
-// Fewer tokens do not repay the packing; `matmul_tiles` is slower in f32 than in 16 bits.
+// Fewer tokens do not repay the packing; `matmul_packed` is slower in f32 than in 16 bits.
 constexpr Index min_tokens(DType weights) { return weights == DType::f32 ? 16 : 24; }
 
 using D4 = hn::FixedTag<float, 4>;
@@ -127,7 +127,7 @@ void pack_weights(const W* w, Index n, Index rows, const PanelLayout& layout, fl
 
 // T tokens and the outputs of one panel.
 struct PanelProduct {
-  const float* x;     // a tile
+  const float* x;     // a panel
   const float* bias;  // or null
   float* y;
   Index y_stride;
@@ -161,11 +161,11 @@ void multiply_tile(const float* panel, const PanelProduct& in, const std::array<
         }
       }
       panel += panel_rows;
-      x += tile;
+      x += panel_tokens;
     };
     for (Index s = steps[i]; s > 0; --s) step();
     panel += panel_rows;  // the unused place
-    x += tile;
+    x += panel_tokens;
     for (unsigned sums = i + 1; sums % 2 == 0; sums /= 2) {
       --top;
       KRAIT_UNROLL
@@ -209,7 +209,7 @@ void multiply(const MatmulPanelsArgs& args) {
   const Index panel = panel_floats(args.x.order, n);
   const Index room = static_cast<Index>(args.panels.size()) / panel * panel_rows;
   const Index block = HWY_MIN(room, panel_block(args.x.order, n));
-  const Index tiles = (args.x.tokens + tile - 1) / tile;
+  const Index panels = (args.x.tokens + panel_tokens - 1) / panel_tokens;
   for (Index first = args.outputs.begin; first < args.outputs.end; first += block) {
     const Index last = HWY_MIN(args.outputs.end, first + block);
     const auto panel_of = [&](Index row) {
@@ -221,17 +221,18 @@ void multiply(const MatmulPanelsArgs& args) {
     const Range next =
         last < args.outputs.end ? Range{last, HWY_MIN(last + block, args.outputs.end)} : args.next;
     const Index bytes = next.size() * n * static_cast<Index>(sizeof(W));
-    const Index lanes = tiles * ((last - first + panel_rows - 1) / panel_rows) * virtual_lanes;
+    const Index lanes = panels * ((last - first + panel_rows - 1) / panel_rows) * virtual_lanes;
     Fetch fetch{.next = reinterpret_cast<std::uintptr_t>(w + next.begin * n),
                 .step = static_cast<std::uintptr_t>((bytes + lanes - 1) / lanes)};
-    for (Index token = 0; token < args.x.tokens; token += tile) {
+    for (Index token = 0; token < args.x.tokens; token += panel_tokens) {
       for (Index row = first; row < last; row += panel_rows) {
-        const PanelProduct part{.x = args.x.tile_data(token),
+        const PanelProduct part{.x = args.x.panel_data(token),
                                 .bias = args.bias != nullptr ? args.bias + row : nullptr,
                                 .y = args.y.row_data(token) + row,
                                 .y_stride = args.y.stride};
-        multiply_tile_of<tile>(HWY_MIN(tile, args.x.tokens - token), panel_of(row), part,
-                               layout.steps(), HWY_MIN(panel_rows, last - row), fetch);
+        multiply_tile_of<panel_tokens>(HWY_MIN(panel_tokens, args.x.tokens - token), panel_of(row),
+                                       part, layout.steps(), HWY_MIN(panel_rows, last - row),
+                                       fetch);
       }
     }
   }
@@ -245,18 +246,19 @@ void pack_activations(MatrixView<const float> x, Range tokens,
   const hn::FixedTag<float, 2> d2;
   const PanelLayout layout(out.order, out.cols);
   const bool rounds = out.order == LaneOrder::pairs;
-  for (Index token = tokens.begin; token < tokens.end; token += tile) {
-    float* packed = out.tile_data(token);
-    const Places places(layout, tile, packed);
-    const float* rows[tile];  // tokens that are missing repeat the last one
-    for (Index t = 0; t < tile; ++t) rows[t] = x.row_data(HWY_MIN(token + t, tokens.end - 1));
+  for (Index token = tokens.begin; token < tokens.end; token += panel_tokens) {
+    float* packed = out.panel_data(token);
+    const Places places(layout, panel_tokens, packed);
+    const float* rows[panel_tokens];  // tokens that are missing repeat the last one
+    for (Index t = 0; t < panel_tokens; ++t)
+      rows[t] = x.row_data(HWY_MIN(token + t, tokens.end - 1));
     const auto load_row = [&](Index t, Index k) HWY_ATTR {
       const V4 v = hn::LoadU(d, rows[t] + k);
       return rounds ? hn::BitCast(d, hn::ShiftLeft<16>(bf16_bits(d, v))) : v;
     };
     Index k = 0;
     for (; k + layout.group() <= out.cols; k += layout.group()) {
-      const Index at = k / 16 * tile;
+      const Index at = k / 16 * panel_tokens;
       for (Index column = 0; column < layout.group(); column += 4) {
         V4 v[4];
         KRAIT_UNROLL
@@ -275,8 +277,8 @@ void pack_activations(MatrixView<const float> x, Range tokens,
       }
     }
     for (; k < layout.length(); ++k) {
-      float* values = packed + layout.position(k) * tile;
-      for (Index t = 0; t < tile; ++t) {
+      float* values = packed + layout.position(k) * panel_tokens;
+      for (Index t = 0; t < panel_tokens; ++t) {
         const float value = k < out.cols ? rows[t][k] : 0.0F;
         values[t] = rounds ? to_float(to_bf16(value)) : value;
       }

@@ -59,7 +59,7 @@ void product_of_panels(const ProductContext& ctx, const PanelMemory& memory, con
   const MatrixView<const float>& x = args.x;
   const MatrixView<float>& y = args.y;
   const float* bias = args.bias;
-  constexpr Index tile = PanelActivations::tile;
+  constexpr Index panel_tokens = PanelActivations::panel_tokens;
   const Index width = ctx.executor.width();
   const auto busy = [&](Index n, Index block) {  // share of the threads' time that is work
     const Index blocks = (n + block - 1) / block;
@@ -74,13 +74,13 @@ void product_of_panels(const ProductContext& ctx, const PanelMemory& memory, con
                    .next = next,
                    .panels = memory.of(task)});
   };
-  if (busy(W.rows, output_block) < 0.9 * busy(x.rows, tile)) {
-    parallel_for(ctx.executor, x.rows, tile, [&](Range tokens, int task) {
+  if (busy(W.rows, output_block) < 0.9 * busy(x.rows, panel_tokens)) {
+    parallel_for(ctx.executor, x.rows, panel_tokens, [&](Range tokens, int task) {
       pack_activations(x, tokens, memory.x);
       multiply(tokens, {0, W.rows}, {}, task);
     });
   } else {
-    parallel_for(ctx.executor, x.rows, tile,
+    parallel_for(ctx.executor, x.rows, panel_tokens,
                  [&](Range tokens) { pack_activations(x, tokens, memory.x); });
     // Blocks as large as the memory allows, but enough of them to even out the threads' speeds.
     const Index most = std::min(memory.outputs(), W.rows / (4 * width));
@@ -94,9 +94,9 @@ void product_of_panels(const ProductContext& ctx, const PanelMemory& memory, con
 }
 
 // Memory for packing a few tokens; empty if that is not faster here, or if there is too little.
-std::span<float> tiles_in(const ProductContext& ctx, MatrixView<const float> x) noexcept {
+std::span<float> packing_memory(const ProductContext& ctx, MatrixView<const float> x) noexcept {
   const auto size = static_cast<std::size_t>(x.rows * round_up(x.cols, Index{16}));
-  if (!tiles_pay(x.rows, x.cols) || ctx.workspace.size() < size) return {};
+  if (!packing_pays(x.rows, x.cols) || ctx.workspace.size() < size) return {};
   return ctx.workspace.first(size);
 }
 
@@ -119,11 +119,11 @@ void product_of_many(const ProductContext& ctx, const DenseWeights& W,
   const float* bias = args.bias;
   if (const auto memory = PanelMemory::in(ctx, LaneOrder::single, W.dtype, x)) {
     product_of_panels(ctx, *memory, W, args);
-  } else if (const std::span<float> tiles = tiles_in(ctx, x); !tiles.empty()) {
-    pack_tiles(x, tiles.data());  // sooner than another thread would begin to help
+  } else if (const std::span<float> packed = packing_memory(ctx, x); !packed.empty()) {
+    pack_tokens(x, packed.data());  // sooner than another thread would begin to help
     parallel_for(ctx.executor, W.rows, output_block, row_cost(W, x.rows), [&](Range outputs) {
-      matmul_tiles(
-          {.W = W, .x = x, .bias = bias, .y = y, .outputs = outputs, .tiles = tiles.data()});
+      matmul_packed(
+          {.W = W, .x = x, .bias = bias, .y = y, .outputs = outputs, .packed = packed.data()});
     });
   } else {
     parallel_for(ctx.executor, W.rows, output_block, row_cost(W, x.rows), [&](Range outputs) {

@@ -137,7 +137,7 @@ int nearest_code(float w, float scale, float lowest, float highest) noexcept {
   return static_cast<int>(std::clamp(round_small(w / scale), lowest, highest));
 }
 
-void pack_q8(const Block& block, std::uint8_t* codes) noexcept {
+void write_q8(const Block& block, std::uint8_t* codes) noexcept {
   for (Index k = 0; k < group_size; ++k) {
     for (Index r = 0; r < row_block; ++r) {
       const int q = nearest_code(block.w[k][r], block.scale[r], -127.0F, 127.0F);
@@ -146,7 +146,7 @@ void pack_q8(const Block& block, std::uint8_t* codes) noexcept {
   }
 }
 
-void pack_q4(const Block& block, std::uint8_t* codes) noexcept {
+void write_q4(const Block& block, std::uint8_t* codes) noexcept {
   for (Index k = 0; k < group_size / 2; ++k) {
     for (Index r = 0; r < row_block; ++r) {
       const int low = nearest_code(block.w[k][r], block.scale[r], -8.0F, 7.0F) + 8;
@@ -208,9 +208,9 @@ std::optional<BadWeight> quantize_block(GroupedForm form, const TensorView& W, I
         return BadWeight{first_row + r, first + largest(block, r)};
     }
     if (form == GroupedForm::q8) {
-      pack_q8(block, codes);
+      write_q8(block, codes);
     } else {
-      pack_q4(block, codes);
+      write_q4(block, codes);
     }
     codes += block_bytes(form);
     scales += row_block;

@@ -41,9 +41,9 @@ HWY_INLINE void advance(const SelectiveScanArgs& args, ScanChunk& chunk, Index f
     const VF dt = load(chunk.dt + t * vector_lanes);
     const VF dt_u = load(chunk.dt_u + t * vector_lanes);
     VF y = load(chunk.y + t * vector_lanes);
-    Pack<ways> decay;
+    RegisterSet<ways> decay;
     for (std::size_t w = 0; w < ways; ++w) decay.part[w] = hn::Mul(dt, A[w]);
-    decay = exp2_nonpositive_of(PackOps<ways>(), decay);
+    decay = exp2_nonpositive_of(RegisterSetOps<ways>(), decay);
     for (std::size_t w = 0; w < ways; ++w) {
       state[w] = fma(decay.part[w], state[w], hn::Mul(dt_u, hn::Set(DF(), B[w])));
       y = fma(hn::Set(DF(), C[w]), state[w], y);
@@ -61,12 +61,12 @@ template <std::size_t width>
 HWY_INLINE void prepare(const SelectiveScanArgs& args, ScanChunk& chunk, Index first_token, Index t,
                         Index c, Index count) {
   const VF D = load_count(args.D + c, count);
-  Pack<width> dt;
+  RegisterSet<width> dt;
   for (std::size_t i = 0; i < width; ++i) {
     const Index token = first_token + t + static_cast<Index>(i);
     dt.part[i] = load_count(args.dt_raw.row_data(token) + c, count);
   }
-  dt = softplus_of(PackOps<width>(), dt);
+  dt = softplus_of(RegisterSetOps<width>(), dt);
   for (std::size_t i = 0; i < width; ++i) {
     const Index at = (t + static_cast<Index>(i)) * vector_lanes;
     const Index token = first_token + t + static_cast<Index>(i);
@@ -82,17 +82,17 @@ HWY_INLINE void prepare(const SelectiveScanArgs& args, ScanChunk& chunk, Index f
 template <std::size_t width>
 HWY_INLINE void finish(const SelectiveScanArgs& args, const ScanChunk& chunk, Index first_token,
                        Index t, Index c, Index count) {
-  Pack<width> y;
+  RegisterSet<width> y;
   for (std::size_t i = 0; i < width; ++i) {
     y.part[i] = load(chunk.y + (t + static_cast<Index>(i)) * vector_lanes);
   }
   if (args.z.data != nullptr) {
-    Pack<width> z;
+    RegisterSet<width> z;
     for (std::size_t i = 0; i < width; ++i) {
       const Index token = first_token + t + static_cast<Index>(i);
       z.part[i] = load_count(args.z.row_data(token) + c, count);
     }
-    const PackOps<width> ops;
+    const RegisterSetOps<width> ops;
     y = ops.mul(y, silu_of(ops, z));
   }
   for (std::size_t i = 0; i < width; ++i) {
@@ -129,8 +129,8 @@ HWY_INLINE void scan_register(const SelectiveScanArgs& args, Index c, Index coun
 // fill the gaps, but the states are independent, and what they share stays in registers.
 HWY_INLINE void step_registers(const SelectiveScanArgs& args, Index c) {
   constexpr std::size_t width = 2;
-  using Registers = Pack<width>;
-  const PackOps<width> ops;
+  using Registers = RegisterSet<width>;
+  const RegisterSetOps<width> ops;
   const auto read = [](const float* p) HWY_ATTR {
     return Registers{{load(p), load(p + vector_lanes)}};
   };

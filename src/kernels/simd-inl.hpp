@@ -336,13 +336,13 @@ struct VectorOps {
 // Several registers that go through a function side by side. One chain of operations is longer
 // than the window in which a core looks for independent work; interleaved chains fill its units.
 template <std::size_t width>
-struct Pack {
+struct RegisterSet {
   VF part[width];
 };
 
 template <std::size_t width>
-struct PackOps {
-  using V = Pack<width>;
+struct RegisterSetOps {
+  using V = RegisterSet<width>;
   HWY_INLINE V set(float x) const {
     return map([x](VF) HWY_ATTR { return hn::Set(DF(), x); }, V{});
   }
@@ -396,7 +396,7 @@ struct PackOps {
   static constexpr float infinity() { return VectorOps::infinity(); }
 
  private:
-  // Subscripts are constants, not a loop's variable: only then do compilers keep packs in
+  // Subscripts are constants, not a loop's variable: only then do compilers keep a set in
   // registers.
   template <class F, class... Vs>
   static HWY_INLINE V map(F f, const Vs&... operands) {

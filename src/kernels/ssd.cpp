@@ -58,6 +58,7 @@ struct Head {
 // registers; the lanes of the sums, which take the columns in ascending order, go through `sums`.
 // With `partial`, the only group has `count` columns. The same part of the next block of rows, or
 // of the next head, is requested meanwhile: in this order, memory sees no stream to run ahead of.
+// One function, since the state stays in its registers from loading to storing.
 template <int R, int groups, bool wants_y, bool partial>
 HWY_INLINE void advance(const Head& head, const float* BC, Index tokens, Index n, Index count,
                         const float* dt_x, float* sums, float* S) {

@@ -1,7 +1,6 @@
 #include "krait/models/random_weights.hpp"
 
 #include <cmath>
-#include <string_view>
 
 #include "krait/core/rng.hpp"
 #include "krait/core/tensor.hpp"
@@ -12,10 +11,6 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-bool ends_with(std::string_view name, std::string_view end) {
-  return name.size() >= end.size() && name.substr(name.size() - end.size()) == end;
-}
-
 // Values of one tensor, as the Mamba authors initialise a model before training.
 void fill(const TensorUse& use, RandomCounter at, float* values) {
   const Index size = use.shape.size();
@@ -24,12 +19,12 @@ void fill(const TensorUse& use, RandomCounter at, float* values) {
     at.position = static_cast<std::uint64_t>(i);
     const double u = random_uniform(at);
     double value = 0.0;
-    if (ends_with(use.name, "A_log")) {
+    if (use.name.ends_with("A_log")) {
       value = std::log(static_cast<double>(i % in + 1));
-    } else if (ends_with(use.name, ".D") ||
-               (use.shape.rank() == 1 && ends_with(use.name, "weight"))) {
+    } else if (use.name.ends_with(".D") ||
+               (use.shape.rank() == 1 && use.name.ends_with("weight"))) {
       value = 1.0;
-    } else if (ends_with(use.name, "dt_proj.bias") || ends_with(use.name, "dt_bias")) {
+    } else if (use.name.ends_with("dt_proj.bias") || use.name.ends_with("dt_bias")) {
       // dt log-uniform in [0.001, 0.1]; the bias is its inverse softplus.
       const double dt = std::exp(u * (std::log(0.1) - std::log(0.001)) + std::log(0.001));
       value = dt + std::log(-std::expm1(-dt));

@@ -1,4 +1,4 @@
-// Tentative tokens: verifying them, and taking back those that were wrong.
+// Drafts: running them, and rolling back the tokens that were wrong (docs/verification.md).
 
 #include <fmt/format.h>
 
@@ -32,7 +32,7 @@ Result<MatrixView<const float>> Session::verify_batch(
                         fmt::to_string(total));
   }
 
-  // The states stay as they are: copies of them, with their versions, advance.
+  // The callers' states stay as they are: copies of them, with the same versions, advance.
   forget_drafts();
   for (std::size_t i = 0; i < drafts.size(); ++i) {
     saved_[i].copy_from(*states[i]);
@@ -85,7 +85,7 @@ Result<void> Session::keep(Index n, State& state, Index item) {
     draft->is_open = false;
     return {};
   }
-  // Rows that a copy shares are written anew, those of the first n tokens at most.
+  // Replay writes the cache rows of the kept tokens, on pages that no copy shares.
   const Index ahead = is_after ? draft->count : 0;
   if (state.cache_.floats_per_token() > 0) {
     state.cache_.set_rows(draft->position);

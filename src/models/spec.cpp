@@ -2,32 +2,18 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
+#include <variant>
 
 namespace krait {
 inline namespace v0_1 {
-namespace {
-
-Result<void> check_norm(std::string_view what, const NormSpec& norm) {
-  const float eps = std::visit([](const auto& spec) { return spec.eps; }, norm);
-  if (!std::isfinite(eps) || eps < 0.0F) {
-    return bad_spec(fmt::format("{} eps", what), "a finite number of at least 0",
-                    fmt::to_string(eps));
-  }
-  return {};
-}
-
-std::string norm_text(const NormSpec& norm) {
-  const bool is_rms = std::holds_alternative<RmsNormSpec>(norm);
-  const float eps = std::visit([](const auto& spec) { return spec.eps; }, norm);
-  return fmt::format("{} eps {}", is_rms ? "RmsNorm" : "LayerNorm", eps);
-}
-
-}  // namespace
 
 Result<void> CustomSpec::validate(Index /*d_model*/) const {
-  if (bind != nullptr) return {};
-  return bad_spec(fmt::format("CustomSpec '{}'", kind), "a bind function", "none");
+  const auto refuse = [&](std::string_view expected, std::string_view found) {
+    return bad_spec(fmt::format("CustomSpec '{}'", kind), expected, found);
+  };
+  if (!bind) return refuse("a bind function", "none");
+  if (n_expert < 0) return refuse("n_expert of at least 0", fmt::to_string(n_expert));
+  return {};
 }
 
 std::string CustomSpec::to_string(Index /*d_model*/) const {
@@ -46,17 +32,17 @@ Result<void> validate(const ModelSpec& spec) {
   Index n_expert = 0;
   for (const LayerSpec& layer : spec.layers) {
     for (const ResidualSpec& residual : layer.residuals) {
-      KRAIT_RETURN_IF_ERROR(check_norm(residual.norm_name, residual.norm));
+      KRAIT_RETURN_IF_ERROR(validate(residual.norm_name, residual.norm));
       KRAIT_RETURN_IF_ERROR(std::visit(
           [&](const auto& block) { return block.validate(spec.d_model()); }, residual.block));
-      if (const auto* moe = std::get_if<MoeSpec>(&residual.block)) n_expert += moe->n_expert;
+      n_expert += std::visit([](const auto& block) { return expert_count(block); }, residual.block);
       if (n_expert > most_experts_in_all) {
         return bad_spec("n_expert", fmt::format("at most {} in all layers", most_experts_in_all),
                         "more");
       }
     }
   }
-  return check_norm(spec.final_norm_name, spec.final_norm);
+  return validate(spec.final_norm_name, spec.final_norm);
 }
 
 std::string to_string(const ModelSpec& spec) {
@@ -73,12 +59,12 @@ std::string to_string(const ModelSpec& spec) {
     for (const ResidualSpec& residual : spec.layers[first].residuals) {
       const std::string block = std::visit(
           [&](const auto& kind) { return kind.to_string(spec.d_model()); }, residual.block);
-      text += fmt::format("  {} {}\n  {} {}\n", residual.norm_name, norm_text(residual.norm),
+      text += fmt::format("  {} {}\n  {} {}\n", residual.norm_name, to_string(residual.norm),
                           residual.block_name, block);
     }
     first = last + 1;
   }
-  text += fmt::format("{} {}\n{}", spec.final_norm_name, norm_text(spec.final_norm),
+  text += fmt::format("{} {}\n{}", spec.final_norm_name, to_string(spec.final_norm),
                       spec.tied_head ? "tied head" : spec.head_name + " untied");
   if (spec.head_bias) text += " with bias";
   return text;

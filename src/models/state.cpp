@@ -17,7 +17,7 @@ void State::touch() noexcept {
 void State::copy_from(const State& other) {
   check_contract(block_.size() == other.block_.size(),
                  "[state] copy_from: expected a state of the same model");
-  cache_.copy_from(other.cache_);  // alone can fail
+  cache_.copy_from(other.cache_);  // the only part that can fail
   save_from(other);
 }
 

@@ -2,10 +2,24 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+
 namespace krait {
 inline namespace v0_1 {
 
 static_assert(cache_page_tokens == kernels::attention_page_tokens);
+
+AttentionSpec AttentionSpec::resolved(Index d_model) const {
+  AttentionSpec spec = *this;
+  if (spec.n_kv_head == 0) spec.n_kv_head = n_head;
+  if (spec.d_head == 0 && n_head > 0) spec.d_head = d_model / n_head;
+  if (spec.scale == 0.0F && spec.d_head > 0) {
+    spec.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.d_head)));
+  }
+  if (spec.rotary && spec.rotary->dim == 0) spec.rotary->dim = spec.d_head;
+  return spec;
+}
 
 Result<void> AttentionSpec::validate(Index d_model) const {
   KRAIT_RETURN_IF_ERROR(check_extent("n_head", n_head));
@@ -54,30 +68,31 @@ std::string AttentionSpec::to_string(Index d_model) const {
 }
 
 Result<std::unique_ptr<const Block>> Attention::bind(const AttentionSpec& unresolved,
-                                                     const WeightScope& weights, Plan& plan) {
-  const Index d_model = plan.d_model();
+                                                     const WeightScope& weights,
+                                                     Bookings& bookings) {
+  const Index d_model = bookings.d_model();
   auto block = std::make_unique<Attention>();
   const AttentionSpec& spec = block->spec_ = unresolved.resolved(d_model);
   const Index d_q = spec.n_head * spec.d_head;
   const Index d_kv = spec.n_kv_head * spec.d_head;
   KRAIT_ASSIGN_OR_RETURN(block->q_proj_,
-                         Linear::bind(weights.scope("q_proj"), plan, d_q, d_model, spec.bias));
+                         Linear::bind(weights.scope("q_proj"), bookings, d_q, d_model, spec.bias));
   KRAIT_ASSIGN_OR_RETURN(block->k_proj_,
-                         Linear::bind(weights.scope("k_proj"), plan, d_kv, d_model, spec.bias));
+                         Linear::bind(weights.scope("k_proj"), bookings, d_kv, d_model, spec.bias));
   KRAIT_ASSIGN_OR_RETURN(block->v_proj_,
-                         Linear::bind(weights.scope("v_proj"), plan, d_kv, d_model, spec.bias));
-  KRAIT_ASSIGN_OR_RETURN(block->out_proj_,
-                         Linear::bind(weights.scope("o_proj"), plan, d_model, d_q, spec.out_bias));
+                         Linear::bind(weights.scope("v_proj"), bookings, d_kv, d_model, spec.bias));
+  KRAIT_ASSIGN_OR_RETURN(block->out_proj_, Linear::bind(weights.scope("o_proj"), bookings, d_model,
+                                                        d_q, spec.out_bias));
   if (spec.rotary) {
     block->frequencies_ =
         kernels::rotary_frequencies(spec.rotary->theta, spec.rotary->dim, spec.rotary->factor);
   }
-  block->cache_ = plan.cache(weights.path("kv"), 2 * d_kv);
-  block->q_ = plan.scratch(d_q);
-  block->kv_ = plan.scratch(2 * d_kv);
-  block->trail_ = plan.trail(2 * d_kv);
+  block->cache_ = bookings.cache(weights.path("kv"), 2 * d_kv);
+  block->q_ = bookings.scratch(d_q);
+  block->kv_ = bookings.scratch(2 * d_kv);
+  block->trail_ = bookings.trail(2 * d_kv);
   const Index most = kernels::attention_block_tokens(spec.n_head, spec.n_kv_head);
-  plan.task_memory([spec, most](Index tokens, Index context) {
+  bookings.task_memory([spec, most](Index tokens, Index context) {
     return kernels::attention_scratch(std::min(tokens, most), context, spec.n_head, spec.n_kv_head,
                                       spec.d_head);
   });
@@ -85,8 +100,8 @@ Result<std::unique_ptr<const Block>> Attention::bind(const AttentionSpec& unreso
 }
 
 Result<std::unique_ptr<const Block>> AttentionSpec::bind(const WeightScope& weights,
-                                                         Plan& plan) const {
-  return Attention::bind(*this, weights, plan);
+                                                         Bookings& bookings) const {
+  return Attention::bind(*this, weights, bookings);
 }
 
 }  // namespace v0_1

@@ -60,7 +60,7 @@ TensorView rows_of(const TensorView& matrix, Index first, Index count) {
 
 class Conversion {
  public:
-  Conversion(const PackedForm& form, Executor& executor, Progress progress)
+  Conversion(const RowForm& form, Executor& executor, Progress progress)
       : form_(form), executor_(executor), progress_(progress) {}
 
   // Lists what is to be written.
@@ -89,7 +89,7 @@ class Conversion {
                      const std::map<std::string, std::string, std::less<>>& metadata) {
     KRAIT_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::create(path, outputs_, metadata));
     for (const Job& job : jobs_) {
-      KRAIT_RETURN_IF_ERROR(job.matrices ? pack(job, writer) : copy(job, writer));
+      KRAIT_RETURN_IF_ERROR(job.matrices ? encode(job, writer) : copy(job, writer));
     }
     return writer.commit();
   }
@@ -159,7 +159,7 @@ class Conversion {
     return narrow;
   }
 
-  Result<void> pack(const Job& job, SafetensorsWriter& writer) {
+  Result<void> encode(const Job& job, SafetensorsWriter& writer) {
     const Index rows_of_matrix = job.matrices->rows;
     const Index block_rows = form_.block_rows();
     const Index blocks_of_matrix = round_up(rows_of_matrix, block_rows) / block_rows;
@@ -183,7 +183,7 @@ class Conversion {
         if (parts_[p].size() < bytes) parts_[p] = AlignedBuffer<std::byte>(bytes);
         memory.push_back(parts_[p].data());
       }
-      if (const auto bad = form_.pack(executor_, rows, memory)) {
+      if (const auto bad = form_.encode(executor_, rows, memory)) {
         return refused(job, form_.refusal(rows, *bad, first_row));
       }
       const Index first_block = matrix * blocks_of_matrix + first / block_rows;
@@ -207,7 +207,7 @@ class Conversion {
     return {};
   }
 
-  const PackedForm& form_;
+  const RowForm& form_;
   Executor& executor_;
   Progress progress_;
   QuantizeSummary summary_;
@@ -287,9 +287,9 @@ Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
                                             Executor& executor, Progress progress) {
   std::string names;
   for (const WeightForm* known : weight_forms()) {
-    if (known->packed() == nullptr) continue;
+    if (known->row_form() == nullptr) continue;
     if (known->name() == form) {
-      return quantize_checkpoint(source, destination, *known->packed(), executor, progress);
+      return quantize_checkpoint(source, destination, *known->row_form(), executor, progress);
     }
     names += fmt::format("{}{}", names.empty() ? "" : ", ", known->name());
   }
@@ -298,7 +298,7 @@ Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
 }
 
 Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
-                                            const std::string& destination, const PackedForm& form,
+                                            const std::string& destination, const RowForm& form,
                                             Executor& executor, Progress progress) {
   KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan stored, plan_checkpoint(source));
   const auto& [stored_plan, config, checkpoint] = stored;

@@ -41,9 +41,9 @@ RoutingStatistics::RoutingStatistics(const Model& model) {
   const ModelSpec& spec = model.spec();
   for (std::size_t i = 0; i < spec.layers.size(); ++i) {
     for (const ResidualSpec& residual : spec.layers[i].residuals) {
-      const auto* moe = std::get_if<MoeSpec>(&residual.block);
-      if (moe == nullptr) continue;
-      const auto n_expert = static_cast<std::size_t>(moe->n_expert);
+      const auto n_expert = static_cast<std::size_t>(
+          std::visit([](const auto& block) { return expert_count(block); }, residual.block));
+      if (n_expert == 0) continue;
       layers_.push_back({.path = fmt::format("{}.{}.{}", spec.layers_name, i, residual.block_name),
                          .chosen = std::vector<Index>(n_expert),
                          .gate_sum = std::vector<double>(n_expert)});
@@ -54,7 +54,7 @@ RoutingStatistics::RoutingStatistics(const Model& model) {
 void RoutingStatistics::at(const ActivationPlace& place, MatrixView<float> gates) noexcept {
   if (place.site != Site::routing || place.again) return;
   const auto layer = std::ranges::find(layers_, place.path, &ExpertUse::path);
-  if (layer == layers_.end()) return;
+  if (layer == layers_.end() || gates.cols != std::ssize(layer->chosen)) return;
   layer->tokens += gates.rows;
   for (Index t = 0; t < gates.rows; ++t) {
     for (Index e = 0; e < gates.cols; ++e) {

@@ -13,7 +13,7 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-// Whether the extents agree, extents of 1 aside: conv1d.weight is [d_inner, 1, d_conv] in some
+// Whether the shapes agree apart from extents of 1: conv1d.weight is [d_inner, 1, d_conv] in some
 // files and [d_inner, d_conv] in others.
 bool same_but_ones(const Shape& a, const Shape& b) noexcept {
   const auto next = [](const Shape& shape, int axis) {
@@ -44,8 +44,8 @@ std::vector<std::string> WeightBinder::unused() const {
   return names;
 }
 
-// A copy in `dtype`, which holds fewer numbers: all of them must be such as it has. The binder
-// keeps it until another tensor is looked for; `blocks_` keeps what the model needs.
+// A copy in the narrower type `dtype`, in which every element must be representable. The binder
+// keeps it until the next tensor is looked up; what the model needs goes to `blocks_`.
 Result<TensorView> WeightBinder::narrow(const std::string& name, const TensorView& stored,
                                         DType dtype) {
   auto block = std::make_shared<AlignedBuffer<std::byte>>(stored.size() * bytes_of(dtype));
@@ -96,12 +96,12 @@ Result<TensorView> WeightBinder::find(const std::string& name, const Shape& shap
                  fmt::format("[build] {}: expected {}, found {}", name, to_string(shape), found())};
   }
   if (tensor.dtype != DType::f64) return TensorView{tensor.data, tensor.dtype, shape};
-  // Nothing computes with f64: whoever looks for the tensor finds it in f32.
+  // Nothing computes in f64: a lookup of such a tensor gives it in f32.
   if (!materialize()) return TensorView{nullptr, DType::f32, shape};
   return narrow(name, {tensor.data, tensor.dtype, shape}, DType::f32);
 }
 
-// A part of a packed matrix, of exactly this type and shape; copied if it lies at an odd address.
+// A part of a coded matrix, of exactly this type and shape; copied if its address is not aligned.
 Result<TensorView> WeightBinder::find_part(const std::string& name, DType dtype,
                                            const Shape& shape) {
   const WeightStore::Entry* entry = store_->find(name);
@@ -137,8 +137,8 @@ void* WeightBinder::allocate(Index bytes) {
   return data;
 }
 
-// The tensor in `dtype`, or as it is stored: in place if the file has it so and its address allows,
-// else a copy.
+// The tensor in `dtype`, by default the stored one: in place if the file has that type at an
+// aligned address, otherwise a copy.
 Result<TensorView> WeightBinder::hold(std::string name, std::string path, const Shape& shape,
                                       std::optional<DType> dtype, TensorRole role, double active) {
   KRAIT_ASSIGN_OR_RETURN(const TensorView stored, find(name, shape));

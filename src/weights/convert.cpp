@@ -12,7 +12,7 @@ namespace {
 
 float widened(auto value) noexcept { return to_float(value); }
 
-// Rounds to nearest even; what is beyond the largest float becomes infinite.
+// Rounds to nearest even; values beyond the largest float become infinite.
 float widened(double value) noexcept { return static_cast<float>(value); }
 
 template <class From, class To>
@@ -69,7 +69,7 @@ namespace {
 template <class Bits>
 std::optional<Index> find_exponent(const void* data, Index count, Bits exponent) noexcept {
   const auto* from = static_cast<const std::byte*>(data);
-  constexpr Index step = 1024;  // looked at together, then one by one where it matters
+  constexpr Index step = 1024;  // checked together, then one by one if any is not finite
   for (Index first = 0; first < count; first += step) {
     const Index last = std::min(count, first + step);
     const auto is_bad = [&](Index i) {

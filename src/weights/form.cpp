@@ -24,15 +24,15 @@ TensorView MatrixShape::matrix(const TensorView& all, const Shape& of_one, Index
   return {data == nullptr ? nullptr : data + i * bytes, all.dtype, of_one};
 }
 
-std::string PackedForm::refusal(const TensorView& /*rows*/, const BadWeight& bad,
-                                Index first_row) const {
+std::string RowForm::refusal(const TensorView& /*rows*/, const BadWeight& bad,
+                             Index first_row) const {
   return fmt::format(
       "weights that {} can represent, found one that is not finite or too large (row {}, column "
       "{})",
       name(), first_row + bad.row, bad.col);
 }
 
-bool PackedForm::recognises(const WeightScope& weights) const {
+bool RowForm::recognises(const WeightScope& weights) const {
   if (weights.stored_form() != name()) return false;
   const std::vector<WeightPart> all = parts(1, 1);
   return std::all_of(all.begin(), all.end(),
@@ -41,14 +41,14 @@ bool PackedForm::recognises(const WeightScope& weights) const {
 
 namespace {
 
-// The parts of all matrices, and of each the matrix over its own.
-std::vector<WeightPart> parts_of_all(const PackedForm& form, const MatrixShape& shape) {
+// The parts that hold all matrices of a stack.
+std::vector<WeightPart> parts_of_all(const RowForm& form, const MatrixShape& shape) {
   std::vector<WeightPart> parts = form.parts(shape.out, shape.in);
   for (WeightPart& part : parts) part.shape = shape.tensor(part.shape);
   return parts;
 }
 
-WeightForm::Matrices matrices_over(const PackedForm& form, const std::vector<TensorView>& all,
+WeightForm::Matrices matrices_over(const RowForm& form, const std::vector<TensorView>& all,
                                    const MatrixShape& shape) {
   const std::vector<WeightPart> parts = form.parts(shape.out, shape.in);
   WeightForm::Matrices matrices;
@@ -64,29 +64,29 @@ WeightForm::Matrices matrices_over(const PackedForm& form, const std::vector<Ten
 
 }  // namespace
 
-Result<WeightForm::Matrices> PackedForm::bind(const WeightScope& weights, Plan& plan,
-                                              const MatrixShape& shape) const {
-  plan.workspace(workspace(shape.in));
-  KRAIT_ASSIGN_OR_RETURN(
-      const auto parts,
-      weights.packed(name(), shape.tensor({shape.out, shape.in}), parts_of_all(*this, shape)));
+Result<WeightForm::Matrices> RowForm::bind(const WeightScope& weights, Bookings& bookings,
+                                           const MatrixShape& shape) const {
+  bookings.workspace(workspace(shape.in));
+  KRAIT_ASSIGN_OR_RETURN(const auto parts,
+                         weights.stored_parts(name(), shape.tensor({shape.out, shape.in}),
+                                              parts_of_all(*this, shape)));
   return matrices_over(*this, parts, shape);
 }
 
-Result<WeightForm::Matrices> PackedForm::make(const WeightScope& weights, Plan& plan,
-                                              const MatrixShape& shape) const {
+Result<WeightForm::Matrices> RowForm::make(const WeightScope& weights, Bookings& bookings,
+                                           const MatrixShape& shape) const {
   if (const WeightForm* stored = stored_form(weights); stored != nullptr && !stored->is_dense()) {
     return Error{ErrorCode::unsupported,
                  fmt::format("[build] {}: expected floats to make {} of, found {}",
                              weights.name("weight"), name(), stored->name())};
   }
-  plan.workspace(workspace(shape.in));
+  bookings.workspace(workspace(shape.in));
   SerialExecutor caller;
   Executor* lent = weights.options().executor;
   Executor& executor = lent != nullptr ? *lent : caller;
   const Shape of_one{shape.out, shape.in};
-  const auto pack_all = [&](const TensorView& stack,
-                            std::span<const TensorView> all) -> Result<void> {
+  const auto encode_all = [&](const TensorView& stack,
+                              std::span<const TensorView> all) -> Result<void> {
     std::vector<std::byte*> of_matrix(all.size());
     for (Index i = 0; i < shape.matrices(); ++i) {
       for (std::size_t p = 0; p < all.size(); ++p) {
@@ -94,14 +94,15 @@ Result<WeightForm::Matrices> PackedForm::make(const WeightScope& weights, Plan& 
         of_matrix[p] = data + i * (all[p].bytes() / shape.matrices());
       }
       const TensorView rows = shape.matrix(stack, of_one, i);
-      if (const auto bad = pack(executor, rows, of_matrix)) {
+      if (const auto bad = encode(executor, rows, of_matrix)) {
         return Error{ErrorCode::bad_format, "expected " + refusal(rows, *bad, i * shape.out)};
       }
     }
     return {};
   };
-  KRAIT_ASSIGN_OR_RETURN(const auto parts, weights.pack(name(), shape.tensor({shape.out, shape.in}),
-                                                        parts_of_all(*this, shape), pack_all));
+  KRAIT_ASSIGN_OR_RETURN(const auto parts,
+                         weights.encoded_parts(name(), shape.tensor({shape.out, shape.in}),
+                                               parts_of_all(*this, shape), encode_all));
   return matrices_over(*this, parts, shape);
 }
 
@@ -119,7 +120,8 @@ const WeightForm* stored_form(const WeightScope& weights) {
   for (const auto& form : weights.options().forms) {
     if (form != nullptr && form->recognises(weights)) return form.get();
   }
-  // Where a matrix is there in parts and in floats, the parts are meant: floats come last.
+  // If a checkpoint has a matrix both in parts and as floats, the parts count: dense forms, which
+  // the list has first, are asked last.
   const auto forms = weight_forms();
   for (auto form = forms.rbegin(); form != forms.rend(); ++form) {
     if ((*form)->recognises(weights)) return *form;

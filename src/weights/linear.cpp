@@ -43,7 +43,7 @@ Result<const WeightForm*> wanted_form(const WeightOptions& options, const Weight
                            known_forms(options), options.form)};
 }
 
-// The form of a matrix that the checkpoint has in parts, or else of floats; in f32 without one.
+// The form in which the checkpoint has the matrix; f32 without a checkpoint.
 Result<const WeightForm*> form_in_file(const WeightScope& weights) {
   if (const WeightForm* form = stored_form(weights)) return form;
   if (!weights.has_parts() || weights.contains("weight")) return &f32_form();
@@ -56,7 +56,7 @@ Result<const WeightForm*> form_in_file(const WeightScope& weights) {
                            weights.name("weight"), known_forms(weights.options()), there)};
 }
 
-// What a form gave for that many matrices of that shape: an application's may be wrong.
+// Checks number and shapes of the matrices that a form gave: an application's may be wrong.
 Result<void> check_matrices(const WeightScope& weights, const WeightForm& form,
                             const MatrixShape& shape, const Matrices& matrices) {
   const auto refuse = [&](const std::string& expected, const std::string& found) -> Error {
@@ -76,14 +76,16 @@ Result<void> check_matrices(const WeightScope& weights, const WeightForm& form,
   return {};
 }
 
-// The matrices in whichever form the options and the checkpoint ask for.
-Result<Matrices> bind_matrices(const WeightScope& weights, Plan& plan, const MatrixShape& shape) {
+// Binds the matrices in the form that the options ask for.
+Result<Matrices> bind_matrices(const WeightScope& weights, Bookings& bookings,
+                               const MatrixShape& shape) {
   const WeightOptions& options = weights.options();
   KRAIT_RETURN_IF_ERROR(check_forms(options));
   KRAIT_ASSIGN_OR_RETURN(const WeightForm* stored, form_in_file(weights));
   KRAIT_ASSIGN_OR_RETURN(const WeightForm* wanted, wanted_form(options, stored));
-  KRAIT_ASSIGN_OR_RETURN(Matrices matrices, wanted == stored ? wanted->bind(weights, plan, shape)
-                                                             : wanted->make(weights, plan, shape));
+  KRAIT_ASSIGN_OR_RETURN(Matrices matrices, wanted == stored
+                                                ? wanted->bind(weights, bookings, shape)
+                                                : wanted->make(weights, bookings, shape));
   KRAIT_RETURN_IF_ERROR(check_matrices(weights, *wanted, shape, matrices));
   if (weights.is_stored() && !wanted->computes_in(options.compute)) {
     return Error{ErrorCode::unsupported,
@@ -95,19 +97,19 @@ Result<Matrices> bind_matrices(const WeightScope& weights, Plan& plan, const Mat
 
 }  // namespace
 
-Result<Linear> Linear::bind(const WeightScope& weights, Plan& plan, Index out, Index in,
+Result<Linear> Linear::bind(const WeightScope& weights, Bookings& bookings, Index out, Index in,
                             bool has_bias) {
-  KRAIT_ASSIGN_OR_RETURN(auto matrices, bind_matrices(weights, plan, {.out = out, .in = in}));
+  KRAIT_ASSIGN_OR_RETURN(auto matrices, bind_matrices(weights, bookings, {.out = out, .in = in}));
   Linear bound(std::move(matrices.front()));
   if (!has_bias) return bound;
   KRAIT_ASSIGN_OR_RETURN(const auto bias, weights.get<float>("bias", {out}));
   return bound.with_bias(bias.data());
 }
 
-Result<std::vector<Linear>> Linear::bind_stack(const WeightScope& weights, Plan& plan, Index count,
-                                               Index out, Index in) {
+Result<std::vector<Linear>> Linear::bind_stack(const WeightScope& weights, Bookings& bookings,
+                                               Index count, Index out, Index in) {
   KRAIT_ASSIGN_OR_RETURN(auto matrices,
-                         bind_matrices(weights, plan, {.out = out, .in = in, .count = count}));
+                         bind_matrices(weights, bookings, {.out = out, .in = in, .count = count}));
   std::vector<Linear> bound;
   for (auto& matrix : matrices) bound.emplace_back(std::move(matrix));
   return bound;

@@ -23,7 +23,7 @@ std::string WeightScope::path(std::string_view name) const { return path_ + std:
 
 std::string WeightScope::name(std::string_view name) const { return prefix_ + path(name); }
 
-// The name without the dot behind it.
+// The name without its final dot.
 std::string WeightScope::here() const {
   std::string place = name("");
   if (!place.empty()) place.pop_back();
@@ -99,7 +99,7 @@ std::string WeightScope::describe_parts() const {
   return text;
 }
 
-// A matrix that the checkpoint has, or could have, under the name "weight".
+// Lists a matrix in the plan, under the name "weight".
 void WeightScope::record_matrix(std::string_view form, const Shape& matrix, Placement placement,
                                 std::vector<TensorView> parts) const {
   binder_->record({.name = name("weight"),
@@ -112,8 +112,8 @@ void WeightScope::record_matrix(std::string_view form, const Shape& matrix, Plac
                    .parts = std::move(parts)});
 }
 
-Result<std::vector<TensorView>> WeightScope::packed(std::string_view form, const Shape& matrix,
-                                                    const std::vector<WeightPart>& parts) const {
+Result<std::vector<TensorView>> WeightScope::stored_parts(
+    std::string_view form, const Shape& matrix, const std::vector<WeightPart>& parts) const {
   std::vector<TensorView> found;
   for (const WeightPart& part : parts) {
     KRAIT_ASSIGN_OR_RETURN(const TensorView tensor,
@@ -124,11 +124,12 @@ Result<std::vector<TensorView>> WeightScope::packed(std::string_view form, const
   return found;
 }
 
-Result<std::vector<TensorView>> WeightScope::pack(std::string_view form, const Shape& matrix,
-                                                  const std::vector<WeightPart>& parts,
-                                                  Pack pack) const {
+Result<std::vector<TensorView>> WeightScope::encoded_parts(std::string_view form,
+                                                           const Shape& matrix,
+                                                           const std::vector<WeightPart>& parts,
+                                                           Encode encode) const {
   KRAIT_ASSIGN_OR_RETURN(const TensorView stored, binder_->find(name("weight"), matrix));
-  // The copy of a tensor in f64 is needed no longer than this.
+  // The f32 copy of an f64 tensor lives until the parts are made.
   const std::shared_ptr<const void> source = std::move(binder_->narrowed_);
   std::vector<TensorView> made;
   for (const WeightPart& part : parts) {
@@ -137,7 +138,7 @@ Result<std::vector<TensorView>> WeightScope::pack(std::string_view form, const S
     made.push_back(tensor);
   }
   if (materialize()) {
-    if (Result<void> done = pack(stored, made); !done) {
+    if (Result<void> done = encode(stored, made); !done) {
       return Error{done.error().code,
                    fmt::format("[build] {}: {}", name("weight"), done.error().message)};
     }
@@ -146,12 +147,13 @@ Result<std::vector<TensorView>> WeightScope::pack(std::string_view form, const S
   return made;
 }
 
-Result<TensorView> WeightScope::unpacked(const Shape& matrix, DType dtype,
-                                         FunctionRef<Result<void>()> bind, UnpackRow unpack) const {
+Result<TensorView> WeightScope::decoded(const Shape& matrix, DType dtype,
+                                        FunctionRef<Result<void>()> bind, DecodeRow decode) const {
   const auto uses = static_cast<std::ptrdiff_t>(binder_->uses_.size());
   const auto blocks = static_cast<std::ptrdiff_t>(binder_->blocks_.size());
   KRAIT_RETURN_IF_ERROR(bind());
-  // What it recorded and copied is no part of the model; the copies live until the rows are read.
+  // The model does not keep what `bind` recorded and copied; the copies live until rows are
+  // decoded.
   binder_->uses_.erase(binder_->uses_.begin() + uses, binder_->uses_.end());
   auto& kept = binder_->blocks_;
   const std::vector<std::shared_ptr<const void>> copies(kept.begin() + blocks, kept.end());
@@ -162,7 +164,7 @@ Result<TensorView> WeightScope::unpacked(const Shape& matrix, DType dtype,
     const Index cols = matrix[matrix.rank() - 1];
     AlignedBuffer<float> row(cols);
     for (Index r = 0; r < matrix.size() / cols; ++r) {
-      unpack(r, row.span());
+      decode(r, row.span());
       convert_floats({row.data(), DType::f32, {cols}}, held.dtype,
                      data + r * cols * bytes_of(held.dtype));
     }

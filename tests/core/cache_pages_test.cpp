@@ -10,9 +10,9 @@ namespace {
 
 // Two bookings of odd widths.
 struct Slots {
-  Plan plan{1};
-  CacheSlot a = plan.cache("a", 5);
-  CacheSlot b = plan.cache("b", 17);
+  Bookings bookings{1};
+  CacheSlot a = bookings.cache("a", 5);
+  CacheSlot b = bookings.cache("b", 17);
 };
 
 void append(CachePages& cache, const Slots& slots, Index count, float value) {
@@ -43,8 +43,8 @@ void expect_rows(const CachePages& cache, const Slots& slots, Index first, Index
 
 TEST(CachePages, RowsStayWhereTheyAreWritten) {
   const Slots slots;
-  EXPECT_EQ(slots.plan.cache_floats(), 16 + 32);
-  CachePages cache(slots.plan.cache_floats());
+  EXPECT_EQ(slots.bookings.cache_floats(), 16 + 32);
+  CachePages cache(slots.bookings.cache_floats());
   EXPECT_EQ(cache.bytes(), 0U);
   for (const Index count : {1, 62, 1, 1, 200}) append(cache, slots, count, 0.5F);
   EXPECT_EQ(cache.rows(), 265);
@@ -56,7 +56,7 @@ TEST(CachePages, RowsStayWhereTheyAreWritten) {
 
 TEST(CachePages, CopiesShareUntilOneWrites) {
   const Slots slots;
-  CachePages cache(slots.plan.cache_floats());
+  CachePages cache(slots.bookings.cache_floats());
   append(cache, slots, 130, 0.0F);
   CachePages copy = cache;
   ASSERT_EQ(copy.pages().size(), 3U);
@@ -74,7 +74,7 @@ TEST(CachePages, CopiesShareUntilOneWrites) {
 
 TEST(CachePages, RowsThatWereTakenBackAreWrittenAnewPastAPagesBorder) {
   const Slots slots;
-  CachePages cache(slots.plan.cache_floats());
+  CachePages cache(slots.bookings.cache_floats());
   append(cache, slots, 140, 0.0F);
   const CachePages whole = cache;
   cache.set_rows(60);
@@ -86,7 +86,7 @@ TEST(CachePages, RowsThatWereTakenBackAreWrittenAnewPastAPagesBorder) {
 
 TEST(CachePages, WhatWasReservedIsNotAllocatedAgain) {
   const Slots slots;
-  CachePages cache(slots.plan.cache_floats());
+  CachePages cache(slots.bookings.cache_floats());
   cache.reserve(100).value();
   const std::vector<float*> pages(cache.pages().begin(), cache.pages().end());
   ASSERT_EQ(pages.size(), 2U);
@@ -99,9 +99,9 @@ TEST(CachePages, WhatWasReservedIsNotAllocatedAgain) {
 
 TEST(CachePages, CopyingAgainAndAgainReusesAPage) {
   const Slots slots;
-  CachePages source(slots.plan.cache_floats());
+  CachePages source(slots.bookings.cache_floats());
   append(source, slots, 70, 0.0F);
-  CachePages copy(slots.plan.cache_floats());
+  CachePages copy(slots.bookings.cache_floats());
   copy.copy_from(source);
   append(copy, slots, 2, 0.5F);
   float* const page = copy.pages()[1];
@@ -121,7 +121,7 @@ TEST(CachePages, CopyingAgainAndAgainReusesAPage) {
 
 TEST(CachePages, MemoryThatIsNotThereIsAnErrorAndNothingChanges) {
   const Slots slots;
-  CachePages cache(slots.plan.cache_floats());
+  CachePages cache(slots.bookings.cache_floats());
   append(cache, slots, 70, 0.0F);
   const CachePages before = cache;
   for (const Index more : {Index{-1}, Index{1} << 40, Index{1} << 48, Index{1} << 62}) {
@@ -145,7 +145,7 @@ TEST(CachePages, OfNoWidthNeedNothing) {
 
 TEST(CachePages, CopiesMayBeUsedByDifferentThreads) {
   const Slots slots;
-  CachePages cache(slots.plan.cache_floats());
+  CachePages cache(slots.bookings.cache_floats());
   append(cache, slots, 100, 0.0F);
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {

@@ -7,27 +7,27 @@
 namespace krait {
 namespace {
 
-TEST(ScratchPlan, RoundsUpAndRemembersThePeak) {
-  ScratchPlan plan;
-  const ScratchSlot kept = plan.book(20);
+TEST(ScratchLayout, RoundsUpAndRemembersThePeak) {
+  ScratchLayout layout;
+  const ScratchSlot kept = layout.book(20);
   EXPECT_EQ(kept.offset, 0);
   EXPECT_EQ(kept.floats_per_token, 32);
-  const Index mark = plan.mark();
-  const ScratchSlot first = plan.book(100);
+  const Index mark = layout.mark();
+  const ScratchSlot first = layout.book(100);
   EXPECT_EQ(first.offset, 32);
-  plan.release_to(mark);
-  const ScratchSlot second = plan.book(16);
+  layout.release_to(mark);
+  const ScratchSlot second = layout.book(16);
   EXPECT_EQ(second.offset, first.offset);  // one block after another: the same memory
-  EXPECT_EQ(plan.floats_per_token(), 32 + 112);
+  EXPECT_EQ(layout.floats_per_token(), 32 + 112);
 }
 
 TEST(Scratch, GrantsAlignedSlotsThatDoNotOverlap) {
-  ScratchPlan plan;
-  const ScratchSlot a = plan.book(3);
-  const ScratchSlot b = plan.book(17);
-  const ScratchSlot nothing = plan.book(0);
+  ScratchLayout layout;
+  const ScratchSlot a = layout.book(3);
+  const ScratchSlot b = layout.book(17);
+  const ScratchSlot nothing = layout.book(0);
   for (const Index tokens : {1, 2, 5}) {
-    Scratch scratch(plan, tokens);
+    Scratch scratch(layout, tokens);
     EXPECT_EQ(scratch.max_tokens(), tokens);
     EXPECT_EQ(scratch.bytes(), static_cast<std::size_t>(48 * tokens) * sizeof(float));
     const auto x = scratch.grant(a);

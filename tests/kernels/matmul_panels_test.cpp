@@ -71,7 +71,8 @@ void expect_the_bits(const Problem& p, DType dtype, std::vector<float> weights,
     auto y = misaligned(std::vector<float>(expected.size(), untouched), p.offset);
     const PanelActivations activations{packed.data(), p.tokens, p.cols, p.order};
     // In two parts, as two threads would.
-    const Index middle = p.tokens / 2 / PanelActivations::tile * PanelActivations::tile;
+    const Index middle =
+        p.tokens / 2 / PanelActivations::panel_tokens * PanelActivations::panel_tokens;
     kernels::pack_activations(x_view, {middle, p.tokens}, activations);
     kernels::pack_activations(x_view, {0, middle}, activations);
     kernels::matmul_panels({.W = W.view(),

@@ -31,14 +31,14 @@ struct Problem {
   Range outputs = {0, rows};
 };
 
-// matmul_tiles, with tiles that have nothing beyond their end.
-void multiply_tiles(const MatmulArgs& args) noexcept {
+// matmul_packed, with packed tokens that have nothing beyond their end.
+void multiply_packed(const MatmulArgs& args) noexcept {
   const Index size = args.x.rows * round_up(args.x.cols, Index{16});
-  const std::unique_ptr<float[]> tiles(new float[static_cast<std::size_t>(size)]);
-  kernels::pack_tiles(args.x, tiles.get());
-  MatmulArgs packed = args;
-  packed.tiles = tiles.get();
-  kernels::matmul_tiles(packed);
+  const std::unique_ptr<float[]> packed(new float[static_cast<std::size_t>(size)]);
+  kernels::pack_tokens(args.x, packed.get());
+  MatmulArgs with_packed = args;
+  with_packed.packed = packed.get();
+  kernels::matmul_packed(with_packed);
 }
 
 // Random data of one problem; `run` gives the whole block that y lies in.
@@ -76,12 +76,12 @@ void expect_model_bits(const Problem& problem) {
     const std::vector<float> expected = data.run(ref::matmul);
     for_each_isa([&](Isa isa) {
       if (isa == Isa::scalar) return;  // is the model
-      for (const auto multiply : {kernels::matmul, multiply_tiles}) {
+      for (const auto multiply : {kernels::matmul, multiply_packed}) {
         ASSERT_TRUE(same_bits<float>(expected, data.run(multiply)))
             << to_string(isa) << ' ' << to_string(dtype) << " tokens=" << problem.tokens
             << " rows=" << problem.rows << " cols=" << problem.cols << " offset=" << problem.offset
             << " padding=" << problem.padding << " bias=" << problem.has_bias
-            << (multiply == multiply_tiles ? " tiles" : "");
+            << (multiply == multiply_packed ? " tiles" : "");
       }
     });
   }
@@ -198,12 +198,12 @@ TEST(Matmul, IsCloseToTheOracle) {
                           .outputs = {0, rows}};
     ref::matmul_oracle(args, {exact.data(), tokens, rows});
     for_each_isa([&](Isa isa) {
-      for (const auto multiply : {kernels::matmul, multiply_tiles}) {
+      for (const auto multiply : {kernels::matmul, multiply_packed}) {
         std::fill(y.begin(), y.end(), untouched);
         multiply(args);
         for (std::size_t i = 0; i < y.size(); ++i) {
           ASSERT_NEAR(static_cast<double>(y[i]), exact[i], 1e-5)
-              << to_string(isa) << (multiply == multiply_tiles ? " tiles" : "");
+              << to_string(isa) << (multiply == multiply_packed ? " tiles" : "");
         }
       }
     });

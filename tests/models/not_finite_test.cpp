@@ -104,9 +104,9 @@ TEST(NotFinite, ComesFromStates) {
 // after the state finds it again.
 class Once final : public Block {
  public:
-  static Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) {
+  static Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Bookings& bookings) {
     auto block = std::make_unique<Once>();
-    block->seen_ = plan.state(weights.path("seen"), {1});
+    block->seen_ = bookings.state(weights.path("seen"), {1});
     return std::unique_ptr<const Block>(std::move(block));
   }
   void forward(BlockContext& ctx) const noexcept override {

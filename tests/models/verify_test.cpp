@@ -68,10 +68,10 @@ void expect_steps(const Model& model, Executor& executor) {
 // y = y + decay · (x - y) over time: a block that knows nothing of replay.
 class Ema final : public Block {
  public:
-  static Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) {
+  static Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Bookings& bookings) {
     auto block = std::make_unique<Ema>();
-    KRAIT_ASSIGN_OR_RETURN(block->decay_, weights.get<float>("decay", {plan.d_model()}));
-    block->h_ = plan.state(weights.path("h"), {plan.d_model()});
+    KRAIT_ASSIGN_OR_RETURN(block->decay_, weights.get<float>("decay", {bookings.d_model()}));
+    block->h_ = bookings.state(weights.path("h"), {bookings.d_model()});
     return std::unique_ptr<const Block>(std::move(block));
   }
 
@@ -95,12 +95,12 @@ class Ema final : public Block {
 // Two blocks in a row as one, which knows nothing of replay either, though its parts do.
 class Pair final : public Block {
  public:
-  static Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) {
+  static Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Bookings& bookings) {
     auto block = std::make_unique<Pair>();
     KRAIT_ASSIGN_OR_RETURN(block->first_,
-                           Mamba::bind({.d_state = 4}, weights.scope("first"), plan));
+                           Mamba::bind({.d_state = 4}, weights.scope("first"), bookings));
     KRAIT_ASSIGN_OR_RETURN(block->second_,
-                           Mamba::bind({.d_conv = 1}, weights.scope("second"), plan));
+                           Mamba::bind({.d_conv = 1}, weights.scope("second"), bookings));
     return std::unique_ptr<const Block>(std::move(block));
   }
 
@@ -119,9 +119,9 @@ class Pair final : public Block {
 // A block without state, which must not be run again.
 class Scale final : public Block {
  public:
-  static Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) {
+  static Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Bookings& bookings) {
     auto block = std::make_unique<Scale>();
-    KRAIT_ASSIGN_OR_RETURN(block->scale_, weights.get<float>("scale", {plan.d_model()}));
+    KRAIT_ASSIGN_OR_RETURN(block->scale_, weights.get<float>("scale", {bookings.d_model()}));
     return std::unique_ptr<const Block>(std::move(block));
   }
 

@@ -120,13 +120,13 @@ TEST_P(AttentionBlock, EqualsAPlainLoop) {
   ASSERT_TRUE(spec.validate(d_model));
   const test::BlockWeights weights = weights_of(spec);
   WeightBinder binder(&weights.store(), {});
-  Plan plan(d_model);
-  const auto block = spec.bind(WeightScope(binder, ""), plan).value();
-  ASSERT_EQ(plan.cache_tensors().size(), 1U);
-  EXPECT_EQ(plan.state_floats(), 0);
+  Bookings bookings(d_model);
+  const auto block = spec.bind(WeightScope(binder, ""), bookings).value();
+  ASSERT_EQ(bookings.cache_tensors().size(), 1U);
+  EXPECT_EQ(bookings.state_floats(), 0);
   const auto input = test::random_floats(tokens * d_model, 3);
   test::EagerThreadPool threads(3);
-  const auto output = test::run_block(*block, plan, input, tokens, threads);
+  const auto output = test::run_block(*block, bookings, input, tokens, threads);
   const auto expected = plain(spec, weights, input);
   for (Index t = 0; t < tokens; ++t) {
     for (Index d = 0; d < d_model; ++d) {
@@ -137,7 +137,7 @@ TEST_P(AttentionBlock, EqualsAPlainLoop) {
   }
   SerialExecutor serial;
   for (const Index chunk : {Index{1}, Index{4}}) {
-    EXPECT_EQ(test::run_block(*block, plan, input, chunk, serial), output) << chunk;
+    EXPECT_EQ(test::run_block(*block, bookings, input, chunk, serial), output) << chunk;
   }
 }
 

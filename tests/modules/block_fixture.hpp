@@ -57,17 +57,17 @@ class BlockWeights {
 };
 
 /// The block's output for `x` [tokens, d_model], as one sequence in runs of `chunk` tokens.
-inline std::vector<float> run_block(const Block& block, const Plan& plan, std::vector<float> x,
-                                    Index chunk, Executor& executor) {
-  const Index d_model = plan.d_model();
+inline std::vector<float> run_block(const Block& block, const Bookings& bookings,
+                                    std::vector<float> x, Index chunk, Executor& executor) {
+  const Index d_model = bookings.d_model();
   const Index tokens = static_cast<Index>(x.size()) / d_model;
-  Scratch scratch(plan.scratch_plan(), chunk);
-  AlignedBuffer<float> workspace(plan.workspace_floats() * chunk);
-  AlignedBuffer<float> state(plan.state_floats());
-  CachePages cache(plan.cache_floats());
+  Scratch scratch(bookings.scratch_layout(), chunk);
+  AlignedBuffer<float> workspace(bookings.workspace_floats() * chunk);
+  AlignedBuffer<float> state(bookings.state_floats());
+  CachePages cache(bookings.cache_floats());
   cache.reserve(tokens).value();
   Index task_floats = 0;
-  for (const Plan::TaskMemory& size : plan.task_memories()) {
+  for (const Bookings::TaskMemory& size : bookings.task_memories()) {
     task_floats = std::max(task_floats, round_up(size(chunk, tokens), Index{16}));
   }
   AlignedBuffer<float> tasks(task_floats * executor.width());

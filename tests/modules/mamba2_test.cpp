@@ -152,15 +152,15 @@ TEST_P(Mamba2Block, EqualsThePapersRecurrence) {
   ASSERT_TRUE(spec.validate(d_model));
   const test::BlockWeights weights = weights_of(spec);
   WeightBinder binder(&weights.store(), {});
-  Plan plan(d_model);
-  const auto block = Mamba2::bind(GetParam().spec, WeightScope(binder, ""), plan);
+  Bookings bookings(d_model);
+  const auto block = Mamba2::bind(GetParam().spec, WeightScope(binder, ""), bookings);
   ASSERT_TRUE(block) << block.error().message;
   EXPECT_TRUE(binder.unused().empty());
 
   const auto input = test::random_floats(tokens * d_model, 99);
   const auto expected = oracle(spec, weights, input);
   SerialExecutor serial;
-  const std::vector<float> whole = test::run_block(**block, plan, input, tokens, serial);
+  const std::vector<float> whole = test::run_block(**block, bookings, input, tokens, serial);
   for (Index t = 0; t < tokens; ++t) {
     for (Index i = 0; i < d_model; ++i) {
       EXPECT_NEAR(double{whole[static_cast<std::size_t>(t * d_model + i)]},
@@ -170,7 +170,7 @@ TEST_P(Mamba2Block, EqualsThePapersRecurrence) {
   }
   test::EagerThreadPool threads(2);
   for (const Index chunk : {tokens, Index{7}, Index{1}}) {
-    EXPECT_EQ(test::run_block(**block, plan, input, chunk, threads), whole) << chunk;
+    EXPECT_EQ(test::run_block(**block, bookings, input, chunk, threads), whole) << chunk;
   }
 }
 

@@ -92,13 +92,13 @@ class MambaBlock : public testing::TestWithParam<bool> {
 
 TEST_P(MambaBlock, EqualsThePapersEquations) {
   WeightBinder binder(&weights_.store(), {});
-  Plan plan(d_model);
+  Bookings bookings(d_model);
   const auto block = Mamba::bind({.d_state = d_state,
                                   .d_conv = d_conv,
                                   .d_inner = d_inner,
                                   .dt_rank = dt_rank,
                                   .bias = GetParam()},
-                                 WeightScope(binder, ""), plan);
+                                 WeightScope(binder, ""), bookings);
   ASSERT_TRUE(block) << block.error().message;
   EXPECT_TRUE(binder.unused().empty());
 
@@ -106,7 +106,7 @@ TEST_P(MambaBlock, EqualsThePapersEquations) {
   const auto expected = oracle(input);
   test::EagerThreadPool threads(2);
   for (const Index chunk : {9, 4, 1}) {
-    const std::vector<float> x = test::run_block(**block, plan, input, chunk, threads);
+    const std::vector<float> x = test::run_block(**block, bookings, input, chunk, threads);
     for (Index t = 0; t < tokens; ++t) {
       for (Index i = 0; i < d_model; ++i) {
         EXPECT_NEAR(double{x[static_cast<std::size_t>(t * d_model + i)]},
@@ -125,9 +125,10 @@ TEST(Embedding, WidensRowsAndIsItsOwnHead) {
   for (const float x : test::random_floats(12, 1)) values.push_back(to_bf16(x));
   store.add("e.weight", {values.data(), DType::bf16, {4, 3}}, nullptr);
   WeightBinder binder(&store, {});
-  Plan plan(3);
+  Bookings bookings(3);
   const Embedding embedding =
-      Embedding::bind({.vocab = 4, .d_model = 3}, WeightScope(binder, "").scope("e"), plan).value();
+      Embedding::bind({.vocab = 4, .d_model = 3}, WeightScope(binder, "").scope("e"), bookings)
+          .value();
   std::vector<float> x(6);
   embedding.lookup(std::vector<Token>{2, 0}, {x.data(), 2, 3});
   for (std::size_t i = 0; i < 3; ++i) {

@@ -164,15 +164,15 @@ TEST_P(MoeBlock, EqualsAPlainLoop) {
   ASSERT_TRUE(spec.validate(d_model));
   const test::BlockWeights weights = weights_of(spec);
   WeightBinder binder(&weights.store(), {});
-  Plan plan(d_model);
-  const auto block = Moe::bind(spec, WeightScope(binder, ""), plan);
+  Bookings bookings(d_model);
+  const auto block = Moe::bind(spec, WeightScope(binder, ""), bookings);
   ASSERT_TRUE(block) << block.error().message;
   EXPECT_TRUE(binder.unused().empty());
-  EXPECT_EQ(plan.state_floats(), 0);
+  EXPECT_EQ(bookings.state_floats(), 0);
 
   const auto input = test::random_floats(tokens * d_model, 99);
   SerialExecutor serial;
-  const std::vector<float> whole = test::run_block(**block, plan, input, tokens, serial);
+  const std::vector<float> whole = test::run_block(**block, bookings, input, tokens, serial);
   for (Index t = 0; t < tokens; ++t) {
     const auto expected = oracle(spec, weights, test::row_of(input, t, d_model));
     for (std::size_t i = 0; i < expected.size(); ++i) {
@@ -182,7 +182,7 @@ TEST_P(MoeBlock, EqualsAPlainLoop) {
   }
   test::EagerThreadPool threads(2);
   for (const Index chunk : {tokens, Index{5}, Index{1}}) {
-    EXPECT_EQ(test::run_block(**block, plan, input, chunk, threads), whole) << chunk;
+    EXPECT_EQ(test::run_block(**block, bookings, input, chunk, threads), whole) << chunk;
   }
 }
 
@@ -212,11 +212,11 @@ TEST(Moe, ShowsAHookItsGates) {
     store.add("layers.3.moe." + name, entry.tensor, nullptr);
   }
   WeightBinder binder(&store, {});
-  Plan plan(d_model);
+  Bookings bookings(d_model);
   const auto block =
-      Moe::bind(spec, WeightScope(binder, "").scope("layers", 3).scope("moe"), plan).value();
+      Moe::bind(spec, WeightScope(binder, "").scope("layers", 3).scope("moe"), bookings).value();
   auto x = test::random_floats(4 * d_model, 1);
-  Scratch scratch(plan.scratch_plan(), 4);
+  Scratch scratch(bookings.scratch_layout(), 4);
   SerialExecutor serial;
   Watcher watcher;
   const SequenceRows rows{.first = 0, .count = 4, .hook = &watcher};
@@ -248,12 +248,12 @@ TEST(Mlp, EqualsAPlainLoop) {
       if (spec.bias) weights.add("fc1.bias", {2 * 17}, 0.5F);
       if (spec.bias) weights.add("fc2.bias", {d_model}, 0.5F);
       WeightBinder binder(&weights.store(), {});
-      Plan plan(d_model);
-      const auto block = spec.bind(WeightScope(binder, ""), plan).value();
+      Bookings bookings(d_model);
+      const auto block = spec.bind(WeightScope(binder, ""), bookings).value();
       const auto input = test::random_floats(tokens * d_model, 7);
       test::EagerThreadPool threads(2);
       for (const Index chunk : {tokens, Index{1}}) {
-        const auto y = test::run_block(*block, plan, input, chunk, threads);
+        const auto y = test::run_block(*block, bookings, input, chunk, threads);
         for (Index t = 0; t < tokens; ++t) {
           const auto expected = feed_forward(weights, "fc1", "fc2", test::row_of(input, t, d_model),
                                              17, gated, activation, 0);

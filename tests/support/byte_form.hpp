@@ -46,7 +46,7 @@ class ByteMatrix final : public WeightMatrix {
 };
 
 /// That form, the name of which can be chosen.
-class ByteForm : public PackedForm {
+class ByteForm : public RowForm {
  public:
   static constexpr Index rows_of_block = 4;
 
@@ -62,8 +62,8 @@ class ByteForm : public PackedForm {
             {"s", DType::f32, {blocks, rows_of_block}}};
   }
 
-  std::optional<kernels::BadWeight> pack(Executor&, const TensorView& rows,
-                                         std::span<std::byte* const> parts) const override {
+  std::optional<kernels::BadWeight> encode(Executor&, const TensorView& rows,
+                                           std::span<std::byte* const> parts) const override {
     const Index in = rows.shape[1];
     std::vector<float> values(static_cast<std::size_t>(rows.size()));
     convert_floats(rows, DType::f32, values.data());

@@ -80,5 +80,67 @@ TEST(RoutingStatistics, SeesEveryTokenOfASessionOnce) {
   for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(chosen[i], chosen[3 + i]) << "however it is cut";
 }
 
+// Sends every token to the last of three experts, none of which does anything.
+class LastOfThree final : public Block {
+ public:
+  explicit LastOfThree(ScratchSlot gates) : gates_(gates) {}
+
+  static Result<std::unique_ptr<const Block>> bind(const WeightScope&, Bookings& bookings) {
+    return std::unique_ptr<const Block>(std::make_unique<LastOfThree>(bookings.scratch(3)));
+  }
+  void forward(BlockContext& ctx) const noexcept override {
+    const auto gates = ctx.scratch(gates_, 3);
+    for (Index t = 0; t < gates.rows; ++t) {
+      gates(t, 0) = gates(t, 1) = 0.0F;
+      gates(t, 2) = 0.5F;
+    }
+    ctx.visit(Site::routing, gates);
+  }
+  std::string description() const override { return "LastOfThree"; }
+
+ private:
+  ScratchSlot gates_;
+};
+
+Model model_with(CustomSpec block) {
+  const ModelBuilder builder =
+      ModelBuilder{}
+          .embedding("embedding", {.vocab = 10, .d_model = 4})
+          .repeat(2,
+                  [&](LayerBuilder& layer) { layer.residual("norm", RmsNormSpec{}, "own", block); })
+          .final_norm("norm_f", RmsNormSpec{})
+          .tied_head();
+  return builder.build(random_weights(builder.spec(), 1).value()).value();
+}
+
+TEST(RoutingStatistics, CountsTheExpertsOfAnApplicationsOwnBlock) {
+  const std::vector<Token> tokens = {1, 2, 3, 4};
+  for (const Index n_expert : {0, 3, 2}) {
+    const Model model =
+        model_with({.kind = "Own", .bind = LastOfThree::bind, .n_expert = n_expert});
+    RoutingStatistics statistics(model);
+    SerialExecutor executor;
+    Session session(model, executor, {.hook = &statistics});
+    State state = model.initial_state();
+    session.prefill(tokens, state).value();
+    ASSERT_EQ(statistics.layers().size(), n_expert > 0 ? 2U : 0U);
+    if (n_expert == 0) continue;
+    const ExpertUse& use = statistics.layers()[1];
+    EXPECT_EQ(use.path, "layers.1.own");
+    if (n_expert == 3) {
+      EXPECT_EQ(use.chosen, (std::vector<Index>{0, 0, 4}));
+      EXPECT_EQ(use.mean_gate(2), 0.5);
+    } else {  // what the block shows is not what its spec says
+      EXPECT_EQ(use.tokens, 0);
+    }
+  }
+}
+
+TEST(RoutingStatistics, NoBlockHasFewerThanNoExperts) {
+  const CustomSpec spec{.kind = "Own", .bind = LastOfThree::bind, .n_expert = -1};
+  EXPECT_EQ(spec.validate(4).error().message,
+            "[spec] CustomSpec 'Own': expected n_expert of at least 0, found -1");
+}
+
 }  // namespace
 }  // namespace krait

@@ -63,16 +63,17 @@ class LowRankForm final : public WeightForm {
   bool recognises(const WeightScope& weights) const override {
     return weights.contains("u") && weights.contains("v");
   }
-  Result<Matrices> bind(const WeightScope& weights, Plan&,
+  Result<Matrices> bind(const WeightScope& weights, Bookings&,
                         const MatrixShape& shape) const override {
     const TensorView* u = weights.stored("u");
     const Index rank = u->shape.rank() == 2 ? u->shape[1] : 1;
-    KRAIT_ASSIGN_OR_RETURN(const auto parts, weights.packed(name(), {shape.out, shape.in},
-                                                            {{"u", DType::f32, {shape.out, rank}},
-                                                             {"v", DType::f32, {rank, shape.in}}}));
+    KRAIT_ASSIGN_OR_RETURN(const auto parts,
+                           weights.stored_parts(name(), {shape.out, shape.in},
+                                                {{"u", DType::f32, {shape.out, rank}},
+                                                 {"v", DType::f32, {rank, shape.in}}}));
     return Matrices{std::make_shared<Matrix>(parts[0], parts[1])};
   }
-  Result<Matrices> make(const WeightScope& weights, Plan&, const MatrixShape&) const override {
+  Result<Matrices> make(const WeightScope& weights, Bookings&, const MatrixShape&) const override {
     return Error{ErrorCode::unsupported, "[build] " + weights.name("weight") +
                                              ": expected u and v, found no tool to make them"};
   }
@@ -91,17 +92,17 @@ struct Bound {
       : binder(store, {.weights = options, .materialize = materialize}) {
     const WeightScope scope = WeightScope(binder, "").scope("p");
     if (count) {
-      auto result = Linear::bind_stack(scope, plan, *count, out, in);
+      auto result = Linear::bind_stack(scope, bookings, *count, out, in);
       if (result) linears = std::move(*result);
       if (!result) error = result.error();
     } else {
-      auto result = Linear::bind(scope, plan, out, in, false);
+      auto result = Linear::bind(scope, bookings, out, in, false);
       if (result) linears.push_back(std::move(*result));
       if (!result) error = result.error();
     }
   }
   WeightBinder binder;
-  Plan plan{1};
+  Bookings bookings{1};
   std::vector<Linear> linears;
   Error error{ErrorCode::bad_argument, "none"};
 };
@@ -148,7 +149,7 @@ TEST_F(OwnForm, IsMadeOfFloats) {
   const Linear& linear = bound.linears[0];
   EXPECT_EQ(linear.out(), out);
   EXPECT_EQ(linear.in(), in);
-  EXPECT_EQ(bound.plan.workspace_floats(), round_up(3 * in, Index{16}));
+  EXPECT_EQ(bound.bookings.workspace_floats(), round_up(3 * in, Index{16}));
   ASSERT_EQ(bound.binder.uses().size(), 1U);
   const TensorUse& use = bound.binder.uses()[0];
   EXPECT_EQ(use.name, "p.weight");
@@ -187,7 +188,7 @@ TEST_F(OwnForm, IsPlannedAsItIsBuilt) {
        {static_cast<const WeightStore*>(&store_), static_cast<const WeightStore*>(nullptr)}) {
     const Bound planned(store, with(form_, "bytes"), out, in, {}, /*materialize=*/false);
     ASSERT_EQ(planned.error.message, "none");
-    EXPECT_EQ(planned.plan.workspace_floats(), built.plan.workspace_floats());
+    EXPECT_EQ(planned.bookings.workspace_floats(), built.bookings.workspace_floats());
     EXPECT_EQ(planned.binder.uses()[0].form, "bytes");
     EXPECT_EQ(planned.binder.uses()[0].bytes, built.binder.uses()[0].bytes);
     for (const TensorView& part : planned.binder.uses()[0].parts) EXPECT_EQ(part.data, nullptr);
@@ -199,8 +200,8 @@ TEST_F(OwnForm, AStackIsItsMatrices) {
   const Bound stack(&store_, with(form_, "bytes"), out, in, count);
   ASSERT_EQ(stack.error.message, "none");
   EXPECT_EQ(stack.binder.uses()[0].parts[0].shape, (Shape{count, 2, block, in}));
-  const WeightStore packed = stored(stack);
-  const Bound found(&packed, with(form_), out, in, count);
+  const WeightStore coded = stored(stack);
+  const Bound found(&coded, with(form_), out, in, count);
   ASSERT_EQ(found.error.message, "none");
   for (Index i = 0; i < count; ++i) {
     WeightStore one;
@@ -243,7 +244,8 @@ TEST_F(OwnForm, GivesFloatsAndNothingElse) {
     ASSERT_EQ(dense.error.message, "none");
     EXPECT_EQ(dense.binder.uses().size(), 1U);
     EXPECT_EQ(dense.binder.uses()[0].form, form);
-    EXPECT_EQ(dense.plan.workspace_floats(), round_up(kernels::product_workspace(in), Index{16}));
+    EXPECT_EQ(dense.bookings.workspace_floats(),
+              round_up(kernels::product_workspace(in), Index{16}));
     std::vector<float> row(in);
     std::vector<float> expected(in);
     for (Index r = 0; r < out; ++r) {
@@ -308,9 +310,9 @@ class LyingForm final : public ByteForm {
   enum class Lie { fewer, more, none, narrower, taller };
   explicit LyingForm(Lie lie) : ByteForm("liar"), lie_(lie) {}
 
-  Result<Matrices> make(const WeightScope& weights, Plan& plan,
+  Result<Matrices> make(const WeightScope& weights, Bookings& bookings,
                         const MatrixShape& shape) const override {
-    KRAIT_ASSIGN_OR_RETURN(Matrices matrices, ByteForm::make(weights, plan, shape));
+    KRAIT_ASSIGN_OR_RETURN(Matrices matrices, ByteForm::make(weights, bookings, shape));
     const auto other = [](Index rows, Index cols) {
       return std::make_shared<ByteMatrix>(nullptr, nullptr, rows, cols);
     };

@@ -91,14 +91,14 @@ class Bound {
     store_.add("p.bias", {bias_.data(), DType::f32, {out}}, nullptr);
     const WeightScope scope = WeightScope(binder_, "").scope("p");
     if (is_stack) {
-      stack_ = Linear::bind_stack(scope, plan_, count, out, in).value();
+      stack_ = Linear::bind_stack(scope, bookings_, count, out, in).value();
     } else {
-      stack_.push_back(Linear::bind(scope, plan_, out, in, false).value());
+      stack_.push_back(Linear::bind(scope, bookings_, out, in, false).value());
     }
   }
 
   const Linear& linear(Index i = 0) const { return stack_[static_cast<std::size_t>(i)]; }
-  const Plan& plan() const { return plan_; }
+  const Bookings& bookings() const { return bookings_; }
   const WeightBinder& binder() const { return binder_; }
   const std::vector<float>& values() const { return values_; }
   const std::vector<float>& bias() const { return bias_; }
@@ -109,7 +109,7 @@ class Bound {
   StoredMatrix weight_;
   WeightStore store_;
   WeightBinder binder_;
-  Plan plan_{1};
+  Bookings bookings_{1};
   std::vector<Linear> stack_;
 };
 
@@ -201,8 +201,9 @@ TEST_P(LinearForm, GivesTheModelsBitsForEveryNumberOfTokensAndThreads) {
               const auto expected = std::span<const float>(all).subspan(
                   static_cast<std::size_t>(first * (out + y_padding)),
                   static_cast<std::size_t>(count * (out + y_padding)));
-              ASSERT_TRUE(same_bits<float>(expected, apply(linear, bound.plan().workspace_floats(),
-                                                           *executor, input.rows(first, count))))
+              ASSERT_TRUE(
+                  same_bits<float>(expected, apply(linear, bound.bookings().workspace_floats(),
+                                                   *executor, input.rows(first, count))))
                   << "out=" << out << " in=" << in << " bias=" << has_bias
                   << " threads=" << executor->width() << " tokens=" << count << " from " << first;
             }
@@ -227,7 +228,7 @@ TEST_P(LinearForm, IsCloseToSumsInDouble) {
   std::vector<float> row(in);
   for (const Index tokens : {1, 5, 40}) {
     const auto x = input.rows(0, tokens);
-    const auto y = apply(linear, bound.plan().workspace_floats(), serial, x);
+    const auto y = apply(linear, bound.bookings().workspace_floats(), serial, x);
     double error = 0.0;
     double power = 0.0;
     for (Index r = 0; r < out; ++r) {
@@ -285,7 +286,7 @@ TEST_P(LinearForm, AStackIsItsMatrices) {
     ASSERT_EQ(stack.linear(i).in(), in);
     EXPECT_TRUE(
         same_bits<float>(model(GetParam(), {begin, begin + out * in}, out, x, nullptr),
-                         apply(stack.linear(i), stack.plan().workspace_floats(), serial, x)))
+                         apply(stack.linear(i), stack.bookings().workspace_floats(), serial, x)))
         << "matrix " << i;
   }
 }
@@ -300,14 +301,14 @@ TEST_P(LinearForm, IsPlannedAsItIsBuilt) {
   for (const WeightStore* planned :
        {static_cast<const WeightStore*>(&store), static_cast<const WeightStore*>(nullptr)}) {
     WeightBinder binder(planned, {.weights = GetParam().options(), .materialize = false});
-    Plan plan(1);
+    Bookings bookings(1);
     const auto linear =
-        Linear::bind(WeightScope(binder, "").scope("p"), plan, out, in, /*has_bias=*/false);
+        Linear::bind(WeightScope(binder, "").scope("p"), bookings, out, in, /*has_bias=*/false);
     ASSERT_TRUE(linear) << linear.error().message;
     EXPECT_EQ(linear->out(), out);
     EXPECT_EQ(linear->in(), in);
     EXPECT_EQ(typeid(linear->matrix()), typeid(built.linear().matrix()));
-    EXPECT_EQ(plan.workspace_floats(), built.plan().workspace_floats());
+    EXPECT_EQ(bookings.workspace_floats(), built.bookings().workspace_floats());
     ASSERT_EQ(binder.uses().size(), 1U);
     const TensorUse& use = binder.uses()[0];
     for (const TensorView& part : use.parts) EXPECT_EQ(part.data, nullptr);
@@ -391,8 +392,8 @@ class StoredCodes : public testing::TestWithParam<GroupedForm> {
 
   Result<Linear> bind(const WeightOptions& options) {
     binders_.push_back(std::make_unique<WeightBinder>(&store_, WeightBinder::Options{options}));
-    Plan plan(1);
-    return Linear::bind(WeightScope(*binders_.back(), "").scope("p"), plan, out, in, false);
+    Bookings bookings(1);
+    return Linear::bind(WeightScope(*binders_.back(), "").scope("p"), bookings, out, in, false);
   }
   std::string refusal(const WeightOptions& options) {
     const auto linear = bind(options);
@@ -409,7 +410,7 @@ INSTANTIATE_TEST_SUITE_P(Forms, StoredCodes, testing::ValuesIn(test::grouped_for
 TEST_P(StoredCodes, AreTheMatrixThatTheyWereMadeOf) {
   SerialExecutor serial;
   const Input input(in);
-  const Index workspace = bound_.plan().workspace_floats();
+  const Index workspace = bound_.bookings().workspace_floats();
   for (const std::string_view form : {std::string_view("file"), made().form}) {
     const Linear linear = bind({.form = std::string(form)}).value();
     EXPECT_EQ(binders_.back()->uses()[0].placement, Placement::in_place);
@@ -420,7 +421,7 @@ TEST_P(StoredCodes, AreTheMatrixThatTheyWereMadeOf) {
   }
 }
 
-TEST_P(StoredCodes, AreUnpackedOnRequest) {
+TEST_P(StoredCodes, AreDecodedOnRequest) {
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
     const std::string form = dtype == DType::f32 ? "f32" : dtype == DType::f16 ? "f16" : "bf16";
     const Linear linear = bind({.form = form}).value();
@@ -475,14 +476,14 @@ TEST_P(StoredCodes, OfTheWrongSizeAreRefused) {
 std::string refusal(const WeightStore& store, const Form& form, bool has_bias = false,
                     std::optional<Index> count = {}) {
   WeightBinder binder(&store, {.weights = form.options()});
-  Plan plan(1);
+  Bookings bookings(1);
   const WeightScope scope = WeightScope(binder, "").scope("p");
   Error error;
   if (count) {
-    const auto bound = Linear::bind_stack(scope, plan, *count, 3, 4);
+    const auto bound = Linear::bind_stack(scope, bookings, *count, 3, 4);
     if (!bound) error = bound.error();
   } else {
-    const auto bound = Linear::bind(scope, plan, 3, 4, has_bias);
+    const auto bound = Linear::bind(scope, bookings, 3, 4, has_bias);
     if (!bound) error = bound.error();
   }
   return error.message;

@@ -17,7 +17,7 @@ const std::string matrix = "backbone.layers.1.mixer.in_proj";
 // The parts of that matrix in q4, and what keeps them.
 std::vector<NamedTensor> q4_parts(const WeightStore& weights, std::shared_ptr<const void>& owner) {
   const TensorView floats = weights.find(matrix + ".weight")->tensor;
-  const PackedForm& form = *find_form("q4")->packed();
+  const RowForm& form = *find_form("q4")->row_form();
   const auto parts = form.parts(floats.shape[0], floats.shape[1]);
   auto memory = std::make_shared<std::vector<AlignedBuffer<std::byte>>>();
   std::vector<std::byte*> data;
@@ -28,7 +28,7 @@ std::vector<NamedTensor> q4_parts(const WeightStore& weights, std::shared_ptr<co
     named.push_back({part.name, {memory->back().data(), part.dtype, part.shape}});
   }
   SerialExecutor serial;
-  EXPECT_FALSE(form.pack(serial, floats, data));
+  EXPECT_FALSE(form.encode(serial, floats, data));
   owner = memory;
   return named;
 }

@@ -368,14 +368,15 @@ TEST(WeightScope, PacksOnce) {
     for (int i = 0; i < 2; ++i) scales_of(parts)[i] = to_f16(0.5F);
     return {};
   };
-  const std::vector<TensorView> packed = scope.pack("mine", {2, 3}, two_parts, fill).value();
+  const std::vector<TensorView> coded =
+      scope.encoded_parts("mine", {2, 3}, two_parts, fill).value();
   EXPECT_EQ(calls, 1);
-  ASSERT_EQ(packed.size(), 2U);
-  EXPECT_EQ(packed[0].dtype, DType::u8);
-  EXPECT_EQ(packed[0].shape, (Shape{2, 6}));
-  EXPECT_EQ(packed[0].as<std::uint8_t>()[11], 11);
-  EXPECT_EQ(packed[1].dtype, DType::f16);
-  EXPECT_EQ(to_float(packed[1].as<f16>()[1]), 0.5F);
+  ASSERT_EQ(coded.size(), 2U);
+  EXPECT_EQ(coded[0].dtype, DType::u8);
+  EXPECT_EQ(coded[0].shape, (Shape{2, 6}));
+  EXPECT_EQ(coded[0].as<std::uint8_t>()[11], 11);
+  EXPECT_EQ(coded[1].dtype, DType::f16);
+  EXPECT_EQ(to_float(coded[1].as<f16>()[1]), 0.5F);
   ASSERT_EQ(binder.uses().size(), 1U);
   const TensorUse& use = binder.uses()[0];
   EXPECT_EQ(use.name, "p.weight");
@@ -398,8 +399,9 @@ TEST(WeightScope, PacksNothingWhilePlanning) {
   for (const WeightStore* planned :
        {static_cast<const WeightStore*>(&store), static_cast<const WeightStore*>(nullptr)}) {
     WeightBinder binder(planned, {.materialize = false});
-    const auto packed = WeightScope(binder, "p").pack("q4", {2, 3}, two_parts, never).value();
-    for (const TensorView& part : packed) EXPECT_EQ(part.data, nullptr);
+    const auto coded =
+        WeightScope(binder, "p").encoded_parts("q4", {2, 3}, two_parts, never).value();
+    for (const TensorView& part : coded) EXPECT_EQ(part.data, nullptr);
     EXPECT_EQ(binder.uses()[0].bytes, 12 + 4);
     EXPECT_TRUE(binder.take_blocks().empty());
   }
@@ -413,12 +415,12 @@ TEST(WeightScope, SaysWhereACheckpointCannotBePacked) {
     return Error{ErrorCode::bad_format, "expected one thing, found another"};
   };
   const WeightScope scope(binder, "p");
-  const auto packed = scope.pack("q8", {2, 3}, two_parts, fail);
-  EXPECT_EQ(message_of(packed), "[build] p.weight: expected one thing, found another");
-  EXPECT_EQ(code_of(packed), ErrorCode::bad_format);
-  EXPECT_EQ(message_of(scope.pack("q8", {3, 3}, two_parts, fail)),
+  const auto coded = scope.encoded_parts("q8", {2, 3}, two_parts, fail);
+  EXPECT_EQ(message_of(coded), "[build] p.weight: expected one thing, found another");
+  EXPECT_EQ(code_of(coded), ErrorCode::bad_format);
+  EXPECT_EQ(message_of(scope.encoded_parts("q8", {3, 3}, two_parts, fail)),
             "[build] p.weight: expected [3,3], found f32 [2,3]");
-  EXPECT_EQ(message_of(scope.scope("q").pack("q8", {2, 3}, two_parts, fail)),
+  EXPECT_EQ(message_of(scope.scope("q").encoded_parts("q8", {2, 3}, two_parts, fail)),
             "[build] p.q.weight: expected a tensor [2,3], found none");
   EXPECT_TRUE(binder.uses().empty());
 }
@@ -432,20 +434,20 @@ TEST(WeightScope, TakesPartsOfExactlyTheirShape) {
   WeightStore store;
   WeightBinder binder(&store, {});
   const WeightScope scope(binder, "p");
-  const auto packed = [&] { return scope.packed("q8", {2, 3}, two_parts); };
-  EXPECT_EQ(message_of(packed()), "[build] p.codes: expected u8 [2,6], found none");
+  const auto coded = [&] { return scope.stored_parts("q8", {2, 3}, two_parts); };
+  EXPECT_EQ(message_of(coded()), "[build] p.codes: expected u8 [2,6], found none");
   store.add("p.codes", {codes.data(), DType::u8, {2, 1, 6}}, nullptr);
-  EXPECT_EQ(message_of(packed()), "[build] p.codes: expected u8 [2,6], found u8 [2,1,6]");
-  EXPECT_EQ(code_of(packed()), ErrorCode::shape_mismatch);
+  EXPECT_EQ(message_of(coded()), "[build] p.codes: expected u8 [2,6], found u8 [2,1,6]");
+  EXPECT_EQ(code_of(coded()), ErrorCode::shape_mismatch);
   store.add("p.codes", {codes.data() + 1, DType::u8, {2, 6}}, nullptr);
-  EXPECT_EQ(message_of(packed()), "[build] p.scales: expected f16 [2], found none");
+  EXPECT_EQ(message_of(coded()), "[build] p.scales: expected f16 [2], found none");
   store.add("p.scales", {scales.data() + 1, DType::bf16, {2}}, nullptr);
-  EXPECT_EQ(message_of(packed()), "[build] p.scales: expected f16 [2], found bf16 [2]");
-  EXPECT_EQ(code_of(packed()), ErrorCode::dtype_mismatch);
+  EXPECT_EQ(message_of(coded()), "[build] p.scales: expected f16 [2], found bf16 [2]");
+  EXPECT_EQ(code_of(coded()), ErrorCode::dtype_mismatch);
   EXPECT_TRUE(binder.uses().empty());
 
   store.add("p.scales", {scales.data() + 1, DType::f16, {2}}, nullptr);
-  const std::vector<TensorView> found = packed().value();
+  const std::vector<TensorView> found = coded().value();
   EXPECT_EQ(found[0].data, static_cast<const void*>(codes.data() + 1));
   // Scales at an odd address are copied.
   EXPECT_NE(found[1].data, static_cast<const void*>(scales.data() + 1));
@@ -457,7 +459,7 @@ TEST(WeightScope, TakesPartsOfExactlyTheirShape) {
   EXPECT_TRUE(binder.unused().empty());
 }
 
-TEST(WeightScope, UnpacksRowByRowAndForgetsTheParts) {
+TEST(WeightScope, DecodesRowByRowAndForgetsTheParts) {
   alignas(2) std::array<std::uint8_t, 13> codes = {};
   alignas(2) std::array<std::byte, 5> scales = {};  // at an odd address: binding copies them
   const f16 stored_scales[] = {to_f16(0.5F), to_f16(2.0F)};
@@ -472,10 +474,10 @@ TEST(WeightScope, UnpacksRowByRowAndForgetsTheParts) {
       const WeightScope scope(binder, "p");
       std::vector<TensorView> parts;
       const auto bind = [&]() -> Result<void> {
-        KRAIT_ASSIGN_OR_RETURN(parts, scope.packed("mine", {2, 3}, two_parts));
+        KRAIT_ASSIGN_OR_RETURN(parts, scope.stored_parts("mine", {2, 3}, two_parts));
         return {};
       };
-      const auto unpack = [&](Index row, std::span<float> values) {
+      const auto decode = [&](Index row, std::span<float> values) {
         ASSERT_TRUE(materialize);
         ASSERT_EQ(values.size(), 3U);
         for (std::size_t k = 0; k < 3; ++k) {
@@ -483,7 +485,7 @@ TEST(WeightScope, UnpacksRowByRowAndForgetsTheParts) {
                       parts[0].as<std::uint8_t>()[static_cast<std::size_t>(row) * 6 + k];
         }
       };
-      const TensorView held = scope.unpacked({2, 3}, dtype, bind, unpack).value();
+      const TensorView held = scope.decoded({2, 3}, dtype, bind, decode).value();
       EXPECT_EQ(held.dtype, dtype);
       ASSERT_EQ(binder.uses().size(), 1U);
       EXPECT_EQ(binder.uses()[0].form, to_string(dtype));
@@ -498,7 +500,7 @@ TEST(WeightScope, UnpacksRowByRowAndForgetsTheParts) {
   WeightBinder binder(&store, {});
   const auto fail = []() -> Result<void> { return Error{ErrorCode::bad_format, "no"}; };
   const auto never = [](Index, std::span<float>) { ADD_FAILURE() << "called"; };
-  EXPECT_EQ(message_of(WeightScope(binder, "p").unpacked({2, 3}, DType::f32, fail, never)), "no");
+  EXPECT_EQ(message_of(WeightScope(binder, "p").decoded({2, 3}, DType::f32, fail, never)), "no");
 }
 
 TEST(WeightScope, TellsPartsAndTheFormThatTheMetadataGives) {

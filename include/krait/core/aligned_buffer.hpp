@@ -16,7 +16,7 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// Bytes of a cache line, and of the widest vector register: the alignment of every block.
+/// Alignment of every block in bytes: a cache line, which is also the widest vector register.
 inline constexpr std::size_t alignment = 64;
 
 /// Rounds a count up to a multiple of `step`.
@@ -42,8 +42,8 @@ class AlignedBuffer {
   }
   AlignedBuffer(AlignedBuffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-  // Two functions: of one that takes a value, compilers conclude that assigning a class with such a
-  // member cannot throw, though copying the value can.
+  // Two functions: with one that takes its argument by value, is_nothrow_copy_assignable would be
+  // true of classes with such a member, although the copy can throw.
   AlignedBuffer& operator=(const AlignedBuffer& other) { return *this = AlignedBuffer(other); }
   AlignedBuffer& operator=(AlignedBuffer&& other) noexcept {
     std::swap(data_, other.data_);

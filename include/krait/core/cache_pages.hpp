@@ -8,56 +8,55 @@
 #include <utility>
 #include <vector>
 
+#include "krait/core/bookings.hpp"
 #include "krait/core/error.hpp"
-#include "krait/core/plan.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 
-/// The cache of one sequence: append-only rows, `floats_per_token` floats for every token, in pages
-/// of 64 tokens. Copies share the pages until one of them writes (copy-on-write), so that a copy
-/// costs a pointer per page, however long the text. A value; different copies may be used by
-/// different threads.
+/// The KV cache of one sequence: append-only rows of `floats_per_token` floats, one row per token,
+/// in pages of 64 tokens. Copies share pages until one of them writes (copy-on-write), so a copy
+/// costs a pointer per page. A value; different copies may be used by different threads.
 class KRAIT_API CachePages {
  public:
   CachePages() noexcept = default;
-  /// Of no rows; floats_per_token may be 0.
+  /// An empty cache; floats_per_token may be 0.
   explicit CachePages(Index floats_per_token) noexcept : floats_per_token_(floats_per_token) {}
-  /// Shares the pages that hold rows, and none that are only reserved.
+  /// Shares the pages that hold rows. Pages that are only reserved are not copied.
   CachePages(const CachePages& other);
   CachePages(CachePages&& other) noexcept = default;
   CachePages& operator=(const CachePages& other) { return *this = CachePages(other); }
   CachePages& operator=(CachePages&& other) noexcept = default;
 
-  /// Takes over the rows of another cache of the same width, and keeps what was reserved.
+  /// Takes over the rows of another cache of the same width. Reserved pages stay reserved.
   void copy_from(const CachePages& other);
 
-  /// Tokens whose rows are there.
+  /// Number of tokens that have rows.
   Index rows() const noexcept { return rows_; }
   Index floats_per_token() const noexcept { return floats_per_token_; }
 
-  /// Makes room for `more` tokens behind those that are there: afterwards they can be written, and
-  /// nothing is allocated or copied by it, until the cache is copied. Errors: no_memory, after
-  /// which everything is as it was.
+  /// Makes room for the rows of `more` further tokens and makes their pages this cache's own:
+  /// writing them then neither allocates nor copies, until the cache is copied. Errors: no_memory;
+  /// the cache is unchanged.
   Result<void> reserve(Index more);
 
-  /// Says that so many rows are there; at most those that were reserved.
+  /// Sets the number of rows, at most those that were reserved. Fewer rows: a rollback.
   void set_rows(Index rows) noexcept { rows_ = rows; }
 
-  /// Of positions 0, 64, …: what `row` points into.
+  /// The pages of positions 0, 64, …, which `cache_row` takes.
   std::span<float* const> pages() const noexcept { return data_; }
 
-  /// The row of a token in one of the bookings.
+  /// A token's row of one booking.
   std::span<const float> row(CacheSlot slot, Index token) const noexcept {
     return {cache_row(data_.data(), slot, token), static_cast<std::size_t>(slot.floats)};
   }
 
-  /// Bytes of the pages that hold rows; copies count what they share.
+  /// Bytes of the pages that hold rows. Pages that copies share count in each copy.
   std::size_t bytes() const noexcept;
 
  private:
-  // One page with its owners counted. std::shared_ptr does not say whether it is the only one in a
-  // way that lets the only one write.
+  // A page with a count of its owners. std::shared_ptr would not do: its use_count does not
+  // synchronise with the owner that has just let go, so the last one could not write safely.
   class Page {
    public:
     Page() noexcept = default;

@@ -33,8 +33,8 @@ KRAIT_API Isa active_isa() noexcept;
 /// lacks it. Not while a kernel runs on another thread.
 KRAIT_API Result<void> force_isa(Isa isa);
 
-/// Whether KRAIT_ISA, if set, names a level this machine can run. Where it does not, the variable
-/// is ignored by `active_isa` and this is the error to show.
+/// Whether KRAIT_ISA, if set, names a level that this machine can run. If it does not, `active_isa`
+/// ignores the variable; show this error to the user.
 KRAIT_API Result<void> check_isa_environment();
 
 }  // namespace v0_1

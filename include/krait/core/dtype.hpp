@@ -63,7 +63,7 @@ constexpr std::string_view to_string(DType dtype) noexcept {
   return "?";
 }
 
-/// True for the types a weight matrix may be stored in without quantisation.
+/// Whether a weight matrix may be stored in this type without quantisation: f32, f16, bf16.
 constexpr bool is_float(DType dtype) noexcept {
   return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;
 }

@@ -89,7 +89,7 @@ inline void check_contract(bool holds, std::string_view message) {
   }
 }
 
-/// A value of type T, or the Error that kept it from being made.
+/// A value of type T, or the Error that says why there is none.
 ///
 /// Works without exceptions: test it, then use `*result`. With exceptions, `value()` throws
 /// `krait::Exception`, so that short programs stay short.

@@ -24,13 +24,13 @@ class KRAIT_API Executor {
  public:
   virtual ~Executor();
 
-  /// How many tasks can run at once; at least 1, and the same for as long as a session that
-  /// borrows the executor lives: each of so many tasks has its own part of the session's memory.
-  /// Otherwise used only to choose how much work a task is given, never what is computed.
+  /// How many tasks can run at once, at least 1. It must not change while a session borrows the
+  /// executor, which has memory for that many tasks. It decides how much work a task gets, never
+  /// what is computed.
   virtual int width() const noexcept = 0;
 
-  /// Work that is not worth another thread: by the time that one has noticed its task and the
-  /// caller has noticed its end, the caller would have done it.
+  /// Nanoseconds of work below which another thread does not pay: waking it and waiting for it
+  /// would take longer.
   virtual double least_share_nanoseconds() const noexcept { return 2000.0; }
 
   /// Calls task(0) … task(n - 1), each exactly once, in any order, on any threads, and returns
@@ -56,12 +56,12 @@ struct Range {
   constexpr Index size() const noexcept { return end - begin; }
 };
 
-/// About how long one item of a parallel loop takes one thread. Decides how many threads share the
-/// loop, never what is computed.
+/// An estimate of how long one thread takes for one item of a parallel loop. It decides how many
+/// threads share the loop, never what is computed.
 struct ItemCost {
-  double nanoseconds = 1e9;  ///< so long that every thread is worth waking
+  double nanoseconds = 1e9;  ///< the default wakes every thread
 
-  /// Of an item that reads `bytes` and takes `flop` additions and multiplications of vectors.
+  /// For an item that reads `bytes` and does `flop` vectorised additions and multiplications.
   static constexpr ItemCost of(Index bytes, Index flop) noexcept {
     constexpr double bytes_per_ns = 64.0;  // of the L3 cache: what memory holds is large anyway
     constexpr double flop_per_ns = 60.0;
@@ -71,9 +71,9 @@ struct ItemCost {
 };
 
 /// Splits [0, n) into whole blocks of `block`, hands each thread one contiguous run of blocks, and
-/// calls body(Range) or body(Range, int task) under krait's FloatEnvironment; `task` is below
-/// executor.width(). What `cost` makes too little to share runs on the calling thread. The result
-/// must not depend on how the range is cut at multiples of `block`.
+/// calls body(Range) or body(Range, int task) under krait's FloatEnvironment, with `task` below
+/// executor.width(). A loop that is too short by `cost` uses fewer threads, or the calling thread
+/// alone. The result must not depend on how the range is cut at multiples of `block`.
 template <class Body>
 void parallel_for(Executor& executor, Index n, Index block, ItemCost cost, Body&& body) {
   if (n <= 0) return;
@@ -101,14 +101,14 @@ void parallel_for(Executor& executor, Index n, Index block, ItemCost cost, Body&
   }
 }
 
-/// The same for items that take long.
+/// The same for items that take long: all threads share the loop.
 template <class Body>
 void parallel_for(Executor& executor, Index n, Index block, Body&& body) {
   parallel_for(executor, n, block, ItemCost{}, std::forward<Body>(body));
 }
 
-/// Like `parallel_for`, for work that takes long: whoever is done takes the next block, so a thread
-/// on a slower or busier core does fewer of them. Calls body(Range, int task) for each block.
+/// Like `parallel_for`, for long work: a thread that is done takes the next block, so that a slower
+/// core does fewer of them. Calls body(Range, int task) once for each block.
 KRAIT_API void parallel_for_blocks(Executor& executor, Index n, Index block,
                                    FunctionRef<void(Range, int)> body);
 

@@ -10,10 +10,9 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// For its lifetime the calling thread rounds to nearest even and neither flushes subnormal
-/// results nor treats subnormal operands as zero; then the thread's own setting returns. Every
-/// task that krait runs holds one, so that the caller's setting changes neither results nor is
-/// changed by them.
+/// While it lives, the calling thread rounds to nearest even and computes with subnormal numbers;
+/// its destructor restores the thread's own setting. Every task that krait runs holds one, so that
+/// results do not depend on the caller's setting, and the caller keeps it.
 class KRAIT_API FloatEnvironment {
  public:
   FloatEnvironment() noexcept;
@@ -25,8 +24,8 @@ class KRAIT_API FloatEnvironment {
   std::uint64_t saved_ = 0;
 };
 
-/// For its lifetime the calling thread flushes subnormal results and treats subnormal operands as
-/// zero, as the instructions for bfloat16 do whatever the setting.
+/// While it lives, the calling thread replaces subnormal operands and results by zero, as the
+/// bfloat16 instructions always do.
 class KRAIT_API FlushToZero {
  public:
   FlushToZero() noexcept;

@@ -9,11 +9,12 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// A callback's answer. An enumeration, since nobody can read from a bool whether true means go on
-/// or stop.
+/// A callback's answer: whether to go on. An enumeration, because a bool does not say which of the
+/// two `true` means.
 enum class Flow : bool { go_on, stop };
 
-/// Told how much of a long operation is done, in units named by whoever calls it; may stop it.
+/// Called with how much of a long operation is done, in units that the operation names.
+/// Its answer may stop the operation.
 using Progress = FunctionRef<Flow(Index done, Index total)>;
 
 }  // namespace v0_1

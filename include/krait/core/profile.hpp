@@ -26,15 +26,15 @@ struct Total {
   const char* zone = "";
   Index calls = 0;
   double seconds = 0.0;  ///< without the zones inside
-  double bytes = 0.0;    ///< of weights read, as far as `count` was told
-  double flop = 0.0;     ///< likewise
+  double bytes = 0.0;    ///< of weights that were read, as reported by `count`
+  double flop = 0.0;     ///< additions and multiplications, as reported by `count`
 };
 
 #if defined(KRAIT_PROFILE)
 
 inline constexpr bool is_enabled = true;
 
-/// The totals of one thread. At most `most_zones` names; those beyond are not recorded.
+/// The totals of one thread, for at most `most_zones` names; further names are not recorded.
 struct Recorder {
   using Clock = std::chrono::steady_clock;
   static constexpr int most_zones = 64;
@@ -70,8 +70,8 @@ struct Recorder {
 
 KRAIT_API inline constinit thread_local Recorder recorder{};
 
-/// From its construction to its end, the calling thread's time belongs to the zone `name`, but for
-/// zones opened meanwhile. Names are literals.
+/// While it lives, the calling thread's time counts for the zone `name`, except in zones that are
+/// opened inside it. Names are literals.
 class [[maybe_unused]] Zone {
  public:
   explicit Zone(const char* name) noexcept : outer_(recorder.current) { recorder.enter(name); }

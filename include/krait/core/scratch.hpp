@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// Working memory that is booked when a model is built and granted when it runs.
+/// Working memory of a run: booked when a model is built, allocated with a session.
 
 #include <algorithm>
 #include <span>
@@ -11,15 +11,16 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// A booking: `floats_per_token` floats for each token of a run.
+/// A booking of `floats_per_token` floats for each token of a run.
 struct ScratchSlot {
   Index offset = 0;            ///< floats per token before this slot
   Index floats_per_token = 0;  ///< a multiple of 16, so that every row starts on a cache line
 };
 
-/// Adds up bookings. Blocks run one after another, so what one block booked is free for the next:
-/// `release_to` lets their slots overlap.
-class ScratchPlan {
+/// Where each booking lies in the working memory. Blocks run one after another and use the same
+/// memory: `mark` before a block's bookings and `release_to` after them let the slots of the next
+/// block overlap.
+class ScratchLayout {
  public:
   ScratchSlot book(Index floats_per_token) noexcept {
     const ScratchSlot slot{used_, round_up(floats_per_token, 16)};
@@ -31,7 +32,7 @@ class ScratchPlan {
   Index mark() const noexcept { return used_; }
   void release_to(Index mark) noexcept { used_ = mark; }
 
-  /// Largest number of floats per token in use at once.
+  /// Floats per token that all slots together need.
   Index floats_per_token() const noexcept { return peak_; }
 
  private:
@@ -39,12 +40,12 @@ class ScratchPlan {
   Index peak_ = 0;
 };
 
-/// The memory behind a ScratchPlan, for runs of up to `max_tokens` tokens.
+/// The memory behind a ScratchLayout, for runs of up to `max_tokens` tokens.
 class Scratch {
  public:
   Scratch() noexcept = default;
-  Scratch(const ScratchPlan& plan, Index max_tokens)
-      : block_(plan.floats_per_token() * max_tokens), max_tokens_(max_tokens) {}
+  Scratch(const ScratchLayout& layout, Index max_tokens)
+      : block_(layout.floats_per_token() * max_tokens), max_tokens_(max_tokens) {}
 
   /// The slot's memory: floats_per_token · max_tokens floats, aligned.
   std::span<float> grant(ScratchSlot slot) noexcept {

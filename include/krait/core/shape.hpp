@@ -22,8 +22,8 @@ constexpr std::optional<Index> checked_product(Index a, Index b) noexcept {
   return a * b;
 }
 
-/// Up to `max_rank` extents, held in place. Made only through `make`, which refuses negative
-/// extents and element counts that overflow, or from extents known to be small.
+/// Up to `max_rank` extents. For extents from outside use `make`, which refuses negative ones and
+/// element counts that overflow.
 class Shape {
  public:
   static constexpr int max_rank = 8;

@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// Tensor: a view that owns its elements.
+/// Tensor: owns its elements.
 
 #include <cstddef>
 #include <span>
@@ -12,8 +12,8 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// A contiguous row-major tensor, zero at first, 64-byte aligned. For tools, tests and whatever is
-/// computed from weights; models themselves work on views. Deep copies; throws std::bad_alloc.
+/// A contiguous row-major tensor, zero at first, 64-byte aligned. For tools and tests; models work
+/// on views. Copies are deep; throws std::bad_alloc.
 class Tensor {
  public:
   Tensor() = default;
@@ -24,7 +24,7 @@ class Tensor {
   const Shape& shape() const noexcept { return shape_; }
   void* data() noexcept { return block_.data(); }
 
-  /// The elements; only if the type is that of T.
+  /// The elements. T must be the type that `dtype()` names.
   template <class T>
   std::span<T> as() noexcept {
     return {reinterpret_cast<T*>(block_.data()), static_cast<std::size_t>(shape_.size())};

@@ -13,8 +13,8 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// A row-major matrix that belongs to somebody else. Rows may lie further apart than they are
-/// long. Converts from mutable to const, never back.
+/// A view of a row-major matrix, which somebody else owns. `stride` may be larger than a row.
+/// Converts from mutable to const, never back.
 template <class T>
 struct MatrixView {
   T* data = nullptr;
@@ -49,8 +49,8 @@ struct MatrixView {
   }
 };
 
-/// A contiguous row-major tensor of any type that belongs to somebody else, usually a mapped file.
-/// `data` is null for a tensor whose shape is known before its bytes are.
+/// A view of a contiguous row-major tensor of any type, which somebody else owns: usually a mapped
+/// file. `data` is null where only type and shape are known, as in a plan.
 struct TensorView {
   const void* data = nullptr;
   DType dtype = DType::f32;
@@ -59,7 +59,7 @@ struct TensorView {
   Index size() const noexcept { return shape.size(); }
   Index bytes() const noexcept { return size() * bytes_of(dtype); }
 
-  /// The elements; only if `dtype` is that of T.
+  /// The elements. T must be the type that `dtype` names.
   template <class T>
   std::span<const T> as() const noexcept {
     return {static_cast<const T*>(data), static_cast<std::size_t>(size())};

@@ -19,9 +19,9 @@ KRAIT_API int available_threads();
 /// Workers spin for some tens of microseconds after a run, since the next one usually follows at
 /// once, and then sleep; an idle pool uses no CPU.
 ///
-/// Threads may share a pool, and a task may use the pool that runs it: while a run is in progress,
-/// whoever calls `run` does its own tasks, all of them, and waits for nobody. In a child process
-/// (fork), where the pool's threads do not exist, the caller does everything, too.
+/// Several threads may share a pool, and a task may use the pool that runs it: a call of `run`
+/// during another one does all its tasks on the calling thread. So does a call in a forked child
+/// process, where the pool's threads do not exist.
 class KRAIT_API ThreadPool final : public Executor {
  public:
   /// `width` threads in all, the caller's included; at least 1. Throws std::system_error if the

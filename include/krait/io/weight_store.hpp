@@ -3,7 +3,6 @@
 /// \file
 /// WeightStore: named tensors, and whatever keeps their bytes alive.
 
-#include <functional>
 #include <map>
 #include <memory>
 #include <optional>

@@ -17,10 +17,9 @@ namespace kernels {
 /// Tokens whose keys and values lie in one page of the cache.
 inline constexpr Index attention_page_tokens = 64;
 
-/// Arguments of `attention`. The layer's rows begin `page_offset` floats behind the beginning of a
-/// page and are [attention_page_tokens, row_stride]; each of its rows has a
-/// token's keys [n_kv_head * d_head] (after the rotary embedding), then its values of the same
-/// extent.
+/// Arguments of `attention`. In each page, the layer's rows begin at `page_offset` and are
+/// [attention_page_tokens, row_stride]: a token's keys [n_kv_head * d_head] (after the rotary
+/// embedding), then its values [n_kv_head * d_head].
 struct AttentionArgs {
   MatrixView<const float> q;            ///< [tokens, n_head * d_head], after the embedding
   std::span<const float* const> pages;  ///< of positions 0, 64, …
@@ -30,40 +29,41 @@ struct AttentionArgs {
   Index n_head = 0;
   Index n_kv_head = 0;  ///< divides n_head
   Index d_head = 0;
-  float scale = 1.0F;   ///< of the products of queries and keys, 1 / √d_head as a rule
+  float scale = 1.0F;   ///< multiplies q · k; usually 1 / √d_head
   MatrixView<float> y;  ///< [tokens, n_head * d_head] out; may be q
-  /// Working memory, of no other call at the same time: attention_scratch(…) floats.
+  /// Working memory of this call, attention_scratch(…) floats.
   std::span<float> scratch;
   Range heads;  ///< which query heads to compute
 };
 
 namespace detail {
 
-// Scores of so many queries at a time should stay in the L2 cache; more queries than the largest
-// block gain nothing.
+// The scores of a block of queries, this many floats, should stay in the L2 cache. Blocks larger
+// than the largest gain nothing.
 inline constexpr Index attention_scores = Index{1} << 17;
 inline constexpr Index least_attention_block = 32;
 inline constexpr Index largest_attention_block = 96;
 
-// Queries that fewer make a block of lie one after the other, more of them side by side.
+// Blocks of fewer queries keep them one after another; larger blocks keep them side by side.
 inline constexpr Index few_queries = 12;
 
-// Floats from the scores of one query to those of the next; not 2^n, which the cache dislikes.
+// Floats from the scores of one query to those of the next. Not 2^n: rows would then compete for
+// few sets of the cache.
 constexpr Index attention_row(Index context) noexcept { return round_up(context, 16) + 16; }
 
 constexpr Index padded_queries(Index queries) noexcept {
   return queries < few_queries ? queries : round_up(queries, 16);
 }
 
-// Heads of the cache, neighbours in its rows, that few queries read together: 4 KiB of each row.
+// Neighbouring heads of the KV cache that a block of few queries reads together: 4 KiB of a row.
 constexpr Index few_kv_heads(Index d_head) noexcept {
   return std::max<Index>(1, 1024 / std::max<Index>(1, d_head));
 }
 
 }  // namespace detail
 
-/// Floats of working memory for up to `tokens` tokens at once, the last of which has up to
-/// `context` keys (its own included), in any call for heads of a model with these extents.
+/// Floats of working memory that a call needs for up to `tokens` tokens, the last of which attends
+/// to up to `context` keys (its own included).
 constexpr Index attention_scratch(Index tokens, Index context, Index n_head, Index n_kv_head,
                                   Index d_head) noexcept {
   const Index row = detail::attention_row(context);
@@ -83,7 +83,7 @@ constexpr Index attention_scratch(Index tokens, Index context, Index n_head, Ind
   return std::max(few_floats, floats(many, std::min(many * row, bound)) + 32 * width);
 }
 
-/// Tokens that a task should have at least, so that their queries pass over the keys together.
+/// Tokens of a block: a task should have at least that many, so that they read the keys together.
 constexpr Index attention_block_tokens(Index n_head, Index n_kv_head) noexcept {
   return std::max<Index>(1, detail::largest_attention_block / (n_head / n_kv_head));
 }

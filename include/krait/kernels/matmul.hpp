@@ -16,8 +16,8 @@ struct MatmulArgs {
   const float* bias = nullptr;  ///< [out] or null
   MatrixView<float> y;          ///< [tokens, out] out; only the columns in `outputs` are written
   Range outputs;                ///< which outputs (rows of W) to compute
-  /// For `matmul_tiles`: x as `pack_tiles` has written it, [tokens, cols rounded up to 16].
-  const float* tiles = nullptr;
+  /// For `matmul_packed`: x as `pack_tokens` has written it, [tokens, cols rounded up to 16].
+  const float* packed = nullptr;
 };
 
 /// y[t,r] = Σ_k W[r,k] x[t,k] (+ bias[r]) for r in `outputs` and every token t.
@@ -27,15 +27,15 @@ struct MatmulArgs {
 /// Oracle   ref::matmul.
 KRAIT_API void matmul(const MatmulArgs& args) noexcept;
 
-/// Whether `matmul_tiles`, with packing, is faster than `matmul` here.
-KRAIT_API bool tiles_pay(Index tokens, Index cols) noexcept;
+/// Whether `matmul_packed`, with the packing, is faster than `matmul` on this machine.
+KRAIT_API bool packing_pays(Index tokens, Index cols) noexcept;
 
-/// Writes x [tokens, cols] to `tiles` in the order in which the active instruction set reads it:
-/// several tokens side by side, zeros up to a multiple of 16 inputs.
-KRAIT_API void pack_tiles(MatrixView<const float> x, float* tiles) noexcept;
+/// Writes x [tokens, cols] to `packed` [tokens, cols rounded up to 16] in the order in which the
+/// active instruction set reads it: a few tokens side by side, zeros behind the last column.
+KRAIT_API void pack_tokens(MatrixView<const float> x, float* packed) noexcept;
 
-/// `matmul` for a few tokens that have been packed, once for all threads. The same bits.
-KRAIT_API void matmul_tiles(const MatmulArgs& args) noexcept;
+/// `matmul` for a few tokens that `pack_tokens` has packed, once for all threads. The same bits.
+KRAIT_API void matmul_packed(const MatmulArgs& args) noexcept;
 
 }  // namespace kernels
 }  // namespace v0_1

@@ -1,12 +1,13 @@
 #pragma once
 
 /// \file
-/// Y = X Wᵀ for many tokens, from packed operands: the bits of `matmul` or `matmul_bf16`, sooner.
+/// Y = X Wᵀ for many tokens, from packed operands: faster than `matmul` and `matmul_bf16`, with
+/// their bits.
 ///
 /// `matmul` keeps the 16 lanes of an output in registers and adds them up at the end. Here a
-/// register holds the same lane of neighbouring outputs; the lanes come one after the other, and
-/// the contract's tree adds whole registers. For that both operands are packed: X once for all
-/// threads, W a few rows at a time.
+/// register holds the same lane of neighbouring outputs, lane after lane, so that the contract's
+/// tree adds whole registers. This needs both operands packed in panels: X once for all threads, W
+/// a few rows at a time.
 
 #include <algorithm>
 #include <array>
@@ -19,19 +20,19 @@ namespace krait {
 inline namespace v0_1 {
 namespace kernels {
 
-/// Which elements of a row are a lane's, in which order.
+/// Which elements of a row belong to which lane, and in which order.
 enum class LaneOrder : std::uint8_t {
   single,  ///< element k is lane k mod 16's, ascending (numeric contract, section 2)
   pairs,   ///< elements 2j and 2j + 1 are lane j mod 16's, the odd one first (section 4)
 };
 
-/// Where the elements of a row lie once it is packed: lane after lane, each with its elements in
-/// the order of its chain, and one place that stays unused. Without it the lanes of rows of a power
-/// of two would share few sets of the cache, and packing writes to all lanes at a time.
+/// Where the elements of a packed row lie: lane after lane, each in the order of its chain of fma,
+/// followed by one unused place. Packing writes to all lanes in turn; without that place the lanes
+/// of a row of 2^n elements would compete for a few sets of the cache.
 class PanelLayout {
  public:
-  /// The lanes in the order in which the tree s[i] = acc[i] + acc[i+8], + 4, + 2, + 1 meets them if
-  /// every sum is formed as soon as both of its terms are there.
+  /// The lanes in the order in which the tree s[i] = acc[i] + acc[i+8], + 4, + 2, + 1 can add them
+  /// with the fewest sums waiting.
   static constexpr std::array<Index, 16> tree_order = {0, 8, 4, 12, 2, 10, 6, 14,
                                                        1, 9, 5, 13, 3, 11, 7, 15};
 
@@ -82,32 +83,32 @@ class PanelLayout {
   std::array<Index, 16> first_{};  // of each lane, in elements
 };
 
-/// Packed activations of several tokens.
+/// Packed activations of several tokens, in panels of a few.
 struct PanelActivations {
-  static constexpr Index tile = 6;  ///< tokens that lie side by side
+  static constexpr Index panel_tokens = 6;  ///< tokens of a panel, which lie side by side
 
-  float* values = nullptr;  ///< [tiles, places, tile], the second as PanelLayout says
+  float* values = nullptr;  ///< [panels, places, panel_tokens], the second as PanelLayout says
   Index tokens = 0;
   Index cols = 0;
   LaneOrder order = LaneOrder::single;
 
   /// Floats of memory for `tokens` tokens of `cols` inputs.
   static constexpr Index floats(LaneOrder order, Index tokens, Index cols) noexcept {
-    return round_up(tokens, tile) * PanelLayout::places(order, cols);
+    return round_up(tokens, panel_tokens) * PanelLayout::places(order, cols);
   }
 
-  float* tile_data(Index first_token) const noexcept {
+  float* panel_data(Index first_token) const noexcept {
     return values + first_token * PanelLayout::places(order, cols);
   }
 
-  /// Some of the tokens, from a tile's first on.
+  /// Some of the tokens, from a panel's first on.
   PanelActivations tokens_from(Index first_token, Index count) const noexcept {
-    return {tile_data(first_token), count, cols, order};
+    return {panel_data(first_token), count, cols, order};
   }
 };
 
-/// Packs rows `tokens` of x [out.tokens, out.cols]; `tokens` begins at a multiple of the tile, and
-/// ends at one or with the last token. With LaneOrder::pairs values are rounded to bf16.
+/// Packs rows `tokens` of x [out.tokens, out.cols]; `tokens` begins at a multiple of panel_tokens,
+/// and ends at one or with the last token. With LaneOrder::pairs values are rounded to bf16.
 KRAIT_API void pack_activations(MatrixView<const float> x, Range tokens,
                                 const PanelActivations& out) noexcept;
 
@@ -118,17 +119,17 @@ struct MatmulPanelsArgs {
   const float* bias = nullptr;  ///< [out] or null
   MatrixView<float> y;          ///< [tokens, out] out; only the columns in `outputs` are written
   Range outputs;                ///< which outputs (rows of W) to compute
-  Range next{};                 ///< those expected in the next call: their weights are requested
-  std::span<float> panels;      ///< memory of this call alone, at least `panel_floats`
+  Range next{};                 ///< outputs of the next call, whose weights are prefetched
+  std::span<float> panels;      ///< working memory of this call, at least `panel_floats`
 };
 
-/// Floats of memory that `matmul_panels` needs for one panel, the weights of 16 outputs.
+/// Floats of working memory for one panel of weights, those of 16 outputs.
 constexpr Index panel_floats(LaneOrder order, Index cols) noexcept {
   return 16 * PanelLayout::places(order, cols);
 }
 
-/// Outputs whose packed weights stay in the L2 cache together while all tokens meet them, a
-/// multiple of 16. Memory for more of them is not used.
+/// Outputs, a multiple of 16, whose packed weights fit in the L2 cache while all tokens are
+/// multiplied with them. `matmul_panels` does not use memory for more.
 constexpr Index panel_block(LaneOrder order, Index cols) noexcept {
   constexpr Index cached_floats = Index{48} << 10;
   const Index panel = std::max(Index{1}, 16 * PanelLayout::length(order, cols));
@@ -139,12 +140,12 @@ constexpr Index panel_block(LaneOrder order, Index cols) noexcept {
 ///
 /// Bits     those of `matmul`; with LaneOrder::pairs those of `matmul_bf16`.
 /// Aliasing none.
-/// Cost     packs each weight once, which takes as long as multiplying it with some five tokens.
+/// Cost     packs each weight once, which takes as long as multiplying it with about five tokens.
 /// Oracle   ref::matmul, ref::matmul_bf16.
 KRAIT_API void matmul_panels(const MatmulPanelsArgs& args) noexcept;
 
-/// Whether `matmul_panels` is the fastest way on the active instruction set for this many tokens
-/// and weights of that type.
+/// Whether `matmul_panels` is the fastest kernel for this many tokens and this type of weights, on
+/// the active instruction set.
 KRAIT_API bool panels_pay(Index tokens, DType weights) noexcept;
 
 }  // namespace kernels

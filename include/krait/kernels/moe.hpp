@@ -9,10 +9,10 @@ namespace krait {
 inline namespace v0_1 {
 namespace kernels {
 
-/// What a router makes of its logits before it chooses.
+/// How a router turns logits into scores and gates.
 enum class RouterScore {
-  softmax,            ///< over all experts; the chosen keep their probabilities
-  softmax_of_chosen,  ///< chooses by logit; the softmax is over the chosen
+  softmax,            ///< over all experts; chosen experts keep their probabilities
+  softmax_of_chosen,  ///< chooses by logit, then the softmax over the chosen experts
   sigmoid,            ///< of every logit on its own
 };
 
@@ -21,9 +21,9 @@ struct RouteArgs {
   MatrixView<const float> logits;  ///< [tokens, n_expert]
   RouterScore score = RouterScore::softmax;
   Index top_k = 1;                        ///< experts per token, 1 to n_expert
-  const float* selection_bias = nullptr;  ///< [n_expert] or null: added to the score to choose by
-  bool normalize = false;                 ///< whether the gates of a token are made to add up to 1
-  float scale = 1.0F;                     ///< of all gates
+  const float* selection_bias = nullptr;  ///< [n_expert] or null; added to scores for choosing only
+  bool normalize = false;                 ///< divides a token's gates by their sum
+  float scale = 1.0F;                     ///< multiplies all gates
   MatrixView<float> gates;                ///< [tokens, n_expert] out; may be logits
 };
 

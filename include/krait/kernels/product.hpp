@@ -14,13 +14,13 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// The threads and the memory that one product after another may use.
+/// The threads and the working memory of products, which run one after another.
 struct ProductContext {
   Executor& executor;
-  std::span<float> workspace;  ///< as much as Plan::workspace booked for the run's tokens
+  std::span<float> workspace;  ///< as much as Bookings::workspace booked for the run's tokens
 };
 
-/// The operands of a product, but for the matrix W [out, in].
+/// The operands of a product with a matrix W [out, in].
 struct ProductArgs {
   MatrixView<const float> x;    ///< [tokens, in]
   const float* bias = nullptr;  ///< [out] or null
@@ -29,8 +29,7 @@ struct ProductArgs {
 
 namespace kernels {
 
-/// Where the outputs of a product may be cut between threads: at cache lines, which is fine enough
-/// to split matrices of few rows evenly.
+/// Threads share the outputs of a product in multiples of this many: a cache line of y.
 inline constexpr Index output_block = 16;
 
 /// y = x Wᵀ + bias for every token.
@@ -51,8 +50,8 @@ KRAIT_API void product_bf16(const ProductContext& ctx, const DenseWeights& W,
 KRAIT_API void product(const ProductContext& ctx, const GroupedWeights& W,
                        const ProductArgs& args) noexcept;
 
-/// Floats of workspace per token to book for products with matrices of `in` columns. A `product`
-/// with dense weights is right without, but slower; the others need all of it.
+/// Floats of workspace per token to book for products with matrices of `in` columns. `product` with
+/// dense weights is slower without it; the other two need it.
 KRAIT_API Index product_workspace(Index in) noexcept;
 KRAIT_API Index product_bf16_workspace(Index in) noexcept;
 KRAIT_API Index product_grouped_workspace(Index in) noexcept;

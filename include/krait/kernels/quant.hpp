@@ -1,8 +1,8 @@
 #pragma once
 
 /// \file
-/// Weights of 8 and 4 bits in groups that share a scale, and activations of 8 bits to multiply
-/// them with.
+/// Weights of 8 and 4 bits in groups that share a scale, and the 8-bit activations of their
+/// products.
 
 #include <cstdint>
 #include <optional>
@@ -37,8 +37,8 @@ constexpr Index block_bytes(GroupedForm form) noexcept {
   return row_block * group_size / (form == GroupedForm::q8 ? 1 : 2);
 }
 
-/// A matrix [rows, cols] in groups. Rows and inputs beyond the end of the last block and the last
-/// group are stored as zeros, so every row length has this form.
+/// A matrix [rows, cols] in groups. The last block of rows and the last group of inputs are filled
+/// up with zeros, so rows and cols may be any numbers.
 ///
 /// The codes of a block of 16 rows and a group of 32 inputs are lines of 64 bytes: line j of q8 has
 /// four neighbouring inputs of each row, byte 4 r + i being q of row r and input 4 j + i. Line j of
@@ -58,8 +58,8 @@ struct GroupedWeights {
   }
 };
 
-/// The place of a weight that has no grouped form: not finite, or so large that its scale is no
-/// f16.
+/// The place of a weight that q8 and q4 cannot represent: it is not finite, or its scale would not
+/// fit in f16.
 struct BadWeight {
   Index row;
   Index col;
@@ -72,8 +72,7 @@ struct BadWeight {
 KRAIT_API std::optional<BadWeight> quantize(GroupedForm form, const TensorView& W, Range blocks,
                                             std::uint8_t* codes, f16* scales) noexcept;
 
-/// All blocks, shared between threads; of several weights that cannot be represented the first
-/// row's is returned.
+/// All blocks, shared between threads. Returns the first weight that cannot be represented.
 KRAIT_API std::optional<BadWeight> quantize(Executor& executor, GroupedForm form,
                                             const TensorView& W, std::uint8_t* codes, f16* scales);
 

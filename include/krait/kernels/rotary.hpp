@@ -12,10 +12,9 @@ namespace krait {
 inline namespace v0_1 {
 namespace kernels {
 
-/// Angles per position of the `rotary_dim` / 2 pairs of a head, theta^(-2i / rotary_dim) / factor,
-/// for the table that a block makes when it is bound. rotary_dim is even, theta > 0 and finite;
-/// `factor` > 1 stretches the positions that a model was trained with (linear scaling). The same
-/// bits on every machine: numeric contract, section 10.
+/// Radians per position of the `rotary_dim` / 2 pairs of a head, theta^(-2i / rotary_dim) / factor.
+/// rotary_dim is even, theta > 0 and finite; `factor` > 1 divides the positions (linear scaling).
+/// Computed once, when a block is bound. Bits: numeric contract, section 10.
 inline std::vector<double> rotary_frequencies(double theta, Index rotary_dim, double factor = 1.0);
 
 /// The same into memory of rotary_dim / 2 elements.
@@ -33,7 +32,7 @@ struct RotaryArgs {
   MatrixView<float> x;  ///< [tokens, heads * d_head], in/out
   Index position = 0;   ///< of row 0, ≥ 0; rows are at consecutive positions
   Index d_head = 0;
-  std::span<const double> frequencies;  ///< of pairs, at most d_head / 2; elements beyond stay
+  std::span<const double> frequencies;  ///< of at most d_head / 2 pairs; other elements stay
   bool interleaved = false;  ///< pairs are (2i, 2i + 1) as in GPT-J, not (i, i + pairs) as in NeoX
 };
 

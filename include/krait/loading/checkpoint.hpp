@@ -3,11 +3,11 @@
 /// \file
 /// Checkpoint: what a published model consists of, whatever its files are called.
 
-#include <functional>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
+#include "krait/core/function.hpp"
 
 #include "krait/core/flow.hpp"
 #include "krait/io/mapped_file.hpp"
@@ -35,7 +35,7 @@ struct Checkpoint {
 struct CheckpointOptions {
   WeightsMode weights = WeightsMode::map;
   /// Called while weights are copied, in bytes; never for mapped ones.
-  std::function<Flow(Index done, Index total)> progress = {};
+  Function<Flow(Index done, Index total)> progress = {};
 };
 
 /// Opens a checkpoint:

@@ -3,11 +3,11 @@
 /// \file
 /// From a checkpoint to a model: config.json to spec, and everything at once.
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
+#include "krait/core/function.hpp"
 
 #include "krait/loading/checkpoint.hpp"
 #include "krait/models/builder.hpp"
@@ -46,7 +46,7 @@ struct LoadOptions {
   std::string form = "file";  ///< see WeightOptions::form
   Compute compute = Compute::f32;
   /// Bytes read; only called where weights are copied.
-  std::function<Flow(Index done, Index total)> progress = {};
+  Function<Flow(Index done, Index total)> progress = {};
   Executor* executor = nullptr;  ///< threads that make q8 and q4 of floats; null: the caller's
 
   /// Forms of the application's own, beside krait's.

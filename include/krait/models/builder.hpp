@@ -32,9 +32,9 @@ class LayerBuilder {
   LayerSpec layer_;
 };
 
-/// Binds a spec to weights: resolves every name, checks every shape, books state and scratch.
-/// After it nothing allocates, looks up a name, or can fail. `prefix` is what the names in the
-/// store begin with ("backbone"); the head's name is outside it.
+/// Binds a spec to weights: finds every tensor, checks every shape, books state and scratch.
+/// Running the model afterwards looks up no name. Names in the store begin with `prefix`
+/// ("backbone"), except the head's.
 ///
 /// Errors: missing_tensor (lists the first ten), shape_mismatch, dtype_mismatch, bad_config.
 KRAIT_API Result<Model> build_model(const ModelSpec& spec, const WeightStore& weights,
@@ -95,7 +95,7 @@ class ModelBuilder {
 
   const ModelSpec& spec() const noexcept { return spec_; }
 
-  /// What the model would need; allocates nothing.
+  /// What the model would need. Allocates no weight.
   Result<ModelPlan> plan() const { return plan_model(spec_); }
 
   Result<Model> build(const WeightStore& weights, const std::string& prefix = "",

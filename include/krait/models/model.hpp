@@ -18,7 +18,7 @@ inline namespace v0_1 {
 /// A handle to an immutable model: cheap to copy. Made by `ModelBuilder::build` or `load_model`.
 class KRAIT_API Model {
  public:
-  /// What a Session runs. Internal to the library.
+  /// What a Session runs: the bound model. Internal to the library.
   struct Parts {
     ModelSpec spec;
     ModelPlan plan;
@@ -26,10 +26,10 @@ class KRAIT_API Model {
     std::vector<Residual> residuals;  // all layers, in order
     Norm final_norm;
     Linear head;
-    ScratchPlan scratch;
-    ScratchPlan trail;
+    ScratchLayout scratch;
+    ScratchLayout trail;
     Index workspace_floats = 0;  // per token, for one matrix product
-    std::vector<Plan::TaskMemory> task_memories;
+    std::vector<Bookings::TaskMemory> task_memories;
     std::shared_ptr<const StateLayout> state_layout;
     std::vector<std::shared_ptr<const void>> owners;  // keep every byte above alive
   };
@@ -39,8 +39,8 @@ class KRAIT_API Model {
   const ModelSpec& spec() const noexcept { return parts_->spec; }
   const ModelPlan& plan() const noexcept { return parts_->plan; }
 
-  /// Token ids are below `vocab`; logits have `vocab_padded` columns, of which those from `vocab`
-  /// on belong to no token.
+  /// Token ids are below `vocab`. Logits have `vocab_padded` columns; those from `vocab` on are
+  /// padding.
   Index vocab() const noexcept { return spec().embedding.vocab; }
   Index vocab_padded() const noexcept { return spec().embedding.rows(); }
   Index d_model() const noexcept { return spec().d_model(); }
@@ -48,10 +48,10 @@ class KRAIT_API Model {
   /// The state of an empty sequence.
   State initial_state() const { return State(parts_->state_layout); }
 
-  /// Identifies spec and weights; states carry it. Hexadecimal.
+  /// Identifies spec and weights, in hexadecimal. States have it, so that none meets another model.
   const std::string& fingerprint() const noexcept { return parts_->state_layout->fingerprint; }
 
-  /// The model as an indented tree with shapes, types and bytes, and its memory plan.
+  /// The model as an indented tree with shapes, forms and bytes, and what memory it needs.
   std::string describe() const;
 
   const Parts& parts() const noexcept { return *parts_; }

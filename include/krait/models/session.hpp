@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// Session: runs a model. Holds the working memory and borrows the threads.
+/// Session: runs a model. It owns the working memory and borrows the threads.
 
 #include <cstdint>
 #include <optional>
@@ -18,19 +18,19 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// Sizes of a session's working memory, and who watches it.
+/// Sizes of a session's working memory, and its hook.
 struct SessionOptions {
-  /// Tokens that one run takes, at least 1; longer prompts are cut. Results do not depend on it.
-  /// Room is made for max_batch and for max_verify tokens, too.
+  /// Most tokens of a run, at least 1. Longer prompts are cut into runs; results do not depend on
+  /// it. Raised to max_batch and max_verify if those are larger.
   Index chunk = 256;
-  Index max_batch = 8;  ///< sequences that one run takes; there is room for one always
-  /// Tentative tokens that one run takes, of all its sequences together; 0: none. Each costs
+  Index max_batch = 8;  ///< most sequences of a run; 0 counts as 1
+  /// Most tentative tokens of a run, in all its sequences together; 0: none. Each costs
   /// `ModelPlan::trail_bytes_per_token`.
   Index max_verify = 8;
-  /// Tentative sequences that one run takes; each costs a state. More than max_verify are never
-  /// needed, so no memory is held for them.
+  /// Most tentative sequences of a run. Each costs a state; more than max_verify are not needed and
+  /// take no memory.
   Index max_verify_batch = 1;
-  ActivationHook* hook = nullptr;  ///< of every item without its own; must outlive the session
+  ActivationHook* hook = nullptr;  ///< for items without their own; must outlive the session
 };
 
 /// One sequence's part in a run.
@@ -39,26 +39,27 @@ struct RunItem {
   enum class Logits { none, last, all };
 
   std::span<const Token> tokens;  ///< at least one
-  State* state = nullptr;         ///< advanced by all of them; of no other item
+  State* state = nullptr;         ///< advances by all tokens; each item has its own
   Logits logits = Logits::last;
-  /// Whether the tokens may turn out to be wrong: `keep` can take the last of them back.
+  /// Whether the tokens may turn out to be wrong, as a draft's: `keep` can roll the last of them
+  /// back.
   bool tentative = false;
-  ActivationHook* hook = nullptr;  ///< sees this item's rows; null: SessionOptions::hook
+  ActivationHook* hook = nullptr;  ///< called with this item's rows; null: SessionOptions::hook
 };
 
-/// The logits that a run was asked for, until the next run of the session.
+/// The logits that a run was asked for. Valid until the next run of the session.
 class RunOutput {
  public:
   RunOutput(MatrixView<const float> logits, std::span<const Index> ends) noexcept
       : logits_(logits), ends_(ends) {}
 
-  /// Rows of `model.vocab_padded()` floats: none, one, or one per token of the item.
+  /// The item's rows of `model.vocab_padded()` floats: none, one, or one per token.
   MatrixView<const float> logits(Index item) const noexcept {
     const auto at = static_cast<std::size_t>(item);
     const Index first = item == 0 ? 0 : ends_[at - 1];
     return logits_.rows_from(first, ends_[at] - first);
   }
-  /// Of all items, one after another.
+  /// The rows of all items, one after another.
   MatrixView<const float> logits() const noexcept { return logits_; }
 
  private:
@@ -66,38 +67,39 @@ class RunOutput {
   std::span<const Index> ends_;  // [items] row behind the item's last
 };
 
-/// Whether every size is in its range (at most 2^20 tokens or sequences) and their working memory
-/// can be counted; the error names the first that is not.
+/// Whether every size is in its range (at most 2^20 tokens or sequences) and the working memory can
+/// be counted. Errors: bad_argument, naming the first bad size.
 KRAIT_API Result<void> validate(const SessionOptions& options, const Model& model);
 
-/// Advances states of one model. Its memory is allocated by the constructor; no call allocates
-/// after that, unless it fails. One call at a time; any number of sessions may share a model, and
-/// any number of states may take turns in a session.
+/// Runs tokens through a model and advances the states of their sequences. The constructor
+/// allocates the working memory; calls allocate only for models with attention (see `reserve`) and
+/// for errors. One call at a time; several sessions may share a model, and a session may serve any
+/// number of states.
 ///
-/// Logits are rows of `model.vocab_padded()` floats, valid until the next call that gives some:
-/// copy what is to be kept.
+/// Logits are rows of `model.vocab_padded()` floats, valid until the next call that returns some.
 ///
-/// Errors of every call: bad_argument (no tokens, a token that is not in [0, vocab_padded), sizes
-/// that do not agree, more than the session has room for, a state taken twice, a text beyond 2^48
-/// tokens), incompatible_state (a state of another model, or of none). They are found before
-/// anything is touched: states, logits and drafts are as they were.
-///
-/// no_memory: no room for the cache rows of the tokens (only models with attention). The states are
-/// as they were; drafts that `verify` would have replaced are forgotten.
-///
-/// not_finite: a logit that is NaN or infinite. The message names the first layer whose output is
-/// not finite. The states have then consumed the tokens, and what they hold is of no use; those of
-/// tentative items are as they were before.
+/// Errors of every call, which leave states, logits and drafts unchanged:
+///   bad_argument        no tokens, a token outside [0, vocab_padded), sizes that do not agree,
+///   more
+///                       than the session has room for, a state given twice, a text beyond 2^48
+///                       tokens
+///   incompatible_state  a state of another model, or of none
+/// Others:
+///   no_memory           no room for the cache rows of the tokens (only models with attention). The
+///                       states are unchanged; drafts of an earlier verification are forgotten.
+///   not_finite          a logit is NaN or infinite. The message names the first layer whose output
+///                       is not finite. States of tentative items are unchanged; other states have
+///                       consumed the tokens and are of no use.
 class KRAIT_API Session {
  public:
-  /// The executor must outlive the session. Throws std::bad_alloc; options that `validate` refuses
-  /// are a broken contract.
+  /// The executor must outlive the session. Throws std::bad_alloc. Options that `validate` refuses
+  /// are a contract breach.
   Session(Model model, Executor& executor, const SessionOptions& options = {});
 
   const Model& model() const noexcept { return model_; }
 
   /// Advances several sequences in one pass over the weights: chunks of prompts, single steps and
-  /// drafts, in any mixture. Each gets the bits that it would get alone. Of no items: no logits.
+  /// drafts, in any mixture. Each gets the bits that it would get alone. Without items: no logits.
   ///
   /// At most SessionOptions::chunk tokens in all (max_batch and max_verify are the limits where
   /// they are larger), as many items as the larger of max_batch and max_verify_batch,
@@ -107,10 +109,9 @@ class KRAIT_API Session {
 
   /// Consumes a prompt, or its continuation, and returns the logits after its last token.
   ///
-  /// `progress` (tokens done, tokens in all) is told after every chunk, under the caller's own
-  /// floating-point mode. If it stops or throws, the state has consumed what was reported; the
-  /// error is `cancelled`. What it answers after the last chunk stops nothing: the logits are
-  /// there.
+  /// `progress(tokens done, tokens in all)` is called after every chunk, under the caller's
+  /// floating-point mode. If it stops or throws, the state has consumed the reported tokens; the
+  /// error is `cancelled`. Its answer after the last chunk is ignored.
   Result<std::span<const float>> prefill(std::span<const Token> tokens, State& state,
                                          Progress progress = {});
 
@@ -118,30 +119,30 @@ class KRAIT_API Session {
   Result<std::span<const float>> step(Token token, State& state);
 
   /// Consumes one token of each of several independent sequences in one pass over the weights:
-  /// row i of the result belongs to states[i]. The states must be distinct. Of no tokens: no rows.
+  /// row i of the result belongs to states[i]. The states must be distinct. Without tokens: no
+  /// rows.
   Result<MatrixView<const float>> step_batch(std::span<const Token> tokens,
                                              std::span<State* const> states);
 
-  /// Runs tokens (1 … max_verify) that may turn out to be wrong, in one pass over the weights: row
-  /// i of the result are the logits after tokens[i]. The state does not advance until `keep` says
-  /// how many of them are right. Costs little more than `step` as long as reading weights, not
-  /// arithmetic, is what takes time. After not_finite there is nothing to keep.
+  /// Runs a draft (1 … max_verify tokens) in one pass over the weights: row i of the result has the
+  /// logits after tokens[i]. The state does not advance; `keep` advances it by the tokens that were
+  /// right. As long as reading weights takes longer than the arithmetic, this costs little more
+  /// than `step`. After not_finite there is nothing to keep.
   Result<MatrixView<const float>> verify(std::span<const Token> tokens, const State& state);
 
-  /// The same for drafts of several sequences, max_verify tokens in all, each after its own state;
-  /// the rows of the result follow one another. The same state may take part several times. Of no
+  /// The same for several drafts, up to max_verify tokens in all, each after its own state. The
+  /// rows of the result follow one another. Several drafts may follow the same state. Without
   /// drafts: no rows.
   Result<MatrixView<const float>> verify_batch(std::span<const std::span<const Token>> drafts,
                                                std::span<const State* const> states);
 
-  /// Makes of a tentative item, or of a draft of the last verification, what its first n tokens
-  /// (0 … all) would have made of the state, with the bits of n steps. Runs the recurrences again,
-  /// no matrix product (blocks without their own `Block::replay`, and runs with a hook, excepted).
+  /// Sets `state` to what it would be after the first n tokens (0 … all) of a tentative item, or of
+  /// a draft of the last verification: the bits of n steps. The recurrences run again, but no
+  /// matrix product (except in blocks without their own `Block::replay`, and in runs with a hook).
   ///
-  /// `state` holds what the run left of it, or what it was before, or is a copy of one of them; any
-  /// other is an error (bad_argument), after which the item can still be kept. Once per item: then,
-  /// and when another tentative run begins, the rest of it is forgotten. Other calls may lie
-  /// between.
+  /// `state` must be the item's state as it was before the run or as the run left it, or a copy of
+  /// either; with another one the error is bad_argument, and the item can still be kept. An item
+  /// can be kept once, until the next tentative run; other calls may come between.
   Result<void> keep(Index n, State& state, Index item = 0);
 
   /// Consumes a prompt and writes the logits after every token to `logits` [tokens, vocab_padded].
@@ -151,14 +152,14 @@ class KRAIT_API Session {
   /// [tokens, d_model].
   Result<void> hidden(std::span<const Token> tokens, State& state, MatrixView<float> hidden);
 
-  /// Natural logarithms of the probabilities that the model gives to tokens[1 …], each after all
-  /// before it: log_probs[i] belongs to tokens[i + 1], so log_probs has one element less. Padding
-  /// rows of the head take no probability. Consumes all tokens but the last.
+  /// Natural logarithms of the probabilities of tokens[1 …], each given all tokens before it:
+  /// log_probs[i] belongs to tokens[i + 1], so log_probs has one element less than tokens. Padding
+  /// ids have no probability. The state consumes all tokens but the last.
   Result<void> score(std::span<const Token> tokens, State& state, std::span<float> log_probs);
 
-  /// Makes room for runs of sequences of up to so many tokens, so that none of them allocates; of
-  /// use to models with attention, whose working memory grows with the text. A run does it itself,
-  /// ever more ahead, where it was not done. Errors: bad_argument, no_memory.
+  /// Makes room for runs in sequences of up to `context` tokens, so that they do not allocate. Only
+  /// models with attention need it, whose working memory grows with the text; a run that needs more
+  /// reserves it, in growing steps. Errors: bad_argument, no_memory.
   Result<void> reserve(Index context);
 
   /// Bytes of working memory.
@@ -171,9 +172,9 @@ class KRAIT_API Session {
     Index count = 0;
     Index position = 0;           // of the state before it
     std::uint64_t before = 0;     // version of that state
-    std::uint64_t after = 0;      // version of the state behind all tokens
-    bool is_after_saved = false;  // what saved_ has: the state behind the tokens, or before them
-    std::size_t slot = 0;         // of saved_
+    std::uint64_t after = 0;      // version of the state after all tokens
+    bool is_after_saved = false;  // whether saved_ has the state after the tokens, not before them
+    std::size_t slot = 0;         // index into saved_
     ActivationHook* hook = nullptr;
     bool is_open = false;  // until it is kept
   };
@@ -187,21 +188,21 @@ class KRAIT_API Session {
   std::span<const float> known(std::span<const float> row) const noexcept {
     return row.first(static_cast<std::size_t>(model_.vocab()));
   }
-  // Whether `row`, made of `token`, is finite; if not, the error names the layer where it can be
-  // told. Row `at` of x_ is what the final norm made of the token, unless `row` is that itself;
-  // `state` is the one after the token.
+  // Whether `row`, the logits or final activations of `token`, is finite. If not, the error names
+  // the layer, if it can be found. Row `at` of x_ is the final norm's output for the token; `state`
+  // is the state after it.
   Result<void> check_finite(std::string_view what, std::span<const float> row, Index at,
                             Token token, const State& state);
   std::optional<std::string> first_bad_layer(Token token, const State& state);
-  // What run lets pass, beyond `check` of each item.
+  // Checks all items of a run: each with `check`, then their sums and that states are distinct.
   Result<void> check_run(std::span<const RunItem> items);
-  // Runs items that were checked: their rows, one after another, through the layers, into x_.
+  // Runs items that were checked through the layers. Their rows, one after another, end up in x_.
   void advance(std::span<const RunItem> items);
   void advance(std::span<const Token> tokens, State& state);
-  // Runs items that were checked and have room, and opens a draft for each that is tentative. The
-  // states of `on_copies` are saved_ themselves, in order; of others the value before goes there.
+  // Runs items that were checked and have room, and opens a draft for each tentative one. With
+  // `on_copies`, their states are the elements of saved_; otherwise their values are saved there.
   Result<RunOutput> execute(std::span<const RunItem> items, bool on_copies);
-  // The logits that the items ask for, of what advance left in x_.
+  // The logits that the items ask for, from what advance left in x_.
   Result<RunOutput> output(std::span<const RunItem> items);
   BlockContext context(MatrixView<float> x, std::span<const SequenceRows> sequences);
   void forget_drafts() noexcept;

@@ -5,13 +5,13 @@
 ///
 /// The same spec comes from a config.json (registry.hpp), from a ModelBuilder, or from a test.
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "krait/core/error.hpp"
+#include "krait/core/function.hpp"
 #include "krait/modules/attention.hpp"
 #include "krait/modules/embedding.hpp"
 #include "krait/modules/mamba.hpp"
@@ -26,9 +26,10 @@ inline namespace v0_1 {
 /// A block that an application supplies. Two CustomSpecs are equal if they have the same kind and
 /// parameters; `bind` is called once per layer, when the model is built and when it is planned.
 struct CustomSpec {
-  std::string kind;        ///< name of the kind of block, for messages and comparison
-  std::string parameters;  ///< its sizes in words, for messages and comparison
-  std::function<Result<std::unique_ptr<const Block>>(const WeightScope&, Plan&)> bind;
+  std::string kind;             ///< name of the kind of block, for messages and comparison
+  std::string parameters = {};  ///< its sizes in words, for messages and comparison
+  Function<Result<std::unique_ptr<const Block>>(const WeightScope&, Bookings&)> bind = {};
+  Index n_expert = 0;  ///< width of the block's `Site::routing`, for statistics; 0: no router
 
   KRAIT_API Result<void> validate(Index d_model) const;
   KRAIT_API std::string to_string(Index d_model) const;
@@ -53,8 +54,8 @@ struct ResidualSpec {
 /// One entry of `layers`: usually a single residual block.
 struct LayerSpec {
   std::vector<ResidualSpec> residuals;
-  /// Whether every block reads the layer's input, h = h + Σ block(norm(h)), rather than what the
-  /// one before it left.
+  /// Whether all blocks read the layer's input: h = h + Σ block(norm(h)). Otherwise each reads what
+  /// the block before it left.
   bool parallel = false;
   friend bool operator==(const LayerSpec&, const LayerSpec&) = default;
 };
@@ -76,8 +77,7 @@ struct ModelSpec {
   friend bool operator==(const ModelSpec&, const ModelSpec&) = default;
 };
 
-/// Whether the sizes describe a model: positive, and of products that fit. The error names the
-/// first that does not.
+/// Whether the sizes describe a model. Errors: bad_config, naming the first bad size.
 KRAIT_API Result<void> validate(const ModelSpec& spec);
 
 /// Several lines: one per part, equal layers folded.

@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// State: everything a model remembers of a sequence, as a value.
+/// State: what a model remembers of a sequence, as a value.
 
 #include <cstdint>
 #include <memory>
@@ -12,13 +12,13 @@
 #include <vector>
 
 #include "krait/core/aligned_buffer.hpp"
+#include "krait/core/bookings.hpp"
 #include "krait/core/cache_pages.hpp"
-#include "krait/core/plan.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 
-/// Where in a state block each tensor lies, and which model the states belong to.
+/// Where each tensor lies in a state, and the model that the states belong to.
 struct StateLayout {
   std::vector<StateTensor> tensors;
   Index floats = 0;                ///< length of the block
@@ -27,47 +27,47 @@ struct StateLayout {
   std::string fingerprint;  ///< of the model: its spec and samples of its weights, in hexadecimal
 };
 
-/// The state of one sequence: a block of a few MiB, the same size for ever, and, in models with
-/// attention, a cache of rows per token, whose pages copies share until one of them writes. A
-/// regular type: copy to fork a sequence, compare bit by bit, save and load (state_io.hpp). Made by
-/// `Model::initial_state`; advanced by a Session of the same model.
+/// The state of one sequence: a block of fixed size (a few MiB) with the recurrent states and, in
+/// models with attention, a KV cache that grows by a row per token and whose pages copies share
+/// until one of them writes. A regular type: copy it to fork a sequence, compare it bit by bit,
+/// save and load it (state_io.hpp). Made by `Model::initial_state`, advanced by a Session of that
+/// model.
 class KRAIT_API State {
  public:
-  /// No text is longer; so positions can be added without overflow.
+  /// Largest number of tokens of a text. Sums of positions do not overflow.
   static constexpr Index largest_position = Index{1} << 48;
 
-  /// Of no model; only to be assigned to.
+  /// A state of no model, to be assigned to.
   State() = default;
   explicit State(std::shared_ptr<const StateLayout> layout)
       : block_(layout->floats), cache_(layout->cache_floats), layout_(std::move(layout)) {}
 
   /// Tokens consumed so far.
   Index position() const noexcept { return position_; }
-  /// Size of the state, position and names aside; what copies share is counted in each.
+  /// Bytes of block and cache. Pages that copies share count in each copy.
   std::size_t bytes() const noexcept { return block_.bytes() + cache_.bytes(); }
 
-  /// Takes over the value of another state of the same model without allocating (but for the list
-  /// of a cache's pages).
+  /// Takes over the value of another state of the same model. Allocates nothing but, with a cache,
+  /// the list of its pages. A state of another model is a contract breach.
   void copy_from(const State& other);
 
-  /// Makes room for the cache rows of `more` tokens, so that runs of them allocate nothing. A run
-  /// does it itself where it was not done. Errors: no_memory; the state is as it was.
+  /// Makes room for the cache rows of `more` tokens, so that running them does not allocate. A run
+  /// that needs more reserves it. Errors: no_memory; the state is unchanged.
   Result<void> reserve(Index more) { return cache_.reserve(more); }
 
-  /// A token's row in the cache, by its path such as "layers.3.attention.kv"; empty if there is
-  /// none.
+  /// A token's cache row by path ("layers.3.attention.kv"); empty if there is none.
   std::span<const float> cache_row(std::string_view path, Index token) const noexcept;
 
-  /// Back to the beginning of a sequence.
+  /// Back to the state of an empty sequence.
   void reset() noexcept;
 
-  /// A tensor by its path, such as "layers.3.mixer.ssm_state"; empty if there is none. Whoever asks
-  /// for one to write to makes another value of the state.
+  /// A tensor by path ("layers.3.mixer.ssm_state"); empty if there is none. Asking for a mutable
+  /// one gives the state a new version.
   std::span<const float> tensor(std::string_view path) const noexcept;
   std::span<float> tensor(std::string_view path) noexcept;
 
-  /// Tells values apart without looking at them: copies have the version of what they were copied
-  /// from, and every change gives a version that no other state of this process has or had.
+  /// Tells values apart without reading them: a copy has the version of its original, and every
+  /// change gives a version that no other state of this process has or had.
   std::uint64_t version() const noexcept { return version_; }
 
   const std::shared_ptr<const StateLayout>& layout() const noexcept { return layout_; }
@@ -97,7 +97,7 @@ class KRAIT_API State {
   friend class Session;
 
   void touch() noexcept;
-  // Everything but the cache, which goes back to the rows that the other state had.
+  // Takes over everything but the cache, which is cut back to the other state's position.
   void restore_from(const State& other) noexcept;
   void save_from(const State& other) noexcept;
 

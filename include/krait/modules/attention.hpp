@@ -1,17 +1,17 @@
 #pragma once
 
 /// \file
-/// The causal self-attention block, for stacks that mix it with recurrent blocks.
+/// The causal self-attention block, for hybrids of attention and recurrent blocks.
 ///
 /// Paper  Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762, section 3.2; heads
 ///        that share keys and values: Ainslie et al. 2023, arXiv:2305.13245; rotary embedding: Su
 ///        et al. 2021, arXiv:2104.09864.
 ///
-///   T       tokens of this run     n_kv_head  heads of keys and values, each of n_head / n_kv_head
-///   n_head  heads of queries                  heads of queries
+///   T       tokens of this run     n_kv_head  heads of keys and values; each serves
+///   n_head  heads of queries                  n_head / n_kv_head heads of queries (GQA)
 ///   d_head  channels of a head
 
-#include <cmath>
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,48 +30,41 @@ inline namespace v0_1 {
 /// The rotary embedding of queries and keys (Su et al. 2021, arXiv:2104.09864).
 struct RotarySpec {
   double theta = 10000.0;
-  Index dim = 0;             ///< leading elements of a head that are turned, even; 0: all of them
-  double factor = 1.0;       ///< positions are divided by it (linear scaling)
+  Index dim = 0;             ///< leading elements of a head that are rotated, even; 0: all
+  double factor = 1.0;       ///< divides the positions (linear scaling)
   bool interleaved = false;  ///< pairs are (2i, 2i + 1) instead of (i, i + dim / 2)
 
   friend bool operator==(const RotarySpec&, const RotarySpec&) = default;
 };
 
-/// Sizes of an attention block. Several query heads may share the keys and values of one.
+/// Sizes of an attention block. Several heads of queries may share keys and values (GQA).
 struct AttentionSpec {
   Index n_head = 1;
   Index n_kv_head = 0;  ///< divides n_head; 0: n_head
   Index d_head = 0;     ///< 0: d_model / n_head
-  float scale = 0.0F;   ///< of the products of queries and keys; 0: 1 / √d_head
+  float scale = 0.0F;   ///< multiplies q · k; 0: 1 / √d_head
   std::optional<RotarySpec> rotary = {};
-  bool bias = false;      ///< of the projections of queries, keys and values
-  bool out_bias = false;  ///< of the output projection
+  bool bias = false;      ///< q_proj, k_proj and v_proj have biases
+  bool out_bias = false;  ///< o_proj has a bias
 
-  /// The same with every 0 replaced by what it stands for.
-  AttentionSpec resolved(Index d_model) const {
-    AttentionSpec spec = *this;
-    if (spec.n_kv_head == 0) spec.n_kv_head = n_head;
-    if (spec.d_head == 0 && n_head > 0) spec.d_head = d_model / n_head;
-    if (spec.scale == 0.0F && spec.d_head > 0) {
-      spec.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.d_head)));
-    }
-    if (spec.rotary && spec.rotary->dim == 0) spec.rotary->dim = spec.d_head;
-    return spec;
-  }
+  /// A copy with every 0 replaced by the value it stands for.
+  KRAIT_API AttentionSpec resolved(Index d_model) const;
 
   KRAIT_API Result<void> validate(Index d_model) const;
   KRAIT_API std::string to_string(Index d_model) const;
-  KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) const;
+  KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights,
+                                                      Bookings& bookings) const;
 
   friend bool operator==(const AttentionSpec&, const AttentionSpec&) = default;
 };
 
-/// Causal self-attention (Vaswani et al. 2017, arXiv:1706.03762) on rows of d_model floats, with
-/// keys and values in the cache of each sequence.
+/// Causal self-attention on rows of d_model floats, with keys and values in the KV cache of each
+/// sequence.
 class Attention final : public Block {
  public:
-  static Result<std::unique_ptr<const Block>> bind(const AttentionSpec& spec,
-                                                   const WeightScope& weights, Plan& plan);
+  KRAIT_API static Result<std::unique_ptr<const Block>> bind(const AttentionSpec& spec,
+                                                             const WeightScope& weights,
+                                                             Bookings& bookings);
 
   void forward(BlockContext& ctx) const noexcept override {
     const Index d_q = spec_.n_head * spec_.d_head;
@@ -91,7 +84,7 @@ class Attention final : public Block {
     ctx.visit(Site::query, q);
     ctx.visit(Site::key, k);
     ctx.visit(Site::value, v);
-    ctx.record(trail_, kv);  // (what a tentative run records serves replay)
+    ctx.record(trail_, kv);  // (records tentative tokens for replay)
     store(ctx, kv);
     zone.next("attention");
     for (const SequenceRows& rows : ctx.sequences) attend(ctx, rows, q);  // into q
@@ -100,7 +93,7 @@ class Attention final : public Block {
     out_proj_.apply(ctx, q, ctx.x);
   }
 
-  // Keys and values of the tokens that are kept, to the cache they may be missing in.
+  // Writes the keys and values of the kept tokens, which the cache of another copy may lack.
   void replay(BlockContext& ctx) const noexcept override {
     store(ctx, ctx.recorded(trail_, 2 * spec_.n_kv_head * spec_.d_head));
   }
@@ -111,7 +104,7 @@ class Attention final : public Block {
   }
 
  private:
-  // Turns every head of every row by its position.
+  // Applies the rotary embedding to every head of every row.
   void rotate(const BlockContext& ctx, MatrixView<float> x) const noexcept {
     if (frequencies_.empty()) return;
     for (const SequenceRows& rows : ctx.sequences) {
@@ -126,7 +119,7 @@ class Attention final : public Block {
     }
   }
 
-  // Appends the rows to the caches of their sequences.
+  // Appends the rows to the KV caches of their sequences.
   void store(const BlockContext& ctx, MatrixView<const float> kv) const noexcept {
     for (const SequenceRows& rows : ctx.sequences) {
       for (Index t = 0; t < rows.count; ++t) {
@@ -135,8 +128,8 @@ class Attention final : public Block {
     }
   }
 
-  // The sequence's rows of q become Σ_j softmax(q·K scale)_j V_j. Threads share the heads of the
-  // cache and blocks of rows, never the keys.
+  // Replaces the sequence's rows of q by Σ_j softmax(q·K scale)_j V_j. Threads share the heads of
+  // the cache and blocks of rows, never the keys.
   void attend(const BlockContext& ctx, const SequenceRows& rows,
               MatrixView<float> q) const noexcept {
     const Index group = spec_.n_head / spec_.n_kv_head;
@@ -148,7 +141,7 @@ class Attention final : public Block {
         ItemCost::of(4 * width * keys, 2 * group * width * keys * std::min(block, rows.count));
     parallel_for(ctx.executor, blocks * spec_.n_kv_head, 1, cost, [&](Range range, int task) {
       for (Index first = range.begin; first < range.end;) {
-        // As many neighbouring heads of one block as the task has: they are read together.
+        // All neighbouring heads of one block that the task has: their keys are read together.
         const Index b = first / spec_.n_kv_head;
         const Index head = first % spec_.n_kv_head;
         const Index heads = std::min(range.end - first, spec_.n_kv_head - head);

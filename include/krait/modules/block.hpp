@@ -12,8 +12,8 @@
 #include <string>
 #include <string_view>
 
+#include "krait/core/bookings.hpp"
 #include "krait/core/executor.hpp"
-#include "krait/core/plan.hpp"
 #include "krait/core/scratch.hpp"
 #include "krait/core/tensor_view.hpp"
 #include "krait/kernels/product.hpp"
@@ -28,45 +28,45 @@ struct SequenceRows {
   Index count = 0;                 ///< rows, at least 1
   Index position = 0;              ///< tokens the sequence had consumed before this run
   float* state = nullptr;          ///< the sequence's state block
-  float* const* pages = nullptr;   ///< of the sequence's cache, with room for these rows
-  ActivationHook* hook = nullptr;  ///< sees these rows; may be null
-  Index item = 0;                  ///< of the run, for the hook
-  /// The row of the trail where the first of these is recorded, in a run of which a part may be
-  /// taken back; -1 where nothing is.
+  float* const* pages = nullptr;   ///< pages of the sequence's cache, with room for these rows
+  ActivationHook* hook = nullptr;  ///< called with these rows; may be null
+  Index item = 0;                  ///< index of the run's item, for the hook
+  /// Row of the trail where the first of these rows is recorded; -1 if the item is not tentative.
   Index trail = -1;
 
   std::span<float> slot(StateSlot slot) const noexcept {
     return {state + slot.offset, static_cast<std::size_t>(slot.size)};
   }
 
-  /// The cache's row of row t of these (0 … count - 1).
+  /// The row in the sequence's KV cache that belongs to row t (0 … count - 1).
   std::span<float> cache(CacheSlot slot, Index t) const noexcept {
     return {cache_row(pages, slot, position + t), static_cast<std::size_t>(slot.floats)};
   }
 };
 
-/// Which block of the model runs, for hooks.
+/// Which block of the model is running, for hooks.
 struct BlockPlace {
   Index layer = 0;
   std::string_view path = {};  ///< "layers.3.mixer"
 };
 
-/// What a block sees: the rows of one run. A run holds one token of one sequence (a step), many
-/// tokens of one (a prompt), or tokens of several sequences (a batch); the same code serves all.
+/// What a block gets: the rows of one run. A run has one token of one sequence (a step), many
+/// tokens of one sequence (a prompt), or tokens of several sequences (a batch). Blocks treat all
+/// alike.
 struct BlockContext {
-  MatrixView<float> x;  ///< [rows, d_model]; read, then overwritten with the block's output
+  MatrixView<float> x;  ///< [rows, d_model] the block's input; overwritten with its output
   std::span<const SequenceRows> sequences;  ///< cover all rows, in order
   Executor& executor;
   Scratch& memory;
-  std::span<float> workspace;  ///< of the matrix product that runs; booked by Plan::workspace
-  Scratch* trail = nullptr;    ///< what tentative rows are recorded in; null in runs without any
+  std::span<float> workspace;  ///< for matrix products; booked by Bookings::workspace
+  Scratch* trail = nullptr;    ///< where tentative rows are recorded; null if there are none
   bool has_hooks = false;      ///< whether any of the sequences has a hook
-  bool again = false;          ///< in `Block::replay`: the rows have run before
+  bool again = false;          ///< in `Block::replay`: the same rows ran before
   BlockPlace place{};
-  std::span<float> tasks = {};  ///< memory of all tasks; booked by Plan::task_memory
-  Index task_floats = 0;        ///< of each task
+  std::span<float> tasks = {};  ///< memory of all tasks; booked by Bookings::task_memory
+  Index task_floats = 0;        ///< floats of each task
 
-  /// What matrix products need of it.
+  /// For `Linear::apply`.
   operator ProductContext() const noexcept { return {executor, workspace}; }
 
   /// Booked working memory as a matrix [rows, cols]; rows start on cache lines.
@@ -80,17 +80,18 @@ struct BlockContext {
                          static_cast<std::size_t>(task_floats));
   }
 
-  /// Calls the hooks of the run's sequences with their rows of `values` [rows, width].
+  /// Calls the hook of every sequence that has one with its rows of `values` [rows, width].
   void visit(Site site, MatrixView<float> values) const noexcept {
     if (has_hooks) call_hooks(site, values);
   }
 
-  /// The same for the row of the run's token t in one expert of a mixture.
+  /// The same for the row of one token t (0 … rows - 1) in one expert of a mixture.
   void visit(Site site, std::span<float> row, Index t, Index expert) const noexcept {
     if (has_hooks) call_hook(site, row, t, expert);
   }
 
-  /// Keeps a copy of the tentative rows of `values` [rows, cols] for `Block::replay`.
+  /// Copies the tentative rows of `values` [rows, cols] to the trail, for `Block::replay`. Costs
+  /// one comparison in a run without tentative rows.
   void record(ScratchSlot slot, MatrixView<const float> values) const noexcept {
     if (trail == nullptr) return;
     for (const SequenceRows& rows : sequences) {
@@ -102,7 +103,7 @@ struct BlockContext {
     }
   }
 
-  /// In `Block::replay`, of one sequence: what `record` kept of its rows.
+  /// In `Block::replay`, which has one sequence: the rows that `record` copied.
   MatrixView<const float> recorded(ScratchSlot slot, Index cols) const noexcept {
     return trail_rows(slot, sequences.front(), cols);
   }
@@ -117,22 +118,22 @@ struct BlockContext {
   KRAIT_API void call_hook(Site site, std::span<float> row, Index t, Index expert) const noexcept;
 };
 
-/// A transformation of rows of d_model floats. Immutable once bound; used by several threads.
+/// A transformation of rows of d_model floats. Immutable once bound; several threads use it.
 class KRAIT_API Block {
  public:
   virtual ~Block();
 
-  /// Replaces ctx.x by the block's output and advances the state of every sequence. Must give the
-  /// same result however the tokens of a sequence are cut into runs. Never fails or allocates.
+  /// Replaces ctx.x by the block's output and advances the state of every sequence. The result must
+  /// not depend on how the tokens of a sequence are cut into runs. Never fails or allocates.
   virtual void forward(BlockContext& ctx) const noexcept = 0;
 
-  /// Advances the state of every sequence as `forward` did for the same tokens in a verification,
-  /// to the bit. ctx.x holds the block's inputs; what it holds afterwards does not matter. A block
-  /// that recorded enough (BlockContext::record) does it without matrix products; the others run
-  /// forward again. Only called for blocks that booked state.
+  /// Advances the state as `forward` did when the same tokens were tentative, to the bit; part of
+  /// `Session::keep`. ctx.x has the block's inputs and may be overwritten. A block that recorded
+  /// enough (BlockContext::record) needs no matrix product; by default forward runs again. Called
+  /// only for blocks that booked state or cache.
   virtual void replay(BlockContext& ctx) const noexcept { forward(ctx); }
 
-  /// One line for `describe`: the kind and its sizes.
+  /// One line for `Model::describe`: the kind of block and its sizes.
   virtual std::string description() const = 0;
 };
 

@@ -1,8 +1,8 @@
 #pragma once
 
 /// \file
-/// What a spec of a block offers, so that a new kind of block is one header and one alternative of
-/// BlockSpec (models/spec.hpp).
+/// What every spec of a block can answer. A new kind of block is a header, a source file and one
+/// alternative of BlockSpec (models/spec.hpp).
 
 #include <concepts>
 #include <memory>
@@ -16,27 +16,37 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// Plain data from which a block is made.
+/// Plain data that describes a block.
 template <class Spec>
 concept AnyBlockSpec = std::equality_comparable<Spec> &&
-    requires(const Spec& spec, Index d_model, const WeightScope& weights, Plan& plan) {
-  /// Whether the sizes describe a block; the error names the first that does not.
+    requires(const Spec& spec, Index d_model, const WeightScope& weights, Bookings& bookings) {
+  /// Checks the sizes. Errors: bad_config, naming the first bad one.
   { spec.validate(d_model) } -> std::same_as<Result<void>>;
-  /// The kind and everything that decides what is computed, on one line. Fingerprints of states
-  /// are made of it.
+  /// The kind of block and everything that decides what it computes, on one line. Fingerprints of
+  /// models contain it: changing the text invalidates saved states.
   { spec.to_string(d_model) } -> std::same_as<std::string>;
-  /// Resolves names, checks shapes, books state and scratch.
-  { spec.bind(weights, plan) } -> std::same_as<Result<std::unique_ptr<const Block>>>;
+  /// Finds the block's tensors, checks their shapes, and books state and scratch.
+  { spec.bind(weights, bookings) } -> std::same_as<Result<std::unique_ptr<const Block>>>;
 };
 
-/// Beyond this an extent is a mistake, and products of two extents and an element size could
-/// overflow.
+/// Number of experts, the width of `Site::routing`; 0 for a block without a router. A spec with a
+/// router has a member `n_expert`.
+template <AnyBlockSpec Spec>
+constexpr Index expert_count(const Spec& spec) noexcept {
+  if constexpr (requires { spec.n_expert; }) {
+    return spec.n_expert;
+  } else {
+    return 0;
+  }
+}
+
+/// Larger extents are taken for mistakes. Products of two extents and an element size fit in Index.
 inline constexpr Index largest_extent = Index{1} << 28;
 
-/// Whether the extent is 1 to `largest_extent`; bad_config names it by `what`.
+/// Whether the extent is 1 to `largest_extent`. Errors: bad_config, naming it by `what`.
 KRAIT_API Result<void> check_extent(std::string_view what, Index value);
 
-/// A number as the text of a spec has it: the shortest that gives its value back.
+/// A number for the text of a spec: the shortest decimal that reads back as the same float.
 KRAIT_API std::string spec_number(float value);
 
 /// "[spec] what: expected X, found Y".

@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// Causal depthwise convolution with its state, followed by SiLU.
+/// Causal depthwise convolution over time, followed by SiLU, with its state.
 
 #include "krait/kernels/conv1d.hpp"
 #include "krait/modules/block.hpp"
@@ -10,38 +10,15 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// `conv1d.weight` [channels, 1, d_conv] and `conv1d.bias` [channels] of a Mamba block. The state
-/// is the last d_conv - 1 raw inputs, [d_conv - 1, channels], oldest first: the reference
-/// implementation keeps d_conv columns, of which the oldest is never read.
+/// The convolution of a Mamba block, with `conv1d.weight` [channels, 1, d_conv] and `conv1d.bias`
+/// [channels]. Its state is the last d_conv - 1 raw inputs [d_conv - 1, channels], oldest first.
+/// (The authors' code keeps d_conv of them and never reads the oldest.)
 class CausalConv1d {
  public:
-  static Result<CausalConv1d> bind(const WeightScope& weights, StateSlot state, Index channels,
-                                   Index d_conv, bool has_bias) {
-    CausalConv1d conv;
-    conv.channels_ = channels;
-    conv.d_conv_ = d_conv;
-    conv.state_ = state;
-    // Taps outermost, so that a vector holds one tap of neighbouring channels.
-    KRAIT_ASSIGN_OR_RETURN(
-        const auto weight,
-        weights.derive("weight", {channels, 1, d_conv}, channels * d_conv,
-                       [&](std::span<const float> source, std::span<float> taps) {
-                         for (Index c = 0; c < channels; ++c) {
-                           for (Index k = 0; k < d_conv; ++k) {
-                             taps[static_cast<std::size_t>(k * channels + c)] =
-                                 source[static_cast<std::size_t>(c * d_conv + k)];
-                           }
-                         }
-                       }));
-    conv.weight_ = weight.data();
-    if (has_bias) {
-      KRAIT_ASSIGN_OR_RETURN(const auto bias, weights.get<float>("bias", {channels}));
-      conv.bias_ = bias.data();
-    }
-    return conv;
-  }
+  KRAIT_API static Result<CausalConv1d> bind(const WeightScope& weights, StateSlot state,
+                                             Index channels, Index d_conv, bool has_bias);
 
-  /// About how long one channel takes.
+  /// Estimated cost of one channel.
   static constexpr ItemCost cost(Index tokens) noexcept { return ItemCost::of(0, 50 * tokens); }
 
   /// y = silu(conv(x)) for the channels of `range`, in every sequence; y may be x.

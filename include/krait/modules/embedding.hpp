@@ -20,17 +20,18 @@ struct EmbeddingSpec {
   friend bool operator==(const EmbeddingSpec&, const EmbeddingSpec&) = default;
 };
 
-/// Rows of a matrix [rows, d_model], one per token.
+/// A matrix [rows, d_model] with one row per token.
 class Embedding {
  public:
-  static Result<Embedding> bind(const EmbeddingSpec& spec, const WeightScope& weights, Plan& plan) {
+  static Result<Embedding> bind(const EmbeddingSpec& spec, const WeightScope& weights,
+                                Bookings& bookings) {
     Embedding embedding;
     KRAIT_ASSIGN_OR_RETURN(embedding.matrix_,
-                           Linear::bind(weights, plan, spec.rows(), spec.d_model, false));
+                           Linear::bind(weights, bookings, spec.rows(), spec.d_model, false));
     return embedding;
   }
 
-  /// x[t] = matrix[tokens[t]], widened exactly. Tokens must be below the number of rows.
+  /// x[t] = matrix[tokens[t]] as floats. Tokens must be below the number of rows.
   void lookup(std::span<const Token> tokens, MatrixView<float> x) const noexcept {
     for (std::size_t t = 0; t < tokens.size(); ++t) {
       matrix_.row(tokens[t], x.row(static_cast<Index>(t)));

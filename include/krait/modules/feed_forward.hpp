@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// A feed-forward network of two matrices: what an expert is, and an MLP.
+/// A feed-forward network of two matrices: an expert, or an MLP.
 
 #include <string_view>
 #include <utility>
@@ -19,21 +19,21 @@ constexpr const char* to_string(Activation activation) noexcept {
   return activation == Activation::relu ? "relu" : "silu";
 }
 
-/// y = down(activation(up(x))), or, with a gate, y = down(activation(g) · u) where up gives [g; u]
-/// (Shazeer 2020, arXiv:2002.05202; with SiLU: SwiGLU). Made of bound matrices, so that a stack of
-/// experts in one tensor and experts of their own tensors are the same to it.
+/// y = down(activation(up(x))), or, with a gate, y = down(activation(g) · u) where up(x) = [g; u]
+/// (Shazeer 2020, arXiv:2002.05202; with SiLU: SwiGLU). It takes bound matrices, which may be
+/// slices of a stack of experts or tensors of their own.
 class FeedForward {
  public:
   /// `up` is [d_hidden, d_model], or [2 d_hidden, d_model] with a gate; `down` [d_model, d_hidden].
   FeedForward(Linear up, Linear down, Activation activation)
       : up_(std::move(up)), down_(std::move(down)), activation_(activation) {}
 
-  /// Rows of `up`.
+  /// Number of rows of `up`.
   static constexpr Index up_rows(Index d_hidden, bool is_gated) noexcept {
     return (is_gated ? 2 : 1) * d_hidden;
   }
 
-  /// Binds the two matrices, of those names, in the scope `weights`.
+  /// What `bind` needs: sizes, and the names of the two matrices in the scope `weights`.
   struct Parts {
     Index d_hidden;
     Activation activation;
@@ -42,21 +42,15 @@ class FeedForward {
     std::string_view up;
     std::string_view down;
   };
-  static Result<FeedForward> bind(const Parts& parts, const WeightScope& weights, Plan& plan) {
-    const Index rows = up_rows(parts.d_hidden, parts.gated);
-    KRAIT_ASSIGN_OR_RETURN(
-        auto up, Linear::bind(weights.scope(parts.up), plan, rows, plan.d_model(), parts.bias));
-    KRAIT_ASSIGN_OR_RETURN(auto down, Linear::bind(weights.scope(parts.down), plan, plan.d_model(),
-                                                   parts.d_hidden, parts.bias));
-    return FeedForward(std::move(up), std::move(down), parts.activation);
-  }
+  KRAIT_API static Result<FeedForward> bind(const Parts& parts, const WeightScope& weights,
+                                            Bookings& bookings);
 
   Index d_hidden() const noexcept { return down_.in(); }
   Index d_up() const noexcept { return up_.out(); }
   bool is_gated() const noexcept { return d_up() == 2 * d_hidden(); }
 
-  /// x [rows, d_model] to y [rows, d_model], which may not overlap; hidden [rows, d_up]
-  /// is working memory. `visit` is called with the rows [rows, d_hidden] between the two matrices.
+  /// From x [rows, d_model] to y [rows, d_model], which must not overlap; hidden [rows, d_up] is
+  /// working memory. Calls `visit` with the activations [rows, d_hidden] in front of `down`.
   template <class Visit>
   void apply(const ProductContext& ctx, MatrixView<const float> x, MatrixView<float> hidden,
              MatrixView<float> y, Visit&& visit) const noexcept {
@@ -71,7 +65,7 @@ class FeedForward {
   }
 
  private:
-  static constexpr Index row_block = 8;  // fewer rows are done before another thread would begin
+  static constexpr Index row_block = 8;  // threads share the rows in such blocks
 
   void activate(std::span<const float> hidden, std::span<float> active) const noexcept {
     const std::span<const float> g = hidden.first(active.size());

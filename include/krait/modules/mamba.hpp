@@ -8,16 +8,13 @@
 ///
 ///   T        tokens of this run        d_model  width of the residual stream
 ///   d_inner  channels (d)              d_state  states of a channel (n)
-///   u        scan input                dt_rank  width from which the time steps dt are projected
+///   u        scan input                dt_rank  rank of the projection to the time steps dt
 ///   z        gate branch               h        recurrent state
 
 #include <memory>
-#include <numbers>
 #include <string>
-#include <vector>
 
 #include "krait/core/profile.hpp"
-#include "krait/kernels/elementwise.hpp"
 #include "krait/kernels/norm.hpp"
 #include "krait/kernels/selective_scan.hpp"
 #include "krait/modules/block.hpp"
@@ -37,11 +34,11 @@ struct MambaSpec {
   Index dt_rank = 0;      ///< 0: ⌈d_model / 16⌉
   bool conv_bias = true;  ///< conv1d.bias exists
   bool bias = false;      ///< in_proj.bias and out_proj.bias exist
-  /// Of root-mean-square norms without weights that dt, B and C go through behind x_proj
-  /// (Falcon-Mamba, arXiv:2410.05355, section 2.1); negative: none.
+  /// Epsilon of the weightless RMSNorm of dt, B and C after x_proj (Falcon-Mamba, arXiv:2410.05355,
+  /// section 2.1); below 0: none.
   float inner_norm_eps = -1.0F;
 
-  /// The same with every 0 replaced by what it stands for.
+  /// A copy with every 0 replaced by the size it stands for.
   MambaSpec resolved(Index d_model) const noexcept {
     MambaSpec spec = *this;
     if (spec.d_inner == 0) spec.d_inner = expand * d_model;
@@ -49,27 +46,10 @@ struct MambaSpec {
     return spec;
   }
 
-  Result<void> validate(Index d_model) const {
-    KRAIT_RETURN_IF_ERROR(check_extent("expand", expand));
-    const MambaSpec spec = resolved(d_model);
-    KRAIT_RETURN_IF_ERROR(check_extent("d_state", spec.d_state));
-    KRAIT_RETURN_IF_ERROR(check_extent("d_conv", spec.d_conv));
-    KRAIT_RETURN_IF_ERROR(check_extent("d_inner", spec.d_inner));
-    KRAIT_RETURN_IF_ERROR(check_extent("dt_rank", spec.dt_rank));
-    KRAIT_RETURN_IF_ERROR(check_extent("d_conv · d_inner", spec.d_conv * spec.d_inner));
-    return check_extent("d_state · d_inner", spec.d_state * spec.d_inner);
-  }
-
-  std::string to_string(Index d_model) const {
-    const MambaSpec spec = resolved(d_model);
-    return "Mamba d_inner " + std::to_string(spec.d_inner) + " d_state " +
-           std::to_string(spec.d_state) + " d_conv " + std::to_string(spec.d_conv) + " dt_rank " +
-           std::to_string(spec.dt_rank) + (conv_bias ? "" : " no-conv-bias") +
-           (bias ? " bias" : "") +
-           (inner_norm_eps < 0.0F ? "" : " inner-norm " + spec_number(inner_norm_eps));
-  }
-
-  Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) const;
+  KRAIT_API Result<void> validate(Index d_model) const;
+  KRAIT_API std::string to_string(Index d_model) const;
+  KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights,
+                                                      Bookings& bookings) const;
 
   friend bool operator==(const MambaSpec&, const MambaSpec&) = default;
 };
@@ -77,8 +57,9 @@ struct MambaSpec {
 /// A selective state-space block on rows of d_model floats.
 class Mamba final : public Block {
  public:
-  static Result<std::unique_ptr<const Block>> bind(const MambaSpec& spec,
-                                                   const WeightScope& weights, Plan& plan);
+  KRAIT_API static Result<std::unique_ptr<const Block>> bind(const MambaSpec& spec,
+                                                             const WeightScope& weights,
+                                                             Bookings& bookings);
 
   void forward(BlockContext& ctx) const noexcept override {
     const auto [d_inner, d_state, dt_rank] = sizes_;
@@ -93,7 +74,7 @@ class Mamba final : public Block {
     profile::Zone zone("in_proj");
     in_proj_.apply(ctx, ctx.x, xz);  // [u; z] = in_proj(x)
     zone.next("conv1d");
-    ctx.record(trail_.u, u);  // (what a verification records serves replay)
+    ctx.record(trail_.u, u);  // (records tentative tokens for replay)
     parallel_for(ctx.executor, d_inner, channel_block, CausalConv1d::cost(u.rows),
                  [&](Range channels) {
                    conv1d_.apply(ctx.sequences, u, u, channels);  // u = silu(conv1d(u))
@@ -119,7 +100,7 @@ class Mamba final : public Block {
     out_proj_.apply(ctx, u, ctx.x);  // x = out_proj(y)
   }
 
-  // The recurrences of forward, from what it recorded: C and z affect its output, not the state.
+  // The recurrences of forward, from what it recorded. C and z change the output, not the state.
   void replay(BlockContext& ctx) const noexcept override {
     const auto [d_inner, d_state, dt_rank] = sizes_;
     const auto raw = ctx.recorded(trail_.u, d_inner);          // [T, d_inner]
@@ -138,8 +119,7 @@ class Mamba final : public Block {
   }
 
  private:
-  // Channels that are split between threads: four blocks of the scan, a cache line of 16 floats
-  // each.
+  // Threads share the channels in blocks of this many: four cache lines of floats.
   static constexpr Index channel_block = 64;
 
   struct Sizes {
@@ -148,7 +128,7 @@ class Mamba final : public Block {
     Index dt_rank;
   };
 
-  // About how long one channel's scan takes.
+  // Estimated cost of one channel's scan.
   ItemCost scan_cost(Index tokens) const noexcept {
     return ItemCost::of(0, tokens * (16 * sizes_.d_state + 64));
   }
@@ -200,63 +180,6 @@ class Mamba final : public Block {
     ScratchSlot u, dt_raw, B;  // u before the convolution
   } trail_;
 };
-
-inline Result<std::unique_ptr<const Block>> Mamba::bind(const MambaSpec& unresolved,
-                                                        const WeightScope& weights, Plan& plan) {
-  const Index d_model = plan.d_model();
-  const MambaSpec spec = unresolved.resolved(d_model);
-  const Index d_inner = spec.d_inner;
-  const Index d_state = spec.d_state;
-  const Index dt_rank = spec.dt_rank;
-  auto block = std::make_unique<Mamba>();
-  block->sizes_ = {d_inner, d_state, dt_rank};
-  block->inner_norm_eps_ = spec.inner_norm_eps;
-
-  KRAIT_ASSIGN_OR_RETURN(block->in_proj_, Linear::bind(weights.scope("in_proj"), plan, 2 * d_inner,
-                                                       d_model, spec.bias));
-  const StateSlot conv_state = plan.state(weights.path("conv_state"), {spec.d_conv - 1, d_inner});
-  KRAIT_ASSIGN_OR_RETURN(block->conv1d_, CausalConv1d::bind(weights.scope("conv1d"), conv_state,
-                                                            d_inner, spec.d_conv, spec.conv_bias));
-  KRAIT_ASSIGN_OR_RETURN(block->x_proj_, Linear::bind(weights.scope("x_proj"), plan,
-                                                      dt_rank + 2 * d_state, d_inner, false));
-  KRAIT_ASSIGN_OR_RETURN(block->dt_proj_,
-                         Linear::bind(weights.scope("dt_proj"), plan, d_inner, dt_rank, true));
-  KRAIT_ASSIGN_OR_RETURN(
-      block->out_proj_, Linear::bind(weights.scope("out_proj"), plan, d_model, d_inner, spec.bias));
-
-  // A = -exp(A_log) log2(e), in f32: rounding it to fewer bits would change every decay.
-  KRAIT_ASSIGN_OR_RETURN(
-      const auto A,
-      weights.derive("A_log", {d_inner, d_state}, kernels::scan_size(d_inner, d_state),
-                     [&](std::span<const float> A_log, std::span<float> A_blocks) {
-                       std::vector<float> exp_A(A_log.size());
-                       kernels::exp(A_log, exp_A);
-                       for (Index d = 0; d < d_inner; ++d) {
-                         for (Index n = 0; n < d_state; ++n) {
-                           A_blocks[static_cast<std::size_t>(kernels::scan_offset(d, n, d_state))] =
-                               -std::numbers::log2e_v<float> *
-                               exp_A[static_cast<std::size_t>(d * d_state + n)];
-                         }
-                       }
-                     }));
-  block->A_ = A.data();
-  KRAIT_ASSIGN_OR_RETURN(const auto D, weights.get<float>("D", {d_inner}));
-  block->D_ = D.data();
-
-  block->ssm_state_ = plan.state(
-      weights.path("ssm_state"),
-      {round_up(d_inner, kernels::scan_block) / kernels::scan_block, d_state, kernels::scan_block});
-  block->xz_ = plan.scratch(2 * d_inner);
-  block->dBC_ = plan.scratch(dt_rank + 2 * d_state);
-  block->dt_raw_ = plan.scratch(d_inner);
-  block->trail_ = {plan.trail(d_inner), plan.trail(d_inner), plan.trail(d_state)};
-  return std::unique_ptr<const Block>(std::move(block));
-}
-
-inline Result<std::unique_ptr<const Block>> MambaSpec::bind(const WeightScope& weights,
-                                                            Plan& plan) const {
-  return Mamba::bind(*this, weights, plan);
-}
 
 }  // namespace v0_1
 }  // namespace krait

@@ -8,15 +8,12 @@
 ///
 ///   T         tokens of this run       d_ssm     channels of the recurrence: n_head · head_dim
 ///   n_head    heads (h)                d_inner   all channels: d_ssm and those of the MLP
-///   head_dim  channels of a head (p)   n_group   heads of a group share B and C
-///   d_state   states of a channel (n)  dBC       x, B and C together: d_ssm + 2 · n_group ·
-///   d_state
+///   head_dim  channels of a head (p)   n_group   groups of heads that share B and C
+///   d_state   states of a channel (n)  xBC       x, B and C: d_ssm + 2 · n_group · d_state
 
 #include <limits>
 #include <memory>
-#include <numbers>
 #include <string>
-#include <vector>
 
 #include "krait/core/profile.hpp"
 #include "krait/kernels/elementwise.hpp"
@@ -30,7 +27,7 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// Where the norm of the recurrence's output stands; its statistics are those of a group.
+/// Where the RMSNorm of the recurrence's output y stands. Each group is normalised on its own.
 enum class GatedNorm {
   none,         ///< y · silu(z)
   after_gate,   ///< norm(y · silu(z))
@@ -55,7 +52,7 @@ struct Mamba2Spec {
   float dt_min = 0.0F;  ///< time steps are clamped to [dt_min, dt_max]
   float dt_max = std::numeric_limits<float>::infinity();
 
-  /// The same with every 0 replaced by what it stands for.
+  /// A copy with every 0 replaced by the size it stands for.
   Mamba2Spec resolved(Index d_model) const noexcept {
     Mamba2Spec spec = *this;
     if (spec.d_inner == 0) spec.d_inner = expand * d_model;
@@ -63,65 +60,16 @@ struct Mamba2Spec {
     return spec;
   }
 
-  /// Of a resolved spec.
+  /// Derived sizes. Call them on a resolved spec.
   Index n_head() const noexcept { return d_ssm / head_dim; }
   Index d_mlp() const noexcept { return d_inner - d_ssm; }
   Index conv_dim() const noexcept { return d_ssm + 2 * n_group * d_state; }
   Index in_proj_rows() const noexcept { return 2 * d_mlp() + d_ssm + conv_dim() + n_head(); }
 
-  Result<void> validate(Index d_model) const {
-    KRAIT_RETURN_IF_ERROR(check_extent("expand", expand));
-    const Mamba2Spec spec = resolved(d_model);
-    KRAIT_RETURN_IF_ERROR(check_extent("d_state", spec.d_state));
-    KRAIT_RETURN_IF_ERROR(check_extent("d_conv", spec.d_conv));
-    KRAIT_RETURN_IF_ERROR(check_extent("d_inner", spec.d_inner));
-    KRAIT_RETURN_IF_ERROR(check_extent("d_ssm", spec.d_ssm));
-    KRAIT_RETURN_IF_ERROR(check_extent("head_dim", spec.head_dim));
-    KRAIT_RETURN_IF_ERROR(check_extent("n_group", spec.n_group));
-    if (spec.d_ssm > spec.d_inner) {
-      return bad_spec("d_ssm", "at most d_inner (" + std::to_string(spec.d_inner) + ")",
-                      std::to_string(spec.d_ssm));
-    }
-    if (spec.d_ssm % spec.head_dim != 0) {
-      return bad_spec("head_dim", "a divisor of d_ssm (" + std::to_string(spec.d_ssm) + ")",
-                      std::to_string(spec.head_dim));
-    }
-    if (spec.n_head() % spec.n_group != 0) {
-      return bad_spec("n_group",
-                      "a divisor of the number of heads (" + std::to_string(spec.n_head()) + ")",
-                      std::to_string(spec.n_group));
-    }
-    KRAIT_RETURN_IF_ERROR(check_extent("n_group · d_state", spec.n_group * spec.d_state));
-    KRAIT_RETURN_IF_ERROR(check_extent("d_ssm · d_state", spec.d_ssm * spec.d_state));
-    KRAIT_RETURN_IF_ERROR(check_extent("d_conv · channels", spec.d_conv * spec.conv_dim()));
-    if (!(spec.norm_eps >= 0.0F)) {
-      return bad_spec("norm_eps", "a number of at least 0", spec_number(spec.norm_eps));
-    }
-    if (!(spec.dt_min >= 0.0F && spec.dt_min <= spec.dt_max)) {
-      return bad_spec("dt limits", "0 <= lower <= upper",
-                      spec_number(spec.dt_min) + " and " + spec_number(spec.dt_max));
-    }
-    return {};
-  }
-
-  std::string to_string(Index d_model) const {
-    const Mamba2Spec spec = resolved(d_model);
-    std::string text = "Mamba2 d_inner " + std::to_string(spec.d_inner) + " n_head " +
-                       std::to_string(spec.n_head()) + " head_dim " +
-                       std::to_string(spec.head_dim) + " d_state " + std::to_string(spec.d_state) +
-                       " n_group " + std::to_string(spec.n_group) + " d_conv " +
-                       std::to_string(spec.d_conv);
-    if (spec.d_mlp() > 0) text += " d_mlp " + std::to_string(spec.d_mlp());
-    text += norm == GatedNorm::none ? " no-norm" : " norm-eps " + spec_number(norm_eps);
-    if (norm == GatedNorm::before_gate) text += " before-gate";
-    if (dt_min > 0.0F || dt_max < std::numeric_limits<float>::infinity()) {
-      text += " dt " + spec_number(dt_min) + " to " + spec_number(dt_max);
-    }
-    return text + (D_per_channel ? " D-per-channel" : "") + (conv_bias ? "" : " no-conv-bias") +
-           (bias ? " bias" : "");
-  }
-
-  Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) const;
+  KRAIT_API Result<void> validate(Index d_model) const;
+  KRAIT_API std::string to_string(Index d_model) const;
+  KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights,
+                                                      Bookings& bookings) const;
 
   friend bool operator==(const Mamba2Spec&, const Mamba2Spec&) = default;
 };
@@ -129,8 +77,9 @@ struct Mamba2Spec {
 /// A state-space block with one decay per head, on rows of d_model floats.
 class Mamba2 final : public Block {
  public:
-  static Result<std::unique_ptr<const Block>> bind(const Mamba2Spec& spec,
-                                                   const WeightScope& weights, Plan& plan);
+  KRAIT_API static Result<std::unique_ptr<const Block>> bind(const Mamba2Spec& spec,
+                                                             const WeightScope& weights,
+                                                             Bookings& bookings);
 
   void forward(BlockContext& ctx) const noexcept override {
     const Index d_mlp = spec_.d_mlp();
@@ -147,7 +96,7 @@ class Mamba2 final : public Block {
     profile::Zone zone("in_proj");
     in_proj_.apply(ctx, ctx.x, parts);  // [z0; x0; z; x; B; C; dt] = in_proj(x)
     zone.next("conv1d");
-    ctx.record(trail_.xBC, xBC);  // (what a verification records serves replay)
+    ctx.record(trail_.xBC, xBC);  // (records tentative tokens for replay)
     ctx.record(trail_.dt_raw, dt_raw);
     convolve(ctx, xBC, xBC);  // [x; B; C] = silu(conv1d([x; B; C]))
     const Index d_B = spec_.n_group * spec_.d_state;
@@ -171,7 +120,7 @@ class Mamba2 final : public Block {
     out_proj_.apply(ctx, out, ctx.x);  // x = out_proj([silu(z0) x0; y])
   }
 
-  // The recurrences of forward, from what it recorded: C and z affect its output, not the state.
+  // The recurrences of forward, from what it recorded. C and z change the output, not the state.
   void replay(BlockContext& ctx) const noexcept override {
     const auto xBC = ctx.scratch(parts_, spec_.conv_dim());
     convolve(ctx, ctx.recorded(trail_.xBC, spec_.conv_dim()), xBC);
@@ -185,8 +134,8 @@ class Mamba2 final : public Block {
   }
 
  private:
-  static constexpr Index channel_block = 64;  // of the convolution, split between threads
-  static constexpr Index row_block = 4;       // fewer rows are done before a thread would begin
+  static constexpr Index channel_block = 64;  // threads share the convolution in such blocks
+  static constexpr Index row_block = 4;       // and the gate's rows in these
 
   void convolve(const BlockContext& ctx, MatrixView<const float> raw,
                 MatrixView<float> xBC) const noexcept {
@@ -261,53 +210,6 @@ class Mamba2 final : public Block {
     ScratchSlot xBC, dt_raw;  // xBC before the convolution
   } trail_;
 };
-
-inline Result<std::unique_ptr<const Block>> Mamba2::bind(const Mamba2Spec& unresolved,
-                                                         const WeightScope& weights, Plan& plan) {
-  const Index d_model = plan.d_model();
-  auto block = std::make_unique<Mamba2>();
-  const Mamba2Spec& spec = block->spec_ = unresolved.resolved(d_model);
-  const Index n_head = spec.n_head();
-  const Index conv_dim = spec.conv_dim();
-
-  KRAIT_ASSIGN_OR_RETURN(block->in_proj_, Linear::bind(weights.scope("in_proj"), plan,
-                                                       spec.in_proj_rows(), d_model, spec.bias));
-  const StateSlot conv_state = plan.state(weights.path("conv_state"), {spec.d_conv - 1, conv_dim});
-  KRAIT_ASSIGN_OR_RETURN(block->conv1d_, CausalConv1d::bind(weights.scope("conv1d"), conv_state,
-                                                            conv_dim, spec.d_conv, spec.conv_bias));
-  // A = -exp(A_log) log2(e), in f32: rounding it to fewer bits would change every decay.
-  KRAIT_ASSIGN_OR_RETURN(const auto A,
-                         weights.derive("A_log", {n_head}, n_head,
-                                        [](std::span<const float> A_log, std::span<float> result) {
-                                          kernels::exp(A_log, result);
-                                          for (float& a : result)
-                                            a *= -std::numbers::log2e_v<float>;
-                                        }));
-  block->A_ = A.data();
-  const Index d_D = spec.D_per_channel ? spec.d_ssm : n_head;
-  KRAIT_ASSIGN_OR_RETURN(const auto D, weights.get<float>("D", {d_D}));
-  block->D_ = D.data();
-  KRAIT_ASSIGN_OR_RETURN(const auto dt_bias, weights.get<float>("dt_bias", {n_head}));
-  block->dt_bias_ = dt_bias.data();
-  if (spec.norm != GatedNorm::none) {
-    KRAIT_ASSIGN_OR_RETURN(const auto weight,
-                           weights.scope("norm").get<float>("weight", {spec.d_ssm}));
-    block->norm_weight_ = weight.data();
-  }
-  KRAIT_ASSIGN_OR_RETURN(block->out_proj_, Linear::bind(weights.scope("out_proj"), plan, d_model,
-                                                        spec.d_inner, spec.bias));
-
-  block->ssm_state_ = plan.state(weights.path("ssm_state"), {n_head, spec.head_dim, spec.d_state});
-  block->parts_ = plan.scratch(spec.in_proj_rows());
-  block->out_ = plan.scratch(spec.d_inner);
-  block->trail_ = {plan.trail(conv_dim), plan.trail(n_head)};
-  return std::unique_ptr<const Block>(std::move(block));
-}
-
-inline Result<std::unique_ptr<const Block>> Mamba2Spec::bind(const WeightScope& weights,
-                                                             Plan& plan) const {
-  return Mamba2::bind(*this, weights, plan);
-}
 
 }  // namespace v0_1
 }  // namespace krait

@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// A feed-forward network that every token goes through.
+/// The MLP block: a feed-forward network for every token.
 
 #include <memory>
 #include <string>
@@ -14,12 +14,12 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// Sizes of a feed-forward block, and the names of its two matrices below its own.
+/// Sizes of an MLP block, and the names of its two matrices.
 struct MlpSpec {
   Index d_hidden = 0;  ///< 0: 4 · d_model
   Activation activation = Activation::silu;
   bool gated = true;  ///< `up` has 2 · d_hidden rows, those of the gate first
-  bool bias = false;  ///< of both matrices
+  bool bias = false;  ///< both matrices have biases
   std::string up = "up_proj";
   std::string down = "down_proj";
 
@@ -29,27 +29,21 @@ struct MlpSpec {
     return spec;
   }
 
-  Result<void> validate(Index d_model) const {
-    return check_extent("d_hidden", resolved(d_model).d_hidden);
-  }
-
-  std::string to_string(Index d_model) const {
-    return "Mlp d_hidden " + std::to_string(resolved(d_model).d_hidden) + ' ' +
-           krait::to_string(activation) + (gated ? " gated" : "") + (bias ? " bias" : "");
-  }
-
-  Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) const;
+  KRAIT_API Result<void> validate(Index d_model) const;
+  KRAIT_API std::string to_string(Index d_model) const;
+  KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights,
+                                                      Bookings& bookings) const;
 
   friend bool operator==(const MlpSpec&, const MlpSpec&) = default;
 };
 
-/// A feed-forward network on rows of d_model floats. Has no state.
+/// An MLP on rows of d_model floats. It has no state.
 class Mlp final : public Block {
  public:
-  Mlp(FeedForward network, Plan& plan)
+  Mlp(FeedForward network, Bookings& bookings)
       : network_(std::move(network)),
-        hidden_(plan.scratch(network_.d_up())),
-        output_(plan.scratch(plan.d_model())) {}
+        hidden_(bookings.scratch(network_.d_up())),
+        output_(bookings.scratch(bookings.d_model())) {}
 
   void forward(BlockContext& ctx) const noexcept override {
     const auto y = ctx.scratch(output_, ctx.x.cols);
@@ -66,19 +60,6 @@ class Mlp final : public Block {
   FeedForward network_;
   ScratchSlot hidden_, output_;
 };
-
-inline Result<std::unique_ptr<const Block>> MlpSpec::bind(const WeightScope& weights,
-                                                          Plan& plan) const {
-  KRAIT_ASSIGN_OR_RETURN(auto network,
-                         FeedForward::bind({.d_hidden = resolved(plan.d_model()).d_hidden,
-                                            .activation = activation,
-                                            .gated = gated,
-                                            .bias = bias,
-                                            .up = up,
-                                            .down = down},
-                                           weights, plan));
-  return std::unique_ptr<const Block>(std::make_unique<Mlp>(std::move(network), plan));
-}
 
 }  // namespace v0_1
 }  // namespace krait

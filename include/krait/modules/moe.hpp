@@ -1,17 +1,15 @@
 #pragma once
 
 /// \file
-/// A mixture of experts: every token goes through the few feed-forward networks that a router
-/// chooses for it.
+/// The mixture-of-experts block: a router sends every token to a few of many feed-forward networks.
 ///
 /// Papers  Fedus et al. 2021, "Switch Transformers", arXiv:2101.03961, section 2.1; Pióro et al.
 ///         2024, "MoE-Mamba", arXiv:2401.04081, section 3.
 ///
-///   T        tokens of this run     n_expert  networks to choose from (e)
-///   top_k    experts per token      d_expert  their hidden width
+///   T        tokens of this run     n_expert  number of experts (e)
+///   top_k    experts per token      d_expert  hidden width of an expert
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <string>
 #include <utility>
@@ -27,19 +25,19 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// How tokens are sent to experts. See `kernels::route`. There is no capacity limit: at inference
-/// no token is dropped.
+/// How tokens are sent to experts; see `kernels::route`. There is no capacity limit: no token is
+/// dropped.
 struct RouterSpec {
   kernels::RouterScore score = kernels::RouterScore::softmax;
   bool bias = false;            ///< router.bias exists
   bool selection_bias = false;  ///< router.e_score_correction_bias exists
-  bool normalize = false;       ///< gates of a token are made to add up to 1
-  float scale = 1.0F;           ///< of all gates
+  bool normalize = false;       ///< divides a token's gates by their sum
+  float scale = 1.0F;           ///< multiplies all gates
 
   friend bool operator==(const RouterSpec&, const RouterSpec&) = default;
 };
 
-/// Where a checkpoint has the parts of a mixture of experts, below the block's own name.
+/// Names of the block's tensors in a checkpoint.
 struct MoeNames {
   std::string router = "router";
   /// Empty: the experts are stacked, `up` [n_expert, …] and `down` [n_expert, …]. Otherwise expert
@@ -52,7 +50,7 @@ struct MoeNames {
   friend bool operator==(const MoeNames&, const MoeNames&) = default;
 };
 
-/// More experts than this in one mixture are a mistake: every one is an object of its own.
+/// More experts in one mixture are taken for a mistake: each is an object.
 inline constexpr Index most_experts = 4096;
 
 /// Sizes of a mixture of experts; the defaults are those of MoE-Mamba.
@@ -63,8 +61,8 @@ struct MoeSpec {
   RouterSpec router = {};
   Activation activation = Activation::relu;
   bool gated = false;  ///< experts have a gate: `up` has 2 · d_expert rows, those of the gate first
-  Index d_shared = 0;  ///< width of an expert that every token goes through; 0: none
-  bool bias = false;   ///< experts' matrices have biases; only where they are not stacked
+  Index d_shared = 0;  ///< hidden width of the shared expert, which gets every token; 0: none
+  bool bias = false;   ///< the experts' matrices have biases; only for experts with own tensors
   MoeNames names = {};
 
   MoeSpec resolved(Index d_model) const {
@@ -73,57 +71,20 @@ struct MoeSpec {
     return spec;
   }
 
-  Result<void> validate(Index d_model) const {
-    if (n_expert < 1 || n_expert > most_experts) {
-      return bad_spec("n_expert", "1 to " + std::to_string(most_experts), std::to_string(n_expert));
-    }
-    KRAIT_RETURN_IF_ERROR(check_extent("d_expert", resolved(d_model).d_expert));
-    if (top_k < 1 || top_k > n_expert) {
-      return bad_spec("top_k", "1 to n_expert (" + std::to_string(n_expert) + ")",
-                      std::to_string(top_k));
-    }
-    if (!Shape::make(std::vector<Index>{8, n_expert, resolved(d_model).d_expert, d_model})) {
-      return bad_spec("d_expert", "experts that fit into memory",
-                      std::to_string(resolved(d_model).d_expert));
-    }
-    if (d_shared != 0) KRAIT_RETURN_IF_ERROR(check_extent("d_shared", d_shared));
-    if (!(router.scale > 0.0F) || router.scale > 1e30F) {
-      return bad_spec("router scale", "a positive number", spec_number(router.scale));
-    }
-    if (bias && names.experts.empty()) {
-      return bad_spec("bias", "experts of their own tensors", "stacked ones");
-    }
-    return {};
-  }
-
-  std::string to_string(Index d_model) const {
-    using kernels::RouterScore;
-    std::string text = "Moe n_expert " + std::to_string(n_expert) + " top_k " +
-                       std::to_string(top_k) + " d_expert " +
-                       std::to_string(resolved(d_model).d_expert) + ' ' +
-                       krait::to_string(activation) + (gated ? " gated" : "");
-    text += router.score == RouterScore::softmax             ? " softmax"
-            : router.score == RouterScore::softmax_of_chosen ? " softmax-of-chosen"
-                                                             : " sigmoid";
-    if (router.bias) text += " router-bias";
-    if (router.selection_bias) text += " selection-bias";
-    if (router.normalize) text += " normalized";
-    if (router.scale != 1.0F) text += " scale " + spec_number(router.scale);
-    if (d_shared != 0) text += " d_shared " + std::to_string(d_shared);
-    if (bias) text += " bias";
-    return text;
-  }
-
-  Result<std::unique_ptr<const Block>> bind(const WeightScope& weights, Plan& plan) const;
+  KRAIT_API Result<void> validate(Index d_model) const;
+  KRAIT_API std::string to_string(Index d_model) const;
+  KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights,
+                                                      Bookings& bookings) const;
 
   friend bool operator==(const MoeSpec&, const MoeSpec&) = default;
 };
 
-/// A mixture of experts on rows of d_model floats. Has no state.
+/// A mixture of experts on rows of d_model floats. It has no state.
 class Moe final : public Block {
  public:
-  static Result<std::unique_ptr<const Block>> bind(const MoeSpec& spec, const WeightScope& weights,
-                                                   Plan& plan);
+  KRAIT_API static Result<std::unique_ptr<const Block>> bind(const MoeSpec& spec,
+                                                             const WeightScope& weights,
+                                                             Bookings& bookings);
 
   void forward(BlockContext& ctx) const noexcept override {
     const MatrixView<const float> x = ctx.x;                 // [T, d_model]
@@ -134,7 +95,7 @@ class Moe final : public Block {
     zone.next("experts");
     for (Index t = 0; t < y.rows; ++t) std::ranges::fill(y.row(t), 0.0F);
     for (Index e = 0; e < spec_.n_expert; ++e) {
-      // y += gate · expert(x), of the tokens that were sent to it
+      // y += gate · expert(x) for the tokens that were sent to the expert
       const auto input = gather(ctx, gates, e);
       if (input.rows == 0) continue;
       const auto is_sent = [&](Index t) { return gates(t, e) != 0.0F; };
@@ -148,7 +109,7 @@ class Moe final : public Block {
       zone.next("shared");
       const auto all = [](Index) { return true; };
       MatrixView<const float> input = x;
-      if (ctx.has_hooks) {  // which may change what this expert sees, not what the others saw
+      if (ctx.has_hooks) {  // a hook may change this expert's input, but not x
         const auto copy = ctx.scratch(input_, x.cols);
         copy_rows(ctx, x, copy);
         visit(ctx, Site::expert, copy, all, spec_.n_expert);
@@ -169,16 +130,6 @@ class Moe final : public Block {
   }
 
  private:
-  // A router that is not of numbers would send tokens anywhere. `width` values are of one expert.
-  static Result<void> check_finite(const std::string& name, std::span<const float> values,
-                                   Index width) {
-    const auto odd = std::ranges::find_if_not(values, [](float w) { return std::isfinite(w); });
-    if (odd == values.end()) return {};
-    return Error{ErrorCode::bad_format, "[build] " + name + ": expected finite numbers, found " +
-                                            spec_number(*odd) + " (expert " +
-                                            std::to_string((odd - values.begin()) / width) + ")"};
-  }
-
   void route(const BlockContext& ctx, MatrixView<float> gates) const noexcept {
     router_.apply(ctx, ctx.x, gates);
     const auto cost = ItemCost::of(0, 100 * gates.cols);
@@ -195,7 +146,7 @@ class Moe final : public Block {
     ctx.visit(Site::routing, gates);
   }
 
-  // Shows hooks the rows of an expert, one for each token that `is_sent` to it.
+  // Calls the hooks with the rows of an expert, one for each token that `is_sent` to it.
   template <class IsSent>
   static void visit(const BlockContext& ctx, Site site, MatrixView<float> rows,
                     const IsSent& is_sent, Index expert) noexcept {
@@ -206,7 +157,7 @@ class Moe final : public Block {
     }
   }
 
-  // The rows that were sent to expert e, one after another.
+  // The rows of the tokens that were sent to expert e, one after another.
   MatrixView<float> gather(const BlockContext& ctx, MatrixView<const float> gates,
                            Index e) const noexcept {
     const MatrixView<float> input = ctx.scratch(input_, ctx.x.cols);
@@ -227,8 +178,8 @@ class Moe final : public Block {
     return output;
   }
 
-  // The expert's output back to the rows it is of. Experts come in ascending order, so that every
-  // row's sum has one order, whatever else is in the run.
+  // Adds the expert's output to the rows of its tokens. Experts come in ascending order, so that a
+  // row's sum does not depend on the other rows of the run.
   static void scatter(const BlockContext& ctx, MatrixView<const float> gates, Index e,
                       MatrixView<const float> output, MatrixView<float> y) noexcept {
     const auto add = [&](Range cols) {
@@ -256,74 +207,6 @@ class Moe final : public Block {
   std::vector<FeedForward> shared_;  // none or one
   ScratchSlot gates_, input_, hidden_, output_, y_;
 };
-
-inline Result<std::unique_ptr<const Block>> Moe::bind(const MoeSpec& unresolved,
-                                                      const WeightScope& weights, Plan& plan) {
-  const Index d_model = plan.d_model();
-  auto block = std::make_unique<Moe>();
-  const MoeSpec& spec = block->spec_ = unresolved.resolved(d_model);
-  const MoeNames& names = spec.names;
-  const Index d_up = FeedForward::up_rows(spec.d_expert, spec.gated);
-
-  // Rounding a router's weights to fewer bits would send tokens elsewhere: they stay in f32.
-  const WeightScope router = weights.scope(names.router);
-  KRAIT_ASSIGN_OR_RETURN(const auto W, router.get<float>("weight", {spec.n_expert, d_model}));
-  KRAIT_RETURN_IF_ERROR(check_finite(router.name("weight"), W, d_model));
-  const float* bias = nullptr;
-  if (spec.router.bias) {
-    KRAIT_ASSIGN_OR_RETURN(const auto values, router.get<float>("bias", {spec.n_expert}));
-    KRAIT_RETURN_IF_ERROR(check_finite(router.name("bias"), values, 1));
-    bias = values.data();
-  }
-  block->router_ = Linear({W.data(), DType::f32, spec.n_expert, d_model}, bias, plan);
-  if (spec.router.selection_bias) {
-    KRAIT_ASSIGN_OR_RETURN(const auto values,
-                           router.get<float>("e_score_correction_bias", {spec.n_expert}));
-    KRAIT_RETURN_IF_ERROR(check_finite(router.name("e_score_correction_bias"), values, 1));
-    block->selection_bias_ = values.data();
-  }
-
-  const WeightScope chosen = weights.active(spec.top_k, spec.n_expert);
-  if (names.experts.empty()) {
-    KRAIT_ASSIGN_OR_RETURN(
-        auto up, Linear::bind_stack(chosen.scope(names.up), plan, spec.n_expert, d_up, d_model));
-    KRAIT_ASSIGN_OR_RETURN(auto down, Linear::bind_stack(chosen.scope(names.down), plan,
-                                                         spec.n_expert, d_model, spec.d_expert));
-    for (std::size_t e = 0; e < up.size(); ++e) {
-      block->experts_.emplace_back(std::move(up[e]), std::move(down[e]), spec.activation);
-    }
-  }
-  FeedForward::Parts parts{.d_hidden = spec.d_expert,
-                           .activation = spec.activation,
-                           .gated = spec.gated,
-                           .bias = spec.bias,
-                           .up = names.up,
-                           .down = names.down};
-  for (Index e = 0; !names.experts.empty() && e < spec.n_expert; ++e) {
-    KRAIT_ASSIGN_OR_RETURN(auto expert,
-                           FeedForward::bind(parts, chosen.scope(names.experts, e), plan));
-    block->experts_.push_back(std::move(expert));
-  }
-  if (spec.d_shared != 0) {
-    parts.d_hidden = spec.d_shared;
-    KRAIT_ASSIGN_OR_RETURN(auto shared,
-                           FeedForward::bind(parts, weights.scope(names.shared), plan));
-    block->shared_.push_back(std::move(shared));
-  }
-
-  block->gates_ = plan.scratch(spec.n_expert);
-  block->input_ = plan.scratch(d_model);
-  block->hidden_ =
-      plan.scratch(FeedForward::up_rows(std::max(spec.d_expert, spec.d_shared), spec.gated));
-  block->output_ = plan.scratch(d_model);
-  block->y_ = plan.scratch(d_model);
-  return std::unique_ptr<const Block>(std::move(block));
-}
-
-inline Result<std::unique_ptr<const Block>> MoeSpec::bind(const WeightScope& weights,
-                                                          Plan& plan) const {
-  return Moe::bind(*this, weights, plan);
-}
 
 }  // namespace v0_1
 }  // namespace krait

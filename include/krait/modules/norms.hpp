@@ -3,7 +3,6 @@
 /// \file
 /// The norms in front of blocks and of the head.
 
-#include <cstdio>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -28,22 +27,17 @@ struct LayerNormSpec {
 
 using NormSpec = std::variant<RmsNormSpec, LayerNormSpec>;
 
+/// Whether eps is finite and at least 0. Errors: bad_config, naming the norm by `what`.
+KRAIT_API Result<void> validate(std::string_view what, const NormSpec& spec);
+
+/// "RmsNorm eps 1e-05". Fingerprints of models contain it.
+KRAIT_API std::string to_string(const NormSpec& spec);
+
 /// A bound norm over rows of d floats: tensors `<name>.weight` and, for a layer norm,
 /// `<name>.bias`.
 class Norm {
  public:
-  static Result<Norm> bind(const NormSpec& spec, const WeightScope& weights, Index d) {
-    Norm norm;
-    norm.is_rms_ = std::holds_alternative<RmsNormSpec>(spec);
-    norm.eps_ = std::visit([](const auto& s) { return s.eps; }, spec);
-    KRAIT_ASSIGN_OR_RETURN(const auto weight, weights.get<float>("weight", {d}));
-    norm.weight_ = weight.data();
-    if (!norm.is_rms_) {
-      KRAIT_ASSIGN_OR_RETURN(const auto bias, weights.get<float>("bias", {d}));
-      norm.bias_ = bias.data();
-    }
-    return norm;
-  }
+  KRAIT_API static Result<Norm> bind(const NormSpec& spec, const WeightScope& weights, Index d);
 
   /// y = norm(x), row by row; y may be x.
   void apply(MatrixView<const float> x, MatrixView<float> y) const noexcept {
@@ -51,12 +45,7 @@ class Norm {
     is_rms_ ? kernels::rms_norm(args) : kernels::layer_norm(args);
   }
 
-  std::string description() const {
-    char text[48];
-    std::snprintf(text, sizeof text, "%s, eps %g", is_rms_ ? "RmsNorm" : "LayerNorm",
-                  static_cast<double>(eps_));
-    return text;
-  }
+  KRAIT_API std::string description() const;
 
  private:
   bool is_rms_ = true;

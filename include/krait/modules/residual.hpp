@@ -16,14 +16,14 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// Norm, block, and the addition to the residual stream, which stays in f32.
+/// A norm, a block, and the addition to the residual stream, which is f32.
 class Residual {
  public:
-  /// Which stream the block reads: what the block before it left, or, in a layer of parallel
-  /// blocks, the layer's input, which the first of them keeps.
+  /// What the block reads: the residual stream as the block before it left it, or, in a layer of
+  /// parallel blocks, the layer's input. The first block of such a layer saves that input.
   enum class Source { stream, first_of_layer, layer };
 
-  /// Slots of scratch and trail, [rows, d_model] each.
+  /// Slots in scratch and trail, [rows, d_model] each.
   struct Slots {
     ScratchSlot branch;       // the block's input and output
     ScratchSlot layer_input;  // of a layer of parallel blocks
@@ -69,7 +69,7 @@ class Residual {
     ctx.x = h;
   }
 
-  /// Advances the block's state by recorded tokens; ctx.x [rows, d_model] gives their number.
+  /// Advances the block's state by recorded tokens, as many as ctx.x [rows, d_model] has rows.
   void replay(BlockContext& ctx) const noexcept {
     if (!has_state()) return;
     const MatrixView<float> h = ctx.x;
@@ -77,7 +77,7 @@ class Residual {
     ctx.x = ctx.scratch(slots_.branch, h.cols);
     for (Index t = 0; t < h.rows; ++t) std::ranges::copy(input.row(t), ctx.x.row_data(t));
     ctx.place = {layer_, path_};
-    // What a hook changed is not in the record: the block runs again, with the hook.
+    // The trail does not have what a hook changed: the block runs again, with the hook.
     ctx.has_hooks ? block_->forward(ctx) : block_->replay(ctx);
     ctx.x = h;
   }
@@ -86,7 +86,7 @@ class Residual {
   const Block& block() const noexcept { return *block_; }
 
  private:
-  static constexpr Index row_block = 16;  // fewer rows are done before another thread would begin
+  static constexpr Index row_block = 16;  // threads share the rows in such blocks
 
   bool has_state() const noexcept { return slots_.trail.floats_per_token > 0; }
 

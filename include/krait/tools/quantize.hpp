@@ -38,7 +38,7 @@ struct QuantizeSummary {
 /// destination), bad_format (a weight that the form cannot represent, with its place), io_failed,
 /// cancelled.
 Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
-                                            const std::string& destination, const PackedForm& form,
+                                            const std::string& destination, const RowForm& form,
                                             Executor& executor, Progress progress = {});
 
 /// In krait's form of that name: bf16, f16, q8 or q4.

@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// WeightBinder: connects a model with its weights, and keeps what is made of them.
+/// WeightBinder: connects a model with the tensors of a checkpoint, and owns converted copies.
 
 #include <memory>
 #include <optional>
@@ -27,8 +27,8 @@ enum class Placement {
 
 /// What a tensor is to the model.
 enum class TensorRole {
-  matrix,     ///< of a matrix product or an embedding: held in the form the user asked for
-  parameter,  ///< anything else: computed with in f32
+  matrix,     ///< a matrix of a product or an embedding: held in the form the user asked for
+  parameter,  ///< anything else: held in f32
 };
 
 /// One tensor of a bound model.
@@ -40,23 +40,23 @@ struct TensorUse {
   Index bytes = 0;   ///< as held in memory
   Placement placement = Placement::in_place;
   TensorRole role = TensorRole::parameter;
-  double active = 1.0;  ///< the part of it that one token needs: below 1 for experts
-  /// The tensor as held, or the parts of a packed matrix; of a derived one, the file's tensor. Data
-  /// null while planning.
+  double active = 1.0;  ///< share that one token reads on average: below 1 for experts
+  /// The tensor as held, or the parts of a coded matrix; for a derived tensor, the file's. Data is
+  /// null in a plan.
   std::vector<TensorView> parts;
 };
 
-/// One of the tensors that hold a packed matrix.
+/// One of the tensors that hold a coded matrix.
 struct WeightPart {
-  std::string name;  ///< behind the matrix's: "codes"
+  std::string name;  ///< what follows the matrix's name: "codes"
   DType dtype;
   Shape shape;
 };
 
-/// Connects modules with a WeightStore and keeps what they make of its tensors.
+/// Gives modules the tensors of a WeightStore, and owns the copies that are made of them.
 ///
-/// Works in three ways: with a store, to build a model; with a store but `materialize` off, to
-/// learn what building would cost; and without a store, to learn which tensors a model needs.
+/// It works in three ways: with a store, to build a model; with a store and `materialize` off, to
+/// plan one (no weight is read); without a store, to list the tensors that a model needs.
 class KRAIT_API WeightBinder {
  public:
   struct Options {
@@ -64,7 +64,7 @@ class KRAIT_API WeightBinder {
     bool materialize = true;
   };
 
-  /// `store` may be null: every tensor then exists, in f32, without data.
+  /// `store` may be null: then every tensor exists, in f32, without data.
   WeightBinder(const WeightStore* store, Options options)
       : store_(store), options_(std::move(options)) {}
 
@@ -73,13 +73,13 @@ class KRAIT_API WeightBinder {
 
   /// Everything bound so far, in order.
   const std::vector<TensorUse>& uses() const noexcept { return uses_; }
-  /// Blocks made for the model; whoever keeps the model keeps them.
+  /// The copies that were made, which must live as long as the model.
   std::vector<std::shared_ptr<const void>> take_blocks() { return std::move(blocks_); }
 
-  /// Counts a tensor as used, though nothing was made of it.
+  /// Counts a tensor of the store as used, although no module asked for it.
   void ignore(std::string name) { used_names_.push_back(std::move(name)); }
 
-  /// Names in the store that nothing asked for.
+  /// Tensors of the store that nothing asked for.
   std::vector<std::string> unused() const;
 
  private:

@@ -1,14 +1,14 @@
 #pragma once
 
 /// \file
-/// Linear: y = x Wᵀ + b, whatever form W is stored in.
+/// Linear: y = x Wᵀ + b, for every form of W.
 
 #include <memory>
 #include <span>
 #include <utility>
 #include <vector>
 
-#include "krait/core/plan.hpp"
+#include "krait/core/bookings.hpp"
 #include "krait/core/profile.hpp"
 #include "krait/weights/matrix.hpp"
 #include "krait/weights/scope.hpp"
@@ -16,24 +16,25 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// A linear map as modules see it: they never know the form of the weights (weights/form.hpp).
+/// A linear map as modules use it. They do not know the form of the weights (weights/form.hpp).
 class KRAIT_API Linear {
  public:
   Linear() = default;
   explicit Linear(std::shared_ptr<const WeightMatrix> matrix, const float* bias = nullptr)
       : matrix_(std::move(matrix)), bias_(bias) {}
 
-  /// Floats W and bias [out] (may be null) that outlive the map.
-  Linear(const kernels::DenseWeights& W, const float* bias, Plan& plan);
+  /// A matrix of floats W [out, in] and a bias [out] (may be null), which must outlive the map.
+  Linear(const kernels::DenseWeights& W, const float* bias, Bookings& bookings);
 
-  /// Binds `weight` [out, in], and `bias` [out] if there is one, in the scope `weights`, in the
-  /// form that the user asked for, or that the checkpoint has.
-  static Result<Linear> bind(const WeightScope& weights, Plan& plan, Index out, Index in,
+  /// Binds the matrix [out, in] of the scope `weights`, and `bias` [out] if has_bias, in the form
+  /// that the user asked for (by default the one that the checkpoint has).
+  static Result<Linear> bind(const WeightScope& weights, Bookings& bookings, Index out, Index in,
                              bool has_bias);
 
-  /// The `count` matrices of one tensor `weight` [count, out, in], such as the experts of a layer.
-  static Result<std::vector<Linear>> bind_stack(const WeightScope& weights, Plan& plan, Index count,
-                                                Index out, Index in);
+  /// Binds `count` matrices that are stacked in one tensor [count, out, in], such as the experts of
+  /// a layer.
+  static Result<std::vector<Linear>> bind_stack(const WeightScope& weights, Bookings& bookings,
+                                                Index count, Index out, Index in);
 
   Index out() const noexcept { return matrix_->out(); }
   Index in() const noexcept { return matrix_->in(); }
@@ -48,7 +49,7 @@ class KRAIT_API Linear {
   /// Row r of W as floats [in], exactly.
   void row(Index r, std::span<float> out) const noexcept { matrix_->row(r, out); }
 
-  /// The same matrix with that bias [out], which must outlive it.
+  /// The same matrix with another bias [out], which must outlive the map.
   Linear with_bias(const float* bias) const { return Linear(matrix_, bias); }
 
   const WeightMatrix& matrix() const noexcept { return *matrix_; }

@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// WeightMatrix: a matrix that a model multiplies with, whatever form it is held in.
+/// WeightMatrix: a bound weight matrix, in any form.
 
 #include <span>
 
@@ -11,10 +11,10 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// A matrix W [out, in] over tensors that somebody else keeps. Immutable; used by several threads.
+/// A matrix W [out, in] over tensors that the model keeps alive. Immutable; several threads use it.
 class KRAIT_API WeightMatrix {
  public:
-  /// `bytes`: what one product reads of the weights.
+  /// `bytes`: size of the weights, all of which a product reads.
   WeightMatrix(Index out, Index in, Index bytes) noexcept : out_(out), in_(in), bytes_(bytes) {}
   WeightMatrix(const WeightMatrix&) = delete;
   WeightMatrix& operator=(const WeightMatrix&) = delete;
@@ -25,8 +25,8 @@ class KRAIT_API WeightMatrix {
   Index bytes() const noexcept { return bytes_; }
 
   /// y = x Wᵀ + bias for every row of x [tokens, in]; bias [out] may be null, y [tokens, out] does
-  /// not overlap x. Must give the same bits for a token whichever tokens come with it, and for any
-  /// executor. Never fails or allocates; its working memory is what was booked.
+  /// not overlap x. A token's bits must not depend on the other tokens or on the executor. Never
+  /// fails or allocates; its working memory is what the form booked.
   virtual void product(const ProductContext& ctx, const ProductArgs& args) const noexcept = 0;
 
   /// Row r of W as floats [in], exactly.

@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// Other weights for some matrices of a checkpoint, all others shared.
+/// Replaces single matrices of a checkpoint; all other tensors stay shared.
 
 #include <memory>
 #include <string_view>
@@ -13,10 +13,10 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// In `store`, a copy of a checkpoint's that shares every tensor of it: gives the matrix `name`
-/// ("backbone.layers.3.mixer.in_proj") these parts, of that form, instead of those it has; the
-/// names of parts follow the matrix's: "weight", "codes". Its bias stays. `owner` keeps the
-/// tensors' bytes alive, as long as the store and the models that are built of it.
+/// Gives the matrix `name` ("backbone.layers.3.mixer.in_proj") of `store` other weights: `parts` of
+/// the form `form`, named by what follows the matrix's name ("weight", "codes"). Its bias stays.
+/// `store` is usually a copy of a checkpoint's, which shares all other tensors. `owner` keeps the
+/// parts' bytes alive as long as the store and the models built from it.
 ///
 ///   WeightStore changed = checkpoint.weights;
 ///   replace_matrix(changed, "lm_head", "f32", {{"weight", W}}, owner);

@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// WeightScope: a place in the tree of tensor names, from which modules take what they need.
+/// WeightScope: a prefix of tensor names, below which a module finds its tensors.
 
 #include <optional>
 #include <span>
@@ -20,7 +20,8 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// A prefix of tensor names within a WeightBinder. Cheap to copy; the binder must outlive it.
+/// A prefix of tensor names ("layers.3.mixer") in a WeightBinder. Cheap to copy; the binder must
+/// outlive it.
 class KRAIT_API WeightScope {
  public:
   /// The root: names in the checkpoint begin with `prefix` (may be empty).
@@ -30,62 +31,64 @@ class KRAIT_API WeightScope {
   WeightScope scope(std::string_view name) const;
   WeightScope scope(std::string_view name, Index index) const;
 
-  /// The same place, for tensors of which one token needs only that part on average: `chosen` of
-  /// `count` experts.
+  /// The same scope for tensors of which a token reads only a share, such as `chosen` of `count`
+  /// experts. Changes only what plans report.
   WeightScope active(Index chosen, Index count) const {
     WeightScope scope = *this;
     scope.active_ = static_cast<double>(chosen) / static_cast<double>(count);
     return scope;
   }
 
-  /// A matrix of floats [rows, cols], or a stack of them [count, rows, cols], in that type or in
-  /// the one it is stored in. Used in place where the file has that type, otherwise converted once.
-  /// The name must exist.
+  /// A matrix of floats [rows, cols], or a stack of them [count, rows, cols], in the type `dtype`,
+  /// by default the stored one. In place if the file has that type, otherwise converted once.
+  /// Errors: missing_tensor, shape_mismatch, dtype_mismatch.
   Result<TensorView> matrix(std::string_view name, const Shape& shape,
                             std::optional<DType> dtype = {}) const;
 
-  /// What the user asked for.
+  /// How the user wants weights to be held.
   const WeightOptions& options() const noexcept;
 
-  /// The checkpoint's tensor of that name; null without one or without a checkpoint.
+  /// The checkpoint's tensor of that name; null if there is none, or no checkpoint.
   const TensorView* stored(std::string_view name) const;
 
-  /// The form that the checkpoint's metadata gives this matrix, or all; empty if it says nothing.
+  /// The form that the checkpoint's metadata names for this matrix or for all; empty if none.
   std::string_view stored_form() const;
 
-  /// Whether the checkpoint has tensors here that may be parts of a packed matrix (see below).
+  /// Whether the checkpoint has tensors here that may be parts of a coded matrix (see the function
+  /// of that name below).
   bool has_parts() const;
   /// Those tensors, for messages: "p.codes u8 [2,2,128], p.scales f16 [2,2,16]".
   std::string describe_parts() const;
 
-  /// The parts of the matrix, or stack of matrices, of that form: the checkpoint's tensors of
-  /// exactly those types and shapes, in place where their addresses allow. Recorded under the name
-  /// "weight".
-  Result<std::vector<TensorView>> packed(std::string_view form, const Shape& matrix,
-                                         const std::vector<WeightPart>& parts) const;
+  /// The checkpoint's tensors of a matrix (or stack) of the shape `matrix` in the form `form`,
+  /// which must have exactly the types and shapes of `parts`. In place where their addresses allow.
+  /// The plan lists the matrix as "weight".
+  Result<std::vector<TensorView>> stored_parts(std::string_view form, const Shape& matrix,
+                                               const std::vector<WeightPart>& parts) const;
 
-  /// The same made of the checkpoint's `weight`, which has the shape `matrix` and is of floats:
-  /// `pack` fills the parts, whose data it may write, unless this is a planning run.
-  using Pack =
+  /// The same parts, made from the checkpoint's floats `weight` of the shape `matrix`: `encode`
+  /// fills them. Not called in a plan.
+  using Encode =
       FunctionRef<Result<void>(const TensorView& weight, std::span<const TensorView> parts)>;
-  Result<std::vector<TensorView>> pack(std::string_view form, const Shape& matrix,
-                                       const std::vector<WeightPart>& parts, Pack pack) const;
+  Result<std::vector<TensorView>> encoded_parts(std::string_view form, const Shape& matrix,
+                                                const std::vector<WeightPart>& parts,
+                                                Encode encode) const;
 
-  /// A matrix of floats in `dtype` made of one in another form: `bind` takes from this scope what
-  /// is needed for it, which the model does not keep, and then `unpack` is called for every row.
-  using UnpackRow = FunctionRef<void(Index row, std::span<float> values)>;
-  Result<TensorView> unpacked(const Shape& matrix, DType dtype, FunctionRef<Result<void>()> bind,
-                              UnpackRow unpack) const;
+  /// A matrix of floats in `dtype`, made from one in another form: `bind` binds that one (the model
+  /// does not keep it), then `decode` gives each row. Rows are not decoded in a plan.
+  using DecodeRow = FunctionRef<void(Index row, std::span<float> values)>;
+  Result<TensorView> decoded(const Shape& matrix, DType dtype, FunctionRef<Result<void>()> bind,
+                             DecodeRow decode) const;
 
-  /// A small tensor in f32, whatever its type in the file. `data()` is null while planning.
+  /// A small tensor in f32, whatever its type in the file. `data()` is null in a plan.
   template <class T>
   Result<std::span<const T>> get(std::string_view name, const Shape& shape) const {
     static_assert(std::is_same_v<T, float>, "modules compute in f32");
     return floats(name, shape);
   }
 
-  /// `size` floats computed from the file's tensor `name` of the given shape: `fill(source,
-  /// result)` is called with its values in f32, unless this is a planning run.
+  /// `size` floats computed from the file's tensor `name` [shape]: `fill(source, result)` gets its
+  /// values in f32. Not called in a plan.
   Result<std::span<const float>> derive(
       std::string_view name, const Shape& shape, Index size,
       FunctionRef<void(std::span<const float> source, std::span<float> result)> fill) const;
@@ -93,13 +96,15 @@ class KRAIT_API WeightScope {
   /// Whether the checkpoint has that tensor; false without a checkpoint.
   bool contains(std::string_view name) const;
 
-  /// "layers.3.mixer.A_log" for scope "layers.3.mixer" and name "A_log": the place in the model.
+  /// The path in the model: "layers.3.mixer.A_log" for the name "A_log" in the scope
+  /// "layers.3.mixer".
   std::string path(std::string_view name) const;
-  /// The name in the checkpoint.
+  /// The name in the checkpoint: the path behind the checkpoint's prefix.
   std::string name(std::string_view name) const;
 
+  /// Whether tensors have data: false in a plan.
   bool materialize() const noexcept { return binder_->materialize(); }
-  /// Whether there is a checkpoint; without one, matrices are planned in f32.
+  /// Whether there is a checkpoint. Without one, matrices are planned in f32.
   bool is_stored() const noexcept { return binder_->store() != nullptr; }
 
  private:
@@ -119,8 +124,8 @@ class KRAIT_API WeightScope {
   double active_ = 1.0;
 };
 
-/// Whether `store` has tensors that may be parts of a packed matrix under that name: any directly
-/// below it but `weight` and `bias`.
+/// Whether `store` has tensors directly below `name` other than `weight` and `bias`: they may be
+/// parts of a coded matrix.
 KRAIT_API bool has_parts(const WeightStore& store, std::string_view name);
 
 }  // namespace v0_1

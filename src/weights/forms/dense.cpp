@@ -31,7 +31,7 @@ class DenseMatrix : public WeightMatrix {
   DenseWeights W_;
 };
 
-// Multiplied with activations that are rounded to bf16.
+// A bf16 matrix whose products round the activations to bf16.
 class Bf16Matrix final : public DenseMatrix {
  public:
   using DenseMatrix::DenseMatrix;
@@ -41,7 +41,7 @@ class Bf16Matrix final : public DenseMatrix {
   }
 };
 
-class DenseForm final : public PackedForm {
+class DenseForm final : public RowForm {
  public:
   constexpr explicit DenseForm(DType dtype) noexcept : dtype_(dtype) {}
 
@@ -59,44 +59,44 @@ class DenseForm final : public PackedForm {
     return compute == Compute::f32 || dtype_ == DType::bf16;
   }
 
-  // Nobody makes a checkpoint larger to quantise it.
-  const PackedForm* packed() const noexcept override {
+  // Not for f32: quantising does not make checkpoints larger.
+  const RowForm* row_form() const noexcept override {
     return dtype_ == DType::f32 ? nullptr : this;
   }
 
-  Result<Matrices> bind(const WeightScope& weights, Plan& plan,
+  Result<Matrices> bind(const WeightScope& weights, Bookings& bookings,
                         const MatrixShape& shape) const override {
     KRAIT_ASSIGN_OR_RETURN(const TensorView stack,
                            weights.matrix("weight", shape.tensor({shape.out, shape.in}), dtype_));
-    return matrices_over(stack, weights.options().compute, plan, shape);
+    return matrices_over(stack, weights.options().compute, bookings, shape);
   }
 
-  Result<Matrices> make(const WeightScope& weights, Plan& plan,
+  Result<Matrices> make(const WeightScope& weights, Bookings& bookings,
                         const MatrixShape& shape) const override {
     const WeightForm* stored = stored_form(weights);
-    // Floats of another type, or none: what to say of that, binding knows.
-    if (stored == nullptr || stored->is_dense()) return bind(weights, plan, shape);
-    Matrices packed;
-    const auto bind_packed = [&]() -> Result<void> {
-      Plan ignored(plan.d_model());
-      KRAIT_ASSIGN_OR_RETURN(packed, stored->bind(weights, ignored, shape));
+    // Floats of another type are converted by `bind`, which also reports a missing tensor.
+    if (stored == nullptr || stored->is_dense()) return bind(weights, bookings, shape);
+    Matrices coded;
+    const auto bind_coded = [&]() -> Result<void> {
+      Bookings ignored(bookings.d_model());
+      KRAIT_ASSIGN_OR_RETURN(coded, stored->bind(weights, ignored, shape));
       return {};
     };
-    const auto unpack = [&](Index row, std::span<float> values) {
-      packed[static_cast<std::size_t>(row / shape.out)]->row(row % shape.out, values);
+    const auto decode = [&](Index row, std::span<float> values) {
+      coded[static_cast<std::size_t>(row / shape.out)]->row(row % shape.out, values);
     };
     KRAIT_ASSIGN_OR_RETURN(
         const TensorView stack,
-        weights.unpacked(shape.tensor({shape.out, shape.in}), dtype_, bind_packed, unpack));
-    return matrices_over(stack, weights.options().compute, plan, shape);
+        weights.decoded(shape.tensor({shape.out, shape.in}), dtype_, bind_coded, decode));
+    return matrices_over(stack, weights.options().compute, bookings, shape);
   }
 
   std::vector<WeightPart> parts(Index out, Index in) const override {
     return {{"weight", dtype_, {out, in}}};
   }
 
-  std::optional<BadWeight> pack(Executor& executor, const TensorView& rows,
-                                std::span<std::byte* const> parts) const override {
+  std::optional<BadWeight> encode(Executor& executor, const TensorView& rows,
+                                  std::span<std::byte* const> parts) const override {
     const Index cols = rows.shape[1];
     const auto row_at = [&](const void* data, DType dtype, Range range) {
       return TensorView{static_cast<const std::byte*>(data) + range.begin * cols * bytes_of(dtype),
@@ -132,11 +132,11 @@ class DenseForm final : public PackedForm {
   Index workspace(Index in) const noexcept override { return kernels::product_workspace(in); }
 
  private:
-  static Matrices matrices_over(const TensorView& stack, Compute compute, Plan& plan,
+  static Matrices matrices_over(const TensorView& stack, Compute compute, Bookings& bookings,
                                 const MatrixShape& shape) {
     const bool in_bf16 = compute == Compute::bf16;
-    plan.workspace(in_bf16 ? kernels::product_bf16_workspace(shape.in)
-                           : kernels::product_workspace(shape.in));
+    bookings.workspace(in_bf16 ? kernels::product_bf16_workspace(shape.in)
+                               : kernels::product_workspace(shape.in));
     Matrices matrices;
     for (Index i = 0; i < shape.matrices(); ++i) {
       const TensorView one = shape.matrix(stack, {shape.out, shape.in}, i);
@@ -170,9 +170,9 @@ const WeightForm& f16_form() noexcept {
   return form;
 }
 
-Linear::Linear(const DenseWeights& W, const float* bias, Plan& plan)
+Linear::Linear(const DenseWeights& W, const float* bias, Bookings& bookings)
     : matrix_(std::make_shared<DenseMatrix>(W)), bias_(bias) {
-  plan.workspace(kernels::product_workspace(W.cols));
+  bookings.workspace(kernels::product_workspace(W.cols));
 }
 
 }  // namespace v0_1

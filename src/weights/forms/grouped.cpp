@@ -33,13 +33,13 @@ class GroupedMatrix final : public WeightMatrix {
   GroupedWeights W_;
 };
 
-class GroupedForm final : public PackedForm {
+class GroupedForm final : public RowForm {
  public:
   constexpr explicit GroupedForm(kernels::GroupedForm form) noexcept : form_(form) {}
 
   std::string_view name() const noexcept override { return to_string(form_); }
 
-  // Where the metadata says nothing, the two differ in the size of a block of codes.
+  // Without metadata, q8 and q4 differ in the size of a block of codes.
   bool recognises(const WeightScope& weights) const override {
     const TensorView* codes = weights.stored("codes");
     if (codes == nullptr || weights.contains("codebooks")) return false;
@@ -57,8 +57,8 @@ class GroupedForm final : public PackedForm {
 
   Index block_rows() const noexcept override { return kernels::row_block; }
 
-  std::optional<BadWeight> pack(Executor& executor, const TensorView& rows,
-                                std::span<std::byte* const> parts) const override {
+  std::optional<BadWeight> encode(Executor& executor, const TensorView& rows,
+                                  std::span<std::byte* const> parts) const override {
     return kernels::quantize(executor, form_, rows, reinterpret_cast<std::uint8_t*>(parts[0]),
                              reinterpret_cast<f16*>(parts[1]));
   }

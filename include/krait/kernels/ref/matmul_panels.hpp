@@ -12,25 +12,25 @@ namespace krait {
 inline namespace v0_1 {
 namespace ref {
 
-/// The bits of kernels::pack_activations. Places of a last tile that has fewer tokens are
+/// The bits of kernels::pack_activations. Places of a last panel that has fewer tokens are
 /// undefined.
 inline void pack_activations(MatrixView<const float> x, Range tokens,
                              const kernels::PanelActivations& out) noexcept {
-  constexpr Index tile = kernels::PanelActivations::tile;
+  constexpr Index panel = kernels::PanelActivations::panel_tokens;
   const kernels::PanelLayout layout(out.order, out.cols);
   for (Index t = tokens.begin; t < tokens.end; ++t) {
-    float* values = out.tile_data(t / tile * tile) + t % tile;
+    float* values = out.panel_data(t / panel * panel) + t % panel;
     for (Index k = 0; k < layout.length(); ++k) {
       float value = k < out.cols ? x(t, k) : 0.0F;
       if (out.order == kernels::LaneOrder::pairs) value = to_float(to_bf16(value));
-      values[layout.position(k) * tile] = value;
+      values[layout.position(k) * panel] = value;
     }
   }
 }
 
 /// The bits of kernels::matmul_panels.
 inline void matmul_panels(const kernels::MatmulPanelsArgs& args) noexcept {
-  constexpr Index tile = kernels::PanelActivations::tile;
+  constexpr Index panel = kernels::PanelActivations::panel_tokens;
   const kernels::PanelLayout layout(args.x.order, args.W.cols);
   const bool pairs = args.x.order == kernels::LaneOrder::pairs;
   const Index n = args.W.cols;
@@ -39,13 +39,13 @@ inline void matmul_panels(const kernels::MatmulPanelsArgs& args) noexcept {
     return k < n ? static_cast<float>(weight_at(args.W, r, k)) : 0.0F;
   };
   for (Index t = 0; t < args.x.tokens; ++t) {
-    const float* x = args.x.tile_data(t / tile * tile) + t % tile;
+    const float* x = args.x.panel_data(t / panel * panel) + t % panel;
     for (Index r = args.outputs.begin; r < args.outputs.end; ++r) {
       Lanes acc{};
       for (Index k = 0; k < layout.length(); k += pairs ? 2 : 1) {
         const auto step = [&](Index at) {
           float& lane = acc[layout.lane(at)];
-          const float value = x[layout.position(at) * tile];
+          const float value = x[layout.position(at) * panel];
           lane = flushed(std::fma(flushed(weight(r, at)), flushed(value), lane));
         };
         if (pairs) step(k + 1);

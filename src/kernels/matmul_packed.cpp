@@ -4,7 +4,7 @@
 #include "krait/kernels/ref/matmul.hpp"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/matmul_tiles.cpp"
+#define HWY_TARGET_INCLUDE "kernels/matmul_packed.cpp"
 #include "kernels/targets.hpp"
 // After targets.hpp:
 #include "kernels/dot-inl.hpp"
@@ -15,11 +15,11 @@ inline namespace v0_1 {
 namespace kernels::HWY_NAMESPACE {
 namespace {
 
-// The tokens of a tile lie side by side: for every register of inputs, that of each token.
+// Packed tokens of a tile lie side by side: for every register of inputs, that of each token.
 constexpr Index tile_tokens = 4;
 
-// 12 sums, 3 rows and a token fill 16 registers. Where tiles never pay (see tiles_pay), they are
-// single rows: compiling the others takes half a minute for SSE4 alone.
+// 12 sums, 3 rows and a token fill 16 registers. Where packing never pays (see packing_pays), tiles
+// are single rows: compiling the others takes half a minute for SSE4 alone.
 template <int T>
 constexpr int tile_rows = HWY_TARGET != HWY_AVX2 ? 1
                           : T >= 3               ? 3
@@ -204,7 +204,7 @@ Index multiply_apart(const MatmulArgs& args) {
     for (Index row = first; row < first + apart; ++row) {
       Array<Lanes, R * T> lanes;
       const W* w = static_cast<const W*>(args.W.data) + row * n;
-      continue_tile<R, T>(w, apart * n, args.tiles, 0, n, lanes, none);
+      continue_tile<R, T>(w, apart * n, args.packed, 0, n, lanes, none);
       finish<R, T>(lanes, args, row, apart, 0);
     }
     return first + R * apart;
@@ -235,7 +235,7 @@ void multiply(const MatmulArgs& args) {
         .step = apart / static_cast<std::uintptr_t>(HWY_MAX(Index{1}, calls)) + 1};
     for (Index tile = 0; tile < tiles; ++tile) {
       const Range range = tile_range(tokens, tile);
-      const float* x = args.tiles + range.begin * round_up(n, virtual_lanes);
+      const float* x = args.packed + range.begin * round_up(n, virtual_lanes);
       multiply_block<tile_tokens>(args, {row, end}, x, range, next);
     }
   }
@@ -243,13 +243,13 @@ void multiply(const MatmulArgs& args) {
 
 }  // namespace
 
-void pack_tiles(MatrixView<const float> x, float* tiles) noexcept {
+void pack_tokens(MatrixView<const float> x, float* packed) noexcept {
   const Index length = round_up(x.cols, virtual_lanes);
   for (Index tile = 0; tile < tiles_of(x.rows); ++tile) {
     const Range range = tile_range(x.rows, tile);
     for (Index t = range.begin; t < range.end; ++t) {
       const float* from = x.row_data(t);
-      float* to = tiles + range.begin * length + (t - range.begin) * vector_lanes;
+      float* to = packed + range.begin * length + (t - range.begin) * vector_lanes;
       for (Index k = 0; k < length; k += vector_lanes) {
         const Index count = HWY_MIN(vector_lanes, x.cols - k);
         store(count > 0 ? load_count(from + k, count) : hn::Zero(DF()), to);
@@ -259,7 +259,7 @@ void pack_tiles(MatrixView<const float> x, float* tiles) noexcept {
   }
 }
 
-void matmul_tiles(const MatmulArgs& args) noexcept {
+void matmul_packed(const MatmulArgs& args) noexcept {
   switch (args.W.dtype) {
     case DType::f16:
       return multiply<f16>(args);
@@ -271,7 +271,7 @@ void matmul_tiles(const MatmulArgs& args) noexcept {
 }
 
 // Measured with the 16 registers of AVX2 only. Short rows do not repay the packing.
-bool tiles_pay(Index tokens, Index cols) noexcept {
+bool packing_pays(Index tokens, Index cols) noexcept {
   return HWY_TARGET == HWY_AVX2 && tokens > 1 && cols >= min_cols;
 }
 
@@ -287,22 +287,22 @@ namespace kernels {
 namespace {
 
 // The model reads x itself.
-void pack_nothing(MatrixView<const float> /*x*/, float* /*tiles*/) noexcept {}
+void pack_nothing(MatrixView<const float> /*x*/, float* /*packed*/) noexcept {}
 
-bool tiles_pay_scalar(Index /*tokens*/, Index /*cols*/) noexcept { return false; }
+bool packing_pays_scalar(Index /*tokens*/, Index /*cols*/) noexcept { return false; }
 
 }  // namespace
 
-void pack_tiles(MatrixView<const float> x, float* tiles) noexcept {
-  KRAIT_KERNEL(pack_tiles, pack_nothing)(x, tiles);
+void pack_tokens(MatrixView<const float> x, float* packed) noexcept {
+  KRAIT_KERNEL(pack_tokens, pack_nothing)(x, packed);
 }
 
-void matmul_tiles(const MatmulArgs& args) noexcept {
-  KRAIT_KERNEL(matmul_tiles, ref::matmul)(args);
+void matmul_packed(const MatmulArgs& args) noexcept {
+  KRAIT_KERNEL(matmul_packed, ref::matmul)(args);
 }
 
-bool tiles_pay(Index tokens, Index cols) noexcept {
-  return KRAIT_KERNEL(tiles_pay, tiles_pay_scalar)(tokens, cols);
+bool packing_pays(Index tokens, Index cols) noexcept {
+  return KRAIT_KERNEL(packing_pays, packing_pays_scalar)(tokens, cols);
 }
 
 }  // namespace kernels

@@ -9,9 +9,9 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// Draws the tensors of a plan as a tree of their dotted paths, each inner node with the words of
-/// the block that was bound there; runs of equal layers are folded into one.
-class PlanTree {
+/// Draws the tensors of a plan as a tree of their dotted paths, with the description of the block
+/// at each inner node. Runs of equal layers are folded into one.
+class ModelTree {
  public:
   /// What to write beside the node at `path`.
   void name(std::string path, std::string words) {

@@ -1,20 +1,21 @@
 #pragma once
 
 /// \file
-/// Plan: what the blocks of a model book while they are bound.
+/// Bookings: the memory that the blocks of a model ask for while they are bound.
 
 #include <algorithm>
-#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "krait/core/function.hpp"
 #include "krait/core/scratch.hpp"
 #include "krait/core/shape.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 
-/// A booking in the state of a sequence.
+/// One tensor's place in the state of a sequence.
 struct StateSlot {
   Index offset = 0;  ///< floats from the beginning of the state
   Index size = 0;    ///< floats
@@ -30,14 +31,14 @@ struct StateTensor {
 /// Tokens in one page of a sequence's cache.
 inline constexpr Index cache_page_tokens = 64;
 
-/// A booking in the cache of a sequence: a row for every token.
+/// One booking's place in the cache of a sequence, which has a row for every token.
 struct CacheSlot {
   Index offset = 0;  ///< floats from the beginning of a page
-  Index floats = 0;  ///< of a row
+  Index floats = 0;  ///< length of a row
   Index stride = 0;  ///< floats from one row to the next, a multiple of 16
 };
 
-/// The row of a token in the pages of a cache.
+/// The cached row of a token (0 … rows - 1).
 inline float* cache_row(float* const* pages, CacheSlot slot, Index token) noexcept {
   return pages[token / cache_page_tokens] + slot.offset + token % cache_page_tokens * slot.stride;
 }
@@ -48,15 +49,22 @@ struct CacheTensor {
   CacheSlot slot;
 };
 
-/// Collects the bookings of state (per sequence), cache (per token of a sequence), scratch (per
-/// token of a run), trail (per tentative token) and task memory (per thread and length of context).
-class Plan {
+/// Adds up the memory that blocks book. It is allocated later, each kind where it is needed:
+///
+///   state        per sequence                        recurrent state and convolution window
+///   cache        per sequence and token              keys and values (the KV cache)
+///   scratch      per token of a run                  what a block computes in between
+///   trail        per tentative token                 what `Session::keep` needs to replay it
+///   workspace    per token of a run                  a matrix product's packed operands
+///   task memory  per thread, grows with the context  attention's scores
+class Bookings {
  public:
-  explicit Plan(Index d_model) : d_model_(d_model) {}
+  explicit Bookings(Index d_model) : d_model_(d_model) {}
 
   Index d_model() const noexcept { return d_model_; }
 
-  /// A tensor that lives as long as the sequence, zero at its start.
+  /// A tensor of the state: it lives as long as the sequence and is zero at its start. `path` names
+  /// it in saved states ("layers.3.mixer.ssm_state").
   StateSlot state(std::string path, const Shape& shape) {
     const StateSlot slot{state_floats_, shape.size()};
     state_floats_ += round_up(slot.size, 16);
@@ -64,7 +72,8 @@ class Plan {
     return slot;
   }
 
-  /// Rows that every token of a sequence adds and that stay, such as keys and values.
+  /// A row of `floats` floats that every token adds to the sequence's cache, such as its key and
+  /// value.
   CacheSlot cache(std::string path, Index floats) {
     const CacheSlot slot{cache_floats_ * cache_page_tokens, floats, round_up(floats, 16)};
     cache_floats_ += slot.stride;
@@ -72,26 +81,27 @@ class Plan {
     return slot;
   }
 
-  /// Working memory of each task of a block: as many floats as `size` says for a run of so many
-  /// tokens, none of which has more than `context` tokens in its sequence, itself included. Blocks
-  /// run one after another, so the largest booking serves all.
-  using TaskMemory = std::function<Index(Index tokens, Index context)>;
+  /// Working memory of each task of a block: `size(tokens, context)` floats for a run of up to
+  /// `tokens` tokens in sequences of up to `context` tokens. Blocks run one after another, so they
+  /// share the largest booking.
+  using TaskMemory = Function<Index(Index tokens, Index context)>;
   void task_memory(TaskMemory size) { task_memory_.push_back(std::move(size)); }
 
-  /// Working memory of a block while it runs: `floats` floats for every token.
+  /// Working memory of a block while it runs: `floats` floats for every token of the run. Other
+  /// blocks use the same memory before and after it.
   ScratchSlot scratch(Index floats) { return scratch_.book(floats); }
 
-  /// What a block records of every token of a verification, `floats` floats, so that it can repeat
-  /// the token's effect on the state. Unlike scratch it outlasts the run, and no two slots overlap.
+  /// What a block records of every tentative token, `floats` floats, so that it can replay the
+  /// token's effect on the state. It outlasts the run: no two slots overlap.
   ScratchSlot trail(Index floats) { return trail_.book(floats); }
 
-  /// Working memory of a matrix product, for its input in another form. Products run one after
-  /// another, so the largest booking serves all.
+  /// Working memory of a matrix product, such as its packed or rounded activations: `floats` floats
+  /// for every token. Products run one after another, so they share the largest booking.
   void workspace(Index floats) { workspace_ = std::max(workspace_, round_up(floats, 16)); }
 
-  ScratchPlan& scratch_plan() noexcept { return scratch_; }
-  const ScratchPlan& scratch_plan() const noexcept { return scratch_; }
-  const ScratchPlan& trail_plan() const noexcept { return trail_; }
+  ScratchLayout& scratch_layout() noexcept { return scratch_; }
+  const ScratchLayout& scratch_layout() const noexcept { return scratch_; }
+  const ScratchLayout& trail_layout() const noexcept { return trail_; }
   Index workspace_floats() const noexcept { return workspace_; }
   Index state_floats() const noexcept { return state_floats_; }
   const std::vector<StateTensor>& state_tensors() const noexcept { return state_tensors_; }
@@ -101,8 +111,8 @@ class Plan {
 
  private:
   Index d_model_;
-  ScratchPlan scratch_;
-  ScratchPlan trail_;
+  ScratchLayout scratch_;
+  ScratchLayout trail_;
   Index workspace_ = 0;  // floats per token
   Index state_floats_ = 0;
   std::vector<StateTensor> state_tensors_;

@@ -1,4 +1,4 @@
-#include "models/plan_tree.hpp"
+#include "models/model_tree.hpp"
 
 #include <fmt/format.h>
 
@@ -21,7 +21,7 @@ struct Node {
   }
 
   Node& child(std::string_view name) {
-    // Parts come in their order: it is the last, or not there yet.
+    // Tensors come in order, so the child is among the last ones, if it exists.
     for (auto node = children.rbegin(); node != children.rend(); ++node) {
       if (node->label == name) return *node;
     }
@@ -46,8 +46,8 @@ bool is_number(std::string_view text) {
          std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
 
-// Replaces each run of equal children named by consecutive numbers by the first of them, and a node
-// that says nothing itself and has one child by that child.
+// Folds runs of equal children with consecutive numbers into one child ("0 to 11"), and a node
+// without text that has a single child into that child.
 void fold(Node& node) {
   std::vector<Node> folded;
   for (std::size_t first = 0; first < node.children.size();) {
@@ -93,7 +93,7 @@ std::string bytes_text(Index bytes) {
   return fmt::format("{:.2f} GiB", value / 0x1p30);
 }
 
-std::string PlanTree::text(const ModelPlan& plan, const ModelSpec& spec) const {
+std::string ModelTree::text(const ModelPlan& plan, const ModelSpec& spec) const {
   Node root;
   for (const TensorUse& use : plan.tensors) {
     Node* node = &root;

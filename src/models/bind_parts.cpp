@@ -1,0 +1,129 @@
+#include "models/bind_parts.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "models/check_weights.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace {
+
+bool same_elements(const TensorView& a, const TensorView& b) noexcept {
+  return a.dtype == b.dtype && a.shape == b.shape &&
+         (a.data == b.data ||
+          std::memcmp(a.data, b.data, static_cast<std::size_t>(a.bytes())) == 0);
+}
+
+// The head's own matrix if the checkpoint has one that differs from the embedding, even if the
+// configuration ties them. Files of tied models usually leave it out, but some repeat it.
+Result<Linear> bind_head(const ModelSpec& spec, WeightBinder& binder, Bookings& bookings,
+                         const Embedding& embedding, bool embedding_is_head) {
+  if (embedding_is_head) return embedding.tied_head();
+  const WeightScope weights = WeightScope(binder, "").scope(spec.head_name);
+  const Index rows = spec.embedding.rows();
+  if (!spec.tied_head || weights.has_parts()) {
+    return Linear::bind(weights, bookings, rows, spec.d_model(), false);
+  }
+  if (!weights.contains("weight")) return embedding.tied_head();
+  const TensorView& stored = binder.store()->find(weights.name("weight"))->tensor;
+  const WeightStore::Entry* shared = binder.store()->find(binder.uses().front().name);
+  if (shared == nullptr || !same_elements(stored, shared->tensor)) {
+    return Linear::bind(weights, bookings, rows, spec.d_model(), false);
+  }
+  binder.ignore(weights.name("weight"));
+  return embedding.tied_head();
+}
+
+Result<Linear> bind_head_with_bias(const ModelSpec& spec, WeightBinder& binder, Bookings& bookings,
+                                   const Embedding& embedding, bool embedding_is_head) {
+  KRAIT_ASSIGN_OR_RETURN(Linear head,
+                         bind_head(spec, binder, bookings, embedding, embedding_is_head));
+  if (!spec.head_bias) return head;
+  const WeightScope weights = WeightScope(binder, "").scope(spec.head_name);
+  KRAIT_ASSIGN_OR_RETURN(const auto bias, weights.get<float>("bias", {spec.embedding.rows()}));
+  return head.with_bias(bias.data());
+}
+
+}  // namespace
+
+bool is_embedding_in_head(const ModelSpec& spec, const WeightStore* weights,
+                          const std::string& prefix) {
+  if (weights == nullptr || !spec.tied_head) return false;
+  const auto has = [&](const std::string& name) {
+    return weights->contains(name + ".weight") || has_parts(*weights, name);
+  };
+  const std::string dot = prefix.empty() ? "" : ".";
+  return has(spec.head_name) && !has(prefix + dot + spec.embedding_name);
+}
+
+Result<Model::Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder,
+                                const std::string& prefix, bool embedding_is_head,
+                                Bookings& bookings, ModelTree& tree) {
+  Model::Parts parts;
+  parts.spec = spec;
+  const WeightScope root(binder, prefix);
+  const WeightScope shared = embedding_is_head ? WeightScope(binder, "").scope(spec.head_name)
+                                               : root.scope(spec.embedding_name);
+  KRAIT_ASSIGN_OR_RETURN(parts.embedding, Embedding::bind(spec.embedding, shared, bookings));
+  tree.name(spec.embedding_name, "Embedding");
+
+  const ScratchSlot branch = bookings.scratch(spec.d_model());
+  const bool is_parallel = std::ranges::any_of(spec.layers, &LayerSpec::parallel);
+  const ScratchSlot layer_input = is_parallel ? bookings.scratch(spec.d_model()) : ScratchSlot{};
+  const Index mark = bookings.scratch_layout().mark();
+  for (std::size_t i = 0; i < spec.layers.size(); ++i) {
+    const WeightScope layer = root.scope(spec.layers_name, static_cast<Index>(i));
+    for (const ResidualSpec& residual : spec.layers[i].residuals) {
+      bookings.scratch_layout().release_to(mark);  // blocks run one after another
+      const WeightScope norm_scope = layer.scope(residual.norm_name);
+      const WeightScope block_scope = layer.scope(residual.block_name);
+      KRAIT_ASSIGN_OR_RETURN(Norm norm, Norm::bind(residual.norm, norm_scope, spec.d_model()));
+      const Index stateless = bookings.state_floats() + bookings.cache_floats();
+      KRAIT_ASSIGN_OR_RETURN(
+          auto block, std::visit([&](const auto& kind) { return kind.bind(block_scope, bookings); },
+                                 residual.block));
+      const bool has_state = bookings.state_floats() + bookings.cache_floats() > stateless;
+      const ScratchSlot trail = has_state ? bookings.trail(spec.d_model()) : ScratchSlot{};
+      const auto source = !spec.layers[i].parallel ? Residual::Source::stream
+                          : &residual == &spec.layers[i].residuals[0]
+                              ? Residual::Source::first_of_layer
+                              : Residual::Source::layer;
+      tree.name(layer.path(residual.norm_name), norm.description());
+      tree.name(layer.path(residual.block_name), block->description());
+      parts.residuals.emplace_back(std::move(norm), std::move(block), source,
+                                   Residual::Slots{branch, layer_input, trail},
+                                   static_cast<Index>(i), layer.path(residual.block_name));
+    }
+  }
+
+  KRAIT_ASSIGN_OR_RETURN(
+      parts.final_norm,
+      Norm::bind(spec.final_norm, root.scope(spec.final_norm_name), spec.d_model()));
+  tree.name(spec.final_norm_name, parts.final_norm.description());
+  KRAIT_ASSIGN_OR_RETURN(
+      parts.head, bind_head_with_bias(spec, binder, bookings, parts.embedding, embedding_is_head));
+  tree.name(spec.head_name, "Head");
+  parts.scratch = bookings.scratch_layout();
+  parts.trail = bookings.trail_layout();
+  parts.workspace_floats = bookings.workspace_floats();
+  parts.task_memories = bookings.task_memories();
+  return parts;
+}
+
+Result<Model::Parts> bind_to(const ModelSpec& spec, WeightBinder& binder, const std::string& prefix,
+                             bool look_first, Bookings& bookings, ModelTree& tree) {
+  const WeightStore* weights = binder.store();
+  if (weights != nullptr) KRAIT_RETURN_IF_ERROR(check_format(*weights));
+  if (weights != nullptr && look_first) KRAIT_RETURN_IF_ERROR(check_names(spec, *weights, prefix));
+  const bool embedding_is_head = is_embedding_in_head(spec, weights, prefix);
+  auto parts = bind_parts(spec, binder, prefix, embedding_is_head, bookings, tree);
+  if (!parts && weights != nullptr && !look_first) {
+    KRAIT_RETURN_IF_ERROR(check_names(spec, *weights, prefix));
+  }
+  return parts;
+}
+
+}  // namespace v0_1
+}  // namespace krait
