@@ -120,24 +120,24 @@ Result<void> Session::reserve(Index context) {
 }
 
 Result<void> Session::make_room(std::span<const RunItem> items) {
-  if (model_.parts().state_layout->cache.empty()) return {};
-  Index context = 0;
   for (const RunItem& item : items) {
-    context = std::max(context, item.state->position_ + std::ssize(item.tokens));
-  }
-  // Twice as much as is needed, so that a growing text allocates only a few times.
-  if (context > context_) {
-    KRAIT_RETURN_IF_ERROR(reserve(std::min(State::largest_position, 2 * context + 64)));
-  }
-  for (const RunItem& item : items) {
-    KRAIT_RETURN_IF_ERROR(item.state->cache_.reserve(std::ssize(item.tokens)));
+    KRAIT_RETURN_IF_ERROR(make_room(item.tokens, *item.state));
   }
   return {};
 }
 
 Result<void> Session::make_room(std::span<const Token> tokens, State& state) {
-  const RunItem item{.tokens = tokens, .state = &state};
-  return make_room({&item, 1});
+  return make_room(std::ssize(tokens), state);
+}
+
+Result<void> Session::make_room(Index tokens, State& state) {
+  if (model_.parts().state_layout->cache.empty()) return {};
+  const Index context = state.position() + tokens;
+  // Twice as much as is needed, so that a text that grows asks for it a few times only.
+  if (context > context_) {
+    KRAIT_RETURN_IF_ERROR(reserve(std::min(State::largest_position, 2 * context + 64)));
+  }
+  return state.cache_.reserve(tokens);
 }
 
 }  // namespace v0_1

@@ -41,14 +41,23 @@ bool is_finite(std::span<const float> x) noexcept {
 
 Result<void> Session::check(std::span<const Token> tokens, const State& state) const {
   if (tokens.empty()) return bad_argument("tokens", "at least one", "none");
+  KRAIT_RETURN_IF_ERROR(check_tokens(tokens));
+  return check_state(std::ssize(tokens), state);
+}
+
+Result<void> Session::check_tokens(std::span<const Token> tokens) const {
   const auto limit = static_cast<Token>(model_.vocab_padded());
   for (const Token token : tokens) {
     if (token < 0 || token >= limit) [[unlikely]] {
       return bad_argument("token", fmt::format("0 to {}", limit - 1), fmt::to_string(token));
     }
   }
+  return {};
+}
+
+Result<void> Session::check_state(Index tokens, const State& state) const {
   KRAIT_RETURN_IF_ERROR(check_model(state));
-  const Index room = State::largest_position - static_cast<Index>(tokens.size());
+  const Index room = State::largest_position - tokens;
   if (state.position() < 0 || state.position() > room) [[unlikely]] {
     return bad_argument("position", fmt::format("0 to {}", room), fmt::to_string(state.position()));
   }

@@ -45,6 +45,10 @@ Result<void> validate(const ModelSpec& spec) {
   return validate(spec.final_norm_name, spec.final_norm);
 }
 
+std::vector<BlockMatrix> matrices(const ResidualSpec& residual, Index d_model) {
+  return std::visit([&](const auto& block) { return block.matrices(d_model); }, residual.block);
+}
+
 std::string to_string(const ModelSpec& spec) {
   std::string text =
       fmt::format("family {}\n{} vocab {} rows {} d_model {}\n", spec.family, spec.embedding_name,

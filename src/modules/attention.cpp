@@ -104,5 +104,12 @@ Result<std::unique_ptr<const Block>> AttentionSpec::bind(const WeightScope& weig
   return Attention::bind(*this, weights, bookings);
 }
 
+std::vector<BlockMatrix> AttentionSpec::matrices(Index /*d_model*/) const {
+  return {{.name = "q_proj"},
+          {.name = "k_proj"},
+          {.name = "v_proj"},
+          {.name = "o_proj", .input = Site::mixed}};
+}
+
 }  // namespace v0_1
 }  // namespace krait

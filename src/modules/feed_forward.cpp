@@ -13,5 +13,12 @@ Result<FeedForward> FeedForward::bind(const Parts& parts, const WeightScope& wei
   return FeedForward(std::move(up), std::move(down), parts.activation);
 }
 
+std::vector<BlockMatrix> FeedForward::matrices(const std::string& up, const std::string& down,
+                                               Index d_hidden, bool gated) {
+  BlockMatrix first{.name = up};
+  if (gated) first.rows = {{"gate", 0, d_hidden}, {"up", d_hidden, d_hidden}};
+  return {std::move(first), {.name = down, .input = Site::hidden}};
+}
+
 }  // namespace v0_1
 }  // namespace krait

@@ -88,5 +88,17 @@ Result<std::unique_ptr<const Block>> MambaSpec::bind(const WeightScope& weights,
   return Mamba::bind(*this, weights, bookings);
 }
 
+std::vector<BlockMatrix> MambaSpec::matrices(Index d_model) const {
+  const MambaSpec spec = resolved(d_model);
+  return {{.name = "in_proj", .rows = {{"x", 0, spec.d_inner}, {"z", spec.d_inner, spec.d_inner}}},
+          {.name = "x_proj",
+           .input = Site::conv,
+           .rows = {{"dt", 0, spec.dt_rank},
+                    {"B", spec.dt_rank, spec.d_state},
+                    {"C", spec.dt_rank + spec.d_state, spec.d_state}}},
+          {.name = "dt_proj", .input = Site::dt},
+          {.name = "out_proj", .input = Site::mixed}};
+}
+
 }  // namespace v0_1
 }  // namespace krait

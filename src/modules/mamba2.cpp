@@ -109,5 +109,24 @@ Result<std::unique_ptr<const Block>> Mamba2Spec::bind(const WeightScope& weights
   return Mamba2::bind(*this, weights, bookings);
 }
 
+std::vector<BlockMatrix> Mamba2Spec::matrices(Index d_model) const {
+  const Mamba2Spec spec = resolved(d_model);
+  const Index d_B = spec.n_group * spec.d_state;
+  BlockMatrix in_proj{.name = "in_proj"};
+  Index first = 0;
+  const auto add = [&](std::string_view name, Index count) {
+    if (count > 0) in_proj.rows.push_back({name, first, count});
+    first += count;
+  };
+  add("mlp_z", spec.d_mlp());
+  add("mlp_x", spec.d_mlp());
+  add("z", spec.d_ssm);
+  add("x", spec.d_ssm);
+  add("B", d_B);
+  add("C", d_B);
+  add("dt", spec.n_head());
+  return {std::move(in_proj), {.name = "out_proj", .input = Site::mixed}};
+}
+
 }  // namespace v0_1
 }  // namespace krait

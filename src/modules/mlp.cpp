@@ -29,5 +29,9 @@ Result<std::unique_ptr<const Block>> MlpSpec::bind(const WeightScope& weights,
   return std::unique_ptr<const Block>(std::make_unique<Mlp>(std::move(network), bookings));
 }
 
+std::vector<BlockMatrix> MlpSpec::matrices(Index d_model) const {
+  return FeedForward::matrices(up, down, resolved(d_model).d_hidden, gated);
+}
+
 }  // namespace v0_1
 }  // namespace krait

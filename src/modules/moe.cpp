@@ -143,5 +143,26 @@ Result<std::unique_ptr<const Block>> MoeSpec::bind(const WeightScope& weights,
   return Moe::bind(*this, weights, bookings);
 }
 
+std::vector<BlockMatrix> MoeSpec::matrices(Index d_model) const {
+  const MoeSpec spec = resolved(d_model);
+  std::vector<BlockMatrix> all;
+  const auto add = [&](const std::string& prefix, Index expert, Index d_hidden, bool is_stacked) {
+    for (BlockMatrix& matrix :
+         FeedForward::matrices(prefix + names.up, prefix + names.down, d_hidden, gated)) {
+      if (matrix.input == Site::input) matrix.input = Site::expert;
+      matrix.expert = expert;
+      matrix.is_stacked = is_stacked;
+      all.push_back(std::move(matrix));
+    }
+  };
+  for (Index e = 0; e < n_expert; ++e) {
+    const bool is_stacked = names.experts.empty();
+    add(is_stacked ? "" : names.experts + '.' + std::to_string(e) + '.', e, spec.d_expert,
+        is_stacked);
+  }
+  if (d_shared != 0) add(names.shared + '.', n_expert, d_shared, false);
+  return all;
+}
+
 }  // namespace v0_1
 }  // namespace krait

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <optional>
 #include <set>
 #include <vector>
@@ -12,12 +11,11 @@
 #include "krait/io/safetensors.hpp"
 #include "krait/loading/registry.hpp"
 #include "krait/weights/convert.hpp"
+#include "tools/checkpoint_copy.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 namespace {
-
-namespace fs = std::filesystem;
 
 // Elements that are converted at once, between two reports of progress.
 constexpr Index chunk_elements = Index{1} << 22;
@@ -219,67 +217,6 @@ class Conversion {
   Index total_ = 0;
 };
 
-// Whether `inner` is `outer` or lies in it, links followed as far as folders exist.
-bool lies_in(const fs::path& inner, const fs::path& outer) {
-  std::error_code error;
-  const fs::path in = fs::weakly_canonical(fs::absolute(inner, error), error);
-  const fs::path out = fs::canonical(outer, error);
-  if (error) return false;
-  const auto [end, ignored] = std::mismatch(out.begin(), out.end(), in.begin(), in.end());
-  return end == out.end();
-}
-
-// A matrix of the checkpoint that has no floats.
-Result<void> check_floats(const ModelPlan& plan, const WeightStore& weights,
-                          const std::string& path) {
-  for (const TensorUse& use : plan.tensors) {
-    if (use.role == TensorRole::matrix && !weights.contains(use.name)) {
-      return Error{ErrorCode::bad_argument,
-                   fmt::format("[quantize] {}: expected a matrix of floats, found {} ({})",
-                               use.name, use.form, path)};
-    }
-  }
-  return {};
-}
-
-Result<void> write_text(const std::string& path, std::string_view text) {
-  KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
-  KRAIT_RETURN_IF_ERROR(file.write(text));
-  return file.commit();
-}
-
-// The files beside the weights.
-Result<void> copy_texts(const Checkpoint& checkpoint, const fs::path& source,
-                        const fs::path& destination) {
-  KRAIT_RETURN_IF_ERROR(write_text(destination / checkpoint.config_file, checkpoint.config));
-  const auto copy = [&](const char* name, const std::string& text) -> Result<void> {
-    if (text.empty()) return {};
-    return write_text(destination / name, text);
-  };
-  KRAIT_RETURN_IF_ERROR(copy("tokenizer.json", checkpoint.tokenizer));
-  KRAIT_RETURN_IF_ERROR(copy("tokenizer_config.json", checkpoint.tokenizer_config));
-  KRAIT_RETURN_IF_ERROR(copy("chat_template.jinja", checkpoint.chat_template));
-  // What krait does not read itself, other programs may.
-  constexpr std::size_t largest = std::size_t{1} << 30U;
-  const auto copy_file = [&](const fs::path& name) -> Result<void> {
-    KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text_file(source / name, largest));
-    return write_text(destination / name, text);
-  };
-  std::error_code ignored;
-  for (const char* name : {"generation_config.json", "special_tokens_map.json", "added_tokens.json",
-                           "chat_template.json", "vocab.json", "merges.txt", "tokenizer.model",
-                           "tokenizer.model.v3", "tekken.json"}) {
-    if (fs::is_regular_file(source / name, ignored)) KRAIT_RETURN_IF_ERROR(copy_file(name));
-  }
-  const fs::path templates = "additional_chat_templates";
-  for (const auto& entry : fs::directory_iterator(source / templates, ignored)) {
-    if (!entry.is_regular_file(ignored) || entry.path().extension() != ".jinja") continue;
-    fs::create_directory(destination / templates, ignored);
-    KRAIT_RETURN_IF_ERROR(copy_file(templates / entry.path().filename()));
-  }
-  return {};
-}
-
 }  // namespace
 
 Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
@@ -302,7 +239,7 @@ Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
                                             Executor& executor, Progress progress) {
   KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan stored, plan_checkpoint(source));
   const auto& [stored_plan, config, checkpoint] = stored;
-  KRAIT_RETURN_IF_ERROR(check_floats(stored_plan, checkpoint.weights, source));
+  KRAIT_RETURN_IF_ERROR(check_floats(stored_plan, checkpoint.weights, source, "quantize"));
   WeightOptions options{.form = std::string(form.name())};
   const bool is_known = find_form(form.name()) == &form;
   // Not owned: it outlives the plan.
@@ -310,16 +247,7 @@ Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
   KRAIT_ASSIGN_OR_RETURN(const ModelPlan plan,
                          plan_model(config.spec, &checkpoint.weights, config.prefix, options));
 
-  std::error_code ignored;
-  const bool is_folder = fs::is_directory(checkpoint.path, ignored);
-  fs::path folder = is_folder ? fs::path(checkpoint.path) : fs::path(checkpoint.path).parent_path();
-  if (folder.empty()) folder = ".";
-  if (is_folder && lies_in(destination, folder)) {
-    return Error{ErrorCode::bad_argument,
-                 fmt::format("[quantize] destination: expected a place outside the source, found "
-                             "one in it ({})",
-                             destination)};
-  }
+  KRAIT_RETURN_IF_ERROR(check_outside(checkpoint, destination, "quantize"));
   KRAIT_ASSIGN_OR_RETURN(AtomicDirectory directory, AtomicDirectory::create(destination));
   Conversion conversion(form, executor, progress);
   conversion.plan(checkpoint.weights, plan);
@@ -328,7 +256,7 @@ Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
   metadata[std::string(weight_form_key)] = form.name();
   metadata[std::string(weight_format_version_key)] = weight_format_version;
   KRAIT_RETURN_IF_ERROR(conversion.write(directory.path() + "/model.safetensors", metadata));
-  KRAIT_RETURN_IF_ERROR(copy_texts(checkpoint, folder, directory.path()));
+  KRAIT_RETURN_IF_ERROR(copy_texts(checkpoint, checkpoint.config, directory.path()));
   KRAIT_RETURN_IF_ERROR(directory.commit());
   return conversion.summary();
 }

@@ -7,9 +7,9 @@
 #include <span>
 #include <string>
 #include <vector>
-#include "krait/core/function.hpp"
 
 #include "krait/core/flow.hpp"
+#include "krait/core/function.hpp"
 #include "krait/io/mapped_file.hpp"
 #include "krait/io/weight_store.hpp"
 

@@ -7,8 +7,8 @@
 #include <string>
 #include <string_view>
 #include <vector>
-#include "krait/core/function.hpp"
 
+#include "krait/core/function.hpp"
 #include "krait/loading/checkpoint.hpp"
 #include "krait/models/builder.hpp"
 

@@ -157,6 +157,19 @@ class KRAIT_API Session {
   /// ids have no probability. The state consumes all tokens but the last.
   Result<void> score(std::span<const Token> tokens, State& state, std::span<float> log_probs);
 
+  /// The rows of the embedding for these tokens, x [tokens, d_model]. With `run_layers` and
+  /// `unembed` it is what `prefill_all` does, for tools that keep the activations between layers.
+  Result<void> embed(std::span<const Token> tokens, MatrixView<float> x);
+
+  /// Runs layers [begin, end) of the model on x [tokens, d_model], the residual stream, which
+  /// becomes their output. `state` advances in these layers alone: it is of use for the same layers
+  /// only. SessionOptions::hook sees the blocks. Numbers that are not finite are no error here.
+  Result<void> run_layers(Range layers, MatrixView<float> x, State& state);
+
+  /// Logits [tokens, vocab_padded] of the residual stream behind the last layer, x [tokens,
+  /// d_model]: final norm and head.
+  Result<void> unembed(MatrixView<const float> x, MatrixView<float> logits);
+
   /// Makes room for runs in sequences of up to `context` tokens, so that they do not allocate. Only
   /// models with attention need it, whose working memory grows with the text; a run that needs more
   /// reserves it, in growing steps. Errors: bad_argument, no_memory.
@@ -180,10 +193,13 @@ class KRAIT_API Session {
   };
 
   Result<void> check(std::span<const Token> tokens, const State& state) const;
+  Result<void> check_tokens(std::span<const Token> tokens) const;
+  Result<void> check_state(Index tokens, const State& state) const;  // that it has room for them
   Result<void> check_model(const State& state) const;
   // Room for the items' tokens in the caches of their states and in tasks_.
   Result<void> make_room(std::span<const RunItem> items);
   Result<void> make_room(std::span<const Token> tokens, State& state);
+  Result<void> make_room(Index tokens, State& state);
   // The logits that belong to tokens.
   std::span<const float> known(std::span<const float> row) const noexcept {
     return row.first(static_cast<std::size_t>(model_.vocab()));

@@ -33,6 +33,8 @@ struct CustomSpec {
 
   KRAIT_API Result<void> validate(Index d_model) const;
   KRAIT_API std::string to_string(Index d_model) const;
+  /// None: what an application's block binds, tools do not know.
+  std::vector<BlockMatrix> matrices(Index /*d_model*/) const { return {}; }
 
   friend bool operator==(const CustomSpec& a, const CustomSpec& b) {
     return a.kind == b.kind && a.parameters == b.parameters;
@@ -79,6 +81,9 @@ struct ModelSpec {
 
 /// Whether the sizes describe a model. Errors: bad_config, naming the first bad size.
 KRAIT_API Result<void> validate(const ModelSpec& spec);
+
+/// The weight matrices of the residual's block.
+KRAIT_API std::vector<BlockMatrix> matrices(const ResidualSpec& residual, Index d_model);
 
 /// Several lines: one per part, equal layers folded.
 KRAIT_API std::string to_string(const ModelSpec& spec);

@@ -54,6 +54,7 @@ struct AttentionSpec {
   KRAIT_API std::string to_string(Index d_model) const;
   KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights,
                                                       Bookings& bookings) const;
+  KRAIT_API std::vector<BlockMatrix> matrices(Index d_model) const;
 
   friend bool operator==(const AttentionSpec&, const AttentionSpec&) = default;
 };

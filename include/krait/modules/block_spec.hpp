@@ -8,13 +8,31 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "krait/core/error.hpp"
 #include "krait/modules/block.hpp"
+#include "krait/modules/hook.hpp"
 #include "krait/weights/scope.hpp"
 
 namespace krait {
 inline namespace v0_1 {
+
+/// A weight matrix of a block, for tools that quantise matrices or look at them.
+struct BlockMatrix {
+  /// Rows of the matrix that make something of their own.
+  struct Rows {
+    std::string_view name;  ///< "x", "z"
+    Index first = 0;
+    Index count = 0;
+  };
+
+  std::string name;             ///< below the block: "in_proj", "experts.3.up_proj"
+  Site input = Site::input;     ///< where its inputs pass by
+  Index expert = -1;            ///< whose it is, as hooks number them; -1: no expert's
+  bool is_stacked = false;      ///< whether all experts' matrices are one tensor of that name
+  std::vector<Rows> rows = {};  ///< all of them, in order; empty where they make one thing
+};
 
 /// Plain data that describes a block.
 template <class Spec>
@@ -27,6 +45,8 @@ concept AnyBlockSpec = std::equality_comparable<Spec> &&
   { spec.to_string(d_model) } -> std::same_as<std::string>;
   /// Finds the block's tensors, checks their shapes, and books state and scratch.
   { spec.bind(weights, bookings) } -> std::same_as<Result<std::unique_ptr<const Block>>>;
+  /// The matrices that `bind` binds as such (TensorRole::matrix).
+  { spec.matrices(d_model) } -> std::same_as<std::vector<BlockMatrix>>;
 };
 
 /// Number of experts, the width of `Site::routing`; 0 for a block without a router. A spec with a

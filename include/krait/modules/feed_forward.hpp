@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "krait/kernels/elementwise.hpp"
+#include "krait/modules/block_spec.hpp"
 #include "krait/weights/linear.hpp"
 
 namespace krait {
@@ -32,6 +33,10 @@ class FeedForward {
   static constexpr Index up_rows(Index d_hidden, bool is_gated) noexcept {
     return (is_gated ? 2 : 1) * d_hidden;
   }
+
+  /// The two matrices, for a block's spec.
+  KRAIT_API static std::vector<BlockMatrix> matrices(const std::string& up, const std::string& down,
+                                                     Index d_hidden, bool gated);
 
   /// What `bind` needs: sizes, and the names of the two matrices in the scope `weights`.
   struct Parts {

@@ -13,6 +13,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "krait/core/profile.hpp"
 #include "krait/kernels/norm.hpp"
@@ -50,6 +51,7 @@ struct MambaSpec {
   KRAIT_API std::string to_string(Index d_model) const;
   KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights,
                                                       Bookings& bookings) const;
+  KRAIT_API std::vector<BlockMatrix> matrices(Index d_model) const;
 
   friend bool operator==(const MambaSpec&, const MambaSpec&) = default;
 };

@@ -14,6 +14,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "krait/core/profile.hpp"
 #include "krait/kernels/elementwise.hpp"
@@ -70,6 +71,7 @@ struct Mamba2Spec {
   KRAIT_API std::string to_string(Index d_model) const;
   KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights,
                                                       Bookings& bookings) const;
+  KRAIT_API std::vector<BlockMatrix> matrices(Index d_model) const;
 
   friend bool operator==(const Mamba2Spec&, const Mamba2Spec&) = default;
 };

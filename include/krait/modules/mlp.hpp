@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "krait/modules/block.hpp"
 #include "krait/modules/block_spec.hpp"
@@ -33,6 +34,7 @@ struct MlpSpec {
   KRAIT_API std::string to_string(Index d_model) const;
   KRAIT_API Result<std::unique_ptr<const Block>> bind(const WeightScope& weights,
                                                       Bookings& bookings) const;
+  KRAIT_API std::vector<BlockMatrix> matrices(Index d_model) const;
 
   friend bool operator==(const MlpSpec&, const MlpSpec&) = default;
 };

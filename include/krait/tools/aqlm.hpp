@@ -9,6 +9,7 @@
 ///         inputs' second moments; codebooks by conjugate gradients; scales in closed form.
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -83,6 +84,52 @@ KRAIT_API Result<AqlmMatrix> encode_aqlm(MatrixView<const float> W, const Second
                                          const AqlmScheme& scheme, const AqlmEffort& effort,
                                          std::uint64_t seed, Executor& executor,
                                          Progress progress = {});
+
+/// How `quantize_aqlm` works.
+struct AqlmOptions {
+  AqlmScheme scheme = {};
+  /// "fast": diagonal second moments and little search; "default"; "best": more search.
+  std::string preset = "default";
+  /// Text whose activations give the second moments; without any, they are the identity. So much
+  /// of it is read as makes 256 MiB of activations.
+  std::optional<std::string> calibration = {};
+  /// Matrices that stay as they are: patterns over their paths ("*.layers.0.*"), `*` any run of
+  /// characters. Of others the input and output projections of mixers and the experts are
+  /// quantised.
+  std::vector<std::string> keep = {};
+  std::uint64_t seed = 0;
+};
+
+/// What came of a matrix.
+struct AqlmMatrixReport {
+  std::string name;  ///< "backbone.layers.3.mixer.in_proj"
+  Index out = 0;
+  Index in = 0;
+  double error = 0.0;  ///< see AqlmMatrix::error; of a stack of experts the mean
+};
+
+struct AqlmReport {
+  std::vector<AqlmMatrixReport> matrices;
+  double bits_per_weight = 0.0;  ///< of these matrices, codebooks and scales included
+  Index bytes_before = 0;        ///< of all tensors
+  Index bytes_after = 0;         ///< of all tensors, as stored: 4-bit codes take 8 bits
+};
+
+/// Writes the checkpoint at `source` to the new folder `destination` with matrices quantised, in
+/// the layout of Hugging Face's AQLM integration. Layer by layer: each sees the activations that
+/// the quantised layers before it make of the calibration text.
+///
+/// Finished matrices are kept in `destination`.partial, which is removed in the end: the same call
+/// goes on after an interruption and gives the same bytes, which depend on the options and the
+/// source alone.
+///
+/// `progress` counts weights times rounds. Errors: those of open_model and plan_model; bad_argument
+/// (options, a source that is quantised, a destination that exists or lies in the source,
+/// unfinished work of another call), not_finite, io_failed, cancelled.
+KRAIT_API Result<AqlmReport> quantize_aqlm(const std::string& source,
+                                           const std::string& destination,
+                                           const AqlmOptions& options, Executor& executor,
+                                           Progress progress = {});
 
 }  // namespace v0_1
 }  // namespace krait

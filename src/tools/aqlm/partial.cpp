@@ -1,0 +1,143 @@
+#include "tools/aqlm/partial.hpp"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+
+#include "krait/io/atomic_file.hpp"
+#include "krait/io/mapped_file.hpp"
+#include "krait/io/safetensors.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace aqlm {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* key_file = "key";
+
+// FNV-1a, so that a damaged file is made again instead of mixed in.
+class Checksum {
+ public:
+  template <class T>
+  void add(const std::vector<T>& values) {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(values.data());
+    for (std::size_t i = 0; i < values.size() * sizeof(T); ++i) {
+      value_ = (value_ ^ bytes[i]) * 0x100000001B3ULL;
+    }
+  }
+  std::string hex() const { return fmt::format("{:016x}", value_); }
+
+ private:
+  std::uint64_t value_ = 0xCBF29CE484222325ULL;
+};
+
+std::string checksum(const AqlmMatrix& matrix) {
+  Checksum sum;
+  sum.add(matrix.codes);
+  sum.add(matrix.codebooks);
+  sum.add(matrix.scales);
+  return sum.hex();
+}
+
+template <class T>
+bool read(const WeightStore& store, const char* name, DType dtype, std::size_t size,
+          std::vector<T>& values) {
+  const WeightStore::Entry* entry = store.find(name);
+  if (entry == nullptr || entry->tensor.dtype != dtype ||
+      static_cast<std::size_t>(entry->tensor.size()) != size) {
+    return false;
+  }
+  values.resize(size);
+  std::memcpy(values.data(), entry->tensor.data, size * sizeof(T));
+  return true;
+}
+
+}  // namespace
+
+Result<PartialWork> PartialWork::open(const std::string& destination, const std::string& key) {
+  PartialWork work;
+  // "name/" means the same folder as "name".
+  work.folder_ = destination;
+  while (work.folder_.size() > 1 && work.folder_.back() == '/') work.folder_.pop_back();
+  work.folder_ += ".partial";
+  work.key_ = key;
+  const std::string path = work.folder_ + "/" + key_file;
+  std::error_code error;
+  if (fs::exists(work.folder_, error)) {
+    const auto found = read_text_file(path, std::size_t{1} << 20U);
+    if (!found || *found != key) {
+      return Error{ErrorCode::bad_argument,
+                   fmt::format("[aqlm] unfinished work: expected that of the same call, found {} "
+                               "({}; remove the folder to begin anew)",
+                               found ? "another's" : "something else", work.folder_)};
+    }
+    return work;
+  }
+  if (!fs::create_directory(work.folder_, error)) {
+    return Error{ErrorCode::io_failed,
+                 fmt::format("[aqlm] destination: expected a folder to write to, found {} ({})",
+                             error.message(), work.folder_)};
+  }
+  KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
+  KRAIT_RETURN_IF_ERROR(file.write(key));
+  KRAIT_RETURN_IF_ERROR(file.commit());
+  return work;
+}
+
+std::string PartialWork::path_of(const std::string& name) const {
+  return fmt::format("{}/{}.safetensors", folder_, name);
+}
+
+std::optional<AqlmMatrix> PartialWork::load(const std::string& name, const AqlmScheme& scheme,
+                                            Index out, Index in) const {
+  std::error_code ignored;
+  if (!fs::exists(path_of(name), ignored)) return std::nullopt;
+  auto file = open_file(path_of(name), WeightsMode::copy);
+  if (!file) return std::nullopt;
+  WeightStore store;
+  if (!read_safetensors(*std::move(file), store)) return std::nullopt;
+  AqlmMatrix matrix;
+  matrix.scheme = scheme;
+  matrix.out = out;
+  matrix.in = in;
+  const Index codes = out * (in / scheme.group) * scheme.n_codebook;
+  const Index numbers = scheme.n_codebook * scheme.n_codeword() * scheme.group;
+  if (!read(store, "codes", DType::i16, static_cast<std::size_t>(codes), matrix.codes) ||
+      !read(store, "codebooks", DType::f16, static_cast<std::size_t>(numbers), matrix.codebooks) ||
+      !read(store, "scales", DType::f16, static_cast<std::size_t>(out), matrix.scales)) {
+    return std::nullopt;
+  }
+  const auto sum = store.metadata.find("checksum");
+  const auto error = store.metadata.find("error");
+  if (sum == store.metadata.end() || error == store.metadata.end() ||
+      sum->second != checksum(matrix)) {
+    return std::nullopt;
+  }
+  const std::string& text = error->second;
+  std::from_chars(text.data(), text.data() + text.size(), matrix.error);
+  return matrix;
+}
+
+Result<void> PartialWork::save(const std::string& name, const AqlmMatrix& matrix) const {
+  const auto tensor = [](const char* part, const auto& values, DType dtype) {
+    return NamedTensor{part, {values.data(), dtype, {std::ssize(values)}}};
+  };
+  return write_safetensors(
+      path_of(name),
+      {tensor("codes", matrix.codes, DType::i16), tensor("codebooks", matrix.codebooks, DType::f16),
+       tensor("scales", matrix.scales, DType::f16)},
+      {{"checksum", checksum(matrix)}, {"error", fmt::format("{}", matrix.error)}});
+}
+
+void PartialWork::remove() const {
+  std::error_code ignored;
+  fs::remove_all(folder_, ignored);
+}
+
+}  // namespace aqlm
+}  // namespace v0_1
+}  // namespace krait

@@ -1,0 +1,509 @@
+// A checkpoint quantised layer by layer.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <set>
+
+#include "krait/io/atomic_file.hpp"
+#include "krait/io/safetensors.hpp"
+#include "krait/loading/language_model.hpp"
+#include "krait/models/session.hpp"
+#include "krait/tools/aqlm.hpp"
+#include "krait/weights/convert.hpp"
+#include "krait/weights/form.hpp"
+#include "krait/weights/overlay.hpp"
+#include "tools/aqlm/moments.hpp"
+#include "tools/aqlm/partial.hpp"
+#include "tools/checkpoint_copy.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Preset {
+  std::string_view name;
+  AqlmEffort effort;
+  bool is_diagonal;
+};
+
+constexpr Preset presets[] = {
+    {"fast", {.beam = 4, .rounds = 3, .solver_steps = 5, .kmeans_rounds = 10}, true},
+    {"default", {.beam = 12, .rounds = 12, .least_gain = 0.002}, false},
+    {"best", {.beam = 32, .rounds = 25, .least_gain = 0.0005}, false},
+};
+
+Error bad(std::string_view what, std::string_view expected, std::string_view found) {
+  return {ErrorCode::bad_argument,
+          fmt::format("[aqlm] {}: expected {}, found {}", what, expected, found)};
+}
+
+Result<Preset> preset_of(std::string_view name) {
+  for (const Preset& preset : presets) {
+    if (preset.name == name) return preset;
+  }
+  return bad("preset", "fast, default or best", fmt::format("'{}'", name));
+}
+
+// Whether a text fits a pattern in which `*` is any run of characters.
+bool fits(std::string_view pattern, std::string_view text) {
+  if (pattern.empty()) return text.empty();
+  if (pattern.front() != '*') {
+    return !text.empty() && text.front() == pattern.front() &&
+           fits(pattern.substr(1), text.substr(1));
+  }
+  while (pattern.starts_with("**")) pattern.remove_prefix(1);
+  for (std::size_t i = 0; i <= text.size(); ++i) {
+    if (fits(pattern.substr(1), text.substr(i))) return true;
+  }
+  return false;
+}
+
+// A tensor of weights that is quantised: a matrix, or a stack of experts' matrices.
+struct Job {
+  std::string name;  // without ".weight"
+  std::size_t layer = 0;
+  std::string path;               // of the block
+  std::vector<BlockMatrix> each;  // one, or one of each expert
+  Index out = 0;
+  Index in = 0;
+
+  Index count() const noexcept { return std::ssize(each); }
+  Index weights() const noexcept { return count() * out * in; }
+  // How the i-th matrix is called in the folder of finished ones.
+  std::string name_of(Index i) const {
+    return each.front().is_stacked ? fmt::format("{}.{}", name, i) : name;
+  }
+};
+
+// Whether the block's matrix is one that AQLM is for: what is small, or steers the state, is not.
+bool is_quantised(const BlockMatrix& matrix) {
+  return matrix.expert >= 0 || matrix.name == "in_proj" || matrix.name == "out_proj";
+}
+
+Result<std::vector<Job>> list_jobs(const CheckpointPlan& plan, const AqlmOptions& options) {
+  const ModelSpec& spec = plan.config.spec;
+  std::map<std::string_view, const TensorUse*> uses;  // by path
+  for (const TensorUse& use : plan.plan.tensors) uses.emplace(use.path, &use);
+  std::vector<Job> jobs;
+  std::map<std::string, std::size_t> stacks;
+  for (std::size_t layer = 0; layer < spec.layers.size(); ++layer) {
+    for (const ResidualSpec& residual : spec.layers[layer].residuals) {
+      const std::string path =
+          fmt::format("{}.{}.{}", spec.layers_name, layer, residual.block_name);
+      for (BlockMatrix& matrix : matrices(residual, spec.d_model())) {
+        if (!is_quantised(matrix)) continue;
+        const auto use = uses.find(fmt::format("{}.{}.weight", path, matrix.name));
+        if (use == uses.end()) continue;
+        std::string name = use->second->name;
+        name.resize(name.size() - std::string_view(".weight").size());
+        const bool is_kept = std::ranges::any_of(
+            options.keep, [&](const std::string& pattern) { return fits(pattern, name); });
+        if (is_kept) continue;
+        if (matrix.is_stacked) {
+          const auto [known, is_new] = stacks.emplace(name, jobs.size());
+          if (!is_new) {
+            jobs[known->second].each.push_back(std::move(matrix));
+            continue;
+          }
+        }
+        const Shape& shape = use->second->shape;
+        Job job;
+        job.name = std::move(name);
+        job.layer = layer;
+        job.path = path;
+        job.out = shape[shape.rank() - 2];
+        job.in = shape[shape.rank() - 1];
+        job.each.push_back(std::move(matrix));
+        if (job.in % options.scheme.group != 0) {
+          return bad(job.name, fmt::format("inputs in groups of {}", options.scheme.group),
+                     fmt::format("{} inputs", job.in));
+        }
+        jobs.push_back(std::move(job));
+      }
+    }
+  }
+  if (jobs.empty()) return bad("keep", "a matrix to quantise", "none");
+  return jobs;
+}
+
+// What decides the result, in words.
+std::string key_of(const CheckpointPlan& plan, const std::string& fingerprint,
+                   const AqlmOptions& options) {
+  std::uint64_t text = 0xCBF29CE484222325ULL;
+  for (const char c : options.calibration.value_or("")) {
+    text = (text ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;
+  }
+  Index bytes = 0;
+  for (const auto& [name, entry] : plan.checkpoint.weights.entries()) bytes += entry.tensor.bytes();
+  return fmt::format(
+      "krait aqlm 1\nmodel {} {} bytes\nscheme {}\npreset {}\ncalibration {} bytes {:016x}\nseed "
+      "{}\nkeep {}\n",
+      fingerprint, bytes, to_string(options.scheme), options.preset,
+      options.calibration ? std::ssize(*options.calibration) : -1, text, options.seed,
+      fmt::join(options.keep, " "));
+}
+
+// The parts of a matrix, or of a stack, as the file has them.
+struct Encoded {
+  std::vector<std::byte> codes;  // int8 or int16, [count, out, groups, M]
+  std::vector<f16> codebooks;    // [count, M, K, 1, g]
+  std::vector<f16> scales;       // [count, out, 1, 1, 1]
+  std::vector<NamedTensor> tensors;
+};
+
+// Codes are stored as signed numbers, wrapped at 2^bits.
+void append_codes(const AqlmMatrix& matrix, std::vector<std::byte>& codes) {
+  const int bits = static_cast<int>(matrix.scheme.bits);
+  for (const std::uint16_t code : matrix.codes) {
+    const int value = (code >> (bits - 1)) != 0 ? code - (1 << bits) : code;
+    codes.push_back(static_cast<std::byte>(value & 0xFF));
+    if (bits > 8) codes.push_back(static_cast<std::byte>((value >> 8) & 0xFF));
+  }
+}
+
+Encoded file_parts(const Job& job, const AqlmScheme& scheme,
+                   const std::vector<AqlmMatrix>& matrices) {
+  Encoded parts;
+  for (const AqlmMatrix& matrix : matrices) {
+    append_codes(matrix, parts.codes);
+    parts.codebooks.insert(parts.codebooks.end(), matrix.codebooks.begin(), matrix.codebooks.end());
+    parts.scales.insert(parts.scales.end(), matrix.scales.begin(), matrix.scales.end());
+  }
+  const MatrixShape shape{job.out, job.in,
+                          job.each.front().is_stacked ? std::optional(job.count()) : std::nullopt};
+  const DType code_type = scheme.bits <= 8 ? DType::i8 : DType::i16;
+  parts.tensors = {
+      {job.name + ".codes",
+       {parts.codes.data(), code_type,
+        shape.tensor({job.out, job.in / scheme.group, scheme.n_codebook})}},
+      {job.name + ".codebooks",
+       {parts.codebooks.data(), DType::f16,
+        shape.tensor({scheme.n_codebook, scheme.n_codeword(), 1, scheme.group})}},
+      {job.name + ".scales", {parts.scales.data(), DType::f16, shape.tensor({job.out, 1, 1, 1})}}};
+  return parts;
+}
+
+// The configuration with what transformers wants to know in front of everything else, which stays
+// as it is written.
+std::string with_quantization(const Checkpoint& checkpoint, const std::vector<Job>& jobs,
+                              const AqlmScheme& scheme) {
+  std::set<std::string> quantised;
+  for (const Job& job : jobs) quantised.insert(job.name);
+  std::set<std::string> dense = {"lm_head.weight"};
+  constexpr std::string_view weight = ".weight";
+  for (const auto& [name, entry] : checkpoint.weights.entries()) {
+    if (!name.ends_with(weight)) {
+      dense.insert(name);
+      continue;
+    }
+    const std::string module = name.substr(0, name.size() - weight.size());
+    if (quantised.contains(module)) continue;
+    dense.insert(name);
+    // transformers 5 compares the names of modules.
+    if (entry.tensor.shape.rank() == 2) dense.insert(module);
+  }
+  std::string list;
+  for (const std::string& name : dense) {
+    list += fmt::format("{}\"{}\"", list.empty() ? "" : ", ", name);
+  }
+  const std::string added = fmt::format(
+      "\n  \"quantization_config\": {{\n    \"quant_method\": \"aqlm\",\n    "
+      "\"nbits_per_codebook\": {},\n    \"num_codebooks\": {},\n    \"in_group_size\": {},\n    "
+      "\"out_group_size\": 1,\n    \"linear_weights_not_to_quantize\": [{}]\n  }},",
+      scheme.bits, scheme.n_codebook, scheme.group, list);
+  std::string config = checkpoint.config;
+  config.insert(config.find('{') + 1, added);
+  return config;
+}
+
+class Quantizer {
+ public:
+  Quantizer(const CheckpointPlan& plan, const AqlmOptions& options, const Preset& preset,
+            std::vector<Job> jobs, Executor& executor, Progress progress)
+      : plan_(plan),
+        options_(options),
+        preset_(preset),
+        jobs_(std::move(jobs)),
+        executor_(executor),
+        progress_(progress) {
+    for (const Job& job : jobs_) total_ += job.weights() * (preset_.effort.rounds + 2);
+  }
+
+  const std::vector<Job>& jobs() const noexcept { return jobs_; }
+
+  // Runs the calibration text up to the first layer.
+  Result<void> begin(const Model& model, const Tokenizer& tokenizer) {
+    if (!options_.calibration) return {};
+    KRAIT_ASSIGN_OR_RETURN(std::vector<Token> tokens, tokenizer.encode(*options_.calibration));
+    if (tokens.empty()) return bad("calibration", "text", "none");
+    constexpr Index most_floats = Index{64} << 20;
+    const Index most = std::max<Index>(1, most_floats / model.d_model());
+    tokens.resize(static_cast<std::size_t>(std::min<Index>(std::ssize(tokens), most)));
+    x_ = AlignedBuffer<float>(std::ssize(tokens) * model.d_model());
+    rows_ = {x_.data(), std::ssize(tokens), model.d_model()};
+    Session session(model, executor_, few_sequences());
+    return session.embed(tokens, rows_);
+  }
+
+  // All matrices of a layer, and the activations behind it. `finished` has those of earlier calls.
+  Result<void> layer(std::size_t index, const Model& model, const aqlm::PartialWork& finished) {
+    std::vector<const Job*> jobs;
+    for (const Job& job : jobs_) {
+      if (job.layer == index) jobs.push_back(&job);
+    }
+    std::map<std::string, std::vector<AqlmMatrix>> done;
+    bool is_complete = true;
+    for (const Job* job : jobs) {
+      for (Index i = 0; i < job->count(); ++i) {
+        auto known = finished.load(job->name_of(i), options_.scheme, job->out, job->in);
+        is_complete = is_complete && known.has_value();
+        if (known) done[job->name].push_back(*std::move(known));
+      }
+    }
+    aqlm::InputMoments moments(executor_);
+    std::map<std::string, std::size_t> places;
+    if (!is_complete) {
+      done.clear();
+      KRAIT_RETURN_IF_ERROR(see_inputs(index, model, jobs, moments, places));
+    }
+    for (const Job* job : jobs) {
+      for (Index i = 0; i < job->count() && !is_complete; ++i) {
+        const auto place = places.find(job->name_of(i));
+        KRAIT_ASSIGN_OR_RETURN(
+            AqlmMatrix matrix,
+            finish(*job, i,
+                   place == places.end() ? SecondMoments{} : moments.moments(place->second),
+                   finished));
+        done[job->name].push_back(std::move(matrix));
+      }
+      done_ += is_complete ? job->weights() * (preset_.effort.rounds + 2) : 0;
+      double error = 0.0;
+      for (const AqlmMatrix& matrix : done[job->name]) error += matrix.error;
+      report_.matrices.push_back(
+          {job->name, job->out, job->in, error / static_cast<double>(job->count())});
+    }
+    return advance(index, jobs, done);
+  }
+
+  AqlmReport take_report() {
+    double bits = 0.0;
+    double weights = 0.0;
+    for (const Job& job : jobs_) {
+      const auto size = static_cast<double>(job.weights());
+      bits += size * bits_per_weight(options_.scheme, job.out, job.in);
+      weights += size;
+    }
+    report_.bits_per_weight = bits / weights;
+    return std::move(report_);
+  }
+
+  AqlmReport& report() noexcept { return report_; }
+
+ private:
+  static SessionOptions few_sequences(ActivationHook* hook = nullptr) {
+    return {.max_batch = 1, .max_verify = 0, .max_verify_batch = 0, .hook = hook};
+  }
+
+  // The second moments of the layer's inputs, by the unquantised layer.
+  Result<void> see_inputs(std::size_t index, const Model& model,
+                          const std::vector<const Job*>& jobs, aqlm::InputMoments& moments,
+                          std::map<std::string, std::size_t>& places) {
+    if (x_.size() == 0) return {};
+    std::map<std::tuple<std::string, Site, Index>, std::size_t> seen;
+    for (const Job* job : jobs) {
+      for (Index i = 0; i < job->count(); ++i) {
+        const BlockMatrix& matrix = job->each[static_cast<std::size_t>(i)];
+        const auto key = std::tuple(job->path, matrix.input, matrix.expert);
+        const auto [known, is_new] = seen.try_emplace(key, 0);
+        if (is_new) {
+          known->second =
+              moments.watch(job->path, matrix.input, matrix.expert, job->in, preset_.is_diagonal);
+        }
+        places.emplace(job->name_of(i), known->second);
+      }
+    }
+    AlignedBuffer<float> copy = x_;
+    Session session(model, executor_, few_sequences(&moments));
+    State state = model.initial_state();
+    const auto layer = static_cast<Index>(index);
+    KRAIT_RETURN_IF_ERROR(
+        session.run_layers({layer, layer + 1}, {copy.data(), rows_.rows, rows_.cols}, state));
+    // An expert that saw hardly any token is fitted to what all of them saw, or to the weights.
+    for (const Job* job : jobs) {
+      for (Index i = 0; i < job->count(); ++i) {
+        const auto place = places.find(job->name_of(i));
+        if (moments.rows(place->second) < job->in / 8) places.erase(place);
+      }
+    }
+    return {};
+  }
+
+  // Encodes one matrix, or takes it from the folder.
+  Result<AqlmMatrix> finish(const Job& job, Index i, const SecondMoments& moments,
+                            const aqlm::PartialWork& finished) {
+    const std::string name = job.name_of(i);
+    const Index weights = job.out * job.in;
+    const Index steps = preset_.effort.rounds + 2;
+    const Index before = done_;
+    auto known = finished.load(name, options_.scheme, job.out, job.in);
+    if (!known) {
+      const auto round = [&](Index done, Index) -> Flow {
+        return progress_ ? progress_(before + done * weights, total_) : Flow::go_on;
+      };
+      const TensorView& all = plan_.checkpoint.weights.find(job.name + ".weight")->tensor;
+      AlignedBuffer<float> W(weights);
+      const auto* data =
+          static_cast<const std::byte*>(all.data) + i * weights * bytes_of(all.dtype);
+      convert_floats({data, all.dtype, {weights}}, DType::f32, W.data());
+      auto matrix = encode_aqlm({W.data(), job.out, job.in}, moments, options_.scheme,
+                                preset_.effort, options_.seed, executor_, round);
+      if (!matrix) {
+        return Error{matrix.error().code, fmt::format("{} ({})", matrix.error().message, name)};
+      }
+      KRAIT_RETURN_IF_ERROR(finished.save(name, *matrix));
+      known = *std::move(matrix);
+    }
+    done_ = before + weights * steps;
+    return *std::move(known);
+  }
+
+  // Runs the layer with its quantised matrices.
+  Result<void> advance(std::size_t index, const std::vector<const Job*>& jobs,
+                       const std::map<std::string, std::vector<AqlmMatrix>>& done) {
+    if (x_.size() == 0) return {};
+    WeightStore store = plan_.checkpoint.weights;
+    for (const Job* job : jobs) {
+      auto values = std::make_shared<AlignedBuffer<float>>(job->weights());
+      float* row = values->data();
+      for (const AqlmMatrix& matrix : done.at(job->name)) {
+        for (Index r = 0; r < job->out; ++r, row += job->in) {
+          matrix.row(r, {row, static_cast<std::size_t>(job->in)});
+        }
+      }
+      const MatrixShape shape{
+          job->out, job->in,
+          job->each.front().is_stacked ? std::optional(job->count()) : std::nullopt};
+      replace_matrix(store, job->name, "f32",
+                     {{"weight", {values->data(), DType::f32, shape.tensor({job->out, job->in})}}},
+                     values);
+    }
+    KRAIT_ASSIGN_OR_RETURN(const Model model,
+                           build_model(plan_.config.spec, store, plan_.config.prefix));
+    Session session(model, executor_, few_sequences());
+    State state = model.initial_state();
+    const auto layer = static_cast<Index>(index);
+    return session.run_layers({layer, layer + 1}, rows_, state);
+  }
+
+  const CheckpointPlan& plan_;
+  const AqlmOptions& options_;
+  Preset preset_;
+  std::vector<Job> jobs_;
+  Executor& executor_;
+  Progress progress_;
+  AqlmReport report_;
+  AlignedBuffer<float> x_;  // [tokens, d_model], the residual stream in front of the layer
+  MatrixView<float> rows_;  // the same
+  Index done_ = 0;
+  Index total_ = 0;
+};
+
+// Writes all tensors, those of `jobs` from the folder of finished ones.
+Result<void> write_weights(const CheckpointPlan& plan, const std::vector<Job>& jobs,
+                           const AqlmScheme& scheme, const aqlm::PartialWork& finished,
+                           const std::string& path, AqlmReport& report) {
+  const auto parts_of = [&](const Job& job) -> Result<Encoded> {
+    std::vector<AqlmMatrix> matrices;
+    for (Index i = 0; i < job.count(); ++i) {
+      auto matrix = finished.load(job.name_of(i), scheme, job.out, job.in);
+      if (!matrix) {
+        return Error{ErrorCode::io_failed,
+                     fmt::format("[aqlm] {}: expected the finished matrix, found none ({})",
+                                 job.name_of(i), finished.folder())};
+      }
+      matrices.push_back(*std::move(matrix));
+    }
+    return file_parts(job, scheme, matrices);
+  };
+  std::vector<NamedTensor> tensors;
+  std::map<std::string, const Job*, std::less<>> quantised;
+  for (const Job& job : jobs) quantised.emplace(job.name + ".weight", &job);
+  std::vector<const Job*> of_job;
+  for (const auto& [name, entry] : plan.checkpoint.weights.entries()) {
+    report.bytes_before += entry.tensor.bytes();
+    if (quantised.contains(name)) continue;
+    tensors.push_back({name, entry.tensor});
+  }
+  const std::size_t copied = tensors.size();
+  for (const Job& job : jobs) {
+    KRAIT_ASSIGN_OR_RETURN(const Encoded parts, parts_of(job));
+    tensors.insert(tensors.end(), parts.tensors.begin(), parts.tensors.end());
+  }
+  for (const NamedTensor& tensor : tensors) report.bytes_after += tensor.tensor.bytes();
+  auto metadata = plan.checkpoint.weights.metadata;
+  metadata["format"] = "pt";
+  KRAIT_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::create(path, tensors, metadata));
+  const auto write = [&](std::size_t i, const TensorView& tensor) {
+    return writer.write(
+        i, 0,
+        {static_cast<const std::byte*>(tensor.data), static_cast<std::size_t>(tensor.bytes())});
+  };
+  for (std::size_t i = 0; i < copied; ++i) KRAIT_RETURN_IF_ERROR(write(i, tensors[i].tensor));
+  std::size_t i = copied;
+  for (const Job& job : jobs) {
+    KRAIT_ASSIGN_OR_RETURN(const Encoded parts, parts_of(job));
+    for (const NamedTensor& part : parts.tensors) KRAIT_RETURN_IF_ERROR(write(i++, part.tensor));
+  }
+  return writer.commit();
+}
+
+}  // namespace
+
+Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& destination,
+                                 const AqlmOptions& options, Executor& executor,
+                                 Progress progress) {
+  KRAIT_ASSIGN_OR_RETURN(const Preset preset, preset_of(options.preset));
+  KRAIT_RETURN_IF_ERROR(parse_aqlm_scheme(to_string(options.scheme)));
+  KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan plan, plan_checkpoint(source));
+  KRAIT_RETURN_IF_ERROR(check_floats(plan.plan, plan.checkpoint.weights, source, "aqlm"));
+  KRAIT_RETURN_IF_ERROR(check_outside(plan.checkpoint, destination, "aqlm"));
+  KRAIT_ASSIGN_OR_RETURN(std::vector<Job> jobs, list_jobs(plan, options));
+  std::shared_ptr<const Tokenizer> tokenizer;
+  if (options.calibration) {
+    KRAIT_ASSIGN_OR_RETURN(tokenizer, make_tokenizer(plan.checkpoint, plan.config));
+  }
+  KRAIT_ASSIGN_OR_RETURN(const Model model, build_model(plan.config.spec, plan.checkpoint.weights,
+                                                        plan.config.prefix));
+  Quantizer quantizer(plan, options, preset, std::move(jobs), executor, progress);
+  KRAIT_RETURN_IF_ERROR(quantizer.begin(model, tokenizer ? *tokenizer : *byte_tokenizer()));
+  // The folder is made last of all: what is refused leaves nothing.
+  KRAIT_ASSIGN_OR_RETURN(AtomicDirectory directory, AtomicDirectory::create(destination));
+  KRAIT_ASSIGN_OR_RETURN(
+      const auto finished,
+      aqlm::PartialWork::open(destination, key_of(plan, model.fingerprint(), options)));
+  for (std::size_t i = 0; i < plan.config.spec.layers.size(); ++i) {
+    const Result<void> done = quantizer.layer(i, model, finished);
+    if (done) continue;
+    // Weights that cannot be encoded will not be better next time.
+    if (done.error().code == ErrorCode::not_finite) finished.remove();
+    return done.error();
+  }
+  AqlmReport report = quantizer.take_report();
+  KRAIT_RETURN_IF_ERROR(write_weights(plan, quantizer.jobs(), options.scheme, finished,
+                                      directory.path() + "/model.safetensors", report));
+  KRAIT_RETURN_IF_ERROR(copy_texts(
+      plan.checkpoint, with_quantization(plan.checkpoint, quantizer.jobs(), options.scheme),
+      directory.path()));
+  KRAIT_RETURN_IF_ERROR(directory.commit());
+  finished.remove();
+  return report;
+}
+
+}  // namespace v0_1
+}  // namespace krait

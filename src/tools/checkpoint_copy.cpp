@@ -1,0 +1,101 @@
+#include "tools/checkpoint_copy.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "krait/io/atomic_file.hpp"
+#include "krait/io/mapped_file.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool is_folder(const Checkpoint& checkpoint) {
+  std::error_code ignored;
+  return fs::is_directory(checkpoint.path, ignored);
+}
+
+fs::path folder_of(const Checkpoint& checkpoint) {
+  const fs::path path = checkpoint.path;
+  if (is_folder(checkpoint)) return path;
+  return path.has_parent_path() ? path.parent_path() : fs::path(".");
+}
+
+// Whether `inner` is `outer` or lies in it, links followed as far as folders exist.
+bool lies_in(const fs::path& inner, const fs::path& outer) {
+  std::error_code error;
+  const fs::path in = fs::weakly_canonical(fs::absolute(inner, error), error);
+  const fs::path out = fs::canonical(outer, error);
+  if (error) return false;
+  const auto [end, ignored] = std::mismatch(out.begin(), out.end(), in.begin(), in.end());
+  return end == out.end();
+}
+
+Result<void> write_text(const std::string& path, std::string_view text) {
+  KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
+  KRAIT_RETURN_IF_ERROR(file.write(text));
+  return file.commit();
+}
+
+}  // namespace
+
+Result<void> check_floats(const ModelPlan& plan, const WeightStore& weights,
+                          const std::string& path, std::string_view area) {
+  for (const TensorUse& use : plan.tensors) {
+    if (use.role == TensorRole::matrix && !weights.contains(use.name)) {
+      return Error{ErrorCode::bad_argument,
+                   fmt::format("[{}] {}: expected a matrix of floats, found {} ({})", area,
+                               use.name, use.form, path)};
+    }
+  }
+  return {};
+}
+
+Result<void> check_outside(const Checkpoint& checkpoint, const std::string& destination,
+                           std::string_view area) {
+  if (!is_folder(checkpoint) || !lies_in(destination, folder_of(checkpoint))) return {};
+  return Error{ErrorCode::bad_argument,
+               fmt::format("[{}] destination: expected a place outside the source, found one in it "
+                           "({})",
+                           area, destination)};
+}
+
+Result<void> copy_texts(const Checkpoint& checkpoint, std::string_view config,
+                        const std::string& to) {
+  const fs::path source = folder_of(checkpoint);
+  const fs::path destination = to;
+  KRAIT_RETURN_IF_ERROR(write_text(destination / checkpoint.config_file, config));
+  const auto copy = [&](const char* name, const std::string& text) -> Result<void> {
+    if (text.empty()) return {};
+    return write_text(destination / name, text);
+  };
+  KRAIT_RETURN_IF_ERROR(copy("tokenizer.json", checkpoint.tokenizer));
+  KRAIT_RETURN_IF_ERROR(copy("tokenizer_config.json", checkpoint.tokenizer_config));
+  KRAIT_RETURN_IF_ERROR(copy("chat_template.jinja", checkpoint.chat_template));
+  // What krait does not read itself, other programs may.
+  constexpr std::size_t largest = std::size_t{1} << 30U;
+  const auto copy_file = [&](const fs::path& name) -> Result<void> {
+    KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text_file(source / name, largest));
+    return write_text(destination / name, text);
+  };
+  std::error_code ignored;
+  for (const char* name : {"generation_config.json", "special_tokens_map.json", "added_tokens.json",
+                           "chat_template.json", "vocab.json", "merges.txt", "tokenizer.model",
+                           "tokenizer.model.v3", "tekken.json"}) {
+    if (fs::is_regular_file(source / name, ignored)) KRAIT_RETURN_IF_ERROR(copy_file(name));
+  }
+  const fs::path templates = "additional_chat_templates";
+  for (const auto& entry : fs::directory_iterator(source / templates, ignored)) {
+    if (!entry.is_regular_file(ignored) || entry.path().extension() != ".jinja") continue;
+    fs::create_directory(destination / templates, ignored);
+    KRAIT_RETURN_IF_ERROR(copy_file(templates / entry.path().filename()));
+  }
+  return {};
+}
+
+}  // namespace v0_1
+}  // namespace krait

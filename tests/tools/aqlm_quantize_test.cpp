@@ -1,0 +1,175 @@
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "krait/core/thread_pool.hpp"
+#include "krait/io/safetensors.hpp"
+#include "krait/loading/registry.hpp"
+#include "krait/models/session.hpp"
+#include "krait/tools/aqlm.hpp"
+#include "tests/support/support.hpp"
+
+namespace krait {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct AqlmQuantize : testing::Test {
+  std::string in(const std::string& name) const { return (folder.path() / name).string(); }
+
+  static std::string source(const std::string& name) {
+    return (test::bundled_models_dir() / name).string();
+  }
+
+  Result<AqlmReport> run(const std::string& model, const std::string& to, AqlmOptions options,
+                         Progress progress = {}) const {
+    options.preset = "fast";
+    ThreadPool pool(2);
+    return quantize_aqlm(source(model), in(to), options, pool, progress);
+  }
+
+  static std::string text() {
+    return test::read_file(test::data_dir() / "data/heldout_64k.txt").substr(0, 2000);
+  }
+
+  test::TemporaryDirectory folder;
+};
+
+// The largest difference of logits after a few tokens, over the largest logit.
+double difference(const Model& a, const Model& b) {
+  SerialExecutor serial;
+  Session first(a, serial);
+  Session second(b, serial);
+  State first_state = a.initial_state();
+  State second_state = b.initial_state();
+  const std::vector<Token> tokens = {'T', 'h', 'e', ' ', 'c', 'a', 't', ' '};
+  const auto x = first.prefill(tokens, first_state).value();
+  const auto y = second.prefill(tokens, second_state).value();
+  double worst = 0.0;
+  double largest = 0.0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    worst = std::max(worst, std::abs(static_cast<double>(x[i]) - static_cast<double>(y[i])));
+    largest = std::max(largest, std::abs(static_cast<double>(x[i])));
+  }
+  return worst / largest;
+}
+
+TEST_F(AqlmQuantize, WritesTheLayoutOfHuggingFace) {
+  AqlmOptions options{.scheme = {2, 8, 8}, .calibration = text()};
+  const AqlmReport report = run("krait-bytes-draft", "new", options).value();
+  ASSERT_EQ(report.matrices.size(), 4U);
+  EXPECT_EQ(report.matrices.front().name, "backbone.layers.0.mixer.in_proj");
+  for (const auto& matrix : report.matrices) {
+    EXPECT_GT(matrix.error, 0.0);
+    EXPECT_LT(matrix.error, 0.1);
+  }
+  EXPECT_LT(report.bytes_after, report.bytes_before);
+  EXPECT_FALSE(fs::exists(in("new.partial")));
+
+  const Checkpoint made = open_checkpoint(in("new")).value();
+  const Checkpoint before = open_checkpoint(source("krait-bytes-draft")).value();
+  const auto shape = [&](const std::string& name) {
+    const auto* entry = made.weights.find("backbone.layers.0.mixer." + name);
+    return entry == nullptr
+               ? "none"
+               : std::string(to_string(entry->tensor.dtype)) + ' ' + to_string(entry->tensor.shape);
+  };
+  EXPECT_EQ(shape("in_proj.codes"), "i8 [256,8,2]");
+  EXPECT_EQ(shape("in_proj.codebooks"), "f16 [2,256,1,8]");
+  EXPECT_EQ(shape("in_proj.scales"), "f16 [256,1,1,1]");
+  EXPECT_EQ(shape("in_proj.weight"), "none");
+  // Everything else is as it was, to the bit.
+  for (const auto& [name, entry] : before.weights.entries()) {
+    if (name.ends_with("in_proj.weight") || name.ends_with("out_proj.weight")) continue;
+    const auto* copy = made.weights.find(name);
+    ASSERT_NE(copy, nullptr) << name;
+    EXPECT_EQ(copy->tensor.dtype, entry.tensor.dtype) << name;
+    EXPECT_TRUE(test::same_bits(std::span(static_cast<const std::byte*>(copy->tensor.data),
+                                          static_cast<std::size_t>(copy->tensor.bytes())),
+                                std::span(static_cast<const std::byte*>(entry.tensor.data),
+                                          static_cast<std::size_t>(entry.tensor.bytes()))))
+        << name;
+  }
+  EXPECT_NE(made.config.find("\"quant_method\": \"aqlm\""), std::string::npos);
+  EXPECT_NE(made.config.find("\"nbits_per_codebook\": 8"), std::string::npos);
+  EXPECT_NE(made.config.find("\"backbone.layers.1.mixer.x_proj\""), std::string::npos);
+  EXPECT_NE(made.config.find("\"lm_head.weight\""), std::string::npos);
+  EXPECT_NE(made.config.find("\"num_hidden_layers\": 2"), std::string::npos);
+
+  const Model original = load_model(source("krait-bytes-draft")).value();
+  EXPECT_LT(difference(load_model(in("new")).value(), original), 0.5);
+}
+
+TEST_F(AqlmQuantize, QuantisesExpertsAndKeepsWhatIsNamed) {
+  AqlmOptions options{.scheme = {4, 4, 8},
+                      .calibration = text(),
+                      .keep = {"*.layers.[!x]*", "*.layers.0.*", "*.layers.1.*", "*.layers.2.*",
+                               "*.layers.3.*", "*.layers.4.*", "*.layers.5.mixer.*"}};
+  const AqlmReport report = run("krait-bytes-moe", "experts", options).value();
+  ASSERT_FALSE(report.matrices.empty());
+  for (const auto& matrix : report.matrices) {
+    EXPECT_EQ(matrix.name.find("backbone.layers.5.moe."), 0U) << matrix.name;
+  }
+  const Model model = load_model(in("experts")).value();
+  Index codes = 0;
+  for (const TensorUse& use : model.plan().tensors) codes += use.form == "aqlm" ? 1 : 0;
+  EXPECT_EQ(codes, std::ssize(report.matrices));
+}
+
+TEST_F(AqlmQuantize, GoesOnAfterAnInterruptionWithTheSameBytes) {
+  const AqlmOptions options{.scheme = {4, 4, 8}, .calibration = text(), .seed = 5};
+  ASSERT_TRUE(run("krait-bytes-draft", "whole", options));
+  const std::string expected = test::read_file(folder.path() / "whole/model.safetensors");
+  for (const int stop_after : {1, 3, 7, 12}) {
+    int calls = 0;
+    const auto stop = [&](Index, Index) { return ++calls > stop_after ? Flow::stop : Flow::go_on; };
+    const auto stopped = run("krait-bytes-draft", "parts", options, stop);
+    ASSERT_FALSE(stopped);
+    EXPECT_EQ(stopped.error().code, ErrorCode::cancelled);
+    EXPECT_FALSE(fs::exists(in("parts")));
+  }
+  EXPECT_TRUE(fs::exists(in("parts.partial")));
+  // Another call does not mix its work with this.
+  AqlmOptions other = options;
+  other.seed = 6;
+  const auto refused = run("krait-bytes-draft", "parts", other);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().message.find("[aqlm] unfinished work: expected that of the same call"),
+            0U);
+  // A damaged piece is made again.
+  for (const auto& entry : fs::directory_iterator(in("parts.partial"))) {
+    if (entry.path().extension() != ".safetensors") continue;
+    std::string bytes = test::read_file(entry.path());
+    bytes.back() = static_cast<char>(bytes.back() ^ 1);
+    test::write_file(entry.path(), bytes);
+    break;
+  }
+  ASSERT_TRUE(run("krait-bytes-draft", "parts/", options));
+  EXPECT_EQ(test::read_file(folder.path() / "parts/model.safetensors"), expected);
+  EXPECT_FALSE(fs::exists(in("parts.partial")));
+}
+
+TEST_F(AqlmQuantize, WhatCannotBeDoneLeavesNothing) {
+  const auto message = [&](const AqlmOptions& options, const std::string& to = "bad") {
+    const auto result = run("krait-bytes-draft", to, options);
+    EXPECT_FALSE(fs::exists(in("bad")));
+    EXPECT_FALSE(fs::exists(in("bad.partial")));
+    return result ? std::string("none") : result.error().message;
+  };
+  EXPECT_EQ(message({.scheme = {4, 4, 7}}),
+            "[aqlm] backbone.layers.0.mixer.in_proj: expected inputs in groups of 7, found 64 "
+            "inputs");
+  EXPECT_EQ(message({.scheme = {0, 4, 8}}).find("[aqlm] scheme: expected MxBgG"), 0U);
+  EXPECT_EQ(message({.calibration = ""}), "[aqlm] calibration: expected text, found none");
+  EXPECT_EQ(message({.keep = {"*"}}), "[aqlm] keep: expected a matrix to quantise, found none");
+  EXPECT_NE(message({}, "missing/folder/bad"), "none");
+  ThreadPool pool(2);
+  EXPECT_EQ(quantize_aqlm(source("krait-bytes-draft"), in("bad"), {.preset = "slow"}, pool)
+                .error()
+                .message,
+            "[aqlm] preset: expected fast, default or best, found 'slow'");
+  EXPECT_FALSE(fs::exists(in("bad.partial")));
+}
+
+}  // namespace
+}  // namespace krait
