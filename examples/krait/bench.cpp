@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "bench/roofline_measure.hpp"
 #include "command.hpp"
+#include "krait/tools/machine.hpp"
 
 namespace krait::cli {
 namespace {
@@ -356,10 +356,10 @@ Result<void> run(const Options& options) {
   if (options.roofline) {
     // After the memory was read off: the measurement uses buffers far larger than the caches.
     KRAIT_ASSIGN_OR_RETURN(
-        const bench::Memory memory,
-        bench::Memory::create(bench::MemoryKind::file, 8 * bench::last_level_cache_bytes()));
-    report.read_gb_s = bench::read_bandwidth(memory, *runtime.threads);
-    report.gflop_s = bench::fma_peak(active_isa(), *runtime.threads);
+        const MachineMemory memory,
+        MachineMemory::create(MemoryKind::file, 8 * last_level_cache_bytes()));
+    report.read_gb_s = read_bandwidth(memory, *runtime.threads);
+    report.gflop_s = fma_peak(active_isa(), *runtime.threads);
   }
   if (options.common.json) return print_json(to_json(report, options, threads));
   return print_table(report, options, threads);
