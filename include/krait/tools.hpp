@@ -4,6 +4,7 @@
 /// The tools floor: what makes models from models and measures them. In a library of its own,
 /// krait::tools.
 
+#include "krait/tools/cost.hpp"
 #include "krait/tools/evaluate.hpp"
 #include "krait/tools/machine.hpp"
 #include "krait/tools/quantize.hpp"
