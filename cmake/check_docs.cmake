@@ -2,7 +2,7 @@
 #
 # In README.md and docs/*.md
 # - a path in code (`src/core/cpu.cpp`, `sh tests/run.sh`) that begins with a folder of the tree
-#   exists; with a star it stands for at least one file; with <…> in it, it is left alone;
+#   exists, and so does a public header as it is included (`krait/core/cpu.hpp`); with a star it stands for at least one file; with <…> in it, it is left alone;
 # - a link to another file of the tree leads to one;
 # - a block ```cpp is, but for white space, part of a source in examples/, which the build compiles
 #   (a block ```c++ is a sketch);
@@ -83,6 +83,9 @@ foreach(document IN LISTS documents)
     string(REGEX REPLACE "[${fence}${tick} \t\n,()\"'=]+" ";" words "${code}")
     foreach(word IN LISTS words)
       string(REGEX REPLACE "[.:]+$" "" word "${word}")
+      if(word MATCHES "^krait/.*\\.hpp$")
+        string(PREPEND word "include/")
+      endif()
       if(NOT word MATCHES "^(${folders})/" OR word MATCHES "[<>{}$]|…")
         continue()
       endif()

@@ -79,6 +79,8 @@ endforeach()
 
 file(APPEND ${TREE}/docs/a.md "See `src/core/none.cpp`.\n")
 expect(check_docs "a path that does not exist" fails "docs/a.md: names src/core/none.cpp")
+file(APPEND ${TREE}/docs/a.md "See `krait/core/none.hpp` beside `krait/core/a.hpp`.\n")
+expect(check_docs "a header that does not exist" fails "docs/a.md: names include/krait/core/none.hpp")
 file(APPEND ${TREE}/README.md "```sh\nsh tests/none.sh\n```\n")
 expect(check_docs "a command that does not exist" fails "README.md: names tests/none.sh")
 file(APPEND ${TREE}/docs/a.md "`src/*/none.cpp`\n")
