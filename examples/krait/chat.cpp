@@ -69,8 +69,7 @@ ChatTurns turns_of(const Options& options, const LanguageModel& model) {
 // Replies to a line. `written` becomes what the system said when that could not be shown.
 Result<void> reply(Conversation& conversation, const std::string& line, Result<void>& written) {
   const auto show = [&](const GenerationEvent& event) {
-    if (written) written = print(event.text);
-    if (written) written = flush();
+    if (written) written = print_all(event.text);
     return !written || is_interrupted() ? Flow::stop : Flow::go_on;
   };
   const auto progress = [](Index, Index) { return is_interrupted() ? Flow::stop : Flow::go_on; };

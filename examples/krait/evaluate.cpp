@@ -20,10 +20,8 @@ Result<void> run(const Options& options) {
   KRAIT_ASSIGN_OR_RETURN(const LanguageModel reference, load_language_model(options.reference));
   Session session(reference.model, *runtime.threads);
   KRAIT_ASSIGN_OR_RETURN(
-      const std::string text,
-      read_text_part(options.text, "--file", options.limit, runtime.tokenizer()));
-  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens,
-                         encode_text(runtime.language_model, text));
+      const std::vector<Token> tokens,
+      read_tokens(options.text, "--file", runtime.language_model, options.limit));
   ProgressLine progress("evaluate", "tokens");
   KRAIT_ASSIGN_OR_RETURN(const KlDivergence kl, kl_divergence(session, *runtime.session,
                                                               *runtime.threads, tokens, progress));

@@ -77,8 +77,7 @@ Result<void> run(const Options& options) {
   KRAIT_ASSIGN_OR_RETURN(const std::string prompt, read_prompt(options));
   KRAIT_ASSIGN_OR_RETURN(Sequence sequence, begin(options, prompt, runtime));
   if (options.echo && !options.common.json) {
-    KRAIT_RETURN_IF_ERROR(print(prompt));
-    KRAIT_RETURN_IF_ERROR(flush());
+    KRAIT_RETURN_IF_ERROR(print_all(prompt));
   }
 
   ProgressLine progress("prompt", "tokens");
@@ -94,8 +93,7 @@ Result<void> run(const Options& options) {
     generation_options.sampler.sequence = static_cast<std::uint32_t>(k);
     const auto show = [&](const GenerationEvent& event) {
       if (!options.common.json && !event.text.empty() && written) {
-        written = print(event.text);
-        if (written) written = flush();
+        written = print_all(event.text);
       }
       return !written || is_interrupted() ? Flow::stop : Flow::go_on;
     };

@@ -48,11 +48,9 @@ Result<void> run_router_stats(const Options& options) {
                  "found one without (" +
                      common.model + ")"};
   }
-  KRAIT_ASSIGN_OR_RETURN(
-      const std::string text,
-      read_text({.argument = {}, .file = options.router_stats}, "--router-stats"));
   KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens,
-                         encode_text(runtime.language_model, text));
+                         read_tokens({.argument = {}, .file = options.router_stats},
+                                     "--router-stats", runtime.language_model));
   if (tokens.empty()) {
     return Error{ErrorCode::bad_argument,
                  "[command] " + options.router_stats + ": expected a text, found an empty file"};

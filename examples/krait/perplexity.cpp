@@ -16,10 +16,8 @@ Result<void> run(const Options& options) {
   if (options.file && options.file->empty()) throw WrongUsage("file", "a name", "an empty one");
   const TextSource source{.argument = {}, .file = options.file.value_or("")};
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common, {.max_batch = 16}));
-  KRAIT_ASSIGN_OR_RETURN(const std::string text,
-                         read_text_part(source, "file", options.limit, runtime.tokenizer()));
   KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens,
-                         encode_text(runtime.language_model, text));
+                         read_tokens(source, "file", runtime.language_model, options.limit));
   if (tokens.size() < 2) {
     return Error{ErrorCode::bad_argument, "[command] text: expected at least 2 tokens, found " +
                                               std::to_string(tokens.size()) + " (" + source.name() +

@@ -31,8 +31,8 @@ Result<void> run(const Options& options) {
   KRAIT_ASSIGN_OR_RETURN(const LanguageModel loaded,
                          load_language_model(options.common.model, load_options(options.common)));
   if (options.decode) return run_decode(options, *loaded.tokenizer);
-  KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text(options.text, "text"));
-  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens, encode_text(loaded, text));
+  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens,
+                         read_tokens(options.text, "text", loaded));
   if (options.common.json) return print_json(tokens);
   std::string line;
   for (const Token token : tokens) line += (line.empty() ? "" : " ") + std::to_string(token);
