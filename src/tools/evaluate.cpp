@@ -119,7 +119,7 @@ Result<Perplexity> perplexity(Session& session, const Tokenizer& tokenizer,
     const auto part = std::span(log_probs).first(count);
     KRAIT_RETURN_IF_ERROR(session.score(tokens.subspan(first, count + 1), state, part));
     for (std::size_t i = 0; i < count; ++i) {
-      result.nats -= double{part[i]};
+      result.nats -= static_cast<double>(part[i]);
       result.bytes += std::ssize(tokenizer.bytes(tokens[first + i + 1]));
     }
     first += count;
