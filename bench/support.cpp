@@ -9,11 +9,11 @@
 namespace krait::bench {
 namespace {
 
-const Memory& weight_file() {
-  static const Memory memory = [] {
+const MachineMemory& weight_file() {
+  static const MachineMemory memory = [] {
     // At least one head matrix must fit.
     const Index bytes = std::max(8 * last_level_cache_bytes(), Index{256} << 20);
-    return Memory::create(MemoryKind::file, std::min(bytes, Index{2} << 30)).value();
+    return MachineMemory::create(MemoryKind::file, std::min(bytes, Index{2} << 30)).value();
   }();
   return memory;
 }
@@ -25,7 +25,7 @@ RotatingWeights::RotatingWeights(DType dtype, Index rows, Index cols)
       bytes_((rows * cols * bytes_of(dtype) + 63) / 64 * 64) {}
 
 kernels::DenseWeights RotatingWeights::next() {
-  const Memory& memory = weight_file();
+  const MachineMemory& memory = weight_file();
   if (at_ + bytes_ > memory.size()) at_ = 0;
   weights_.data = memory.data() + at_;
   at_ += bytes_;

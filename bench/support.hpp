@@ -12,9 +12,9 @@
 #include <string>
 #include <vector>
 
-#include "bench/roofline_measure.hpp"
 #include "krait/core/dtype.hpp"
 #include "krait/kernels/matvec.hpp"
+#include "krait/tools/machine.hpp"
 
 namespace krait::bench {
 

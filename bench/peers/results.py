@@ -12,7 +12,7 @@ class BadFile(Exception):
     """One line for the user."""
 
 
-def load(path):
+def load(path, format_="krait-peers-1"):
     try:
         with open(path, encoding="utf-8") as file:
             data = json.load(file)
@@ -20,8 +20,9 @@ def load(path):
         raise BadFile(f"[results] {path}: expected to read it, found {error.strerror}")
     except ValueError as error:
         raise BadFile(f"[results] {path}: expected JSON, found {error}")
-    if not isinstance(data, dict) or data.get("format") != "krait-peers-1":
-        raise BadFile(f'[results] {path}: expected "format": "krait-peers-1", found none')
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != format_:
+        raise BadFile(f'[results] {path}: expected "format": "{format_}", found {found or "none"}')
     return data
 
 

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "bench/roofline_measure.hpp"
 #include "command.hpp"
+#include "results.hpp"
 
 namespace krait::cli {
 namespace {
@@ -21,14 +21,6 @@ struct Options {
   bool profile = false;
 };
 
-struct Speed {
-  double best = 0.0;
-  double median = 0.0;
-
-  // Of the median run, in which a step decodes a token for each of so many users.
-  double step_microseconds(Index users) const { return 1e6 * static_cast<double>(users) / median; }
-};
-
 // Tokens per second of `repeat` runs of a body that handles `tokens` tokens.
 template <class Body>
 Result<Speed> measure(Index repeat, double tokens, Body body) {
@@ -42,40 +34,6 @@ Result<Speed> measure(Index repeat, double tokens, Body body) {
   std::sort(speeds.begin(), speeds.end());
   return Speed{speeds.back(), speeds[speeds.size() / 2]};
 }
-
-struct Batch {
-  Index users;
-  Speed speed;
-};
-
-// Where the time of the fastest run went, per token.
-struct Profile {
-  std::string what;
-  double seconds = 0.0;
-  std::vector<profile::Total> zones;
-};
-
-// Verifying `tokens` tokens in one pass, and keeping all but one of them, as multiples of the time
-// of decoding one.
-struct Verification {
-  Index tokens;
-  double steps;
-  double keep_steps;
-};
-
-struct Report {
-  Speed prefill;
-  Speed decode;
-  std::vector<Batch> batches;
-  std::vector<Profile> profiles;
-  std::vector<Verification> verifications;
-  Index weights_bytes = 0;  // read for one token
-  Index state_bytes = 0;
-  long peak_rss_bytes = 0;
-  double read_gb_s = 0.0;
-  double gflop_s = 0.0;
-  double flop_per_token = 0.0;  // of a prompt, matrices alone
-};
 
 // A list of numbers, which may be empty.
 void add_list(Command& command, const std::string& name, std::vector<Index>& value,
@@ -98,24 +56,9 @@ std::vector<Token> varied_tokens(Index count, Index vocab) {
   return tokens;
 }
 
-// Bytes of weights that decoding one token reads, and multiplications and additions that one token
-// of a prompt costs: the head, which is the embedding where they are tied, is read for every token
-// decoded, but of a prompt only the last token needs it.
-void count_work(const Model& model, Report& report) {
-  const ModelPlan& plan = model.plan();
-  const std::string head = model.spec().head_name + ".weight";
-  for (std::size_t i = 1; i < plan.tensors.size(); ++i) {  // the first is the embedding
-    const TensorUse& use = plan.tensors[i];
-    if (use.role == TensorRole::matrix && use.path != head) {
-      report.flop_per_token += 2.0 * static_cast<double>(use.shape.size()) * use.active;
-    }
-  }
-  report.weights_bytes = plan.bytes_per_token;
-  report.state_bytes = plan.state_bytes;
-}
-
-Result<Verification> measure_verification(Index repeat, Index count, double step_seconds,
-                                          const State& state, Session& session) {
+Result<BenchReport::Verification> measure_verification(Index repeat, Index count,
+                                                       double step_seconds, const State& state,
+                                                       Session& session) {
   const auto tokens = varied_tokens(count, session.model().vocab());
   std::vector<double> verify;
   std::vector<double> keep;
@@ -134,10 +77,11 @@ Result<Verification> measure_verification(Index repeat, Index count, double step
     std::sort(seconds.begin(), seconds.end());
     return seconds[seconds.size() / 2];
   };
-  return Verification{count, median(verify) / step_seconds, median(keep) / step_seconds};
+  return BenchReport::Verification{count, median(verify) / step_seconds,
+                                   median(keep) / step_seconds};
 }
 
-Result<void> measure_all(const Options& options, Runtime& runtime, Report& report) {
+Result<void> measure_all(const Options& options, Runtime& runtime, BenchReport& report) {
   Session& session = *runtime.session;
   const Model& model = runtime.model();
   const auto prompt = varied_tokens(options.prompt, model.vocab());
@@ -172,7 +116,7 @@ Result<void> measure_all(const Options& options, Runtime& runtime, Report& repor
   for (const Index count : options.verify) {
     if (count == 0) continue;
     KRAIT_ASSIGN_OR_RETURN(
-        const Verification verification,
+        const BenchReport::Verification verification,
         measure_verification(options.repeat * std::max<Index>(1, options.tokens / count), count,
                              1.0 / report.decode.median, state, session));
     report.verifications.push_back(verification);
@@ -182,8 +126,8 @@ Result<void> measure_all(const Options& options, Runtime& runtime, Report& repor
 
 // Runs the body `repeat` times and keeps the zones of the fastest run.
 template <class Body>
-Result<Profile> profile_of(std::string what, Index repeat, double tokens, Body body) {
-  Profile fastest;
+Result<BenchReport::Profile> profile_of(std::string what, Index repeat, double tokens, Body body) {
+  BenchReport::Profile fastest;
   fastest.what = std::move(what);
   for (Index i = 0; i < repeat; ++i) {
     if (is_interrupted()) return interruption();
@@ -203,13 +147,14 @@ Result<Profile> profile_of(std::string what, Index repeat, double tokens, Body b
   return fastest;
 }
 
-Result<void> profile_all(const Options& options, Runtime& runtime, Report& report) {
+Result<void> profile_all(const Options& options, Runtime& runtime, BenchReport& report) {
   Session& session = *runtime.session;
   State state = runtime.model().initial_state();
   const auto prompt = varied_tokens(options.prompt, runtime.model().vocab());
   const auto profile = [&](std::string what, Index tokens, auto body) -> Result<void> {
-    KRAIT_ASSIGN_OR_RETURN(Profile done, profile_of(std::move(what), options.repeat,
-                                                    static_cast<double>(tokens), body));
+    KRAIT_ASSIGN_OR_RETURN(
+        BenchReport::Profile done,
+        profile_of(std::move(what), options.repeat, static_cast<double>(tokens), body));
     report.profiles.push_back(std::move(done));
     return {};
   };
@@ -222,19 +167,7 @@ Result<void> profile_all(const Options& options, Runtime& runtime, Report& repor
   });
 }
 
-nlohmann::json to_json(const Profile& profile) {
-  nlohmann::json zones = nlohmann::json::array();
-  for (const profile::Total& zone : profile.zones) {
-    zones.push_back({{"zone", zone.zone},
-                     {"calls", zone.calls},
-                     {"seconds_per_token", zone.seconds},
-                     {"bytes_per_token", zone.bytes},
-                     {"flop_per_token", zone.flop}});
-  }
-  return {{"what", profile.what}, {"seconds_per_token", profile.seconds}, {"zones", zones}};
-}
-
-std::string to_table(const Profile& profile) {
+std::string to_table(const BenchReport::Profile& profile) {
   std::string text = fmt::format("\n{:<12} {:>8} {:>10} {:>7} {:>10} {:>8} {:>10}\n", profile.what,
                                  "calls", "ms/token", "%", "MB/token", "GB/s", "GFLOP/s");
   double rest = profile.seconds;
@@ -252,84 +185,43 @@ std::string to_table(const Profile& profile) {
                             100.0 * rest / profile.seconds);
 }
 
-nlohmann::json to_json(const Report& report, const Options& options, int threads) {
-  const auto speed = [](const Speed& s) {
-    return nlohmann::json{{"tokens_per_second", s.median}, {"best_tokens_per_second", s.best}};
-  };
-  const auto step = [&](const Speed& s, Index users) {
-    nlohmann::json entry = speed(s);
-    entry["microseconds_per_step"] = s.step_microseconds(users);
-    return entry;
-  };
-  nlohmann::json batch = nlohmann::json::array();
-  for (const Batch& b : report.batches) {
-    nlohmann::json entry = step(b.speed, b.users);
-    entry["users"] = b.users;
-    batch.push_back(entry);
-  }
-  nlohmann::json profiles = nlohmann::json::array();
-  for (const Profile& profile : report.profiles) profiles.push_back(to_json(profile));
-  nlohmann::json verify = nlohmann::json::array();
-  for (const Verification& v : report.verifications) {
-    verify.push_back({{"tokens", v.tokens}, {"steps", v.steps}, {"keep_steps", v.keep_steps}});
-  }
-  return {{"model", options.common.model},
-          {"threads", threads},
-          {"isa", to_string(active_isa())},
-          {"prompt_tokens", options.prompt},
-          {"decode_tokens", options.tokens},
-          {"repeat", options.repeat},
-          {"prefill", speed(report.prefill)},
-          {"decode", step(report.decode, 1)},
-          {"batch", batch},
-          {"profile", profiles},
-          {"verify", verify},
-          {"roofline", {{"read_gb_s", report.read_gb_s}, {"gflop_s", report.gflop_s}}},
-          {"weights_bytes", report.weights_bytes},
-          {"flop_per_token", report.flop_per_token},
-          {"state_bytes", report.state_bytes},
-          {"peak_rss_bytes", report.peak_rss_bytes}};
-}
-
-Result<void> print_table(const Report& report, const Options& options, int threads) {
+Result<void> print_table(const BenchReport& report) {
   const auto percent_of = [](double part, double whole, const char* limit) {
     return whole > 0.0 ? fmt::format(", {:.0f} % of {}", 100.0 * part / whole, limit) : "";
   };
-  const double read = report.decode.median * static_cast<double>(report.weights_bytes) / 1e9;
-  const double gflop = report.prefill.median * report.flop_per_token / 1e9;
-  std::string text =
-      fmt::format("{}, {} threads, {}\n{:<22} {:>12} {:>12}\n", shown(options.common.model),
-                  threads, to_string(active_isa()), "", "median", "best");
+  const double read = report.decode.median * static_cast<double>(report.cost.weights_bytes) / 1e9;
+  const double gflop = report.prefill.median * report.cost.prompt_flop / 1e9;
+  std::string text = fmt::format("{}, {} threads, {}\n{:<22} {:>12} {:>12}\n", shown(report.model),
+                                 report.threads, to_string(active_isa()), "", "median", "best");
   const auto add = [&](const std::string& what, const Speed& speed, const std::string& more) {
     text += fmt::format("{:<22} {:>12.1f} {:>12.1f}  tokens/s{}\n", what, speed.median, speed.best,
                         more);
   };
-  add(fmt::format("prefill {}", options.prompt), report.prefill,
+  add(fmt::format("prefill {}", report.prompt_tokens), report.prefill,
       fmt::format(", {:.1f} GFLOP/s{}", gflop, percent_of(gflop, report.gflop_s, "FMA peak")));
   add("decode", report.decode,
       fmt::format(", {:.1f} µs/step, {:.1f} GB/s{}", report.decode.step_microseconds(1), read,
                   percent_of(read, report.read_gb_s, "read bandwidth")));
-  for (const Batch& batch : report.batches) {
+  for (const BenchReport::Batch& batch : report.batches) {
     add(fmt::format("decode, {} {}", batch.users, batch.users == 1 ? "user" : "users"), batch.speed,
         fmt::format(" in all, {:.1f} µs/step", batch.speed.step_microseconds(batch.users)));
   }
-  for (const Verification& v : report.verifications) {
+  for (const BenchReport::Verification& v : report.verifications) {
     text +=
         fmt::format("{:<22} {:>12.2f} {:>12}  steps, and {:.3f} to keep {} of them\n",
                     fmt::format("verify {}", v.tokens), v.steps, "", v.keep_steps, v.tokens - 1);
   }
-  if (options.roofline) {
+  if (report.read_gb_s > 0.0) {
     text += fmt::format("roofline: {:.1f} GB/s read, {:.1f} GFLOP/s\n", report.read_gb_s,
                         report.gflop_s);
   }
   text += fmt::format(
       "weights read per token {:.1f} MB, state {:.2f} MB, peak resident memory {:.1f} MB\n",
-      static_cast<double>(report.weights_bytes) / 1e6,
-      static_cast<double>(report.state_bytes) / 1e6,
+      static_cast<double>(report.cost.weights_bytes) / 1e6,
+      static_cast<double>(report.cost.state_bytes) / 1e6,
       static_cast<double>(report.peak_rss_bytes) / 1e6);
-  for (const Profile& profile : report.profiles) text += to_table(profile);
-  KRAIT_RETURN_IF_ERROR(print(text));
-  return flush();
+  for (const BenchReport::Profile& profile : report.profiles) text += to_table(profile);
+  return print_all(text);
 }
 
 Result<void> run(const Options& options) {
@@ -345,45 +237,49 @@ Result<void> run(const Options& options) {
       Runtime runtime,
       start_without_tokenizer(options.common, {.max_batch = largest(options.users),
                                                .max_verify = largest(options.verify)}));
-  Report report;
-  count_work(runtime.model(), report);
+  BenchReport report;
+  report.model = options.common.model;
+  report.threads = runtime.threads->width();
+  report.prompt_tokens = options.prompt;
+  report.decode_tokens = options.tokens;
+  report.repeat = options.repeat;
+  report.cost = token_cost(runtime.model());
   KRAIT_RETURN_IF_ERROR(measure_all(options, runtime, report));
   if (options.profile) KRAIT_RETURN_IF_ERROR(profile_all(options, runtime, report));
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   report.peak_rss_bytes = usage.ru_maxrss * 1024L;
-  const int threads = runtime.threads->width();
   if (options.roofline) {
     // After the memory was read off: the measurement uses buffers far larger than the caches.
-    KRAIT_ASSIGN_OR_RETURN(
-        const bench::Memory memory,
-        bench::Memory::create(bench::MemoryKind::file, 8 * bench::last_level_cache_bytes()));
-    report.read_gb_s = bench::read_bandwidth(memory, *runtime.threads);
-    report.gflop_s = bench::fma_peak(active_isa(), *runtime.threads);
+    KRAIT_ASSIGN_OR_RETURN(const MachineMemory memory,
+                           MachineMemory::create(MemoryKind::file, 8 * last_level_cache_bytes()));
+    report.read_gb_s = read_bandwidth(memory, *runtime.threads);
+    report.gflop_s = fma_peak(active_isa(), *runtime.threads);
   }
-  if (options.common.json) return print_json(to_json(report, options, threads));
-  return print_table(report, options, threads);
+  if (options.common.json) return print_json(to_json(report));
+  return print_table(report);
+}
+
+void declare(Command& command, Options& options) {
+  command.number("--prompt", options.prompt, 1, Index{1} << 24, "Tokens of the prompt");
+  command.number("--tokens", options.tokens, 1, Index{1} << 24, "Tokens decoded in a run");
+  add_list(command, "--users", options.users, "1,2,4,8",
+           "Numbers of sequences decoded together; may be empty");
+  add_list(command, "--verify", options.verify, "1,2,4,8",
+           "Numbers of tokens verified in one pass, in steps of decoding; may be empty");
+  command.number("--repeat", options.repeat, 1, 1000, "Runs, of which the median is reported");
+  command.flag("--no-roofline", options.roofline, "Leave the machine's limits unmeasured", false);
+  command.flag("--profile", options.profile,
+               "Also where the time goes; needs a build with KRAIT_PROFILE=ON");
+  add_common(command, options.common, "One JSON object");
 }
 
 }  // namespace
 
 void add_bench(CommandLine& line) {
-  auto options = std::make_shared<Options>();
-  Command& command = line.add(
-      "bench",
-      "Measures prefill, decode, batch and verification speed, memory, the machine's limits",
-      "krait bench --threads 2 --users 1,4", [options] { return run(*options); });
-  command.number("--prompt", options->prompt, 1, Index{1} << 24, "Tokens of the prompt");
-  command.number("--tokens", options->tokens, 1, Index{1} << 24, "Tokens decoded in a run");
-  add_list(command, "--users", options->users, "1,2,4,8",
-           "Numbers of sequences decoded together; may be empty");
-  add_list(command, "--verify", options->verify, "1,2,4,8",
-           "Numbers of tokens verified in one pass, in steps of decoding; may be empty");
-  command.number("--repeat", options->repeat, 1, 1000, "Runs, of which the median is reported");
-  command.flag("--no-roofline", options->roofline, "Leave the machine's limits unmeasured", false);
-  command.flag("--profile", options->profile,
-               "Also where the time goes; needs a build with KRAIT_PROFILE=ON");
-  add_common(command, options->common, "One JSON object");
+  line.add("bench",
+           "Measures prefill, decode, batch and verification speed, memory, the machine's limits",
+           "krait bench --threads 2 --users 1,4", declare, run);
 }
 
 }  // namespace krait::cli

@@ -69,8 +69,7 @@ ChatTurns turns_of(const Options& options, const LanguageModel& model) {
 // Replies to a line. `written` becomes what the system said when that could not be shown.
 Result<void> reply(Conversation& conversation, const std::string& line, Result<void>& written) {
   const auto show = [&](const GenerationEvent& event) {
-    if (written) written = print(event.text);
-    if (written) written = flush();
+    if (written) written = print_all(event.text);
     return !written || is_interrupted() ? Flow::stop : Flow::go_on;
   };
   const auto progress = [](Index, Index) { return is_interrupted() ? Flow::stop : Flow::go_on; };
@@ -121,23 +120,24 @@ Result<void> run(const Options& options) {
   return talked;
 }
 
+void declare(Command& command, Options& options) {
+  command.number("-n,--tokens", options.tokens, 1, Index{1} << 31, "Tokens of a reply, at most");
+  options.sampler.add(command);
+  command.text("--user-prefix", options.user,
+               "Written in front of your lines ('User: '); for models without a chat template");
+  command.text("--reply-prefix", options.assistant,
+               "Written in front of replies ('Assistant:'); for models without a chat template");
+  command.texts("--stop", options.stops, "End a reply before this string too; may be repeated");
+  command.file("--state-in", options.state_in, "Go on with a saved conversation");
+  command.file("--state-out", options.state_out, "Save the conversation at the end");
+  add_common(command, options.common, "");
+}
+
 }  // namespace
 
 void add_chat(CommandLine& line) {
-  auto options = std::make_shared<Options>();
-  Command& command =
-      line.add("chat", "Talks line by line; the model's state remembers everything",
-               "krait chat --state-out talk.safetensors", [options] { return run(*options); });
-  command.number("-n,--tokens", options->tokens, 1, Index{1} << 31, "Tokens of a reply, at most");
-  options->sampler.add(command);
-  command.text("--user-prefix", options->user,
-               "Written in front of your lines ('User: '); for models without a chat template");
-  command.text("--reply-prefix", options->assistant,
-               "Written in front of replies ('Assistant:'); for models without a chat template");
-  command.texts("--stop", options->stops, "End a reply before this string too; may be repeated");
-  command.file("--state-in", options->state_in, "Go on with a saved conversation");
-  command.file("--state-out", options->state_out, "Save the conversation at the end");
-  add_common(command, options->common, "");
+  line.add("chat", "Talks line by line; the model's state remembers everything",
+           "krait chat --state-out talk.safetensors", declare, run);
 }
 
 }  // namespace krait::cli

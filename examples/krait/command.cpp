@@ -72,7 +72,10 @@ Result<Runtime> start_without_tokenizer(const CommonOptions& options,
   return with_session(std::move(loaded), std::move(threads), session);
 }
 
-Result<std::vector<Token>> encode_text(const LanguageModel& model, std::string_view text) {
+Result<std::vector<Token>> read_tokens(const TextSource& source, std::string_view what,
+                                       const LanguageModel& model, std::optional<Index> limit) {
+  KRAIT_ASSIGN_OR_RETURN(const std::string text,
+                         read_text_part(source, what, limit, *model.tokenizer));
   return model.tokenizer->encode(text, {.add_special = true});
 }
 

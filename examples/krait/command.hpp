@@ -52,8 +52,11 @@ Result<Runtime> start(const CommonOptions& options, const SessionOptions& sessio
 Result<Runtime> start_without_tokenizer(const CommonOptions& options,
                                         const SessionOptions& session);
 
-/// A whole text in tokens, with what its tokenizer puts around one.
-Result<std::vector<Token>> encode_text(const LanguageModel& model, std::string_view text);
+/// The tokens of a whole text, or of its first `limit` bytes, with what its tokenizer puts around
+/// one. `what` names it where there is none.
+Result<std::vector<Token>> read_tokens(const TextSource& source, std::string_view what,
+                                       const LanguageModel& model,
+                                       std::optional<Index> limit = std::nullopt);
 
 /// Sampler flags, named as in llama.cpp and Hugging Face.
 struct SamplerFlags {

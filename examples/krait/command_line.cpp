@@ -310,8 +310,7 @@ int CommandLine::run_command(const std::vector<std::string>& arguments) {
     if (command.name() != first) continue;
     try {
       if (!command.parse({arguments.begin() + 1, arguments.end()})) {
-        const Result<void> shown = print(command.help());
-        const Result<void> written = shown ? flush() : shown;
+        const Result<void> written = print_all(command.help());
         return written ? ok : report(written.error());
       }
       const Result<void> outcome = command.run();
@@ -337,9 +336,8 @@ int CommandLine::run(const std::vector<std::string>& arguments) {
   }
   const std::string& first = arguments.front();
   if (first == "--help" || first == "-h" || first == "--version") {
-    const Result<void> shown =
-        print(first == "--version" ? std::string("krait ") + version() + "\n" : app_.help());
-    const Result<void> written = shown ? flush() : shown;
+    const Result<void> written =
+        print_all(first == "--version" ? std::string("krait ") + version() + "\n" : app_.help());
     return written ? ok : report(written.error());
   }
   return run_command(arguments);

@@ -10,6 +10,7 @@
 #include <exception>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -101,13 +102,21 @@ class CommandLine {
  public:
   CommandLine(const std::string& description, const std::string& footer);
 
-  Command& add(const std::string& name, const std::string& help, const std::string& example,
-               std::function<Result<void>()> run);
+  /// Adds a command whose values are one struct, which lives as long as the program: `declare`
+  /// names its options, `work` is what it does.
+  template <class Options>
+  void add(const std::string& name, const std::string& help, const std::string& example,
+           void (*declare)(Command&, Options&), Result<void> (*work)(const Options&)) {
+    auto options = std::make_shared<Options>();
+    declare(add(name, help, example, [options, work] { return work(*options); }), *options);
+  }
 
   /// Runs the command that the arguments name; the exit code.
   int run(const std::vector<std::string>& arguments);
 
  private:
+  Command& add(const std::string& name, const std::string& help, const std::string& example,
+               std::function<Result<void>()> run);
   int run_command(const std::vector<std::string>& arguments);
   std::string names() const;
 

@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "command.hpp"
+#include "results.hpp"
 
 namespace krait::cli {
 namespace {
@@ -50,21 +51,6 @@ Result<Sequence> begin(const Options& options, const std::string& prompt, const 
   return sequence;
 }
 
-nlohmann::json to_json(const GenerationResult& generation, const SamplerOptions& sampler) {
-  const double decoded = static_cast<double>(generation.tokens.size());
-  return {{"prompt_tokens", generation.prompt_tokens},
-          {"tokens", generation.tokens},
-          {"text", generation.text},
-          {"finish_reason", to_string(generation.reason)},
-          {"seed", sampler.seed},
-          {"sequence", sampler.sequence},
-          {"timings",
-           {{"prompt_seconds", generation.prompt_seconds},
-            {"decode_seconds", generation.decode_seconds},
-            {"decode_tokens_per_second",
-             generation.decode_seconds > 0.0 ? decoded / generation.decode_seconds : 0.0}}}};
-}
-
 void print_figures(const GenerationResult& generation, Index prompt_tokens, double prompt_seconds,
                    const SamplerOptions& sampler) {
   const auto rate = [](double count, double seconds) {
@@ -91,8 +77,7 @@ Result<void> run(const Options& options) {
   KRAIT_ASSIGN_OR_RETURN(const std::string prompt, read_prompt(options));
   KRAIT_ASSIGN_OR_RETURN(Sequence sequence, begin(options, prompt, runtime));
   if (options.echo && !options.common.json) {
-    KRAIT_RETURN_IF_ERROR(print(prompt));
-    KRAIT_RETURN_IF_ERROR(flush());
+    KRAIT_RETURN_IF_ERROR(print_all(prompt));
   }
 
   ProgressLine progress("prompt", "tokens");
@@ -108,8 +93,7 @@ Result<void> run(const Options& options) {
     generation_options.sampler.sequence = static_cast<std::uint32_t>(k);
     const auto show = [&](const GenerationEvent& event) {
       if (!options.common.json && !event.text.empty() && written) {
-        written = print(event.text);
-        if (written) written = flush();
+        written = print_all(event.text);
       }
       return !written || is_interrupted() ? Flow::stop : Flow::go_on;
     };
@@ -135,29 +119,31 @@ Result<void> run(const Options& options) {
   return print_json(options.count == 1 ? samples.front() : nlohmann::json{{"samples", samples}});
 }
 
+void declare(Command& command, Options& options) {
+  command.positional("prompt", options.prompt.argument,
+                     "Text to continue; '-', or none where text is piped in and there is no "
+                     "--state-in: standard input");
+  command.file("--prompt-file", options.prompt.file, "Read the prompt from a file");
+  command.number("-n,--tokens", options.tokens, 0, Index{1} << 31, "Tokens to generate, at most");
+  options.sampler.add(command);
+  command.texts("--stop", options.stops, "End the text before this string; may be repeated");
+  command.number("--count", options.count, 1, Index{1} << 31,
+                 "Samples; sample k depends on the seed and k alone");
+  command.flag("--echo", options.echo, "Print the prompt in front of the text");
+  command.flag("--ignore-eos", options.ignore_eos, "Go on after an end-of-text token");
+  command.file("--state-in", options.state_in, "Continue the sequence saved in this file");
+  command.file("--state-out", options.state_out, "Save the sequence to this file at the end");
+  add_common(command, options.common,
+             "One JSON object: prompt_tokens, tokens, text, finish_reason, timings");
+}
+
 }  // namespace
 
 void add_generate(CommandLine& line) {
-  auto options = std::make_shared<Options>();
-  Command& command = line.add("generate", "Continues a text",
-                              "krait generate \"It was a dark and stormy night\" -n 200 "
-                              "--temperature 0.8 --seed 7",
-                              [options] { return run(*options); });
-  command.positional("prompt", options->prompt.argument,
-                     "Text to continue; '-', or none where text is piped in and there is no "
-                     "--state-in: standard input");
-  command.file("--prompt-file", options->prompt.file, "Read the prompt from a file");
-  command.number("-n,--tokens", options->tokens, 0, Index{1} << 31, "Tokens to generate, at most");
-  options->sampler.add(command);
-  command.texts("--stop", options->stops, "End the text before this string; may be repeated");
-  command.number("--count", options->count, 1, Index{1} << 31,
-                 "Samples; sample k depends on the seed and k alone");
-  command.flag("--echo", options->echo, "Print the prompt in front of the text");
-  command.flag("--ignore-eos", options->ignore_eos, "Go on after an end-of-text token");
-  command.file("--state-in", options->state_in, "Continue the sequence saved in this file");
-  command.file("--state-out", options->state_out, "Save the sequence to this file at the end");
-  add_common(command, options->common,
-             "One JSON object: prompt_tokens, tokens, text, finish_reason, timings");
+  line.add("generate", "Continues a text",
+           "krait generate \"It was a dark and stormy night\" -n 200 "
+           "--temperature 0.8 --seed 7",
+           declare, run);
 }
 
 }  // namespace krait::cli

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "command.hpp"
+#include "results.hpp"
 
 namespace krait::cli {
 namespace {
@@ -25,14 +26,8 @@ Result<std::vector<Token>> read_tokens(const Options& options, const Runtime& ru
   return runtime.language_model.encode_prompt(text);
 }
 
-struct Entry {
-  Token token;
-  float logit;
-  float log_prob;
-};
-
 // The most probable tokens of a row; padding is left out.
-std::vector<Entry> best(std::span<const float> row, const Model& model, Index count) {
+std::vector<Candidate> best(std::span<const float> row, const Model& model, Index count) {
   const auto known = row.first(static_cast<std::size_t>(model.vocab()));
   std::vector<Token> order(known.size());
   std::iota(order.begin(), order.end(), 0);
@@ -43,32 +38,28 @@ std::vector<Entry> best(std::span<const float> row, const Model& model, Index co
     return x > y || (x == y && a < b);
   });
   const float sum = kernels::log_sum_exp(known);
-  std::vector<Entry> entries;
+  std::vector<Candidate> candidates;
   for (Index i = 0; i < count; ++i) {
     const Token token = order[static_cast<std::size_t>(i)];
     const float logit = known[static_cast<std::size_t>(token)];
-    entries.push_back({token, logit, logit - sum});
+    candidates.push_back({token, logit, logit - sum});
   }
-  return entries;
+  return candidates;
 }
 
 Result<void> show(const Options& options, const Runtime& runtime, Index position,
                   std::span<const float> row, nlohmann::json& rows) {
-  const auto entries = best(row, runtime.model(), options.top);
+  const auto candidates = best(row, runtime.model(), options.top);
   if (options.common.json) {
-    nlohmann::json top = nlohmann::json::array();
-    for (const Entry& entry : entries) {
-      top.push_back({{"id", entry.token}, {"logit", entry.logit}, {"log_prob", entry.log_prob}});
-    }
-    rows.push_back({{"position", position}, {"top", top}});
+    rows.push_back({{"position", position}, {"top", to_json(candidates)}});
     return {};
   }
   std::string text = "after token " + std::to_string(position + 1) + ":\n";
-  for (const Entry& entry : entries) {
+  for (const Candidate& one : candidates) {
     char line[64];
-    std::snprintf(line, sizeof line, "%8d %12.6f %10.6f  ", entry.token,
-                  static_cast<double>(entry.logit), static_cast<double>(entry.log_prob));
-    text += line + json_line(std::string(runtime.tokenizer().bytes(entry.token))) + "\n";
+    std::snprintf(line, sizeof line, "%8d %12.6f %10.6f  ", one.token,
+                  static_cast<double>(one.logit), static_cast<double>(one.log_prob));
+    text += line + json_line(std::string(runtime.tokenizer().bytes(one.token))) + "\n";
   }
   return print(text);
 }
@@ -143,24 +134,25 @@ Result<void> run(const Options& options) {
   return print_json(object);
 }
 
+void declare(Command& command, Options& options) {
+  command.text("--tokens", options.tokens, "Token ids such as 1,2,3 or \"1 2 3\"");
+  command.text("--text", options.text.argument,
+               "Text; '-', or no input given where text is piped in: standard input");
+  command.file("--file", options.text.file, "Text from a file");
+  command.flag("--all", options.all, "After every token, not only after the last");
+  command.number("--chunk", options.chunk, 1, Index{1} << 20,
+                 "Tokens that run at once; changes no bit");
+  command.number("--top", options.top, 1, Index{1} << 20,
+                 "How many of the most probable tokens to show");
+  command.file("--out", options.out, "Write logits, as f32 [tokens, vocab], to this .npy file");
+  add_common(command, options.common, "One JSON object: top, with ids and log-probabilities");
+}
+
 }  // namespace
 
 void add_logits(CommandLine& line) {
-  auto options = std::make_shared<Options>();
-  Command& command = line.add("logits", "Shows what the model expects after a text",
-                              "krait logits --text \"It was a dark and stormy nigh\" --top 3",
-                              [options] { return run(*options); });
-  command.text("--tokens", options->tokens, "Token ids such as 1,2,3 or \"1 2 3\"");
-  command.text("--text", options->text.argument,
-               "Text; '-', or no input given where text is piped in: standard input");
-  command.file("--file", options->text.file, "Text from a file");
-  command.flag("--all", options->all, "After every token, not only after the last");
-  command.number("--chunk", options->chunk, 1, Index{1} << 20,
-                 "Tokens that run at once; changes no bit");
-  command.number("--top", options->top, 1, Index{1} << 20,
-                 "How many of the most probable tokens to show");
-  command.file("--out", options->out, "Write logits, as f32 [tokens, vocab], to this .npy file");
-  add_common(command, options->common, "One JSON object: top, with ids and log-probabilities");
+  line.add("logits", "Shows what the model expects after a text",
+           "krait logits --text \"It was a dark and stormy nigh\" --top 3", declare, run);
 }
 
 }  // namespace krait::cli

@@ -1,6 +1,5 @@
-#include "krait/tools/quantize.hpp"
-
 #include "command.hpp"
+#include "results.hpp"
 
 namespace krait::cli {
 namespace {
@@ -43,38 +42,31 @@ Result<void> run(const Options& options) {
       const QuantizeSummary summary,
       quantize_checkpoint(*options.source, *options.destination, options.form, *threads, progress));
   if (options.json) {
-    return print_json({{"source", *options.source},
-                       {"destination", *options.destination},
-                       {"form", options.form},
-                       {"tensors", summary.tensors},
-                       {"converted", summary.converted},
-                       {"forms", summary.forms},
-                       {"bytes_before", summary.bytes_before},
-                       {"bytes_after", summary.bytes_after}});
+    return print_json(to_json(summary, *options.source, *options.destination, options.form));
   }
   std::string forms;
   for (const auto& [form, count] : summary.forms) {
     forms += (forms.empty() ? "" : ", ") + std::to_string(count) + " in " + form;
   }
-  KRAIT_RETURN_IF_ERROR(print(shown(*options.destination) + ": " + std::to_string(summary.tensors) +
-                              " tensors (" + forms + "), " + std::to_string(summary.bytes_after) +
-                              " bytes of " + std::to_string(summary.bytes_before) + "\n"));
-  return flush();
+  return print_all(shown(*options.destination) + ": " + std::to_string(summary.tensors) +
+                   " tensors (" + forms + "), " + std::to_string(summary.bytes_after) +
+                   " bytes of " + std::to_string(summary.bytes_before) + "\n");
+}
+
+void declare(Command& command, Options& options) {
+  command.positional("source", options.source,
+                     "Checkpoint directory, weight file, or the name of a bundled model");
+  command.positional("destination", options.destination, "Folder to make");
+  command.choice("--to", options.form, forms(), "Form of the weight matrices");
+  add_threads(command, options.threads);
+  command.flag("--json", options.json, "One JSON object: tensors by form, bytes");
 }
 
 }  // namespace
 
 void add_quantize(CommandLine& line) {
-  auto options = std::make_shared<Options>();
-  Command& command = line.add(
-      "quantize", "Writes a checkpoint with its weight matrices in another form",
-      "krait quantize mamba-130m-hf mamba-130m-q8 --to q8", [options] { return run(*options); });
-  command.positional("source", options->source,
-                     "Checkpoint directory, weight file, or the name of a bundled model");
-  command.positional("destination", options->destination, "Folder to make");
-  command.choice("--to", options->form, forms(), "Form of the weight matrices");
-  add_threads(command, options->threads);
-  command.flag("--json", options->json, "One JSON object: tensors by form, bytes");
+  line.add("quantize", "Writes a checkpoint with its weight matrices in another form",
+           "krait quantize mamba-130m-hf mamba-130m-q8 --to q8", declare, run);
 }
 
 }  // namespace krait::cli

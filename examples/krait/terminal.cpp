@@ -102,6 +102,11 @@ Result<void> flush() {
   return {};
 }
 
+Result<void> print_all(std::string_view text) {
+  KRAIT_RETURN_IF_ERROR(print(text));
+  return flush();
+}
+
 std::string json_line(const nlohmann::json& value) {
   const std::string text = value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   std::string result;
@@ -114,10 +119,7 @@ std::string json_line(const nlohmann::json& value) {
   return result;
 }
 
-Result<void> print_json(const nlohmann::json& value) {
-  KRAIT_RETURN_IF_ERROR(print(json_line(value) + "\n"));
-  return flush();
-}
+Result<void> print_json(const nlohmann::json& value) { return print_all(json_line(value) + "\n"); }
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();

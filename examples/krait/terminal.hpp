@@ -29,6 +29,8 @@ int report(const Error& error);
 Result<void> print(std::string_view text);
 /// Flushes standard output; to be called before success is reported.
 Result<void> flush();
+/// Both: all that a command has to say.
+Result<void> print_all(std::string_view text);
 /// JSON in one line, in which characters that could steer a terminal are escaped.
 std::string json_line(const nlohmann::json& value);
 /// Prints one JSON value and a newline.

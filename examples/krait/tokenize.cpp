@@ -17,8 +17,7 @@ Result<void> run_decode(const Options& options, const Tokenizer& tokenizer) {
   const std::vector<Token> tokens = parse_tokens(list, "--decode", tokenizer.vocab() - 1);
   const std::string text = tokenizer.decode(tokens);
   if (options.common.json) return print_json({{"text", text}});
-  KRAIT_RETURN_IF_ERROR(print(text));
-  return flush();
+  return print_all(text);
 }
 
 Result<void> run(const Options& options) {
@@ -32,28 +31,28 @@ Result<void> run(const Options& options) {
   KRAIT_ASSIGN_OR_RETURN(const LanguageModel loaded,
                          load_language_model(options.common.model, load_options(options.common)));
   if (options.decode) return run_decode(options, *loaded.tokenizer);
-  KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text(options.text, "text"));
-  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens, encode_text(loaded, text));
+  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens,
+                         read_tokens(options.text, "text", loaded));
   if (options.common.json) return print_json(tokens);
   std::string line;
   for (const Token token : tokens) line += (line.empty() ? "" : " ") + std::to_string(token);
-  KRAIT_RETURN_IF_ERROR(print(line + "\n"));
-  return flush();
+  return print_all(line + "\n");
+}
+
+void declare(Command& command, Options& options) {
+  command.positional("text", options.text.argument,
+                     "Text; '-', or none where text is piped in: standard input");
+  command.file("--file", options.text.file, "Read the text from a file");
+  command.text("--decode", options.decode,
+               "Ids such as 1,2,3 or \"1 2 3\", to be turned into text; '-': standard input");
+  add_common(command, options.common, "Ids as one JSON array");
 }
 
 }  // namespace
 
 void add_tokenize(CommandLine& line) {
-  auto options = std::make_shared<Options>();
-  Command& command =
-      line.add("tokenize", "Turns text into token ids, and back",
-               "krait tokenize \"Hello world\" --json", [options] { return run(*options); });
-  command.positional("text", options->text.argument,
-                     "Text; '-', or none where text is piped in: standard input");
-  command.file("--file", options->text.file, "Read the text from a file");
-  command.text("--decode", options->decode,
-               "Ids such as 1,2,3 or \"1 2 3\", to be turned into text; '-': standard input");
-  add_common(command, options->common, "Ids as one JSON array");
+  line.add("tokenize", "Turns text into token ids, and back",
+           "krait tokenize \"Hello world\" --json", declare, run);
 }
 
 }  // namespace krait::cli

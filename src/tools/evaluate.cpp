@@ -97,5 +97,39 @@ Result<KlDivergence> kl_divergence(Session& reference, Session& model, Executor&
   return result;
 }
 
+double Perplexity::value() const noexcept { return std::exp(nats_per_token()); }
+
+double Perplexity::bits_per_byte() const noexcept {
+  return nats / std::log(2.0) / static_cast<double>(bytes);
+}
+
+Result<Perplexity> perplexity(Session& session, const Tokenizer& tokenizer,
+                              std::span<const Token> tokens, Progress progress) {
+  if (tokens.size() < 2) {
+    return Error{ErrorCode::bad_argument,
+                 fmt::format("[evaluate] tokens: expected at least 2, found {}", tokens.size())};
+  }
+  constexpr std::size_t segment = 4096;
+  const std::size_t scored = tokens.size() - 1;
+  std::vector<float> log_probs(std::min(segment, scored));
+  State state = session.model().initial_state();
+  Perplexity result{.tokens = static_cast<Index>(scored)};
+  for (std::size_t first = 0; first < scored;) {
+    const std::size_t count = std::min(segment, scored - first);
+    const auto part = std::span(log_probs).first(count);
+    KRAIT_RETURN_IF_ERROR(session.score(tokens.subspan(first, count + 1), state, part));
+    for (std::size_t i = 0; i < count; ++i) {
+      result.nats -= static_cast<double>(part[i]);
+      result.bytes += std::ssize(tokenizer.bytes(tokens[first + i + 1]));
+    }
+    first += count;
+    if (progress && progress(static_cast<Index>(first), result.tokens) == Flow::stop) {
+      return Error{ErrorCode::cancelled,
+                   fmt::format("[evaluate] stopped after {} of {} tokens", first, scored)};
+    }
+  }
+  return result;
+}
+
 }  // namespace v0_1
 }  // namespace krait

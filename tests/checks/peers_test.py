@@ -1,4 +1,4 @@
-"""Tests of bench/peers/*.py on a small stored file: python3 tests/checks/peers_test.py"""
+"""Tests of bench/peers/*.py and bench/report.py on a small stored file: python3 tests/checks/peers_test.py"""
 
 import importlib
 import json
@@ -16,10 +16,11 @@ PEERS = HERE.parent.parent / "bench" / "peers"
 STORED = HERE / "peers" / "results.json"
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(PEERS))
+sys.path[:0] = [str(PEERS), str(PEERS.parent)]
 results = importlib.import_module("results")
 chart = importlib.import_module("chart")
 compare = importlib.import_module("compare")
+report = importlib.import_module("report")
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -96,6 +97,74 @@ class Chart(unittest.TestCase):
             done = script("chart.py", STORED, Path(folder) / "none" / "c.svg")
             self.assertEqual(done.returncode, 1)
             self.assertEqual(done.stderr.count("\n"), 1)
+
+
+OWN = """{"format": "krait-own-1", "date": "2026-01-02", "commit": "abc", "command": "krait bench", "unit": "tokens",
+ "machine": {"cpu": "CPU", "cores": 2, "isa": "avx2"}, "prompt_tokens": 256, "users": 8, "tables": [
+ {"model": "shape", "threads": 2, "rounds": 5,
+  "results": [{"form": "bf16/bf16", "prefill": 1595, "decode": 10, "batch": 20}]}]}"""
+
+QUALITY = """{"format": "krait-quality-1", "text": "t.txt", "commands": ["a", "b"], "models": [
+ {"model": "m", "results": [{"form": "q4", "file_mb": 1.5, "bits_per_byte": 1.5, "kl": 6e-14},
+                            {"form": "q8", "file_mb": 2.5, "bits_per_byte": 1.25}]}]}"""
+PAGE = ("peers", "peers_mamba2", "own_zen4", "quality")
+
+
+class Report(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = Path(folder.name)
+        (self.root / "docs").mkdir()
+        (self.root / "bench" / "results").mkdir(parents=True)
+        for name in ("peers.json", "peers_mamba2.json"):
+            (self.root / "bench" / "results" / name).write_text(STORED.read_text())
+        (self.root / "bench" / "results" / "own_zen4.json").write_text(OWN)
+        (self.root / "bench" / "results" / "quality.json").write_text(QUALITY)
+        self.readme = self.root / "README.md"
+        self.readme.write_text("before\n<!-- bench:summary -->\nold\n<!-- /bench -->\nafter\n")
+        page = "".join(f"<!-- bench:{name} -->\n<!-- /bench -->\n" for name in PAGE)
+        (self.root / "docs" / "performance.md").write_text(page)
+
+    def run_report(self, *arguments):
+        command = [sys.executable, PEERS.parent / "report.py", "--root", self.root, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def test_rewrites_what_has_changed_and_nothing_else(self):
+        stale = self.run_report("--check")
+        self.assertEqual(stale.returncode, 1)
+        self.assertRegex(stale.stderr, r"^\[report\] .* found others in README.md, docs/performance.md, .*\n$")
+        self.assertIn("old", self.readme.read_text())
+
+        self.assertEqual(self.run_report().returncode, 0)
+        text = self.readme.read_text()
+        self.assertTrue(text.startswith("before\n<!-- bench:summary -->\n| tokens per second"))
+        self.assertTrue(text.endswith("<!-- /bench -->\nafter\n"))
+        self.assertIn("| f32 | 800 (4.0×) | 60.0 (1.2×) | 240 (3.0×) |", text)
+        page = (self.root / "docs" / "performance.md").read_text()
+        self.assertEqual(page.count("800 / 200 = **4.00**"), 2)
+        self.assertIn("| bf16, `--compute bf16` | 1,595 | 10 | 20 |", page)
+        self.assertIn("| `m` | q4 | 1.50 MB | 1.500000 | 6e-14 |\n| `m` | q8 | 2.50 MB | 1.250000 |  |\n", page)
+        self.assertTrue((self.root / "bench/results/peers_mamba2.svg").is_file())
+
+        self.assertEqual(self.run_report("--check").returncode, 0)
+        self.assertEqual(self.run_report().stdout, "")
+
+    def test_bad_documents_and_files_give_one_line(self):
+        for text, message in (
+            ("<!-- bench:nothing -->\n<!-- /bench -->\n", "expected one of summary, .* found nothing"),
+            ("<!-- bench:summary -->\n", "found one without"),
+            (None, "README.md: expected a file"),
+        ):
+            self.readme.unlink(missing_ok=True)
+            if text is not None:
+                self.readme.write_text(text)
+            done = self.run_report()
+            self.assertEqual(done.returncode, 1)
+            self.assertRegex(done.stderr, rf"^\[report\] .*{message}.*\n$")
+        self.readme.write_text("")
+        (self.root / "bench" / "results" / "own_zen4.json").write_text(STORED.read_text())
+        self.assertRegex(self.run_report().stderr, r'expected "format": "krait-own-1", found krait-peers-1\n$')
 
 
 KRAIT = """#!/bin/sh

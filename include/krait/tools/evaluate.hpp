@@ -6,6 +6,7 @@
 #include <span>
 
 #include "krait/models/session.hpp"
+#include "krait/text/tokenizer.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -27,6 +28,29 @@ struct KlDivergence {
 /// them), cancelled.
 Result<KlDivergence> kl_divergence(Session& reference, Session& model, Executor& executor,
                                    std::span<const Token> tokens, Progress progress = {});
+
+/// How well a model predicts a text: what its tokens cost, each given all before it.
+struct Perplexity {
+  Index tokens = 0;   ///< scored: all of the text but the first
+  Index bytes = 0;    ///< that the scored tokens stand for
+  double nats = 0.0;  ///< −Σ ln p(token)
+
+  double nats_per_token() const noexcept { return nats / static_cast<double>(tokens); }
+  /// e^(nats per token).
+  double value() const noexcept;
+  /// What a compressor built on the model would need; comparable between tokenizers.
+  double bits_per_byte() const noexcept;
+};
+
+/// Runs a text from an empty state, which is carried through the whole of it, and scores every
+/// token but the first; `tokenizer` tells how many bytes each stands for. The result does not
+/// depend on the session's executor, chunk or batch; more rows per pass
+/// (`SessionOptions::max_batch`) make it faster.
+///
+/// `progress` counts scored tokens. Errors: bad_argument (fewer than 2 tokens, a token beyond the
+/// vocabulary), not_finite, no_memory, cancelled.
+Result<Perplexity> perplexity(Session& session, const Tokenizer& tokenizer,
+                              std::span<const Token> tokens, Progress progress = {});
 
 }  // namespace v0_1
 }  // namespace krait

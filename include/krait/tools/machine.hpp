@@ -1,20 +1,20 @@
 #pragma once
 
 /// \file
-/// What this machine can do at most: read bandwidth and f32 multiply-add rate.
+/// What this machine can do at most: read bandwidth and multiply-add rate.
 ///
-/// Speeds of kernels are meaningful only beside these, measured on the same machine, preferably in
-/// the same minute.
+/// Speeds of models and kernels are meaningful only beside these, measured on the same machine,
+/// preferably in the same minute.
 
 #include <cstddef>
-#include <span>
 #include <vector>
 
 #include "krait/core/cpu.hpp"
 #include "krait/core/error.hpp"
 #include "krait/core/executor.hpp"
 
-namespace krait::bench {
+namespace krait {
+inline namespace v0_1 {
 
 /// Kinds of memory that weights may lie in.
 enum class MemoryKind {
@@ -23,18 +23,20 @@ enum class MemoryKind {
 };
 
 /// Memory filled with the bytes of small floats, whose pages are all present.
-class Memory {
+class MachineMemory {
  public:
-  static Result<Memory> create(MemoryKind kind, Index bytes);
-  Memory(Memory&& other) noexcept;
-  Memory& operator=(Memory&& other) noexcept;
-  ~Memory();
+  /// Errors: bad_argument (less than 256 bytes), io_failed (no temporary file, or no room for it),
+  /// no_memory, unsupported (a system that is no Unix).
+  static Result<MachineMemory> create(MemoryKind kind, Index bytes);
+  MachineMemory(MachineMemory&& other) noexcept;
+  MachineMemory& operator=(MachineMemory&& other) noexcept;
+  ~MachineMemory();
 
   const std::byte* data() const noexcept { return data_; }
   Index size() const noexcept { return size_; }
 
  private:
-  Memory(std::byte* data, Index size) noexcept : data_(data), size_(size) {}
+  MachineMemory(std::byte* data, Index size) noexcept : data_(data), size_(size) {}
   std::byte* data_ = nullptr;
   Index size_ = 0;
 };
@@ -44,12 +46,18 @@ Index last_level_cache_bytes();
 
 /// GB/s of one pass of plain vector loads over the memory, split evenly over the executor's width;
 /// the best of `repeats`.
-double read_bandwidth(const Memory& memory, Executor& executor, int repeats = 10);
+double read_bandwidth(const MachineMemory& memory, Executor& executor, int repeats = 10);
 
 /// GFLOP/s of independent f32 multiply-adds on registers with the vectors of `isa`, all threads of
 /// the executor together; the best of `repeats`, which last a quarter of a second, longer than a
 /// thread was seen to wait for a processor. 0 for levels without such an instruction.
 double fma_peak(Isa isa, Executor& executor, int repeats = 100);
+
+/// The same of products of two bf16 that are added to an f32 (avx512_bf16), and of products of two
+/// 8-bit integers that are added to one of 32 bits (avx512_vnni and avx512_bf16), in 10^9
+/// multiplications and additions per second. 0 for levels without such an instruction.
+double bf16_peak(Isa isa, Executor& executor, int repeats = 100);
+double int8_peak(Isa isa, Executor& executor, int repeats = 100);
 
 /// One line of the table.
 struct RooflinePoint {
@@ -57,6 +65,8 @@ struct RooflinePoint {
   double file_read = 0.0;  ///< GB/s
   double huge_read = 0.0;  ///< GB/s
   double fma = 0.0;        ///< GFLOP/s
+  double bf16 = 0.0;       ///< GFLOP/s, 0 without its instruction
+  double int8 = 0.0;       ///< 10^9 operations per second, 0 without its instruction
 };
 
 struct Roofline {
@@ -68,4 +78,5 @@ struct Roofline {
 /// Measures at 1 … `max_threads` threads over eight times the last-level cache.
 Result<Roofline> measure_roofline(int max_threads);
 
-}  // namespace krait::bench
+}  // namespace v0_1
+}  // namespace krait

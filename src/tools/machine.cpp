@@ -1,13 +1,15 @@
-#include "bench/roofline_measure.hpp"
+#include "krait/tools/machine.hpp"
+
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
-#include <cstdlib>
+#include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -24,7 +26,8 @@
 #  include <arm_neon.h>
 #endif
 
-namespace krait::bench {
+namespace krait {
+inline namespace v0_1 {
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -103,58 +106,85 @@ float read_all(const std::byte* p, Index bytes) {
 // --- multiplying ---------------------------------------------------------------------------------
 
 // Twelve chains hide a latency of six cycles on two units, the longest in use.
-constexpr int fma_chains = 12;
-constexpr Index fma_rounds = 200'000;  // about a millisecond: short enough to be left alone
+constexpr int chains = 12;
+constexpr Index rounds_of_loop = 200'000;  // about a millisecond: short enough to be left alone
 
-struct FmaLoop {
-  float (*run)(Index rounds);
-  int lanes;
+// A loop of multiply-adds on registers, and how many of them one instruction does.
+struct MultiplyLoop {
+  float (*run)(Index rounds) = nullptr;
+  int per_instruction = 0;
 };
 
 #if defined(__x86_64__)
 
 __attribute__((target("avx512f"))) float fma_avx512(Index rounds) {
-  __m512 acc[fma_chains];
-  for (int i = 0; i < fma_chains; ++i) acc[i] = _mm512_set1_ps(static_cast<float>(i));
+  __m512 acc[chains];
+  for (int i = 0; i < chains; ++i) acc[i] = _mm512_set1_ps(static_cast<float>(i));
   const __m512 factor = _mm512_set1_ps(0.5F);
   for (Index k = 0; k < rounds; ++k) {
-    for (int i = 0; i < fma_chains; ++i) acc[i] = _mm512_fmadd_ps(acc[i], factor, factor);
+    for (int i = 0; i < chains; ++i) acc[i] = _mm512_fmadd_ps(acc[i], factor, factor);
   }
   float sum = 0.0F;
-  for (int i = 0; i < fma_chains; ++i) sum += _mm512_cvtss_f32(acc[i]);
+  for (int i = 0; i < chains; ++i) sum += _mm512_cvtss_f32(acc[i]);
   return sum;
 }
 
-__attribute__((target("avx2,fma"))) float fma_avx2(Index rounds) {
-  __m256 acc[fma_chains];
-  for (int i = 0; i < fma_chains; ++i) acc[i] = _mm256_set1_ps(static_cast<float>(i));
-  const __m256 factor = _mm256_set1_ps(0.5F);
+__attribute__((target("avx512f,avx512bf16"))) float bf16_avx512(Index rounds) {
+  __m512 acc[chains];
+  for (int i = 0; i < chains; ++i) acc[i] = _mm512_set1_ps(static_cast<float>(i));
+  // Pairs of 2^-64: the sums stay what they are.
+  const __m512i bits = _mm512_set1_epi32(0x1F801F80);
+  const __m512bh factor = reinterpret_cast<__m512bh>(bits);
   for (Index k = 0; k < rounds; ++k) {
-    for (int i = 0; i < fma_chains; ++i) acc[i] = _mm256_fmadd_ps(acc[i], factor, factor);
+    for (int i = 0; i < chains; ++i) acc[i] = _mm512_dpbf16_ps(acc[i], factor, factor);
   }
   float sum = 0.0F;
-  for (int i = 0; i < fma_chains; ++i) sum += _mm256_cvtss_f32(acc[i]);
+  for (int i = 0; i < chains; ++i) sum += _mm512_cvtss_f32(acc[i]);
+  return sum;
+}
+
+__attribute__((target("avx512f,avx512vnni"))) float int8_avx512(Index rounds) {
+  __m512i acc[chains];
+  for (int i = 0; i < chains; ++i) acc[i] = _mm512_set1_epi32(i);
+  const __m512i factor = _mm512_set1_epi8(1);
+  for (Index k = 0; k < rounds; ++k) {
+    for (int i = 0; i < chains; ++i) acc[i] = _mm512_dpbusd_epi32(acc[i], factor, factor);
+  }
+  std::int32_t sum = 0;
+  for (int i = 0; i < chains; ++i) sum ^= _mm512_cvtsi512_si32(acc[i]);
+  return static_cast<float>(sum);
+}
+
+__attribute__((target("avx2,fma"))) float fma_avx2(Index rounds) {
+  __m256 acc[chains];
+  for (int i = 0; i < chains; ++i) acc[i] = _mm256_set1_ps(static_cast<float>(i));
+  const __m256 factor = _mm256_set1_ps(0.5F);
+  for (Index k = 0; k < rounds; ++k) {
+    for (int i = 0; i < chains; ++i) acc[i] = _mm256_fmadd_ps(acc[i], factor, factor);
+  }
+  float sum = 0.0F;
+  for (int i = 0; i < chains; ++i) sum += _mm256_cvtss_f32(acc[i]);
   return sum;
 }
 
 #elif defined(__aarch64__)
 
 float fma_neon(Index rounds) {
-  constexpr int chains = 2 * fma_chains;  // up to four units
-  float32x4_t acc[chains];
-  for (int i = 0; i < chains; ++i) acc[i] = vdupq_n_f32(static_cast<float>(i));
+  constexpr int twice = 2 * chains;  // up to four units
+  float32x4_t acc[twice];
+  for (int i = 0; i < twice; ++i) acc[i] = vdupq_n_f32(static_cast<float>(i));
   const float32x4_t factor = vdupq_n_f32(0.5F);
   for (Index k = 0; k < rounds / 2; ++k) {
-    for (int i = 0; i < chains; ++i) acc[i] = vfmaq_f32(factor, acc[i], factor);
+    for (int i = 0; i < twice; ++i) acc[i] = vfmaq_f32(factor, acc[i], factor);
   }
   float sum = 0.0F;
-  for (int i = 0; i < chains; ++i) sum += vgetq_lane_f32(acc[i], 0);
+  for (int i = 0; i < twice; ++i) sum += vgetq_lane_f32(acc[i], 0);
   return sum;
 }
 
 #endif
 
-FmaLoop fma_loop(Isa isa) {
+MultiplyLoop fma_loop(Isa isa) {
 #if defined(__x86_64__)
   if (isa >= Isa::avx512 && isa <= Isa::avx512_bf16) return {fma_avx512, 16};
   if (isa == Isa::avx2) return {fma_avx2, 8};
@@ -162,7 +192,23 @@ FmaLoop fma_loop(Isa isa) {
   if (isa == Isa::neon) return {fma_neon, 4};
 #endif
   static_cast<void>(isa);
-  return {nullptr, 0};
+  return {};
+}
+
+MultiplyLoop bf16_loop(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::avx512_bf16) return {bf16_avx512, 32};
+#endif
+  static_cast<void>(isa);
+  return {};
+}
+
+MultiplyLoop int8_loop(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::avx512_vnni || isa == Isa::avx512_bf16) return {int8_avx512, 64};
+#endif
+  static_cast<void>(isa);
+  return {};
 }
 
 // The shortest time of one run of task(0) … task(width - 1).
@@ -175,6 +221,16 @@ double best_seconds(Executor& executor, int repeats, Task task) {
     best = std::min(best, seconds_since(start));
   }
   return best;
+}
+
+// 10^9 multiplications and additions per second.
+double peak(const MultiplyLoop& loop, Executor& executor, int repeats) {
+  if (loop.run == nullptr) return 0.0;
+  const double seconds = best_seconds(executor, repeats, [&](int) {
+    sink.store(loop.run(rounds_of_loop), std::memory_order_relaxed);
+  });
+  const double flop = 2.0 * chains * loop.per_instruction * static_cast<double>(rounds_of_loop);
+  return flop * executor.width() / seconds * 1e-9;
 }
 
 // --- memory --------------------------------------------------------------------------------------
@@ -193,16 +249,17 @@ void fill(std::byte* data, std::size_t size) {
   }
 }
 
-Error system_error(const char* what) {
-  return {ErrorCode::io_failed,
-          std::string("[bench] ") + what + ": expected success, found " + std::strerror(errno)};
+Error system_error(ErrorCode code, std::string_view what) {
+  const int number = errno;
+  return {code,
+          fmt::format("[machine] {}: expected success, found: {}", what, std::strerror(number))};
 }
 
 #if defined(__unix__)
 
 Result<std::byte*> map_huge_pages(std::size_t size) {
   void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) return system_error("anonymous memory");
+  if (data == MAP_FAILED) return system_error(ErrorCode::no_memory, "anonymous memory");
 #  if defined(MADV_HUGEPAGE)
   madvise(data, size, MADV_HUGEPAGE);  // advice: small pages serve as well
 #  endif
@@ -211,28 +268,28 @@ Result<std::byte*> map_huge_pages(std::size_t size) {
   return bytes;
 }
 
-// Writes a temporary file, which disappears from its folder at once, and maps it.
+struct CloseFile {
+  void operator()(std::FILE* file) const noexcept { std::fclose(file); }
+};
+
+// Writes a file without a name, in the folder that the system has for such files, and maps it.
 Result<std::byte*> map_file(std::size_t size) {
-  std::error_code failed;
-  std::string path = (std::filesystem::temp_directory_path(failed) / "krait-bench-XXXXXX").string();
-  const int file = mkstemp(path.data());
-  if (file < 0) return system_error("temporary file");
-  unlink(path.c_str());
+  const std::unique_ptr<std::FILE, CloseFile> file(std::tmpfile());
+  if (!file) return system_error(ErrorCode::io_failed, "temporary file");
   std::vector<std::byte> chunk(std::size_t{1} << 20U);
   fill(chunk.data(), chunk.size());
   for (std::size_t written = 0; written < size;) {
-    const ssize_t n = write(file, chunk.data(), std::min(chunk.size(), size - written));
-    if (n <= 0) {
-      Error error = system_error("write of a temporary file");
-      close(file);
-      return error;
+    const std::size_t part = std::min(chunk.size(), size - written);
+    if (std::fwrite(chunk.data(), 1, part, file.get()) != part) {
+      return system_error(ErrorCode::io_failed, "write of a temporary file");
     }
-    written += static_cast<std::size_t>(n);
+    written += part;
   }
-  void* data = mmap(nullptr, size, PROT_READ, MAP_SHARED, file, 0);
-  Error error = system_error("mapping of a temporary file");
-  close(file);
-  if (data == MAP_FAILED) return error;
+  if (std::fflush(file.get()) != 0) {
+    return system_error(ErrorCode::io_failed, "write of a temporary file");
+  }
+  void* data = mmap(nullptr, size, PROT_READ, MAP_SHARED, fileno(file.get()), 0);
+  if (data == MAP_FAILED) return system_error(ErrorCode::no_memory, "mapping of a temporary file");
   sink = read_all(static_cast<std::byte*>(data), static_cast<Index>(size));
   return static_cast<std::byte*>(data);
 }
@@ -241,29 +298,33 @@ Result<std::byte*> map_file(std::size_t size) {
 
 }  // namespace
 
-Result<Memory> Memory::create(MemoryKind kind, Index bytes) {
+Result<MachineMemory> MachineMemory::create(MemoryKind kind, Index bytes) {
+  if (bytes < 64 * streams) {
+    return Error{
+        ErrorCode::bad_argument,
+        fmt::format("[machine] memory: expected at least {} bytes, found {}", 64 * streams, bytes)};
+  }
 #if defined(__unix__)
   const auto size = static_cast<std::size_t>(bytes);
   std::byte* data = nullptr;
   KRAIT_ASSIGN_OR_RETURN(data, kind == MemoryKind::file ? map_file(size) : map_huge_pages(size));
-  return Memory(data, bytes);
+  return MachineMemory(data, bytes);
 #else
   static_cast<void>(kind);
-  static_cast<void>(bytes);
-  return Error{ErrorCode::unsupported, "[bench] memory: expected a Unix system"};
+  return Error{ErrorCode::unsupported, "[machine] memory: expected a Unix system, found another"};
 #endif
 }
 
-Memory::Memory(Memory&& other) noexcept
+MachineMemory::MachineMemory(MachineMemory&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 
-Memory& Memory::operator=(Memory&& other) noexcept {
+MachineMemory& MachineMemory::operator=(MachineMemory&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;
 }
 
-Memory::~Memory() {
+MachineMemory::~MachineMemory() {
 #if defined(__unix__)
   if (data_ != nullptr) munmap(data_, static_cast<std::size_t>(size_));
 #endif
@@ -282,7 +343,7 @@ Index last_level_cache_bytes() {
   return largest > 0 ? largest : Index{32} << 20;
 }
 
-double read_bandwidth(const Memory& memory, Executor& executor, int repeats) {
+double read_bandwidth(const MachineMemory& memory, Executor& executor, int repeats) {
   const Index width = executor.width();
   const double seconds = best_seconds(executor, repeats, [&](int i) {
     const Index begin = memory.size() * i / width / 64 * 64;
@@ -293,12 +354,15 @@ double read_bandwidth(const Memory& memory, Executor& executor, int repeats) {
 }
 
 double fma_peak(Isa isa, Executor& executor, int repeats) {
-  const FmaLoop loop = fma_loop(isa);
-  if (loop.run == nullptr) return 0.0;
-  const double seconds = best_seconds(
-      executor, repeats, [&](int) { sink.store(loop.run(fma_rounds), std::memory_order_relaxed); });
-  const double flop = 2.0 * fma_chains * loop.lanes * static_cast<double>(fma_rounds);
-  return flop * executor.width() / seconds * 1e-9;
+  return peak(fma_loop(isa), executor, repeats);
+}
+
+double bf16_peak(Isa isa, Executor& executor, int repeats) {
+  return peak(bf16_loop(isa), executor, repeats);
+}
+
+double int8_peak(Isa isa, Executor& executor, int repeats) {
+  return peak(int8_loop(isa), executor, repeats);
 }
 
 Result<Roofline> measure_roofline(int max_threads) {
@@ -315,17 +379,22 @@ Result<Roofline> measure_roofline(int max_threads) {
     }
   };
   {
-    Result<Memory> file = Memory::create(MemoryKind::file, result.buffer_bytes);
+    Result<MachineMemory> file = MachineMemory::create(MemoryKind::file, result.buffer_bytes);
     if (!file) return std::move(file).error();
     for_each_width([&](RooflinePoint& p, Executor& e) { p.file_read = read_bandwidth(*file, e); });
   }
   {
-    Result<Memory> huge = Memory::create(MemoryKind::huge_pages, result.buffer_bytes);
+    Result<MachineMemory> huge = MachineMemory::create(MemoryKind::huge_pages, result.buffer_bytes);
     if (!huge) return std::move(huge).error();
     for_each_width([&](RooflinePoint& p, Executor& e) { p.huge_read = read_bandwidth(*huge, e); });
   }
-  for_each_width([&](RooflinePoint& p, Executor& e) { p.fma = fma_peak(result.isa, e); });
+  for_each_width([&](RooflinePoint& p, Executor& e) {
+    p.fma = fma_peak(result.isa, e);
+    p.bf16 = bf16_peak(result.isa, e);
+    p.int8 = int8_peak(result.isa, e);
+  });
   return result;
 }
 
-}  // namespace krait::bench
+}  // namespace v0_1
+}  // namespace krait

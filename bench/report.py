@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""Writes the measured tables and charts into the documents, from bench/results/*.json:
+
+    python3 bench/report.py            rewrites what has changed
+    python3 bench/report.py --check    changes nothing; fails where a document is not up to date
+
+A document holds a table between `<!-- bench:NAME -->` and `<!-- /bench -->`, on lines of their own.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
+
+import chart  # noqa: E402
+import results  # noqa: E402
+
+SECTION = re.compile(r"^<!-- bench:(\S+) -->\n(.*?)^<!-- /bench -->$", re.DOTALL | re.MULTILINE)
+MARK = re.compile(r"<!-- /?bench\b")
+DOCUMENTS = ("README.md", "docs/performance.md")
+
+
+class Failed(Exception):
+    """One line for the user."""
+
+
+def form_name(form):
+    dtype, _, compute = form.partition("/")
+    return f"{dtype}, `--compute {compute}`" if compute else dtype
+
+
+def rows(header, body):
+    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body]) + "\n"
+
+
+def headings(data):
+    return [f'prefill, {data["prompt_tokens"]} tokens', "decode", f'decode, {data["users"]} sequences']
+
+
+def summary(data):
+    """krait beside llama.cpp's type of the same size, one row a form."""
+    best = {}
+    for krait, peer in results.pairs(data):
+        best.setdefault(krait["form"], (krait, peer))
+    body = []
+    for form, (krait, peer) in best.items():
+        cells = []
+        for measure in results.MEASURES:
+            own, other = results.median_of(krait, measure), results.median_of(peer, measure)
+            cells.append(f"{results.speed(own)} ({own / other:.1f}×)" if own and other else "")
+        body.append([form_name(form), *cells])
+    return rows(["tokens per second (times llama.cpp's)", *headings(data)], body) + f"\n{results.heading(data)}.\n"
+
+
+def peers(data):
+    versions = data.get("versions", {})
+    other = versions.get("llama.cpp", {})
+    text = f'{data["model"]}; {results.heading(data)}; krait of commit {versions.get("krait", {}).get("commit", "?")}, '
+    text += f'llama.cpp {other.get("version", "?")} (ggml {other.get("ggml", "?")}).\n\n'
+    notes = "".join(f"\n{note}\n" for note in data["notes"])
+    return text + results.table(data) + "\n" + notes
+
+
+def whole(value):
+    return f"{value:,}"
+
+
+def own(data):
+    machine = data["machine"]
+    text = f'{data["date"]}, {machine["cpu"]}, {machine["cores"]} cores, {machine["isa"]}; commit {data["commit"]}; '
+    text += f'`{data["command"]}`; {data["unit"]}.\n'
+    for table in data["tables"]:
+        by_form = "form" in table["results"][0]
+        threads = f', {table["threads"]} threads' if "threads" in table else ""
+        command = f', `{table["command"]}`' if "command" in table else ""
+        text += f'\n{table["model"]}{threads}, {table["rounds"]} rounds{command}:\n\n'
+        body = []
+        for entry in table["results"]:
+            name = form_name(entry["form"]) if by_form else f'{entry["model"]}, threads: {entry["threads"]}'
+            body.append([name, *(whole(entry[measure]) for measure in results.MEASURES)])
+        text += rows(["form" if by_form else "model", *headings(data)], body)
+    return text
+
+
+def quality(data):
+    body = []
+    for model in data["models"]:
+        for entry in model["results"]:
+            kl = f'{entry["kl"]:g}' if "kl" in entry else ""
+            bits = f'{entry["bits_per_byte"]:.6f}'
+            body.append([f'`{model["model"]}`', entry["form"], f'{entry["file_mb"]:.2f} MB', bits, kl])
+    header = ["model", "form", "file", "bits per byte", "KL divergence, nats per byte"]
+    commands = " and ".join(f"`{command}`" for command in data["commands"])
+    return f'TEXT is `{data["text"]}`; {commands}.\n\n' + rows(header, body)
+
+
+def load_own(path):
+    return results.load(path, "krait-own-1")
+
+
+def load_quality(path):
+    return results.load(path, "krait-quality-1")
+
+
+# What a section holds: the file of results, how it is read, and how it is written.
+SECTIONS = {
+    "summary": ("peers.json", results.load, summary),
+    "peers": ("peers.json", results.load, peers),
+    "peers_mamba2": ("peers_mamba2.json", results.load, peers),
+    "own_zen4": ("own_zen4.json", load_own, own),
+    "quality": ("quality.json", load_quality, quality),
+}
+CHARTS = {"peers.svg": "peers.json", "peers_mamba2.svg": "peers_mamba2.json"}
+
+
+def fill(text, name, folder):
+    """The document with its tables as the results say."""
+
+    def section(match):
+        if match[1] not in SECTIONS:
+            raise Failed(f'[report] {name}: expected one of {", ".join(SECTIONS)} behind bench:, found {match[1]}')
+        file, load, write = SECTIONS[match[1]]
+        return f"<!-- bench:{match[1]} -->\n{write(load(folder / file))}<!-- /bench -->"
+
+    found = SECTION.findall(text)
+    if len(MARK.findall(text)) != 2 * len(found):
+        raise Failed(f"[report] {name}: expected every <!-- bench:… --> to have its <!-- /bench -->, found one without")
+    return SECTION.sub(section, text)
+
+
+def outputs(root):
+    """(path, what it has to hold) of every document and chart."""
+    folder = root / "bench" / "results"
+    for name in DOCUMENTS:
+        yield root / name, fill((root / name).read_text(encoding="utf-8"), name, folder)
+    for name, source in CHARTS.items():
+        yield folder / name, chart.draw(results.load(folder / source))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where something would change")
+    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent, help="the source tree")
+    options = parser.parse_args()
+    stale = []
+    try:
+        for path, text in outputs(options.root):
+            if path.is_file() and path.read_text(encoding="utf-8") == text:
+                continue
+            stale.append(str(path.relative_to(options.root)))
+            if not options.check:
+                path.write_text(text, encoding="utf-8")
+    except (Failed, results.BadFile) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"[report] {error.filename}: expected a file, found {error.strerror}", file=sys.stderr)
+        return 1
+    if options.check and stale:
+        print(
+            f'[report] expected documents with the stored results, found others in {", ".join(stale)} '
+            "(python3 bench/report.py rewrites them)",
+            file=sys.stderr,
+        )
+        return 1
+    for name in stale:
+        print(f"{name}: rewritten")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

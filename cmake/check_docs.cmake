@@ -1,0 +1,113 @@
+# What the documents say of the tree is so: cmake -DROOT=<source tree> -P check_docs.cmake
+#
+# In README.md and docs/*.md
+# - a path in code (`src/core/cpu.cpp`, `sh tests/run.sh`) that begins with a folder of the tree
+#   exists, and so does a public header as it is included (`krait/core/cpu.hpp`); with a star it stands for at least one file; with <…> in it, it is left alone;
+# - a link to another file of the tree leads to one;
+# - a block ```cpp is, but for white space, part of a source in examples/, which the build compiles
+#   (a block ```c++ is a sketch);
+# - no folder of somebody's machine is named.
+# README.md has at most 150 lines.
+cmake_minimum_required(VERSION 3.24)
+
+get_filename_component(ROOT "${ROOT}" ABSOLUTE)
+set(readme_limit 150)
+set(folders "\\.ci|bench|cmake|docs|examples|include|src|tests")
+string(ASCII 1 link)
+string(ASCII 2 fence)
+string(ASCII 3 tick)
+set(problems "")
+
+# What CMake takes for the syntax of its lists goes.
+macro(clean text)
+  string(REGEX REPLACE "[][;\\]" " " ${text} "${${text}}")
+endmacro()
+macro(squeeze text)
+  string(REGEX REPLACE "[][;\\ \t\n]+" "" ${text} "${${text}}")
+endmacro()
+
+set(sources "")
+file(GLOB_RECURSE files ${ROOT}/examples/*.cpp)
+foreach(file IN LISTS files)
+  file(READ ${file} text)
+  squeeze(text)
+  string(APPEND sources "${text}${fence}")
+endforeach()
+
+file(GLOB documents RELATIVE ${ROOT} ${ROOT}/README.md ${ROOT}/docs/*.md)
+foreach(document IN LISTS documents)
+  get_filename_component(folder ${ROOT}/${document} DIRECTORY)
+  file(READ ${ROOT}/${document} text)
+  if(document STREQUAL "README.md")
+    string(REGEX REPLACE "[^\n]+" "" lines "${text}")
+    string(LENGTH "${lines}" lines)
+    if(lines GREATER readme_limit)
+      string(APPEND problems "README.md: expected at most ${readme_limit} lines, found ${lines}\n")
+    endif()
+  endif()
+  string(REPLACE "](" "${link}" text "${text}")
+  string(REPLACE "```" "${fence}" text "${text}")
+  string(REPLACE "`" "${tick}" text "${text}")
+  clean(text)
+
+  string(REGEX MATCHALL "${fence}[^${fence}]*${fence}" blocks "${text}")
+  string(REGEX REPLACE "${fence}[^${fence}]*${fence}" "" prose "${text}")
+  string(REGEX MATCHALL "${tick}[^${tick}]*${tick}" spans "${prose}")
+
+  string(REGEX MATCHALL "${link}[^)]*" links "${prose}")
+  foreach(target IN LISTS links)
+    string(REGEX REPLACE "^${link}|#.*$" "" target "${target}")
+    if(target STREQUAL "" OR target MATCHES "^[a-z]+:")
+      continue()
+    endif()
+    if(NOT EXISTS ${folder}/${target})
+      string(APPEND problems "${document}: links to ${target}, which does not exist\n")
+    endif()
+  endforeach()
+
+  foreach(block IN LISTS blocks)
+    if(NOT block MATCHES "^${fence}cpp\n")
+      continue()
+    endif()
+    string(REGEX REPLACE "^${fence}cpp\n|${fence}$" "" code "${block}")
+    string(REPLACE "${link}" "(" code "${code}")
+    squeeze(code)
+    string(FIND "${sources}" "${code}" place)
+    if(place EQUAL -1)
+      string(SUBSTRING "${code}" 0 60 code)
+      string(APPEND problems "${document}: the block '${code}' is in no source of examples/\n")
+    endif()
+  endforeach()
+
+  foreach(code IN LISTS blocks spans)
+    string(REGEX REPLACE "[${fence}${tick} \t\n,()\"'=]+" ";" words "${code}")
+    foreach(word IN LISTS words)
+      string(REGEX REPLACE "[.:]+$" "" word "${word}")
+      if(word MATCHES "^krait/.*\\.hpp$")
+        string(PREPEND word "include/")
+      endif()
+      if(NOT word MATCHES "^(${folders})/" OR word MATCHES "[<>{}$]|…")
+        continue()
+      endif()
+      if(word MATCHES "\\*")
+        file(GLOB found ${ROOT}/${word})
+      elseif(EXISTS ${ROOT}/${word})
+        set(found yes)
+      else()
+        set(found "")
+      endif()
+      if(NOT found)
+        string(APPEND problems "${document}: names ${word}, which does not exist\n")
+      endif()
+    endforeach()
+  endforeach()
+
+  string(REGEX MATCHALL "[^A-Za-z0-9._~-]/(home|root|work|mnt|Users)/[^ \n]*" places " ${text}")
+  foreach(place IN LISTS places)
+    string(APPEND problems "${document}: names${place}, a folder of one machine\n")
+  endforeach()
+endforeach()
+
+if(problems)
+  message(FATAL_ERROR "documents and tree differ:\n${problems}")
+endif()

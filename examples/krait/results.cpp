@@ -1,0 +1,176 @@
+#include "results.hpp"
+
+namespace krait::cli {
+namespace {
+
+using nlohmann::json;
+
+std::string_view name_of(Placement placement) {
+  switch (placement) {
+    case Placement::in_place:
+      return "in_place";
+    case Placement::converted:
+      return "converted";
+    case Placement::derived:
+      return "derived";
+  }
+  return "";
+}
+
+json to_json(const Speed& speed) {
+  return {{"tokens_per_second", speed.median}, {"best_tokens_per_second", speed.best}};
+}
+
+json step_to_json(const Speed& speed, Index users) {
+  json entry = to_json(speed);
+  entry["microseconds_per_step"] = speed.step_microseconds(users);
+  return entry;
+}
+
+json to_json(const BenchReport::Profile& profile) {
+  json zones = json::array();
+  for (const profile::Total& zone : profile.zones) {
+    zones.push_back({{"zone", zone.zone},
+                     {"calls", zone.calls},
+                     {"seconds_per_token", zone.seconds},
+                     {"bytes_per_token", zone.bytes},
+                     {"flop_per_token", zone.flop}});
+  }
+  return {{"what", profile.what}, {"seconds_per_token", profile.seconds}, {"zones", zones}};
+}
+
+}  // namespace
+
+json to_json(const GenerationResult& generation, const SamplerOptions& sampler) {
+  const double decoded = static_cast<double>(generation.tokens.size());
+  return {{"prompt_tokens", generation.prompt_tokens},
+          {"tokens", generation.tokens},
+          {"text", generation.text},
+          {"finish_reason", to_string(generation.reason)},
+          {"seed", sampler.seed},
+          {"sequence", sampler.sequence},
+          {"timings",
+           {{"prompt_seconds", generation.prompt_seconds},
+            {"decode_seconds", generation.decode_seconds},
+            {"decode_tokens_per_second",
+             generation.decode_seconds > 0.0 ? decoded / generation.decode_seconds : 0.0}}}};
+}
+
+json to_json(std::span<const Candidate> candidates) {
+  json top = json::array();
+  for (const Candidate& one : candidates) {
+    top.push_back({{"id", one.token}, {"logit", one.logit}, {"log_prob", one.log_prob}});
+  }
+  return top;
+}
+
+json to_json(const CheckpointPlan& planned) {
+  const auto& [plan, config, checkpoint] = planned;
+  json tensors = json::array();
+  for (const TensorUse& use : plan.tensors) {
+    const auto extents = use.shape.extents();
+    tensors.push_back({{"name", use.name},
+                       {"shape", std::vector<Index>(extents.begin(), extents.end())},
+                       {"dtype", use.form},
+                       {"bytes", use.bytes},
+                       {"placement", name_of(use.placement)}});
+  }
+  return {{"path", checkpoint.path},
+          {"family", config.spec.family},
+          {"wrapper", config.wrapper},
+          {"spec", to_string(config.spec)},
+          {"parameters", plan.parameters},
+          {"active_parameters", plan.active_parameters},
+          {"bytes_per_token", plan.bytes_per_token},
+          {"weights_bytes", plan.in_place_bytes + plan.owned_bytes},
+          {"in_place_bytes", plan.in_place_bytes},
+          {"owned_bytes", plan.owned_bytes},
+          {"state_bytes", plan.state_bytes},
+          {"scratch_bytes_per_token", plan.scratch_bytes_per_token},
+          {"cache_bytes_per_token", plan.cache_bytes_per_token},
+          {"trail_bytes_per_token", plan.trail_bytes_per_token},
+          {"tensors", tensors},
+          {"unused_tensors", plan.unused},
+          {"ignored_config_keys", config.ignored}};
+}
+
+json to_json(const std::vector<ExpertUse>& layers) {
+  json result = json::array();
+  for (const ExpertUse& layer : layers) {
+    json experts = json::array();
+    for (Index e = 0; e < std::ssize(layer.chosen); ++e) {
+      experts.push_back({{"chosen", layer.chosen[static_cast<std::size_t>(e)]},
+                         {"share", layer.share(e)},
+                         {"mean_gate", layer.mean_gate(e)}});
+    }
+    result.push_back({{"layer", layer.path},
+                      {"tokens", layer.tokens},
+                      {"balance", layer.balance()},
+                      {"experts", experts}});
+  }
+  return result;
+}
+
+json to_json(const ScoredText& text) {
+  const Perplexity& found = text.perplexity;
+  return {{"file", text.file},
+          {"tokens", text.tokens},
+          {"scored_tokens", found.tokens},
+          {"scored_bytes", static_cast<double>(found.bytes)},
+          {"perplexity", found.value()},
+          {"nats_per_token", found.nats_per_token()},
+          {"bits_per_byte", found.bits_per_byte()},
+          {"tokens_per_second", static_cast<double>(found.tokens) / text.seconds}};
+}
+
+json to_json(const KlDivergence& kl, const std::string& file, const std::string& reference) {
+  return {{"file", file},  {"reference", reference},   {"positions", kl.positions},
+          {"kl", kl.mean}, {"kl_largest", kl.largest}, {"same_top", kl.same_top}};
+}
+
+json to_json(const QuantizeSummary& summary, const std::string& source,
+             const std::string& destination, const std::string& form) {
+  return {{"source", source},
+          {"destination", destination},
+          {"form", form},
+          {"tensors", summary.tensors},
+          {"converted", summary.converted},
+          {"forms", summary.forms},
+          {"bytes_before", summary.bytes_before},
+          {"bytes_after", summary.bytes_after}};
+}
+
+json to_json(const BenchReport& report) {
+  json batch = json::array();
+  for (const BenchReport::Batch& b : report.batches) {
+    json entry = step_to_json(b.speed, b.users);
+    entry["users"] = b.users;
+    batch.push_back(entry);
+  }
+  json profiles = json::array();
+  for (const BenchReport::Profile& profile : report.profiles) {
+    profiles.push_back(to_json(profile));
+  }
+  json verify = json::array();
+  for (const BenchReport::Verification& v : report.verifications) {
+    verify.push_back({{"tokens", v.tokens}, {"steps", v.steps}, {"keep_steps", v.keep_steps}});
+  }
+  return {{"model", report.model},
+          {"threads", report.threads},
+          {"isa", to_string(active_isa())},
+          {"prompt_tokens", report.prompt_tokens},
+          {"decode_tokens", report.decode_tokens},
+          {"repeat", report.repeat},
+          {"prefill", to_json(report.prefill)},
+          {"decode", step_to_json(report.decode, 1)},
+          {"batch", batch},
+          {"profile", profiles},
+          {"verify", verify},
+          {"roofline", {{"read_gb_s", report.read_gb_s}, {"gflop_s", report.gflop_s}}},
+          {"weights_bytes", report.cost.weights_bytes},
+          {"flop_per_token", report.cost.prompt_flop},
+          {"state_bytes", report.cost.state_bytes},
+          {"peak_rss_bytes", report.peak_rss_bytes}};
+}
+
+}  // namespace krait::cli
