@@ -1,0 +1,346 @@
+#include "krait/kernels/aqlm.hpp"
+
+#include <cstring>
+
+#include "krait/kernels/ref/aqlm.hpp"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/aqlm.cpp"
+#include "kernels/targets.hpp"
+// After targets.hpp:
+#include "kernels/dot-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace krait {
+inline namespace v0_1 {
+namespace kernels::HWY_NAMESPACE {
+namespace {
+
+// A row of W while it is decoded: its codes, and where the codewords of its row of a block begin.
+template <class Code, class Number>
+struct Row {
+  const std::byte* codes;
+  const Number* codebooks;
+  float scale;
+  Index book;    // numbers of a codebook
+  Index word;    // numbers of a codeword
+  Index length;  // of a row of a codeword
+  Index mask;
+  int count;  // codebooks
+
+  Row(const AqlmWeights& W, Index r)
+      : codes(static_cast<const std::byte*>(W.codes) +
+              r / W.scheme.out_group * W.groups() * W.scheme.codebooks *
+                  static_cast<Index>(sizeof(Code))),
+        codebooks(static_cast<const Number*>(W.codebooks) +
+                  r % W.scheme.out_group * W.scheme.in_group),
+        scale(W.scales[r / W.scheme.out_group]),
+        book(W.scheme.codewords() * W.scheme.codeword()),
+        word(W.scheme.codeword()),
+        length(W.scheme.in_group),
+        mask(W.scheme.codewords() - 1),
+        count(static_cast<int>(W.scheme.codebooks)) {}
+
+  // The codeword of codebook m for group j.
+  HWY_INLINE const Number* at(Index j, int m) const {
+    Code code;
+    std::memcpy(&code, codes + (j * count + m) * static_cast<Index>(sizeof(Code)), sizeof code);
+    return codebooks + m * book + (code & mask) * word;
+  }
+};
+
+// Weights [begin, end) of a row, a register at a time; registers do not cross groups.
+template <class D, class R>
+HWY_INLINE void decode_registers(D d, const R& row, Index begin, Index end, float* out) {
+  const Index lanes = static_cast<Index>(hn::Lanes(d));
+  const auto scale = hn::Set(d, row.scale);
+  Index j = begin / row.length;
+  Index at = begin % row.length;
+  for (Index k = begin; k < end; k += lanes) {
+    auto sum = load_as(d, row.at(j, 0) + at);
+    for (int m = 1; m < row.count; ++m) sum = hn::Add(sum, load_as(d, row.at(j, m) + at));
+    hn::StoreU(hn::Mul(scale, sum), d, out);
+    out += lanes;
+    at += lanes;
+    if (at == row.length) {
+      at = 0;
+      ++j;
+    }
+  }
+}
+
+template <class R>
+HWY_INLINE void decode_numbers(const R& row, Index begin, Index end, float* out) {
+  for (Index k = begin; k < end; ++k) {
+    const Index j = k / row.length;
+    const Index at = k % row.length;
+    float sum = to_float(row.at(j, 0)[at]);
+    for (int m = 1; m < row.count; ++m) sum += to_float(row.at(j, m)[at]);
+    *out++ = row.scale * sum;
+  }
+}
+
+// Weights [begin, end) of a row; both are multiples of 16, or the end is that of the row.
+template <class R>
+HWY_INLINE void decode_part(const R& row, Index begin, Index end, float* out) {
+  if (row.length % 8 == 0) {
+    decode_registers(hn::CappedTag<float, 8>(), row, begin, end, out);
+  } else if (row.length % 4 == 0) {
+    decode_registers(hn::FixedTag<float, 4>(), row, begin, end, out);
+  } else {
+    decode_numbers(row, begin, end, out);
+  }
+}
+
+// Codes that are decoded together, in registers: 4 groups of 8 inputs.
+constexpr Index step = 32;
+constexpr Index step_groups = 4;
+constexpr Index step_parts = step / vector_lanes;
+
+// 16 weights, groups j and j + 1 of `step_groups`, before the scale. `pick(j)` gives a codeword.
+template <class Pick>
+HWY_INLINE void load_codewords(Pick pick, Index j, VF* sums) {
+#if HWY_TARGET == HWY_AVX3
+  const hn::Half<DF> d8;
+  sums[0] = hn::Combine(DF(), load_as(d8, pick(j + 1)), load_as(d8, pick(j)));
+#else
+  constexpr Index per_group = 8 / vector_lanes;
+  KRAIT_UNROLL
+  for (Index i = 0; i < vector_parts; ++i) {
+    sums[i] = load(pick(j + i / per_group) + i % per_group * vector_lanes);
+  }
+#endif
+}
+
+// The codes of 4 groups for M codebooks, in registers.
+template <int M, class Code>
+class StepCodes {
+ public:
+  HWY_INLINE explicit StepCodes(const std::byte* codes) {
+    KRAIT_UNROLL
+    for (int i = 0; i < words; ++i) {
+      word_[i] = 0;
+      std::memcpy(&word_[i], codes + i * word_bytes, static_cast<std::size_t>(word_bytes));
+    }
+  }
+
+  // What is `mask` of a code times 2^scale. One shift and the mask: two steps for each codeword.
+  template <int scale>
+  HWY_INLINE std::uintptr_t offset(int group, int m, std::uintptr_t mask) const {
+    const int i = group * M + m;
+    const int shift = i % per_word * bits - scale;
+    const std::uint64_t word = word_[i / per_word];
+    return (shift >= 0 ? word >> shift : word << -shift) & mask;
+  }
+
+ private:
+  static constexpr int bits = 8 * static_cast<int>(sizeof(Code));
+  static constexpr int count = step_groups * M;
+  static constexpr int per_word = HWY_MIN(count, 64 / bits);
+  static constexpr int words = count / per_word;
+  static constexpr int word_bytes = per_word * bits / 8;
+  Array<std::uint64_t, words> word_;
+};
+
+// 32 weights of a row of groups of 8; `codes` are those of its 4 groups.
+template <int M, class Code, class Number>
+HWY_INLINE void decode_step(const Row<Code, Number>& row, const std::byte* codes, VF scale,
+                            Array<VF, step_parts>& weights) {
+  constexpr int codeword_shift = sizeof(Number) == 4 ? 5 : 4;  // of its bytes
+  const StepCodes<M, Code> words(codes);
+  const std::uintptr_t mask = static_cast<std::uintptr_t>(row.mask) << codeword_shift;
+  KRAIT_UNROLL
+  for (int pair = 0; pair < step_groups; pair += 2) {
+    VF* sums = weights + pair / 2 * vector_parts;
+    KRAIT_UNROLL
+    for (int m = 0; m < M; ++m) {
+      const auto* book = reinterpret_cast<const std::byte*>(row.codebooks + m * row.book);
+      const auto pick = [&](Index group) HWY_ATTR {
+        const auto at =
+            words.template offset<codeword_shift>(static_cast<int>(group), m, mask);
+        return reinterpret_cast<const Number*>(book + at);
+      };
+      if (m == 0) {
+        load_codewords(pick, pair, sums);
+      } else {
+        VF next[vector_parts];
+        load_codewords(pick, pair, next);
+        KRAIT_UNROLL
+        for (Index i = 0; i < vector_parts; ++i) sums[i] = hn::Add(sums[i], next[i]);
+      }
+    }
+    KRAIT_UNROLL
+    for (Index i = 0; i < vector_parts; ++i) sums[i] = hn::Mul(scale, sums[i]);
+  }
+}
+
+// The chains of T tokens over weights [begin, begin + count) of a row, which lie in `weights`;
+// begin is a multiple of 16.
+template <int T>
+HWY_INLINE void accumulate_weights(const float* weights, const float* x, Index x_stride,
+                                   Index begin, Index count, Lanes* lanes) {
+  const DF d;
+  for (Index k = 0; k < count; k += vector_lanes) {
+    const Index part = k / vector_lanes % vector_parts;
+    const Index rest = HWY_MIN(vector_lanes, count - k);
+    const VF w = load_count(weights + k, rest);
+    const auto mask = hn::FirstN(d, static_cast<std::size_t>(rest));
+    KRAIT_UNROLL
+    for (int t = 0; t < T; ++t) {
+      VF& acc = lanes[t].part[part];
+      const VF xs = load_count(x + t * x_stride + begin + k, rest);
+      acc = hn::IfThenElse(mask, fma(w, xs, acc), acc);
+    }
+  }
+}
+
+// Rows × tokens whose chains are kept in registers.
+constexpr int most_chains = HWY_TARGET == HWY_AVX3 ? 16 : 4;
+
+template <int T>
+constexpr int tile_rows = T * 4 <= most_chains ? 4 : T * 2 <= most_chains ? 2 : 1;
+
+// R rows for T tokens. M > 0: groups of 8 inputs and that many codebooks; else of any size.
+template <int M, class Code, class Number, int R, int T>
+void multiply_rows(const MatmulAqlmArgs& args, Index first, Index token) {
+  const Index n = args.W.cols;
+  const float* x = args.x.row_data(token);
+  Array<Lanes, R * T> lanes;
+  Index k = 0;
+  KRAIT_UNROLL
+  for (int i = 0; i < R * T; ++i) lanes[i] = zero_lanes();
+  if constexpr (M > 0) {
+    const Row<Code, Number> row(args.W, first);
+    const Index row_bytes = args.W.groups() * M * static_cast<Index>(sizeof(Code));
+    const std::byte* codes = row.codes;
+    Array<VF, R> scales;
+    KRAIT_UNROLL
+    for (int r = 0; r < R; ++r) scales[r] = hn::Set(DF(), args.W.scales[first + r]);
+    Array<VF, R * T * vector_parts> acc;
+    KRAIT_UNROLL
+    for (int i = 0; i < R * T * static_cast<int>(vector_parts); ++i) acc[i] = hn::Zero(DF());
+    for (; k + step <= n; k += step, codes += step_groups * M * static_cast<Index>(sizeof(Code))) {
+      KRAIT_UNROLL
+      for (int r = 0; r < R; ++r) {
+        Array<VF, step_parts> weights;
+        decode_step<M>(row, codes + r * row_bytes, scales[r], weights);
+        KRAIT_UNROLL
+        for (Index i = 0; i < step_parts; ++i) {
+          KRAIT_UNROLL
+          for (int t = 0; t < T; ++t) {
+            VF& a = acc[(r * T + t) * static_cast<int>(vector_parts) +
+                        static_cast<int>(i % vector_parts)];
+            a = fma(weights[i], load(x + t * args.x.stride + k + i * vector_lanes), a);
+          }
+        }
+      }
+    }
+    KRAIT_UNROLL
+    for (int i = 0; i < R * T * static_cast<int>(vector_parts); ++i) {
+      lanes[i / vector_parts].part[i % vector_parts] = acc[i];
+    }
+  }
+  constexpr Index chunk = 256;
+  HWY_ALIGN float weights[chunk];
+  for (; k < n; k += chunk) {
+    const Index count = HWY_MIN(chunk, n - k);
+    for (int r = 0; r < R; ++r) {
+      decode_part(Row<Code, Number>(args.W, first + r), k, k + count, weights);
+      accumulate_weights<T>(weights, x, args.x.stride, k, count, lanes + r * T);
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int t = 0; t < T; ++t) {
+      const float sum = reduce(lanes[r * T + t]);
+      args.y(token + t, first + r) =
+          args.bias != nullptr ? sum + args.bias[first + r] : sum;
+    }
+  }
+}
+
+template <int M, class Code, class Number, int T>
+void multiply_tokens(const MatmulAqlmArgs& args, Index token, Index tokens) {
+  if constexpr (T > 0) {
+    if (tokens < T) return multiply_tokens<M, Code, Number, T - 1>(args, token, tokens);
+    constexpr int R = tile_rows<T>;
+    Index row = args.outputs.begin;
+    for (; row + R <= args.outputs.end; row += R) {
+      multiply_rows<M, Code, Number, R, T>(args, row, token);
+    }
+    if constexpr (R > 1) {
+      for (; row < args.outputs.end; ++row) multiply_rows<M, Code, Number, 1, T>(args, row, token);
+    }
+  }
+}
+
+template <int M, class Code, class Number>
+void multiply(const MatmulAqlmArgs& args) {
+  constexpr int most = 8;
+  // Tiles of nearly equal width.
+  const Index tokens = args.x.rows;
+  const Index tiles = (tokens + most - 1) / most;
+  for (Index i = 0; i < tiles; ++i) {
+    const Index begin = tokens * i / tiles;
+    multiply_tokens<M, Code, Number, most>(args, begin, tokens * (i + 1) / tiles - begin);
+  }
+}
+
+// Calls body(code, number, books) with values of the types of W's codes and codebooks, and a
+// constant: the number of codebooks if there is code for it, else 0.
+template <class Body>
+HWY_INLINE void with_types(const AqlmWeights& W, Body body) {
+  const bool is_fast = W.scheme.in_group == 8 && W.scheme.out_group == 1;
+  const auto none = std::integral_constant<int, 0>();
+  const auto one = std::integral_constant<int, 1>();
+  const auto two = std::integral_constant<int, 2>();
+  if (W.code_type == DType::i8) {
+    if (W.codebook_type == DType::f16) return body(std::uint8_t(), f16(), none);
+    if (is_fast && W.scheme.codebooks == 1) return body(std::uint8_t(), 0.0F, one);
+    if (is_fast && W.scheme.codebooks == 2) return body(std::uint8_t(), 0.0F, two);
+    return body(std::uint8_t(), 0.0F, none);
+  }
+  const bool is_one = is_fast && W.scheme.codebooks == 1;
+  if (W.codebook_type == DType::f16) {
+    return is_one ? body(std::uint16_t(), f16(), one) : body(std::uint16_t(), f16(), none);
+  }
+  return is_one ? body(std::uint16_t(), 0.0F, one) : body(std::uint16_t(), 0.0F, none);
+}
+
+}  // namespace
+
+void decode_aqlm(const AqlmWeights& W, Range rows, float* out) noexcept {
+  with_types(W, [&](auto code, auto number, auto /*books*/) HWY_ATTR {
+    for (Index r = rows.begin; r < rows.end; ++r, out += W.cols) {
+      decode_part(Row<decltype(code), decltype(number)>(W, r), 0, W.cols, out);
+    }
+  });
+}
+
+void matmul_aqlm(const MatmulAqlmArgs& args) noexcept {
+  with_types(args.W, [&](auto code, auto number, auto books) HWY_ATTR {
+    multiply<decltype(books)::value, decltype(code), decltype(number)>(args);
+  });
+}
+
+}  // namespace kernels::HWY_NAMESPACE
+}  // namespace v0_1
+}  // namespace krait
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace krait {
+inline namespace v0_1 {
+namespace kernels {
+
+void decode_aqlm(const AqlmWeights& W, Range rows, float* out) noexcept {
+  KRAIT_KERNEL(decode_aqlm, ref::decode_aqlm)(W, rows, out);
+}
+
+void matmul_aqlm(const MatmulAqlmArgs& args) noexcept {
+  KRAIT_KERNEL(matmul_aqlm, ref::matmul_aqlm)(args);
+}
+
+}  // namespace kernels
+}  // namespace v0_1
+}  // namespace krait
+#endif
