@@ -4,18 +4,22 @@
 // What limits one token of a matrix of n weights, codes of 2 bits per weight (n / 4 bytes):
 //
 // - dense f32: 4 n bytes from memory.
-// - 4 bits, by tables: n / 4 bytes from memory. A block of 16 codes × 64 rows (32 inputs at 4x4 g8) is
-//   512 bytes: with registers of 64 bytes 8 loads, 12 operations to part the codes, 16 shuffles, 48 for
-//   the sums and 18 to scale them, about 94 in 47 cycles where two go at a time: 11 bytes a cycle,
-//   which is beyond memory. The tables cost 64 · in multiply-adds, as much as 64 rows of a dense matrix.
+// - 4 bits, by tables: n / 4 bytes from memory. A block of 16 codes × 64 rows (32 inputs at 4x4 g8)
+// is
+//   512 bytes: with registers of 64 bytes 8 loads, 12 operations to part the codes, 16 shuffles, 48
+//   for the sums and 18 to scale them, about 94 in 47 cycles where two go at a time: 11 bytes a
+//   cycle, which is beyond memory. The tables cost 64 · in multiply-adds, as much as 64 rows of a
+//   dense matrix.
 // - 2x8 g8: two codewords of 32 bytes from the L1 cache for 8 weights, each found by a shift and a
-//   mask, an addition, and the product with the scale; with the multiply-add 7 to 8 operations for 8
-//   weights. At 6 a cycle, 6 weights a cycle: at 3.7 GHz 22 weights/ns or 5.5 GB/s of codes, a quarter
-//   of what memory gives. Against dense f32 at 20 GB/s (5 weights/ns) no more than 4.4 times on one core.
+//   mask, an addition, and the product with the scale; with the multiply-add 7 to 8 operations for
+//   8 weights. At 6 a cycle, 6 weights a cycle: at 3.7 GHz 22 weights/ns or 5.5 GB/s of codes, a
+//   quarter of what memory gives. Against dense f32 at 20 GB/s (5 weights/ns) no more than 4.4
+//   times on one core.
 // - 1x16 g8: a codeword of 16 bytes from a codebook of 1 MiB, the size of the L2 cache: each one is
-//   a line from there or from the L3 cache, 64 bytes for 8 weights. At 32 bytes a cycle, 4 weights a
-//   cycle.
-// - 64 tokens: 16 multiply-adds a cycle bound dense matrices and those that are decoded to f32 (what
+//   a line from there or from the L3 cache, 64 bytes for 8 weights. At 32 bytes a cycle, 4 weights
+//   a cycle.
+// - 64 tokens: 16 multiply-adds a cycle bound dense matrices and those that are decoded to f32
+// (what
 //   decoding takes is that of some 4 tokens more); tables need 5 operations on 64 bytes for 128
 //   products, whatever the weights' own limit.
 
@@ -127,15 +131,15 @@ class RotatingAqlm {
 bool is_right(const RotatingAqlm& W, bool by_tables, MatrixView<const float> x,
               MatrixView<float> y) {
   if (!by_tables) {
-    return equals_model<kernels::MatmulAqlmArgs>({.W = W.exact(), .x = x, .y = y},
+    return equals_model<kernels::MatmulAqlmArgs>({.W = W.exact(), .x = x, .y = y, .outputs = {}},
                                                  kernels::matmul_aqlm, ref::matmul_aqlm);
   }
   AlignedBuffer<float> memory(x.rows * W.workspace());
   const kernels::AqlmTables tables(memory.data(), x.rows, W.tables().blocks());
   kernels::make_aqlm_tables(W.tables(), x, {0, x.rows * W.tables().blocks()}, tables);
-  return equals_model<kernels::MatmulAqlmTablesArgs>({.W = W.tables(), .x = tables, .y = y},
-                                                     kernels::matmul_aqlm_tables,
-                                                     ref::matmul_aqlm_tables);
+  return equals_model<kernels::MatmulAqlmTablesArgs>(
+      {.W = W.tables(), .x = tables, .y = y, .outputs = {}}, kernels::matmul_aqlm_tables,
+      ref::matmul_aqlm_tables);
 }
 
 enum class Dense { f32, bf16, computed_in_bf16 };
@@ -161,9 +165,8 @@ void run(benchmark::State& state, MatrixShape shape, Scheme scheme, Dense beside
   if (!is_right(W, scheme.by_tables, x, y)) return state.SkipWithError("differs from the model");
 
   RotatingWeights dense(beside == Dense::f32 ? DType::f32 : DType::bf16, shape.rows, shape.cols);
-  const Index floats =
-      tokens * std::max({W.workspace(), kernels::product_workspace(shape.cols),
-                         kernels::product_bf16_workspace(shape.cols)});
+  const Index floats = tokens * std::max({W.workspace(), kernels::product_workspace(shape.cols),
+                                          kernels::product_bf16_workspace(shape.cols)});
   AlignedBuffer<float> workspace(floats);
   const ProductContext ctx{.executor = pool, .workspace = workspace.span()};
   const ProductArgs args{.x = x, .y = y};
@@ -209,10 +212,10 @@ void register_benchmarks() {
           for (const Dense beside : {Dense::f32, Dense::bf16, Dense::computed_in_bf16}) {
             if ((tokens == 1) != (beside == Dense::f32)) continue;
             for (const int threads : widths) {
-              const std::string name = std::string("aqlm/") + shape.name + '/' + scheme.name + '/' +
-                                       std::string(to_string(isa)) + "/tokens:" +
-                                       std::to_string(tokens) + "/beside:" + to_string(beside) +
-                                       "/threads:" + std::to_string(threads);
+              const std::string name =
+                  std::string("aqlm/") + shape.name + '/' + scheme.name + '/' +
+                  std::string(to_string(isa)) + "/tokens:" + std::to_string(tokens) +
+                  "/beside:" + to_string(beside) + "/threads:" + std::to_string(threads);
               benchmark::RegisterBenchmark(name.c_str(), run, shape, scheme, beside, isa, tokens,
                                            threads)
                   ->UseManualTime()

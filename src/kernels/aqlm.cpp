@@ -1,5 +1,6 @@
 #include "krait/kernels/aqlm.hpp"
 
+#include <bit>
 #include <cstring>
 
 #include "krait/kernels/ref/aqlm.hpp"
@@ -29,9 +30,9 @@ struct Row {
   int count;  // codebooks
 
   Row(const AqlmWeights& W, Index r)
-      : codes(static_cast<const std::byte*>(W.codes) +
-              r / W.scheme.out_group * W.groups() * W.scheme.codebooks *
-                  static_cast<Index>(sizeof(Code))),
+      : codes(static_cast<const std::byte*>(W.codes) + r / W.scheme.out_group * W.groups() *
+                                                           W.scheme.codebooks *
+                                                           static_cast<Index>(sizeof(Code))),
         codebooks(static_cast<const Number*>(W.codebooks) +
                   r % W.scheme.out_group * W.scheme.in_group),
         scale(W.scales[r / W.scheme.out_group]),
@@ -49,23 +50,37 @@ struct Row {
   }
 };
 
-// Weights [begin, end) of a row, a register at a time; registers do not cross groups.
-template <class D, class R>
-HWY_INLINE void decode_registers(D d, const R& row, Index begin, Index end, float* out) {
+// Whole groups [begin, end) of a row, a register at a time, of M codebooks.
+template <int M, class D, class R>
+HWY_INLINE void decode_groups(D d, const R& row, Index begin, Index end, float* out) {
   const Index lanes = static_cast<Index>(hn::Lanes(d));
   const auto scale = hn::Set(d, row.scale);
-  Index j = begin / row.length;
-  Index at = begin % row.length;
-  for (Index k = begin; k < end; k += lanes) {
-    auto sum = load_as(d, row.at(j, 0) + at);
-    for (int m = 1; m < row.count; ++m) sum = hn::Add(sum, load_as(d, row.at(j, m) + at));
-    hn::StoreU(hn::Mul(scale, sum), d, out);
-    out += lanes;
-    at += lanes;
-    if (at == row.length) {
-      at = 0;
-      ++j;
+  for (Index j = begin; j < end; ++j) {
+    decltype(row.at(j, 0)) words[static_cast<std::size_t>(M)];
+    KRAIT_UNROLL
+    for (int m = 0; m < M; ++m) words[m] = row.at(j, m);
+    for (Index at = 0; at < row.length; at += lanes) {
+      auto sum = load_as(d, words[0] + at);
+      KRAIT_UNROLL
+      for (int m = 1; m < M; ++m) sum = hn::Add(sum, load_as(d, words[m] + at));
+      hn::StoreU(hn::Mul(scale, sum), d, out + at);
     }
+    out += row.length;
+  }
+}
+
+// The same for any number of codebooks.
+template <class D, class R>
+HWY_INLINE void decode_groups(D d, const R& row, Index begin, Index end, float* out) {
+  const Index lanes = static_cast<Index>(hn::Lanes(d));
+  const auto scale = hn::Set(d, row.scale);
+  for (Index j = begin; j < end; ++j) {
+    for (Index at = 0; at < row.length; at += lanes) {
+      auto sum = load_as(d, row.at(j, 0) + at);
+      for (int m = 1; m < row.count; ++m) sum = hn::Add(sum, load_as(d, row.at(j, m) + at));
+      hn::StoreU(hn::Mul(scale, sum), d, out + at);
+    }
+    out += row.length;
   }
 }
 
@@ -80,16 +95,42 @@ HWY_INLINE void decode_numbers(const R& row, Index begin, Index end, float* out)
   }
 }
 
-// Weights [begin, end) of a row; both are multiples of 16, or the end is that of the row.
-template <class R>
-HWY_INLINE void decode_part(const R& row, Index begin, Index end, float* out) {
-  if (row.length % 8 == 0) {
-    decode_registers(hn::CappedTag<float, 8>(), row, begin, end, out);
-  } else if (row.length % 4 == 0) {
-    decode_registers(hn::FixedTag<float, 4>(), row, begin, end, out);
-  } else {
-    decode_numbers(row, begin, end, out);
+template <class D, class R>
+HWY_INLINE void decode_by_count(D d, const R& row, Index begin, Index end, float* out) {
+  switch (row.count) {
+    case 1:
+      return decode_groups<1>(d, row, begin, end, out);
+    case 2:
+      return decode_groups<2>(d, row, begin, end, out);
+    case 4:
+      return decode_groups<4>(d, row, begin, end, out);
+    case 8:
+      return decode_groups<8>(d, row, begin, end, out);
+    default:
+      return decode_groups(d, row, begin, end, out);
   }
+}
+
+// Weights [begin, end) of a row, which begin and end with a group or else are any.
+template <class R>
+void decode_part(const R& row, Index begin, Index end, float* out) {
+  const Index g = row.length;
+  if (g % 4 != 0 || begin % g != 0 || end % g != 0) return decode_numbers(row, begin, end, out);
+  if (g % 16 == 0) return decode_by_count(DF(), row, begin / g, end / g, out);
+  if (g % 8 == 0) {
+    return decode_by_count(hn::CappedTag<float, 8>(), row, begin / g, end / g, out);
+  }
+  decode_by_count(hn::FixedTag<float, 4>(), row, begin / g, end / g, out);
+}
+
+// Weights that are decoded to memory at a time: whole groups of inputs where these are not too odd,
+// and whole groups of lanes.
+constexpr Index most_decoded = 512;
+
+HWY_INLINE Index decoded_at_once(Index in_group) {
+  Index length = in_group;
+  while (length % virtual_lanes != 0) length *= 2;
+  return length <= most_decoded ? most_decoded / length * length : most_decoded;
 }
 
 // Codes that are decoded together, in registers: 4 groups of 8 inputs.
@@ -124,13 +165,12 @@ class StepCodes {
     }
   }
 
-  // What is `mask` of a code times 2^scale. One shift and the mask: two steps for each codeword.
+  // What is `mask` of a code times 2^scale. A rotation leaves the word in its register, where a
+  // shift would need a copy: two steps for each codeword.
   template <int scale>
   HWY_INLINE std::uintptr_t offset(int group, int m, std::uintptr_t mask) const {
     const int i = group * M + m;
-    const int shift = i % per_word * bits - scale;
-    const std::uint64_t word = word_[i / per_word];
-    return (shift >= 0 ? word >> shift : word << -shift) & mask;
+    return std::rotr(word_[i / per_word], i % per_word * bits - scale) & mask;
   }
 
  private:
@@ -156,8 +196,7 @@ HWY_INLINE void decode_step(const Row<Code, Number>& row, const std::byte* codes
     for (int m = 0; m < M; ++m) {
       const auto* book = reinterpret_cast<const std::byte*>(row.codebooks + m * row.book);
       const auto pick = [&](Index group) HWY_ATTR {
-        const auto at =
-            words.template offset<codeword_shift>(static_cast<int>(group), m, mask);
+        const auto at = words.template offset<codeword_shift>(static_cast<int>(group), m, mask);
         return reinterpret_cast<const Number*>(book + at);
       };
       if (m == 0) {
@@ -174,22 +213,45 @@ HWY_INLINE void decode_step(const Row<Code, Number>& row, const std::byte* codes
   }
 }
 
-// The chains of T tokens over weights [begin, begin + count) of a row, which lie in `weights`;
-// begin is a multiple of 16.
-template <int T>
+// The chains of R rows × T tokens over weights [begin, begin + count), which lie in `weights`, rows
+// `most_decoded` from each other; begin is a multiple of 16.
+template <int R, int T>
 HWY_INLINE void accumulate_weights(const float* weights, const float* x, Index x_stride,
-                                   Index begin, Index count, Lanes* lanes) {
+                                   Index count, Array<Lanes, R * T>& lanes) {
+  constexpr int parts = static_cast<int>(vector_parts);
   const DF d;
-  for (Index k = 0; k < count; k += vector_lanes) {
-    const Index part = k / vector_lanes % vector_parts;
-    const Index rest = HWY_MIN(vector_lanes, count - k);
-    const VF w = load_count(weights + k, rest);
-    const auto mask = hn::FirstN(d, static_cast<std::size_t>(rest));
+  Array<VF, R * T * parts> acc;
+  KRAIT_UNROLL
+  for (int i = 0; i < R * T * parts; ++i) acc[i] = lanes[i / parts].part[i % parts];
+  Index k = 0;
+  for (; k + virtual_lanes <= count; k += virtual_lanes) {
     KRAIT_UNROLL
+    for (int p = 0; p < parts; ++p) {
+      Array<VF, R> w;
+      KRAIT_UNROLL
+      for (int r = 0; r < R; ++r) w[r] = load(weights + r * most_decoded + k + p * vector_lanes);
+      KRAIT_UNROLL
+      for (int t = 0; t < T; ++t) {
+        const VF xs = load(x + t * x_stride + k + p * vector_lanes);
+        KRAIT_UNROLL
+        for (int r = 0; r < R; ++r) {
+          VF& a = acc[(r * T + t) * parts + p];
+          a = fma(w[r], xs, a);
+        }
+      }
+    }
+  }
+  KRAIT_UNROLL
+  for (int i = 0; i < R * T * parts; ++i) lanes[i / parts].part[i % parts] = acc[i];
+  for (Index p = 0; k < count; k += vector_lanes, ++p) {
+    const Index rest = HWY_MIN(vector_lanes, count - k);
+    const auto mask = hn::FirstN(d, static_cast<std::size_t>(rest));
     for (int t = 0; t < T; ++t) {
-      VF& acc = lanes[t].part[part];
-      const VF xs = load_count(x + t * x_stride + begin + k, rest);
-      acc = hn::IfThenElse(mask, fma(w, xs, acc), acc);
+      const VF xs = load_count(x + t * x_stride + k, rest);
+      for (int r = 0; r < R; ++r) {
+        VF& a = lanes[r * T + t].part[p];
+        a = hn::IfThenElse(mask, fma(load_count(weights + r * most_decoded + k, rest), xs, a), a);
+      }
     }
   }
 }
@@ -198,7 +260,9 @@ HWY_INLINE void accumulate_weights(const float* weights, const float* x, Index x
 constexpr int most_chains = HWY_TARGET == HWY_AVX3 ? 16 : 4;
 
 template <int T>
-constexpr int tile_rows = T * 4 <= most_chains ? 4 : T * 2 <= most_chains ? 2 : 1;
+constexpr int tile_rows = T * 4 <= most_chains   ? 4
+                          : T * 2 <= most_chains ? 2
+                                                 : 1;
 
 // R rows for T tokens. M > 0: groups of 8 inputs and that many codebooks; else of any size.
 template <int M, class Code, class Number, int R, int T>
@@ -240,20 +304,21 @@ void multiply_rows(const MatmulAqlmArgs& args, Index first, Index token) {
       lanes[i / vector_parts].part[i % vector_parts] = acc[i];
     }
   }
-  constexpr Index chunk = 256;
-  HWY_ALIGN float weights[chunk];
-  for (; k < n; k += chunk) {
-    const Index count = HWY_MIN(chunk, n - k);
-    for (int r = 0; r < R; ++r) {
-      decode_part(Row<Code, Number>(args.W, first + r), k, k + count, weights);
-      accumulate_weights<T>(weights, x, args.x.stride, k, count, lanes + r * T);
+  if (k < n) {
+    const Index at_once = decoded_at_once(args.W.scheme.in_group);
+    HWY_ALIGN float weights[static_cast<std::size_t>(R * most_decoded)];
+    for (; k < n; k += at_once) {
+      const Index count = HWY_MIN(at_once, n - k);
+      for (int r = 0; r < R; ++r) {
+        decode_part(Row<Code, Number>(args.W, first + r), k, k + count, weights + r * most_decoded);
+      }
+      accumulate_weights<R, T>(weights, x + k, args.x.stride, count, lanes);
     }
   }
   for (int r = 0; r < R; ++r) {
     for (int t = 0; t < T; ++t) {
       const float sum = reduce(lanes[r * T + t]);
-      args.y(token + t, first + r) =
-          args.bias != nullptr ? sum + args.bias[first + r] : sum;
+      args.y(token + t, first + r) = args.bias != nullptr ? sum + args.bias[first + r] : sum;
     }
   }
 }

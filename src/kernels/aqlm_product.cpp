@@ -62,8 +62,7 @@ void product(const ProductContext& ctx, const AqlmTableWeights& W,
   const Index bytes = W.bytes() / std::max(W.rows, Index{1});
   const ItemCost cost = ItemCost::of(bytes, W.cols * tokens / 2);
   parallel_for(ctx.executor, W.rows, AqlmTableWeights::block_rows, cost, [&](Range outputs) {
-    matmul_aqlm_tables(
-        {.W = W, .x = tables, .bias = args.bias, .y = args.y, .outputs = outputs});
+    matmul_aqlm_tables({.W = W, .x = tables, .bias = args.bias, .y = args.y, .outputs = outputs});
   });
 }
 

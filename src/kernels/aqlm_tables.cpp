@@ -148,14 +148,14 @@ HWY_INLINE void tile(const MatmulAqlmTablesArgs& args, Index row_block, Index ap
           for (int t = 0; t < T; ++t) {
             const std::uint8_t* table =
                 tables + t * blocks * AqlmTables::block_values + line * 2 * Weights::codewords;
-            const V16 first = hn::BitCast(
-                d16, hn::TableLookupBytes(hn::LoadDup128(d8, table), low));
+            const V16 first =
+                hn::BitCast(d16, hn::TableLookupBytes(hn::LoadDup128(d8, table), low));
             const V16 second = hn::BitCast(
                 d16, hn::TableLookupBytes(hn::LoadDup128(d8, table + Weights::codewords), high));
             Sums& sum = sums[(s * T + t) * P + p];
             sum.all = hn::Add(hn::Add(sum.all, first), second);
-            sum.odd = hn::Add(hn::Add(sum.odd, hn::ShiftRight<8>(first)),
-                              hn::ShiftRight<8>(second));
+            sum.odd =
+                hn::Add(hn::Add(sum.odd, hn::ShiftRight<8>(first)), hn::ShiftRight<8>(second));
           }
         }
       }

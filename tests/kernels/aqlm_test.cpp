@@ -195,10 +195,9 @@ constexpr AqlmScheme table_schemes[] = {
     {.codebooks = 40, .bits = 4, .in_group = 1},
 };
 
-std::vector<std::byte> tables(
-    const AqlmTableWeights& W, MatrixView<const float> x, Range blocks,
-    void (*make)(const AqlmTableWeights&, MatrixView<const float>, Range,
-                 const AqlmTables&) noexcept) {
+std::vector<std::byte> tables(const AqlmTableWeights& W, MatrixView<const float> x, Range blocks,
+                              void (*make)(const AqlmTableWeights&, MatrixView<const float>, Range,
+                                           const AqlmTables&) noexcept) {
   AlignedBuffer<float> memory(x.rows * AqlmTables::floats_per_token(W.blocks()));
   make(W, x, blocks, {memory.data(), x.rows, W.blocks()});
   const auto bytes = std::as_bytes(memory.span());
@@ -266,8 +265,7 @@ TEST(PackAqlmCodes, PutsEveryCodeInItsPlace) {
   }
 }
 
-void compare_tables(const AqlmScheme& scheme, Index rows, Index cols, Index tokens,
-                    Index offset) {
+void compare_tables(const AqlmScheme& scheme, Index rows, Index cols, Index tokens, Index offset) {
   cols = whole_groups(scheme, cols);
   const AqlmMatrix W(scheme, rows, cols);
   const AqlmTableMatrix packed(W.view());
@@ -376,9 +374,9 @@ TEST(MatmulAqlmTables, IsCloseToTheOracleAndToTheWeights) {
                                                .outputs = {0, rows}};
       kernels::matmul_aqlm_tables(args);
       ref::matmul_aqlm_tables_oracle(args, {exact.data(), tokens, rows});
-      ref::matmul_aqlm_oracle({.W = W.view(), .x = x, .y = {y.data(), tokens, rows},
-                               .outputs = {0, rows}},
-                              {weights.data(), tokens, rows});
+      ref::matmul_aqlm_oracle(
+          {.W = W.view(), .x = x, .y = {y.data(), tokens, rows}, .outputs = {0, rows}},
+          {weights.data(), tokens, rows});
       double error = 0.0;
       double power = 0.0;
       for (std::size_t i = 0; i < y.size(); ++i) {
@@ -419,8 +417,8 @@ void compare_product(const Weights& W, Index workspace_per_token, bool also_with
           kernels::product(ctx, W,
                            {.x = x, .bias = b, .y = MatrixView<float>(y.data(), tokens, W.rows)});
           ASSERT_TRUE(same_bits<float>(model, y))
-              << W.rows << "x" << W.cols << " tokens=" << tokens
-              << " threads=" << executor->width() << " workspace=" << per_token;
+              << W.rows << "x" << W.cols << " tokens=" << tokens << " threads=" << executor->width()
+              << " workspace=" << per_token;
         }
       }
     }
@@ -432,14 +430,12 @@ TEST(AqlmProduct, GivesTheBitsOfMatmulAqlm) {
     for (const Index rows : {1, 7, 131, 200}) {
       const AqlmMatrix W(scheme, round_up(rows, scheme.out_group), 40);
       for_each_isa([&](Isa) {
-        compare_product(W.view(), kernels::product_aqlm_workspace(40), true,
-                        [&](MatrixView<const float> x, const float* bias, MatrixView<float> y) {
-                          ref::matmul_aqlm({.W = W.view(),
-                                            .x = x,
-                                            .bias = bias,
-                                            .y = y,
-                                            .outputs = {0, y.cols}});
-                        });
+        compare_product(
+            W.view(), kernels::product_aqlm_workspace(40), true,
+            [&](MatrixView<const float> x, const float* bias, MatrixView<float> y) {
+              ref::matmul_aqlm(
+                  {.W = W.view(), .x = x, .bias = bias, .y = y, .outputs = {0, y.cols}});
+            });
       });
     }
   }

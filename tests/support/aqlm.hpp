@@ -37,12 +37,12 @@ inline std::string to_string(const kernels::AqlmScheme& s) {
          std::to_string(s.in_group) + " h" + std::to_string(s.out_group);
 }
 
-/// A matrix of random codes, the least and the greatest among them, its codes `offset` of them after
-/// a 64-byte boundary, each part ending with its block of memory.
+/// A matrix of random codes, the least and the greatest among them, its codes `offset` of them
+/// after a 64-byte boundary, each part ending with its block of memory.
 class AqlmMatrix {
  public:
-  AqlmMatrix(const kernels::AqlmScheme& scheme, Index rows, Index cols,
-             DType numbers = DType::f32, Index offset = 0)
+  AqlmMatrix(const kernels::AqlmScheme& scheme, Index rows, Index cols, DType numbers = DType::f32,
+             Index offset = 0)
       : view_{.scheme = scheme,
               .code_type = scheme.bits <= 8 ? DType::i8 : DType::i16,
               .codebook_type = numbers,

@@ -80,8 +80,8 @@ struct MatmulAqlmArgs {
 KRAIT_API void matmul_aqlm(const MatmulAqlmArgs& args) noexcept;
 
 /// A matrix whose codes have 4 bits and one output, to be multiplied by looking up products: the
-/// codes of a row are a list, in the order of the checkpoint, cut into blocks of 16; what is missing
-/// in the last is not counted.
+/// codes of a row are a list, in the order of the checkpoint, cut into blocks of 16; what is
+/// missing in the last is not counted.
 ///
 /// The codes of 64 rows and a block are 8 lines of 64 bytes. Line n has code 2n in the low halves,
 /// code 2n + 1 in the high halves, of row i in byte 2i and of row 32 + i in byte 2i + 1.
@@ -171,8 +171,8 @@ KRAIT_API void product(const ProductContext& ctx, const AqlmWeights& W,
 KRAIT_API void product(const ProductContext& ctx, const AqlmTableWeights& W,
                        const ProductArgs& args) noexcept;
 
-/// Floats of workspace per token to book. A `product` with AqlmWeights is right without, but slower;
-/// one by tables needs all of it.
+/// Floats of workspace per token to book. A `product` with AqlmWeights is right without, but
+/// slower; one by tables needs all of it.
 KRAIT_API Index product_aqlm_workspace(Index in) noexcept;
 KRAIT_API Index product_aqlm_workspace(const AqlmTableWeights& W) noexcept;
 

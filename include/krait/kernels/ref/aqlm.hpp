@@ -67,8 +67,8 @@ inline void matmul_aqlm_oracle(const kernels::MatmulAqlmArgs& args, MatrixView<d
         double weight = 0.0;
         for (Index m = 0; m < s.codebooks; ++m) {
           const Index code = aqlm_code(args.W, r / s.out_group, k / s.in_group, m);
-          weight += static_cast<double>(aqlm_number(
-              args.W, m, code, r % s.out_group * s.in_group + k % s.in_group));
+          weight += static_cast<double>(
+              aqlm_number(args.W, m, code, r % s.out_group * s.in_group + k % s.in_group));
         }
         sum += weight * static_cast<double>(args.W.scales[r / s.out_group]) *
                static_cast<double>(args.x(t, k));
@@ -136,8 +136,8 @@ inline void make_aqlm_tables(const kernels::AqlmTableWeights& W, MatrixView<cons
       const float q = counts ? std::nearbyintf(products[n] * inverse) : 0.0F;
       values[n] = static_cast<std::uint8_t>(static_cast<int>(q) + 128);
     }
-    out.steps[at] = counts ? peak / 127.0F
-                           : (is_finite ? 0.0F : std::numeric_limits<float>::quiet_NaN());
+    out.steps[at] =
+        counts ? peak / 127.0F : (is_finite ? 0.0F : std::numeric_limits<float>::quiet_NaN());
   }
 }
 
