@@ -51,21 +51,32 @@ struct Row {
 };
 
 // Whole groups [begin, end) of a row, a register at a time, of M codebooks.
-template <int M, class D, class R>
-HWY_INLINE void decode_groups(D d, const R& row, Index begin, Index end, float* out) {
+template <int M, class D, class Code, class Number>
+HWY_INLINE void decode_groups(D d, const Row<Code, Number>& row, Index begin, Index end,
+                              float* out) {
   const Index lanes = static_cast<Index>(hn::Lanes(d));
   const auto scale = hn::Set(d, row.scale);
+  const Index word = row.word;
+  const Index mask = row.mask;
+  const Index length = row.length;
+  Array<const Number*, M> books;
+  KRAIT_UNROLL
+  for (int m = 0; m < M; ++m) books[m] = row.codebooks + m * row.book;
+  const std::byte* codes = row.codes + begin * M * static_cast<Index>(sizeof(Code));
   for (Index j = begin; j < end; ++j) {
-    decltype(row.at(j, 0)) words[static_cast<std::size_t>(M)];
+    Code group[static_cast<std::size_t>(M)];
+    std::memcpy(group, codes, sizeof group);
+    codes += sizeof group;
+    Array<const Number*, M> words;
     KRAIT_UNROLL
-    for (int m = 0; m < M; ++m) words[m] = row.at(j, m);
-    for (Index at = 0; at < row.length; at += lanes) {
+    for (int m = 0; m < M; ++m) words[m] = books[m] + (group[m] & mask) * word;
+    for (Index at = 0; at < length; at += lanes) {
       auto sum = load_as(d, words[0] + at);
       KRAIT_UNROLL
       for (int m = 1; m < M; ++m) sum = hn::Add(sum, load_as(d, words[m] + at));
       hn::StoreU(hn::Mul(scale, sum), d, out + at);
     }
-    out += row.length;
+    out += length;
   }
 }
 
@@ -138,21 +149,6 @@ constexpr Index step = 32;
 constexpr Index step_groups = 4;
 constexpr Index step_parts = step / vector_lanes;
 
-// 16 weights, groups j and j + 1 of `step_groups`, before the scale. `pick(j)` gives a codeword.
-template <class Pick>
-HWY_INLINE void load_codewords(Pick pick, Index j, VF* sums) {
-#if HWY_TARGET == HWY_AVX3
-  const hn::Half<DF> d8;
-  sums[0] = hn::Combine(DF(), load_as(d8, pick(j + 1)), load_as(d8, pick(j)));
-#else
-  constexpr Index per_group = 8 / vector_lanes;
-  KRAIT_UNROLL
-  for (Index i = 0; i < vector_parts; ++i) {
-    sums[i] = load(pick(j + i / per_group) + i % per_group * vector_lanes);
-  }
-#endif
-}
-
 // The codes of 4 groups for M codebooks, in registers.
 template <int M, class Code>
 class StepCodes {
@@ -186,30 +182,36 @@ class StepCodes {
 template <int M, class Code, class Number>
 HWY_INLINE void decode_step(const Row<Code, Number>& row, const std::byte* codes, VF scale,
                             Array<VF, step_parts>& weights) {
+  // Where a register has two groups they are put together when they have been added up.
+  using D = hn::CappedTag<float, 8>;
   constexpr int codeword_shift = sizeof(Number) == 4 ? 5 : 4;  // of its bytes
+  constexpr int lanes = static_cast<int>(hn::MaxLanes(D()));
+  constexpr int per_group = 8 / lanes;
   const StepCodes<M, Code> words(codes);
   const std::uintptr_t mask = static_cast<std::uintptr_t>(row.mask) << codeword_shift;
+  Array<hn::Vec<D>, step_groups * per_group> sums;
   KRAIT_UNROLL
-  for (int pair = 0; pair < step_groups; pair += 2) {
-    VF* sums = weights + pair / 2 * vector_parts;
+  for (int group = 0; group < step_groups; ++group) {
     KRAIT_UNROLL
     for (int m = 0; m < M; ++m) {
       const auto* book = reinterpret_cast<const std::byte*>(row.codebooks + m * row.book);
-      const auto pick = [&](Index group) HWY_ATTR {
-        const auto at = words.template offset<codeword_shift>(static_cast<int>(group), m, mask);
-        return reinterpret_cast<const Number*>(book + at);
-      };
-      if (m == 0) {
-        load_codewords(pick, pair, sums);
-      } else {
-        VF next[vector_parts];
-        load_codewords(pick, pair, next);
-        KRAIT_UNROLL
-        for (Index i = 0; i < vector_parts; ++i) sums[i] = hn::Add(sums[i], next[i]);
+      const auto* word = reinterpret_cast<const Number*>(
+          book + words.template offset<codeword_shift>(group, m, mask));
+      KRAIT_UNROLL
+      for (int i = 0; i < per_group; ++i) {
+        const auto numbers = load_as(D(), word + i * lanes);
+        auto& sum = sums[group * per_group + i];
+        sum = m == 0 ? numbers : hn::Add(sum, numbers);
       }
     }
-    KRAIT_UNROLL
-    for (Index i = 0; i < vector_parts; ++i) sums[i] = hn::Mul(scale, sums[i]);
+  }
+  KRAIT_UNROLL
+  for (int i = 0; i < static_cast<int>(step_parts); ++i) {
+#if HWY_TARGET == HWY_AVX3
+    weights[i] = hn::Mul(scale, hn::Combine(DF(), sums[2 * i + 1], sums[2 * i]));
+#else
+    weights[i] = hn::Mul(scale, sums[i]);
+#endif
   }
 }
 
@@ -264,60 +266,98 @@ constexpr int tile_rows = T * 4 <= most_chains   ? 4
                           : T * 2 <= most_chains ? 2
                                                  : 1;
 
-// R rows for T tokens. M > 0: groups of 8 inputs and that many codebooks; else of any size.
+// Rows of a group, which meet a stretch of this many inputs before the next, so that the tokens'
+// inputs stay in the L1 cache beside the codebooks.
+constexpr Index group_rows = 16;
+template <int T>
+constexpr Index stretch = T == 1 ? 1024 : 512;
+
+// The next codes of R rows, which are too far apart for the hardware to see that they come.
+template <int R>
+HWY_INLINE void request(const std::byte* codes, Index row_bytes, Index bytes) {
+  for (int r = 0; r < R; ++r) {
+    for (Index at = 0; at < bytes; at += 64) __builtin_prefetch(codes + r * row_bytes + at, 0, 3);
+  }
+}
+
+// R rows of groups of 8 inputs for T tokens: weights [begin, end), multiples of `step`.
 template <int M, class Code, class Number, int R, int T>
-void multiply_rows(const MatmulAqlmArgs& args, Index first, Index token) {
-  const Index n = args.W.cols;
+HWY_INLINE void continue_rows(const MatmulAqlmArgs& args, Index first, Index token, Index begin,
+                              Index end, Array<Lanes, R * T>& lanes) {
+  constexpr int parts = static_cast<int>(vector_parts);
+  constexpr Index step_bytes = step_groups * M * static_cast<Index>(sizeof(Code));
+  const Row<Code, Number> row(args.W, first);
+  const Index row_bytes = args.W.groups() * M * static_cast<Index>(sizeof(Code));
   const float* x = args.x.row_data(token);
-  Array<Lanes, R * T> lanes;
-  Index k = 0;
+  const std::byte* codes = row.codes + begin / step * step_bytes;
+  if (end + step <= args.W.cols) {
+    request<R>(codes + (end - begin) / step * step_bytes, row_bytes,
+               (end - begin) / step * step_bytes);
+  } else {
+    request<R>(row.codes + group_rows * row_bytes, row_bytes,
+               HWY_MIN(row_bytes, stretch<T> / step * step_bytes));
+  }
+  Array<VF, R> scales;
   KRAIT_UNROLL
-  for (int i = 0; i < R * T; ++i) lanes[i] = zero_lanes();
-  if constexpr (M > 0) {
-    const Row<Code, Number> row(args.W, first);
-    const Index row_bytes = args.W.groups() * M * static_cast<Index>(sizeof(Code));
-    const std::byte* codes = row.codes;
-    Array<VF, R> scales;
+  for (int r = 0; r < R; ++r) scales[r] = hn::Set(DF(), args.W.scales[first + r]);
+  Array<VF, R * T * parts> acc;
+  KRAIT_UNROLL
+  for (int i = 0; i < R * T * parts; ++i) acc[i] = lanes[i / parts].part[i % parts];
+  for (Index k = begin; k < end; k += step, codes += step_bytes) {
     KRAIT_UNROLL
-    for (int r = 0; r < R; ++r) scales[r] = hn::Set(DF(), args.W.scales[first + r]);
-    Array<VF, R * T * vector_parts> acc;
-    KRAIT_UNROLL
-    for (int i = 0; i < R * T * static_cast<int>(vector_parts); ++i) acc[i] = hn::Zero(DF());
-    for (; k + step <= n; k += step, codes += step_groups * M * static_cast<Index>(sizeof(Code))) {
+    for (int r = 0; r < R; ++r) {
+      Array<VF, step_parts> weights;
+      decode_step<M>(row, codes + r * row_bytes, scales[r], weights);
       KRAIT_UNROLL
-      for (int r = 0; r < R; ++r) {
-        Array<VF, step_parts> weights;
-        decode_step<M>(row, codes + r * row_bytes, scales[r], weights);
+      for (int i = 0; i < static_cast<int>(step_parts); ++i) {
         KRAIT_UNROLL
-        for (Index i = 0; i < step_parts; ++i) {
-          KRAIT_UNROLL
-          for (int t = 0; t < T; ++t) {
-            VF& a = acc[(r * T + t) * static_cast<int>(vector_parts) +
-                        static_cast<int>(i % vector_parts)];
-            a = fma(weights[i], load(x + t * args.x.stride + k + i * vector_lanes), a);
-          }
+        for (int t = 0; t < T; ++t) {
+          VF& a = acc[(r * T + t) * parts + i % parts];
+          a = fma(weights[i], load(x + t * args.x.stride + k + i * vector_lanes), a);
         }
       }
     }
-    KRAIT_UNROLL
-    for (int i = 0; i < R * T * static_cast<int>(vector_parts); ++i) {
-      lanes[i / vector_parts].part[i % vector_parts] = acc[i];
-    }
   }
-  if (k < n) {
-    const Index at_once = decoded_at_once(args.W.scheme.in_group);
-    HWY_ALIGN float weights[static_cast<std::size_t>(R * most_decoded)];
-    for (; k < n; k += at_once) {
-      const Index count = HWY_MIN(at_once, n - k);
-      for (int r = 0; r < R; ++r) {
-        decode_part(Row<Code, Number>(args.W, first + r), k, k + count, weights + r * most_decoded);
+  KRAIT_UNROLL
+  for (int i = 0; i < R * T * parts; ++i) lanes[i / parts].part[i % parts] = acc[i];
+}
+
+// `rows` rows, at most `group_rows` and a multiple of R, for T tokens. M > 0: groups of 8 inputs
+// and that many codebooks; else of any size.
+template <int M, class Code, class Number, int R, int T>
+void multiply_rows(const MatmulAqlmArgs& args, Index first, Index rows, Index token) {
+  const Index n = args.W.cols;
+  Array<Lanes, R * T> lanes[static_cast<std::size_t>(group_rows / R)];
+  for (Index i = 0; i < rows / R; ++i) {
+    for (Lanes& chains : lanes[i]) chains = zero_lanes();
+  }
+  Index k = 0;
+  if constexpr (M > 0) {
+    const Index whole = n / step * step;
+    while (k < whole) {
+      const Index end = HWY_MIN(whole, k + stretch<T>);
+      for (Index r = 0; r < rows; r += R) {
+        continue_rows<M, Code, Number, R, T>(args, first + r, token, k, end, lanes[r / R]);
       }
-      accumulate_weights<R, T>(weights, x + k, args.x.stride, count, lanes);
+      k = end;
     }
   }
-  for (int r = 0; r < R; ++r) {
+  const Index at_once = decoded_at_once(args.W.scheme.in_group);
+  HWY_ALIGN float weights[static_cast<std::size_t>(R * most_decoded)];
+  for (; k < n; k += at_once) {
+    const Index count = HWY_MIN(at_once, n - k);
+    for (Index r = 0; r < rows; r += R) {
+      for (int i = 0; i < R; ++i) {
+        decode_part(Row<Code, Number>(args.W, first + r + i), k, k + count,
+                    weights + i * most_decoded);
+      }
+      accumulate_weights<R, T>(weights, args.x.row_data(token) + k, args.x.stride, count,
+                               lanes[r / R]);
+    }
+  }
+  for (Index r = 0; r < rows; ++r) {
     for (int t = 0; t < T; ++t) {
-      const float sum = reduce(lanes[r * T + t]);
+      const float sum = reduce(lanes[r / R][r % R * T + t]);
       args.y(token + t, first + r) = args.bias != nullptr ? sum + args.bias[first + r] : sum;
     }
   }
@@ -328,12 +368,12 @@ void multiply_tokens(const MatmulAqlmArgs& args, Index token, Index tokens) {
   if constexpr (T > 0) {
     if (tokens < T) return multiply_tokens<M, Code, Number, T - 1>(args, token, tokens);
     constexpr int R = tile_rows<T>;
-    Index row = args.outputs.begin;
-    for (; row + R <= args.outputs.end; row += R) {
-      multiply_rows<M, Code, Number, R, T>(args, row, token);
+    const Index whole = args.outputs.begin + args.outputs.size() / R * R;
+    for (Index row = args.outputs.begin; row < whole; row += group_rows) {
+      multiply_rows<M, Code, Number, R, T>(args, row, HWY_MIN(group_rows, whole - row), token);
     }
-    if constexpr (R > 1) {
-      for (; row < args.outputs.end; ++row) multiply_rows<M, Code, Number, 1, T>(args, row, token);
+    if (whole < args.outputs.end) {
+      multiply_rows<M, Code, Number, 1, T>(args, whole, args.outputs.end - whole, token);
     }
   }
 }
