@@ -80,7 +80,7 @@ class RotatingAqlm {
     tables_.scales = scales_.data();
     exact_.scales = scales_.data();
     // As the form holds them: large codebooks in 16 bits.
-    const bool is_small = numbers() * 4 <= Index{32} << 10;
+    const bool is_small = numbers() * 4 <= Index{16} << 10;
     exact_.codebook_type = is_small ? DType::f32 : DType::f16;
     exact_.codebooks = is_small ? static_cast<const void*>(numbers_.data()) : halves_.data();
     next();

@@ -124,7 +124,7 @@ HWY_INLINE void decode_by_count(D d, const R& row, Index begin, Index end, float
 
 // Weights [begin, end) of a row, which begin and end with a group or else are any.
 template <class R>
-void decode_part(const R& row, Index begin, Index end, float* out) {
+HWY_NOINLINE void decode_part(const R& row, Index begin, Index end, float* out) {
   const Index g = row.length;
   if (g % 4 != 0 || begin % g != 0 || end % g != 0) return decode_numbers(row, begin, end, out);
   if (g % 16 == 0) return decode_by_count(DF(), row, begin / g, end / g, out);
@@ -258,13 +258,16 @@ HWY_INLINE void accumulate_weights(const float* weights, const float* x, Index x
   }
 }
 
-// Rows × tokens whose chains are kept in registers.
-constexpr int most_chains = HWY_TARGET == HWY_AVX3 ? 16 : 4;
+// Rows and tokens of a tile, whose chains are kept in registers. Without an instruction for fma
+// more of them would only be more code.
+constexpr int most_tokens = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2 ? 4 : 2;
 
 template <int T>
-constexpr int tile_rows = T * 4 <= most_chains   ? 4
-                          : T * 2 <= most_chains ? 2
-                                                 : 1;
+constexpr int tile_rows = HWY_TARGET == HWY_AVX3   ? 4
+                          : HWY_TARGET == HWY_AVX2 ? (T == 1   ? 4
+                                                      : T == 2 ? 2
+                                                               : 1)
+                                                   : 1;
 
 // Rows of a group, which meet a stretch of this many inputs before the next, so that the tokens'
 // inputs stay in the L1 cache beside the codebooks.
@@ -322,6 +325,91 @@ HWY_INLINE void continue_rows(const MatmulAqlmArgs& args, Index first, Index tok
   for (int i = 0; i < R * T * parts; ++i) lanes[i / parts].part[i % parts] = acc[i];
 }
 
+// Whether `continue_row` can: registers hold parts of one group or two whole ones.
+constexpr int most_books = 16;
+
+HWY_INLINE bool has_even_groups(const AqlmScheme& scheme) {
+  const bool is_even = scheme.in_group == 8 ||
+                       (scheme.in_group % virtual_lanes == 0 && stretch<2> % scheme.in_group == 0);
+  return is_even && scheme.codebooks <= most_books;
+}
+
+// One row of any scheme that has even groups for T tokens: weights [begin, end), multiples of 16
+// and of groups.
+template <class Code, class Number, int T>
+HWY_INLINE void continue_row(const MatmulAqlmArgs& args, Index r, Index token, Index begin,
+                             Index end, Lanes* lanes) {
+  constexpr int parts = static_cast<int>(vector_parts);
+  using D = hn::CappedTag<float, 8>;
+  constexpr int per_group = 8 / static_cast<int>(hn::MaxLanes(D()));
+  const Row<Code, Number> row(args.W, r);
+  const VF scale = hn::Set(DF(), row.scale);
+  const float* x = args.x.row_data(token);
+  const int count = row.count;
+  const std::byte* codes =
+      row.codes + begin / row.length * count * static_cast<Index>(sizeof(Code));
+  Array<VF, T * parts> acc;
+  KRAIT_UNROLL
+  for (int i = 0; i < T * parts; ++i) acc[i] = lanes[i / parts].part[i % parts];
+  const auto multiply = [&](Index k, int p, VF sum) HWY_ATTR {
+    const VF w = hn::Mul(scale, sum);
+    KRAIT_UNROLL
+    for (int t = 0; t < T; ++t) {
+      VF& a = acc[t * parts + p];
+      a = fma(w, load(x + t * args.x.stride + k + p * vector_lanes), a);
+    }
+  };
+  const auto next_word = [&](int m) HWY_ATTR {
+    Code code;
+    std::memcpy(&code, codes, sizeof code);
+    codes += sizeof code;
+    return row.codebooks + m * row.book + (code & row.mask) * row.word;
+  };
+  if (row.length == 8) {
+    for (Index k = begin; k < end; k += virtual_lanes) {
+      Array<hn::Vec<D>, 2 * per_group> sums;
+      KRAIT_UNROLL
+      for (int group = 0; group < 2; ++group) {
+        const Number* word = next_word(0);
+        KRAIT_UNROLL
+        for (int i = 0; i < per_group; ++i) {
+          sums[group * per_group + i] = load_as(D(), word + i * 8 / per_group);
+        }
+        for (int m = 1; m < count; ++m) {
+          word = next_word(m);
+          KRAIT_UNROLL
+          for (int i = 0; i < per_group; ++i) {
+            auto& sum = sums[group * per_group + i];
+            sum = hn::Add(sum, load_as(D(), word + i * 8 / per_group));
+          }
+        }
+      }
+#if HWY_TARGET == HWY_AVX3
+      multiply(k, 0, hn::Combine(DF(), sums[1], sums[0]));
+#else
+      KRAIT_UNROLL
+      for (int p = 0; p < parts; ++p) multiply(k, p, sums[p]);
+#endif
+    }
+  } else {
+    for (Index k = begin; k < end; k += row.length) {
+      const Number* words[static_cast<std::size_t>(most_books)];
+      for (int m = 0; m < count; ++m) words[m] = next_word(m);
+      for (Index at = 0; at < row.length; at += virtual_lanes) {
+        KRAIT_UNROLL
+        for (int p = 0; p < parts; ++p) {
+          const Index part = at + p * vector_lanes;
+          VF sum = load(words[0] + part);
+          for (int m = 1; m < count; ++m) sum = hn::Add(sum, load(words[m] + part));
+          multiply(k + at, p, sum);
+        }
+      }
+    }
+  }
+  KRAIT_UNROLL
+  for (int i = 0; i < T * parts; ++i) lanes[i / parts].part[i % parts] = acc[i];
+}
+
 // `rows` rows, at most `group_rows` and a multiple of R, for T tokens. M > 0: groups of 8 inputs
 // and that many codebooks; else of any size.
 template <int M, class Code, class Number, int R, int T>
@@ -338,6 +426,16 @@ void multiply_rows(const MatmulAqlmArgs& args, Index first, Index rows, Index to
       const Index end = HWY_MIN(whole, k + stretch<T>);
       for (Index r = 0; r < rows; r += R) {
         continue_rows<M, Code, Number, R, T>(args, first + r, token, k, end, lanes[r / R]);
+      }
+      k = end;
+    }
+  } else if (has_even_groups(args.W.scheme)) {
+    static_assert(R == 1);
+    const Index whole = n / virtual_lanes * virtual_lanes;
+    while (k < whole) {
+      const Index end = HWY_MIN(whole, k + stretch<T>);
+      for (Index r = 0; r < rows; ++r) {
+        continue_row<Code, Number, T>(args, first + r, token, k, end, lanes[r]);
       }
       k = end;
     }
@@ -367,26 +465,25 @@ template <int M, class Code, class Number, int T>
 void multiply_tokens(const MatmulAqlmArgs& args, Index token, Index tokens) {
   if constexpr (T > 0) {
     if (tokens < T) return multiply_tokens<M, Code, Number, T - 1>(args, token, tokens);
-    constexpr int R = tile_rows<T>;
+    constexpr int R = M > 0 ? tile_rows<T> : 1;
     const Index whole = args.outputs.begin + args.outputs.size() / R * R;
     for (Index row = args.outputs.begin; row < whole; row += group_rows) {
       multiply_rows<M, Code, Number, R, T>(args, row, HWY_MIN(group_rows, whole - row), token);
     }
-    if (whole < args.outputs.end) {
-      multiply_rows<M, Code, Number, 1, T>(args, whole, args.outputs.end - whole, token);
+    for (Index row = whole; row < args.outputs.end; row += group_rows) {
+      multiply_rows<0, Code, Number, 1, T>(args, row, args.outputs.end - row, token);
     }
   }
 }
 
 template <int M, class Code, class Number>
 void multiply(const MatmulAqlmArgs& args) {
-  constexpr int most = 8;
   // Tiles of nearly equal width.
   const Index tokens = args.x.rows;
-  const Index tiles = (tokens + most - 1) / most;
+  const Index tiles = (tokens + most_tokens - 1) / most_tokens;
   for (Index i = 0; i < tiles; ++i) {
     const Index begin = tokens * i / tiles;
-    multiply_tokens<M, Code, Number, most>(args, begin, tokens * (i + 1) / tiles - begin);
+    multiply_tokens<M, Code, Number, most_tokens>(args, begin, tokens * (i + 1) / tiles - begin);
   }
 }
 

@@ -264,25 +264,41 @@ HWY_AFTER_NAMESPACE();
 namespace krait {
 inline namespace v0_1 {
 namespace kernels {
+namespace {
 
-void pack_aqlm_codes(const AqlmWeights& W, Range blocks, std::uint8_t* codes) noexcept {
-  using Weights = AqlmTableWeights;
-  const AqlmTableWeights size{.scheme = W.scheme, .rows = W.rows, .cols = W.cols};
-  const Index row_codes = size.row_codes();
+constexpr Index line_bytes = 64;
+
+}  // namespace
+
+void pack_aqlm_codes(const AqlmTableWeights& W, const std::int8_t* stored, Range blocks,
+                     std::uint8_t* codes) noexcept {
+  const Index row_codes = W.row_codes();
+  const Index bytes = W.blocks() * AqlmTableWeights::block_bytes;
   for (Index block = blocks.begin; block < blocks.end; ++block) {
-    std::uint8_t* out = codes + block * size.blocks() * Weights::block_bytes;
-    std::memset(out, 0, static_cast<std::size_t>(size.blocks() * Weights::block_bytes));
-    const Index rows = std::min(Weights::block_rows, W.rows - block * Weights::block_rows);
+    std::uint8_t* out = codes + block * bytes;
+    std::memset(out, 0, static_cast<std::size_t>(bytes));
+    const Index first = block * AqlmTableWeights::block_rows;
+    const Index rows = std::min(AqlmTableWeights::block_rows, W.rows - first);
     for (Index r = 0; r < rows; ++r) {
-      std::uint8_t* row = out + r % 32 * 2 + r / 32;
+      const std::int8_t* row = stored + (first + r) * row_codes;
+      std::uint8_t* place = out + r % 32 * 2 + r / 32;
       for (Index i = 0; i < row_codes; ++i) {
-        const Index m = i % W.scheme.codebooks;
-        const Index group = i / W.scheme.codebooks;
-        const Index code = ref::aqlm_code(W, block * Weights::block_rows + r, group, m);
-        std::uint8_t& both = row[i / 2 * 64];
-        both = static_cast<std::uint8_t>(both | code << (i % 2 * 4));
+        std::uint8_t& both = place[i / 2 * line_bytes];
+        both = static_cast<std::uint8_t>(both | (row[i] & 15) << (i % 2 * 4));
       }
     }
+  }
+}
+
+void decode_aqlm_row(const AqlmTableWeights& W, Index row, std::span<float> out) noexcept {
+  const Index g = W.scheme.in_group;
+  for (Index k = 0; k < W.cols; ++k) {
+    float sum = 0.0F;
+    for (Index m = 0; m < W.scheme.codebooks; ++m) {
+      const Index code = ref::aqlm_table_code(W, row, k / g * W.scheme.codebooks + m);
+      sum += W.codebooks[(m * g + k % g) * AqlmTableWeights::codewords + code];
+    }
+    out[static_cast<std::size_t>(k)] = W.scales[row] * sum;
   }
 }
 

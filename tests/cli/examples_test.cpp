@@ -80,7 +80,7 @@ TEST_F(Examples, CustomWeightForm) {
   expect_part(text, " matrices in ternary, ");
   expect_part(text,
               "without the form: [build] backbone.embeddings.weight: expected a matrix in one "
-              "of the forms f32, bf16, f16, q8, q4, found 'ternary' in the metadata, ");
+              "of the forms f32, bf16, f16, q8, q4, aqlm, aqlm-exact, found 'ternary' in the metadata, ");
   expect_part(text, "backbone.layers.0.mixer.in_proj.weight ternary [");
   expect_part(text, "it writes 24 bytes\n");
 }

@@ -70,7 +70,7 @@ TEST_F(CliUsage, IsToldInOneLineOfItsOption) {
       {"generate -x", "-x: expected an option of krait generate"},
       {"generate '-5 degrees'", "-5: expected an option of krait generate"},
       {"generate a --json=yes", "--json: expected no value, found 'yes'"},
-      {"generate a --dtype f8", "--dtype: expected one of file, f32, bf16, f16, q8, q4"},
+      {"generate a --dtype f8", "--dtype: expected one of file, f32, bf16, f16, q8, q4, aqlm, aqlm-exact"},
       {"generate a --weights ''", "--weights:"},
       {"generate a -m ''", "--model: expected a name, found an empty one"},
       {"generate a --state-out ''", "--state-out:"},

@@ -265,6 +265,20 @@ TEST(PackAqlmCodes, PutsEveryCodeInItsPlace) {
   }
 }
 
+TEST(DecodeAqlmRow, GivesTheDecodedWeights) {
+  for (const AqlmScheme& scheme : table_schemes) {
+    const AqlmMatrix W(scheme, 70, whole_groups(scheme, 72));
+    const AqlmTableMatrix packed(W.view());
+    std::vector<float> expected(static_cast<std::size_t>(W.view().cols));
+    std::vector<float> row(expected.size());
+    for (const Index r : {0, 31, 32, 69}) {
+      kernels::decode_aqlm(W.view(), {r, r + 1}, expected.data());
+      kernels::decode_aqlm_row(packed.view(), r, row);
+      EXPECT_TRUE(same_bits<float>(expected, row)) << to_string(scheme) << r;
+    }
+  }
+}
+
 void compare_tables(const AqlmScheme& scheme, Index rows, Index cols, Index tokens, Index offset) {
   cols = whole_groups(scheme, cols);
   const AqlmMatrix W(scheme, rows, cols);

@@ -107,7 +107,8 @@ class AqlmTableMatrix {
       : view_{.scheme = W.scheme, .scales = W.scales, .rows = W.rows, .cols = W.cols},
         codes_(view_.row_blocks() * view_.blocks() * kernels::AqlmTableWeights::block_bytes),
         codebooks_(W.scheme.codebooks * W.scheme.in_group * 16) {
-    kernels::pack_aqlm_codes(W, {0, view_.row_blocks()}, codes_.data());
+    kernels::pack_aqlm_codes(view_, static_cast<const std::int8_t*>(W.codes),
+                             {0, view_.row_blocks()}, codes_.data());
     const auto* numbers = static_cast<const float*>(W.codebooks);
     for (Index m = 0; m < W.scheme.codebooks; ++m) {
       for (Index e = 0; e < 16; ++e) {

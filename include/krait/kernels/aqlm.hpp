@@ -75,7 +75,7 @@ struct MatmulAqlmArgs {
 ///
 /// Bits     those of `matmul` with the decoded weights in f32.
 /// Aliasing none.
-/// Cost     decodes each weight once for every 8 tokens.
+/// Cost     decodes each weight once for every 4 tokens.
 /// Oracle   ref::matmul_aqlm.
 KRAIT_API void matmul_aqlm(const MatmulAqlmArgs& args) noexcept;
 
@@ -112,9 +112,13 @@ struct AqlmTableWeights {
   }
 };
 
-/// Writes the codes of W, which AqlmTableWeights takes, in the order of W's tables. `codes` has
-/// row_blocks · blocks · block_bytes bytes; those of the blocks of 64 rows in `blocks` are written.
-KRAIT_API void pack_aqlm_codes(const AqlmWeights& W, Range blocks, std::uint8_t* codes) noexcept;
+/// Writes `codes` of a matrix of W's sizes for the blocks of 64 rows in `blocks`; `stored` has the
+/// codes as AqlmWeights has them, in 8 bits.
+KRAIT_API void pack_aqlm_codes(const AqlmTableWeights& W, const std::int8_t* stored, Range blocks,
+                               std::uint8_t* codes) noexcept;
+
+/// Row `row` of the matrix as floats [cols]: the weights that `decode_aqlm` gives.
+KRAIT_API void decode_aqlm_row(const AqlmTableWeights& W, Index row, std::span<float> out) noexcept;
 
 /// The products of each codeword with the activations it meets, of several tokens, in 8 bits.
 struct AqlmTables {

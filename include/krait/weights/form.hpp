@@ -109,7 +109,8 @@ class KRAIT_API PackedForm : public WeightForm {
   const PackedForm* packed() const noexcept override { return this; }
 };
 
-/// krait's own forms, in the order in which they are listed to users: f32, bf16, f16, q8, q4.
+/// krait's own forms, in the order in which they are listed to users: f32, bf16, f16, q8, q4, aqlm,
+/// aqlm-exact.
 KRAIT_API std::span<const WeightForm* const> weight_forms() noexcept;
 
 /// The form of that name, of krait's or of the options' own; null if there is none.

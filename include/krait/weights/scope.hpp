@@ -71,6 +71,12 @@ class KRAIT_API WeightScope {
   Result<std::vector<TensorView>> pack(std::string_view form, const Shape& matrix,
                                        const std::vector<WeightPart>& parts, Pack pack) const;
 
+  /// A matrix, or a stack of them, of that form in one part `held` that is made of the checkpoint's
+  /// tensor `stored`: `repack` fills `data`, unless this is a planning run.
+  using Repack = FunctionRef<Result<void>(const TensorView& stored, std::byte* data)>;
+  Result<TensorView> repacked(std::string_view form, const Shape& matrix, const WeightPart& stored,
+                              const WeightPart& held, Repack repack) const;
+
   /// A matrix of floats in `dtype` made of one in another form: `bind` takes from this scope what
   /// is needed for it, which the model does not keep, and then `unpack` is called for every row.
   using UnpackRow = FunctionRef<void(Index row, std::span<float> values)>;
