@@ -30,14 +30,64 @@ constexpr Index line_bytes = 64;
 constexpr Index part_bytes = static_cast<Index>(hn::MaxLanes(D8()));
 constexpr int line_parts = static_cast<int>(line_bytes / part_bytes);
 
+// The largest magnitude so far, as bits: infinities and NaN are above all other numbers.
+using Peak = hn::Vec<DI>;
+
+// Groups × codebooks whose products are formed together.
+constexpr Index tile_groups = 2;
+constexpr Index tile_books = vector_parts == 1 ? 4 : 2;
+
+// The same for a whole block of whole groups, of a number of codebooks that tiles divide: inputs
+// and numbers of codebooks are loaded once for several products.
+HWY_INLINE Peak multiply_tiles(const Weights& W, const float* x, float* products) {
+  const DF d;
+  const Index g = W.scheme.in_group;
+  const Index books = W.scheme.codebooks;
+  Peak largest = hn::Zero(DI());
+  for (Index group = 0; group < Weights::block_codes / books; group += tile_groups) {
+    for (Index m = 0; m < books; m += tile_books) {
+      Array<VF, tile_groups * tile_books * vector_parts> sums;
+      KRAIT_UNROLL
+      for (VF& sum : sums) sum = hn::Zero(d);
+      const float* codebook = W.codebooks + m * g * Weights::codewords;
+      for (Index k = 0; k < g; ++k) {
+        Array<VF, tile_groups> inputs;
+        KRAIT_UNROLL
+        for (Index i = 0; i < tile_groups; ++i) inputs[i] = hn::Set(d, x[(group + i) * g + k]);
+        KRAIT_UNROLL
+        for (Index b = 0; b < tile_books * vector_parts; ++b) {
+          const VF numbers = load(codebook + (b / vector_parts * g + k) * Weights::codewords +
+                                  b % vector_parts * vector_lanes);
+          KRAIT_UNROLL
+          for (Index i = 0; i < tile_groups; ++i) {
+            VF& sum = sums[i * tile_books * vector_parts + b];
+            sum = fma(numbers, inputs[i], sum);
+          }
+        }
+      }
+      KRAIT_UNROLL
+      for (Index i = 0; i < tile_groups; ++i) {
+        KRAIT_UNROLL
+        for (Index b = 0; b < tile_books * vector_parts; ++b) {
+          const VF sum = sums[i * tile_books * vector_parts + b];
+          largest = hn::Max(largest, hn::BitCast(DI(), hn::Abs(sum)));
+          hn::Store(sum, d,
+                    products + ((group + i) * books + m) * Weights::codewords + b * vector_lanes);
+        }
+      }
+    }
+  }
+  return largest;
+}
+
 // Products of `count` codes with the activations they meet, 16 codewords each.
-HWY_INLINE std::int32_t multiply_codewords(const Weights& W, const float* x, Index first,
-                                           Index count, float* products) {
+HWY_INLINE Peak multiply_codewords(const Weights& W, const float* x, Index first, Index count,
+                                   float* products) {
   const DF d;
   const DI di;
   const Index g = W.scheme.in_group;
   const Index books = W.scheme.codebooks;
-  auto largest = hn::Zero(di);  // as bits: infinities and NaN are above all other numbers
+  Peak largest = hn::Zero(di);
   // Several chains at a time; codes that are missing repeat the last.
   constexpr Index at_once = vector_parts == 1 ? 8 : 2;
   Index group = first / books;
@@ -74,7 +124,7 @@ HWY_INLINE std::int32_t multiply_codewords(const Weights& W, const float* x, Ind
       hn::Store(sums[i], d, products + n * Weights::codewords + i * vector_lanes);
     }
   }
-  return hn::GetLane(hn::MaxOfLanes(di, largest));
+  return largest;
 }
 
 HWY_INLINE void make_block(const Weights& W, const float* x, Index block, std::uint8_t* values,
@@ -84,7 +134,13 @@ HWY_INLINE void make_block(const Weights& W, const float* x, Index block, std::u
   HWY_ALIGN float products[AqlmTables::block_values];
   const Index first = block * Weights::block_codes;
   const Index count = HWY_MIN(Weights::block_codes, W.row_codes() - first);
-  const std::int32_t bits = multiply_codewords(W, x, first, count, products);
+  const Index books = W.scheme.codebooks;
+  const bool has_tiles = count == Weights::block_codes && books % tile_books == 0 &&
+                         Weights::block_codes % (tile_groups * books) == 0;
+  const Peak largest = has_tiles
+                           ? multiply_tiles(W, x + first / books * W.scheme.in_group, products)
+                           : multiply_codewords(W, x, first, count, products);
+  const std::int32_t bits = hn::GetLane(hn::MaxOfLanes(DI(), largest));
   float peak;
   std::memcpy(&peak, &bits, sizeof peak);
   const bool is_finite = bits < 0x7F800000;
@@ -94,8 +150,8 @@ HWY_INLINE void make_block(const Weights& W, const float* x, Index block, std::u
   const VF inverse = hn::Set(d, 127.0F / peak);
   const auto middle = hn::Set(DI(), 128);
   for (Index i = 0; i < used; i += vector_lanes) {
-    const VF q = hn::Round(hn::Mul(hn::Load(d, products + i), inverse));
-    hn::StoreU(hn::DemoteTo(d8, hn::Add(hn::ConvertTo(DI(), q), middle)), d8, values + i);
+    const auto q = hn::NearestInt(hn::Mul(hn::Load(d, products + i), inverse));
+    hn::StoreU(hn::DemoteTo(d8, hn::Add(q, middle)), d8, values + i);
   }
   std::memset(values + used, 128, static_cast<std::size_t>(AqlmTables::block_values - used));
 }
@@ -133,7 +189,8 @@ HWY_INLINE void tile(const MatmulAqlmTablesArgs& args, Index row_block, Index ap
     Array<Sums, chains> sums;
     KRAIT_UNROLL
     for (int i = 0; i < chains; ++i) sums[i] = {hn::Zero(d16), hn::Zero(d16)};
-    KRAIT_UNROLL
+    // Unrolled, the compiler moves loads so far ahead that it runs out of registers.
+    HWY_UNROLL(1)
     for (int line = 0; line < block_codes / 2; ++line) {
       KRAIT_UNROLL
       for (int s = 0; s < S; ++s) {

@@ -1,8 +1,8 @@
 #pragma once
 
 /// \file
-/// Checkpoints with additively quantised matrices (AQLM), as Hugging Face's transformers write them:
-/// `codes`, `codebooks` and `scales` in place of `weight`.
+/// Checkpoints with additively quantised matrices (AQLM), as Hugging Face's transformers write
+/// them: `codes`, `codebooks` and `scales` in place of `weight`.
 
 #include "krait/core/error.hpp"
 #include "krait/io/weight_store.hpp"
@@ -21,8 +21,8 @@ struct AqlmConfig {
 };
 
 /// Whether every quantised matrix of the checkpoint, that is every tensor named `….codebooks`
-/// [codebooks, 2^bits, out group, in group], is of the sizes that its configuration gives. The forms
-/// themselves go by the tensors, so a checkpoint may mix schemes if this is not called.
+/// [codebooks, 2^bits, out group, in group], is of the sizes that its configuration gives. The
+/// forms themselves go by the tensors, so a checkpoint may mix schemes if this is not called.
 ///
 /// Errors   bad_format: no such matrix, or one of other sizes.
 KRAIT_API Result<void> check_aqlm_config(const WeightStore& weights, const AqlmConfig& config);
