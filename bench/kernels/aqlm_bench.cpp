@@ -72,10 +72,12 @@ class RotatingAqlm {
         by_tables_(scheme.by_tables),
         // As bytes: a row of 16-bit numbers has half of them.
         codes_(DType::f16, shape.rows, row_bytes() / 2),
-        numbers_(random_values(numbers(), 5)),
-        halves_(numbers_.size()),
+        numbers_(numbers()),
+        halves_(numbers()),
         scales_(random_values(shape.rows, 6)) {
-    std::transform(numbers_.begin(), numbers_.end(), halves_.begin(), to_f16);
+    const std::vector<float> values = random_values(numbers(), 5);
+    std::copy(values.begin(), values.end(), numbers_.data());
+    std::transform(values.begin(), values.end(), halves_.data(), [](float x) { return to_f16(x); });
     tables_.codebooks = numbers_.data();
     tables_.scales = scales_.data();
     exact_.scales = scales_.data();
@@ -123,8 +125,8 @@ class RotatingAqlm {
   AqlmTableWeights tables_;
   bool by_tables_;
   RotatingWeights codes_;
-  std::vector<float> numbers_;
-  std::vector<f16> halves_;
+  AlignedBuffer<float> numbers_;  // codewords do not cross lines of the cache
+  AlignedBuffer<f16> halves_;
   std::vector<float> scales_;
 };
 

@@ -144,6 +144,13 @@ HWY_INLINE Index decoded_at_once(Index in_group) {
   return length <= most_decoded ? most_decoded / length * length : most_decoded;
 }
 
+#if HWY_TARGET == HWY_AVX3
+// Two groups of 8 in one register. hn::Combine would clear the upper half first.
+HWY_INLINE VF put_together(hn::Vec<hn::Half<DF>> low, hn::Vec<hn::Half<DF>> high) {
+  return VF{_mm512_insertf32x8(_mm512_castps256_ps512(low.raw), high.raw, 1)};
+}
+#endif
+
 // Codes that are decoded together, in registers: 4 groups of 8 inputs.
 constexpr Index step = 32;
 constexpr Index step_groups = 4;
@@ -208,7 +215,7 @@ HWY_INLINE void decode_step(const Row<Code, Number>& row, const std::byte* codes
   KRAIT_UNROLL
   for (int i = 0; i < static_cast<int>(step_parts); ++i) {
 #if HWY_TARGET == HWY_AVX3
-    weights[i] = hn::Mul(scale, hn::Combine(DF(), sums[2 * i + 1], sums[2 * i]));
+    weights[i] = hn::Mul(scale, put_together(sums[2 * i], sums[2 * i + 1]));
 #else
     weights[i] = hn::Mul(scale, sums[i]);
 #endif
@@ -385,7 +392,7 @@ HWY_INLINE void continue_row(const MatmulAqlmArgs& args, Index r, Index token, I
         }
       }
 #if HWY_TARGET == HWY_AVX3
-      multiply(k, 0, hn::Combine(DF(), sums[1], sums[0]));
+      multiply(k, 0, put_together(sums[0], sums[1]));
 #else
       KRAIT_UNROLL
       for (int p = 0; p < parts; ++p) multiply(k, p, sums[p]);
