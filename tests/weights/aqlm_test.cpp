@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <list>
 
 #include "krait/io/mapped_file.hpp"
 #include "krait/io/safetensors.hpp"
@@ -13,6 +14,7 @@
 #include "krait/weights/form.hpp"
 #include "krait/weights/linear.hpp"
 #include "tests/support/eager_thread_pool.hpp"
+#include "tests/support/kernel_support.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -384,6 +386,96 @@ TEST_F(AqlmParts, AreComparedWithTheConfiguration) {
   ASSERT_FALSE(none);
   EXPECT_EQ(none.error().message,
             "[build] quantization_config: expected matrices of the method aqlm, found none");
+}
+
+// Random parts in place of every matrix of a checkpoint, of one scheme after the other.
+class QuantisedCheckpoint {
+ public:
+  QuantisedCheckpoint(WeightStore weights, const ModelPlan& plan, bool has_tables)
+      : store(std::move(weights)) {
+    int next = 0;
+    for (const TensorUse& use : plan.tensors) {
+      if (use.role == TensorRole::matrix) replace(use, next++, has_tables);
+    }
+  }
+
+  WeightStore store;
+
+ private:
+  void replace(const TensorUse& use, int i, bool has_tables) {
+    const int rank = use.shape.rank();
+    const Index count = rank == 3 ? use.shape[0] : 1;
+    const Index out = use.shape[rank - 2];
+    const Index in = use.shape[rank - 1];
+    const Index g = in % 8 == 0 ? 8 : in % 4 == 0 ? 4 : 1;
+    const Index h = !has_tables && i % 2 == 1 && out % 2 == 0 ? 2 : 1;
+    const Index books = has_tables ? 4 : 1 + i % 3;
+    const int bits = has_tables ? 4 : 8;
+    const auto shape = [&](std::vector<Index> extents) {
+      if (rank == 3) extents.insert(extents.begin(), count);
+      return Shape::make(extents).value();
+    };
+    const std::string name = use.name.substr(0, use.name.size() - std::string("weight").size());
+    store.remove(use.name);
+    add(name + "codes", DType::i8, shape({out / h, in / g, books}), [&](std::size_t n) {
+      const int half = 1 << (bits - 1);
+      codes_.emplace_back(n);
+      for (std::size_t k = 0; k < n; ++k) {
+        codes_.back()[k] =
+            static_cast<std::int8_t>(static_cast<int>(k * 37 % 255) % (2 * half) - half);
+      }
+      return static_cast<const void*>(codes_.back().data());
+    });
+    const auto floats = [&](std::size_t n) {
+      numbers_.push_back(random_floats(static_cast<Index>(n), static_cast<std::uint64_t>(i)));
+      return static_cast<const void*>(numbers_.back().data());
+    };
+    add(name + "codebooks", DType::f32, shape({books, Index{1} << bits, h, g}), floats);
+    add(name + "scales", DType::f32, shape({out / h, 1, 1, 1}), floats);
+  }
+
+  template <class Make>
+  void add(const std::string& name, DType dtype, const Shape& shape, Make&& make) {
+    store.add(name, {make(static_cast<std::size_t>(shape.size())), dtype, shape}, nullptr);
+  }
+
+  std::list<std::vector<std::int8_t>> codes_;
+  std::list<std::vector<float>> numbers_;
+};
+
+// Mixers, routers aside, experts, embedding and head.
+TEST(AqlmInAModel, GivesTheSameLogitsForAnyChunksThreadsAndInstructionSets) {
+  const ModelSpec spec = test::tiny_expert_spec();
+  const WeightStore floats = random_weights(spec, 11, "backbone").value();
+  const ModelPlan plan = plan_model(spec, &floats, "backbone", {}).value();
+  for (const bool has_tables : {false, true}) {
+    const QuantisedCheckpoint made(floats, plan, has_tables);
+    const Model model = build_model(spec, made.store, "backbone").value();
+    for (const TensorUse& use : model.plan().tensors) {
+      EXPECT_EQ(use.form, use.role == TensorRole::matrix ? "aqlm" : "f32") << use.name;
+    }
+    const std::vector<Token> tokens = test::random_tokens(20, model.vocab(), 5);
+    test::EagerThreadPool three(3);
+    SerialExecutor serial;
+    const auto logits = [&](const Model& of, Executor& executor, Index chunk) {
+      Session session(of, executor, {.chunk = chunk});
+      State state = of.initial_state();
+      return test::all_logits(session, tokens, state);
+    };
+    const std::vector<float> expected = logits(model, serial, 20);
+    test::for_each_isa([&](Isa isa) {
+      for (const Index chunk : {20, 1, 7}) {
+        EXPECT_TRUE(same_bits<float>(expected, logits(model, three, chunk)))
+            << to_string(isa) << ' ' << chunk;
+      }
+    });
+    // Without tables, and in any case if asked for, they are those of the dense model.
+    const Model dense = build_model(spec, made.store, "backbone", {.form = "f32"}).value();
+    const Model exact = build_model(spec, made.store, "backbone", {.form = "aqlm-exact"}).value();
+    const std::vector<float> of_dense = logits(dense, serial, 20);
+    EXPECT_TRUE(same_bits<float>(of_dense, logits(exact, three, 7)));
+    EXPECT_EQ(same_bits<float>(of_dense, expected), !has_tables);
+  }
 }
 
 }  // namespace
