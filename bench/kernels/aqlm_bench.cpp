@@ -210,7 +210,7 @@ void register_benchmarks() {
   for (const MatrixShape& shape : shapes) {
     for (const Scheme& scheme : schemes) {
       for (const Isa isa : benchmarked_isas()) {
-        for (const Index tokens : {1, 2, 4, 8, 64}) {
+        for (const Index tokens : {1, 2, 4, 6, 8, 64}) {
           for (const Dense beside : {Dense::f32, Dense::bf16, Dense::computed_in_bf16}) {
             if ((tokens == 1) != (beside == Dense::f32)) continue;
             for (const int threads : widths) {

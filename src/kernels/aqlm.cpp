@@ -494,6 +494,24 @@ void multiply(const MatmulAqlmArgs& args) {
   }
 }
 
+// A row of `cols` weights. M as in `multiply_rows`.
+template <int M, class Code, class Number>
+HWY_INLINE void decode_row(const Row<Code, Number>& row, Index cols, float* out) {
+  Index k = 0;
+  if constexpr (M > 0) {
+    const VF scale = hn::Set(DF(), row.scale);
+    const std::byte* codes = row.codes;
+    for (; k + step <= cols; k += step) {
+      Array<VF, step_parts> weights;
+      decode_step<M>(row, codes, scale, weights);
+      codes += step_groups * M * static_cast<Index>(sizeof(Code));
+      KRAIT_UNROLL
+      for (Index i = 0; i < step_parts; ++i) store(weights[i], out + k + i * vector_lanes);
+    }
+  }
+  if (k < cols) decode_part(row, k, cols, out + k);
+}
+
 // Calls body(code, number, books) with values of the types of W's codes and codebooks, and a
 // constant: the number of codebooks if there is code for it, else 0.
 template <class Body>
@@ -518,9 +536,9 @@ HWY_INLINE void with_types(const AqlmWeights& W, Body body) {
 }  // namespace
 
 void decode_aqlm(const AqlmWeights& W, Range rows, float* out) noexcept {
-  with_types(W, [&](auto code, auto number, auto /*books*/) HWY_ATTR {
+  with_types(W, [&](auto code, auto number, auto books) HWY_ATTR {
     for (Index r = rows.begin; r < rows.end; ++r, out += W.cols) {
-      decode_part(Row<decltype(code), decltype(number)>(W, r), 0, W.cols, out);
+      decode_row<decltype(books)::value>(Row<decltype(code), decltype(number)>(W, r), W.cols, out);
     }
   });
 }

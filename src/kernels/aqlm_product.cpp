@@ -9,12 +9,12 @@ namespace kernels {
 namespace {
 
 // Fewer tokens are sooner multiplied while the weights are decoded.
-constexpr Index min_tokens = 9;
+constexpr Index min_tokens = 7;
 
 // Floats per token to book for a tile of decoded rows of each thread.
 constexpr Index rows_per_token = 4;
 
-// Decoded rows that stay in the L2 cache while all tokens meet them, a multiple of 16.
+// Decoded rows that stay in the L2 cache while all tokens meet them.
 Index tile_rows(Index cols) noexcept {
   constexpr Index cached_floats = Index{64} << 10;
   return std::clamp(cached_floats / std::max(cols, Index{1}) / 16 * 16, Index{16}, Index{128});
@@ -31,7 +31,7 @@ void product(const ProductContext& ctx, const AqlmWeights& W, const ProductArgs&
   const Index tokens = args.x.rows;
   const ItemCost cost = row_cost(W.bytes() / std::max(W.rows, Index{1}), W.cols, tokens);
   const Index per_thread = static_cast<Index>(ctx.workspace.size()) / ctx.executor.width();
-  const Index rows = std::min(tile_rows(W.cols), per_thread / std::max(W.cols, Index{1}) / 16 * 16);
+  const Index rows = std::min(tile_rows(W.cols), per_thread / std::max(W.cols, Index{1}) / 4 * 4);
   if (tokens < min_tokens || rows == 0) {
     return parallel_for(ctx.executor, W.rows, output_block, cost, [&](Range outputs) {
       matmul_aqlm({.W = W, .x = args.x, .bias = args.bias, .y = args.y, .outputs = outputs});
