@@ -3,6 +3,7 @@
 /// \file
 /// The kernels: plain functions on views.
 
+#include "krait/kernels/aqlm.hpp"
 #include "krait/kernels/attention.hpp"
 #include "krait/kernels/codeword_search.hpp"
 #include "krait/kernels/conv1d.hpp"

@@ -3,6 +3,7 @@
 /// \file
 /// Weights: matrices in every form, and the places in a checkpoint where they are found.
 
+#include "krait/weights/aqlm.hpp"
 #include "krait/weights/binder.hpp"
 #include "krait/weights/convert.hpp"
 #include "krait/weights/form.hpp"

@@ -147,6 +147,21 @@ Result<std::vector<TensorView>> WeightScope::encoded_parts(std::string_view form
   return made;
 }
 
+Result<TensorView> WeightScope::rearranged_part(std::string_view form, const Shape& matrix,
+                                                const WeightPart& stored, const WeightPart& held,
+                                                Rearrange rearrange) const {
+  KRAIT_ASSIGN_OR_RETURN(const TensorView source,
+                         binder_->find_part(name(stored.name), stored.dtype, stored.shape));
+  TensorView made{nullptr, held.dtype, held.shape};
+  if (materialize()) {
+    auto* data = static_cast<std::byte*>(binder_->allocate(made.bytes()));
+    KRAIT_RETURN_IF_ERROR(rearrange(source, data));
+    made.data = data;
+  }
+  record_matrix(form, matrix, Placement::converted, {made});
+  return made;
+}
+
 Result<TensorView> WeightScope::decoded(const Shape& matrix, DType dtype,
                                         FunctionRef<Result<void>()> bind, DecodeRow decode) const {
   const auto uses = static_cast<std::ptrdiff_t>(binder_->uses_.size());

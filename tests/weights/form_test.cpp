@@ -282,18 +282,19 @@ TEST_F(OwnForm, WithPartsThatDoNotFitIsRefused) {
   EXPECT_EQ(message("p.s", TensorView{data, DType::f32, {out}}),
             "[build] p.s: expected f32 [2,4], found f32 [6]");
   // With a part missing it is no longer that form.
-  EXPECT_EQ(
-      message("p.s", std::nullopt),
-      "[build] p.weight: expected a matrix in one of the forms f32, bf16, f16, q8, q4, bytes, "
-      "found 'bytes' in the metadata, p.q i8 [2,4,10]");
+  EXPECT_EQ(message("p.s", std::nullopt),
+            "[build] p.weight: expected a matrix in one of the forms f32, bf16, f16, q8, q4, aqlm, "
+            "aqlm-exact, bytes, "
+            "found 'bytes' in the metadata, p.q i8 [2,4,10]");
   WeightStore unnamed = good;
   unnamed.metadata.clear();
-  EXPECT_EQ(
-      refusal(unnamed, with(form_), out, in),
-      "[build] p.weight: expected a matrix in one of the forms f32, bf16, f16, q8, q4, bytes, "
-      "found p.q i8 [2,4,10], p.s f32 [2,4]");
+  EXPECT_EQ(refusal(unnamed, with(form_), out, in),
+            "[build] p.weight: expected a matrix in one of the forms f32, bf16, f16, q8, q4, aqlm, "
+            "aqlm-exact, bytes, "
+            "found p.q i8 [2,4,10], p.s f32 [2,4]");
   EXPECT_EQ(refusal(good, {}, out, in),
-            "[build] p.weight: expected a matrix in one of the forms f32, bf16, f16, q8, q4, found "
+            "[build] p.weight: expected a matrix in one of the forms f32, bf16, f16, q8, q4, aqlm, "
+            "aqlm-exact, found "
             "'bytes' in the metadata, p.q i8 [2,4,10], p.s f32 [2,4]");
 }
 
@@ -348,7 +349,7 @@ TEST_F(OwnForm, ThatLiesAboutItsSizesIsRefused) {
 }
 
 TEST_F(OwnForm, NeedsANameOfItsOwn) {
-  const std::string list = "f32, bf16, f16, q8, q4, bytes";
+  const std::string list = "f32, bf16, f16, q8, q4, aqlm, aqlm-exact, bytes";
   EXPECT_EQ(refusal(store_, with(form_, "q5"), out, in),
             "[build] form: expected one of file, " + list + ", found 'q5'");
   for (const char* taken : {"q8", "file", "", "f32"}) {
@@ -364,8 +365,9 @@ TEST_F(OwnForm, NeedsANameOfItsOwn) {
             "[build] forms: expected forms with names of their own, found none");
   EXPECT_EQ(refusal(store_, with(nullptr), out, in),
             "[build] forms: expected forms with names of their own, found none");
-  EXPECT_EQ(refusal(store_, {.form = ""}, out, in),
-            "[build] form: expected one of file, f32, bf16, f16, q8, q4, found ''");
+  EXPECT_EQ(
+      refusal(store_, {.form = ""}, out, in),
+      "[build] form: expected one of file, f32, bf16, f16, q8, q4, aqlm, aqlm-exact, found ''");
 }
 
 TEST_F(OwnForm, MayHavePartsOfSizesThatTheFileTells) {
@@ -393,7 +395,8 @@ TEST(WeightForms, AreFoundByName) {
     names.emplace_back(form->name());
     EXPECT_EQ(find_form(form->name()), form);
   }
-  EXPECT_EQ(names, (std::vector<std::string>{"f32", "bf16", "f16", "q8", "q4"}));
+  EXPECT_EQ(names,
+            (std::vector<std::string>{"f32", "bf16", "f16", "q8", "q4", "aqlm", "aqlm-exact"}));
   EXPECT_EQ(find_form("file"), nullptr);
   const auto own = std::make_shared<ByteForm>();
   EXPECT_EQ(find_form("bytes"), nullptr);
@@ -417,7 +420,7 @@ TEST(WeightForms, GroupedOnesAreToldByMetadataAndParts) {
   store.metadata["krait.form"] = "q4";
   EXPECT_EQ(form_of(store), "q4");
   store.add("p.codebooks", {scales.data(), DType::f16, {1, 16, 1, 2}}, nullptr);
-  EXPECT_EQ(form_of(store).find("[build] p.weight: expected a matrix in one of the forms"), 0U);
+  EXPECT_EQ(form_of(store), "[build] p.scales: expected [16,1,1,1], found f16 [1,2,16]");
 }
 
 // A whole model.

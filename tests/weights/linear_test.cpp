@@ -454,7 +454,8 @@ TEST_P(StoredCodes, OfTheWrongSizeAreRefused) {
 
   store_.add("p.codes", {codes.data, DType::u8, {2, 2, 128}}, nullptr);
   EXPECT_EQ(refusal({}),
-            "[build] p.weight: expected a matrix in one of the forms f32, bf16, f16, q8, q4, found "
+            "[build] p.weight: expected a matrix in one of the forms f32, bf16, f16, q8, q4, aqlm, "
+            "aqlm-exact, found "
             "p.codes u8 [2,2,128], p.scales f16 [2,2,16]");
   store_.add("p.codes", {codes.data, DType::u8, {1, 2, is_q8 ? 512 : 256}}, nullptr);
   EXPECT_EQ(refusal({}), is_q8 ? "[build] p.codes: expected u8 [2,2,512], found u8 [1,2,512]"

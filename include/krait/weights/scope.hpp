@@ -74,6 +74,13 @@ class KRAIT_API WeightScope {
                                                 const std::vector<WeightPart>& parts,
                                                 Encode encode) const;
 
+  /// A matrix (or stack) of that form in one part `held`, made from the checkpoint's tensor
+  /// `stored`: `rearrange` fills `data`. Not called in a plan.
+  using Rearrange = FunctionRef<Result<void>(const TensorView& stored, std::byte* data)>;
+  Result<TensorView> rearranged_part(std::string_view form, const Shape& matrix,
+                                     const WeightPart& stored, const WeightPart& held,
+                                     Rearrange rearrange) const;
+
   /// A matrix of floats in `dtype`, made from one in another form: `bind` binds that one (the model
   /// does not keep it), then `decode` gives each row. Rows are not decoded in a plan.
   using DecodeRow = FunctionRef<void(Index row, std::span<float> values)>;

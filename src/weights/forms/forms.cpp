@@ -5,7 +5,8 @@ inline namespace v0_1 {
 
 std::span<const WeightForm* const> weight_forms() noexcept {
   static const WeightForm* const forms[] = {
-      &f32_form(), &bf16_form(), &f16_form(), &q8_form(), &q4_form(),
+      &f32_form(), &bf16_form(), &f16_form(),        &q8_form(),
+      &q4_form(),  &aqlm_form(), &aqlm_exact_form(),
   };
   return forms;
 }

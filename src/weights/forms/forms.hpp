@@ -8,11 +8,13 @@
 namespace krait {
 inline namespace v0_1 {
 
-const WeightForm& f32_form() noexcept;   // dense.cpp
-const WeightForm& bf16_form() noexcept;  // dense.cpp
-const WeightForm& f16_form() noexcept;   // dense.cpp
-const WeightForm& q8_form() noexcept;    // grouped.cpp
-const WeightForm& q4_form() noexcept;    // grouped.cpp
+const WeightForm& f32_form() noexcept;         // dense.cpp
+const WeightForm& bf16_form() noexcept;        // dense.cpp
+const WeightForm& f16_form() noexcept;         // dense.cpp
+const WeightForm& q8_form() noexcept;          // grouped.cpp
+const WeightForm& q4_form() noexcept;          // grouped.cpp
+const WeightForm& aqlm_form() noexcept;        // aqlm.cpp
+const WeightForm& aqlm_exact_form() noexcept;  // aqlm.cpp
 
 }  // namespace v0_1
 }  // namespace krait
