@@ -1,7 +1,11 @@
 #include "krait/decoding/generate.hpp"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <chrono>
 #include <utility>
+#include <vector>
 
 namespace krait {
 inline namespace v0_1 {
@@ -45,15 +49,32 @@ class Consumption {
   Index end_;  // the position of the state once nothing is pending
 };
 
-// The prompt in one go. If its logits are wanted, its end is not reported: generate does that when
-// nothing can be lost any more.
-Result<std::span<const float>> consume(Session& session, const GenerationStep& step, State& state,
-                                       Progress progress) {
-  const auto report = [&](Index done, Index total) {
-    return done < total || !step.wants_logits ? progress(done, total) : Flow::go_on;
-  };
-  return session.prefill(step.tokens, state, progress ? Progress(report) : Progress());
-}
+// Keeps of tentative items what was accepted, whatever happens to the others.
+class Keeping {
+ public:
+  Keeping(Session& session, std::span<const RunItem> items, std::span<Generation* const> texts)
+      : session_(session), items_(items), texts_(texts) {}
+  ~Keeping() { static_cast<void>(finish()); }
+  Keeping(const Keeping&) = delete;
+  Keeping& operator=(const Keeping&) = delete;
+
+  Result<void> finish() {
+    Result<void> result;
+    for (; next_ < items_.size(); ++next_) {
+      if (!items_[next_].tentative) continue;
+      Generation& text = *texts_[next_];
+      auto kept = session_.keep(text.kept(), text.state(), static_cast<Index>(next_));
+      if (!kept && result) result = std::move(kept);
+    }
+    return result;
+  }
+
+ private:
+  Session& session_;
+  std::span<const RunItem> items_;
+  std::span<Generation* const> texts_;
+  std::size_t next_ = 0;
+};
 
 }  // namespace
 
@@ -68,13 +89,45 @@ Result<void> prefill(Session& session, Sequence& sequence, Progress progress) {
   return {};
 }
 
+Result<void> advance(Session& session, std::span<Generation* const> texts) {
+  std::vector<Generation*> running;
+  std::vector<RunItem> items;
+  running.reserve(texts.size());
+  items.reserve(texts.size());
+  Index left = session.options().chunk;  // for prompts, beyond a token of each
+  for (Generation* const text : texts) {
+    if (text == nullptr) {
+      return Error{ErrorCode::bad_argument,
+                   "[generate] advance: expected generations, found a null pointer"};
+    }
+    KRAIT_ASSIGN_OR_RETURN(const RunItem item, text->next());
+    if (text->is_finished()) continue;
+    running.push_back(text);
+    items.push_back(item);
+    left -= item.tentative ? std::ssize(item.tokens) : 1;
+  }
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    if (items[i].tentative) continue;
+    const Index more = std::clamp<Index>(left, 0, std::ssize(items[i].tokens) - 1);
+    KRAIT_ASSIGN_OR_RETURN(items[i], running[i]->next(1 + more));
+    left -= more;
+  }
+  KRAIT_ASSIGN_OR_RETURN(const RunOutput output, session.run(items));
+  Keeping keeping(session, items, running);
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    KRAIT_RETURN_IF_ERROR(running[i]->accept(output.logits(static_cast<Index>(i))));
+  }
+  return keeping.finish();
+}
+
 Result<GenerationResult> generate(Session& session, const Tokenizer& tokenizer, Sequence& sequence,
                                   const GenerationOptions& options, GenerationCallback callback,
                                   Progress progress) {
   KRAIT_ASSIGN_OR_RETURN(Generation generation, Generation::make(session.model(), tokenizer,
                                                                  std::move(sequence), options));
   const GiveBack give_back(generation, sequence);
-  const Index prompt_tokens = std::as_const(generation).result().prompt_tokens;
+  KRAIT_ASSIGN_OR_RETURN(const RunItem prompt, generation.next());
+  const Index total = std::ssize(prompt.tokens);
   Stopwatch watch;
   double prompt_seconds = 0.0;
   GenerationEvent last;
@@ -82,17 +135,24 @@ Result<GenerationResult> generate(Session& session, const Tokenizer& tokenizer, 
     last = event;
     return callback ? callback(event) : Flow::go_on;
   };
-  for (bool is_prompt = true; !generation.is_finished(); is_prompt = false) {
-    const GenerationStep step = generation.next();
-    KRAIT_ASSIGN_OR_RETURN(const std::span<const float> logits,
-                           is_prompt ? consume(session, step, generation.state(), progress)
-                                     : session.step(step.tokens.front(), generation.state()));
-    if (is_prompt) prompt_seconds = watch.lap();
-    KRAIT_ASSIGN_OR_RETURN(const auto event, generation.accept(logits));
+  for (Index done = 0; !generation.is_finished();) {
+    const bool is_prompt = done < total;
+    KRAIT_ASSIGN_OR_RETURN(const RunItem item, generation.next(session.options().chunk));
+    KRAIT_ASSIGN_OR_RETURN(const RunOutput output, session.run({&item, 1}));
+    done += std::ssize(item.tokens);
+    if (is_prompt && done == total) prompt_seconds = watch.lap();
+    KRAIT_ASSIGN_OR_RETURN(const auto events, generation.accept(output.logits(0)));
     Flow flow = Flow::go_on;
-    if (is_prompt && step.wants_logits && progress) flow = progress(prompt_tokens, prompt_tokens);
-    if (event && show(*event) == Flow::stop) flow = Flow::stop;
-    if (flow == Flow::stop) generation.cancel();
+    if (is_prompt && progress) flow = progress(done, total);
+    if (flow == Flow::stop && done < total) {
+      return Error{ErrorCode::cancelled,
+                   fmt::format("[generate] prompt: stopped after {} of {} tokens", done, total)};
+    }
+    for (const GenerationEvent& event : events) {
+      if (show(event) == Flow::stop) flow = Flow::stop;
+    }
+    // A text of no tokens ends with its prompt, whatever the answer.
+    if (flow == Flow::stop && options.max_tokens > 0) generation.cancel();
   }
   last.text = generation.finish();
   if (!last.text.empty()) show(last);

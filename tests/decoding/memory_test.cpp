@@ -137,7 +137,7 @@ TEST_F(Memory, RunsOutWhileAGenerationIsCopied) {
                                   .stop_strings = {"\x01\x02\x03"}};
   const auto run = [&](Generation& generation, int steps) {
     for (; !generation.is_finished() && steps > 0; --steps) {
-      const GenerationStep step = generation.next(8);
+      const RunItem step = generation.next(8).value();
       const auto logits = session.prefill(step.tokens, generation.state()).value();
       static_cast<void>(generation.accept(logits).value());
     }
