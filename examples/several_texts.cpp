@@ -1,7 +1,7 @@
 // Three texts at once: each step reads the weights once for all of them. A generation says what to
-// run and takes the logits; who runs it, and together with what, is up to you. Here `advance` does,
-// which mixes prompts that are being read and texts that grow. A sampler step of our own keeps the
-// letter 'e' out of the second one.
+// run and takes the logits; who runs it, and together with what, is up to you. Here `advance_all`
+// does, which mixes prompts that are being read and texts that grow. A sampler step of our own
+// keeps the letter 'e' out of the second one.
 
 #include <algorithm>
 #include <cstdio>
@@ -43,7 +43,7 @@ int main(int argc, char** argv) {
   std::vector<krait::Generation*> running;
   for (krait::Generation& text : texts) running.push_back(&text);
   while (!std::ranges::all_of(texts, &krait::Generation::is_finished)) {
-    krait::advance(session, running).value();
+    krait::advance_all(session, running).value();
   }
   for (krait::Generation& text : texts) {
     text.finish();

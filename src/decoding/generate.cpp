@@ -89,7 +89,7 @@ Result<void> prefill(Session& session, Sequence& sequence, Progress progress) {
   return {};
 }
 
-Result<void> advance(Session& session, std::span<Generation* const> texts) {
+Result<void> advance_all(Session& session, std::span<Generation* const> texts) {
   std::vector<Generation*> running;
   std::vector<RunItem> items;
   running.reserve(texts.size());
@@ -98,7 +98,7 @@ Result<void> advance(Session& session, std::span<Generation* const> texts) {
   for (Generation* const text : texts) {
     if (text == nullptr) {
       return Error{ErrorCode::bad_argument,
-                   "[generate] advance: expected generations, found a null pointer"};
+                   "[generate] advance_all: expected generations, found a null pointer"};
     }
     KRAIT_ASSIGN_OR_RETURN(const RunItem item, text->next());
     if (text->is_finished()) continue;

@@ -443,9 +443,10 @@ void Generation::Impl::settle() noexcept {
   proposed_.clear();
   if (is_astray()) {
     sequence_.pending = -1;
-    if (rewind_) rewind_->restore(sequence_.state);
-    awaits_keep_ = awaits_keep_ && !rewind_;
+    if (!rewind_) return;
+    rewind_->restore(sequence_.state);
   }
+  awaits_keep_ = false;
   update_pending();
 }
 

@@ -55,7 +55,7 @@ KRAIT_API Result<GenerationResult> generate(Session& session, const Tokenizer& t
 /// `Generation::events`, of which a text that had been finished has none.
 ///
 ///     while (!std::ranges::all_of(texts, &Generation::is_finished)) {
-///       KRAIT_RETURN_IF_ERROR(advance(session, pointers_to_texts));
+///       KRAIT_RETURN_IF_ERROR(advance_all(session, pointers_to_texts));
 ///       for (const Generation& text : texts) …text.events()…
 ///     }
 ///
@@ -63,7 +63,7 @@ KRAIT_API Result<GenerationResult> generate(Session& session, const Tokenizer& t
 /// more texts or longer drafts than the session has room for: nothing has changed then, except by
 /// not_finite, behind which the texts can only be released. After an exception of a constraint, or
 /// for want of memory, they hold what was sampled, and can be released, too.
-KRAIT_API Result<void> advance(Session& session, std::span<Generation* const> texts);
+KRAIT_API Result<void> advance_all(Session& session, std::span<Generation* const> texts);
 
 /// Consumes all pending tokens of the sequence but the last: what its forks have in common, done
 /// once. Of a text that was held back, nothing: it may yet be taken back. Errors: cancelled, and

@@ -73,7 +73,7 @@ struct GenerationResult {
 ///     }
 ///     show(generation.finish());
 ///
-/// Several are run so by `advance` (generate.hpp).
+/// Several are run so by `advance_all` (generate.hpp).
 ///
 /// Whoever can guess how the text goes on, for less than a step costs, proposes it. The next item
 /// is then a tentative one, and after `accept` the session keeps what was right:
