@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
 #include <utility>
 #include <vector>
 
@@ -49,32 +50,25 @@ class Consumption {
   Index end_;  // the position of the state once nothing is pending
 };
 
-// Keeps of tentative items what was accepted, whatever happens to the others.
-class Keeping {
- public:
-  Keeping(Session& session, std::span<const RunItem> items, std::span<Generation* const> texts)
-      : session_(session), items_(items), texts_(texts) {}
-  ~Keeping() { static_cast<void>(finish()); }
-  Keeping(const Keeping&) = delete;
-  Keeping& operator=(const Keeping&) = delete;
-
-  Result<void> finish() {
-    Result<void> result;
-    for (; next_ < items_.size(); ++next_) {
-      if (!items_[next_].tentative) continue;
-      Generation& text = *texts_[next_];
-      auto kept = session_.keep(text.kept(), text.state(), static_cast<Index>(next_));
-      if (!kept && result) result = std::move(kept);
-    }
-    return result;
+// Gives a text the logits of its item, and keeps of a tentative one what was accepted, whether or
+// not accepting throws.
+Result<void> accept_item(Session& session, Generation& text, const RunItem& item, Index i,
+                         const RunOutput& output) {
+  const auto keep = [&]() -> Result<void> {
+    return item.tentative ? session.keep(text.kept(), text.state(), i) : Result<void>();
+  };
+#if KRAIT_HAS_EXCEPTIONS
+  try {
+    KRAIT_RETURN_IF_ERROR(text.accept(output.logits(i)));
+  } catch (...) {
+    static_cast<void>(keep());
+    throw;
   }
-
- private:
-  Session& session_;
-  std::span<const RunItem> items_;
-  std::span<Generation* const> texts_;
-  std::size_t next_ = 0;
-};
+#else
+  KRAIT_RETURN_IF_ERROR(text.accept(output.logits(i)));
+#endif
+  return keep();
+}
 
 }  // namespace
 
@@ -113,11 +107,26 @@ Result<void> advance_all(Session& session, std::span<Generation* const> texts) {
     left -= more;
   }
   KRAIT_ASSIGN_OR_RETURN(const RunOutput output, session.run(items));
-  Keeping keeping(session, items, running);
+  // Nothing that befalls one of them keeps the others from their step: its logits are gone then.
+  Result<void> result;
+  const auto accept = [&](std::size_t i) {
+    Result<void> done = accept_item(session, *running[i], items[i], static_cast<Index>(i), output);
+    if (!done && result) result = std::move(done);
+  };
+#if KRAIT_HAS_EXCEPTIONS
+  std::exception_ptr thrown;
   for (std::size_t i = 0; i < items.size(); ++i) {
-    KRAIT_RETURN_IF_ERROR(running[i]->accept(output.logits(static_cast<Index>(i))));
+    try {
+      accept(i);
+    } catch (...) {
+      if (!thrown) thrown = std::current_exception();
+    }
   }
-  return keeping.finish();
+  if (thrown) std::rethrow_exception(thrown);
+#else
+  for (std::size_t i = 0; i < items.size(); ++i) accept(i);
+#endif
+  return result;
 }
 
 Result<GenerationResult> generate(Session& session, const Tokenizer& tokenizer, Sequence& sequence,

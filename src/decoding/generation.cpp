@@ -237,8 +237,9 @@ Result<void> Generation::Impl::begin(const Sequence& sequence, bool restarts_con
 Result<RunItem> Generation::Impl::next(Index most) {
   if (most < 1) return bad("next", "at least 1 token", fmt::to_string(most));
   drop_events();
-  if (is_finished_)
+  if (is_finished_) {
     return RunItem{.tokens = {}, .state = &sequence_.state, .logits = RunItem::Logits::none};
+  }
   if (is_astray()) {
     return bad("state",
                fmt::format("one that has consumed {} tokens, by accept and keep", accepted_),

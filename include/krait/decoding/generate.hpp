@@ -61,8 +61,9 @@ KRAIT_API Result<GenerationResult> generate(Session& session, const Tokenizer& t
 ///
 /// Errors: bad_argument (a null pointer, a generation twice), and those of Session::run, such as
 /// more texts or longer drafts than the session has room for: nothing has changed then, except by
-/// not_finite, behind which the texts can only be released. After an exception of a constraint, or
-/// for want of memory, they hold what was sampled, and can be released, too.
+/// not_finite, behind which the texts can only be released. An exception (of a constraint, or for
+/// want of memory) comes after all others have had their step; the text whose it is can be
+/// released.
 KRAIT_API Result<void> advance_all(Session& session, std::span<Generation* const> texts);
 
 /// Consumes all pending tokens of the sequence but the last: what its forks have in common, done
