@@ -1,7 +1,9 @@
 // Three texts at once: each step reads the weights once for all of them. A generation says what to
-// run and takes the logits; who runs it, and together with what, is up to you. A sampler step of
-// our own keeps the letter 'e' out of the second one.
+// run and takes the logits; who runs it, and together with what, is up to you. Here `advance_all`
+// does, which mixes prompts that are being read and texts that grow. A sampler step of our own
+// keeps the letter 'e' out of the second one.
 
+#include <algorithm>
 #include <cstdio>
 
 #include "krait/krait.hpp"
@@ -35,25 +37,13 @@ int main(int argc, char** argv) {
     krait::GenerationOptions options{.max_tokens = 60, .sampler = {.temperature = 0.7, .seed = 5}};
     if (texts.size() == 1) options.sampler.steps = {std::make_shared<Without>('e')};
     krait::Sequence sequence(lm.model, lm.tokenizer->encode(prompt).value());
-    krait::prefill(session, sequence).value();  // all but the last token of the prompt
     texts.push_back(
         krait::Generation::make(lm.model, *lm.tokenizer, std::move(sequence), options).value());
   }
-  for (;;) {
-    std::vector<krait::Generation*> running;
-    std::vector<krait::Token> tokens;
-    std::vector<krait::State*> states;
-    for (krait::Generation& text : texts) {
-      if (text.is_finished()) continue;
-      running.push_back(&text);
-      tokens.push_back(text.next(1).tokens.front());
-      states.push_back(&text.state());
-    }
-    if (running.empty()) break;
-    const auto logits = session.step_batch(tokens, states).value();
-    for (std::size_t i = 0; i < running.size(); ++i) {
-      running[i]->accept(logits.row(static_cast<krait::Index>(i))).value();
-    }
+  std::vector<krait::Generation*> running;
+  for (krait::Generation& text : texts) running.push_back(&text);
+  while (!std::ranges::all_of(texts, &krait::Generation::is_finished)) {
+    krait::advance_all(session, running).value();
   }
   for (krait::Generation& text : texts) {
     text.finish();

@@ -1,7 +1,12 @@
 #include "krait/decoding/generate.hpp"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <chrono>
+#include <exception>
 #include <utility>
+#include <vector>
 
 namespace krait {
 inline namespace v0_1 {
@@ -45,14 +50,24 @@ class Consumption {
   Index end_;  // the position of the state once nothing is pending
 };
 
-// The prompt in one go. If its logits are wanted, its end is not reported: generate does that when
-// nothing can be lost any more.
-Result<std::span<const float>> consume(Session& session, const GenerationStep& step, State& state,
-                                       Progress progress) {
-  const auto report = [&](Index done, Index total) {
-    return done < total || !step.wants_logits ? progress(done, total) : Flow::go_on;
+// Gives a text the logits of its item, and keeps of a tentative one what was accepted, whether or
+// not accepting throws.
+Result<void> accept_item(Session& session, Generation& text, const RunItem& item, Index i,
+                         const RunOutput& output) {
+  const auto keep = [&]() -> Result<void> {
+    return item.tentative ? session.keep(text.kept(), text.state(), i) : Result<void>();
   };
-  return session.prefill(step.tokens, state, progress ? Progress(report) : Progress());
+#if KRAIT_HAS_EXCEPTIONS
+  try {
+    KRAIT_RETURN_IF_ERROR(text.accept(output.logits(i)));
+  } catch (...) {
+    static_cast<void>(keep());
+    throw;
+  }
+#else
+  KRAIT_RETURN_IF_ERROR(text.accept(output.logits(i)));
+#endif
+  return keep();
 }
 
 }  // namespace
@@ -68,13 +83,60 @@ Result<void> prefill(Session& session, Sequence& sequence, Progress progress) {
   return {};
 }
 
+Result<void> advance_all(Session& session, std::span<Generation* const> texts) {
+  std::vector<Generation*> running;
+  std::vector<RunItem> items;
+  running.reserve(texts.size());
+  items.reserve(texts.size());
+  Index left = session.options().chunk;  // for prompts, beyond a token of each
+  for (Generation* const text : texts) {
+    if (text == nullptr) {
+      return Error{ErrorCode::bad_argument,
+                   "[generate] advance_all: expected generations, found a null pointer"};
+    }
+    KRAIT_ASSIGN_OR_RETURN(const RunItem item, text->next());
+    if (text->is_finished()) continue;
+    running.push_back(text);
+    items.push_back(item);
+    left -= item.tentative ? std::ssize(item.tokens) : 1;
+  }
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    if (items[i].tentative) continue;
+    const Index more = std::clamp<Index>(left, 0, std::ssize(items[i].tokens) - 1);
+    KRAIT_ASSIGN_OR_RETURN(items[i], running[i]->next(1 + more));
+    left -= more;
+  }
+  KRAIT_ASSIGN_OR_RETURN(const RunOutput output, session.run(items));
+  // Nothing that befalls one of them keeps the others from their step: its logits are gone then.
+  Result<void> result;
+  const auto accept = [&](std::size_t i) {
+    Result<void> done = accept_item(session, *running[i], items[i], static_cast<Index>(i), output);
+    if (!done && result) result = std::move(done);
+  };
+#if KRAIT_HAS_EXCEPTIONS
+  std::exception_ptr thrown;
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    try {
+      accept(i);
+    } catch (...) {
+      if (!thrown) thrown = std::current_exception();
+    }
+  }
+  if (thrown) std::rethrow_exception(thrown);
+#else
+  for (std::size_t i = 0; i < items.size(); ++i) accept(i);
+#endif
+  return result;
+}
+
 Result<GenerationResult> generate(Session& session, const Tokenizer& tokenizer, Sequence& sequence,
                                   const GenerationOptions& options, GenerationCallback callback,
                                   Progress progress) {
   KRAIT_ASSIGN_OR_RETURN(Generation generation, Generation::make(session.model(), tokenizer,
                                                                  std::move(sequence), options));
   const GiveBack give_back(generation, sequence);
-  const Index prompt_tokens = std::as_const(generation).result().prompt_tokens;
+  KRAIT_ASSIGN_OR_RETURN(const RunItem prompt, generation.next());
+  const Index total = std::ssize(prompt.tokens);
   Stopwatch watch;
   double prompt_seconds = 0.0;
   GenerationEvent last;
@@ -82,17 +144,24 @@ Result<GenerationResult> generate(Session& session, const Tokenizer& tokenizer, 
     last = event;
     return callback ? callback(event) : Flow::go_on;
   };
-  for (bool is_prompt = true; !generation.is_finished(); is_prompt = false) {
-    const GenerationStep step = generation.next();
-    KRAIT_ASSIGN_OR_RETURN(const std::span<const float> logits,
-                           is_prompt ? consume(session, step, generation.state(), progress)
-                                     : session.step(step.tokens.front(), generation.state()));
-    if (is_prompt) prompt_seconds = watch.lap();
-    KRAIT_ASSIGN_OR_RETURN(const auto event, generation.accept(logits));
+  for (Index done = 0; !generation.is_finished();) {
+    const bool is_prompt = done < total;
+    KRAIT_ASSIGN_OR_RETURN(const RunItem item, generation.next(session.options().chunk));
+    KRAIT_ASSIGN_OR_RETURN(const RunOutput output, session.run({&item, 1}));
+    done += std::ssize(item.tokens);
+    if (is_prompt && done == total) prompt_seconds = watch.lap();
+    KRAIT_ASSIGN_OR_RETURN(const auto events, generation.accept(output.logits(0)));
     Flow flow = Flow::go_on;
-    if (is_prompt && step.wants_logits && progress) flow = progress(prompt_tokens, prompt_tokens);
-    if (event && show(*event) == Flow::stop) flow = Flow::stop;
-    if (flow == Flow::stop) generation.cancel();
+    if (is_prompt && progress) flow = progress(done, total);
+    if (flow == Flow::stop && done < total) {
+      return Error{ErrorCode::cancelled,
+                   fmt::format("[generate] prompt: stopped after {} of {} tokens", done, total)};
+    }
+    for (const GenerationEvent& event : events) {
+      if (show(event) == Flow::stop) flow = Flow::stop;
+    }
+    // A text of no tokens ends with its prompt, whatever the answer.
+    if (flow == Flow::stop && options.max_tokens > 0) generation.cancel();
   }
   last.text = generation.finish();
   if (!last.text.empty()) show(last);

@@ -61,10 +61,10 @@ Result<void> check_count(Index max_tokens) {
   return bad("tokens", "a number of at least 0", fmt::to_string(max_tokens));
 }
 
-Result<void> check_tokens(std::span<const Token> tokens, Index rows) {
+Result<void> check_tokens(std::string_view what, std::span<const Token> tokens, Index rows) {
   for (const Token token : tokens) {
     if (token < 0 || token >= rows) {
-      return bad("prompt", fmt::format("token ids from 0 to {}", rows - 1), fmt::to_string(token));
+      return bad(what, fmt::format("token ids from 0 to {}", rows - 1), fmt::to_string(token));
     }
   }
   return {};
@@ -74,7 +74,7 @@ Result<void> check(const Model& model, const Sequence& sequence, const Generatio
   KRAIT_RETURN_IF_ERROR(validate(sequence));
   if (sequence.pending < 1) return bad("prompt", "at least one token", "none");
   KRAIT_RETURN_IF_ERROR(check_count(options.max_tokens));
-  return check_tokens(sequence.pending_tokens(), model.vocab_padded());
+  return check_tokens("prompt", sequence.pending_tokens(), model.vocab_padded());
 }
 
 }  // namespace
@@ -112,14 +112,20 @@ class Generation::Impl {
   Result<void> begin(const Sequence& sequence, bool restarts_constraint);
   void own(Sequence&& sequence) noexcept { sequence_ = std::move(sequence); }
 
-  GenerationStep next(Index most);
-  Result<std::optional<GenerationEvent>> accept(std::span<const float> logits);
+  Result<RunItem> next(Index most);
+  Result<void> propose(std::span<const Token> draft);
+  void withdraw() noexcept { proposed_.clear(); }
+  Result<void> accept(MatrixView<const float> logits);
   void cancel() noexcept;
   std::string_view finish();
   Result<void> resume(Index max_tokens, std::span<const Token> more);
   Sequence release() noexcept;
 
   State& state() noexcept { return sequence_.state; }
+  std::span<const GenerationEvent> events() const noexcept { return events_; }
+  // Of a copy, whose events speak of the text of the original.
+  void point_events() noexcept;
+  Index kept() const noexcept { return kept_; }
   bool is_finished() const noexcept { return is_finished_; }
   GenerationResult& result() noexcept { return result_; }
   const Sequence& sequence() const noexcept { return sequence_; }
@@ -129,7 +135,13 @@ class Generation::Impl {
   std::size_t consumed() const noexcept {
     return static_cast<std::size_t>(sequence_.state.position() - origin_);
   }
+  // Whether a tentative run has left the state behind tokens that are none of the text.
+  bool is_astray() const noexcept {
+    return awaits_keep_ ? std::ssize(sequence_.tokens) - 1 != static_cast<Index>(consumed())
+                        : std::ssize(sequence_.tokens) < static_cast<Index>(consumed());
+  }
   void update_pending() noexcept {
+    if (is_astray()) return;
     const Index pending = std::ssize(sequence_.tokens) - static_cast<Index>(consumed());
     if (pending >= 0 && pending <= std::ssize(sequence_.tokens)) sequence_.pending = pending;
   }
@@ -151,6 +163,10 @@ class Generation::Impl {
   Cut cut() const noexcept { return cut_before(*tokenizer_, sequence_.tokens, stream_.unshown()); }
 
   Token sample(std::span<const float> logits);
+  bool take(std::span<const float> logits, Token guess);
+  void show(Token token, std::string_view text);
+  void drop_events() noexcept;
+  void settle() noexcept;
   void append(Token token);
   void ask_constraint();
   void hold() noexcept;
@@ -164,7 +180,10 @@ class Generation::Impl {
   bool has_stops_;
   Sequence sequence_;
   Index origin_ = 0;    // the position of a state before tokens[0]
-  Index accepted_ = 0;  // tokens that the state had consumed when it was looked at last
+  Index accepted_ = 0;  // tokens of the text that the state had consumed when it was looked at last
+  std::vector<Token> proposed_;  // the pending token and the draft behind it; empty without one
+  Index kept_ = 0;               // tokens of the step that stay
+  bool awaits_keep_ = false;     // the state has consumed more of the step than stays
   Sampler sampler_;
   ClonePtr<Constraint> constraint_;
   std::size_t constrained_from_ = 0;  // the first token that the constraint is about
@@ -172,7 +191,9 @@ class Generation::Impl {
   TextStream stream_;
   std::optional<Rewind> rewind_;  // without stop strings nothing is taken back
   std::string resumed_;           // what was held back before and goes in front of the first event
-  std::string text_;              // of the last event
+  std::string text_;              // of the last events
+  std::vector<GenerationEvent> events_;
+  std::vector<std::size_t> event_ends_;  // in text_
   GenerationResult result_;
   bool is_finished_ = false;
   bool is_open_ = false;  // text was sampled that sequence_.unshown does not know of
@@ -187,6 +208,10 @@ Result<void> Generation::Impl::begin(const Sequence& sequence, bool restarts_con
   stream_ = TextStream(*tokenizer_, options_.stop_strings);
   resumed_ = stream_.resume(sequence.tokens, static_cast<std::size_t>(sequence.unshown));
   rewind_.reset();
+  proposed_.clear();
+  drop_events();
+  kept_ = 0;
+  awaits_keep_ = false;
   accepted_ = std::ssize(sequence.tokens) - sequence.pending;
   if (has_stops_ && options_.max_tokens > 0) {
     rewind_.emplace(sequence.state, static_cast<std::size_t>(accepted_));
@@ -209,36 +234,106 @@ Result<void> Generation::Impl::begin(const Sequence& sequence, bool restarts_con
   return {};
 }
 
-GenerationStep Generation::Impl::next(Index most) {
-  if (is_finished_) return {};
+Result<RunItem> Generation::Impl::next(Index most) {
+  if (most < 1) return bad("next", "at least 1 token", fmt::to_string(most));
+  drop_events();
+  if (is_finished_) {
+    return RunItem{.tokens = {}, .state = &sequence_.state, .logits = RunItem::Logits::none};
+  }
+  if (is_astray()) {
+    return bad("state",
+               fmt::format("one that has consumed {} tokens, by accept and keep", accepted_),
+               fmt::to_string(consumed()));
+  }
   update_pending();
-  // Room for the token that comes of it, before the state advances to where it is needed.
+  if (awaits_keep_ && rewind_) rewind_->note(sequence_.state, consumed(), cut().tokens);
+  awaits_keep_ = false;
+  kept_ = 0;
+  // Room for the tokens that come of it, before the state advances to where they are needed.
   std::vector<Token>& tokens = sequence_.tokens;
-  if (tokens.size() == tokens.capacity()) tokens.reserve(2 * tokens.size() + 16);
-  const Index count = std::clamp<Index>(most, 0, runnable(sequence_));
-  return {sequence_.pending_tokens().first(static_cast<std::size_t>(count)),
-          count == sequence_.pending};
+  const std::size_t room = tokens.size() + std::max<std::size_t>(1, proposed_.size());
+  if (room > tokens.capacity()) tokens.reserve(2 * tokens.size() + room + 16);
+  const bool has_draft = !proposed_.empty() && most > 1 && sequence_.pending == 1;
+  const std::span<const Token> step =
+      has_draft ? std::span<const Token>(proposed_)
+                : sequence_.pending_tokens().first(static_cast<std::size_t>(runnable(sequence_)));
+  const Index count = std::min(most, std::ssize(step));
+  RunItem item{.tokens = step.first(static_cast<std::size_t>(count)), .state = &sequence_.state};
+  if (has_draft) {
+    item.logits = RunItem::Logits::all;
+    item.tentative = true;
+  } else if (count < sequence_.pending) {
+    item.logits = RunItem::Logits::none;
+  }
+  return item;
 }
 
-Result<std::optional<GenerationEvent>> Generation::Impl::accept(std::span<const float> logits) {
+Result<void> Generation::Impl::propose(std::span<const Token> draft) {
+  if (is_finished_) return bad("generation", "one that goes on", "one that is finished");
+  if (draft.empty()) return bad("draft", "at least one token", "none");
+  KRAIT_RETURN_IF_ERROR(check_tokens("draft", draft, rows_));
+  const Index pending = std::ssize(sequence_.tokens) - static_cast<Index>(consumed());
+  if (is_astray() || pending != 1) {
+    return bad("draft", "a text of which one token is to be run next",
+               is_astray() ? "one whose state waits for accept and keep"
+                           : fmt::format("one of which {} are", pending));
+  }
+  std::vector<Token> proposed;
+  proposed.reserve(1 + draft.size());
+  proposed.push_back(sequence_.tokens.back());
+  proposed.insert(proposed.end(), draft.begin(), draft.end());
+  proposed_.swap(proposed);
+  return {};
+}
+
+Result<void> Generation::Impl::accept(MatrixView<const float> logits) {
   if (is_finished_) return bad("generation", "one that goes on", "one that is finished");
   const Index known = std::ssize(sequence_.tokens);
   const Index now = sequence_.state.position() - origin_;
-  update_pending();
-  const Index most = options_.max_tokens > 0 ? known : known - 1;
-  if (now <= accepted_ || now > most) {
+  const Index drafted = std::max<Index>(1, std::ssize(proposed_)) - 1;
+  const Index most = options_.max_tokens > 0 ? known + drafted : known - 1;
+  if (awaits_keep_ || now <= accepted_ || now > most) {
     return bad("state", fmt::format("one that has consumed 1 to {} tokens more", most - accepted_),
                fmt::to_string(now - accepted_));
   }
-  if (now == known && std::ssize(logits) < vocab_) {
-    return bad("logits", fmt::format("at least {}", vocab_), fmt::to_string(logits.size()));
+  const Index rows = now < known ? 0 : now - known + 1;
+  if (logits.rows < rows) {
+    return bad("logits", fmt::format("at least {} rows", rows), fmt::to_string(logits.rows));
   }
-  accepted_ = now;
-  if (now < known) {
+  if (rows > 0 && logits.cols < vocab_) {
+    return bad("logits", fmt::format("at least {}", vocab_), fmt::to_string(logits.cols));
+  }
+  drop_events();
+  kept_ = 0;
+  if (rows == 0) {
+    accepted_ = now;
+    update_pending();
     if (runnable(sequence_) == 0) end(FinishReason::max_tokens);
-    return std::optional<GenerationEvent>();
+    return {};
   }
+  accepted_ = known;  // with the first of the rows
+  awaits_keep_ = rows > 1;
+  constexpr Token none = -1;
+  for (Index row = 0; row < rows; ++row) {
+    const Token guess = row + 1 < rows ? proposed_[static_cast<std::size_t>(row) + 1] : none;
+    if (!take(logits.row(logits.rows - rows + row), guess)) break;
+    ++accepted_;
+  }
+  awaits_keep_ = kept_ < rows;
+  proposed_.clear();
+  update_pending();
+  point_events();
+  return {};
+}
 
+// Samples from the logits after all of the text. Whether the text goes on with what was guessed, so
+// that the logits after the guess are those after the text.
+//
+// This is acceptance by matching: the model's own draw, which is the text's next token in any case,
+// is compared with the guess. A rule that looks at the law a guess was drawn from (rejection
+// sampling) has its place here: it decides from the logits, the mask and that law which token comes
+// next, and all that follows is the same.
+bool Generation::Impl::take(std::span<const float> logits, Token guess) {
   const Token token = sample(logits);
   // A stop token may be the end of a stop string as well, which takes back what is before it.
   if (std::ranges::find(options_.stop_tokens, token) != options_.stop_tokens.end() &&
@@ -247,41 +342,65 @@ Result<std::optional<GenerationEvent>> Generation::Impl::accept(std::span<const 
     // that is pending, as a separator in front of whatever is appended.
     append(token);
     end(FinishReason::stop_token);
-    return std::optional<GenerationEvent>();
+    return false;
   }
   append(token);
   is_open_ = true;
   const std::string_view text = stream_.push(token);
-  if (rewind_) rewind_->note(sequence_.state, consumed(), cut().tokens);
+  // Within a tentative step the state is ahead of the text; it is noted once it is kept.
+  if (rewind_ && consumed() + 1 == sequence_.tokens.size()) {
+    rewind_->note(sequence_.state, consumed(), cut().tokens);
+  }
   sampler_.observe({&token, 1});
   result_.tokens.push_back(token);
-  text_ = std::exchange(resumed_, {});
-  text_ += text;
-  result_.text += text_;
-  const auto count = static_cast<Index>(result_.tokens.size());
+  show(token, text);
   if (stream_.stopped()) {
     end(FinishReason::stop_string);
   } else {
     if (constraint_) constraint_->accept(token);
-    if (count == options_.max_tokens) {
+    if (std::ssize(result_.tokens) == options_.max_tokens) {
       end(FinishReason::max_tokens);
     } else {
       ask_constraint();
     }
   }
-  return std::optional(GenerationEvent{token, text_, count});
+  return !is_finished_ && token == guess;
 }
 
 // From the logits after all of the text.
 Token Generation::Impl::sample(std::span<const float> logits) {
-  const Index position = sequence_.state.position();
+  const Index position = origin_ + std::ssize(sequence_.tokens);
   if (!constraint_) return sampler_.sample(logits, position);
   return *sampler_.sample(logits, position, mask_);  // which allows some, or the text had ended
 }
 
 void Generation::Impl::append(Token token) {
   sequence_.tokens.push_back(token);
+  ++kept_;
   update_pending();
+}
+
+void Generation::Impl::show(Token token, std::string_view text) {
+  const std::size_t before = text_.size();
+  text_ += std::exchange(resumed_, {});
+  text_ += text;
+  result_.text.append(text_, before);
+  event_ends_.push_back(text_.size());
+  events_.push_back({token, {}, std::ssize(result_.tokens)});
+}
+
+void Generation::Impl::point_events() noexcept {
+  std::size_t first = 0;
+  for (std::size_t i = 0; i < events_.size(); ++i) {
+    events_[i].text = std::string_view(text_).substr(first, event_ends_[i] - first);
+    first = event_ends_[i];
+  }
+}
+
+void Generation::Impl::drop_events() noexcept {
+  events_.clear();
+  event_ends_.clear();
+  text_.clear();
 }
 
 // Before the last token is run: where nothing can follow, that is not needed.
@@ -299,8 +418,8 @@ void Generation::Impl::cancel() noexcept {
 std::string_view Generation::Impl::finish() {
   if (is_closed_) return {};
   if (!is_finished_) cancel();
-  update_pending();
-  text_.clear();
+  settle();
+  drop_events();
   // Where nothing was sampled, what waited before waits on.
   const bool is_shown = is_complete() || (is_open_ && !options_.hold_back);
   if (is_shown) {
@@ -317,6 +436,19 @@ std::string_view Generation::Impl::finish() {
     result_.text += text_;
   }
   return text_;
+}
+
+// Before the text is closed. A state that was not kept is lost: one of before takes its place, or
+// the sequence says so.
+void Generation::Impl::settle() noexcept {
+  proposed_.clear();
+  if (is_astray()) {
+    sequence_.pending = -1;
+    if (!rewind_) return;
+    rewind_->restore(sequence_.state);
+  }
+  awaits_keep_ = false;
+  update_pending();
 }
 
 // The text goes on one day: what may begin a stop string waits, and can still be taken back.
@@ -352,8 +484,10 @@ std::vector<Token> Generation::Impl::encode_part(std::string_view part) const {
 
 Result<void> Generation::Impl::resume(Index max_tokens, std::span<const Token> more) {
   if (!is_closed_) return bad("generation", "one that is closed", "one that goes on");
+  update_pending();
+  KRAIT_RETURN_IF_ERROR(validate(sequence_));
   KRAIT_RETURN_IF_ERROR(check_count(max_tokens));
-  KRAIT_RETURN_IF_ERROR(check_tokens(more, rows_));
+  KRAIT_RETURN_IF_ERROR(check_tokens("prompt", more, rows_));
   if (sequence_.pending < 1 && more.empty()) return bad("prompt", "at least one token", "none");
   const bool is_new = !more.empty() || result_.reason == FinishReason::stop_token;
   sequence_.append(more);
@@ -363,7 +497,7 @@ Result<void> Generation::Impl::resume(Index max_tokens, std::span<const Token> m
 
 // Left by an error or an exception, the text goes on one day, or, behind a stop, ends.
 Sequence Generation::Impl::release() noexcept {
-  update_pending();
+  settle();
   if (is_complete()) {
 #if KRAIT_HAS_EXCEPTIONS
     try {
@@ -380,7 +514,9 @@ Sequence Generation::Impl::release() noexcept {
 
 Generation::Generation(std::unique_ptr<Impl> impl) noexcept : impl_(std::move(impl)) {}
 Generation::Generation(const Generation& other)
-    : impl_(other.impl_ ? std::make_unique<Impl>(*other.impl_) : nullptr) {}
+    : impl_(other.impl_ ? std::make_unique<Impl>(*other.impl_) : nullptr) {
+  if (impl_) impl_->point_events();
+}
 Generation::Generation(Generation&& other) noexcept = default;
 Generation& Generation::operator=(const Generation& other) {
   if (this != &other) *this = Generation(other);
@@ -398,11 +534,16 @@ Result<Generation> Generation::make(const Model& model, const Tokenizer& tokeniz
   return Generation(std::move(impl));
 }
 
-GenerationStep Generation::next(Index most) { return impl_->next(most); }
+Result<RunItem> Generation::next(Index most) { return impl_->next(most); }
 State& Generation::state() noexcept { return impl_->state(); }
-Result<std::optional<GenerationEvent>> Generation::accept(std::span<const float> logits) {
-  return impl_->accept(logits);
+Result<void> Generation::propose(std::span<const Token> draft) { return impl_->propose(draft); }
+void Generation::withdraw() noexcept { impl_->withdraw(); }
+Result<std::span<const GenerationEvent>> Generation::accept(MatrixView<const float> logits) {
+  KRAIT_RETURN_IF_ERROR(impl_->accept(logits));
+  return impl_->events();
 }
+std::span<const GenerationEvent> Generation::events() const noexcept { return impl_->events(); }
+Index Generation::kept() const noexcept { return impl_->kept(); }
 bool Generation::is_finished() const noexcept { return impl_->is_finished(); }
 void Generation::cancel() noexcept { impl_->cancel(); }
 std::string_view Generation::finish() { return impl_->finish(); }

@@ -51,10 +51,9 @@ class Constraints : public testing::Test {
   std::string run(Generation& generation) {
     std::string text;
     while (!generation.is_finished()) {
-      const GenerationStep step = generation.next();
+      const RunItem step = generation.next().value();
       const auto logits = session_.prefill(step.tokens, generation.state()).value();
-      const auto event = generation.accept(logits).value();
-      if (event) text += event->text;
+      for (const GenerationEvent& event : generation.accept(logits).value()) text += event.text;
     }
     return text += generation.finish();
   }
@@ -116,7 +115,7 @@ TEST_F(Constraints, AreCopied) {
           {.max_tokens = 30, .sampler = {.seed = 4}, .constraint = std::make_shared<const Steps>()})
           .value();
   for (int i = 0; i < 10; ++i) {
-    const auto logits = session_.prefill(one.next().tokens, one.state()).value();
+    const auto logits = session_.prefill(one.next().value().tokens, one.state()).value();
     one.accept(logits).value();
   }
   Generation two = one;

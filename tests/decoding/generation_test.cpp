@@ -44,10 +44,10 @@ class Generations : public testing::Test {
 
   // One step: what became text.
   std::string step(Generation& generation, Index most = Generation::all) {
-    const GenerationStep step = generation.next(most);
+    const RunItem step = generation.next(most).value();
     const auto logits = session_.prefill(step.tokens, generation.state()).value();
-    const auto event = generation.accept(logits).value();
-    return event ? std::string(event->text) : std::string();
+    const auto events = generation.accept(logits).value();
+    return events.empty() ? std::string() : std::string(events.front().text);
   }
   std::string run(Generation& generation, Index most = Generation::all) {
     std::string text;
@@ -113,7 +113,7 @@ TEST_F(Generations, AdvanceTogether) {
     for (Generation& generation : together) {
       if (generation.is_finished()) continue;
       running.push_back(&generation);
-      tokens.push_back(generation.next(1).tokens.front());
+      tokens.push_back(generation.next(1).value().tokens.front());
       states.push_back(&generation.state());
     }
     if (running.empty()) break;
@@ -225,7 +225,7 @@ TEST_F(Generations, OfNoTokensConsumeThePromptButItsLast) {
   EXPECT_EQ(run(generation), run(direct));
   Generation single = begin(Sequence(model_, std::vector<Token>{1}), none);
   EXPECT_TRUE(single.is_finished());
-  EXPECT_TRUE(single.next().tokens.empty());
+  EXPECT_TRUE(single.next().value().tokens.empty());
 }
 
 TEST_F(Generations, GiveTheSequenceBackInEveryPhase) {
@@ -235,7 +235,7 @@ TEST_F(Generations, GiveTheSequenceBackInEveryPhase) {
     Generation generation = begin(1);
     for (int i = 0; i < steps; ++i) step(generation, 3);
     // What was run behind the last step is known, too.
-    const GenerationStep ahead = generation.next(1);
+    const RunItem ahead = generation.next(1).value();
     session_.step(ahead.tokens.front(), generation.state()).value();
     Sequence sequence = generation.release();
     ASSERT_LE(sequence.pending, std::ssize(sequence.tokens));
@@ -265,11 +265,12 @@ TEST_F(Generations, RefuseWhatMakesNoSense) {
   Generation generation = begin(1);
   const std::vector<float> logits(static_cast<std::size_t>(model_.vocab()), 0.0F);
   refused(generation.accept(logits), "expected one that has consumed 1 to 8 tokens more, found 0");
-  const GenerationStep whole = generation.next();
-  EXPECT_TRUE(whole.wants_logits);
-  EXPECT_FALSE(generation.next(7).wants_logits);
+  const RunItem whole = generation.next().value();
+  EXPECT_TRUE(whole.logits == RunItem::Logits::last);
+  EXPECT_TRUE(generation.next(7).value().logits == RunItem::Logits::none);
+  refused(generation.next(0), "[generate] next: expected at least 1 token, found 0");
   session_.prefill(whole.tokens, generation.state()).value();
-  refused(generation.accept({}), "[generate] logits: expected at least");
+  refused(generation.accept(std::span<const float>()), "[generate] logits: expected at least");
   refused(generation.resume(5), "closed");
   EXPECT_TRUE(generation.accept(logits)) << "nothing was lost";
   session_.prefill(std::vector<Token>{1, 2, 3}, generation.state()).value();
@@ -277,7 +278,7 @@ TEST_F(Generations, RefuseWhatMakesNoSense) {
 
   generation = begin(2);
   run(generation);
-  EXPECT_TRUE(generation.next().tokens.empty());
+  EXPECT_TRUE(generation.next().value().tokens.empty());
   refused(generation.accept(logits), "finished");
   refused(generation.resume(-1), "at least 0");
   refused(generation.resume(1, std::vector<Token>{-1}), "token ids");

@@ -2,6 +2,7 @@
 // is as it was. This program replaces operator new.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <filesystem>
@@ -137,7 +138,7 @@ TEST_F(Memory, RunsOutWhileAGenerationIsCopied) {
                                   .stop_strings = {"\x01\x02\x03"}};
   const auto run = [&](Generation& generation, int steps) {
     for (; !generation.is_finished() && steps > 0; --steps) {
-      const GenerationStep step = generation.next(8);
+      const RunItem step = generation.next(8).value();
       const auto logits = session.prefill(step.tokens, generation.state()).value();
       static_cast<void>(generation.accept(logits).value());
     }
@@ -167,6 +168,64 @@ TEST_F(Memory, RunsOutWhileAGenerationIsCopied) {
     copy.resume(5, std::vector<Token>{1, 2}).value();
     run(copy, 100);
     EXPECT_EQ(copy.result().tokens.size(), 5U);
+  });
+}
+
+// What was sampled of drafts is there, and goes on to the same text; the states are those of it.
+TEST_F(Memory, RunsOutWhileDraftsAreRun) {
+  Session session(model_, executor_, {.max_verify = 16, .max_verify_batch = 2});
+  const Sequence prompts[] = {{model_, random_tokens(20, model_.vocab(), 1)},
+                              {model_, random_tokens(3, model_.vocab(), 2)}};
+  GenerationOptions options[] = {{.max_tokens = 40, .sampler = {.top_k = 9, .seed = 5}},
+                                 {.max_tokens = 40, .sampler = {.seed = 6}}};
+  options[1].stop_strings = {"\x01\x02\x03"};
+  std::vector<Token> expected[2];
+  for (std::size_t i = 0; i < 2; ++i) {
+    Sequence text = prompts[i];
+    generate(session, *tokenizer_, text, options[i]).value();
+    expected[i] = text.tokens;
+  }
+  const auto run = [&](std::vector<Generation>& texts) {
+    Generation* const both[] = {&texts[0], &texts[1]};
+    while (!std::ranges::all_of(texts, &Generation::is_finished)) {
+      for (std::size_t i = 0; i < 2; ++i) {
+        const std::size_t at = texts[i].sequence().tokens.size();
+        if (texts[i].is_finished() || texts[i].sequence().pending != 1) continue;
+        const auto rest = std::span(expected[i]).subspan(at);
+        if (rest.empty()) continue;
+        // Right to begin with, wrong in the end.
+        std::vector<Token> draft(8, 1);
+        std::ranges::copy(rest.first(std::min<std::size_t>(rest.size(), at % 8)), draft.begin());
+        draft.resize(at % 7 + 1);
+        texts[i].propose(draft).value();
+      }
+      advance_all(session, both).value();
+    }
+  };
+  fail_everywhere([&] {
+    std::vector<Generation> texts;
+    try {
+      texts.reserve(2);
+      for (std::size_t i = 0; i < 2; ++i) {
+        texts.push_back(
+            Generation::make(model_, *tokenizer_, Sequence(prompts[i]), options[i]).value());
+      }
+      run(texts);
+    } catch (const std::bad_alloc&) {
+      left.store(-1);
+      for (std::size_t i = 0; i < texts.size(); ++i) {
+        Sequence text = texts[i].release();
+        EXPECT_TRUE(validate(text));
+        const Index missing = std::ssize(expected[i]) - std::ssize(text.tokens);
+        if (missing > 0 && text.pending > 0) {
+          GenerationOptions rest = options[i];
+          rest.max_tokens = missing;
+          generate(session, *tokenizer_, text, rest).value();
+        }
+        EXPECT_EQ(text.tokens, expected[i]);
+      }
+      throw;
+    }
   });
 }
 

@@ -3,6 +3,8 @@
 /// \file
 /// generate: text from a model.
 
+#include <span>
+
 #include "krait/core/flow.hpp"
 #include "krait/decoding/generation.hpp"
 #include "krait/models/session.hpp"
@@ -40,12 +42,29 @@ using GenerationCallback = FunctionRef<Flow(const GenerationEvent&)>;
 ///
 /// Errors: bad_argument (options, an empty sequence), cancelled (by `progress`; the sequence has
 /// then consumed what was reported. Where the prompt ends there is a token to show: a generation
-/// stopped there ends with it, for the reason `cancelled`), and those of Session::step.
+/// stopped there ends with it, for the reason `cancelled`), and those of Session::run.
 KRAIT_API Result<GenerationResult> generate(Session& session, const Tokenizer& tokenizer,
                                             Sequence& sequence,
                                             const GenerationOptions& options = {},
                                             GenerationCallback callback = {},
                                             Progress progress = {});
+
+/// Runs the next step of every text that is not finished, in one pass over the weights: the last
+/// token of each, with what was proposed behind it, and as much of prompts as then fits into the
+/// session's chunk, those in front first, each at least one token. What became text is in
+/// `Generation::events`, of which a text that had been finished has none.
+///
+///     while (!std::ranges::all_of(texts, &Generation::is_finished)) {
+///       KRAIT_RETURN_IF_ERROR(advance_all(session, pointers_to_texts));
+///       for (const Generation& text : texts) …text.events()…
+///     }
+///
+/// Errors: bad_argument (a null pointer, a generation twice), and those of Session::run, such as
+/// more texts or longer drafts than the session has room for: nothing has changed then, except by
+/// not_finite, behind which the texts can only be released. An exception (of a constraint, or for
+/// want of memory) comes after all others have had their step; the text whose it is can be
+/// released.
+KRAIT_API Result<void> advance_all(Session& session, std::span<Generation* const> texts);
 
 /// Consumes all pending tokens of the sequence but the last: what its forks have in common, done
 /// once. Of a text that was held back, nothing: it may yet be taken back. Errors: cancelled, and

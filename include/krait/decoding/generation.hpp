@@ -14,6 +14,7 @@
 #include "krait/decoding/constraint.hpp"
 #include "krait/decoding/sampler.hpp"
 #include "krait/decoding/sequence.hpp"
+#include "krait/models/session.hpp"
 #include "krait/text/tokenizer.hpp"
 
 namespace krait {
@@ -58,33 +59,37 @@ struct GenerationResult {
   double decode_seconds = 0.0;  ///< time from there to the end
 };
 
-/// What a generation wants run.
-struct GenerationStep {
-  /// Consumed by the generation's state in this order; none once the text is finished. Valid until
-  /// the next call that changes the generation.
-  std::span<const Token> tokens;
-  /// Whether the logits after the last of them are needed.
-  bool wants_logits = false;
-};
-
-/// A text in the making: it says what to run next, takes the logits, and answers with a token. It
-/// runs nothing itself, so that one pass over the weights can serve several:
+/// A text in the making: it says what to run next, takes the logits, and answers with tokens. It
+/// runs nothing itself, so that one pass over the weights can serve several texts, each with its
+/// own `RunItem`:
 ///
 ///     KRAIT_ASSIGN_OR_RETURN(Generation generation,
 ///                            Generation::make(model, tokenizer, std::move(sequence), options));
 ///     while (!generation.is_finished()) {
-///       const GenerationStep step = generation.next();
-///       KRAIT_ASSIGN_OR_RETURN(const auto logits,
-///                              session.prefill(step.tokens, generation.state()));
-///       KRAIT_ASSIGN_OR_RETURN(const auto event, generation.accept(logits));
-///       if (event) show(event->text);
+///       KRAIT_ASSIGN_OR_RETURN(const RunItem item, generation.next(session.options().chunk));
+///       KRAIT_ASSIGN_OR_RETURN(const RunOutput output, session.run({&item, 1}));
+///       KRAIT_ASSIGN_OR_RETURN(const auto events, generation.accept(output.logits(0)));
+///       for (const GenerationEvent& event : events) show(event.text);
 ///     }
 ///     show(generation.finish());
+///
+/// Several are run so by `advance_all` (generate.hpp).
+///
+/// Whoever can guess how the text goes on, for less than a step costs, proposes it. The next item
+/// is then a tentative one, and after `accept` the session keeps what was right:
+///
+///     KRAIT_RETURN_IF_ERROR(generation.propose(draft));
+///     … run and accept as above, then
+///     if (item.tentative) {
+///       KRAIT_RETURN_IF_ERROR(session.keep(generation.kept(), generation.state()));
+///     }
 ///
 /// It owns the sequence, sampler, constraint, stop strings and unfinished characters, and they move
 /// together: a copy, made at any time, goes on like the original and independent of it; assigning
 /// an earlier copy rolls all of it back; behind a stop string all of it stands where the string
 /// begins. A copy costs a copy of the state, three with stop strings, and the sampler's memory.
+/// (Between a tentative run and its `keep` a state is not what the text says, and a session keeps
+/// once: then only one of the original and its copies can go on.)
 ///
 /// `generate` says what the text, the tokens and the sequence are.
 class KRAIT_API Generation {
@@ -104,21 +109,52 @@ class KRAIT_API Generation {
   Generation& operator=(Generation&& other) noexcept;
   ~Generation();
 
-  /// The next tokens to run, at most `most` (≥ 1): a part of the prompt, or the token that was
-  /// sampled last. May be asked again: what the state has consumed meanwhile is left out.
-  GenerationStep next(Index most = all);
+  /// What to run next, of at most `most` tokens: a part of the prompt, for whose last token alone
+  /// logits are wanted; or the token that was sampled last, and behind it what was proposed, as a
+  /// tentative item that wants all logits (where `most` is 1, the token alone). No tokens once the
+  /// text is finished. Valid until the next call that changes the generation. May be asked again:
+  /// what the state has consumed meanwhile is left out. Errors: bad_argument (`most` below 1, a
+  /// tentative run that was not accepted or not kept).
+  Result<RunItem> next(Index most = all);
 
-  /// What the tokens of a step are to be run on. Nothing else may change it.
+  /// What items run on. Nothing else may change it but `Session::keep`.
   State& state() noexcept;
 
-  /// After the tokens of a step, or the first of them, have been consumed: takes the logits after
-  /// the last of them, of at least `vocab` elements, which only the last step of a prompt and those
-  /// behind it need. The token that was sampled, if one became part of the text: not in the middle
-  /// of a prompt, and not where the text ends with a stop token. Its text is valid until the next
-  /// call. Errors: bad_argument (a finished text, a state that has not consumed tokens of the step,
-  /// too few logits); nothing has changed then. After an exception (no memory, or of the
-  /// constraint) only `release` makes sense.
-  Result<std::optional<GenerationEvent>> accept(std::span<const float> logits);
+  /// A guess how the text goes on behind the token that is to be run next. It takes the place of
+  /// one before it, and holds for one step. The text is the same with any guess and without: each
+  /// token is sampled from the logits of the model, and the row behind it counts only if it is the
+  /// one that was guessed. Tokens beyond what the session can verify (`SessionOptions::max_verify`,
+  /// one of which is the token before them) are an error of the run, which changes nothing. Errors:
+  /// bad_argument (a finished text, a prompt of which more than its last token is to be run, no
+  /// tokens, tokens out of range); nothing has changed then.
+  Result<void> propose(std::span<const Token> draft);
+
+  /// Forgets what was proposed.
+  void withdraw() noexcept;
+
+  /// After an item, or the first tokens of it, has been run: takes its logits, rows of at least
+  /// `vocab` elements, of which there must be one for every token of a tentative item; one (the
+  /// last is taken) where the last token of a prompt or a sampled one was run; none is needed
+  /// within a prompt. The tokens that became part of the text: none within a prompt and where the
+  /// text ends with a stop token, one of a step, up to one more than were proposed. Their text is
+  /// valid until the next call that changes the generation. Errors: bad_argument (a finished text,
+  /// a state that has not consumed tokens of the item, too few logits); nothing has changed then.
+  /// After an exception (no memory, or of the constraint) only `kept` and `release` make sense.
+  Result<std::span<const GenerationEvent>> accept(MatrixView<const float> logits);
+
+  /// The same with one row.
+  Result<std::span<const GenerationEvent>> accept(std::span<const float> logits) {
+    return accept(MatrixView<const float>(logits.data(), 1, std::ssize(logits)));
+  }
+
+  /// What the last `accept` returned; none once `next` was asked.
+  std::span<const GenerationEvent> events() const noexcept;
+
+  /// How many tokens of a tentative item are right: as many as were sampled from its logits, 0
+  /// before they were accepted. To be given to `Session::keep` before anything else is done with
+  /// the generation. If it never is, the state is lost: the generation cannot go on, and leaves a
+  /// sequence that `validate` refuses (with stop strings, one that only has to be consumed again).
+  Index kept() const noexcept;
 
   /// Whether the text has ended.
   bool is_finished() const noexcept;

@@ -98,6 +98,9 @@ class KRAIT_API Session {
 
   const Model& model() const noexcept { return model_; }
 
+  /// What there is room for: the sizes asked for, those made larger that others need larger.
+  const SessionOptions& options() const noexcept { return options_; }
+
   /// Advances several sequences in one pass over the weights: chunks of prompts, single steps and
   /// drafts, in any mixture. Each gets the bits that it would get alone. Without items: no logits.
   ///
