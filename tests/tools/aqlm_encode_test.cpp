@@ -137,7 +137,7 @@ TEST(AqlmEncode, TellsItsError) {
           << scheme;
       EXPECT_LT(matrix.error, 0.7) << scheme;
       for (const std::uint16_t code : matrix.codes) {
-        ASSERT_LT(code, matrix.scheme.n_codeword()) << scheme;
+        ASSERT_LT(code, matrix.scheme.codewords()) << scheme;
       }
     }
   }

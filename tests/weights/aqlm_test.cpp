@@ -391,10 +391,10 @@ TEST_F(AqlmParts, AreComparedWithTheConfiguration) {
 // Random parts in place of every matrix of a checkpoint, of one scheme after the other.
 class QuantisedCheckpoint {
  public:
-  QuantisedCheckpoint(WeightStore weights, const ModelPlan& bookings, bool has_tables)
+  QuantisedCheckpoint(WeightStore weights, const ModelPlan& plan, bool has_tables)
       : store(std::move(weights)) {
     int next = 0;
-    for (const TensorUse& use : bookings.tensors) {
+    for (const TensorUse& use : plan.tensors) {
       if (use.role == TensorRole::matrix) replace(use, next++, has_tables);
     }
   }
@@ -447,11 +447,11 @@ class QuantisedCheckpoint {
 TEST(AqlmInAModel, GivesTheSameLogitsForAnyChunksThreadsAndInstructionSets) {
   const ModelSpec spec = test::tiny_expert_spec();
   const WeightStore floats = random_weights(spec, 11, "backbone").value();
-  const ModelPlan bookings = plan_model(spec, &floats, "backbone", {}).value();
+  const ModelPlan plan = plan_model(spec, &floats, "backbone", {}).value();
   for (const bool has_tables : {false, true}) {
-    const QuantisedCheckpoint made(floats, bookings, has_tables);
+    const QuantisedCheckpoint made(floats, plan, has_tables);
     const Model model = build_model(spec, made.store, "backbone").value();
-    for (const TensorUse& use : model.bookings().tensors) {
+    for (const TensorUse& use : model.plan().tensors) {
       EXPECT_EQ(use.form, use.role == TensorRole::matrix ? "aqlm" : "f32") << use.name;
     }
     const std::vector<Token> tokens = test::random_tokens(20, model.vocab(), 5);

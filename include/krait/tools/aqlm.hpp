@@ -20,20 +20,15 @@
 #include "krait/core/executor.hpp"
 #include "krait/core/flow.hpp"
 #include "krait/core/tensor_view.hpp"
+#include "krait/kernels/aqlm.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 
 /// How many codewords of which length make a group of weights: "4x4g8" is four codebooks of 2⁴
-/// codewords for groups of 8 inputs.
-struct AqlmScheme {
-  Index n_codebook = 4;  ///< M, 1 to 16
-  Index bits = 4;        ///< B, 1 to 16: codes are below 2^B
-  Index group = 8;       ///< g, inputs per group, 1 to 64
-
-  Index n_codeword() const noexcept { return Index{1} << bits; }
-  friend bool operator==(const AqlmScheme&, const AqlmScheme&) = default;
-};
+/// codewords for groups of 8 inputs. Encoders make groups of one output, with 1 to 16 codebooks and
+/// at most 64 inputs.
+using kernels::AqlmScheme;
 
 /// Reads "MxBgG", or "MxB" for groups of 8. Errors: bad_argument.
 KRAIT_API Result<AqlmScheme> parse_aqlm_scheme(std::string_view text);
@@ -58,8 +53,8 @@ struct AqlmMatrix {
   AqlmScheme scheme;
   Index out = 0;
   Index in = 0;
-  std::vector<std::uint16_t> codes;  ///< [out, in / group, n_codebook]
-  std::vector<f16> codebooks;        ///< [n_codebook, n_codeword, group]
+  std::vector<std::uint16_t> codes;  ///< [out, in / in_group, codebooks]
+  std::vector<f16> codebooks;        ///< [codebooks, codewords, in_group]
   std::vector<f16> scales;           ///< [out]
   double error = 0.0;                ///< tr(ΔHΔᵀ) / tr(WHWᵀ), Δ = Ŵ − W
 
@@ -87,7 +82,7 @@ KRAIT_API Result<AqlmMatrix> encode_aqlm(MatrixView<const float> W, const Second
 
 /// How `quantize_aqlm` works.
 struct AqlmOptions {
-  AqlmScheme scheme = {};
+  AqlmScheme scheme = {.codebooks = 4, .bits = 4, .in_group = 8};
   /// "fast": diagonal second moments and little search; "default"; "best": more search.
   std::string preset = "default";
   /// Text whose activations give the second moments; without any, they are the identity. So much

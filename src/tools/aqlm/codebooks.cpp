@@ -24,10 +24,10 @@ std::vector<double> gather(const Fit& fit, MatrixView<const float> X) {
         const auto scale = static_cast<double>(fit.scales[static_cast<std::size_t>(i)]);
         for (Index j = 0; j < fit.groups(); ++j) {
           const std::uint16_t* codes = fit.codes_of(i, j);
-          const float* x = X.row_data(i) + j * fit.scheme.group;
-          for (Index m = 0; m < fit.scheme.n_codebook; ++m) {
-            double* sum = sums + (m * fit.scheme.n_codeword() + codes[m]) * fit.scheme.group;
-            for (Index d = 0; d < fit.scheme.group; ++d)
+          const float* x = X.row_data(i) + j * fit.scheme.in_group;
+          for (Index m = 0; m < fit.scheme.codebooks; ++m) {
+            double* sum = sums + (m * fit.scheme.codewords() + codes[m]) * fit.scheme.in_group;
+            for (Index d = 0; d < fit.scheme.in_group; ++d)
               sum[d] += scale * static_cast<double>(x[d]);
           }
         }
@@ -58,8 +58,8 @@ void multiply_rows(const Fit& fit, MatrixView<float> X) {
 }  // namespace
 
 void expand(const Fit& fit, MatrixView<float> U) {
-  const Index M = fit.scheme.n_codebook;
-  const Index g = fit.scheme.group;
+  const Index M = fit.scheme.codebooks;
+  const Index g = fit.scheme.in_group;
   parallel_for(*fit.executor, fit.out(), 16, [&](Range rows) {
     for (Index i = rows.begin; i < rows.end; ++i) {
       for (Index j = 0; j < fit.groups(); ++j) {

@@ -64,13 +64,13 @@ void factor(const Metric& H, Index first, Index g, std::vector<float>& L) {
 }
 
 void make_tables(const Fit& fit, Index group, GroupTables& tables) {
-  const Index g = fit.scheme.group;
-  const Index K = fit.scheme.n_codeword();
+  const Index g = fit.scheme.in_group;
+  const Index K = fit.scheme.codewords();
   tables.group = group;
   factor(*fit.H, group * g, g, tables.L);
-  tables.codebooks.resize(static_cast<std::size_t>(fit.scheme.n_codebook));
+  tables.codebooks.resize(static_cast<std::size_t>(fit.scheme.codebooks));
   std::vector<float> rotated(static_cast<std::size_t>(g));
-  for (Index m = 0; m < fit.scheme.n_codebook; ++m) {
+  for (Index m = 0; m < fit.scheme.codebooks; ++m) {
     TransposedCodebook& codebook = tables.codebooks[static_cast<std::size_t>(m)];
     codebook.resize(K, g);
     for (Index k = 0; k < K; ++k) {
@@ -96,12 +96,12 @@ float squared_norm(std::span<const float> values) {
 class Search {
  public:
   Search(const AqlmScheme& scheme, Index beam)
-      : M_(scheme.n_codebook),
-        g_(scheme.group),
+      : M_(scheme.codebooks),
+        g_(scheme.in_group),
         beam_(beam),
-        residuals_(2 * beam * scheme.group),
+        residuals_(2 * beam * scheme.in_group),
         costs_(static_cast<std::size_t>(beam)),
-        codes_(static_cast<std::size_t>(2 * beam * scheme.n_codebook)),
+        codes_(static_cast<std::size_t>(2 * beam * scheme.codebooks)),
         choices_(static_cast<std::size_t>(beam)) {}
 
   // The squared distance of `target` from the codewords' sum that these codes name.
@@ -181,8 +181,8 @@ struct Block {
 // (W − Ŵ) H there.
 void improve_group(Fit& fit, const Block& block, std::size_t b, Index row, float* p, Search& search,
                    std::vector<float>& vectors) {
-  const Index g = fit.scheme.group;
-  const Index M = fit.scheme.n_codebook;
+  const Index g = fit.scheme.in_group;
+  const Index M = fit.scheme.codebooks;
   const GroupTables& tables = block.tables[b];
   const float scale = fit.scales[static_cast<std::size_t>(row)];
   if (scale == 0.0F) return;
@@ -229,13 +229,14 @@ void improve_group(Fit& fit, const Block& block, std::size_t b, Index row, float
 Index groups_per_block(const AqlmScheme& scheme) {
   constexpr Index most_bytes = 512 * 1024;
   constexpr Index most_inputs = 128;
-  const Index bytes = scheme.n_codebook * round_up(scheme.n_codeword(), 16) * (scheme.group + 1) *
+  const Index bytes = scheme.codebooks * round_up(scheme.codewords(), 16) * (scheme.in_group + 1) *
                       static_cast<Index>(sizeof(float));
-  return std::clamp<Index>(most_bytes / bytes, 1, std::max<Index>(1, most_inputs / scheme.group));
+  return std::clamp<Index>(most_bytes / bytes, 1,
+                           std::max<Index>(1, most_inputs / scheme.in_group));
 }
 
 void fill_block(const Fit& fit, std::span<const Index> groups, Block& block) {
-  const Index g = fit.scheme.group;
+  const Index g = fit.scheme.in_group;
   block.inputs.clear();
   block.tables.resize(groups.size());
   for (const Index j : groups) {
@@ -258,7 +259,7 @@ void fill_block(const Fit& fit, std::span<const Index> groups, Block& block) {
 void improve_codes(Fit& fit, Index beam, std::uint64_t seed, std::uint64_t sweep) {
   const std::vector<Index> order = shuffled(fit.groups(), seed, sweep);
   const Index per_block = groups_per_block(fit.scheme);
-  AlignedBuffer<float> memory(fit.out() * per_block * fit.scheme.group);
+  AlignedBuffer<float> memory(fit.out() * per_block * fit.scheme.in_group);
   Block block;
   for (Index first = 0; first < fit.groups(); first += per_block) {
     const Index count = std::min(per_block, fit.groups() - first);
@@ -270,7 +271,7 @@ void improve_codes(Fit& fit, Index beam, std::uint64_t seed, std::uint64_t sweep
     fit.H->apply(*fit.executor, fit.E(), block.inputs, P);
     parallel_for(*fit.executor, fit.out(), 8, [&](Range rows) {
       Search search(fit.scheme, beam);
-      std::vector<float> vectors(static_cast<std::size_t>(2 * fit.scheme.group));
+      std::vector<float> vectors(static_cast<std::size_t>(2 * fit.scheme.in_group));
       for (std::size_t b = 0; b < block.tables.size(); ++b) {
         for (Index row = rows.begin; row < rows.end; ++row) {
           improve_group(fit, block, b, row, P.row_data(row), search, vectors);

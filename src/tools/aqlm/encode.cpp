@@ -31,8 +31,8 @@ bool take_letter(std::string_view& text, char letter) {
 }
 
 bool is_possible(const AqlmScheme& scheme) {
-  return scheme.n_codebook >= 1 && scheme.n_codebook <= 16 && scheme.bits >= 1 &&
-         scheme.bits <= 16 && scheme.group >= 1 && scheme.group <= 64;
+  return scheme.codebooks >= 1 && scheme.codebooks <= 16 && scheme.bits >= 1 && scheme.bits <= 16 &&
+         scheme.in_group >= 1 && scheme.in_group <= 64 && scheme.out_group == 1;
 }
 
 constexpr std::string_view possible_schemes =
@@ -50,8 +50,8 @@ Result<void> check(MatrixView<const float> W, const SecondMoments& H, const Aqlm
   KRAIT_RETURN_IF_ERROR(check_range("rounds", effort.rounds, 0, 1000));
   KRAIT_RETURN_IF_ERROR(check_range("solver steps", effort.solver_steps, 0, 1000));
   KRAIT_RETURN_IF_ERROR(check_range("k-means rounds", effort.kmeans_rounds, 1, 1000));
-  if (W.rows < 1 || W.cols < 1 || W.cols % scheme.group != 0) {
-    return bad("matrix", fmt::format("inputs in groups of {}", scheme.group),
+  if (W.rows < 1 || W.cols < 1 || W.cols % scheme.in_group != 0) {
+    return bad("matrix", fmt::format("inputs in groups of {}", scheme.in_group),
                fmt::format("[{},{}]", W.rows, W.cols));
   }
   for (Index i = 0; i < W.rows; ++i) {
@@ -99,35 +99,37 @@ void round_to_f16(aqlm::Fit& fit, Index beam, std::uint64_t seed, std::uint64_t 
 Result<AqlmScheme> parse_aqlm_scheme(std::string_view text) {
   AqlmScheme scheme;
   std::string_view rest = text;
-  bool good = take_number(rest, scheme.n_codebook) && take_letter(rest, 'x') &&
-              take_number(rest, scheme.bits);
-  if (good && !rest.empty()) good = take_letter(rest, 'g') && take_number(rest, scheme.group);
+  Index bits = 0;
+  bool good = take_number(rest, scheme.codebooks) && take_letter(rest, 'x') &&
+              take_number(rest, bits) && bits <= 16;
+  scheme.bits = static_cast<int>(bits);
+  if (good && !rest.empty()) good = take_letter(rest, 'g') && take_number(rest, scheme.in_group);
   if (good && rest.empty() && is_possible(scheme)) return scheme;
   return bad("scheme", possible_schemes, fmt::format("'{}'", text));
 }
 
 std::string to_string(const AqlmScheme& scheme) {
-  return fmt::format("{}x{}g{}", scheme.n_codebook, scheme.bits, scheme.group);
+  return fmt::format("{}x{}g{}", scheme.codebooks, scheme.bits, scheme.in_group);
 }
 
 double bits_per_weight(const AqlmScheme& scheme, Index out, Index in) {
-  const auto M = static_cast<double>(scheme.n_codebook);
-  const auto g = static_cast<double>(scheme.group);
+  const auto M = static_cast<double>(scheme.codebooks);
+  const auto g = static_cast<double>(scheme.in_group);
   const double weights = static_cast<double>(out) * static_cast<double>(in);
   return M * static_cast<double>(scheme.bits) / g +
-         M * static_cast<double>(scheme.n_codeword()) * g * 16.0 / weights +
+         M * static_cast<double>(scheme.codewords()) * g * 16.0 / weights +
          16.0 / static_cast<double>(in);
 }
 
 void AqlmMatrix::row(Index i, std::span<float> values) const {
-  const Index g = scheme.group;
+  const Index g = scheme.in_group;
   const float scale = to_float(scales[static_cast<std::size_t>(i)]);
-  const std::uint16_t* group_codes = codes.data() + i * (in / g) * scheme.n_codebook;
-  for (Index j = 0; j < in / g; ++j, group_codes += scheme.n_codebook) {
+  const std::uint16_t* group_codes = codes.data() + i * (in / g) * scheme.codebooks;
+  for (Index j = 0; j < in / g; ++j, group_codes += scheme.codebooks) {
     for (Index d = 0; d < g; ++d) {
       float sum = 0.0F;
-      for (Index m = 0; m < scheme.n_codebook; ++m) {
-        const Index at = (m * scheme.n_codeword() + group_codes[m]) * g + d;
+      for (Index m = 0; m < scheme.codebooks; ++m) {
+        const Index at = (m * scheme.codewords() + group_codes[m]) * g + d;
         sum += to_float(codebooks[static_cast<std::size_t>(at)]);
       }
       values[static_cast<std::size_t>(j * g + d)] = sum * scale;

@@ -54,17 +54,17 @@ struct Fit {
 
   Index out() const noexcept { return W.rows; }
   Index in() const noexcept { return W.cols; }
-  Index groups() const noexcept { return W.cols / scheme.group; }
+  Index groups() const noexcept { return W.cols / scheme.in_group; }
   MatrixView<float> E() noexcept { return {error.data(), out(), in()}; }
 
   std::uint16_t* codes_of(Index row, Index group) noexcept {
-    return codes.data() + (row * groups() + group) * scheme.n_codebook;
+    return codes.data() + (row * groups() + group) * scheme.codebooks;
   }
   const std::uint16_t* codes_of(Index row, Index group) const noexcept {
-    return codes.data() + (row * groups() + group) * scheme.n_codebook;
+    return codes.data() + (row * groups() + group) * scheme.codebooks;
   }
   const float* codeword(Index m, Index code) const noexcept {
-    return codebooks.data() + (m * scheme.n_codeword() + code) * scheme.group;
+    return codebooks.data() + (m * scheme.codewords() + code) * scheme.in_group;
   }
 };
 

@@ -104,8 +104,8 @@ std::optional<AqlmMatrix> PartialWork::load(const std::string& name, const AqlmS
   matrix.scheme = scheme;
   matrix.out = out;
   matrix.in = in;
-  const Index codes = out * (in / scheme.group) * scheme.n_codebook;
-  const Index numbers = scheme.n_codebook * scheme.n_codeword() * scheme.group;
+  const Index codes = out * (in / scheme.in_group) * scheme.codebooks;
+  const Index numbers = scheme.codebooks * scheme.codewords() * scheme.in_group;
   if (!read(store, "codes", DType::i16, static_cast<std::size_t>(codes), matrix.codes) ||
       !read(store, "codebooks", DType::f16, static_cast<std::size_t>(numbers), matrix.codebooks) ||
       !read(store, "scales", DType::f16, static_cast<std::size_t>(out), matrix.scales)) {

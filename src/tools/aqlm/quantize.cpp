@@ -120,8 +120,8 @@ Result<std::vector<Job>> list_jobs(const CheckpointPlan& plan, const AqlmOptions
         job.out = shape[shape.rank() - 2];
         job.in = shape[shape.rank() - 1];
         job.each.push_back(std::move(matrix));
-        if (job.in % options.scheme.group != 0) {
-          return bad(job.name, fmt::format("inputs in groups of {}", options.scheme.group),
+        if (job.in % options.scheme.in_group != 0) {
+          return bad(job.name, fmt::format("inputs in groups of {}", options.scheme.in_group),
                      fmt::format("{} inputs", job.in));
         }
         jobs.push_back(std::move(job));
@@ -181,10 +181,10 @@ Encoded file_parts(const Job& job, const AqlmScheme& scheme,
   parts.tensors = {
       {job.name + ".codes",
        {parts.codes.data(), code_type,
-        shape.tensor({job.out, job.in / scheme.group, scheme.n_codebook})}},
+        shape.tensor({job.out, job.in / scheme.in_group, scheme.codebooks})}},
       {job.name + ".codebooks",
        {parts.codebooks.data(), DType::f16,
-        shape.tensor({scheme.n_codebook, scheme.n_codeword(), 1, scheme.group})}},
+        shape.tensor({scheme.codebooks, scheme.codewords(), 1, scheme.in_group})}},
       {job.name + ".scales", {parts.scales.data(), DType::f16, shape.tensor({job.out, 1, 1, 1})}}};
   return parts;
 }
@@ -216,7 +216,7 @@ std::string with_quantization(const Checkpoint& checkpoint, const std::vector<Jo
       "\n  \"quantization_config\": {{\n    \"quant_method\": \"aqlm\",\n    "
       "\"nbits_per_codebook\": {},\n    \"num_codebooks\": {},\n    \"in_group_size\": {},\n    "
       "\"out_group_size\": 1,\n    \"linear_weights_not_to_quantize\": [{}]\n  }},",
-      scheme.bits, scheme.n_codebook, scheme.group, list);
+      scheme.bits, scheme.codebooks, scheme.in_group, list);
   std::string config = checkpoint.config;
   config.insert(config.find('{') + 1, added);
   return config;

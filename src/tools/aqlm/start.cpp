@@ -95,9 +95,9 @@ std::vector<float> kmeans(const Points& points, Index n_codeword, Index rounds,
 }  // namespace
 
 void start(Fit& fit, Index kmeans_rounds, std::uint64_t seed) {
-  const Index M = fit.scheme.n_codebook;
-  const Index K = fit.scheme.n_codeword();
-  const Index g = fit.scheme.group;
+  const Index M = fit.scheme.codebooks;
+  const Index K = fit.scheme.codewords();
+  const Index g = fit.scheme.in_group;
   const Index n = fit.out() * fit.groups();
   fit.scales = scales_of(fit.W);
   fit.codes.assign(static_cast<std::size_t>(n * M), 0);
