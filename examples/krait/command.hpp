@@ -78,6 +78,7 @@ void add_perplexity(CommandLine& line);
 void add_inspect(CommandLine& line);
 void add_evaluate(CommandLine& line);
 void add_quantize(CommandLine& line);
+void add_aqlm(CommandLine& line);
 void add_bench(CommandLine& line);
 
 }  // namespace krait::cli

@@ -128,6 +128,20 @@ json to_json(const KlDivergence& kl, const std::string& file, const std::string&
           {"kl", kl.mean}, {"kl_largest", kl.largest}, {"same_top", kl.same_top}};
 }
 
+json to_json(const AqlmReport& report, const std::string& scheme, double seconds) {
+  json matrices = json::array();
+  for (const AqlmMatrixReport& matrix : report.matrices) {
+    matrices.push_back(
+        {{"name", matrix.name}, {"out", matrix.out}, {"in", matrix.in}, {"error", matrix.error}});
+  }
+  return {{"scheme", scheme},
+          {"bits_per_weight", report.bits_per_weight},
+          {"bytes_before", report.bytes_before},
+          {"bytes_after", report.bytes_after},
+          {"matrices", std::move(matrices)},
+          {"seconds", seconds}};
+}
+
 json to_json(const QuantizeSummary& summary, const std::string& source,
              const std::string& destination, const std::string& form) {
   return {{"source", source},

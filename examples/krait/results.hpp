@@ -43,6 +43,9 @@ nlohmann::json to_json(const ScoredText& text);
 nlohmann::json to_json(const KlDivergence& kl, const std::string& file,
                        const std::string& reference);
 
+/// `aqlm`.
+nlohmann::json to_json(const AqlmReport& report, const std::string& scheme, double seconds);
+
 /// `quantize`.
 nlohmann::json to_json(const QuantizeSummary& summary, const std::string& source,
                        const std::string& destination, const std::string& form);

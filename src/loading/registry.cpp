@@ -8,6 +8,7 @@
 #include "io/json.hpp"
 #include "krait/io/printable.hpp"
 #include "krait/loading/bundled_model.hpp"
+#include "krait/weights/aqlm.hpp"
 #include "loading/families/families.hpp"
 
 namespace krait {
@@ -33,6 +34,25 @@ std::vector<std::string_view> known_families() {
 
 namespace {
 
+// What transformers notes of a checkpoint's quantisation; very early ones call it "aqlm".
+Result<void> check_quantization(const ConfigReader& config, const WeightStore& weights) {
+  for (const char* key : {"quantization_config", "aqlm"}) {
+    if (!config.has(key)) continue;
+    KRAIT_ASSIGN_OR_RETURN(const ConfigReader reader, config.object(key));
+    KRAIT_ASSIGN_OR_RETURN(const std::string method, reader.text("quant_method", "aqlm"));
+    if (method != "aqlm") {
+      return reader.fail("quant_method", "aqlm", method, ErrorCode::unsupported);
+    }
+    AqlmConfig aqlm;
+    KRAIT_ASSIGN_OR_RETURN(aqlm.num_codebooks, reader.number("num_codebooks", 1, 1));
+    KRAIT_ASSIGN_OR_RETURN(aqlm.nbits_per_codebook, reader.number("nbits_per_codebook", 1, 16));
+    KRAIT_ASSIGN_OR_RETURN(aqlm.in_group_size, reader.number("in_group_size", 1, 8));
+    KRAIT_ASSIGN_OR_RETURN(aqlm.out_group_size, reader.number("out_group_size", 1, 1));
+    return check_aqlm_config(weights, aqlm);
+  }
+  return {};
+}
+
 Result<ModelConfig> read_any_config(const Checkpoint& checkpoint) {
   const std::string name = checkpoint.path + "/" + checkpoint.config_file;
   KRAIT_ASSIGN_OR_RETURN(const Metadata json, parse_json(checkpoint.config, name));
@@ -45,6 +65,7 @@ Result<ModelConfig> read_any_config(const Checkpoint& checkpoint) {
   for (const Family* family : families) {
     if (!family->recognises(reader)) continue;
     ModelConfig config;
+    KRAIT_RETURN_IF_ERROR(check_quantization(reader, checkpoint.weights));
     KRAIT_RETURN_IF_ERROR(family->read(reader, tensors, config));
     for (std::string& key : reader.unknown()) config.ignored.push_back(std::move(key));
     tensors.apply(config);

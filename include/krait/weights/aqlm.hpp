@@ -20,11 +20,11 @@ struct AqlmConfig {
   Index nbits_per_codebook = 16;
 };
 
-/// Whether every quantised matrix of the checkpoint, that is every tensor named `….codebooks`
-/// [codebooks, 2^bits, out group, in group], is of the sizes that its configuration gives. The
-/// forms themselves go by the tensors, so a checkpoint may mix schemes if this is not called.
+/// Whether the checkpoint has a quantised matrix, that is a tensor named `….codebooks` [codebooks,
+/// 2^bits, out group, in group], of the sizes that its configuration gives. Others may have other
+/// sizes: a checkpoint may mix schemes, of which the configuration can name one.
 ///
-/// Errors   bad_format: no such matrix, or one of other sizes.
+/// Errors   bad_format: no such matrix, or none of these sizes.
 KRAIT_API Result<void> check_aqlm_config(const WeightStore& weights, const AqlmConfig& config);
 
 }  // namespace v0_1

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 
@@ -337,23 +338,24 @@ class AqlmForm final : public WeightForm {
 }  // namespace
 
 Result<void> check_aqlm_config(const WeightStore& weights, const AqlmConfig& config) {
-  bool has_any = false;
+  std::optional<Error> first_other;
   for (const auto& [name, entry] : weights.entries()) {
     if (!std::string_view(name).ends_with(".codebooks")) continue;
-    has_any = true;
-    const auto scheme = scheme_of(entry.tensor.shape, 0);
+    const Shape& shape = entry.tensor.shape;
+    const auto scheme = scheme_of(shape, std::max(0, shape.rank() - 4));
     if (scheme && scheme->codebooks == config.num_codebooks &&
         scheme->bits == config.nbits_per_codebook && scheme->out_group == config.out_group_size &&
         scheme->in_group == config.in_group_size) {
-      continue;
+      return {};
     }
-    return Error{ErrorCode::bad_format,
-                 fmt::format("[build] {}: expected [{},2^{},{},{}] as quantization_config says, "
-                             "found {}",
-                             name, config.num_codebooks, config.nbits_per_codebook,
-                             config.out_group_size, config.in_group_size, describe(entry.tensor))};
+    if (first_other) continue;
+    first_other = {
+        ErrorCode::bad_format,
+        fmt::format("[build] {}: expected [{},2^{},{},{}] as quantization_config says, found {}",
+                    name, config.num_codebooks, config.nbits_per_codebook, config.out_group_size,
+                    config.in_group_size, describe(entry.tensor))};
   }
-  if (has_any) return {};
+  if (first_other) return *first_other;
   return Error{ErrorCode::bad_format,
                "[build] quantization_config: expected matrices of the method aqlm, found none"};
 }

@@ -1,0 +1,90 @@
+#include "krait/tools/aqlm.hpp"
+
+#include <fmt/format.h>
+
+#include "command.hpp"
+#include "results.hpp"
+
+namespace krait::cli {
+namespace {
+
+struct Options {
+  std::optional<std::string> source;
+  std::optional<std::string> destination;
+  std::string scheme = "4x4g8";
+  std::string calibration;
+  std::string preset = "default";
+  std::vector<std::string> keep;
+  std::optional<std::uint64_t> seed;
+  int threads = 0;
+  bool json = false;
+};
+
+Result<void> run(const Options& options) {
+  if (!options.source || options.source->empty()) {
+    throw WrongUsage("source", "a checkpoint", options.source ? "an empty name" : "none");
+  }
+  if (!options.destination || options.destination->empty()) {
+    throw WrongUsage("destination", "the name of a new folder",
+                     options.destination ? "an empty one" : "none");
+  }
+  AqlmOptions aqlm;
+  if (const auto scheme = parse_aqlm_scheme(options.scheme)) {
+    aqlm.scheme = *scheme;
+  } else {
+    throw WrongUsage(
+        "--scheme",
+        "MxBgG, with M codebooks (1 to 16) of B bits (1 to 16) for groups of G weights "
+        "(1 to 64)",
+        "'" + options.scheme + "'");
+  }
+  aqlm.preset = options.preset;
+  aqlm.keep = options.keep;
+  aqlm.seed = options.seed.value_or(0);
+  if (!options.calibration.empty()) {
+    KRAIT_ASSIGN_OR_RETURN(
+        aqlm.calibration,
+        read_text({.argument = {}, .file = options.calibration}, "--calibration"));
+  }
+  const std::unique_ptr<ThreadPool> threads = make_threads(options.threads);
+  const double begin = now();
+  ProgressLine progress("aqlm", "weights times rounds");
+  KRAIT_ASSIGN_OR_RETURN(
+      const AqlmReport report,
+      quantize_aqlm(*options.source, *options.destination, aqlm, *threads, progress));
+  const double seconds = now() - begin;
+  if (options.json) return print_json(to_json(report, to_string(aqlm.scheme), seconds));
+  std::string text;
+  for (const AqlmMatrixReport& matrix : report.matrices) {
+    text += fmt::format("{:<44} {:>6} x {:<6} error {:.4f}\n", shown(matrix.name), matrix.out,
+                        matrix.in, matrix.error);
+  }
+  text += fmt::format("{}: {} matrices in {}, {:.3f} bits per weight, {} bytes of {}, {:.0f} s\n",
+                      shown(*options.destination), report.matrices.size(), to_string(aqlm.scheme),
+                      report.bits_per_weight, report.bytes_after, report.bytes_before, seconds);
+  return print_all(text);
+}
+
+void declare(Command& command, Options& options) {
+  command.positional("source", options.source,
+                     "Checkpoint directory, weight file, or the name of a bundled model");
+  command.positional("destination", options.destination, "Folder to make");
+  command.text("--scheme", options.scheme, "MxBgG: M codebooks of B bits for groups of G weights");
+  command.file("--calibration", options.calibration,
+               "Text whose activations tell which errors matter; - is standard input");
+  command.choice("--preset", options.preset, {"fast", "default", "best"}, "How long to search");
+  command.texts("--keep", options.keep,
+                "Leaves matrices as they are: a pattern such as *.layers.0.*");
+  command.seed("--seed", options.seed, "Of the search's random numbers");
+  add_threads(command, options.threads);
+  command.flag("--json", options.json, "One JSON object: bits per weight, errors, seconds");
+}
+
+}  // namespace
+
+void add_aqlm(CommandLine& line) {
+  line.add("aqlm", "Writes a checkpoint with about 2 bits per weight (additive quantisation)",
+           "krait aqlm mamba-130m-hf mamba-130m-aqlm --calibration book.txt", declare, run);
+}
+
+}  // namespace krait::cli
