@@ -1,27 +1,30 @@
 // Additively quantised matrices beside dense ones, in turns, so that whatever else the machine does
 // slows both. All of them lie at changing places of a file that is larger than the caches.
 //
-// What limits one token of a matrix of n weights, codes of 2 bits per weight (n / 4 bytes):
+// What limits one token times a matrix of n weights with codes of 2 bits per weight (n / 4 bytes),
+// on a core of 3.7 GHz with registers of 64 bytes, of which additions go two at a time and
+// shuffles, multiplications and permutations one (Zen 4):
 //
 // - dense f32: 4 n bytes from memory.
 // - 4 bits, by tables: n / 4 bytes from memory. A block of 16 codes × 64 rows (32 inputs at 4x4 g8)
 // is
-//   512 bytes: with registers of 64 bytes 8 loads, 12 operations to part the codes, 16 shuffles, 48
-//   for the sums and 18 to scale them, about 94 in 47 cycles where two go at a time: 11 bytes a
-//   cycle, which is beyond memory. The tables cost 64 · in multiply-adds, as much as 64 rows of a
-//   dense matrix.
-// - 2x8 g8: two codewords of 32 bytes from the L1 cache for 8 weights, each found by a shift and a
-//   mask, an addition, and the product with the scale; with the multiply-add 7 to 8 operations for
-//   8 weights. At 6 a cycle, 6 weights a cycle: at 3.7 GHz 22 weights/ns or 5.5 GB/s of codes, a
-//   quarter of what memory gives. Against dense f32 at 20 GB/s (5 weights/ns) no more than 4.4
-//   times on one core.
+//   512 bytes: 8 loads, 24 operations to part the codes, 16 shuffles, 48 for the sums and 18 to
+//   scale them, about 106 in 53 cycles: 10 bytes a cycle, 36 GB/s a core. Measured from the L2
+//   cache: 30. The tables are another 64 multiply-adds for each input, what 64 dense rows cost;
+//   measured 3 ns an input.
+// - 2x8 g8: for each group of 8 weights two codewords of 32 bytes from the L1 cache, each found by
+// a
+//   rotation and a mask, an addition, half an instruction each to put two groups together, to scale
+//   and to multiply: 7.8 instructions, 1.3 cycles at 6 a cycle, 23 weights/ns. Measured 15 to 18.
+//   Dense f32 at 20 GB/s a core is 5 weights/ns: no more than 4.5 times that, less where memory is
+//   faster.
 // - 1x16 g8: a codeword of 16 bytes from a codebook of 1 MiB, the size of the L2 cache: each one is
-//   a line from there or from the L3 cache, 64 bytes for 8 weights. At 32 bytes a cycle, 4 weights
-//   a cycle.
+// a
+//   line of 64 bytes from there or from the L3 cache for 8 weights. At 32 bytes a cycle, 15
+//   weights/ns; measured 16 to 22, since hot codewords stay in the L1 cache.
 // - 64 tokens: 16 multiply-adds a cycle bound dense matrices and those that are decoded to f32
-// (what
-//   decoding takes is that of some 4 tokens more); tables need 5 operations on 64 bytes for 128
-//   products, whatever the weights' own limit.
+// (which
+//   takes as long as some 4 tokens more); tables take 5 operations of 64 bytes for 128 products.
 
 #include "krait/kernels/aqlm.hpp"
 
