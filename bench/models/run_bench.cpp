@@ -10,7 +10,7 @@
 #include "krait/core/thread_pool.hpp"
 #include "krait/models/builder.hpp"
 #include "krait/models/random_weights.hpp"
-#include "krait/models/registry.hpp"
+#include "krait/loading/registry.hpp"
 #include "krait/models/session.hpp"
 
 namespace krait::bench {
