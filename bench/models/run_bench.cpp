@@ -8,9 +8,9 @@
 
 #include "bench/support.hpp"
 #include "krait/core/thread_pool.hpp"
+#include "krait/loading/registry.hpp"
 #include "krait/models/builder.hpp"
 #include "krait/models/random_weights.hpp"
-#include "krait/loading/registry.hpp"
 #include "krait/models/session.hpp"
 
 namespace krait::bench {
