@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 #include <utility>
+
+#include <fmt/format.h>
 
 #include "models/check_weights.hpp"
 
@@ -112,6 +115,25 @@ Result<Model::Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder,
   return parts;
 }
 
+namespace {
+
+// Some forms leave alone what they cannot hold. A form that holds nothing was not meant.
+Result<void> check_wanted_form(const WeightBinder& binder) {
+  const std::string& form = binder.options().form;
+  if (form == "file" || binder.store() == nullptr) return {};
+  std::string others;
+  for (const TensorUse& use : binder.uses()) {
+    if (use.role != TensorRole::matrix) continue;
+    if (use.form == form) return {};
+    others = use.form;
+  }
+  return Error{ErrorCode::unsupported,
+               fmt::format("[build] form: expected a matrix that {} can hold, found {} only", form,
+                           others.empty() ? "none" : others)};
+}
+
+}  // namespace
+
 Result<Model::Parts> bind_to(const ModelSpec& spec, WeightBinder& binder, const std::string& prefix,
                              bool look_first, Bookings& bookings, ModelTree& tree) {
   const WeightStore* weights = binder.store();
@@ -122,6 +144,7 @@ Result<Model::Parts> bind_to(const ModelSpec& spec, WeightBinder& binder, const 
   if (!parts && weights != nullptr && !look_first) {
     KRAIT_RETURN_IF_ERROR(check_names(spec, *weights, prefix));
   }
+  if (parts) KRAIT_RETURN_IF_ERROR(check_wanted_form(binder));
   return parts;
 }
 

@@ -76,6 +76,8 @@ Result<WeightForm::Matrices> RowForm::bind(const WeightScope& weights, Bookings&
 Result<WeightForm::Matrices> RowForm::make(const WeightScope& weights, Bookings& bookings,
                                            const MatrixShape& shape) const {
   if (const WeightForm* stored = stored_form(weights); stored != nullptr && !stored->is_dense()) {
+    // What was fitted to the model's activations is not rounded once more.
+    if (stored->row_form() == nullptr) return stored->bind(weights, bookings, shape);
     return Error{ErrorCode::unsupported,
                  fmt::format("[build] {}: expected floats to make {} of, found {}",
                              weights.name("weight"), name(), stored->name())};

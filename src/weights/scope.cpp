@@ -39,7 +39,7 @@ Result<TensorView> WeightScope::matrix(std::string_view name, const Shape& shape
   return binder_->hold(this->name(name), path(name), shape, dtype, TensorRole::matrix, active_);
 }
 
-const WeightOptions& WeightScope::options() const noexcept { return binder_->options_.weights; }
+const WeightOptions& WeightScope::options() const noexcept { return binder_->options(); }
 
 const TensorView* WeightScope::stored(std::string_view name) const {
   const WeightStore* store = binder_->store();

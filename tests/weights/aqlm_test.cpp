@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include <limits>
 #include <list>
 
@@ -366,12 +368,21 @@ TEST_F(AqlmParts, AreToldByTheirNames) {
   EXPECT_EQ(message().find("[build] p.weight: expected a matrix in one of the forms"), 0U);
 }
 
-TEST_F(AqlmParts, AreNotMadeOfFloats) {
+TEST_F(AqlmParts, AreNeitherMadeOfFloatsNorRoundedOnceMore) {
   WeightStore dense;
   dense.add("p.weight", {numbers_.data(), DType::f32, {out, in}}, nullptr);
-  EXPECT_EQ(Bound(&dense, "p", "aqlm", out, in).error.message,
-            "[build] p.weight: expected codes, codebooks and scales to hold in aqlm, found f32");
-  EXPECT_EQ(message("q8"), "[build] p.weight: expected floats to make q8 of, found aqlm");
+  const auto forms_of = [&](const WeightStore& store, const std::string& form) {
+    WeightBinder binder(&store, {.weights = {.form = form}});
+    Bookings bookings(in);
+    const auto bound = Linear::bind(WeightScope(binder, "").scope("p"), bookings, out, in, false);
+    if (!bound) return bound.error().message;
+    return std::ranges::find(binder.uses(), TensorRole::matrix, &TensorUse::role)->form;
+  };
+  EXPECT_EQ(forms_of(dense, "aqlm"), "f32");
+  EXPECT_EQ(forms_of(dense, "aqlm-exact"), "f32");
+  EXPECT_EQ(forms_of(store_, "q8"), "aqlm");
+  EXPECT_EQ(forms_of(store_, "aqlm-exact"), "aqlm-exact");
+  EXPECT_EQ(forms_of(store_, "f32"), "f32");
 }
 
 TEST_F(AqlmParts, AreComparedWithTheConfiguration) {
@@ -475,6 +486,30 @@ TEST(AqlmInAModel, GivesTheSameLogitsForAnyChunksThreadsAndInstructionSets) {
     const std::vector<float> of_dense = logits(dense, serial, 20);
     EXPECT_TRUE(same_bits<float>(of_dense, logits(exact, three, 7)));
     EXPECT_EQ(same_bits<float>(of_dense, expected), !has_tables);
+    EXPECT_EQ(build_model(spec, made.store, "backbone", {.form = "q8"}).error().message,
+              "[build] form: expected a matrix that q8 can hold, found aqlm only");
+  }
+  EXPECT_EQ(build_model(spec, floats, "backbone", {.form = "aqlm"}).error().message,
+            "[build] form: expected a matrix that aqlm can hold, found f32 only");
+}
+
+TEST(AqlmInAModel, MixesWithOtherForms) {
+  const ModelSpec spec = test::tiny_spec();
+  const WeightStore floats = random_weights(spec, 11, "backbone").value();
+  ModelPlan plan = plan_model(spec, &floats, "backbone", {}).value();
+  std::erase_if(plan.tensors, [](const TensorUse& use) {
+    return use.name.find(".in_proj.") == std::string::npos;
+  });
+  const QuantisedCheckpoint made(floats, plan, true);
+  for (const std::string form : {"q8", "q4", "bf16", "aqlm-exact"}) {
+    const Model model = build_model(spec, made.store, "backbone", {.form = form}).value();
+    for (const TensorUse& use : model.plan().tensors) {
+      if (use.role != TensorRole::matrix) continue;
+      const bool is_coded = use.name.find(".in_proj.") != std::string::npos;
+      const std::string coded = form == "bf16" || form == "aqlm-exact" ? form : "aqlm";
+      const std::string other = form == "aqlm-exact" ? "f32" : form;
+      EXPECT_EQ(use.form, is_coded ? coded : other) << use.name;
+    }
   }
 }
 

@@ -69,6 +69,7 @@ class KRAIT_API WeightBinder {
       : store_(store), options_(std::move(options)) {}
 
   const WeightStore* store() const noexcept { return store_; }
+  const WeightOptions& options() const noexcept { return options_.weights; }
   bool materialize() const noexcept { return store_ != nullptr && options_.materialize; }
 
   /// Everything bound so far, in order.

@@ -61,8 +61,8 @@ class KRAIT_API WeightForm {
   virtual Result<Matrices> bind(const WeightScope& weights, Bookings& bookings,
                                 const MatrixShape& shape) const = 0;
 
-  /// The same for matrices that are stored in another form, which it converts. Without a checkpoint
-  /// there is no other form.
+  /// The same for matrices that are stored in another form, which it converts, or, if it cannot be
+  /// made of others (AQLM), leaves in theirs. Without a checkpoint there is no other form.
   virtual Result<Matrices> make(const WeightScope& weights, Bookings& bookings,
                                 const MatrixShape& shape) const = 0;
 

@@ -220,11 +220,12 @@ class AqlmForm final : public WeightForm {
                         const MatrixShape& shape) const override {
     const WeightForm* stored = stored_form(weights);
     if (stored == &aqlm_form()) return bind(weights, bookings, shape);
-    return Error{
-        ErrorCode::unsupported,
-        fmt::format("[build] {}: expected codes, codebooks and scales to hold in {}, found "
-                    "{}",
-                    weights.name("weight"), name_, stored == nullptr ? "none" : stored->name())};
+    // Codes are fitted, not made at load: what has none stays as it is.
+    if (stored != nullptr) return stored->bind(weights, bookings, shape);
+    return Error{ErrorCode::unsupported,
+                 fmt::format("[build] {}: expected codes, codebooks and scales to hold in {}, found "
+                             "none",
+                             weights.name("weight"), name_)};
   }
 
  private:
