@@ -1,0 +1,77 @@
+// krait aqlm, run as a user runs it.
+
+#include <algorithm>
+#include <filesystem>
+
+#include "tests/cli/cli.hpp"
+
+namespace krait {
+namespace {
+
+namespace fs = std::filesystem;
+
+class CliAqlm : public Cli {
+ protected:
+  CliAqlm() {
+    test::write_file(path("calibration.txt"),
+                     test::read_file(test::data_dir() / "data/heldout_64k.txt").substr(0, 3000));
+  }
+
+  std::string command(const char* to) const {
+    return "aqlm krait-bytes-draft " + path(to) + " --scheme 4x4g8 --preset fast --threads 2 " +
+           "--calibration " + path("calibration.txt");
+  }
+};
+
+TEST_F(CliAqlm, WritesACheckpointThatRuns) {
+  const json report = krait_json(command("new"));
+  EXPECT_EQ(report["scheme"], "4x4g8");
+  EXPECT_EQ(report["matrices"].size(), 4U);
+  EXPECT_EQ(report["matrices"][0]["name"], "backbone.layers.0.mixer.in_proj");
+  EXPECT_GT(report["matrices"][0]["error"].get<double>(), 0.0);
+  EXPECT_GT(report["bits_per_weight"].get<double>(), 2.0);
+  EXPECT_LT(report["bits_per_weight"].get<double>(), 3.5);
+  EXPECT_GE(report["seconds"].get<double>(), 0.0);
+  EXPECT_FALSE(fs::exists(path("new.partial")));
+  for (const std::string form : {"file", "aqlm-exact", "f32", "bf16", "q8", "q4"}) {
+    const Outcome text =
+        krait("generate -m " + path("new") + " --greedy -n 8 --dtype " + form + " \"The \"");
+    EXPECT_EQ(text.code, 0) << form << text.err;
+    EXPECT_FALSE(text.out.empty()) << form;
+  }
+  const json inspected = krait_json("inspect " + path("new") + " --tensors");
+  EXPECT_NE(inspected.dump().find("\"aqlm\""), std::string::npos);
+  // One is enough.
+  expect_error("aqlm " + path("new") + " " + path("twice"), 1, "expected a matrix of floats");
+  expect_error(command("new"), 1, "new");
+}
+
+TEST_F(CliAqlm, GoesOnAfterASignalAndGivesTheSameBytes) {
+  EXPECT_EQ(krait(command("whole")).code, 0);
+  for (const std::string signal : {"INT", "KILL"}) {
+    const Outcome outcome = shell(KRAIT_PROGRAM " " + command("parts") +
+                                  " & pid=$!; while kill -0 $pid && ! ls " + path("parts.partial") +
+                                  "/*.safetensors >/dev/null 2>&1; do sleep 0.005; done; kill -" +
+                                  signal + " $pid 2>/dev/null; wait $pid");
+    if (outcome.code == 0) continue;  // it was done before the signal came
+    EXPECT_EQ(outcome.code, signal == "INT" ? 130 : 137) << outcome.err;
+    EXPECT_FALSE(fs::exists(path("parts")));
+  }
+  if (!fs::exists(path("parts"))) {
+    EXPECT_EQ(krait(command("parts")).code, 0);
+  }
+  EXPECT_EQ(test::read_file(path("parts/model.safetensors")),
+            test::read_file(path("whole/model.safetensors")));
+  EXPECT_FALSE(fs::exists(path("parts.partial")));
+}
+
+TEST_F(CliAqlm, AFullDiskIsOneLineAndLosesNothing) {
+  const Outcome outcome = shell("ulimit -f 4; " KRAIT_PROGRAM " " + command("full"));
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+  EXPECT_FALSE(fs::exists(path("full")));
+  EXPECT_EQ(krait(command("full")).code, 0);
+}
+
+}  // namespace
+}  // namespace krait
