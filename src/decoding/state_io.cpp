@@ -74,6 +74,30 @@ class Reader {
   const std::string& path_;
 };
 
+// The fixed block of a state, and its cache of so many rows.
+Result<void> read_values(const Reader& reader, const Model& model, Index position, State& state) {
+  for (const StateTensor& tensor : model.parts().state_layout->tensors) {
+    KRAIT_ASSIGN_OR_RETURN(const TensorView view,
+                           reader.tensor(tensor.path, DType::f32, tensor.shape));
+    if (view.size() > 0) {
+      std::memcpy(state.tensor(tensor.path).data(), view.data,
+                  static_cast<std::size_t>(view.bytes()));
+    }
+  }
+  for (const CacheTensor& tensor : model.parts().state_layout->cache) {
+    const Shape shape{position, tensor.slot.floats};
+    KRAIT_ASSIGN_OR_RETURN(const TensorView view, reader.tensor(tensor.path, DType::f32, shape));
+    KRAIT_RETURN_IF_ERROR(state.reserve(position));
+    const auto* values = static_cast<const float*>(view.data);
+    for (Index t = 0; t < position; ++t) {
+      std::memcpy(cache_row(state.cache().pages().data(), tensor.slot, t),
+                  values + t * tensor.slot.floats,
+                  static_cast<std::size_t>(tensor.slot.floats) * sizeof(float));
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<void> save_state(const Sequence& sequence, const std::string& path) {
@@ -158,25 +182,7 @@ Result<Sequence> load_state(const Model& model, std::shared_ptr<const FileBytes>
   KRAIT_ASSIGN_OR_RETURN(const Index unshown, reader.number("unshown", State::largest_position));
 
   Sequence sequence(model);
-  for (const StateTensor& tensor : model.parts().state_layout->tensors) {
-    KRAIT_ASSIGN_OR_RETURN(const TensorView view,
-                           reader.tensor(tensor.path, DType::f32, tensor.shape));
-    if (view.size() > 0) {
-      std::memcpy(sequence.state.tensor(tensor.path).data(), view.data,
-                  static_cast<std::size_t>(view.bytes()));
-    }
-  }
-  for (const CacheTensor& tensor : model.parts().state_layout->cache) {
-    const Shape shape{position, tensor.slot.floats};
-    KRAIT_ASSIGN_OR_RETURN(const TensorView view, reader.tensor(tensor.path, DType::f32, shape));
-    KRAIT_RETURN_IF_ERROR(sequence.state.reserve(position));
-    const auto* values = static_cast<const float*>(view.data);
-    for (Index t = 0; t < position; ++t) {
-      std::memcpy(cache_row(sequence.state.cache().pages().data(), tensor.slot, t),
-                  values + t * tensor.slot.floats,
-                  static_cast<std::size_t>(tensor.slot.floats) * sizeof(float));
-    }
-  }
+  KRAIT_RETURN_IF_ERROR(read_values(reader, model, position, sequence.state));
   sequence.state.cache().set_rows(position);
   sequence.state.set_position(position);
 

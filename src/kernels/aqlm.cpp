@@ -342,7 +342,8 @@ HWY_INLINE bool has_even_groups(const AqlmScheme& scheme) {
 }
 
 // One row of any scheme that has even groups for T tokens: weights [begin, end), multiples of 16
-// and of groups.
+// and of groups. One function, since the lanes of all tokens stay in registers from loading to
+// storing.
 template <class Code, class Number, int T>
 HWY_INLINE void continue_row(const MatmulAqlmArgs& args, Index r, Index token, Index begin,
                              Index end, Lanes* lanes) {

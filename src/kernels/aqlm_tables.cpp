@@ -164,7 +164,7 @@ struct Sums {
 };
 
 // S blocks of rows, `apart` blocks from each other, times T tokens, part `part` and the P - 1 after
-// it of each line.
+// it of each line. One function, since all sums stay in registers to the end of a line.
 template <int S, int T, int P>
 HWY_INLINE void tile(const MatmulAqlmTablesArgs& args, Index row_block, Index apart, Index part,
                      Index token) {
