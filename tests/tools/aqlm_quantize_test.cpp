@@ -149,6 +149,19 @@ TEST_F(AqlmQuantize, GoesOnAfterAnInterruptionWithTheSameBytes) {
   EXPECT_FALSE(fs::exists(in("parts.partial")));
 }
 
+TEST_F(AqlmQuantize, GoesOnWhereACallGotNoFurtherThanItsFolder) {
+  const AqlmOptions options{.scheme = {4, 4, 8}};
+  fs::create_directory(in("new.partial"));
+  test::write_file(in("new.partial/key.123-0.tmp"), "krait a");
+  EXPECT_TRUE(run("krait-bytes-draft", "new", options));
+  EXPECT_FALSE(fs::exists(in("new.partial")));
+  // A folder of somebody else's is left alone.
+  fs::create_directory(in("other.partial"));
+  test::write_file(in("other.partial/notes"), "mine");
+  EXPECT_FALSE(run("krait-bytes-draft", "other", options));
+  EXPECT_EQ(test::read_file(in("other.partial/notes")), "mine");
+}
+
 TEST_F(AqlmQuantize, WhatCannotBeDoneLeavesNothing) {
   const auto message = [&](const AqlmOptions& options, const std::string& to = "bad") {
     const auto result = run("krait-bytes-draft", to, options);
