@@ -1,6 +1,8 @@
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <functional>
 
 #include "krait/core/thread_pool.hpp"
 #include "krait/io/safetensors.hpp"
@@ -160,6 +162,46 @@ TEST_F(AqlmQuantize, GoesOnWhereACallGotNoFurtherThanItsFolder) {
   test::write_file(in("other.partial/notes"), "mine");
   EXPECT_FALSE(run("krait-bytes-draft", "other", options));
   EXPECT_EQ(test::read_file(in("other.partial/notes")), "mine");
+}
+
+// The same model, altered.
+std::string altered(const std::string& source, const std::string& to,
+                    const std::function<void(std::string& config)>& edit,
+                    const std::string& zeros = "") {
+  const Checkpoint checkpoint = open_checkpoint(source).value();
+  fs::create_directory(to);
+  std::string config = checkpoint.config;
+  edit(config);
+  test::write_file(to + "/config.json", config);
+  std::vector<NamedTensor> tensors;
+  std::vector<std::byte> zero;
+  for (const auto& [name, entry] : checkpoint.weights.entries()) {
+    tensors.push_back({name, entry.tensor});
+    if (name != zeros) continue;
+    zero.resize(static_cast<std::size_t>(entry.tensor.bytes()));
+    tensors.back().tensor.data = zero.data();
+  }
+  EXPECT_TRUE(write_safetensors(to + "/model.safetensors", tensors));
+  return to;
+}
+
+TEST_F(AqlmQuantize, ReplacesANoteThatNothingIsQuantised) {
+  constexpr std::string_view key = "\"quantization_config\"";
+  ThreadPool pool(2);
+  for (const bool is_last : {false, true}) {
+    const std::string name = is_last ? "last" : "first";
+    const std::string model =
+        altered(source("krait-bytes-draft"), in(name), [&](std::string& config) {
+          if (is_last) {
+            config.insert(config.rfind('}'), fmt::format(",\n {} :\n null\n", key));
+          } else {
+            config.insert(config.find('{') + 1, fmt::format("{}: null ,", key));
+          }
+        });
+    ASSERT_TRUE(quantize_aqlm(model, in("new_" + name), {.preset = "fast"}, pool));
+    const auto made = load_model(in("new_" + name));
+    EXPECT_TRUE(made) << made.error().message;
+  }
 }
 
 TEST_F(AqlmQuantize, WhatCannotBeDoneLeavesNothing) {
