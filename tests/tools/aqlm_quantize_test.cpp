@@ -204,6 +204,21 @@ TEST_F(AqlmQuantize, ReplacesANoteThatNothingIsQuantised) {
   }
 }
 
+TEST_F(AqlmQuantize, MomentsOfZerosLeaveNothing) {
+  const std::string model = altered(
+      source("krait-bytes-draft"), in("dead"), [](std::string&) {},
+      "backbone.layers.0.mixer.in_proj.weight");
+  ThreadPool pool(2);
+  const auto made =
+      quantize_aqlm(model, in("new"), {.preset = "fast", .calibration = text()}, pool);
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().message,
+            "[aqlm] second moments: expected one above 0, found zeros "
+            "(backbone.layers.0.mixer.out_proj)");
+  EXPECT_FALSE(fs::exists(in("new")));
+  EXPECT_FALSE(fs::exists(in("new.partial")));
+}
+
 TEST_F(AqlmQuantize, WhatCannotBeDoneLeavesNothing) {
   const auto message = [&](const AqlmOptions& options, const std::string& to = "bad") {
     const auto result = run("krait-bytes-draft", to, options);

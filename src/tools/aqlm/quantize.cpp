@@ -513,8 +513,9 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   for (std::size_t i = 0; i < plan.config.spec.layers.size(); ++i) {
     const Result<void> done = quantizer.layer(i, model, finished);
     if (done) continue;
-    // Weights that cannot be encoded will not be better next time.
-    if (done.error().code == ErrorCode::not_finite) finished.remove();
+    // Weights and moments that cannot be used will not be better next time.
+    const ErrorCode code = done.error().code;
+    if (code == ErrorCode::not_finite || code == ErrorCode::bad_argument) finished.remove();
     return done.error();
   }
   AqlmReport report = quantizer.take_report();
