@@ -80,7 +80,6 @@ Result<PartialWork> PartialWork::open(const std::string& destination, const std:
   work.folder_ = destination;
   while (work.folder_.size() > 1 && work.folder_.back() == '/') work.folder_.pop_back();
   work.folder_ += ".partial";
-  work.key_ = key;
   const std::string path = work.folder_ + "/" + key_file;
   std::error_code error;
   if (fs::exists(work.folder_, error) && !is_only_begun(work.folder_)) {
