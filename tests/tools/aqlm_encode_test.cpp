@@ -220,6 +220,24 @@ TEST(AqlmEncode, RowsOfZerosAndTinyWeightsAreKept) {
   EXPECT_EQ(encode(problem, "2x8g8").error, 0.0);
 }
 
+// Codebooks and scales are stored in f16.
+TEST(AqlmEncode, LargeAndTinyWeightsAndRowsNextToNothingAreKept) {
+  const Problem plain(16, 32, 9);
+  const double usual = error_of(plain, encode(plain, "2x4g8"), {});
+  for (const float size : {1e-7F, 1e-5F, 1e5F, 1e7F}) {
+    Problem problem = plain;
+    for (float& w : problem.weights) w *= size;
+    const AqlmMatrix matrix = encode(problem, "2x4g8");
+    EXPECT_LT(error_of(problem, matrix, {}), usual + 0.02) << size;
+  }
+  for (const float size : {1e-6F, 1e-12F, 1e-30F}) {
+    Problem problem = plain;
+    for (Index i = 0; i < 12 * 32; ++i) problem.weights[static_cast<std::size_t>(i)] *= size;
+    const AqlmMatrix matrix = encode(problem, "2x4g8");
+    EXPECT_LT(error_of(problem, matrix, {}), usual + 0.02) << size;
+  }
+}
+
 TEST(AqlmEncode, WhatCannotBeEncodedIsAnError) {
   SerialExecutor serial;
   const Problem good(8, 16, 1);
@@ -244,6 +262,13 @@ TEST(AqlmEncode, WhatCannotBeEncodedIsAnError) {
   bad.weights[20] = NAN;
   EXPECT_EQ(message(bad, {}, {4, 4, 8}),
             "[aqlm] matrix: expected finite weights, found nan (row 1)");
+  for (const float size : {1e12F, 1e30F, 1e37F}) {
+    Problem large = good;
+    for (float& w : large.weights) w *= size;
+    EXPECT_EQ(message(large, {}, {4, 4, 8}),
+              "[aqlm] matrix: expected weights that codebooks and scales in f16 can stand for, "
+              "found larger ones");
+  }
   // Moments without an inverse are none the less of use.
   SecondMoments singular{16, std::vector<float>(256, 1.0F)};
   EXPECT_EQ(message(good, singular, {4, 4, 8}), "none");

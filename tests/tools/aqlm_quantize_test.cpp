@@ -1,6 +1,8 @@
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <functional>
 
 #include "krait/core/thread_pool.hpp"
 #include "krait/io/safetensors.hpp"
@@ -147,6 +149,74 @@ TEST_F(AqlmQuantize, GoesOnAfterAnInterruptionWithTheSameBytes) {
   ASSERT_TRUE(run("krait-bytes-draft", "parts/", options));
   EXPECT_EQ(test::read_file(folder.path() / "parts/model.safetensors"), expected);
   EXPECT_FALSE(fs::exists(in("parts.partial")));
+}
+
+TEST_F(AqlmQuantize, GoesOnWhereACallGotNoFurtherThanItsFolder) {
+  const AqlmOptions options{.scheme = {4, 4, 8}};
+  fs::create_directory(in("new.partial"));
+  test::write_file(in("new.partial/key.123-0.tmp"), "krait a");
+  EXPECT_TRUE(run("krait-bytes-draft", "new", options));
+  EXPECT_FALSE(fs::exists(in("new.partial")));
+  // A folder of somebody else's is left alone.
+  fs::create_directory(in("other.partial"));
+  test::write_file(in("other.partial/notes"), "mine");
+  EXPECT_FALSE(run("krait-bytes-draft", "other", options));
+  EXPECT_EQ(test::read_file(in("other.partial/notes")), "mine");
+}
+
+// The same model, altered.
+std::string altered(const std::string& source, const std::string& to,
+                    const std::function<void(std::string& config)>& edit,
+                    const std::string& zeros = "") {
+  const Checkpoint checkpoint = open_checkpoint(source).value();
+  fs::create_directory(to);
+  std::string config = checkpoint.config;
+  edit(config);
+  test::write_file(to + "/config.json", config);
+  std::vector<NamedTensor> tensors;
+  std::vector<std::byte> zero;
+  for (const auto& [name, entry] : checkpoint.weights.entries()) {
+    tensors.push_back({name, entry.tensor});
+    if (name != zeros) continue;
+    zero.resize(static_cast<std::size_t>(entry.tensor.bytes()));
+    tensors.back().tensor.data = zero.data();
+  }
+  EXPECT_TRUE(write_safetensors(to + "/model.safetensors", tensors));
+  return to;
+}
+
+TEST_F(AqlmQuantize, ReplacesANoteThatNothingIsQuantised) {
+  constexpr std::string_view key = "\"quantization_config\"";
+  ThreadPool pool(2);
+  for (const bool is_last : {false, true}) {
+    const std::string name = is_last ? "last" : "first";
+    const std::string model =
+        altered(source("krait-bytes-draft"), in(name), [&](std::string& config) {
+          if (is_last) {
+            config.insert(config.rfind('}'), fmt::format(",\n {} :\n null\n", key));
+          } else {
+            config.insert(config.find('{') + 1, fmt::format("{}: null ,", key));
+          }
+        });
+    ASSERT_TRUE(quantize_aqlm(model, in("new_" + name), {.preset = "fast"}, pool));
+    const auto made = load_model(in("new_" + name));
+    EXPECT_TRUE(made) << made.error().message;
+  }
+}
+
+TEST_F(AqlmQuantize, MomentsOfZerosLeaveNothing) {
+  const std::string model = altered(
+      source("krait-bytes-draft"), in("dead"), [](std::string&) {},
+      "backbone.layers.0.mixer.in_proj.weight");
+  ThreadPool pool(2);
+  const auto made =
+      quantize_aqlm(model, in("new"), {.preset = "fast", .calibration = text()}, pool);
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().message,
+            "[aqlm] second moments: expected one above 0, found zeros "
+            "(backbone.layers.0.mixer.out_proj)");
+  EXPECT_FALSE(fs::exists(in("new")));
+  EXPECT_FALSE(fs::exists(in("new.partial")));
 }
 
 TEST_F(AqlmQuantize, WhatCannotBeDoneLeavesNothing) {

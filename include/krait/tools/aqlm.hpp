@@ -74,7 +74,8 @@ struct SecondMoments {
 /// the executor and not on the instruction set.
 ///
 /// `progress` counts rounds. Errors: bad_argument (groups that do not divide the inputs, moments of
-/// another size, none that is positive, an effort out of range), not_finite (W or H), cancelled.
+/// another size, none that is positive, an effort out of range, weights beyond what f16 codebooks
+/// and scales can stand for), not_finite (W or H), cancelled.
 KRAIT_API Result<AqlmMatrix> encode_aqlm(MatrixView<const float> W, const SecondMoments& H,
                                          const AqlmScheme& scheme, const AqlmEffort& effort,
                                          std::uint64_t seed, Executor& executor,

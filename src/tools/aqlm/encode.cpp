@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -83,15 +84,23 @@ Result<void> check(MatrixView<const float> W, const SecondMoments& H, const Aqlm
   return {};
 }
 
+bool are_finite(const std::vector<float>& values) {
+  return std::ranges::all_of(values, [](float value) { return std::isfinite(value); });
+}
+
 // The codebooks and scales as they are stored; the codes are then looked for once more.
-void round_to_f16(aqlm::Fit& fit, Index beam, std::uint64_t seed, std::uint64_t sweep) {
+Result<void> round_to_f16(aqlm::Fit& fit, Index beam, std::uint64_t seed, std::uint64_t sweep) {
   const auto rounded = [](float value) { return to_float(to_f16(value)); };
   for (float& value : fit.codebooks) value = rounded(value);
-  aqlm::improve_scales(fit);
+  if (are_finite(fit.codebooks)) aqlm::improve_scales(fit);
   for (float& value : fit.scales) value = rounded(value);
+  if (!are_finite(fit.codebooks) || !are_finite(fit.scales)) {
+    return bad("matrix", "weights that codebooks and scales in f16 can stand for", "larger ones");
+  }
   aqlm::update_error(fit);
   aqlm::improve_codes(fit, beam, seed, sweep);
   aqlm::update_error(fit);
+  return {};
 }
 
 }  // namespace
@@ -167,7 +176,8 @@ Result<AqlmMatrix> encode_aqlm(MatrixView<const float> W, const SecondMoments& H
     if (is_enough) break;
   }
   aqlm::improve_codebooks(fit, effort.solver_steps);
-  round_to_f16(fit, effort.beam, seed, static_cast<std::uint64_t>(effort.rounds));
+  KRAIT_RETURN_IF_ERROR(
+      round_to_f16(fit, effort.beam, seed, static_cast<std::uint64_t>(effort.rounds)));
   KRAIT_RETURN_IF_ERROR(report(effort.rounds + 2));
 
   AqlmMatrix result;

@@ -56,6 +56,22 @@ bool read(const WeightStore& store, const char* name, DType dtype, std::size_t s
   return true;
 }
 
+// Whether a call got no further than the folder, killed or on a full device before it had its key.
+bool is_only_begun(const fs::path& folder) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(fmt::format("{}.", key_file)) || !name.ends_with(".tmp")) return false;
+  }
+  return !error;
+}
+
+Result<void> write_key(const std::string& path, const std::string& key) {
+  KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
+  KRAIT_RETURN_IF_ERROR(file.write(key));
+  return file.commit();
+}
+
 }  // namespace
 
 Result<PartialWork> PartialWork::open(const std::string& destination, const std::string& key) {
@@ -64,10 +80,9 @@ Result<PartialWork> PartialWork::open(const std::string& destination, const std:
   work.folder_ = destination;
   while (work.folder_.size() > 1 && work.folder_.back() == '/') work.folder_.pop_back();
   work.folder_ += ".partial";
-  work.key_ = key;
   const std::string path = work.folder_ + "/" + key_file;
   std::error_code error;
-  if (fs::exists(work.folder_, error)) {
+  if (fs::exists(work.folder_, error) && !is_only_begun(work.folder_)) {
     const auto found = read_text_file(path, std::size_t{1} << 20U);
     if (!found || *found != key) {
       return Error{ErrorCode::bad_argument,
@@ -77,14 +92,16 @@ Result<PartialWork> PartialWork::open(const std::string& destination, const std:
     }
     return work;
   }
-  if (!fs::create_directory(work.folder_, error)) {
+  fs::create_directory(work.folder_, error);
+  if (error) {
     return Error{ErrorCode::io_failed,
                  fmt::format("[aqlm] destination: expected a folder to write to, found {} ({})",
                              error.message(), work.folder_)};
   }
-  KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
-  KRAIT_RETURN_IF_ERROR(file.write(key));
-  KRAIT_RETURN_IF_ERROR(file.commit());
+  if (const Result<void> written = write_key(path, key); !written) {
+    fs::remove(work.folder_, error);
+    return written.error();
+  }
   return work;
 }
 

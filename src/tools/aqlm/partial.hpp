@@ -1,6 +1,5 @@
 #pragma once
 
-#include <memory>
 #include <optional>
 #include <string>
 
@@ -22,15 +21,14 @@ class PartialWork {
                                  Index in) const;
   Result<void> save(const std::string& name, const AqlmMatrix& matrix) const;
 
-  /// Where the new checkpoint may be written before it gets its name.
-  std::string folder() const { return folder_; }
+  /// For messages.
+  const std::string& folder() const { return folder_; }
   void remove() const;
 
  private:
   std::string path_of(const std::string& name) const;
 
   std::string folder_;
-  std::string key_;
 };
 
 }  // namespace aqlm

@@ -189,6 +189,28 @@ Encoded file_parts(const Job& job, const AqlmScheme& scheme,
   return parts;
 }
 
+// Takes out `"key": null`, which says as little as no such member.
+void erase_null(std::string& config, std::string_view key) {
+  const std::string quoted = fmt::format("\"{}\"", key);
+  const auto next = [&](std::size_t from) { return config.find_first_not_of(" \t\r\n", from); };
+  for (std::size_t at = 0; (at = config.find(quoted, at)) != std::string::npos;) {
+    const std::size_t colon = next(at + quoted.size());
+    const std::size_t value = next(colon + 1);
+    if (config.at(colon) != ':' || config.compare(value, 4, "null") != 0) {
+      at += quoted.size();
+      continue;
+    }
+    std::size_t end = next(value + 4);
+    if (config.at(end) == ',') {
+      ++end;
+    } else {
+      at = std::min(at, config.find_last_not_of(" \t\r\n", at - 1));
+      if (config.at(at) != ',') ++at;
+    }
+    config.erase(at, end - at);
+  }
+}
+
 // The configuration with what transformers wants to know in front of everything else, which stays
 // as it is written.
 std::string with_quantization(const Checkpoint& checkpoint, const std::vector<Job>& jobs,
@@ -218,6 +240,7 @@ std::string with_quantization(const Checkpoint& checkpoint, const std::vector<Jo
       "\"out_group_size\": 1,\n    \"linear_weights_not_to_quantize\": [{}]\n  }},",
       scheme.bits, scheme.codebooks, scheme.in_group, list);
   std::string config = checkpoint.config;
+  erase_null(config, "quantization_config");
   config.insert(config.find('{') + 1, added);
   return config;
 }
@@ -490,8 +513,9 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   for (std::size_t i = 0; i < plan.config.spec.layers.size(); ++i) {
     const Result<void> done = quantizer.layer(i, model, finished);
     if (done) continue;
-    // Weights that cannot be encoded will not be better next time.
-    if (done.error().code == ErrorCode::not_finite) finished.remove();
+    // Weights and moments that cannot be used will not be better next time.
+    const ErrorCode code = done.error().code;
+    if (code == ErrorCode::not_finite || code == ErrorCode::bad_argument) finished.remove();
     return done.error();
   }
   AqlmReport report = quantizer.take_report();

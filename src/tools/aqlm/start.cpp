@@ -11,8 +11,21 @@ inline namespace v0_1 {
 namespace aqlm {
 namespace {
 
-// The root mean square of each row, over the median of all: the codebooks then have the size of the
-// weights, and neither they nor the scales come near the ends of f16.
+// What codewords are the size of. Both they and the scales are stored in f16: the rows' median is
+// in the middle of its range for the weights of most models, but not where most rows are next to
+// nothing, or all weights are large or tiny.
+double codeword_size(std::vector<double> sizes) {
+  constexpr double largest_scale = 0x1p12;
+  constexpr double smallest = 0x1p-12;
+  constexpr double largest = 0x1p10;
+  std::erase_if(sizes, [](double size) { return !(size > 0.0); });
+  if (sizes.empty()) return 1.0;
+  std::sort(sizes.begin(), sizes.end());
+  const double median = sizes[sizes.size() / 2];
+  return std::clamp(std::max(median, sizes.back() / largest_scale), smallest, largest);
+}
+
+// The root mean square of each row, over the size of codewords.
 std::vector<float> scales_of(MatrixView<const float> W) {
   std::vector<double> sizes;
   for (Index i = 0; i < W.rows; ++i) {
@@ -20,14 +33,9 @@ std::vector<float> scales_of(MatrixView<const float> W) {
     for (const float w : W.row(i)) sum += static_cast<double>(w) * static_cast<double>(w);
     sizes.push_back(std::sqrt(sum / static_cast<double>(W.cols)));
   }
-  std::vector<double> sorted;
-  for (const double size : sizes) {
-    if (size > 0.0) sorted.push_back(size);
-  }
-  std::sort(sorted.begin(), sorted.end());
-  const double median = sorted.empty() ? 1.0 : sorted[sorted.size() / 2];
+  const double unit = codeword_size(sizes);
   std::vector<float> scales;
-  for (const double size : sizes) scales.push_back(static_cast<float>(size / median));
+  for (const double size : sizes) scales.push_back(static_cast<float>(size / unit));
   return scales;
 }
 
