@@ -373,6 +373,16 @@ TEST(Config, OfMamba2KeepsAGatedNormThatIsThere) {
   EXPECT_EQ(norm_of({embedding, "backbone.layers.0.mixer.norm.weight"}, 1), GatedNorm::none);
 }
 
+TEST(Config, PartsOfAnyFormTellTheLayout) {
+  const auto embedding_of = [](const std::string& name) {
+    return read_config(with_names("{" + original + "}", {name})).value().spec.embedding_name;
+  };
+  EXPECT_EQ(embedding_of("mambabyte.token_embedding.weight"), "token_embedding");
+  EXPECT_EQ(embedding_of("mambabyte.token_embedding.trits"), "token_embedding");
+  EXPECT_NE(embedding_of("mambabyte.token_embedding.bias"), "token_embedding");
+  EXPECT_NE(embedding_of("mambabyte.token_embedding.more.weight"), "token_embedding");
+}
+
 TEST(Config, WordsBeforeEveryNameAreLookedThrough) {
   const auto names_of = [](const std::vector<std::string>& names) {
     const ModelConfig config = read_config(with_names("{" + transformers + "}", names)).value();

@@ -12,6 +12,7 @@
 #include "krait/weights/linear.hpp"
 #include "tests/support/byte_form.hpp"
 #include "tests/support/eager_thread_pool.hpp"
+#include "tests/support/form_names.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -283,19 +284,16 @@ TEST_F(OwnForm, WithPartsThatDoNotFitIsRefused) {
             "[build] p.s: expected f32 [2,4], found f32 [6]");
   // With a part missing it is no longer that form.
   EXPECT_EQ(message("p.s", std::nullopt),
-            "[build] p.weight: expected a matrix in one of the forms f32, bf16, f16, q8, q4, aqlm, "
-            "aqlm-exact, bytes, "
-            "found 'bytes' in the metadata, p.q i8 [2,4,10]");
+            "[build] p.weight: expected a matrix in one of the forms " + test::form_names() +
+                ", bytes, found 'bytes' in the metadata, p.q i8 [2,4,10]");
   WeightStore unnamed = good;
   unnamed.metadata.clear();
   EXPECT_EQ(refusal(unnamed, with(form_), out, in),
-            "[build] p.weight: expected a matrix in one of the forms f32, bf16, f16, q8, q4, aqlm, "
-            "aqlm-exact, bytes, "
-            "found p.q i8 [2,4,10], p.s f32 [2,4]");
+            "[build] p.weight: expected a matrix in one of the forms " + test::form_names() +
+                ", bytes, found p.q i8 [2,4,10], p.s f32 [2,4]");
   EXPECT_EQ(refusal(good, {}, out, in),
-            "[build] p.weight: expected a matrix in one of the forms f32, bf16, f16, q8, q4, aqlm, "
-            "aqlm-exact, found "
-            "'bytes' in the metadata, p.q i8 [2,4,10], p.s f32 [2,4]");
+            "[build] p.weight: expected a matrix in one of the forms " + test::form_names() +
+                ", found 'bytes' in the metadata, p.q i8 [2,4,10], p.s f32 [2,4]");
 }
 
 TEST_F(OwnForm, NamesTheWeightThatHasNoPlaceInIt) {
@@ -349,7 +347,8 @@ TEST_F(OwnForm, ThatLiesAboutItsSizesIsRefused) {
 }
 
 TEST_F(OwnForm, NeedsANameOfItsOwn) {
-  const std::string list = "f32, bf16, f16, q8, q4, aqlm, aqlm-exact, bytes";
+  const std::string known = test::form_names();
+  const std::string list = known + ", bytes";
   EXPECT_EQ(refusal(store_, with(form_, "q5"), out, in),
             "[build] form: expected one of file, " + list + ", found 'q5'");
   for (const char* taken : {"q8", "file", "", "f32"}) {
@@ -365,9 +364,8 @@ TEST_F(OwnForm, NeedsANameOfItsOwn) {
             "[build] forms: expected forms with names of their own, found none");
   EXPECT_EQ(refusal(store_, with(nullptr), out, in),
             "[build] forms: expected forms with names of their own, found none");
-  EXPECT_EQ(
-      refusal(store_, {.form = ""}, out, in),
-      "[build] form: expected one of file, f32, bf16, f16, q8, q4, aqlm, aqlm-exact, found ''");
+  EXPECT_EQ(refusal(store_, {.form = ""}, out, in),
+            "[build] form: expected one of file, " + known + ", found ''");
 }
 
 TEST_F(OwnForm, MayHavePartsOfSizesThatTheFileTells) {

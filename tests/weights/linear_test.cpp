@@ -16,6 +16,7 @@
 #include "krait/kernels/ref/matmul_grouped.hpp"
 #include "krait/kernels/ref/quant.hpp"
 #include "tests/support/eager_thread_pool.hpp"
+#include "tests/support/form_names.hpp"
 #include "tests/support/grouped.hpp"
 #include "tests/support/weights.hpp"
 
@@ -453,10 +454,9 @@ TEST_P(StoredCodes, OfTheWrongSizeAreRefused) {
   const TensorView scales = store_.find("p.scales")->tensor;
 
   store_.add("p.codes", {codes.data, DType::u8, {2, 2, 128}}, nullptr);
-  EXPECT_EQ(refusal({}),
-            "[build] p.weight: expected a matrix in one of the forms f32, bf16, f16, q8, q4, aqlm, "
-            "aqlm-exact, found "
-            "p.codes u8 [2,2,128], p.scales f16 [2,2,16]");
+  EXPECT_EQ(refusal({}), "[build] p.weight: expected a matrix in one of the forms " +
+                             test::form_names() +
+                             ", found p.codes u8 [2,2,128], p.scales f16 [2,2,16]");
   store_.add("p.codes", {codes.data, DType::u8, {1, 2, is_q8 ? 512 : 256}}, nullptr);
   EXPECT_EQ(refusal({}), is_q8 ? "[build] p.codes: expected u8 [2,2,512], found u8 [1,2,512]"
                                : "[build] p.codes: expected u8 [2,2,256], found u8 [1,2,256]");

@@ -116,8 +116,8 @@ class KRAIT_API RowForm : public WeightForm {
   const RowForm* row_form() const noexcept override { return this; }
 };
 
-/// krait's own forms, in the order in which they are listed to users: f32, bf16, f16, q8, q4, aqlm,
-/// aqlm-exact.
+/// krait's own forms, in the order in which they are listed to users: floats first, then
+/// those that are made of floats or read as they are.
 KRAIT_API std::span<const WeightForm* const> weight_forms() noexcept;
 
 /// The form of that name, one of `options.forms` or of krait's own; null if there is none.

@@ -27,9 +27,15 @@ std::string joined(std::string_view prefix, std::string_view name) {
   return fmt::format("{}{}{}", prefix, prefix.empty() || name.empty() ? "" : ".", name);
 }
 
-// Whether the checkpoint has that matrix, as floats or as codes.
+// Whether the checkpoint has that matrix, as floats or in the parts of any form.
 bool has_matrix(const WeightStore& weights, const std::string& name) {
-  return weights.contains(name + ".weight") || weights.contains(name + ".codes");
+  const std::string start = name + ".";
+  for (auto it = weights.entries().lower_bound(start); it != weights.entries().end(); ++it) {
+    const std::string& part = it->first;
+    if (!part.starts_with(start)) break;
+    if (part.find('.', start.size()) == std::string::npos && part != start + "bias") return true;
+  }
+  return false;
 }
 
 // What stands before every name of the checkpoint, in ever longer forms: "", "module",
