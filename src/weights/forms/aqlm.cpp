@@ -222,10 +222,11 @@ class AqlmForm final : public WeightForm {
     if (stored == &aqlm_form()) return bind(weights, bookings, shape);
     // Codes are fitted, not made at load: what has none stays as it is.
     if (stored != nullptr) return stored->bind(weights, bookings, shape);
-    return Error{ErrorCode::unsupported,
-                 fmt::format("[build] {}: expected codes, codebooks and scales to hold in {}, found "
-                             "none",
-                             weights.name("weight"), name_)};
+    return Error{
+        ErrorCode::unsupported,
+        fmt::format("[build] {}: expected codes, codebooks and scales to hold in {}, found "
+                    "none",
+                    weights.name("weight"), name_)};
   }
 
  private:
