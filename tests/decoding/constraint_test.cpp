@@ -53,7 +53,8 @@ class Constraints : public testing::Test {
     while (!generation.is_finished()) {
       const RunItem step = generation.next().value();
       const auto logits = session_.prefill(step.tokens, generation.state()).value();
-      for (const GenerationEvent& event : generation.accept(logits).value()) text += event.text;
+      const auto events = generation.accept(logits).value();
+      for (const GenerationEvent& event : events) text += event.text;
     }
     return text += generation.finish();
   }
