@@ -7,7 +7,7 @@
 #include <cstring>
 #include <utility>
 
-#include "decoding/state_checksum.hpp"
+#include "io/content_checksum.hpp"
 #include "krait/io/printable.hpp"
 #include "krait/io/safetensors.hpp"
 
@@ -147,7 +147,7 @@ Result<void> save_state(const Sequence& sequence, const std::string& path) {
       {"position", std::to_string(position)},
       {"pending", std::to_string(sequence.pending)},
       {"unshown", std::to_string(sequence.unshown)}};
-  metadata.emplace(state_checksum_key, state_checksum(tensors, metadata));
+  metadata.emplace(content_checksum_key, content_checksum(tensors, metadata));
   return write_safetensors(path, tensors, metadata);
 }
 
@@ -172,8 +172,8 @@ Result<Sequence> load_state(const Model& model, std::shared_ptr<const FileBytes>
       reader.expect("format_version", format_version, ErrorCode::unsupported, "file"));
   std::vector<NamedTensor> content;
   for (const auto& [name, entry] : store.entries()) content.push_back({name, entry.tensor});
-  KRAIT_RETURN_IF_ERROR(reader.expect(state_checksum_key,
-                                      state_checksum(std::move(content), store.metadata),
+  KRAIT_RETURN_IF_ERROR(reader.expect(content_checksum_key,
+                                      content_checksum(std::move(content), store.metadata),
                                       ErrorCode::bad_format, "content"));
   KRAIT_RETURN_IF_ERROR(reader.expect("model", model.fingerprint(), ErrorCode::incompatible_state,
                                       "model fingerprint"));

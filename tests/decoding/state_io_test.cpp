@@ -4,7 +4,7 @@
 
 #include <limits>
 
-#include "decoding/state_checksum.hpp"
+#include "io/content_checksum.hpp"
 #include "krait/io/safetensors.hpp"
 #include "krait/models/session.hpp"
 #include "tests/support/support.hpp"
@@ -38,7 +38,7 @@ class StateFile : public testing::Test {
   }
   void write(Parts parts) {
     if (!parts.metadata.contains("checksum")) {
-      parts.metadata["checksum"] = state_checksum(parts.tensors, parts.metadata);
+      parts.metadata["checksum"] = content_checksum(parts.tensors, parts.metadata);
     }
     write_safetensors(path("x"), parts.tensors, parts.metadata).value();
   }

@@ -4,7 +4,7 @@
 // would find them.
 #include <string>
 
-#include "decoding/state_checksum.hpp"
+#include "io/content_checksum.hpp"
 #include "krait/core/executor.hpp"
 #include "krait/decoding/generate.hpp"
 #include "krait/decoding/state_io.hpp"
@@ -71,7 +71,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (!read_safetensors(file_of(bytes), store)) return 0;
   std::vector<NamedTensor> content;
   for (const auto& [name, entry] : store.entries()) content.push_back({name, entry.tensor});
-  put(bytes, state_checksum_key, state_checksum(std::move(content), store.metadata));
+  put(bytes, content_checksum_key, content_checksum(std::move(content), store.metadata));
   load(model, bytes);
   return 0;
 }

@@ -5,7 +5,9 @@
 #include <charconv>
 #include <cstring>
 #include <filesystem>
+#include <utility>
 
+#include "io/content_checksum.hpp"
 #include "krait/io/atomic_file.hpp"
 #include "krait/io/mapped_file.hpp"
 #include "krait/io/safetensors.hpp"
@@ -18,30 +20,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* key_file = "key";
-
-// FNV-1a, so that a damaged file is made again instead of mixed in.
-class Checksum {
- public:
-  template <class T>
-  void add(const std::vector<T>& values) {
-    const auto* bytes = reinterpret_cast<const unsigned char*>(values.data());
-    for (std::size_t i = 0; i < values.size() * sizeof(T); ++i) {
-      value_ = (value_ ^ bytes[i]) * 0x100000001B3ULL;
-    }
-  }
-  std::string hex() const { return fmt::format("{:016x}", value_); }
-
- private:
-  std::uint64_t value_ = 0xCBF29CE484222325ULL;
-};
-
-std::string checksum(const AqlmMatrix& matrix) {
-  Checksum sum;
-  sum.add(matrix.codes);
-  sum.add(matrix.codebooks);
-  sum.add(matrix.scales);
-  return sum.hex();
-}
 
 template <class T>
 bool read(const WeightStore& store, const char* name, DType dtype, std::size_t size,
@@ -128,10 +106,13 @@ std::optional<AqlmMatrix> PartialWork::load(const std::string& name, const AqlmS
       !read(store, "scales", DType::f16, static_cast<std::size_t>(out), matrix.scales)) {
     return std::nullopt;
   }
-  const auto sum = store.metadata.find("checksum");
+  std::vector<NamedTensor> content;
+  for (const auto& [part, entry] : store.entries()) content.push_back({part, entry.tensor});
+  const auto sum = store.metadata.find(content_checksum_key);
   const auto error = store.metadata.find("error");
+  // A damaged file is made again instead of mixed in.
   if (sum == store.metadata.end() || error == store.metadata.end() ||
-      sum->second != checksum(matrix)) {
+      sum->second != content_checksum(std::move(content), store.metadata)) {
     return std::nullopt;
   }
   const std::string& text = error->second;
@@ -143,11 +124,13 @@ Result<void> PartialWork::save(const std::string& name, const AqlmMatrix& matrix
   const auto tensor = [](const char* part, const auto& values, DType dtype) {
     return NamedTensor{part, {values.data(), dtype, {std::ssize(values)}}};
   };
-  return write_safetensors(
-      path_of(name),
-      {tensor("codes", matrix.codes, DType::i16), tensor("codebooks", matrix.codebooks, DType::f16),
-       tensor("scales", matrix.scales, DType::f16)},
-      {{"checksum", checksum(matrix)}, {"error", fmt::format("{}", matrix.error)}});
+  const std::vector<NamedTensor> tensors = {tensor("codes", matrix.codes, DType::i16),
+                                            tensor("codebooks", matrix.codebooks, DType::f16),
+                                            tensor("scales", matrix.scales, DType::f16)};
+  std::map<std::string, std::string, std::less<>> metadata = {
+      {"error", fmt::format("{}", matrix.error)}};
+  metadata.emplace(content_checksum_key, content_checksum(tensors, metadata));
+  return write_safetensors(path_of(name), tensors, metadata);
 }
 
 void PartialWork::remove() const {

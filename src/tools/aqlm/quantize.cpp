@@ -8,6 +8,7 @@
 #include <memory>
 #include <set>
 
+#include "io/content_checksum.hpp"
 #include "krait/io/atomic_file.hpp"
 #include "krait/io/safetensors.hpp"
 #include "krait/loading/language_model.hpp"
@@ -135,14 +136,11 @@ Result<std::vector<Job>> list_jobs(const CheckpointPlan& plan, const AqlmOptions
 // What decides the result, in words.
 std::string key_of(const CheckpointPlan& plan, const std::string& fingerprint,
                    const AqlmOptions& options) {
-  std::uint64_t text = 0xCBF29CE484222325ULL;
-  for (const char c : options.calibration.value_or("")) {
-    text = (text ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;
-  }
+  const std::string text = content_checksum({}, {{"text", options.calibration.value_or("")}});
   Index bytes = 0;
   for (const auto& [name, entry] : plan.checkpoint.weights.entries()) bytes += entry.tensor.bytes();
   return fmt::format(
-      "krait aqlm 1\nmodel {} {} bytes\nscheme {}\npreset {}\ncalibration {} bytes {:016x}\nseed "
+      "krait aqlm 1\nmodel {} {} bytes\nscheme {}\npreset {}\ncalibration {} bytes {}\nseed "
       "{}\nkeep {}\n",
       fingerprint, bytes, to_string(options.scheme), options.preset,
       options.calibration ? std::ssize(*options.calibration) : -1, text, options.seed,
@@ -255,7 +253,7 @@ class Quantizer {
         jobs_(std::move(jobs)),
         executor_(executor),
         progress_(progress) {
-    for (const Job& job : jobs_) total_ += job.weights() * (preset_.effort.rounds + 2);
+    for (const Job& job : jobs_) total_ += job.weights() * steps();
   }
 
   const std::vector<Job>& jobs() const noexcept { return jobs_; }
@@ -280,38 +278,44 @@ class Quantizer {
     for (const Job& job : jobs_) {
       if (job.layer == index) jobs.push_back(&job);
     }
-    std::map<std::string, std::vector<AqlmMatrix>> done;
-    bool is_complete = true;
+    std::map<std::string, AqlmMatrix> known;  // of earlier calls
+    Index wanted = 0;
     for (const Job* job : jobs) {
-      for (Index i = 0; i < job->count(); ++i) {
-        auto known = finished.load(job->name_of(i), options_.scheme, job->out, job->in);
-        is_complete = is_complete && known.has_value();
-        if (known) done[job->name].push_back(*std::move(known));
+      for (Index i = 0; i < job->count(); ++i, ++wanted) {
+        const std::string name = job->name_of(i);
+        auto matrix = finished.load(name, options_.scheme, job->out, job->in);
+        if (matrix) known.emplace(name, *std::move(matrix));
       }
     }
     aqlm::InputMoments moments(executor_);
     std::map<std::string, std::size_t> places;
-    if (!is_complete) {
-      done.clear();
+    if (std::ssize(known) < wanted) {
       KRAIT_RETURN_IF_ERROR(see_inputs(index, model, jobs, moments, places));
     }
+    std::map<std::string, std::vector<AqlmMatrix>> done;
     for (const Job* job : jobs) {
-      for (Index i = 0; i < job->count() && !is_complete; ++i) {
-        const auto place = places.find(job->name_of(i));
-        KRAIT_ASSIGN_OR_RETURN(
-            AqlmMatrix matrix,
-            finish(*job, i,
-                   place == places.end() ? SecondMoments{} : moments.moments(place->second),
-                   finished));
-        done[job->name].push_back(std::move(matrix));
-      }
-      done_ += is_complete ? job->weights() * (preset_.effort.rounds + 2) : 0;
       double error = 0.0;
-      for (const AqlmMatrix& matrix : done[job->name]) error += matrix.error;
+      for (Index i = 0; i < job->count(); ++i) {
+        const auto found = known.find(job->name_of(i));
+        if (found == known.end()) {
+          const auto place = places.find(job->name_of(i));
+          KRAIT_ASSIGN_OR_RETURN(
+              AqlmMatrix matrix,
+              encode(*job, i,
+                     place == places.end() ? SecondMoments{} : moments.moments(place->second)));
+          KRAIT_RETURN_IF_ERROR(finished.save(job->name_of(i), matrix));
+          done[job->name].push_back(std::move(matrix));
+        } else {
+          done[job->name].push_back(std::move(found->second));
+        }
+        done_ += job->out * job->in * steps();
+        error += done[job->name].back().error;
+      }
       report_.matrices.push_back(
           {job->name, job->out, job->in, error / static_cast<double>(job->count())});
     }
-    return advance(index, jobs, done);
+    // Nothing reads the activations behind the last quantised layer.
+    return index < jobs_.back().layer ? advance(index, jobs, done) : Result<void>();
   }
 
   AqlmReport take_report() {
@@ -326,9 +330,10 @@ class Quantizer {
     return std::move(report_);
   }
 
-  AqlmReport& report() noexcept { return report_; }
-
  private:
+  // Reports of progress for each matrix.
+  Index steps() const noexcept { return preset_.effort.rounds + 2; }
+
   static SessionOptions few_sequences(ActivationHook* hook = nullptr) {
     return {.max_batch = 1, .max_verify = 0, .max_verify_batch = 0, .hook = hook};
   }
@@ -367,33 +372,20 @@ class Quantizer {
     return {};
   }
 
-  // Encodes one matrix, or takes it from the folder.
-  Result<AqlmMatrix> finish(const Job& job, Index i, const SecondMoments& moments,
-                            const aqlm::PartialWork& finished) {
-    const std::string name = job.name_of(i);
+  Result<AqlmMatrix> encode(const Job& job, Index i, const SecondMoments& moments) {
     const Index weights = job.out * job.in;
-    const Index steps = preset_.effort.rounds + 2;
-    const Index before = done_;
-    auto known = finished.load(name, options_.scheme, job.out, job.in);
-    if (!known) {
-      const auto round = [&](Index done, Index) -> Flow {
-        return progress_ ? progress_(before + done * weights, total_) : Flow::go_on;
-      };
-      const TensorView& all = plan_.checkpoint.weights.find(job.name + ".weight")->tensor;
-      AlignedBuffer<float> W(weights);
-      const auto* data =
-          static_cast<const std::byte*>(all.data) + i * weights * bytes_of(all.dtype);
-      convert_floats({data, all.dtype, {weights}}, DType::f32, W.data());
-      auto matrix = encode_aqlm({W.data(), job.out, job.in}, moments, options_.scheme,
-                                preset_.effort, options_.seed, executor_, round);
-      if (!matrix) {
-        return Error{matrix.error().code, fmt::format("{} ({})", matrix.error().message, name)};
-      }
-      KRAIT_RETURN_IF_ERROR(finished.save(name, *matrix));
-      known = *std::move(matrix);
-    }
-    done_ = before + weights * steps;
-    return *std::move(known);
+    const auto round = [&](Index done, Index) -> Flow {
+      return progress_ ? progress_(done_ + done * weights, total_) : Flow::go_on;
+    };
+    const TensorView& all = plan_.checkpoint.weights.find(job.name + ".weight")->tensor;
+    AlignedBuffer<float> W(weights);
+    const auto* data = static_cast<const std::byte*>(all.data) + i * weights * bytes_of(all.dtype);
+    convert_floats({data, all.dtype, {weights}}, DType::f32, W.data());
+    auto matrix = encode_aqlm({W.data(), job.out, job.in}, moments, options_.scheme, preset_.effort,
+                              options_.seed, executor_, round);
+    if (matrix) return matrix;
+    return Error{matrix.error().code,
+                 fmt::format("{} ({})", matrix.error().message, job.name_of(i))};
   }
 
   // Runs the layer with its quantised matrices.

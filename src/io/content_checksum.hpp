@@ -14,12 +14,13 @@
 namespace krait {
 inline namespace v0_1 {
 
-inline constexpr std::string_view state_checksum_key = "checksum";
+inline constexpr std::string_view content_checksum_key = "checksum";
 
-/// Of everything that a state file holds, in whatever order, but the checksum itself: 16
+/// Of everything that a safetensors file holds, in whatever order, but the checksum itself: 16
 /// hexadecimal digits. Every step is invertible, so that no single change goes unseen.
-inline std::string state_checksum(std::vector<NamedTensor> tensors,
-                                  const std::map<std::string, std::string, std::less<>>& metadata) {
+inline std::string content_checksum(
+    std::vector<NamedTensor> tensors,
+    const std::map<std::string, std::string, std::less<>>& metadata) {
   std::uint64_t sum = 0;
   const auto add_word = [&sum](std::uint64_t word) {
     sum = std::rotl((sum ^ word) * 0x9E3779B97F4A7C15ULL, 29);
@@ -37,7 +38,7 @@ inline std::string state_checksum(std::vector<NamedTensor> tensors,
     }
   };
   for (const auto& [key, value] : metadata) {
-    if (key == state_checksum_key) continue;
+    if (key == content_checksum_key) continue;
     add(key.data(), key.size());
     add(value.data(), value.size());
   }
