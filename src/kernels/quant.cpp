@@ -1,8 +1,8 @@
 #include "krait/kernels/quant.hpp"
 
-#include <atomic>
 #include <cstring>
 
+#include "core/parallel_first.hpp"
 #include "krait/kernels/ref/quant.hpp"
 
 #undef HWY_TARGET_INCLUDE
@@ -236,18 +236,13 @@ std::optional<BadWeight> quantize(GroupedForm form, const TensorView& W, Range b
 std::optional<BadWeight> quantize(Executor& executor, GroupedForm form, const TensorView& W,
                                   std::uint8_t* codes, f16* scales) {
   const Index blocks = round_up(W.shape[0], row_block) / row_block;
-  std::atomic<Index> first_bad = blocks;
-  parallel_for(executor, blocks, 1, [&](Range range) {
+  const auto bad_block = parallel_first(executor, blocks, 1, [&](Range range) {
     const auto bad = quantize(form, W, range, codes, scales);
-    if (!bad) return;
-    const Index block = bad->row / row_block;
-    Index known = first_bad.load();
-    while (block < known && !first_bad.compare_exchange_weak(known, block)) {
-    }
+    return bad ? std::optional(bad->row / row_block) : std::nullopt;
   });
-  // Whichever thread met it: the weight is found again in its block.
-  const Index found = first_bad.load();
-  return quantize(form, W, {std::min(found, blocks), std::min(found + 1, blocks)}, codes, scales);
+  if (!bad_block) return std::nullopt;
+  // The weight is found again in its block.
+  return quantize(form, W, {*bad_block, *bad_block + 1}, codes, scales);
 }
 
 void dequantize_row(const GroupedWeights& W, Index row, std::span<float> out) noexcept {

@@ -7,9 +7,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 
+#include "core/parallel_first.hpp"
 #include "krait/kernels/aqlm.hpp"
 #include "krait/weights/convert.hpp"
 #include "weights/forms/forms.hpp"
@@ -150,22 +150,19 @@ Result<void> check_codes(const WeightScope& weights, const StoredParts& parts,
     if (codes.dtype == DType::i8) return static_cast<const std::int8_t*>(codes.data)[i];
     return static_cast<const std::int16_t*>(codes.data)[i];
   };
-  std::atomic<Index> first_bad = codes.size();
   SerialExecutor caller;
   Executor* lent = weights.options().executor;
-  parallel_for(lent != nullptr ? *lent : caller, codes.size(), Index{1} << 16, [&](Range range) {
+  const auto first_bad = [&](Range range) -> std::optional<Index> {
     Index i = range.begin;
     while (i < range.end && value(i) >= -half && value(i) < half) ++i;
-    if (i == range.end) return;
-    Index known = first_bad.load();
-    while (i < known && !first_bad.compare_exchange_weak(known, i)) {
-    }
-  });
-  const Index found = first_bad.load();
-  if (found == codes.size()) return {};
+    return i < range.end ? std::optional(i) : std::nullopt;
+  };
+  const auto found =
+      parallel_first(lent != nullptr ? *lent : caller, codes.size(), Index{1} << 16, first_bad);
+  if (!found) return {};
   return Error{ErrorCode::bad_format,
                fmt::format("[build] {}: expected codes from {} to {}, found {} (element {})",
-                           weights.name("codes"), -half, half - 1, value(found), found)};
+                           weights.name("codes"), -half, half - 1, value(*found), *found)};
 }
 
 // Numbers of codebooks that are worth widening: beyond that they would push others out of the L1

@@ -1,7 +1,6 @@
 // f32, bf16 and f16: a matrix of floats, usually in place in the checkpoint's file.
 
-#include <atomic>
-
+#include "core/parallel_first.hpp"
 #include "krait/weights/convert.hpp"
 #include "krait/weights/linear.hpp"
 #include "weights/forms/forms.hpp"
@@ -103,20 +102,14 @@ class DenseForm final : public RowForm {
                         dtype,
                         {range.size(), cols}};
     };
-    std::atomic<Index> first_bad = rows.size();
-    parallel_for(executor, rows.shape[0], 1, [&](Range range) {
+    const auto convert = [&](Range range) -> std::optional<Index> {
       const TensorView made = row_at(parts[0], dtype_, range);
       convert_floats(row_at(rows.data, rows.dtype, range), dtype_, const_cast<void*>(made.data));
       const auto bad = find_not_finite(made);
-      if (!bad) return;
-      const Index element = range.begin * cols + *bad;
-      Index known = first_bad.load();
-      while (element < known && !first_bad.compare_exchange_weak(known, element)) {
-      }
-    });
-    const Index found = first_bad.load();
-    if (found == rows.size()) return std::nullopt;
-    return BadWeight{found / cols, found % cols};
+      return bad ? std::optional(range.begin * cols + *bad) : std::nullopt;
+    };
+    const auto bad = parallel_first(executor, rows.shape[0], 1, convert);
+    return bad ? std::optional(BadWeight{*bad / cols, *bad % cols}) : std::nullopt;
   }
 
   std::string refusal(const TensorView& rows, const BadWeight& bad,
