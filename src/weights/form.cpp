@@ -83,9 +83,7 @@ Result<WeightForm::Matrices> RowForm::make(const WeightScope& weights, Bookings&
                              weights.name("weight"), name(), stored->name())};
   }
   bookings.workspace(workspace(shape.in));
-  SerialExecutor caller;
-  Executor* lent = weights.options().executor;
-  Executor& executor = lent != nullptr ? *lent : caller;
+  Executor& executor = weights.options().converting_threads();
   const Shape of_one{shape.out, shape.in};
   const auto encode_all = [&](const TensorView& stack,
                               std::span<const TensorView> all) -> Result<void> {

@@ -108,7 +108,8 @@ class [[nodiscard]] Result {
 
   T& operator*() & noexcept { return *std::get_if<0>(&content_); }
   const T& operator*() const& noexcept { return *std::get_if<0>(&content_); }
-  T&& operator*() && noexcept { return std::move(*std::get_if<0>(&content_)); }
+  // By value, here and below: a loop over `*f()` or `f().value()` keeps what it goes through.
+  T operator*() && noexcept { return std::move(*std::get_if<0>(&content_)); }
   T* operator->() noexcept { return std::get_if<0>(&content_); }
   const T* operator->() const noexcept { return std::get_if<0>(&content_); }
 
@@ -121,7 +122,7 @@ class [[nodiscard]] Result {
     require();
     return **this;
   }
-  T&& value() && {
+  T value() && {
     require();
     return std::move(**this);
   }

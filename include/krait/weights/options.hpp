@@ -28,6 +28,12 @@ struct WeightOptions {
   Executor* executor = nullptr;  ///< threads for conversions (q8, q4); null: the calling thread
   /// The application's own forms, in addition to krait's.
   std::vector<std::shared_ptr<const WeightForm>> forms = {};
+
+  /// The threads that convert: those lent, or else the calling one.
+  Executor& converting_threads() const noexcept {
+    static SerialExecutor caller;
+    return executor != nullptr ? *executor : caller;
+  }
 };
 
 /// Keys of a checkpoint's metadata: the form of its matrices, and the version of the layout of

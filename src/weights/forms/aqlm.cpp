@@ -150,15 +150,13 @@ Result<void> check_codes(const WeightScope& weights, const StoredParts& parts,
     if (codes.dtype == DType::i8) return static_cast<const std::int8_t*>(codes.data)[i];
     return static_cast<const std::int16_t*>(codes.data)[i];
   };
-  SerialExecutor caller;
-  Executor* lent = weights.options().executor;
   const auto first_bad = [&](Range range) -> std::optional<Index> {
     Index i = range.begin;
     while (i < range.end && value(i) >= -half && value(i) < half) ++i;
     return i < range.end ? std::optional(i) : std::nullopt;
   };
-  const auto found =
-      parallel_first(lent != nullptr ? *lent : caller, codes.size(), Index{1} << 16, first_bad);
+  const auto found = parallel_first(weights.options().converting_threads(), codes.size(),
+                                    Index{1} << 16, first_bad);
   if (!found) return {};
   return Error{ErrorCode::bad_format,
                fmt::format("[build] {}: expected codes from {} to {}, found {} (element {})",
@@ -288,12 +286,11 @@ class AqlmForm final : public WeightForm {
         shape.tensor({W.row_blocks(), W.blocks(), AqlmTableWeights::block_bytes})};
     const auto rearrange = [&](const TensorView& codes, std::byte* data) -> Result<void> {
       KRAIT_RETURN_IF_ERROR(check_codes(weights, parts, codes));
-      SerialExecutor caller;
-      Executor* lent = weights.options().executor;
+      Executor& executor = weights.options().converting_threads();
       for (Index i = 0; i < shape.matrices(); ++i) {
         const auto* source = static_cast<const std::int8_t*>(part_of(codes.data, stored_bytes, i));
         auto* result = reinterpret_cast<std::uint8_t*>(data) + i * held_bytes;
-        parallel_for(lent != nullptr ? *lent : caller, W.row_blocks(), 1,
+        parallel_for(executor, W.row_blocks(), 1,
                      [&](Range blocks) { kernels::pack_aqlm_codes(W, source, blocks, result); });
       }
       return {};
