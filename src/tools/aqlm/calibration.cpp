@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <tuple>
 
 #include "krait/kernels/product.hpp"
 #include "krait/weights/overlay.hpp"
@@ -100,6 +102,96 @@ void add(MatrixView<float> to, MatrixView<const float> what) {
     for (Index i = 0; i < to.cols; ++i) to(t, i) += what(t, i);
   }
 }
+
+// Both models in one layer, at the places of some matrices.
+class Comparison {
+ public:
+  Comparison(Executor& executor, const std::vector<MatrixPlace>& places,
+             std::vector<std::string> blocks, Index d_model, bool diagonal)
+      : of_quantised(&moments_),
+        executor_(executor),
+        places_(places),
+        blocks_(std::move(blocks)),
+        moments_(executor),
+        result_(places.size()) {
+    // Many wide experts have too many second moments: then what all of them see goes for each.
+    constexpr Index most_moments = Index{128} << 20;
+    Index wanted = 0;
+    for (const MatrixPlace& place : places) wanted += diagonal ? place.in : place.in * place.in;
+    std::map<std::tuple<std::string, Site, Index>, std::size_t> known;
+    for (const MatrixPlace& place : places) {
+      const Index expert = wanted > most_moments ? -1 : place.expert;
+      const auto [at, is_new] = known.try_emplace({place.path, place.input, expert}, 0);
+      if (is_new) at->second = moments_.watch(place.path, place.input, expert, place.in, diagonal);
+      numbers_.push_back(at->second);
+    }
+    for (std::size_t i = 0; i < places.size() && !diagonal; ++i) {
+      const MatrixPlace& place = places[i];
+      if (place.expert >= 0) continue;  // experts see other tokens in the two models
+      result_[i].is_of_outputs = place.makes_output;
+      result_[i].difference_rows = place.makes_output ? d_model : place.in;
+      result_[i].difference.assign(static_cast<std::size_t>(result_[i].difference_rows * place.in),
+                                   0.0);
+      watch(place.path, place.input, place.in);
+    }
+    if (diagonal) return;
+    for (const std::string& block : blocks_) watch(block, Site::output, d_model);
+  }
+
+  Recorder of_original;
+  Recorder of_quantised;
+
+  // Before both models run through some tokens.
+  void begin() noexcept {
+    of_original.clear();
+    of_quantised.clear();
+  }
+  // After it; `difference` has that of the streams in front of the layer, and becomes that behind
+  // its blocks.
+  void add(MatrixView<float> difference) {
+    for (const std::string& block : blocks_) {
+      aqlm::add(difference, of_original.rows(block, Site::output));
+      subtract(difference, of_quantised.rows(block, Site::output));
+      for (std::size_t i = 0; i < places_.size(); ++i) {
+        std::vector<double>& sums = result_[i].difference;
+        if (places_[i].path != block || sums.empty()) continue;
+        const MatrixView<float> seen = of_quantised.rows(block, places_[i].input);
+        if (places_[i].makes_output) {
+          add_products(executor_, difference, seen, sums);
+          continue;
+        }
+        const MatrixView<float> wanted = of_original.rows(block, places_[i].input);
+        AlignedBuffer<float> change(wanted.rows * wanted.cols);
+        const MatrixView<float> lost(change.data(), wanted.rows, wanted.cols);
+        std::copy_n(wanted.data, change.size(), change.data());
+        subtract(lost, seen);
+        add_products(executor_, lost, seen, sums);
+      }
+    }
+  }
+
+  std::vector<MatrixStatistics> take() {
+    for (std::size_t i = 0; i < places_.size(); ++i) {
+      result_[i].inputs = moments_.moments(numbers_[i]);
+      result_[i].rows = moments_.rows(numbers_[i]);
+      for (double& sum : result_[i].difference) sum /= static_cast<double>(result_[i].rows);
+    }
+    return std::move(result_);
+  }
+
+ private:
+  void watch(const std::string& path, Site site, Index width) {
+    of_original.watch(path, site, width);
+    of_quantised.watch(path, site, width);
+  }
+
+  Executor& executor_;
+  const std::vector<MatrixPlace>& places_;
+  std::vector<std::string> blocks_;
+  InputMoments moments_;
+  std::vector<std::size_t> numbers_;
+  std::vector<MatrixStatistics> result_;
+};
 
 void add_multiple(double factor, const double* values, Index count, double* to) noexcept {
   for (Index i = 0; i < count; ++i) to[i] += factor * values[i];
@@ -214,87 +306,36 @@ Result<Model> Calibration::quantised() const {
 Result<std::vector<MatrixStatistics>> Calibration::see(Index layer,
                                                        const std::vector<MatrixPlace>& places,
                                                        bool diagonal) {
-  std::vector<MatrixStatistics> result(places.size());
-  if (!has_text()) return result;
+  if (!has_text()) return std::vector<MatrixStatistics>(places.size());
   const Index width = original_.d_model();
-  InputMoments moments(executor_);
-  Recorder of_original;
-  Recorder of_quantised(&moments);
-  std::vector<std::size_t> numbers;
-  for (std::size_t i = 0; i < places.size(); ++i) {
-    const MatrixPlace& place = places[i];
-    std::size_t same = 0;
-    while (same < i && !(places[same].path == place.path && places[same].input == place.input &&
-                         places[same].expert == place.expert)) {
-      ++same;
-    }
-    numbers.push_back(
-        same < i ? numbers[same]
-                 : moments.watch(place.path, place.input, place.expert, place.in, diagonal));
-    // Experts see other tokens in the two models.
-    if (diagonal || place.expert >= 0) continue;
-    result[i].is_of_outputs = place.makes_output;
-    result[i].difference_rows = place.makes_output ? width : place.in;
-    result[i].difference.assign(static_cast<std::size_t>(result[i].difference_rows * place.in),
-                                0.0);
-    for (Recorder* recorder : {&of_original, &of_quantised}) {
-      recorder->watch(place.path, place.input, place.in);
-    }
-  }
-  // The blocks of the layer in order, for what the stream is behind each.
+  const ModelSpec& spec = plan_.config.spec;
   std::vector<std::string> blocks;
-  for (const ResidualSpec& residual :
-       plan_.config.spec.layers[static_cast<std::size_t>(layer)].residuals) {
-    blocks.push_back(
-        fmt::format("{}.{}.{}", plan_.config.spec.layers_name, layer, residual.block_name));
-    for (Recorder* recorder : {&of_original, &of_quantised}) {
-      recorder->watch(blocks.back(), Site::output, width);
-    }
+  for (const ResidualSpec& residual : spec.layers[static_cast<std::size_t>(layer)].residuals) {
+    blocks.push_back(fmt::format("{}.{}.{}", spec.layers_name, layer, residual.block_name));
   }
+  Comparison comparison(executor_, places, std::move(blocks), width, diagonal);
   KRAIT_ASSIGN_OR_RETURN(const Model quantised, this->quantised());
-  Session original_session(original_, executor_, few_sequences(&of_original));
-  Session quantised_session(quantised, executor_, few_sequences(&of_quantised));
+  Session original_session(original_, executor_, few_sequences(&comparison.of_original));
+  Session quantised_session(quantised, executor_, few_sequences(&comparison.of_quantised));
   State original_state = original_.initial_state();
   State quantised_state = quantised.initial_state();
-  const Index tokens = stream_.size() / width;
   AlignedBuffer<float> copy(tokens_at_once * width);
   AlignedBuffer<float> lost(tokens_at_once * width);
-  for (Index first = 0; first < tokens; first += tokens_at_once) {
-    const Index count = std::min(tokens_at_once, tokens - first);
+  for (Index first = 0; first < tokens(); first += tokens_at_once) {
+    const Index count = std::min(tokens_at_once, tokens() - first);
     const MatrixView<float> rows(copy.data(), count, width);
-    const MatrixView<float> behind(lost.data(), count, width);
-    of_original.clear();
-    of_quantised.clear();
+    comparison.begin();
     std::copy_n(stream_.data() + first * width, count * width, copy.data());
     KRAIT_RETURN_IF_ERROR(quantised_session.run_layers({layer, layer + 1}, rows, quantised_state));
     if (diagonal) continue;
     std::copy_n(reference_.data() + first * width, count * width, copy.data());
     std::copy_n(copy.data(), count * width, lost.data());
     KRAIT_RETURN_IF_ERROR(original_session.run_layers({layer, layer + 1}, rows, original_state));
-    subtract(behind, {stream_.data() + first * width, count, width});
-    for (const std::string& block : blocks) {
-      add(behind, of_original.rows(block, Site::output));
-      subtract(behind, of_quantised.rows(block, Site::output));
-      for (std::size_t i = 0; i < places.size(); ++i) {
-        if (places[i].path != block || result[i].difference.empty()) continue;
-        const MatrixView<float> seen = of_quantised.rows(block, places[i].input);
-        if (places[i].makes_output) {
-          add_products(executor_, behind, seen, result[i].difference);
-          continue;
-        }
-        const MatrixView<float> wanted = of_original.rows(block, places[i].input);
-        subtract(wanted, seen);
-        add_products(executor_, wanted, seen, result[i].difference);
-        add(wanted, seen);
-      }
-    }
+    const MatrixView<float> difference(lost.data(), count, width);
+    subtract(difference, {stream_.data() + first * width, count, width});
+    comparison.add(difference);
   }
-  for (std::size_t i = 0; i < places.size(); ++i) {
-    result[i].inputs = moments.moments(numbers[i]);
-    result[i].rows = moments.rows(numbers[i]);
-    for (double& sum : result[i].difference) sum /= static_cast<double>(result[i].rows);
-  }
-  return result;
+  return comparison.take();
 }
 
 void Calibration::replace(const std::string& name, const Shape& shape,

@@ -54,6 +54,8 @@ class Calibration {
   /// Runs the text up to the first layer. Errors: bad_argument (no text).
   Result<void> begin(const Tokenizer& tokenizer, std::string_view text);
   bool has_text() const noexcept { return reference_.size() != 0; }
+  /// So many of the text's as are looked at.
+  Index tokens() const noexcept { return reference_.size() / original_.d_model(); }
 
   /// What the matrices at these places see, in a layer of which `replace` has replaced some. With
   /// `diagonal`, only the second moments' diagonals and no corrections.

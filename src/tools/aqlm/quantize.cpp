@@ -171,13 +171,19 @@ std::string key_of(const CheckpointPlan& plan, const std::string& fingerprint,
       fmt::join(options.keep, " "));
 }
 
-// The parts of a matrix, or of a stack, as the file has them.
-struct Encoded {
-  std::vector<std::byte> codes;  // int8 or int16, [count, out, groups, M]
-  std::vector<f16> codebooks;    // [count, M, K, 1, g]
-  std::vector<f16> scales;       // [count, out, 1, 1, 1]
-  std::vector<NamedTensor> tensors;
-};
+// The parts of a matrix, or of a stack, as the file has them, without their data.
+std::vector<NamedTensor> file_parts(const Job& job, const AqlmScheme& scheme) {
+  const MatrixShape shape{job.out, job.in,
+                          job.each.front().is_stacked ? std::optional(job.count()) : std::nullopt};
+  const DType code_type = scheme.bits <= 8 ? DType::i8 : DType::i16;
+  return {
+      {job.name + ".codes",
+       {nullptr, code_type, shape.tensor({job.out, job.in / scheme.in_group, scheme.codebooks})}},
+      {job.name + ".codebooks",
+       {nullptr, DType::f16,
+        shape.tensor({scheme.codebooks, scheme.codewords(), 1, scheme.in_group})}},
+      {job.name + ".scales", {nullptr, DType::f16, shape.tensor({job.out, 1, 1, 1})}}};
+}
 
 // Codes are stored as signed numbers, wrapped at 2^bits.
 void append_codes(const AqlmMatrix& matrix, std::vector<std::byte>& codes) {
@@ -187,28 +193,6 @@ void append_codes(const AqlmMatrix& matrix, std::vector<std::byte>& codes) {
     codes.push_back(static_cast<std::byte>(value & 0xFF));
     if (bits > 8) codes.push_back(static_cast<std::byte>((value >> 8) & 0xFF));
   }
-}
-
-Encoded file_parts(const Job& job, const AqlmScheme& scheme,
-                   const std::vector<AqlmMatrix>& matrices) {
-  Encoded parts;
-  for (const AqlmMatrix& matrix : matrices) {
-    append_codes(matrix, parts.codes);
-    parts.codebooks.insert(parts.codebooks.end(), matrix.codebooks.begin(), matrix.codebooks.end());
-    parts.scales.insert(parts.scales.end(), matrix.scales.begin(), matrix.scales.end());
-  }
-  const MatrixShape shape{job.out, job.in,
-                          job.each.front().is_stacked ? std::optional(job.count()) : std::nullopt};
-  const DType code_type = scheme.bits <= 8 ? DType::i8 : DType::i16;
-  parts.tensors = {
-      {job.name + ".codes",
-       {parts.codes.data(), code_type,
-        shape.tensor({job.out, job.in / scheme.in_group, scheme.codebooks})}},
-      {job.name + ".codebooks",
-       {parts.codebooks.data(), DType::f16,
-        shape.tensor({scheme.codebooks, scheme.codewords(), 1, scheme.in_group})}},
-      {job.name + ".scales", {parts.scales.data(), DType::f16, shape.tensor({job.out, 1, 1, 1})}}};
-  return parts;
 }
 
 // Takes out `"key": null`, which says as little as no such member.
@@ -402,23 +386,9 @@ class Quantizer {
 Result<void> write_weights(const CheckpointPlan& plan, const std::vector<Job>& jobs,
                            const AqlmScheme& scheme, const aqlm::PartialWork& finished,
                            const std::string& path, AqlmReport& report) {
-  const auto parts_of = [&](const Job& job) -> Result<Encoded> {
-    std::vector<AqlmMatrix> matrices;
-    for (Index i = 0; i < job.count(); ++i) {
-      auto matrix = finished.load(job.name_of(i), scheme, job.out, job.in);
-      if (!matrix) {
-        return Error{ErrorCode::io_failed,
-                     fmt::format("[aqlm] {}: expected the finished matrix, found none ({})",
-                                 job.name_of(i), finished.folder())};
-      }
-      matrices.push_back(*std::move(matrix));
-    }
-    return file_parts(job, scheme, matrices);
-  };
   std::vector<NamedTensor> tensors;
   std::map<std::string, const Job*, std::less<>> quantised;
   for (const Job& job : jobs) quantised.emplace(job.name + ".weight", &job);
-  std::vector<const Job*> of_job;
   for (const auto& [name, entry] : plan.checkpoint.weights.entries()) {
     report.bytes_before += entry.tensor.bytes();
     if (quantised.contains(name)) continue;
@@ -426,23 +396,38 @@ Result<void> write_weights(const CheckpointPlan& plan, const std::vector<Job>& j
   }
   const std::size_t copied = tensors.size();
   for (const Job& job : jobs) {
-    KRAIT_ASSIGN_OR_RETURN(const Encoded parts, parts_of(job));
-    tensors.insert(tensors.end(), parts.tensors.begin(), parts.tensors.end());
+    const auto parts = file_parts(job, scheme);
+    tensors.insert(tensors.end(), parts.begin(), parts.end());
   }
   for (const NamedTensor& tensor : tensors) report.bytes_after += tensor.tensor.bytes();
   auto metadata = plan.checkpoint.weights.metadata;
   metadata["format"] = "pt";
   KRAIT_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::create(path, tensors, metadata));
-  const auto write = [&](std::size_t i, const TensorView& tensor) {
-    return writer.write(
+  for (std::size_t i = 0; i < copied; ++i) {
+    const TensorView& tensor = tensors[i].tensor;
+    KRAIT_RETURN_IF_ERROR(writer.write(
         i, 0,
-        {static_cast<const std::byte*>(tensor.data), static_cast<std::size_t>(tensor.bytes())});
-  };
-  for (std::size_t i = 0; i < copied; ++i) KRAIT_RETURN_IF_ERROR(write(i, tensors[i].tensor));
+        {static_cast<const std::byte*>(tensor.data), static_cast<std::size_t>(tensor.bytes())}));
+  }
   std::size_t i = copied;
   for (const Job& job : jobs) {
-    KRAIT_ASSIGN_OR_RETURN(const Encoded parts, parts_of(job));
-    for (const NamedTensor& part : parts.tensors) KRAIT_RETURN_IF_ERROR(write(i++, part.tensor));
+    std::vector<std::byte> codes;
+    std::vector<f16> codebooks;
+    std::vector<f16> scales;
+    for (Index k = 0; k < job.count(); ++k) {
+      const auto matrix = finished.load(job.name_of(k), scheme, job.out, job.in);
+      if (!matrix) {
+        return Error{ErrorCode::io_failed,
+                     fmt::format("[aqlm] {}: expected the finished matrix, found none ({})",
+                                 job.name_of(k), finished.folder())};
+      }
+      append_codes(*matrix, codes);
+      codebooks.insert(codebooks.end(), matrix->codebooks.begin(), matrix->codebooks.end());
+      scales.insert(scales.end(), matrix->scales.begin(), matrix->scales.end());
+    }
+    KRAIT_RETURN_IF_ERROR(writer.write(i++, 0, codes));
+    KRAIT_RETURN_IF_ERROR(writer.write(i++, 0, std::as_bytes(std::span(codebooks))));
+    KRAIT_RETURN_IF_ERROR(writer.write(i++, 0, std::as_bytes(std::span(scales))));
   }
   return writer.commit();
 }
@@ -484,6 +469,7 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
     return done.error();
   }
   AqlmReport report = quantizer.take_report();
+  report.calibration_tokens = calibration.tokens();
   KRAIT_RETURN_IF_ERROR(write_weights(plan, quantizer.jobs(), options.scheme, finished,
                                       directory.path() + "/model.safetensors", report));
   KRAIT_RETURN_IF_ERROR(copy_texts(
