@@ -177,6 +177,7 @@ std::string to_json(const AqlmReport& report, const std::string& scheme, double 
   }
   return line_of({{"scheme", scheme},
                   {"bits_per_weight", report.bits_per_weight},
+                  {"calibration_tokens", report.calibration_tokens},
                   {"bytes_before", report.bytes_before},
                   {"bytes_after", report.bytes_after},
                   {"matrices", std::move(matrices)},
