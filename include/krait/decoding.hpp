@@ -8,6 +8,7 @@
 #include "krait/decoding/conversation.hpp"
 #include "krait/decoding/generate.hpp"
 #include "krait/decoding/generation.hpp"
+#include "krait/decoding/grammar.hpp"
 #include "krait/decoding/sampler.hpp"
 #include "krait/decoding/sampler_step.hpp"
 #include "krait/decoding/sequence.hpp"
