@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/aqlm_tables_vbmi.hpp"
 #include "krait/kernels/aqlm.hpp"
 #include "krait/kernels/matmul.hpp"
 
@@ -30,18 +31,26 @@ Index booked_blocks(const AqlmTableWeights& W) noexcept {
   return W.scheme.bits == 8 ? std::min(W.blocks(), Index{16}) : W.blocks();
 }
 
-// Tables that are made and met by all rows at a time: of 8 bits, as many as stay in the L2 cache.
+// Tables that are made and then met by all rows at a time: of 8 bits, as many as stay in the L2
+// cache.
 struct Pass {
   Index tokens;
   Index blocks;
+  Index lanes = 1;
 
   Pass(const AqlmTableWeights& W, Index all) noexcept : tokens(all), blocks(W.blocks()) {
     if (W.scheme.bits != 8) return;
-    constexpr Index most_tokens = 32;
     constexpr Index cached_tables = 128;
-    tokens = std::min(all, most_tokens);
-    blocks =
-        std::min(booked_blocks(W), std::max(Index{1}, cached_tables / std::max(tokens, Index{1})));
+    constexpr Index most_tokens = 32;
+    constexpr Index min_wide = 5;
+    const Index booked = all * booked_blocks(W);
+    // Shuffles of 64 bytes are as quick as loading what 16 tokens look up together.
+    if (all >= min_wide && booked >= AqlmTables::wide && !has_aqlm_tables_vbmi()) {
+      lanes = AqlmTables::wide;
+    }
+    tokens = std::min(all, lanes == 1 ? most_tokens : lanes);
+    const Index tables = std::min(booked, cached_tables);
+    blocks = std::min(W.blocks(), tables / round_up(std::max(tokens, Index{1}), lanes));
   }
 };
 
@@ -80,10 +89,10 @@ void product(const ProductContext& ctx, const AqlmTableWeights& W,
     const MatrixView<float> y(args.y.row_data(token), tokens, W.rows, args.y.stride);
     for (Index block = 0; block < W.blocks(); block += pass.blocks) {
       const AqlmTables tables(ctx.workspace.data(), tokens, W,
-                              {block, std::min(block + pass.blocks, W.blocks())});
-      const Index items = tokens * tables.blocks.size();
-      const ItemCost making = ItemCost::of(0, 2 * tables.block_values * (W.scheme.in_group + 4));
-      parallel_for(ctx.executor, items, 1, making,
+                              {block, std::min(block + pass.blocks, W.blocks())}, pass.lanes);
+      const ItemCost making =
+          ItemCost::of(0, 2 * tables.block_values * (W.scheme.in_group + 4) * pass.lanes);
+      parallel_for(ctx.executor, tables.items(tokens), 1, making,
                    [&](Range range) { make_aqlm_tables(W, x, range, tables); });
       // A look-up is quicker than the products it stands for: eight of them a cycle.
       const Index codes = tables.blocks.size() * AqlmTableWeights::block_codes;

@@ -24,6 +24,9 @@ constexpr int block_codes = static_cast<int>(Weights::block_codes);
 constexpr Index few = 16;
 constexpr Index many = 256;
 
+// Tokens beside each other.
+constexpr Index wide = AqlmTables::wide;
+
 // Bytes of a line of codes that one register holds. The lines of 64 rows are taken in so many
 // parts.
 using D8 = hn::CappedTag<std::uint8_t, 64>;
@@ -34,173 +37,6 @@ using V16 = hn::Vec<D16>;
 constexpr Index line_bytes = 64;
 constexpr Index part_bytes = static_cast<Index>(hn::MaxLanes(D8()));
 constexpr int line_parts = static_cast<int>(line_bytes / part_bytes);
-
-// The largest magnitude so far, as bits: infinities and NaN are above all other numbers.
-using Peak = hn::Vec<DI>;
-
-// Groups × codebooks whose products are formed together.
-constexpr Index tile_groups = 2;
-constexpr Index tile_books = vector_parts == 1 ? 4 : 2;
-
-// The same for a whole block of whole groups, of a number of codebooks that tiles divide: inputs
-// and numbers of codebooks are loaded once for several products.
-HWY_INLINE Peak multiply_tiles(const Weights& W, const float* x, float* products) {
-  const DF d;
-  const Index g = W.scheme.in_group;
-  const Index books = W.scheme.codebooks;
-  Peak largest = hn::Zero(DI());
-  for (Index group = 0; group < Weights::block_codes / books; group += tile_groups) {
-    for (Index m = 0; m < books; m += tile_books) {
-      Array<VF, tile_groups * tile_books * vector_parts> sums;
-      KRAIT_UNROLL
-      for (VF& sum : sums) sum = hn::Zero(d);
-      const float* codebook = W.codebooks + m * g * few;
-      for (Index k = 0; k < g; ++k) {
-        Array<VF, tile_groups> inputs;
-        KRAIT_UNROLL
-        for (Index i = 0; i < tile_groups; ++i) inputs[i] = hn::Set(d, x[(group + i) * g + k]);
-        KRAIT_UNROLL
-        for (Index b = 0; b < tile_books * vector_parts; ++b) {
-          const VF numbers =
-              load(codebook + (b / vector_parts * g + k) * few + b % vector_parts * vector_lanes);
-          KRAIT_UNROLL
-          for (Index i = 0; i < tile_groups; ++i) {
-            VF& sum = sums[i * tile_books * vector_parts + b];
-            sum = fma(numbers, inputs[i], sum);
-          }
-        }
-      }
-      KRAIT_UNROLL
-      for (Index i = 0; i < tile_groups; ++i) {
-        KRAIT_UNROLL
-        for (Index b = 0; b < tile_books * vector_parts; ++b) {
-          const VF sum = sums[i * tile_books * vector_parts + b];
-          largest = hn::Max(largest, hn::BitCast(DI(), hn::Abs(sum)));
-          hn::Store(sum, d, products + ((group + i) * books + m) * few + b * vector_lanes);
-        }
-      }
-    }
-  }
-  return largest;
-}
-
-// Products of `count` codes with the activations they meet, 16 codewords each.
-HWY_INLINE Peak multiply_codewords(const Weights& W, const float* x, Index first, Index count,
-                                   float* products) {
-  const DF d;
-  const DI di;
-  const Index g = W.scheme.in_group;
-  const Index books = W.scheme.codebooks;
-  Peak largest = hn::Zero(di);
-  // Several chains at a time; codes that are missing repeat the last.
-  constexpr Index at_once = vector_parts == 1 ? 8 : 2;
-  Index group = first / books;
-  Index m = first % books;
-  for (Index n = 0; n < count; n += at_once) {
-    const float* inputs[at_once];
-    const float* codebooks[at_once];
-    for (Index i = 0; i < at_once; ++i) {
-      inputs[i] = x + group * g;
-      codebooks[i] = W.codebooks + m * g * few;
-      if (n + i + 1 < count && ++m == books) {
-        m = 0;
-        ++group;
-      }
-    }
-    Array<VF, at_once * vector_parts> sums;
-    KRAIT_UNROLL
-    for (Index i = 0; i < at_once * vector_parts; ++i) sums[i] = hn::Zero(d);
-    for (Index k = 0; k < g; ++k) {
-      KRAIT_UNROLL
-      for (Index i = 0; i < at_once; ++i) {
-        const VF input = hn::Set(d, inputs[i][k]);
-        KRAIT_UNROLL
-        for (Index p = 0; p < vector_parts; ++p) {
-          VF& sum = sums[i * vector_parts + p];
-          const float* numbers = codebooks[i] + k * few + p * vector_lanes;
-          sum = fma(load(numbers), input, sum);
-        }
-      }
-    }
-    KRAIT_UNROLL
-    for (Index i = 0; i < at_once * vector_parts; ++i) {
-      largest = hn::Max(largest, hn::BitCast(di, hn::Abs(sums[i])));
-      hn::Store(sums[i], d, products + n * few + i * vector_lanes);
-    }
-  }
-  return largest;
-}
-
-// The same for 256 codewords: codes of the same codebook in pairs, which share its numbers.
-HWY_INLINE Peak multiply_many(const Weights& W, const float* x, Index first, Index count,
-                              float* products) {
-  constexpr Index parts = HWY_TARGET == HWY_AVX3 ? 8 : 4;
-  const DF d;
-  const Index g = W.scheme.in_group;
-  const Index books = W.scheme.codebooks;
-  Peak largest = hn::Zero(DI());
-  for (Index start = 0; start < HWY_MIN(books, count); ++start) {
-    const float* codebook = W.codebooks + (first + start) % books * g * many;
-    for (Index n = start; n < count; n += 2 * books) {
-      const Index next = n + books < count ? n + books : n;
-      const float* inputs[2] = {x + (first + n) / books * g, x + (first + next) / books * g};
-      for (Index word = 0; word < many; word += parts * vector_lanes) {
-        Array<VF, 2 * parts> sums;
-        KRAIT_UNROLL
-        for (VF& sum : sums) sum = hn::Zero(d);
-        for (Index k = 0; k < g; ++k) {
-          const VF one = hn::Set(d, inputs[0][k]);
-          const VF other = hn::Set(d, inputs[1][k]);
-          KRAIT_UNROLL
-          for (Index p = 0; p < parts; ++p) {
-            const VF numbers = load(codebook + k * many + word + p * vector_lanes);
-            sums[2 * p] = fma(numbers, one, sums[2 * p]);
-            sums[2 * p + 1] = fma(numbers, other, sums[2 * p + 1]);
-          }
-        }
-        KRAIT_UNROLL
-        for (Index i = 0; i < 2 * parts; ++i) {
-          largest = hn::Max(largest, hn::BitCast(DI(), hn::Abs(sums[i])));
-          const Index code = i % 2 == 0 ? n : next;
-          hn::Store(sums[i], d, products + code * many + word + i / 2 * vector_lanes);
-        }
-      }
-    }
-  }
-  return largest;
-}
-
-template <Index words>
-HWY_INLINE void make_block(const Weights& W, const float* x, Index block, std::uint8_t* values,
-                           float& step) {
-  const DF d;
-  const hn::Rebind<std::uint8_t, DF> d8;
-  constexpr Index block_values = Weights::block_codes * words;
-  HWY_ALIGN float products[static_cast<std::size_t>(block_values)];
-  const Index first = block * Weights::block_codes;
-  const Index count = HWY_MIN(Weights::block_codes, W.row_codes() - first);
-  const Index books = W.scheme.codebooks;
-  const bool has_tiles = count == Weights::block_codes && books % tile_books == 0 &&
-                         Weights::block_codes % (tile_groups * books) == 0;
-  const Peak largest = words == many ? multiply_many(W, x, first, count, products)
-                       : has_tiles
-                           ? multiply_tiles(W, x + first / books * W.scheme.in_group, products)
-                           : multiply_codewords(W, x, first, count, products);
-  const std::int32_t bits = hn::GetLane(hn::MaxOfLanes(DI(), largest));
-  float peak;
-  std::memcpy(&peak, &bits, sizeof peak);
-  const bool is_finite = bits < 0x7F800000;
-  const bool counts = is_finite && peak >= 0x1p-100F;
-  step = counts ? peak / 127.0F : is_finite ? 0.0F : VectorOps::quiet_nan();
-  const Index used = counts ? count * words : 0;
-  const VF inverse = hn::Set(d, 127.0F / peak);
-  const auto middle = hn::Set(DI(), 128);
-  for (Index i = 0; i < used; i += vector_lanes) {
-    const auto q = hn::NearestInt(hn::Mul(hn::Load(d, products + i), inverse));
-    hn::StoreU(hn::DemoteTo(d8, hn::Add(q, middle)), d8, values + i);
-  }
-  std::memset(values + used, 128, static_cast<std::size_t>(block_values - used));
-}
 
 // Sums of table values as 16-bit numbers that begin with those of even bytes. `all` has both bytes
 // of each number added as they lie, modulo 2^16, `odd` the upper ones by themselves.
@@ -366,17 +202,20 @@ HWY_INLINE void tile_many(const MatmulAqlmTablesArgs& args, Index row_block, Ind
   const std::uint8_t* table = args.x.values + token * blocks * args.x.block_values;
   const float* steps = args.x.steps + token * blocks;
   const V8 nibble = hn::Set(d8, 15);
+  // The codes of the next rows, which are too far away for the hardware to see that they come.
+  const Index next = args.W.blocks() * block_bytes;
   Array<VF, quarters> acc;
   load_chains(args, row_block, part, token, acc);
   for (Index b = 0; b < blocks; ++b) {
     Sums sums = {hn::Zero(d16), hn::Zero(d16)};
     HWY_UNROLL(1)
     for (int n = 0; n < block_codes; ++n, codes += line_bytes, table += many) {
+      if (part == 0) __builtin_prefetch(codes + next, 0, 2);
       const V8 code = hn::LoadU(d8, codes);
-      const V16 wide = hn::BitCast(d16, code);
-      const V8 bits[4] = {hn::BitCast(d8, hn::ShiftLeft<3>(wide)),
-                          hn::BitCast(d8, hn::ShiftLeft<2>(wide)),
-                          hn::BitCast(d8, hn::ShiftLeft<1>(wide)), code};
+      const V16 pairs = hn::BitCast(d16, code);
+      const V8 bits[4] = {hn::BitCast(d8, hn::ShiftLeft<3>(pairs)),
+                          hn::BitCast(d8, hn::ShiftLeft<2>(pairs)),
+                          hn::BitCast(d8, hn::ShiftLeft<1>(pairs)), code};
       const V16 values = hn::BitCast(d16, look_up<4>(table, hn::And(code, nibble), bits));
       sums.all = hn::Add(sums.all, values);
       sums.odd = hn::Add(sums.odd, hn::ShiftRight<8>(values));
@@ -405,33 +244,93 @@ void for_tokens(const MatmulAqlmTablesArgs& args, Index row_block, Index token, 
   }
 }
 
+// A block of rows times 16 tokens, whose values are loaded together.
+HWY_NOINLINE void tile_wide(const MatmulAqlmTablesArgs& args, Index row_block, Index token) {
+  using DW = hn::CappedTag<std::uint16_t, static_cast<std::size_t>(wide)>;
+  constexpr Index parts = wide / static_cast<Index>(hn::MaxLanes(DW()));
+  constexpr Index part_lanes = wide / parts;
+  constexpr Index block_bytes = Weights::block_rows * Weights::block_codes;
+  constexpr int rows = static_cast<int>(Weights::block_rows);
+  const DF d;
+  const DW dw;
+  const hn::Rebind<std::uint8_t, DW> d8;
+  const hn::RebindToSigned<DW> ds;
+  const hn::Rebind<std::int16_t, DF> ds_part;
+  const Index first = row_block * rows;
+  const Index count = HWY_MIN(Index{rows}, args.outputs.end - first);
+  const Index tokens = HWY_MIN(wide, args.y.rows - token);
+  const Index blocks = args.x.blocks.size();
+  HWY_ALIGN float acc[static_cast<std::size_t>(rows * wide)] = {};
+  if (args.x.blocks.begin > 0) {
+    for (Index t = 0; t < tokens; ++t) {
+      const float* y = args.y.row_data(token + t) + first;
+      for (Index r = 0; r < count; ++r) acc[r * wide + t] = y[r];
+    }
+  }
+  const std::uint8_t* codes =
+      args.W.codes + (row_block * args.W.blocks() + args.x.blocks.begin) * block_bytes;
+  const std::uint8_t* tables = args.x.values + token * blocks * args.x.block_values;
+  const float* steps = args.x.steps + token * blocks;
+  for (Index b = 0; b < blocks; ++b) {
+    for (Index r = 0; r < rows; ++r) {
+      const std::uint8_t* code = codes + r % (rows / 2) * 2 + r / (rows / 2);
+      Array<hn::Vec<DW>, parts> sums;
+      KRAIT_UNROLL
+      for (Index p = 0; p < parts; ++p) sums[p] = hn::Set(dw, 0x10000 - 128 * block_codes);
+      KRAIT_UNROLL
+      for (int n = 0; n < block_codes; ++n) {
+        const std::uint8_t* values = tables + (n * many + code[n * line_bytes]) * wide;
+        KRAIT_UNROLL
+        for (Index p = 0; p < parts; ++p) {
+          sums[p] = hn::Add(sums[p], hn::PromoteTo(dw, hn::Load(d8, values + p * part_lanes)));
+        }
+      }
+      HWY_ALIGN std::int16_t whole[static_cast<std::size_t>(wide)];
+      KRAIT_UNROLL
+      for (Index p = 0; p < parts; ++p) {
+        hn::Store(hn::BitCast(ds, sums[p]), ds, whole + p * part_lanes);
+      }
+      KRAIT_UNROLL
+      for (Index i = 0; i < wide; i += vector_lanes) {
+        const VF sum = hn::ConvertTo(d, hn::PromoteTo(DI(), hn::Load(ds_part, whole + i)));
+        float* chain = acc + r * wide + i;
+        hn::Store(fma(sum, hn::LoadU(d, steps + i), hn::Load(d, chain)), d, chain);
+      }
+    }
+    codes += block_bytes;
+    tables += args.x.block_values * wide;
+    steps += wide;
+  }
+  const bool is_last = args.x.blocks.end == args.W.blocks();
+  for (Index t = 0; t < tokens; ++t) {
+    float* y = args.y.row_data(token + t) + first;
+    for (Index r = 0; r < count; ++r) {
+      const float sum = acc[r * wide + t];
+      if (!is_last) {
+        y[r] = sum;
+      } else {
+        const float scaled = args.W.scales[first + r] * sum;
+        y[r] = args.bias != nullptr ? scaled + args.bias[first + r] : scaled;
+      }
+    }
+  }
+}
+
 // Codes of 8 bits: those of a block of rows stay in the cache while all tokens meet them.
 void multiply_many(const MatmulAqlmTablesArgs& args) {
   for (Index row = args.outputs.begin; row < args.outputs.end; row += Weights::block_rows) {
-    for (Index token = 0; token < args.y.rows; ++token) {
-      for (Index part = 0; part < line_parts; ++part) {
-        tile_many(args, row / Weights::block_rows, part, token);
+    const Index row_block = row / Weights::block_rows;
+    for (Index token = 0; token < args.y.rows; token += args.x.lanes) {
+      if (args.x.lanes == wide) {
+        tile_wide(args, row_block, token);
+      } else {
+        for (Index part = 0; part < line_parts; ++part) tile_many(args, row_block, part, token);
       }
     }
   }
 }
 
 }  // namespace
-
-void make_aqlm_tables(const AqlmTableWeights& W, MatrixView<const float> x, Range items,
-                      const AqlmTables& out) noexcept {
-  const Index blocks = out.blocks.size();
-  for (Index at = items.begin; at < items.end; ++at) {
-    const float* token = x.row_data(at / blocks);
-    const Index block = out.blocks.begin + at % blocks;
-    std::uint8_t* values = out.values + at * out.block_values;
-    if (W.scheme.bits == 8) {
-      make_block<many>(W, token, block, values, out.steps[at]);
-    } else {
-      make_block<few>(W, token, block, values, out.steps[at]);
-    }
-  }
-}
 
 void matmul_aqlm_tables(const MatmulAqlmTablesArgs& args) noexcept {
   if (args.W.scheme.bits == 8) return multiply_many(args);
@@ -510,13 +409,9 @@ void decode_aqlm_row(const AqlmTableWeights& W, Index row, std::span<float> out)
   }
 }
 
-void make_aqlm_tables(const AqlmTableWeights& W, MatrixView<const float> x, Range items,
-                      const AqlmTables& out) noexcept {
-  KRAIT_KERNEL(make_aqlm_tables, ref::make_aqlm_tables)(W, x, items, out);
-}
-
 void matmul_aqlm_tables(const MatmulAqlmTablesArgs& args) noexcept {
-  if (args.W.scheme.bits == 8 && has_aqlm_tables_vbmi()) return matmul_aqlm_tables_vbmi(args);
+  if (args.W.scheme.bits == 8 && args.x.lanes == 1 && has_aqlm_tables_vbmi())
+    return matmul_aqlm_tables_vbmi(args);
   KRAIT_KERNEL(matmul_aqlm_tables, ref::matmul_aqlm_tables)(args);
 }
 

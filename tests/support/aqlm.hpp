@@ -135,11 +135,12 @@ class AqlmTableMatrix {
 class MadeTables {
  public:
   MadeTables(const kernels::AqlmTableWeights& W, MatrixView<const float> x)
-      : MadeTables(W, x, {0, W.blocks()}) {}
-  MadeTables(const kernels::AqlmTableWeights& W, MatrixView<const float> x, Range blocks)
-      : memory_(x.rows * blocks.size() * kernels::AqlmTables::floats_per_block(W)),
-        view_(memory_.data(), x.rows, W, blocks) {
-    kernels::make_aqlm_tables(W, x, {0, x.rows * blocks.size()}, view_);
+      : MadeTables(W, x, {0, W.blocks()}, 1) {}
+  MadeTables(const kernels::AqlmTableWeights& W, MatrixView<const float> x, Range blocks,
+             Index lanes)
+      : memory_(round_up(x.rows, lanes) * blocks.size() * kernels::AqlmTables::floats_per_block(W)),
+        view_(memory_.data(), x.rows, W, blocks, lanes) {
+    kernels::make_aqlm_tables(W, x, {0, view_.items(x.rows)}, view_);
   }
   const kernels::AqlmTables& view() const { return view_; }
   std::span<const float> memory() { return memory_.span(); }

@@ -97,15 +97,12 @@ struct AqlmTableWeights {
   Index rows = 0;
   Index cols = 0;
 
-  /// Whether the contract has a matrix of so many rows multiplied by tables: those of 8 bits cost
-  /// as much as 256 rows for each codebook.
+  /// Whether the form `aqlm` multiplies a matrix of so many rows by tables. Those of 8 bits cost
+  /// about as much as 400 rows for each codebook.
   static bool takes(const AqlmScheme& scheme, Index rows) noexcept {
-    return scheme.out_group == 1 &&
-           (scheme.bits == 4 ||
-            (scheme.bits == 8 && rows >= rows_per_codeword * scheme.codebooks * 256));
+    if (scheme.out_group != 1) return false;
+    return scheme.bits == 4 || (scheme.bits == 8 && rows >= 512 * scheme.codebooks);
   }
-  static constexpr Index rows_per_codeword = 1;
-
   Index codewords() const noexcept { return scheme.codewords(); }
   Index block_bytes() const noexcept { return block_rows * block_codes * scheme.bits / 8; }
   Index row_blocks() const noexcept { return round_up(rows, block_rows) / block_rows; }
@@ -129,26 +126,38 @@ KRAIT_API void decode_aqlm_row(const AqlmTableWeights& W, Index row, std::span<f
 
 /// The products of each codeword with the activations it meets, of several tokens, in 8 bits.
 struct AqlmTables {
-  std::uint8_t* values = nullptr;  ///< [tokens, blocks, 16 codes, codewords]: q + 128
-  float* steps = nullptr;          ///< [tokens, blocks]
-  Range blocks;                    ///< which blocks of a row
-  Index block_values = 0;
+  /// [tokens / lanes, blocks, 16 codes, codewords, lanes]: q + 128
+  std::uint8_t* values = nullptr;
+  float* steps = nullptr;  ///< [tokens / lanes, blocks, lanes]
+  Range blocks;            ///< which blocks of a row
+  Index lanes = 1;         ///< tokens that lie beside each other: 1, or 16 of codes of 8 bits
+  Index block_values = 0;  ///< of one token
+
+  static constexpr Index wide = 16;
 
   /// Floats of memory for a block of one token.
   static Index floats_per_block(const AqlmTableWeights& W) noexcept {
     return AqlmTableWeights::block_codes * W.codewords() / Index{sizeof(float)} + 1;
   }
 
-  /// Laid out in `memory`, which has floats_per_block(W) floats for each block and token.
-  AqlmTables(float* memory, Index tokens, const AqlmTableWeights& W, Range blocks_) noexcept
+  /// Laid out in `memory`, which has floats_per_block(W) floats for each block and token, of whole
+  /// lanes of tokens.
+  AqlmTables(float* memory, Index tokens, const AqlmTableWeights& W, Range blocks_,
+             Index lanes_ = 1) noexcept
       : values(reinterpret_cast<std::uint8_t*>(memory)),
-        steps(memory + tokens * blocks_.size() * (floats_per_block(W) - 1)),
+        steps(memory + round_up(tokens, lanes_) * blocks_.size() * (floats_per_block(W) - 1)),
         blocks(blocks_),
+        lanes(lanes_),
         block_values(AqlmTableWeights::block_codes * W.codewords()) {}
+
+  /// How many there are for `make_aqlm_tables` to make.
+  Index items(Index tokens) const noexcept {
+    return round_up(tokens, lanes) / lanes * blocks.size();
+  }
 };
 
-/// Makes tables `items` of x [tokens, cols]: of block `out.blocks.begin` + i of token t if item
-/// t · out.blocks.size() + i is among them.
+/// Makes tables `items` of x [tokens, cols]: block `out.blocks.begin` + i of the tokens of lanes n
+/// is item n · out.blocks.size() + i. Tokens that are missing in the last lanes have zeros.
 ///
 /// Bits     numeric contract, section 11.
 /// Oracle   ref::make_aqlm_tables.

@@ -120,35 +120,56 @@ inline void aqlm_products(const kernels::AqlmTableWeights& W, const float* x, In
   }
 }
 
+/// Table `block` of the activations of one token, value i at values[i · lanes], and its step.
+inline float make_aqlm_table(const kernels::AqlmTableWeights& W, const float* x, Index block,
+                             std::uint8_t* values, Index lanes) noexcept {
+  using Weights = kernels::AqlmTableWeights;
+  constexpr std::uint32_t infinity = 0x7F800000;
+  const Index first = block * Weights::block_codes;
+  const Index count = std::min(Weights::block_codes, W.row_codes() - first);
+  float products[Weights::block_codes * 256] = {};
+  for (Index n = 0; n < count; ++n) {
+    aqlm_products(W, x, first + n, products + n * W.codewords());
+  }
+  std::uint32_t largest = 0;  // as bits: infinities and NaN are above all other numbers
+  for (const float t : products) {
+    largest = std::max(largest, std::bit_cast<std::uint32_t>(t) & 0x7FFFFFFFU);
+  }
+  const auto peak = std::bit_cast<float>(largest);
+  const bool is_finite = largest < infinity;
+  const bool counts = is_finite && peak >= 0x1p-100F;
+  const float inverse = 127.0F / peak;
+  for (Index n = 0; n < Weights::block_codes * W.codewords(); ++n) {
+    const float q = counts ? std::nearbyintf(products[n] * inverse) : 0.0F;
+    values[n * lanes] = static_cast<std::uint8_t>(static_cast<int>(q) + 128);
+  }
+  if (!is_finite) return std::numeric_limits<float>::quiet_NaN();
+  return counts ? peak / 127.0F : 0.0F;
+}
+
 /// The bits of kernels::make_aqlm_tables.
 inline void make_aqlm_tables(const kernels::AqlmTableWeights& W, MatrixView<const float> x,
                              Range items, const kernels::AqlmTables& out) noexcept {
-  using Weights = kernels::AqlmTableWeights;
-  constexpr std::uint32_t infinity = 0x7F800000;
   for (Index at = items.begin; at < items.end; ++at) {
-    const float* token = x.row_data(at / out.blocks.size());
-    const Index first = (out.blocks.begin + at % out.blocks.size()) * Weights::block_codes;
-    const Index count = std::min(Weights::block_codes, W.row_codes() - first);
-    float products[Weights::block_codes * 256] = {};
-    for (Index n = 0; n < count; ++n) {
-      aqlm_products(W, token, first + n, products + n * W.codewords());
+    const Index block = out.blocks.begin + at % out.blocks.size();
+    for (Index lane = 0; lane < out.lanes; ++lane) {
+      const Index token = at / out.blocks.size() * out.lanes + lane;
+      std::uint8_t* values = out.values + at * out.block_values * out.lanes + lane;
+      float& step = out.steps[at * out.lanes + lane];
+      if (token < x.rows) {
+        step = make_aqlm_table(W, x.row_data(token), block, values, out.lanes);
+      } else {
+        step = 0.0F;
+        for (Index n = 0; n < out.block_values; ++n) values[n * out.lanes] = 128;
+      }
     }
-    std::uint32_t largest = 0;  // as bits: infinities and NaN are above all other numbers
-    for (const float t : products) {
-      largest = std::max(largest, std::bit_cast<std::uint32_t>(t) & 0x7FFFFFFFU);
-    }
-    const auto peak = std::bit_cast<float>(largest);
-    const bool is_finite = largest < infinity;
-    const bool counts = is_finite && peak >= 0x1p-100F;
-    const float inverse = 127.0F / peak;
-    std::uint8_t* values = out.values + at * out.block_values;
-    for (Index n = 0; n < out.block_values; ++n) {
-      const float q = counts ? std::nearbyintf(products[n] * inverse) : 0.0F;
-      values[n] = static_cast<std::uint8_t>(static_cast<int>(q) + 128);
-    }
-    out.steps[at] =
-        counts ? peak / 127.0F : (is_finite ? 0.0F : std::numeric_limits<float>::quiet_NaN());
   }
+}
+
+/// The step of a block, counted from that with which the tables begin.
+inline float aqlm_step(const kernels::AqlmTables& tables, Index t, Index block) noexcept {
+  const Index at = t / tables.lanes * tables.blocks.size() + block;
+  return tables.steps[at * tables.lanes + t % tables.lanes];
 }
 
 /// Σ q over the codes of row r in a block, counted from that with which the tables begin: an exact
@@ -156,13 +177,15 @@ inline void make_aqlm_tables(const kernels::AqlmTableWeights& W, MatrixView<cons
 inline std::int32_t aqlm_block_sum(const kernels::MatmulAqlmTablesArgs& args, Index t, Index r,
                                    Index block) noexcept {
   using Weights = kernels::AqlmTableWeights;
+  const Index lanes = args.x.lanes;
   const std::uint8_t* values =
-      args.x.values + (t * args.x.blocks.size() + block) * args.x.block_values;
+      args.x.values + (t / lanes * args.x.blocks.size() + block) * args.x.block_values * lanes +
+      t % lanes;
   std::int32_t sum = 0;
   for (Index n = 0; n < Weights::block_codes; ++n) {
     const Index i = (args.x.blocks.begin + block) * Weights::block_codes + n;
     if (i >= args.W.row_codes()) break;
-    sum += values[n * args.W.codewords() + aqlm_table_code(args.W, r, i)] - 128;
+    sum += values[(n * args.W.codewords() + aqlm_table_code(args.W, r, i)) * lanes] - 128;
   }
   return sum;
 }
@@ -175,7 +198,7 @@ inline void matmul_aqlm_tables_oracle(const kernels::MatmulAqlmTablesArgs& args,
       double sum = 0.0;
       for (Index b = 0; b < args.x.blocks.size(); ++b) {
         sum += static_cast<double>(aqlm_block_sum(args, t, r, b)) *
-               static_cast<double>(args.x.steps[t * args.x.blocks.size() + b]);
+               static_cast<double>(aqlm_step(args.x, t, b));
       }
       sum *= static_cast<double>(args.W.scales[r]);
       y(t, r) = args.bias != nullptr ? sum + static_cast<double>(args.bias[r]) : sum;
@@ -190,8 +213,8 @@ inline void matmul_aqlm_tables(const kernels::MatmulAqlmTablesArgs& args) noexce
       float& y = args.y(t, r);
       float acc = args.x.blocks.begin == 0 ? 0.0F : y;
       for (Index b = 0; b < args.x.blocks.size(); ++b) {
-        acc = std::fma(static_cast<float>(aqlm_block_sum(args, t, r, b)),
-                       args.x.steps[t * args.x.blocks.size() + b], acc);
+        acc = std::fma(static_cast<float>(aqlm_block_sum(args, t, r, b)), aqlm_step(args.x, t, b),
+                       acc);
       }
       y = acc;
       if (args.x.blocks.end < args.W.blocks()) continue;
