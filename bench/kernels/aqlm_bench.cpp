@@ -12,12 +12,16 @@
 //   scale them, about 106 in 53 cycles: 10 bytes a cycle, 36 GB/s a core. Measured from the L2
 //   cache: 30. The tables are another 64 multiply-adds for each input, what 64 dense rows cost;
 //   measured 3 ns an input.
-// - 2x8 g8: for each group of 8 weights two codewords of 32 bytes from the L1 cache, each found by
-// a
-//   rotation and a mask, an addition, half an instruction each to put two groups together, to scale
-//   and to multiply: 7.8 instructions, 1.3 cycles at 6 a cycle, 23 weights/ns. Measured 15 to 18.
-//   Dense f32 at 20 GB/s a core is 5 weights/ns: no more than 4.5 times that, less where memory is
-//   faster.
+// - 8 bits, by tables: the same bytes from memory. With vpermi2b, 64 codes are a load, two
+//   permutations, a mask, a blend and three operations for the sums: 3.5 cycles, 18 bytes a cycle.
+//   With 32 byte shuffles and blends of 32 bytes 32 codes take 17 cycles out of the L1 cache, 1.9
+//   bytes a cycle, which is less than memory gives. The tables are 256 multiply-adds a code for
+//   each input of a group, and half as long again to round: 512 rows and more at 2x8.
+// - 2x8 g8, exact: for each group of 8 weights two codewords of 32 bytes from the L1 cache, each
+//   found by a rotation and a mask, an addition, half an instruction each to put two groups
+//   together, to scale and to multiply: 7.8 instructions, 1.3 cycles at 6 a cycle, 23 weights/ns.
+//   Measured 15 to 18. Dense f32 at 20 GB/s a core is 5 weights/ns: no more than 4.5 times that,
+//   less where memory is faster.
 // - 1x16 g8: a codeword of 16 bytes from a codebook of 1 MiB, the size of the L2 cache: each one is
 // a
 //   line of 64 bytes from there or from the L3 cache for 8 weights. At 32 bytes a cycle, 15

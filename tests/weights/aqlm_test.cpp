@@ -399,6 +399,48 @@ TEST_F(AqlmParts, AreComparedWithTheConfiguration) {
             "[build] quantization_config: expected matrices of the method aqlm, found none");
 }
 
+// 512 rows of 1x8g8 are enough for tables of 8 bits, one less is not.
+TEST(AqlmForm, MultipliesManyRowsOfEightBitsByTables) {
+  constexpr Index in = 72;
+  constexpr Index most = 512;
+  std::vector<std::int8_t> codes(static_cast<std::size_t>(most * in / 8));
+  for (std::size_t i = 0; i < codes.size(); ++i) {
+    codes[i] = static_cast<std::int8_t>(static_cast<int>(i * 37 % 256) - 128);
+  }
+  const std::vector<float> numbers = random_floats(256 * 8, 4);
+  const std::vector<float> scales = random_floats(most, 5);
+  const std::vector<float> values = random_floats(20 * in, 6);
+  SerialExecutor serial;
+  test::EagerThreadPool three(3);
+  for (const Index out : {most - 1, most}) {
+    WeightStore store;
+    store.add("p.codes", {codes.data(), DType::i8, {out, in / 8, 1}}, nullptr);
+    store.add("p.codebooks", {numbers.data(), DType::f32, {1, 256, 1, 8}}, nullptr);
+    store.add("p.scales", {scales.data(), DType::f32, {out, 1, 1, 1}}, nullptr);
+    const Bound exact(&store, "p", "aqlm-exact", out, in);
+    const Bound tables(&store, "p", "file", out, in);
+    ASSERT_EQ(tables.error.message, "none");
+    EXPECT_TRUE(same_bits<float>(exact.rows(), tables.rows()));
+    std::vector<float> whole;
+    for (const Index tokens : {20, 1, 3, 8}) {
+      const MatrixView<const float> x(values.data(), tokens, in);
+      const std::vector<float> expected = exact.apply(serial, x);
+      const std::vector<float> y = tables.apply(three, x);
+      if (whole.empty()) whole = y;
+      EXPECT_TRUE(same_bits<float>(std::span(whole).first(y.size()), y)) << out << ' ' << tokens;
+      EXPECT_EQ(same_bits<float>(expected, y), out < most) << out << ' ' << tokens;
+      double error = 0.0;
+      double power = 0.0;
+      for (std::size_t i = 0; i < y.size(); ++i) {
+        const double difference = static_cast<double>(y[i]) - static_cast<double>(expected[i]);
+        error += difference * difference;
+        power += static_cast<double>(expected[i]) * static_cast<double>(expected[i]);
+      }
+      EXPECT_LE(error, 2e-4 * power) << out << ' ' << tokens;
+    }
+  }
+}
+
 // Random parts in place of every matrix of a checkpoint, of one scheme after the other.
 class QuantisedCheckpoint {
  public:
