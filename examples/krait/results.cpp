@@ -175,13 +175,17 @@ std::string to_json(const AqlmReport& report, const std::string& scheme, double 
     matrices.push_back(
         {{"name", matrix.name}, {"out", matrix.out}, {"in", matrix.in}, {"error", matrix.error}});
   }
-  return line_of({{"scheme", scheme},
-                  {"bits_per_weight", report.bits_per_weight},
-                  {"calibration_tokens", report.calibration_tokens},
-                  {"bytes_before", report.bytes_before},
-                  {"bytes_after", report.bytes_after},
-                  {"matrices", std::move(matrices)},
-                  {"seconds", seconds}});
+  json object = {{"scheme", scheme},
+                 {"bits_per_weight", report.bits_per_weight},
+                 {"calibration_tokens", report.calibration_tokens},
+                 {"bytes_before", report.bytes_before},
+                 {"bytes_after", report.bytes_after},
+                 {"matrices", std::move(matrices)},
+                 {"seconds", seconds}};
+  if (report.tuning) {
+    object["tuning"] = {{"first", report.tuning->first}, {"last", report.tuning->last}};
+  }
+  return line_of(object);
 }
 
 std::string to_json(const QuantizeSummary& summary, const std::string& source,

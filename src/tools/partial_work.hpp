@@ -1,25 +1,33 @@
 #pragma once
 
+#include <map>
+#include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
-#include "krait/tools/aqlm.hpp"
+#include "krait/io/safetensors.hpp"
+#include "krait/io/weight_store.hpp"
 
 namespace krait {
 inline namespace v0_1 {
-namespace aqlm {
 
-/// The folder of finished matrices, in which an interrupted call goes on.
+/// The folder of finished pieces in which interrupted work goes on: DST.partial beside DST.
 class PartialWork {
  public:
-  /// The folder beside `destination`, for the work that `key` describes. Errors: bad_argument (a
-  /// folder with the work of another call), io_failed.
-  static Result<PartialWork> open(const std::string& destination, const std::string& key);
+  using Metadata = std::map<std::string, std::string, std::less<>>;
 
-  /// The matrix of that name, if it is there and whole.
-  std::optional<AqlmMatrix> load(const std::string& name, const AqlmScheme& scheme, Index out,
-                                 Index in) const;
-  Result<void> save(const std::string& name, const AqlmMatrix& matrix) const;
+  /// The folder beside `destination`, for the work that `key` describes, which this object has
+  /// alone as long as it lives. `area` is for messages. Errors: bad_argument (a folder with the
+  /// work of another call, or that another process works in), io_failed.
+  static Result<PartialWork> open(std::string_view area, const std::string& destination,
+                                  const std::string& key);
+
+  /// The piece of that name, if it is there and whole.
+  std::optional<WeightStore> read(const std::string& name) const;
+  Result<void> write(const std::string& name, std::vector<NamedTensor> tensors,
+                     Metadata metadata = {}) const;
 
   /// For messages.
   const std::string& folder() const { return folder_; }
@@ -27,10 +35,11 @@ class PartialWork {
 
  private:
   std::string path_of(const std::string& name) const;
+  Result<void> lock(std::string_view area);
 
   std::string folder_;
+  std::shared_ptr<const int> lock_;  // a descriptor
 };
 
-}  // namespace aqlm
 }  // namespace v0_1
 }  // namespace krait
