@@ -19,3 +19,4 @@
 #include "krait/decoding/state_io.hpp"
 #include "krait/decoding/stop.hpp"
 #include "krait/decoding/token_mask.hpp"
+#include "krait/decoding/token_spelling.hpp"
