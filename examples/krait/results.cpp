@@ -177,7 +177,7 @@ std::string to_json(const ScoredText& text) {
   return line_of({{"file", text.file},
                   {"tokens", text.tokens},
                   {"scored_tokens", found.tokens},
-                  {"scored_bytes", static_cast<double>(found.bytes)},
+                  {"scored_bytes", found.bytes},
                   {"perplexity", found.value()},
                   {"nats_per_token", found.nats_per_token()},
                   {"bits_per_byte", found.bits_per_byte()},

@@ -10,6 +10,7 @@
 #include "krait/decoding/drafter.hpp"
 #include "krait/decoding/generate.hpp"
 #include "krait/decoding/generation.hpp"
+#include "krait/decoding/grammar.hpp"
 #include "krait/decoding/rejection.hpp"
 #include "krait/decoding/sampler.hpp"
 #include "krait/decoding/sampler_step.hpp"
