@@ -40,11 +40,10 @@ void add_list(Command& command, const std::string& name, std::vector<Index>& val
               const std::string& preset, const std::string& help) {
   constexpr Index largest = 256;
   value = parse_numbers(preset, name, largest);
-  command
-      .custom(
-          name, "LIST", help,
-          [&value, name](const std::string& text) { value = parse_numbers(text, name, largest); })
-      ->default_str(preset);
+  command.custom(
+      name, "LIST", help,
+      [&value, name](const std::string& text) { value = parse_numbers(text, name, largest); },
+      preset);
 }
 
 std::vector<Token> varied_tokens(Index count, Index vocab) {

@@ -112,7 +112,7 @@ void SamplerFlags::add(Command& command) {
                                         parse_real(text.substr(equals + 1), bias));
         if (const Result<void> checked = check(); !checked) throw WrongUsage(bias, checked.error());
       },
-      true);
+      "", true);
   command.flag("--greedy", options.greedy,
                "The most probable token; ignores all other sampling options");
   command.seed("--seed", seed, "Seed of the random numbers; drawn at random if not given");

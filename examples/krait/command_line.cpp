@@ -1,5 +1,6 @@
 #include "command_line.hpp"
 
+#include <CLI/CLI.hpp>
 #include <charconv>
 #include <cstdio>
 
@@ -114,6 +115,10 @@ void check_tokens(const std::vector<Token>& tokens, std::string_view option, Ind
   }
 }
 
+const std::string& Command::name() const { return app_->get_name(); }
+
+std::string Command::help() const { return app_->help("krait"); }
+
 void Command::positional(const std::string& name, std::optional<std::string>& value,
                          const std::string& help) {
   CLI::Option* option = app_->add_option(name, help)->type_name("TEXT");
@@ -126,12 +131,11 @@ void Command::flag(const std::string& names, bool& value, const std::string& hel
   entries_.push_back({option, [&value, sets](const std::string&) { value = sets; }, false, true});
 }
 
-CLI::Option* Command::custom(const std::string& names, const std::string& type,
-                             const std::string& help, std::function<void(const std::string&)> take,
-                             bool repeats) {
-  CLI::Option* option = app_->add_option(names, help)->type_name(type);
+void Command::custom(const std::string& names, const std::string& type, const std::string& help,
+                     std::function<void(const std::string&)> take, const std::string& preset,
+                     bool repeats) {
+  CLI::Option* option = app_->add_option(names, help)->type_name(type)->default_str(preset);
   entries_.push_back({option, std::move(take), true, repeats});
-  return option;
 }
 
 void Command::text(const std::string& names, std::optional<std::string>& value,
@@ -140,48 +144,61 @@ void Command::text(const std::string& names, std::optional<std::string>& value,
 }
 
 void Command::text(const std::string& names, std::string& value, const std::string& help) {
-  custom(names, "TEXT", help, [&value](const std::string& text) {
-    value = text;
-  })->default_str(value);
+  custom(
+      names, "TEXT", help, [&value](const std::string& text) { value = text; }, value);
 }
 
 void Command::texts(const std::string& names, std::vector<std::string>& values,
                     const std::string& help) {
   custom(
-      names, "TEXT", help, [&values](const std::string& text) { values.push_back(text); }, true);
+      names, "TEXT", help, [&values](const std::string& text) { values.push_back(text); }, "",
+      true);
 }
 
 void Command::file(const std::string& names, std::string& value, const std::string& help) {
-  custom(names, "FILE", help, [&value, names](const std::string& text) {
-    if (text.empty()) throw WrongUsage(names.substr(names.find("--")), "a name", "an empty one");
-    value = text;
-  })->default_str(value);
+  custom(
+      names, "FILE", help,
+      [&value, names](const std::string& text) {
+        if (text.empty())
+          throw WrongUsage(names.substr(names.find("--")), "a name", "an empty one");
+        value = text;
+      },
+      value);
 }
 
 void Command::choice(const std::string& names, std::string& value, std::vector<std::string> choices,
                      const std::string& help) {
   std::string list;
   for (const std::string& choice : choices) list += (list.empty() ? "" : ", ") + choice;
-  custom(names, "{" + list + "}", help, [&value, names, list, choices](const std::string& text) {
-    if (std::find(choices.begin(), choices.end(), text) == choices.end()) {
-      throw WrongUsage(names.substr(names.find("--")), "one of " + list, in_quotes(text));
-    }
-    value = text;
-  })->default_str(value);
+  custom(
+      names, "{" + list + "}", help,
+      [&value, names, list, choices](const std::string& text) {
+        if (std::find(choices.begin(), choices.end(), text) == choices.end()) {
+          throw WrongUsage(names.substr(names.find("--")), "one of " + list, in_quotes(text));
+        }
+        value = text;
+      },
+      value);
 }
 
 void Command::number(const std::string& names, int& value, Index least, Index most,
                      const std::string& help) {
-  custom(names, "INT", help, [&value, names, least, most](const std::string& text) {
-    value = static_cast<int>(parse_number(text, names.substr(names.find("--")), least, most));
-  })->default_str(std::to_string(value));
+  custom(
+      names, "INT", help,
+      [&value, names, least, most](const std::string& text) {
+        value = static_cast<int>(parse_number(text, names.substr(names.find("--")), least, most));
+      },
+      std::to_string(value));
 }
 
 void Command::number(const std::string& names, Index& value, Index least, Index most,
                      const std::string& help) {
-  custom(names, "INT", help, [&value, names, least, most](const std::string& text) {
-    value = parse_number(text, names.substr(names.find("--")), least, most);
-  })->default_str(std::to_string(value));
+  custom(
+      names, "INT", help,
+      [&value, names, least, most](const std::string& text) {
+        value = parse_number(text, names.substr(names.find("--")), least, most);
+      },
+      std::to_string(value));
 }
 
 void Command::number(const std::string& names, std::optional<Index>& value, Index least, Index most,
@@ -202,10 +219,14 @@ void Command::seed(const std::string& names, std::optional<std::uint64_t>& value
 
 void Command::real(const std::string& names, double& value, const std::string& help,
                    std::function<Result<void>()> check) {
-  custom(names, "FLOAT", help, [&value, names, check](const std::string& text) {
-    value = parse_real(text, names);
-    if (const Result<void> checked = check(); !checked) throw WrongUsage(names, checked.error());
-  })->default_str(shortest(value));
+  custom(
+      names, "FLOAT", help,
+      [&value, names, check](const std::string& text) {
+        value = parse_real(text, names);
+        if (const Result<void> checked = check(); !checked)
+          throw WrongUsage(names, checked.error());
+      },
+      shortest(value));
 }
 
 Command::Entry& Command::find(std::string_view name) {
@@ -284,16 +305,18 @@ bool Command::parse(const std::vector<std::string>& arguments) {
 }
 
 CommandLine::CommandLine(const std::string& description, const std::string& footer)
-    : app_(description) {
-  app_.name("krait");
-  app_.set_version_flag("--version", "");
-  app_.require_subcommand(1);
-  app_.footer(footer);
+    : app_(std::make_unique<CLI::App>(description)) {
+  app_->name("krait");
+  app_->set_version_flag("--version", "");
+  app_->require_subcommand(1);
+  app_->footer(footer);
 }
+
+CommandLine::~CommandLine() = default;
 
 Command& CommandLine::add(const std::string& name, const std::string& help,
                           const std::string& example, std::function<Result<void>()> run) {
-  CLI::App* app = app_.add_subcommand(name, help);
+  CLI::App* app = app_->add_subcommand(name, help);
   app->footer("Example: " + example);
   return commands_.emplace_back(*app, std::move(run));
 }
@@ -337,7 +360,7 @@ int CommandLine::run(const std::vector<std::string>& arguments) {
   const std::string& first = arguments.front();
   if (first == "--help" || first == "-h" || first == "--version") {
     const Result<void> written =
-        print_all(first == "--version" ? std::string("krait ") + version() + "\n" : app_.help());
+        print_all(first == "--version" ? std::string("krait ") + version() + "\n" : app_->help());
     return written ? ok : report(written.error());
   }
   return run_command(arguments);

@@ -3,8 +3,6 @@
 /// \file
 /// Arguments of the program: declared once, for the help and for the parser.
 
-#include <CLI/CLI.hpp>
-
 #include <cstdint>
 #include <deque>
 #include <exception>
@@ -17,6 +15,11 @@
 #include <vector>
 
 #include "krait/krait.hpp"
+
+namespace CLI {  // CLI11, whose header is long
+class App;
+class Option;
+}  // namespace CLI
 
 namespace krait::cli {
 
@@ -68,12 +71,14 @@ class Command {
   /// `check` is asked after the value was set.
   void real(const std::string& names, double& value, const std::string& help,
             std::function<Result<void>()> check);
-  /// An option whose value is taken by a function, which throws WrongUsage.
-  CLI::Option* custom(const std::string& names, const std::string& type, const std::string& help,
-                      std::function<void(const std::string&)> take, bool repeats = false);
+  /// An option whose value is taken by a function, which throws WrongUsage. `preset` is for the
+  /// help.
+  void custom(const std::string& names, const std::string& type, const std::string& help,
+              std::function<void(const std::string&)> take, const std::string& preset = "",
+              bool repeats = false);
 
-  const std::string& name() const { return app_->get_name(); }
-  std::string help() const { return app_->help("krait"); }
+  const std::string& name() const;
+  std::string help() const;
 
   /// Reads the arguments after the command's name; false if they ask for help.
   bool parse(const std::vector<std::string>& arguments);
@@ -101,6 +106,7 @@ class Command {
 class CommandLine {
  public:
   CommandLine(const std::string& description, const std::string& footer);
+  ~CommandLine();
 
   /// Adds a command whose values are one struct, which lives as long as the program: `declare`
   /// names its options, `work` is what it does.
@@ -120,7 +126,7 @@ class CommandLine {
   int run_command(const std::vector<std::string>& arguments);
   std::string names() const;
 
-  CLI::App app_;
+  std::unique_ptr<CLI::App> app_;
   std::deque<Command> commands_;
 };
 

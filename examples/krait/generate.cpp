@@ -1,6 +1,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <utility>
 
 #include "command.hpp"
 #include "results.hpp"
@@ -86,7 +87,7 @@ Result<void> run(const Options& options) {
   KRAIT_RETURN_IF_ERROR(prefill(*runtime.session, sequence, progress));
   const double prompt_seconds = now() - begun;
 
-  nlohmann::json samples = nlohmann::json::array();
+  std::vector<Sample> samples;
   Result<void> written;
   for (Index k = 0; k < options.count; ++k) {
     Sequence sample = sequence;
@@ -105,7 +106,8 @@ Result<void> run(const Options& options) {
     if (options.common.json) {
       generation.prompt_tokens = prompt_tokens;
       generation.prompt_seconds += prompt_seconds;
-      samples.push_back(to_json(generation, generation_options.sampler));
+      samples.push_back({std::move(generation), generation_options.sampler.seed,
+                         generation_options.sampler.sequence});
     } else {
       // A line break of our own only where nobody could mistake it for the model's.
       if (options.count > 1 || isatty(STDOUT_FILENO) != 0) KRAIT_RETURN_IF_ERROR(print("\n"));
@@ -116,7 +118,7 @@ Result<void> run(const Options& options) {
     if (is_interrupted()) return interruption();
   }
   if (!options.common.json) return flush();
-  return print_json(options.count == 1 ? samples.front() : nlohmann::json{{"samples", samples}});
+  return print_json(to_json(samples));
 }
 
 void declare(Command& command, Options& options) {

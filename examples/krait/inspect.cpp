@@ -61,10 +61,8 @@ Result<void> run_router_stats(const Options& options) {
   const auto report = [&](Index done, Index total) { return progress(done, total); };
   KRAIT_RETURN_IF_ERROR(session.prefill(tokens, state, report));
   if (common.json) {
-    return print_json({{"path", common.model},
-                       {"file", options.router_stats},
-                       {"tokens", tokens.size()},
-                       {"layers", to_json(statistics.layers())}});
+    return print_json(
+        to_json(statistics.layers(), common.model, options.router_stats, tokens.size()));
   }
   return print_all(to_table(statistics.layers()));
 }

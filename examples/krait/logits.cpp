@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <numeric>
+#include <utility>
 
 #include "command.hpp"
 #include "results.hpp"
@@ -48,10 +49,10 @@ std::vector<Candidate> best(std::span<const float> row, const Model& model, Inde
 }
 
 Result<void> show(const Options& options, const Runtime& runtime, Index position,
-                  std::span<const float> row, nlohmann::json& rows) {
-  const auto candidates = best(row, runtime.model(), options.top);
+                  std::span<const float> row, std::vector<LogitsRow>& rows) {
+  auto candidates = best(row, runtime.model(), options.top);
   if (options.common.json) {
-    rows.push_back({{"position", position}, {"top", to_json(candidates)}});
+    rows.push_back({position, std::move(candidates)});
     return {};
   }
   std::string text = "after token " + std::to_string(position + 1) + ":\n";
@@ -59,7 +60,7 @@ Result<void> show(const Options& options, const Runtime& runtime, Index position
     char line[64];
     std::snprintf(line, sizeof line, "%8d %12.6f %10.6f  ", one.token,
                   static_cast<double>(one.logit), static_cast<double>(one.log_prob));
-    text += line + json_line(std::string(runtime.tokenizer().bytes(one.token))) + "\n";
+    text += line + to_json(std::string(runtime.tokenizer().bytes(one.token))) + "\n";
   }
   return print(text);
 }
@@ -93,7 +94,7 @@ Result<void> run(const Options& options) {
   }
   State state = model.initial_state();
   ProgressLine progress("logits", "tokens");
-  nlohmann::json rows = nlohmann::json::array();
+  std::vector<LogitsRow> rows;
   const auto total = static_cast<Index>(tokens.size());
   std::vector<float> block(
       static_cast<std::size_t>(options.all ? std::min(options.chunk, total) * vocab : 0));
@@ -125,13 +126,7 @@ Result<void> run(const Options& options) {
   }
   if (file) KRAIT_RETURN_IF_ERROR(file->commit());
   if (!options.common.json) return flush();
-  nlohmann::json object = {{"tokens", total}, {"vocab", model.vocab()}};
-  if (options.all) {
-    object["rows"] = rows;
-  } else {
-    object["top"] = rows.back()["top"];
-  }
-  return print_json(object);
+  return print_json(to_json(rows, options.all, total, model.vocab()));
 }
 
 void declare(Command& command, Options& options) {

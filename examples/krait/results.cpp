@@ -1,5 +1,9 @@
 #include "results.hpp"
 
+#include <nlohmann/json.hpp>
+
+#include "terminal.hpp"
+
 namespace krait::cli {
 namespace {
 
@@ -17,17 +21,22 @@ std::string_view name_of(Placement placement) {
   return "";
 }
 
-json to_json(const Speed& speed) {
+// In one line; text that is no UTF-8 has marks in its place.
+std::string line_of(const json& value) {
+  return escape_steering(value.dump(-1, ' ', false, json::error_handler_t::replace));
+}
+
+json speed_of(const Speed& speed) {
   return {{"tokens_per_second", speed.median}, {"best_tokens_per_second", speed.best}};
 }
 
-json step_to_json(const Speed& speed, Index users) {
-  json entry = to_json(speed);
+json step_of(const Speed& speed, Index users) {
+  json entry = speed_of(speed);
   entry["microseconds_per_step"] = speed.step_microseconds(users);
   return entry;
 }
 
-json to_json(const BenchReport::Profile& profile) {
+json profile_of(const BenchReport::Profile& profile) {
   json zones = json::array();
   for (const profile::Total& zone : profile.zones) {
     zones.push_back({{"zone", zone.zone},
@@ -39,16 +48,15 @@ json to_json(const BenchReport::Profile& profile) {
   return {{"what", profile.what}, {"seconds_per_token", profile.seconds}, {"zones", zones}};
 }
 
-}  // namespace
-
-json to_json(const GenerationResult& generation, const SamplerOptions& sampler) {
+json sample_of(const Sample& sample) {
+  const GenerationResult& generation = sample.generation;
   const double decoded = static_cast<double>(generation.tokens.size());
   return {{"prompt_tokens", generation.prompt_tokens},
           {"tokens", generation.tokens},
           {"text", generation.text},
           {"finish_reason", to_string(generation.reason)},
-          {"seed", sampler.seed},
-          {"sequence", sampler.sequence},
+          {"seed", sample.seed},
+          {"sequence", sample.sequence},
           {"timings",
            {{"prompt_seconds", generation.prompt_seconds},
             {"decode_seconds", generation.decode_seconds},
@@ -56,15 +64,43 @@ json to_json(const GenerationResult& generation, const SamplerOptions& sampler) 
              generation.decode_seconds > 0.0 ? decoded / generation.decode_seconds : 0.0}}}};
 }
 
-json to_json(std::span<const Candidate> candidates) {
+json top_of(const LogitsRow& row) {
   json top = json::array();
-  for (const Candidate& one : candidates) {
+  for (const Candidate& one : row.top) {
     top.push_back({{"id", one.token}, {"logit", one.logit}, {"log_prob", one.log_prob}});
   }
   return top;
 }
 
-json to_json(const CheckpointPlan& planned) {
+}  // namespace
+
+std::string to_json(std::span<const Sample> samples) {
+  if (samples.size() == 1) return line_of(sample_of(samples.front()));
+  json list = json::array();
+  for (const Sample& sample : samples) list.push_back(sample_of(sample));
+  return line_of({{"samples", list}});
+}
+
+std::string to_json(const std::vector<LogitsRow>& rows, bool all, Index tokens, Index vocab) {
+  json object = {{"tokens", tokens}, {"vocab", vocab}};
+  if (!all) {
+    object["top"] = top_of(rows.back());
+    return line_of(object);
+  }
+  object["rows"] = json::array();
+  for (const LogitsRow& row : rows) {
+    object["rows"].push_back({{"position", row.position}, {"top", top_of(row)}});
+  }
+  return line_of(object);
+}
+
+std::string to_json(std::span<const Token> tokens) { return line_of(tokens); }
+
+std::string to_json(const std::string& text) { return line_of(text); }
+
+std::string text_to_json(const std::string& text) { return line_of({{"text", text}}); }
+
+std::string to_json(const CheckpointPlan& planned) {
   const auto& [plan, config, checkpoint] = planned;
   json tensors = json::array();
   for (const TensorUse& use : plan.tensors) {
@@ -75,26 +111,27 @@ json to_json(const CheckpointPlan& planned) {
                        {"bytes", use.bytes},
                        {"placement", name_of(use.placement)}});
   }
-  return {{"path", checkpoint.path},
-          {"family", config.spec.family},
-          {"wrapper", config.wrapper},
-          {"spec", to_string(config.spec)},
-          {"parameters", plan.parameters},
-          {"active_parameters", plan.active_parameters},
-          {"bytes_per_token", plan.bytes_per_token},
-          {"weights_bytes", plan.in_place_bytes + plan.owned_bytes},
-          {"in_place_bytes", plan.in_place_bytes},
-          {"owned_bytes", plan.owned_bytes},
-          {"state_bytes", plan.state_bytes},
-          {"scratch_bytes_per_token", plan.scratch_bytes_per_token},
-          {"cache_bytes_per_token", plan.cache_bytes_per_token},
-          {"trail_bytes_per_token", plan.trail_bytes_per_token},
-          {"tensors", tensors},
-          {"unused_tensors", plan.unused},
-          {"ignored_config_keys", config.ignored}};
+  return line_of({{"path", checkpoint.path},
+                  {"family", config.spec.family},
+                  {"wrapper", config.wrapper},
+                  {"spec", to_string(config.spec)},
+                  {"parameters", plan.parameters},
+                  {"active_parameters", plan.active_parameters},
+                  {"bytes_per_token", plan.bytes_per_token},
+                  {"weights_bytes", plan.in_place_bytes + plan.owned_bytes},
+                  {"in_place_bytes", plan.in_place_bytes},
+                  {"owned_bytes", plan.owned_bytes},
+                  {"state_bytes", plan.state_bytes},
+                  {"scratch_bytes_per_token", plan.scratch_bytes_per_token},
+                  {"cache_bytes_per_token", plan.cache_bytes_per_token},
+                  {"trail_bytes_per_token", plan.trail_bytes_per_token},
+                  {"tensors", tensors},
+                  {"unused_tensors", plan.unused},
+                  {"ignored_config_keys", config.ignored}});
 }
 
-json to_json(const std::vector<ExpertUse>& layers) {
+std::string to_json(const std::vector<ExpertUse>& layers, const std::string& path,
+                    const std::string& file, std::size_t tokens) {
   json result = json::array();
   for (const ExpertUse& layer : layers) {
     json experts = json::array();
@@ -108,83 +145,88 @@ json to_json(const std::vector<ExpertUse>& layers) {
                       {"balance", layer.balance()},
                       {"experts", experts}});
   }
-  return result;
+  return line_of({{"path", path}, {"file", file}, {"tokens", tokens}, {"layers", result}});
 }
 
-json to_json(const ScoredText& text) {
+std::string to_json(const ScoredText& text) {
   const Perplexity& found = text.perplexity;
-  return {{"file", text.file},
-          {"tokens", text.tokens},
-          {"scored_tokens", found.tokens},
-          {"scored_bytes", static_cast<double>(found.bytes)},
-          {"perplexity", found.value()},
-          {"nats_per_token", found.nats_per_token()},
-          {"bits_per_byte", found.bits_per_byte()},
-          {"tokens_per_second", static_cast<double>(found.tokens) / text.seconds}};
+  return line_of({{"file", text.file},
+                  {"tokens", text.tokens},
+                  {"scored_tokens", found.tokens},
+                  {"scored_bytes", found.bytes},
+                  {"perplexity", found.value()},
+                  {"nats_per_token", found.nats_per_token()},
+                  {"bits_per_byte", found.bits_per_byte()},
+                  {"tokens_per_second", static_cast<double>(found.tokens) / text.seconds}});
 }
 
-json to_json(const KlDivergence& kl, const std::string& file, const std::string& reference) {
-  return {{"file", file},  {"reference", reference},   {"positions", kl.positions},
-          {"kl", kl.mean}, {"kl_largest", kl.largest}, {"same_top", kl.same_top}};
+std::string to_json(const KlDivergence& kl, const std::string& file, const std::string& reference) {
+  return line_of({{"file", file},
+                  {"reference", reference},
+                  {"positions", kl.positions},
+                  {"kl", kl.mean},
+                  {"kl_largest", kl.largest},
+                  {"same_top", kl.same_top}});
 }
 
-json to_json(const AqlmReport& report, const std::string& scheme, double seconds) {
+std::string to_json(const AqlmReport& report, const std::string& scheme, double seconds) {
   json matrices = json::array();
   for (const AqlmMatrixReport& matrix : report.matrices) {
     matrices.push_back(
         {{"name", matrix.name}, {"out", matrix.out}, {"in", matrix.in}, {"error", matrix.error}});
   }
-  return {{"scheme", scheme},
-          {"bits_per_weight", report.bits_per_weight},
-          {"bytes_before", report.bytes_before},
-          {"bytes_after", report.bytes_after},
-          {"matrices", std::move(matrices)},
-          {"seconds", seconds}};
+  return line_of({{"scheme", scheme},
+                  {"bits_per_weight", report.bits_per_weight},
+                  {"calibration_tokens", report.calibration_tokens},
+                  {"bytes_before", report.bytes_before},
+                  {"bytes_after", report.bytes_after},
+                  {"matrices", std::move(matrices)},
+                  {"seconds", seconds}});
 }
 
-json to_json(const QuantizeSummary& summary, const std::string& source,
-             const std::string& destination, const std::string& form) {
-  return {{"source", source},
-          {"destination", destination},
-          {"form", form},
-          {"tensors", summary.tensors},
-          {"converted", summary.converted},
-          {"forms", summary.forms},
-          {"bytes_before", summary.bytes_before},
-          {"bytes_after", summary.bytes_after}};
+std::string to_json(const QuantizeSummary& summary, const std::string& source,
+                    const std::string& destination, const std::string& form) {
+  return line_of({{"source", source},
+                  {"destination", destination},
+                  {"form", form},
+                  {"tensors", summary.tensors},
+                  {"converted", summary.converted},
+                  {"forms", summary.forms},
+                  {"bytes_before", summary.bytes_before},
+                  {"bytes_after", summary.bytes_after}});
 }
 
-json to_json(const BenchReport& report) {
+std::string to_json(const BenchReport& report) {
   json batch = json::array();
   for (const BenchReport::Batch& b : report.batches) {
-    json entry = step_to_json(b.speed, b.users);
+    json entry = step_of(b.speed, b.users);
     entry["users"] = b.users;
     batch.push_back(entry);
   }
   json profiles = json::array();
   for (const BenchReport::Profile& profile : report.profiles) {
-    profiles.push_back(to_json(profile));
+    profiles.push_back(profile_of(profile));
   }
   json verify = json::array();
   for (const BenchReport::Verification& v : report.verifications) {
     verify.push_back({{"tokens", v.tokens}, {"steps", v.steps}, {"keep_steps", v.keep_steps}});
   }
-  return {{"model", report.model},
-          {"threads", report.threads},
-          {"isa", to_string(active_isa())},
-          {"prompt_tokens", report.prompt_tokens},
-          {"decode_tokens", report.decode_tokens},
-          {"repeat", report.repeat},
-          {"prefill", to_json(report.prefill)},
-          {"decode", step_to_json(report.decode, 1)},
-          {"batch", batch},
-          {"profile", profiles},
-          {"verify", verify},
-          {"roofline", {{"read_gb_s", report.read_gb_s}, {"gflop_s", report.gflop_s}}},
-          {"weights_bytes", report.cost.weights_bytes},
-          {"flop_per_token", report.cost.prompt_flop},
-          {"state_bytes", report.cost.state_bytes},
-          {"peak_rss_bytes", report.peak_rss_bytes}};
+  return line_of({{"model", report.model},
+                  {"threads", report.threads},
+                  {"isa", to_string(active_isa())},
+                  {"prompt_tokens", report.prompt_tokens},
+                  {"decode_tokens", report.decode_tokens},
+                  {"repeat", report.repeat},
+                  {"prefill", speed_of(report.prefill)},
+                  {"decode", step_of(report.decode, 1)},
+                  {"batch", batch},
+                  {"profile", profiles},
+                  {"verify", verify},
+                  {"roofline", {{"read_gb_s", report.read_gb_s}, {"gflop_s", report.gflop_s}}},
+                  {"weights_bytes", report.cost.weights_bytes},
+                  {"flop_per_token", report.cost.prompt_flop},
+                  {"state_bytes", report.cost.state_bytes},
+                  {"peak_rss_bytes", report.peak_rss_bytes}});
 }
 
 }  // namespace krait::cli

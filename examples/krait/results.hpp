@@ -1,10 +1,10 @@
 #pragma once
 
 /// \file
-/// What commands print with --json: every result that the program writes is spelled here, so that
-/// names and units are seen beside each other. They are a promise to scripts.
+/// What commands print with --json, one line of JSON each: every result that the program writes is
+/// spelled here, so that names and units are seen beside each other. They are a promise to scripts.
 
-#include <nlohmann/json.hpp>
+#include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,7 +15,13 @@
 namespace krait::cli {
 
 /// `generate`: one sample.
-nlohmann::json to_json(const GenerationResult& generation, const SamplerOptions& sampler);
+struct Sample {
+  GenerationResult generation;
+  std::uint64_t seed = 0;
+  std::uint32_t sequence = 0;
+};
+/// One sample as an object, several as its `samples`.
+std::string to_json(std::span<const Sample> samples);
 
 /// `logits`: a token that may come next.
 struct Candidate {
@@ -23,12 +29,25 @@ struct Candidate {
   float logit;
   float log_prob;
 };
-nlohmann::json to_json(std::span<const Candidate> candidates);
+/// `logits`: what may come after a token.
+struct LogitsRow {
+  Index position = 0;
+  std::vector<Candidate> top;
+};
+/// With `all` every row, else the last.
+std::string to_json(const std::vector<LogitsRow>& rows, bool all, Index tokens, Index vocab);
+
+/// `tokenize`, and with --decode.
+std::string to_json(std::span<const Token> tokens);
+std::string text_to_json(const std::string& text);
+/// A JSON string.
+std::string to_json(const std::string& text);
 
 /// `inspect`.
-nlohmann::json to_json(const CheckpointPlan& planned);
-/// `inspect --router-stats`: its layers.
-nlohmann::json to_json(const std::vector<ExpertUse>& layers);
+std::string to_json(const CheckpointPlan& planned);
+/// `inspect --router-stats`.
+std::string to_json(const std::vector<ExpertUse>& layers, const std::string& path,
+                    const std::string& file, std::size_t tokens);
 
 /// `perplexity`.
 struct ScoredText {
@@ -37,18 +56,17 @@ struct ScoredText {
   Perplexity perplexity;
   double seconds = 0.0;
 };
-nlohmann::json to_json(const ScoredText& text);
+std::string to_json(const ScoredText& text);
 
 /// `evaluate --kl`.
-nlohmann::json to_json(const KlDivergence& kl, const std::string& file,
-                       const std::string& reference);
+std::string to_json(const KlDivergence& kl, const std::string& file, const std::string& reference);
 
 /// `aqlm`.
-nlohmann::json to_json(const AqlmReport& report, const std::string& scheme, double seconds);
+std::string to_json(const AqlmReport& report, const std::string& scheme, double seconds);
 
 /// `quantize`.
-nlohmann::json to_json(const QuantizeSummary& summary, const std::string& source,
-                       const std::string& destination, const std::string& form);
+std::string to_json(const QuantizeSummary& summary, const std::string& source,
+                    const std::string& destination, const std::string& form);
 
 /// `bench`: tokens per second of the runs of one kind.
 struct Speed {
@@ -94,6 +112,6 @@ struct BenchReport {
   double read_gb_s = 0.0;  // limits of the machine; 0 where they were not measured
   double gflop_s = 0.0;
 };
-nlohmann::json to_json(const BenchReport& report);
+std::string to_json(const BenchReport& report);
 
 }  // namespace krait::cli

@@ -107,19 +107,17 @@ Result<void> print_all(std::string_view text) {
   return flush();
 }
 
-std::string json_line(const nlohmann::json& value) {
-  const std::string text = value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+std::string escape_steering(std::string_view json) {
   std::string result;
-  // Such characters stand in strings alone.
-  for (std::string_view rest = text; !rest.empty();) {
-    const Character c = first_character(rest);
-    result += steers(c.code) ? escape('u', c.code, 4) : std::string(rest.substr(0, c.length));
-    rest.remove_prefix(c.length);
+  while (!json.empty()) {
+    const Character c = first_character(json);
+    result += steers(c.code) ? escape('u', c.code, 4) : std::string(json.substr(0, c.length));
+    json.remove_prefix(c.length);
   }
   return result;
 }
 
-Result<void> print_json(const nlohmann::json& value) { return print_all(json_line(value) + "\n"); }
+Result<void> print_json(const std::string& line) { return print_all(line + "\n"); }
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();

@@ -3,7 +3,6 @@
 /// \file
 /// What the program writes: text to standard output, everything else to standard error.
 
-#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 
@@ -31,10 +30,10 @@ Result<void> print(std::string_view text);
 Result<void> flush();
 /// Both: all that a command has to say.
 Result<void> print_all(std::string_view text);
-/// JSON in one line, in which characters that could steer a terminal are escaped.
-std::string json_line(const nlohmann::json& value);
-/// Prints one JSON value and a newline.
-Result<void> print_json(const nlohmann::json& value);
+/// JSON in which characters that could steer a terminal are escaped; they stand in strings alone.
+std::string escape_steering(std::string_view json);
+/// Prints one line of JSON.
+Result<void> print_json(const std::string& line);
 
 /// A line on stderr that is rewritten on a terminal, and printed now and then elsewhere.
 class ProgressLine {

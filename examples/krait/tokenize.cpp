@@ -1,4 +1,5 @@
 #include "command.hpp"
+#include "results.hpp"
 
 namespace krait::cli {
 namespace {
@@ -16,7 +17,7 @@ Result<void> run_decode(const Options& options, const Tokenizer& tokenizer) {
   }
   const std::vector<Token> tokens = parse_tokens(list, "--decode", tokenizer.vocab() - 1);
   const std::string text = tokenizer.decode(tokens);
-  if (options.common.json) return print_json({{"text", text}});
+  if (options.common.json) return print_json(text_to_json(text));
   return print_all(text);
 }
 
@@ -33,7 +34,7 @@ Result<void> run(const Options& options) {
   if (options.decode) return run_decode(options, *loaded.tokenizer);
   KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens,
                          read_tokens(options.text, "text", loaded));
-  if (options.common.json) return print_json(tokens);
+  if (options.common.json) return print_json(to_json(tokens));
   std::string line;
   for (const Token token : tokens) line += (line.empty() ? "" : " ") + std::to_string(token);
   return print_all(line + "\n");
