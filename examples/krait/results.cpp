@@ -153,7 +153,7 @@ std::string to_json(const ScoredText& text) {
   return line_of({{"file", text.file},
                   {"tokens", text.tokens},
                   {"scored_tokens", found.tokens},
-                  {"scored_bytes", static_cast<double>(found.bytes)},
+                  {"scored_bytes", found.bytes},
                   {"perplexity", found.value()},
                   {"nats_per_token", found.nats_per_token()},
                   {"bits_per_byte", found.bits_per_byte()},
@@ -177,6 +177,7 @@ std::string to_json(const AqlmReport& report, const std::string& scheme, double 
   }
   return line_of({{"scheme", scheme},
                   {"bits_per_weight", report.bits_per_weight},
+                  {"calibration_tokens", report.calibration_tokens},
                   {"bytes_before", report.bytes_before},
                   {"bytes_after", report.bytes_after},
                   {"matrices", std::move(matrices)},

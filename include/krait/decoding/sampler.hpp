@@ -13,6 +13,7 @@
 
 #include "krait/core/error.hpp"
 #include "krait/decoding/candidates.hpp"
+#include "krait/decoding/draft.hpp"
 #include "krait/decoding/sampler_step.hpp"
 #include "krait/decoding/token_mask.hpp"
 
@@ -45,6 +46,10 @@ struct SamplerOptions {
   /// steps behind it have one token left to choose from.
   std::vector<std::string> order = {};
   bool greedy = false;  ///< the most probable token of the model; ignores everything above
+  /// Draws the token of the largest log p + g, where each token has a number g of its own (Gumbel
+  /// noise). The law is the same; but two samplers whose laws are alike mostly draw the same token,
+  /// which is what a draft by another model needs (Daliri et al. 2024, arXiv:2408.07978).
+  bool gumbel = false;
   std::uint64_t seed = 0;
   std::uint32_t sequence = 0;  ///< which of several samples from the same seed
 };
@@ -87,10 +92,18 @@ class KRAIT_API Sampler {
   std::optional<Token> sample(std::span<const float> logits, Index position,
                               const TokenMask& allowed) noexcept;
 
+  /// The law that `sample` draws from. Allocates.
+  TokenLaw law(std::span<const float> logits, Index position);
+  /// The same under a mask, which must allow some token.
+  TokenLaw law(std::span<const float> logits, Index position, const TokenMask& allowed);
+
   const SamplerOptions& options() const noexcept { return options_; }
 
  private:
+  void apply_steps(Index position) noexcept;
   Token choose(Index position) noexcept;
+  Token choose_by_gumbel(Index position) noexcept;
+  TokenLaw current_law();
 
   SamplerOptions options_;
   Index vocab_ = 0;
