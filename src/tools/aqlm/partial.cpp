@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "io/content_checksum.hpp"
-#include "krait/io/atomic_file.hpp"
 #include "krait/io/mapped_file.hpp"
 #include "krait/io/safetensors.hpp"
 
@@ -18,8 +17,6 @@ namespace aqlm {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr const char* key_file = "key";
 
 template <class T>
 bool read(const WeightStore& store, const char* name, DType dtype, std::size_t size,
@@ -34,57 +31,16 @@ bool read(const WeightStore& store, const char* name, DType dtype, std::size_t s
   return true;
 }
 
-// Whether a call got no further than the folder, killed or on a full device before it had its key.
-bool is_only_begun(const fs::path& folder) {
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
-    if (!name.starts_with(fmt::format("{}.", key_file)) || !name.ends_with(".tmp")) return false;
-  }
-  return !error;
-}
-
-Result<void> write_key(const std::string& path, const std::string& key) {
-  KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
-  KRAIT_RETURN_IF_ERROR(file.write(key));
-  return file.commit();
-}
-
 }  // namespace
 
 Result<PartialWork> PartialWork::open(const std::string& destination, const std::string& key) {
   PartialWork work;
-  // "name/" means the same folder as "name".
-  work.folder_ = destination;
-  while (work.folder_.size() > 1 && work.folder_.back() == '/') work.folder_.pop_back();
-  work.folder_ += ".partial";
-  const std::string path = work.folder_ + "/" + key_file;
-  std::error_code error;
-  if (fs::exists(work.folder_, error) && !is_only_begun(work.folder_)) {
-    const auto found = read_text_file(path, std::size_t{1} << 20U);
-    if (!found || *found != key) {
-      return Error{ErrorCode::bad_argument,
-                   fmt::format("[aqlm] unfinished work: expected that of the same call, found {} "
-                               "({}; remove the folder to begin anew)",
-                               found ? "another's" : "something else", work.folder_)};
-    }
-    return work;
-  }
-  fs::create_directory(work.folder_, error);
-  if (error) {
-    return Error{ErrorCode::io_failed,
-                 fmt::format("[aqlm] destination: expected a folder to write to, found {} ({})",
-                             error.message(), work.folder_)};
-  }
-  if (const Result<void> written = write_key(path, key); !written) {
-    fs::remove(work.folder_, error);
-    return written.error();
-  }
+  KRAIT_ASSIGN_OR_RETURN(work.folder_, PartialFolder::open(destination, key, "aqlm"));
   return work;
 }
 
 std::string PartialWork::path_of(const std::string& name) const {
-  return fmt::format("{}/{}.safetensors", folder_, name);
+  return fmt::format("{}/{}.safetensors", folder(), name);
 }
 
 std::optional<AqlmMatrix> PartialWork::load(const std::string& name, const AqlmScheme& scheme,
@@ -131,11 +87,6 @@ Result<void> PartialWork::save(const std::string& name, const AqlmMatrix& matrix
       {"error", fmt::format("{}", matrix.error)}};
   metadata.emplace(content_checksum_key, content_checksum(tensors, metadata));
   return write_safetensors(path_of(name), tensors, metadata);
-}
-
-void PartialWork::remove() const {
-  std::error_code ignored;
-  fs::remove_all(folder_, ignored);
 }
 
 }  // namespace aqlm

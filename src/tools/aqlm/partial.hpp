@@ -4,6 +4,7 @@
 #include <string>
 
 #include "krait/tools/aqlm.hpp"
+#include "tools/partial_folder.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -22,13 +23,13 @@ class PartialWork {
   Result<void> save(const std::string& name, const AqlmMatrix& matrix) const;
 
   /// For messages.
-  const std::string& folder() const { return folder_; }
-  void remove() const;
+  const std::string& folder() const { return folder_.path(); }
+  void remove() const { folder_.remove(); }
 
  private:
   std::string path_of(const std::string& name) const;
 
-  std::string folder_;
+  PartialFolder folder_;
 };
 
 }  // namespace aqlm
