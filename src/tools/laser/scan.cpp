@@ -5,7 +5,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <map>
 #include <numeric>
@@ -13,8 +12,6 @@
 #include <thread>
 
 #include "krait/core/rng.hpp"
-#include "krait/io/atomic_file.hpp"
-#include "krait/io/mapped_file.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -30,18 +27,6 @@ constexpr double clearly_worse = 6.0;
 constexpr Index fewest_samples = 6;
 
 constexpr Index most_floats = Index{64} << 20;  // of the activations that are kept
-
-template <class T>
-bool parse(std::string_view text, T& value) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() && end == text.data() + text.size();
-}
-
-// Lines of a layer's file: unit, rank, change, error, samples.
-std::string line_of(const Unit& unit, const Trial& trial) {
-  return fmt::format("{} {} {} {} {}\n", unit.name, trial.rank, trial.found.change,
-                     trial.found.error, trial.found.samples);
-}
 
 }  // namespace
 
@@ -163,15 +148,15 @@ bool Scan::is_time_over() const {
   return options_.minutes > 0.0 && passed.count() > 60.0 * options_.minutes;
 }
 
-Result<void> Scan::run(const PartialFolder& folder) {
+Result<void> Scan::run(const PartialWork& work) {
   for (Index l = std::ssize(source_.config.spec.layers) - 1; l >= 0; --l) {
-    KRAIT_RETURN_IF_ERROR(layer(l, folder));
+    KRAIT_RETURN_IF_ERROR(layer(l, work));
     if (!is_complete_) break;
   }
   return {};
 }
 
-Result<void> Scan::layer(Index layer, const PartialFolder& folder) {
+Result<void> Scan::layer(Index layer, const PartialWork& work) {
   std::vector<std::size_t> trials;
   std::vector<std::size_t> matrices;
   for (std::size_t i = 0; i < trials_.size(); ++i) {
@@ -181,34 +166,10 @@ Result<void> Scan::layer(Index layer, const PartialFolder& folder) {
     matrices.insert(matrices.end(), unit.matrices.begin(), unit.matrices.end());
   }
   if (trials.empty()) return {};
-  const std::string path = fmt::format("{}/layer-{}", folder.path(), layer);
-  if (const auto text = read_text_file(path, std::size_t{1} << 30U)) {
-    // Files appear whole; one that does not fit is made again.
-    std::string expected;
-    std::size_t at = 0;
-    std::vector<Trial> known;
-    for (const std::size_t i : trials) {
-      const std::size_t end = std::min(text->find('\n', at), text->size());
-      std::vector<std::string_view> words;
-      for (std::size_t from = at; from < end;) {
-        const std::size_t to = std::min(text->find(' ', from), end);
-        words.push_back(std::string_view(*text).substr(from, to - from));
-        from = to + 1;
-      }
-      Trial trial = trials_[i];
-      const bool is_read =
-          words.size() == 5 && words[0] == units_[trial.unit].name &&
-          words[1] == fmt::to_string(trial.rank) && parse(words[2], trial.found.change) &&
-          parse(words[3], trial.found.error) && parse(words[4], trial.found.samples);
-      if (!is_read) break;
-      known.push_back(trial);
-      at = end + 1;
-    }
-    if (known.size() == trials.size()) {
-      for (std::size_t k = 0; k < trials.size(); ++k) trials_[trials[k]] = known[k];
-      done_ += std::ssize(trials) * (std::ssize(source_.config.spec.layers) - layer);
-      return go_on();
-    }
+  const std::string piece = fmt::format("layer-{}", layer);
+  if (read(work, piece, trials)) {
+    done_ += std::ssize(trials) * (std::ssize(source_.config.spec.layers) - layer);
+    return go_on();
   }
   if (is_time_over()) {
     is_complete_ = false;
@@ -220,11 +181,29 @@ Result<void> Scan::layer(Index layer, const PartialFolder& folder) {
   KRAIT_RETURN_IF_ERROR(evaluate(trials, layer, stream));
   cutter_.forget();
   if (!is_complete_) return {};
-  std::string text;
-  for (const std::size_t i : trials) text += line_of(units_[trials_[i].unit], trials_[i]);
-  KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
-  KRAIT_RETURN_IF_ERROR(file.write(text));
-  return file.commit();
+  std::vector<double> found;
+  for (const std::size_t i : trials) {
+    const Paired& pair = trials_[i].found;
+    found.insert(found.end(), {pair.change, pair.error, static_cast<double>(pair.samples)});
+  }
+  return work.write(piece, {{"found", {found.data(), DType::f64, {std::ssize(trials), 3}}}});
+}
+
+// What an earlier call found, if it is there and whole.
+bool Scan::read(const PartialWork& work, const std::string& piece,
+                const std::vector<std::size_t>& trials) {
+  const auto store = work.read(piece);
+  const WeightStore::Entry* entry = store ? store->find("found") : nullptr;
+  if (entry == nullptr || entry->tensor.dtype != DType::f64 ||
+      !(entry->tensor.shape == Shape{std::ssize(trials), 3})) {
+    return false;
+  }
+  const auto* found = static_cast<const double*>(entry->tensor.data);
+  for (const std::size_t i : trials) {
+    trials_[i].found = {static_cast<Index>(found[2]), found[0], found[1]};
+    found += 3;
+  }
+  return true;
 }
 
 // Each thread takes trials of its own. The calling one reports.

@@ -7,7 +7,7 @@
 #include "krait/models/builder.hpp"
 #include "tools/laser/cutter.hpp"
 #include "tools/laser/objective.hpp"
-#include "tools/partial_folder.hpp"
+#include "tools/partial_work.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -35,8 +35,8 @@ class Scan {
 
   /// Lists what is to be tried and divides the data.
   Result<void> begin(std::string_view data, const Tokenizer& tokenizer);
-  /// Tries it, from the last layer to the first. Finished layers are kept in the folder.
-  Result<void> run(const PartialFolder& folder);
+  /// Tries it, from the last layer to the first. Finished layers are kept in `work`.
+  Result<void> run(const PartialWork& work);
 
   const Cutter& cutter() const noexcept { return cutter_; }
   const std::vector<Unit>& units() const noexcept { return units_; }
@@ -56,7 +56,9 @@ class Scan {
  private:
   void list_units();
   Result<void> list_trials();
-  Result<void> layer(Index layer, const PartialFolder& folder);
+  Result<void> layer(Index layer, const PartialWork& work);
+  bool read(const PartialWork& work, const std::string& piece,
+            const std::vector<std::size_t>& trials);
   Result<void> evaluate(const std::vector<std::size_t>& trials, Index layer, Stream& stream);
   Result<void> try_one(Trial& trial, Index layer, Stream& stream,
                        FunctionRef<bool()> is_stopped) const;

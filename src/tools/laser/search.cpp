@@ -98,10 +98,10 @@ Result<LaserSearchReport> laser_search(const CheckpointPlan& source, const std::
   KRAIT_RETURN_IF_ERROR(scan.begin(data, *tokenizer));
   // Whether there is room for the result is asked before the work; it is made behind it.
   KRAIT_RETURN_IF_ERROR(AtomicDirectory::create(destination));
-  KRAIT_ASSIGN_OR_RETURN(const auto folder,
-                         PartialFolder::open(destination, key_of(model, data, options), "laser"));
-  if (const Result<void> done = scan.run(folder); !done) {
-    if (done.error().code == ErrorCode::not_finite) folder.remove();
+  KRAIT_ASSIGN_OR_RETURN(const auto work,
+                         PartialWork::open("laser", destination, key_of(model, data, options)));
+  if (const Result<void> done = scan.run(work); !done) {
+    if (done.error().code == ErrorCode::not_finite) work.remove();
     return done.error();
   }
 
@@ -144,7 +144,7 @@ Result<LaserSearchReport> laser_search(const CheckpointPlan& source, const std::
                            write_laser(source, destination, named, options.form, executor));
     report.bytes_after = summary.bytes_after;
   }
-  folder.remove();
+  work.remove();
   return report;
 }
 

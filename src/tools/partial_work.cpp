@@ -1,0 +1,130 @@
+#include "tools/partial_work.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "io/content_checksum.hpp"
+#include "krait/io/atomic_file.hpp"
+#include "krait/io/mapped_file.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* key_file = "key";
+
+// Whether a call got no further than the folder, killed or on a full device before it had its key.
+bool is_only_begun(const fs::path& folder) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(fmt::format("{}.", key_file)) || !name.ends_with(".tmp")) return false;
+  }
+  return !error;
+}
+
+Result<void> write_key(const std::string& path, const std::string& key) {
+  KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
+  KRAIT_RETURN_IF_ERROR(file.write(key));
+  return file.commit();
+}
+
+}  // namespace
+
+Result<PartialWork> PartialWork::open(std::string_view area, const std::string& destination,
+                                      const std::string& key) {
+  PartialWork work;
+  // "name/" means the same folder as "name".
+  work.folder_ = destination;
+  while (work.folder_.size() > 1 && work.folder_.back() == '/') work.folder_.pop_back();
+  work.folder_ += ".partial";
+  const std::string path = work.folder_ + "/" + key_file;
+  std::error_code error;
+  if (fs::exists(work.folder_, error) && !is_only_begun(work.folder_)) {
+    const auto found = read_text_file(path, std::size_t{1} << 20U);
+    if (!found || *found != key) {
+      return Error{ErrorCode::bad_argument,
+                   fmt::format("[{}] unfinished work: expected that of the same call, found {} "
+                               "({}; remove the folder to begin anew)",
+                               area, found ? "another's" : "something else", work.folder_)};
+    }
+    KRAIT_RETURN_IF_ERROR(work.lock(area));
+    return work;
+  }
+  fs::create_directory(work.folder_, error);
+  if (error) {
+    return Error{ErrorCode::io_failed,
+                 fmt::format("[{}] destination: expected a folder to write to, found {} ({})", area,
+                             error.message(), work.folder_)};
+  }
+  KRAIT_RETURN_IF_ERROR(work.lock(area));
+  if (const Result<void> written = write_key(path, key); !written) {
+    fs::remove(work.folder_, error);
+    return written.error();
+  }
+  return work;
+}
+
+std::string PartialWork::path_of(const std::string& name) const {
+  return fmt::format("{}/{}.safetensors", folder_, name);
+}
+
+std::optional<WeightStore> PartialWork::read(const std::string& name) const {
+  std::error_code ignored;
+  if (!fs::exists(path_of(name), ignored)) return std::nullopt;
+  auto file = open_file(path_of(name), WeightsMode::copy);
+  if (!file) return std::nullopt;
+  WeightStore store;
+  if (!read_safetensors(*std::move(file), store)) return std::nullopt;
+  std::vector<NamedTensor> content;
+  for (const auto& [part, entry] : store.entries()) content.push_back({part, entry.tensor});
+  const auto sum = store.metadata.find(content_checksum_key);
+  // A damaged file is made again instead of mixed in.
+  if (sum == store.metadata.end() ||
+      sum->second != content_checksum(std::move(content), store.metadata)) {
+    return std::nullopt;
+  }
+  return store;
+}
+
+Result<void> PartialWork::write(const std::string& name, std::vector<NamedTensor> tensors,
+                                Metadata metadata) const {
+  metadata.emplace(content_checksum_key, content_checksum(tensors, metadata));
+  return write_safetensors(path_of(name), tensors, metadata);
+}
+
+// The lock is the folder's own, so that it ends with the process, however that ends.
+Result<void> PartialWork::lock(std::string_view area) {
+  const int descriptor = ::open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) {
+    return Error{ErrorCode::io_failed,
+                 fmt::format("[{}] unfinished work: expected a folder, found {} ({})", area,
+                             std::generic_category().message(errno), folder_)};
+  }
+  lock_ = std::shared_ptr<const int>(new int(descriptor), [](const int* held) {
+    ::close(*held);
+    delete held;
+  });
+  if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return {};
+  return Error{ErrorCode::bad_argument,
+               fmt::format("[{}] unfinished work: expected none that runs, found another process "
+                           "at it ({})",
+                           area, folder_)};
+}
+
+void PartialWork::remove() const {
+  std::error_code ignored;
+  fs::remove_all(folder_, ignored);
+}
+
+}  // namespace v0_1
+}  // namespace krait
