@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "command.hpp"
+#include "constraint_flags.hpp"
 #include "draft.hpp"
 #include "results.hpp"
 
@@ -14,6 +15,7 @@ struct Options {
   CommonOptions common;
   SamplerFlags sampler;
   DraftFlags draft;
+  ConstraintFlags constraint;
   TextSource prompt;
   Index tokens = 128;
   Index count = 1;
@@ -79,6 +81,7 @@ Result<void> run(const Options& options) {
   check(options);
   KRAIT_RETURN_IF_ERROR(check_destination("--state-out", options.state_out));
   if (!options.state_out.empty()) outlive_readers();
+  KRAIT_ASSIGN_OR_RETURN(const std::optional<Grammar> grammar, options.constraint.compile());
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common, options.draft.session()));
   GenerationOptions generation_options{.hold_back = !options.state_out.empty()};
   generation_options.max_tokens = options.tokens;
@@ -90,6 +93,8 @@ Result<void> run(const Options& options) {
                            options.draft.load_drafter(runtime, options.common));
   }
   if (!options.ignore_eos) generation_options.stop_tokens = runtime.language_model.stop_tokens;
+  KRAIT_ASSIGN_OR_RETURN(generation_options.constraint, constrain(grammar, runtime.language_model,
+                                                                  generation_options.stop_tokens));
   KRAIT_ASSIGN_OR_RETURN(const std::string prompt, read_prompt(options));
   KRAIT_ASSIGN_OR_RETURN(Sequence sequence, begin(options, prompt, runtime));
   if (options.echo && !options.common.json) {
@@ -147,6 +152,7 @@ void declare(Command& command, Options& options) {
   command.number("-n,--tokens", options.tokens, 0, Index{1} << 31, "Tokens to generate, at most");
   options.sampler.add(command);
   options.draft.add(command);
+  options.constraint.add(command);
   command.texts("--stop", options.stops, "End the text before this string; may be repeated");
   command.number("--count", options.count, 1, Index{1} << 31,
                  "Samples; sample k depends on the seed and k alone");
