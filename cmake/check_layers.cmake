@@ -13,15 +13,16 @@ set(see_modules core kernels weights modules)
 set(see_models core kernels io weights modules models)
 set(see_loading core kernels io text weights modules models loading)
 set(see_decoding core kernels io text weights modules models loading decoding)
-set(see_tools core kernels io text weights modules models loading decoding tools)
-set(floors core kernels io text weights modules models loading decoding tools)
+set(see_training core kernels io text weights modules models loading decoding training)
+set(see_tools ${see_training} tools)
+set(floors core kernels io text weights modules models loading decoding tools training)
 
 # Headers beyond these that a floor may include.
 set(also_text io/json.hpp)  # one reader of untrusted JSON, with its limits, serves both wings
 
 # Where src/ may use a third-party library.
 set(places_nlohmann io)
-set(places_hwy kernels)
+set(places_hwy kernels training)
 set(places_pcre2 text)
 set(places_utf8proc text)
 set(places_Eigen tools)

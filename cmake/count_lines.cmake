@@ -5,7 +5,7 @@ cmake_minimum_required(VERSION 3.24)
 
 set(file_limit 800)
 set(budgets core=2500 kernels=9000 io=3000 text=5000 weights=2000 modules=3000 models=3000 loading=3000
-  decoding=5000 tools=7000)
+  decoding=5000 tools=7000 training=6000)
 
 # count(file result): its lines
 function(count file result)

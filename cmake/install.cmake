@@ -30,7 +30,7 @@ foreach(entry "fmt fmt fmt libfmt-dev" "highway hwy libhwy libhwy-dev"
   endif()
 endforeach()
 
-install(TARGETS krait krait_tools EXPORT krait-targets
+install(TARGETS krait krait_tools krait_training EXPORT krait-targets
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
   RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR}
@@ -47,7 +47,7 @@ install(FILES ${PROJECT_BINARY_DIR}/krait-config.cmake
 # find_package(krait) with krait_DIR set to the build tree.
 export(EXPORT krait-targets NAMESPACE krait:: FILE ${PROJECT_BINARY_DIR}/krait-targets.cmake)
 
-# krait.pc and krait-tools.pc. Only one form is installed, so what a static krait needs is required
+# krait.pc, krait-tools.pc and krait-training.pc. Only one form is installed, so what a static krait needs is required
 # outright: the link line is right with and without --static.
 file(RELATIVE_PATH krait_pc_prefix /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 string(REGEX REPLACE "/$" "" krait_pc_prefix "${krait_pc_prefix}")
@@ -69,7 +69,7 @@ endif()
 if(KRAIT_PROFILE)
   string(APPEND krait_pc_cflags " -DKRAIT_PROFILE")
 endif()
-foreach(name krait krait-tools)
+foreach(name krait krait-tools krait-training)
   configure_file(${CMAKE_CURRENT_LIST_DIR}/${name}.pc.in ${PROJECT_BINARY_DIR}/${name}.pc @ONLY)
   install(FILES ${PROJECT_BINARY_DIR}/${name}.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 endforeach()

@@ -1,0 +1,114 @@
+#pragma once
+
+/// \file
+/// ModelGradient: loss and gradient of one row of tokens.
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "krait/models/builder.hpp"
+#include "krait/training/block_gradient.hpp"
+#include "krait/training/parameters.hpp"
+#include "krait/training/workspace.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+
+/// One row of a batch: a leaf of the sums that training makes (numeric contract, section 12).
+struct Leaf {
+  std::span<const Token> inputs;   ///< at least one, below vocab
+  std::span<const Token> targets;  ///< [inputs] what should follow each; none with `laws`
+  /// [inputs, vocab] In place of targets: the probability with which each token should follow. The
+  /// loss is then the Kullback-Leibler divergence from these to the model's.
+  MatrixView<const float> laws = {};
+  /// [inputs] what each target counts; may be negative. Empty: 1 each.
+  std::span<const float> weights = {};
+  double balance = 0.0;  ///< coefficient α of the experts' balancing loss, per token
+  double z_loss = 0.0;   ///< coefficient of the routers' z-loss, per token
+  /// The sequence's state before the row, which is advanced; null: an empty sequence. Not for
+  /// models with attention.
+  State* state = nullptr;
+  /// In: the gradient with respect to the state after the row. Out: to the one before. Of the
+  /// layout of State::block; empty: zeros, and not wanted.
+  std::span<float> dstate = {};
+};
+
+/// The forward pass of inference and an exact backward pass, for one row after another. Working
+/// memory grows to what the longest row needs: the residual stream in front of every block, and
+/// what the largest block's backward pass takes.
+///
+/// The loss of a row is Σ_t weight[t] · −ln p(targets[t]), and for each mixture of experts
+/// T·α·n_expert·Σ_e f_e P_e (f_e: part of the tokens that went to the expert, P_e: mean
+/// probability; Fedus et al. 2021, arXiv:2101.03961, eq. 4) and c·Σ_t ln²Σ_e exp(logit) (Zoph et
+/// al. 2022, arXiv:2202.08906, eq. 5).
+class KRAIT_API ModelGradient {
+ public:
+  /// The executor must outlive the object. Errors: bad_config; unsupported, for a model with a
+  /// block that has no backward pass.
+  static Result<ModelGradient> create(const ModelSpec& spec, const std::string& prefix,
+                                      Executor& executor);
+
+  const Parameters& parameters() const noexcept { return parameters_; }
+
+  /// Uses these values [parameters().floats()] from now on, which must outlive their use. To be
+  /// called again whenever they have changed.
+  Result<void> bind(const float* values);
+  /// The model over the bound values.
+  const Model& model() const noexcept { return *model_; }
+
+  /// Adds the row's gradient to `gradients` [parameters().floats()]; the sum of the
+  /// cross-entropies, each times its weight. Errors: bad_argument (tokens, sizes), unsupported.
+  Result<double> backward(const Leaf& leaf, float* gradients);
+
+  /// The log-probability of each target, to the bit as in inference; no gradient.
+  Result<void> log_probabilities(const Leaf& leaf, std::span<float> result);
+
+  /// Bytes of working memory that are held.
+  std::size_t bytes() const noexcept;
+
+ private:
+  struct Part {  // one residual block
+    std::unique_ptr<const BlockGradient> block;
+    NormSpec norm;
+    std::string norm_path;
+    std::string block_path;
+    Index state = 0;   // floats of the state before its own
+    Index input = 0;   // index of the part whose input it reads
+    bool ends = true;  // whether its layer's gradients are complete behind it, going backwards
+    bool parallel = false;
+  };
+
+  explicit ModelGradient(Executor& executor) : executor_(&executor) {}
+
+  Result<void> check(const Leaf& leaf) const;
+  Result<void> make_room(Index tokens);
+  Work work() { return {*executor_, *memory_}; }
+  // The residual stream in front of each part, and behind the last, [parts + 1] · [T, d_model].
+  Result<std::vector<MatrixView<float>>> forward(const Leaf& leaf, State& state);
+  double head(const Leaf& leaf, MatrixView<const float> normed, MatrixView<float> dnormed,
+              const ParameterScope& weights, std::span<float> log_p);
+  void parts_backward(const Leaf& leaf, const State& before,
+                      std::span<const MatrixView<float>> stream, const ParameterScope& weights,
+                      MatrixView<float> dh);
+
+  Executor* executor_;
+  ModelSpec spec_;
+  std::string prefix_;
+  Parameters parameters_;
+  std::vector<Part> parts_;
+  std::string head_path_;
+  const float* values_ = nullptr;
+  std::optional<Model> model_;
+  std::unique_ptr<Workspace> memory_ = std::make_unique<Workspace>();
+  Scratch scratch_;
+  AlignedBuffer<float> workspace_;  // of inference's products
+  AlignedBuffer<float> tasks_;
+  Index task_floats_ = 0;
+  Index room_ = 0;  // tokens
+};
+
+}  // namespace v0_1
+}  // namespace krait

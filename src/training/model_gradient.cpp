@@ -1,0 +1,307 @@
+#include "krait/training/model_gradient.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "krait/core/float_environment.hpp"
+#include "krait/kernels/softmax.hpp"
+#include "training/products.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace {
+
+// Tokens whose logits exist at a time.
+constexpr Index head_block = 128;
+
+Error bad_leaf(std::string_view what, const std::string& expected, const std::string& found) {
+  return {ErrorCode::bad_argument,
+          fmt::format("[training] {}: expected {}, found {}", what, expected, found)};
+}
+
+// Σ_v q_v (ln q_v − ln p_v), where ln p = logits − log_sum.
+float divergence(std::span<const float> law, std::span<const float> logits, float log_sum) {
+  double sum = 0.0;
+  for (std::size_t v = 0; v < law.size(); ++v) {
+    const auto q = static_cast<double>(law[v]);
+    if (q > 0.0) {
+      sum += q * (std::log(q) - static_cast<double>(logits[v]) + static_cast<double>(log_sum));
+    }
+  }
+  return static_cast<float>(sum);
+}
+
+}  // namespace
+
+Result<ModelGradient> ModelGradient::create(const ModelSpec& spec, const std::string& prefix,
+                                            Executor& executor) {
+  ModelGradient gradient(executor);
+  gradient.spec_ = spec;
+  gradient.prefix_ = prefix;
+  KRAIT_ASSIGN_OR_RETURN(gradient.parameters_, Parameters::of(spec, prefix));
+  WeightBinder binder(nullptr, {});
+  Bookings bookings(spec.d_model());
+  const WeightScope root(binder, prefix);
+  for (std::size_t i = 0; i < spec.layers.size(); ++i) {
+    const LayerSpec& layer = spec.layers[i];
+    const WeightScope scope = root.scope(spec.layers_name, static_cast<Index>(i));
+    const Index first = std::ssize(gradient.parts_);
+    for (const ResidualSpec& residual : layer.residuals) {
+      Part part;
+      part.norm = residual.norm;
+      part.norm_path = scope.path(residual.norm_name);
+      part.block_path = scope.path(residual.block_name);
+      part.state = bookings.state_floats();
+      part.parallel = layer.parallel;
+      part.input = layer.parallel ? first : std::ssize(gradient.parts_);
+      part.ends = !layer.parallel || &residual == &layer.residuals.front();
+      KRAIT_ASSIGN_OR_RETURN(part.block, make_block_gradient(residual.block, spec.d_model()));
+      const WeightScope own = scope.scope(residual.block_name);
+      KRAIT_RETURN_IF_ERROR(
+          std::visit([&](const auto& kind) { return kind.bind(own, bookings); }, residual.block));
+      gradient.parts_.push_back(std::move(part));
+    }
+  }
+  gradient.head_path_ = gradient.parameters_.find(spec.head_name + ".weight") != nullptr
+                            ? spec.head_name
+                            : spec.embedding_name;
+  return gradient;
+}
+
+Result<void> ModelGradient::bind(const float* values) {
+  values_ = values;
+  KRAIT_ASSIGN_OR_RETURN(model_, build_model(spec_, parameters_.store(values), prefix_));
+  return {};
+}
+
+std::size_t ModelGradient::bytes() const noexcept {
+  return memory_->bytes() + scratch_.bytes() + workspace_.bytes() + tasks_.bytes();
+}
+
+Result<void> ModelGradient::check(const Leaf& leaf) const {
+  check_contract(model_.has_value(), "[training] values: expected bound ones, found none");
+  if (leaf.inputs.empty()) return bad_leaf("inputs", "at least one token", "none");
+  if (leaf.laws.data != nullptr) {
+    const Index vocab = spec_.embedding.vocab;
+    if (!leaf.targets.empty() || leaf.laws.rows != std::ssize(leaf.inputs) ||
+        leaf.laws.cols != vocab) {
+      return bad_leaf("laws", fmt::format("[{},{}] and no targets", leaf.inputs.size(), vocab),
+                      fmt::format("[{},{}] and {} targets", leaf.laws.rows, leaf.laws.cols,
+                                  leaf.targets.size()));
+    }
+  } else if (leaf.targets.size() != leaf.inputs.size()) {
+    return bad_leaf("targets", fmt::format("{} tokens", leaf.inputs.size()),
+                    fmt::to_string(leaf.targets.size()));
+  }
+  if (!leaf.weights.empty() && leaf.weights.size() != leaf.inputs.size()) {
+    return bad_leaf("weights", fmt::format("{} of them", leaf.inputs.size()),
+                    fmt::to_string(leaf.weights.size()));
+  }
+  for (const std::span<const Token> tokens : {leaf.inputs, leaf.targets}) {
+    for (const Token token : tokens) {
+      if (token < 0 || token >= spec_.embedding.vocab) {
+        return bad_leaf("token", fmt::format("0 to {}", spec_.embedding.vocab - 1),
+                        fmt::to_string(token));
+      }
+    }
+  }
+  const StateLayout& layout = *model_->parts().state_layout;
+  if (!leaf.dstate.empty() && std::ssize(leaf.dstate) != layout.floats) {
+    return bad_leaf("gradient of the state", fmt::format("{} floats", layout.floats),
+                    fmt::to_string(leaf.dstate.size()));
+  }
+  if (!layout.cache.empty() && (leaf.state != nullptr || !leaf.dstate.empty())) {
+    return Error{ErrorCode::unsupported,
+                 "[training] state: expected a model without attention, found one with it"};
+  }
+  if (leaf.state != nullptr && std::ssize(leaf.state->block()) != layout.floats) {
+    return bad_leaf("state", "one of this model", "another");
+  }
+  return {};
+}
+
+Result<void> ModelGradient::make_room(Index tokens) {
+  if (tokens <= room_) return {};
+  const Model::Parts& parts = model_->parts();
+  scratch_ = Scratch(parts.scratch, tokens);
+  workspace_ = AlignedBuffer<float>(parts.workspace_floats * tokens);
+  task_floats_ = 0;
+  for (const Bookings::TaskMemory& size : parts.task_memories) {
+    task_floats_ = std::max(task_floats_, round_up(size(tokens, tokens), Index{16}));
+  }
+  tasks_ = AlignedBuffer<float>(task_floats_ * executor_->width());
+  room_ = tokens;
+  return {};
+}
+
+Result<std::vector<MatrixView<float>>> ModelGradient::forward(const Leaf& leaf, State& state) {
+  const Index tokens = std::ssize(leaf.inputs);
+  const Model::Parts& parts = model_->parts();
+  KRAIT_RETURN_IF_ERROR(make_room(tokens));
+  KRAIT_RETURN_IF_ERROR(state.reserve(tokens));
+  const SequenceRows rows{.first = 0,
+                          .count = tokens,
+                          .position = state.position(),
+                          .state = state.block().data(),
+                          .pages = state.cache().pages().data()};
+  std::vector<MatrixView<float>> stream;
+  for (std::size_t i = 0; i <= parts.residuals.size(); ++i) {
+    stream.push_back(memory_->matrix(tokens, spec_.d_model()));
+  }
+  parts.embedding.lookup(leaf.inputs, stream.front());
+  for (std::size_t i = 0; i < parts.residuals.size(); ++i) {
+    training::copy_rows(work(), stream[i], stream[i + 1]);
+    // In a layer of parallel blocks, the layer's input stays in the scratch memory.
+    BlockContext ctx{.x = stream[i + 1],
+                     .sequences = {&rows, 1},
+                     .executor = *executor_,
+                     .memory = scratch_,
+                     .workspace = workspace_.span(),
+                     .tasks = tasks_.span(),
+                     .task_floats = task_floats_};
+    parts.residuals[i].forward(ctx);
+  }
+  state.set_position(rows.position + tokens);
+  state.cache().set_rows(state.position());
+  return stream;
+}
+
+double ModelGradient::head(const Leaf& leaf, MatrixView<const float> normed,
+                           MatrixView<float> dnormed, const ParameterScope& weights,
+                           std::span<float> log_p) {
+  const Workspace::Frame frame(*memory_);
+  const Index d_model = spec_.d_model();
+  const Index columns = spec_.embedding.rows();
+  const auto vocab = static_cast<std::size_t>(spec_.embedding.vocab);
+  const ParameterScope matrix = weights.scope(head_path_);
+  const ParameterScope named = weights.scope(spec_.head_name);
+  const float* bias = spec_.head_bias ? named.value("bias") : nullptr;
+  const auto logits = memory_->matrix(std::min(head_block, normed.rows), columns);
+  double loss = 0.0;
+  for (Index first = 0; first < normed.rows; first += head_block) {
+    const Index count = std::min(head_block, normed.rows - first);
+    const auto rows = logits.rows_from(0, count);
+    const auto x = normed.rows_from(first, count);
+    training::multiply(work(), matrix.value("weight"), columns, d_model, x, bias, rows);
+    parallel_for(*executor_, count, 1, ItemCost::of(0, 60 * columns), [&](Range range) {
+      for (Index t = range.begin; t < range.end; ++t) {
+        const auto at = static_cast<std::size_t>(first + t);
+        const std::span<float> row = rows.row(t).first(vocab);
+        const float weight = leaf.weights.empty() ? 1.0F : leaf.weights[at];
+        const float log_sum = kernels::log_sum_exp(row);
+        if (leaf.laws.data != nullptr) {
+          const std::span<const float> law = leaf.laws.row(first + t);
+          log_p[at] = -divergence(law, row, log_sum);
+          kernels::softmax(row, row);
+          for (std::size_t v = 0; v < vocab; ++v) row[v] = weight * (row[v] - law[v]);
+        } else {
+          const auto target = static_cast<std::size_t>(leaf.targets[at]);
+          log_p[at] = row[target] - log_sum;
+          if (dnormed.data == nullptr) continue;
+          kernels::softmax(row, row);
+          for (float& p : row) p *= weight;
+          row[target] -= weight;
+        }
+        std::ranges::fill(rows.row(t).subspan(vocab), 0.0F);
+      }
+    });
+    for (Index t = first; t < first + count; ++t) {
+      const auto at = static_cast<std::size_t>(t);
+      const double weight = leaf.weights.empty() ? 1.0 : static_cast<double>(leaf.weights[at]);
+      if (weight != 0.0) loss -= weight * static_cast<double>(log_p[at]);
+    }
+    if (dnormed.data == nullptr) continue;
+    training::linear_backward(work(), {.W = matrix.value("weight"),
+                                       .out = columns,
+                                       .in = d_model,
+                                       .x = x,
+                                       .dy = rows,
+                                       .dx = dnormed.rows_from(first, count),
+                                       .dW = matrix.gradient("weight"),
+                                       .db = bias != nullptr ? named.gradient("bias") : nullptr});
+  }
+  return loss;
+}
+
+void ModelGradient::parts_backward(const Leaf& leaf, const State& before,
+                                   std::span<const MatrixView<float>> stream,
+                                   const ParameterScope& weights, MatrixView<float> dh) {
+  const Model::Parts& model = model_->parts();
+  const Workspace::Frame frame(*memory_);
+  const auto x = memory_->matrix(dh.rows, dh.cols);
+  const auto dx = memory_->matrix(dh.rows, dh.cols);
+  const auto sum = memory_->matrix(dh.rows, dh.cols);  // of a layer of parallel blocks
+  bool is_begun = false;
+  for (std::size_t i = parts_.size(); i-- > 0;) {
+    const Part& part = parts_[i];
+    const MatrixView<float> input = stream[static_cast<std::size_t>(part.input)];
+    parallel_for(*executor_, x.rows, 16, ItemCost::of(0, 8 * x.cols), [&](Range rows) {
+      model.residuals[i].norm().apply(input.rows_from(rows.begin, rows.size()),
+                                      x.rows_from(rows.begin, rows.size()));
+    });
+    part.block->backward(
+        work(), weights.scope(part.block_path),
+        {.x = x,
+         .dy = dh,
+         .dx = dx,
+         .state = leaf.state == nullptr ? nullptr : before.block().data() + part.state,
+         .dstate = leaf.dstate.empty() ? nullptr : leaf.dstate.data() + part.state,
+         .balance = leaf.balance,
+         .z_loss = leaf.z_loss});
+    training::norm_backward(work(), part.norm, weights.scope(part.norm_path), input, dx, dx);
+    if (!part.parallel) {
+      training::add_to(work(), dx, dh);
+      continue;
+    }
+    is_begun ? training::add_to(work(), dx, sum) : training::copy_rows(work(), dx, sum);
+    is_begun = !part.ends;
+    if (part.ends) training::add_to(work(), sum, dh);
+  }
+}
+
+Result<double> ModelGradient::backward(const Leaf& leaf, float* gradients) {
+  KRAIT_RETURN_IF_ERROR(check(leaf));
+  const FloatEnvironment environment;
+  const Workspace::Frame frame(*memory_);
+  State own = leaf.state == nullptr ? model_->initial_state() : *leaf.state;
+  const State before = own;
+  KRAIT_ASSIGN_OR_RETURN(const auto stream, forward(leaf, own));
+  const Index tokens = std::ssize(leaf.inputs);
+  const ParameterScope weights(parameters_, values_, gradients);
+  const auto normed = memory_->matrix(tokens, spec_.d_model());
+  const auto dh = memory_->matrix(tokens, spec_.d_model());
+  model_->parts().final_norm.apply(stream.back(), normed);
+  const double loss = head(leaf, normed, dh, weights, memory_->floats(tokens));
+  training::norm_backward(work(), spec_.final_norm, weights.scope(spec_.final_norm_name),
+                          stream.back(), dh, dh);
+  parts_backward(leaf, before, stream, weights, dh);
+  float* embedding = weights.scope(spec_.embedding_name).gradient("weight");
+  for (Index t = 0; embedding != nullptr && t < tokens; ++t) {
+    float* row = embedding + leaf.inputs[static_cast<std::size_t>(t)] * spec_.d_model();
+    for (Index i = 0; i < spec_.d_model(); ++i) row[i] += dh(t, i);
+  }
+  if (leaf.state != nullptr) *leaf.state = std::move(own);
+  return loss;
+}
+
+Result<void> ModelGradient::log_probabilities(const Leaf& leaf, std::span<float> result) {
+  KRAIT_RETURN_IF_ERROR(check(leaf));
+  if (result.size() != leaf.inputs.size()) {
+    return bad_leaf("result", fmt::format("{} floats", leaf.inputs.size()),
+                    fmt::to_string(result.size()));
+  }
+  const FloatEnvironment environment;
+  const Workspace::Frame frame(*memory_);
+  State own = leaf.state == nullptr ? model_->initial_state() : *leaf.state;
+  KRAIT_ASSIGN_OR_RETURN(const auto stream, forward(leaf, own));
+  const auto normed = memory_->matrix(std::ssize(leaf.inputs), spec_.d_model());
+  model_->parts().final_norm.apply(stream.back(), normed);
+  head(leaf, normed, {}, ParameterScope(parameters_, values_, nullptr), result);
+  if (leaf.state != nullptr) *leaf.state = std::move(own);
+  return {};
+}
+
+}  // namespace v0_1
+}  // namespace krait

@@ -1,0 +1,204 @@
+#include "training/products.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "krait/kernels/elementwise.hpp"
+#include "krait/kernels/product.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace training {
+namespace {
+
+constexpr Index row_block = 16;
+constexpr Index column_block = 64;
+
+ItemCost row_cost(Index cols) { return ItemCost::of(12 * cols, 8 * cols); }
+
+}  // namespace
+
+void multiply(const Work& work, const float* W, Index out, Index in, MatrixView<const float> x,
+              const float* bias, MatrixView<float> y) {
+  if (x.rows == 0) return;
+  const Workspace::Frame frame(work.memory);
+  const std::span<float> packed = work.memory.floats(
+      std::max(kernels::product_workspace(in), round_up(in, Index{16})) * x.rows);
+  kernels::product({work.executor, packed}, {W, DType::f32, out, in},
+                   {.x = x, .bias = bias, .y = y});
+}
+
+void transpose(const Work& work, MatrixView<const float> from, MatrixView<float> to) {
+  constexpr Index tile = 16;
+  parallel_for(work.executor, from.cols, tile, row_cost(from.rows), [&](Range cols) {
+    for (Index r = 0; r < from.rows; r += tile) {
+      const Index end = std::min(from.rows, r + tile);
+      for (Index c = cols.begin; c < cols.end; ++c) {
+        for (Index k = r; k < end; ++k) to(c, k) = from(k, c);
+      }
+    }
+  });
+}
+
+void add_to(const Work& work, const float* from, Index count, float* to) {
+  parallel_for(work.executor, count, 4096, ItemCost::of(12, 1), [&](Range range) {
+    for (Index i = range.begin; i < range.end; ++i) to[i] += from[i];
+  });
+}
+
+void add_to(const Work& work, MatrixView<const float> x, MatrixView<float> y) {
+  parallel_for(work.executor, x.rows, row_block, row_cost(x.cols), [&](Range rows) {
+    for (Index t = rows.begin; t < rows.end; ++t) kernels::add(y.row(t), x.row(t), y.row(t));
+  });
+}
+
+void copy_rows(const Work& work, MatrixView<const float> from, MatrixView<float> to) {
+  parallel_for(work.executor, from.rows, row_block, row_cost(from.cols), [&](Range rows) {
+    for (Index t = rows.begin; t < rows.end; ++t) std::ranges::copy(from.row(t), to.row_data(t));
+  });
+}
+
+void linear_backward(const Work& work, const LinearBackward& args) {
+  const Index tokens = args.x.rows;
+  if (tokens == 0) return;
+  if (args.dx.data != nullptr) {
+    const Workspace::Frame frame(work.memory);
+    const MatrixView<float> transposed = work.memory.matrix(args.in, args.out);
+    transpose(work, {args.W, args.out, args.in}, transposed);
+    multiply(work, transposed.data, args.in, args.out, args.dy, nullptr, args.dx);
+  }
+  if (args.dW != nullptr) {
+    const Workspace::Frame frame(work.memory);
+    const MatrixView<float> x = work.memory.matrix(args.in, tokens);
+    const MatrixView<float> dy = work.memory.matrix(args.out, tokens);
+    const MatrixView<float> dW = work.memory.matrix(args.out, args.in);
+    transpose(work, args.x, x);
+    transpose(work, args.dy, dy);
+    multiply(work, x.data, args.in, tokens, dy, nullptr, dW);
+    add_to(work, dW.data, args.out * args.in, args.dW);
+  }
+  if (args.db != nullptr) add_column_sums(work, args.dy, {}, args.db);
+}
+
+void linear_backward(const Work& work, const ParameterScope& linear, Index out, Index in,
+                     MatrixView<const float> x, MatrixView<const float> dy, MatrixView<float> dx) {
+  linear_backward(work, {.W = linear.value("weight"),
+                         .out = out,
+                         .in = in,
+                         .x = x,
+                         .dy = dy,
+                         .dx = dx,
+                         .dW = linear.gradient("weight"),
+                         .db = linear.contains("bias") ? linear.gradient("bias") : nullptr});
+}
+
+void linear(const Work& work, const ParameterScope& linear, Index out, Index in,
+            MatrixView<const float> x, MatrixView<float> y) {
+  multiply(work, linear.value("weight"), out, in, x,
+           linear.contains("bias") ? linear.value("bias") : nullptr, y);
+}
+
+void add_column_sums(const Work& work, MatrixView<const float> a, MatrixView<const float> b,
+                     float* sum) {
+  parallel_for(work.executor, a.cols, column_block, row_cost(a.rows), [&](Range cols) {
+    for (Index first = cols.begin; first < cols.end; first += column_block) {
+      const Index width = std::min(column_block, cols.end - first);
+      float total[column_block] = {};
+      for (Index t = 0; t < a.rows; ++t) {
+        const float* from = a.row_data(t) + first;
+        if (b.data == nullptr) {
+          for (Index c = 0; c < width; ++c) total[c] += from[c];
+        } else {
+          const float* other = b.row_data(t) + first;
+          for (Index c = 0; c < width; ++c) total[c] += from[c] * other[c];
+        }
+      }
+      for (Index c = 0; c < width; ++c) sum[first + c] += total[c];
+    }
+  });
+}
+
+float dot(const float* a, const float* b, Index n) noexcept {
+  float sum = 0.0F;
+  kernels::matvec({.W = {a, DType::f32, 1, n}, .x = b, .y = &sum, .outputs = {0, 1}});
+  return sum;
+}
+
+void silu_backward(std::span<const float> x, std::span<const float> dy,
+                   std::span<float> dx) noexcept {
+  constexpr std::size_t piece = 256;
+  float sigmoid[piece];
+  for (std::size_t first = 0; first < x.size(); first += piece) {
+    const std::size_t count = std::min(piece, x.size() - first);
+    kernels::sigmoid(x.subspan(first, count), {sigmoid, count});
+    for (std::size_t i = 0; i < count; ++i) {
+      const float s = sigmoid[i];
+      dx[first + i] = dy[first + i] * (s * (1.0F + x[first + i] * (1.0F - s)));
+    }
+  }
+}
+
+namespace {
+
+// One row: the normalised input goes to n, the gradient to dx.
+void norm_backward_row(const NormBackward& args, Index t, std::span<const float> ones,
+                       std::span<float> n, std::span<float> v) {
+  const Index d = args.x.cols;
+  const auto size = static_cast<float>(d);
+  const float* x = args.x.row_data(t);
+  const float* dy = args.dy.row_data(t);
+  const auto at = [](Index i) { return static_cast<std::size_t>(i); };
+  float mean = 0.0F;
+  if (!args.is_rms) mean = dot(x, ones.data(), d) / size;
+  for (Index i = 0; i < d; ++i) n[at(i)] = args.is_rms ? x[i] : x[i] - mean;
+  const float scale = 1.0F / std::sqrt(dot(n.data(), n.data(), d) / size + args.eps);
+  for (Index i = 0; i < d; ++i) n[at(i)] *= scale;
+  for (Index i = 0; i < d; ++i) v[at(i)] = args.weight == nullptr ? dy[i] : dy[i] * args.weight[i];
+  const float along = dot(v.data(), n.data(), d) / size;
+  const float centre = args.is_rms ? 0.0F : dot(v.data(), ones.data(), d) / size;
+  float* dx = args.dx.row_data(t);
+  for (Index i = 0; i < d; ++i) dx[i] = scale * ((v[at(i)] - centre) - n[at(i)] * along);
+}
+
+}  // namespace
+
+void norm_backward(const Work& work, const NormBackward& args) {
+  const Workspace::Frame frame(work.memory);
+  const Index d = args.x.cols;
+  const MatrixView<float> n = work.memory.matrix(args.x.rows, d);
+  const MatrixView<float> v = work.memory.matrix(args.x.rows, d);
+  MatrixView<const float> dy = args.dy;
+  const bool is_wanted = args.dweight != nullptr || args.dbias != nullptr;
+  if (is_wanted && args.dx.data == args.dy.data) {  // the sums below still need it
+    const MatrixView<float> copy = work.memory.matrix(args.x.rows, d);
+    copy_rows(work, args.dy, copy);
+    dy = copy;
+  }
+  const std::span<float> ones = work.memory.floats(d);
+  std::ranges::fill(ones, 1.0F);
+  parallel_for(work.executor, args.x.rows, row_block, row_cost(4 * d), [&](Range rows) {
+    for (Index t = rows.begin; t < rows.end; ++t) {
+      norm_backward_row(args, t, ones, n.row(t), v.row(t));
+    }
+  });
+  if (args.dweight != nullptr) add_column_sums(work, dy, n, args.dweight);
+  if (args.dbias != nullptr) add_column_sums(work, dy, {}, args.dbias);
+}
+
+void norm_backward(const Work& work, const NormSpec& spec, const ParameterScope& norm,
+                   MatrixView<const float> x, MatrixView<const float> dy, MatrixView<float> dx) {
+  const bool is_rms = std::holds_alternative<RmsNormSpec>(spec);
+  norm_backward(work, {.is_rms = is_rms,
+                       .eps = std::visit([](const auto& kind) { return kind.eps; }, spec),
+                       .weight = norm.value("weight"),
+                       .x = x,
+                       .dy = dy,
+                       .dx = dx,
+                       .dweight = norm.gradient("weight"),
+                       .dbias = is_rms ? nullptr : norm.gradient("bias")});
+}
+
+}  // namespace training
+}  // namespace v0_1
+}  // namespace krait

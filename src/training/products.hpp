@@ -1,0 +1,75 @@
+#pragma once
+
+// What the backward passes share: products, sums over tokens, derivatives of single elements. Their
+// bits are those of the numeric contract, section 12.
+
+#include "krait/training/parameters.hpp"
+#include "krait/training/workspace.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace training {
+
+/// y = x Wᵀ + bias as in inference; W [out, in] lies row after row.
+void multiply(const Work& work, const float* W, Index out, Index in, MatrixView<const float> x,
+              const float* bias, MatrixView<float> y);
+
+/// to [cols, rows] = fromᵀ.
+void transpose(const Work& work, MatrixView<const float> from, MatrixView<float> to);
+
+/// to += from.
+void add_to(const Work& work, const float* from, Index count, float* to);
+/// y += x, row by row.
+void add_to(const Work& work, MatrixView<const float> x, MatrixView<float> y);
+void copy_rows(const Work& work, MatrixView<const float> from, MatrixView<float> to);
+
+/// The backward pass of y = x Wᵀ + b.
+struct LinearBackward {
+  const float* W = nullptr;  // [out, in]
+  Index out = 0;
+  Index in = 0;
+  MatrixView<const float> x;   // [T, in]
+  MatrixView<const float> dy;  // [T, out]
+  MatrixView<float> dx;        // [T, in] = dy W; data null: not wanted
+  float* dW = nullptr;         // [out, in] += dyᵀ x; null: not wanted
+  float* db = nullptr;         // [out] += Σ dy; null: not wanted
+};
+void linear_backward(const Work& work, const LinearBackward& args);
+
+/// The same with names: `weight` and, if it exists, `bias` of the scope.
+void linear_backward(const Work& work, const ParameterScope& linear, Index out, Index in,
+                     MatrixView<const float> x, MatrixView<const float> dy, MatrixView<float> dx);
+/// y = x Wᵀ + b with the same names.
+void linear(const Work& work, const ParameterScope& linear, Index out, Index in,
+            MatrixView<const float> x, MatrixView<float> y);
+
+/// sum[c] += Σ_t a[t,c] b[t,c], or Σ_t a[t,c] where b has no data.
+void add_column_sums(const Work& work, MatrixView<const float> a, MatrixView<const float> b,
+                     float* sum);
+
+/// Σ a[k] b[k], numeric contract, section 2.
+float dot(const float* a, const float* b, Index n) noexcept;
+
+/// dx = dy · silu'(x), for one row; dx may be dy.
+void silu_backward(std::span<const float> x, std::span<const float> dy,
+                   std::span<float> dx) noexcept;
+
+/// The backward pass of a norm.
+struct NormBackward {
+  bool is_rms = true;
+  float eps = 0.0F;
+  const float* weight = nullptr;  // [d] or null: ones
+  MatrixView<const float> x;      // [T, d]
+  MatrixView<const float> dy;     // [T, d]
+  MatrixView<float> dx;           // [T, d] out; may be dy
+  float* dweight = nullptr;       // [d] +=; null: not wanted
+  float* dbias = nullptr;         // [d] +=; null: not wanted
+};
+void norm_backward(const Work& work, const NormBackward& args);
+/// The same for a norm of a spec, with its names.
+void norm_backward(const Work& work, const NormSpec& spec, const ParameterScope& norm,
+                   MatrixView<const float> x, MatrixView<const float> dy, MatrixView<float> dx);
+
+}  // namespace training
+}  // namespace v0_1
+}  // namespace krait

@@ -1,0 +1,443 @@
+#pragma once
+
+/// \file
+/// The slow, obvious reference of training: the papers' equations in plain loops over a scalar
+/// type. With `double` it is a loss; with `Var`, which records every operation, its exact gradient.
+
+#include <cmath>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "krait/models/spec.hpp"
+#include "krait/training/parameters.hpp"
+
+namespace krait::test {
+
+/// A tape of operations of one and two operands, with their derivatives.
+class Tape {
+ public:
+  struct Node {
+    std::size_t from[2];
+    double slope[2];
+  };
+  std::size_t add(std::size_t a, double da, std::size_t b, double db) {
+    nodes_.push_back({{a, b}, {da, db}});
+    return nodes_.size() - 1;
+  }
+  void clear() { nodes_.assign(1, {}); }
+  /// d(result) / d(node) for every node.
+  std::vector<double> gradient(std::size_t result) const {
+    std::vector<double> all(nodes_.size());
+    all[result] = 1.0;
+    for (std::size_t i = result; i > 0; --i) {
+      for (int k = 0; k < 2; ++k) all[nodes_[i].from[k]] += nodes_[i].slope[k] * all[i];
+    }
+    return all;
+  }
+  static Tape& instance() {
+    static Tape tape;
+    return tape;
+  }
+
+ private:
+  std::vector<Node> nodes_{1};  // node 0 stands for constants
+};
+
+struct Var {
+  double value = 0.0;
+  std::size_t node = 0;
+  Var() = default;
+  Var(double v) : value(v) {}  // NOLINT: converting
+  Var(double v, std::size_t n) : value(v), node(n) {}
+  static Var of(double v, const Var& a, double da) { return of(v, a, da, Var(0.0), 0.0); }
+  static Var of(double v, const Var& a, double da, const Var& b, double db) {
+    if (a.node == 0 && b.node == 0) return {v};
+    return {v, Tape::instance().add(a.node, da, b.node, db)};
+  }
+  static Var leaf(double v) { return {v, Tape::instance().add(0, 0.0, 0, 0.0)}; }
+};
+inline Var operator+(const Var& a, const Var& b) {
+  return Var::of(a.value + b.value, a, 1.0, b, 1.0);
+}
+inline Var operator-(const Var& a, const Var& b) {
+  return Var::of(a.value - b.value, a, 1.0, b, -1.0);
+}
+inline Var operator*(const Var& a, const Var& b) {
+  return Var::of(a.value * b.value, a, b.value, b, a.value);
+}
+inline Var operator/(const Var& a, const Var& b) {
+  return Var::of(a.value / b.value, a, 1.0 / b.value, b, -a.value / (b.value * b.value));
+}
+inline Var exp(const Var& a) { return Var::of(std::exp(a.value), a, std::exp(a.value)); }
+inline Var log(const Var& a) { return Var::of(std::log(a.value), a, 1.0 / a.value); }
+inline Var sqrt(const Var& a) { return Var::of(std::sqrt(a.value), a, 0.5 / std::sqrt(a.value)); }
+inline double value_of(double x) { return x; }
+inline double value_of(const Var& x) { return x.value; }
+
+/// A matrix of scalars, row after row.
+template <class T>
+struct Rows {
+  Index rows = 0;
+  Index cols = 0;
+  std::vector<T> data;
+  Rows() = default;
+  Rows(Index r, Index c) : rows(r), cols(c), data(static_cast<std::size_t>(r * c), T(0.0)) {}
+  T& operator()(Index r, Index c) { return data[static_cast<std::size_t>(r * cols + c)]; }
+  const T& operator()(Index r, Index c) const {
+    return data[static_cast<std::size_t>(r * cols + c)];
+  }
+  Rows columns(Index first, Index count) const {
+    Rows part(rows, count);
+    for (Index r = 0; r < rows; ++r) {
+      for (Index c = 0; c < count; ++c) part(r, c) = (*this)(r, first + c);
+    }
+    return part;
+  }
+};
+
+template <class T>
+T sigmoid_of_scalar(const T& x) {
+  using std::exp;
+  return T(1.0) / (T(1.0) + exp(T(0.0) - x));
+}
+template <class T>
+T silu_of_scalar(const T& x) {
+  return x * sigmoid_of_scalar(x);
+}
+template <class T>
+T softplus_of_scalar(const T& x) {
+  using std::exp;
+  using std::log;
+  return log(T(1.0) + exp(x));
+}
+
+/// The tensors of a model as scalars, and the model's equations.
+template <class T>
+class Reference {
+ public:
+  Reference(const ModelSpec& spec, const Parameters& parameters, std::vector<T> values)
+      : spec_(spec), parameters_(&parameters), values_(std::move(values)) {}
+
+  struct Options {
+    double balance = 0.0;
+    double z_loss = 0.0;
+    std::vector<T> state = {};        // of all blocks, as State::block has it; empty: zeros
+    std::vector<double> dstate = {};  // adds Σ dstate · state after the row to the loss
+  };
+
+  /// Σ weight · −ln p(target), and the routers' losses times the number of tokens.
+  T loss(std::span<const Token> inputs, std::span<const Token> targets,
+         std::span<const float> weights, const Options& options) {
+    options_ = options;
+    if (options_.state.empty()) options_.state.assign(65536, T(0.0));
+    extra_ = T(0.0);
+    position_ = 0;
+    const auto count = static_cast<Index>(inputs.size());
+    Rows<T> h(count, spec_.d_model());
+    const T* E = at(spec_.embedding_name + ".weight");
+    for (Index t = 0; t < count; ++t) {
+      for (Index i = 0; i < h.cols; ++i) {
+        h(t, i) = E[inputs[static_cast<std::size_t>(t)] * h.cols + i];
+      }
+    }
+    for (std::size_t l = 0; l < spec_.layers.size(); ++l) {
+      const Rows<T> input = h;
+      const std::string layer = spec_.layers_name + "." + std::to_string(l) + ".";
+      for (const ResidualSpec& residual : spec_.layers[l].residuals) {
+        const Rows<T> x =
+            norm(residual.norm, layer + residual.norm_name, spec_.layers[l].parallel ? input : h);
+        const std::string path = layer + residual.block_name + ".";
+        const Rows<T> y =
+            std::visit([&](const auto& kind) { return block(kind, path, x); }, residual.block);
+        for (std::size_t i = 0; i < h.data.size(); ++i) h.data[i] = h.data[i] + y.data[i];
+      }
+    }
+    const Rows<T> x = norm(spec_.final_norm, spec_.final_norm_name, h);
+    const std::string head = parameters_->find(spec_.head_name + ".weight") != nullptr
+                                 ? spec_.head_name
+                                 : spec_.embedding_name;
+    const Rows<T> logits = linear(head, x, spec_.embedding.vocab);
+    T sum = extra_;
+    for (Index t = 0; t < count; ++t) {
+      const auto i = static_cast<std::size_t>(t);
+      const T nll = log_sum(logits, t) - logits(t, targets[i]);
+      sum = sum + nll * T(weights.empty() ? 1.0 : double(weights[i]));
+    }
+    return sum;
+  }
+
+ private:
+  const T* at(const std::string& path) const {
+    const Parameter* found = parameters_->find(path);
+    if (found == nullptr) throw std::runtime_error("no parameter " + path);
+    return values_.data() + found->offset;
+  }
+  bool has(const std::string& path) const { return parameters_->find(path) != nullptr; }
+
+  Rows<T> multiply(const T* W, const T* bias, const Rows<T>& x, Index out) const {
+    Rows<T> y(x.rows, out);
+    for (Index t = 0; t < x.rows; ++t) {
+      for (Index r = 0; r < out; ++r) {
+        T sum = bias == nullptr ? T(0.0) : bias[r];
+        for (Index k = 0; k < x.cols; ++k) sum = sum + W[r * x.cols + k] * x(t, k);
+        y(t, r) = sum;
+      }
+    }
+    return y;
+  }
+  Rows<T> linear(const std::string& name, const Rows<T>& x, Index out) const {
+    return multiply(at(name + ".weight"), has(name + ".bias") ? at(name + ".bias") : nullptr, x,
+                    out);
+  }
+
+  static T log_sum(const Rows<T>& logits, Index t) {
+    using std::exp;
+    using std::log;
+    T sum(0.0);
+    for (Index i = 0; i < logits.cols; ++i) sum = sum + exp(logits(t, i));
+    return log(sum);
+  }
+
+  Rows<T> rms(const Rows<T>& x, const T* weight, double eps) const {
+    using std::sqrt;
+    Rows<T> y(x.rows, x.cols);
+    for (Index t = 0; t < x.rows; ++t) {
+      T sum(0.0);
+      for (Index i = 0; i < x.cols; ++i) sum = sum + x(t, i) * x(t, i);
+      const T scale = T(1.0) / sqrt(sum / T(double(x.cols)) + T(eps));
+      for (Index i = 0; i < x.cols; ++i) {
+        y(t, i) = x(t, i) * scale * (weight == nullptr ? T(1.0) : weight[i]);
+      }
+    }
+    return y;
+  }
+
+  Rows<T> norm(const NormSpec& spec, const std::string& name, const Rows<T>& x) const {
+    if (const auto* kind = std::get_if<RmsNormSpec>(&spec)) {
+      return rms(x, at(name + ".weight"), double(kind->eps));
+    }
+    Rows<T> centred = x;
+    for (Index t = 0; t < x.rows; ++t) {
+      T mean(0.0);
+      for (Index i = 0; i < x.cols; ++i) mean = mean + x(t, i);
+      mean = mean / T(double(x.cols));
+      for (Index i = 0; i < x.cols; ++i) centred(t, i) = x(t, i) - mean;
+    }
+    Rows<T> y = rms(centred, at(name + ".weight"), double(std::get<LayerNormSpec>(spec).eps));
+    for (Index t = 0; t < x.rows; ++t) {
+      for (Index i = 0; i < x.cols; ++i) y(t, i) = y(t, i) + at(name + ".bias")[i];
+    }
+    return y;
+  }
+
+  // A block's tensor in the state: what it was, and what it is when the row has ended.
+  T* take_state(Index floats) {
+    T* own = options_.state.data() + position_;
+    position_ += round_up(floats, Index{16});
+    return own;
+  }
+  void end_state(const T* own, Index index, const T& last) {
+    const auto i = static_cast<std::size_t>(own - options_.state.data() + index);
+    if (i < options_.dstate.size()) extra_ = extra_ + last * T(options_.dstate[i]);
+  }
+
+  Rows<T> convolve(const std::string& name, const Rows<T>& x, Index d_conv) {
+    const Index before = d_conv - 1;
+    const T* own = take_state(before * x.cols);
+    const T* w = at(name + ".weight");
+    const auto input = [&](Index i, Index c) {
+      return i < before ? own[i * x.cols + c] : x(i - before, c);
+    };
+    Rows<T> y(x.rows, x.cols);
+    for (Index c = 0; c < x.cols; ++c) {
+      for (Index t = 0; t < x.rows; ++t) {
+        T sum = has(name + ".bias") ? at(name + ".bias")[c] : T(0.0);
+        for (Index k = 0; k < d_conv; ++k) sum = sum + w[c * d_conv + k] * input(t + k, c);
+        y(t, c) = silu_of_scalar(sum);
+      }
+      for (Index i = 0; i < before; ++i) {
+        end_state(own, i * x.cols + c, input(x.rows + i, c));
+      }
+    }
+    return y;
+  }
+
+  Rows<T> block(const MambaSpec& unresolved, const std::string& path, const Rows<T>& x) {
+    using std::exp;
+    const MambaSpec spec = unresolved.resolved(spec_.d_model());
+    const Index E = spec.d_inner;
+    const Index N = spec.d_state;
+    const Rows<T> xz = linear(path + "in_proj", x, 2 * E);
+    const Rows<T> u = convolve(path + "conv1d", xz.columns(0, E), spec.d_conv);
+    const Rows<T> dBC = linear(path + "x_proj", u, spec.dt_rank + 2 * N);
+    Rows<T> delta = dBC.columns(0, spec.dt_rank);
+    Rows<T> B = dBC.columns(spec.dt_rank, N);
+    Rows<T> C = dBC.columns(spec.dt_rank + N, N);
+    if (spec.inner_norm_eps >= 0.0F) {
+      for (Rows<T>* part : {&delta, &B, &C}) {
+        *part = rms(*part, nullptr, double(spec.inner_norm_eps));
+      }
+    }
+    const Rows<T> dt_raw = linear(path + "dt_proj", delta, E);
+    const T* own = take_state(kernels::scan_size(E, N));
+    Rows<T> y(x.rows, E);
+    for (Index d = 0; d < E; ++d) {
+      std::vector<T> h;
+      for (Index n = 0; n < N; ++n) h.push_back(own[kernels::scan_offset(d, n, N)]);
+      for (Index t = 0; t < x.rows; ++t) {
+        const T dt = softplus_of_scalar(dt_raw(t, d));
+        T sum = at(path + "D")[d] * u(t, d);
+        for (Index n = 0; n < N; ++n) {
+          T& state = h[static_cast<std::size_t>(n)];
+          const T a = exp(T(0.0) - dt * exp(at(path + "A_log")[d * N + n]));
+          state = a * state + dt * u(t, d) * B(t, n);
+          sum = sum + C(t, n) * state;
+        }
+        y(t, d) = sum * silu_of_scalar(xz(t, E + d));
+      }
+      for (Index n = 0; n < N; ++n) {
+        end_state(own, kernels::scan_offset(d, n, N), h[static_cast<std::size_t>(n)]);
+      }
+    }
+    return linear(path + "out_proj", y, x.cols);
+  }
+
+  static T activate(Activation activation, const T& x) {
+    if (activation == Activation::silu) return silu_of_scalar(x);
+    return value_of(x) > 0.0 ? x : T(0.0);
+  }
+  struct Network {
+    const T* up;
+    const T* up_bias;
+    const T* down;
+    const T* down_bias;
+    Index d_hidden;
+    Activation activation;
+    bool gated;
+  };
+  Rows<T> run(const Network& network, const Rows<T>& x) const {
+    const Index H = network.d_hidden;
+    const Rows<T> up = multiply(network.up, network.up_bias, x, (network.gated ? 2 : 1) * H);
+    Rows<T> active(x.rows, H);
+    for (Index t = 0; t < x.rows; ++t) {
+      for (Index i = 0; i < H; ++i) {
+        active(t, i) = activate(network.activation, up(t, i));
+        if (network.gated) active(t, i) = active(t, i) * up(t, H + i);
+      }
+    }
+    return multiply(network.down, network.down_bias, active, x.cols);
+  }
+  Network network(const std::string& up, const std::string& down, Index d_hidden,
+                  Activation activation, bool gated, Index index = 0) const {
+    const auto bias = [&](const std::string& name) {
+      return has(name + ".bias") ? at(name + ".bias") : nullptr;
+    };
+    const Index size = d_hidden * spec_.d_model();
+    return {at(up + ".weight") + index * size * (gated ? 2 : 1),
+            bias(up),
+            at(down + ".weight") + index * size,
+            bias(down),
+            d_hidden,
+            activation,
+            gated};
+  }
+
+  Rows<T> block(const MlpSpec& unresolved, const std::string& path, const Rows<T>& x) {
+    const MlpSpec spec = unresolved.resolved(spec_.d_model());
+    return run(
+        network(path + spec.up, path + spec.down, spec.d_hidden, spec.activation, spec.gated), x);
+  }
+
+  // The gates of token t by the router's rule; chosen by value.
+  std::vector<T> gates(const MoeSpec& spec, const std::string& router, const Rows<T>& logits,
+                       Index t) const {
+    using kernels::RouterScore;
+    using std::exp;
+    const Index n = spec.n_expert;
+    std::vector<T> score;
+    std::vector<double> key;
+    for (Index e = 0; e < n; ++e) {
+      const T& logit = logits(t, e);
+      score.push_back(spec.router.score == RouterScore::sigmoid   ? sigmoid_of_scalar(logit)
+                      : spec.router.score == RouterScore::softmax ? exp(logit - log_sum(logits, t))
+                                                                  : exp(logit));
+      key.push_back(value_of(score.back()));
+      if (spec.router.selection_bias) {
+        key.back() += value_of(at(router + ".e_score_correction_bias")[e]);
+      }
+    }
+    std::vector<T> gate(score.size(), T(0.0));
+    T sum(1e-20);
+    for (Index k = 0; k < spec.top_k; ++k) {
+      std::size_t best = 0;
+      for (std::size_t e = 1; e < key.size(); ++e) best = key[e] > key[best] ? e : best;
+      gate[best] = score[best];
+      sum = sum + score[best];
+      key[best] = -1e300;
+    }
+    const bool divides =
+        spec.router.normalize || spec.router.score == RouterScore::softmax_of_chosen;
+    for (T& value : gate) {
+      if (divides) value = value / sum;
+      value = value * T(double(spec.router.scale));
+    }
+    return gate;
+  }
+
+  Rows<T> block(const MoeSpec& unresolved, const std::string& path, const Rows<T>& x) {
+    using std::exp;
+    const MoeSpec spec = unresolved.resolved(spec_.d_model());
+    const std::string router = path + spec.names.router;
+    const Rows<T> logits = linear(router, x, spec.n_expert);
+    std::vector<Rows<T>> outputs;
+    for (Index e = 0; e < spec.n_expert; ++e) {
+      const bool stacked = spec.names.experts.empty();
+      const std::string own =
+          stacked ? path : path + spec.names.experts + "." + std::to_string(e) + ".";
+      outputs.push_back(run(network(own + spec.names.up, own + spec.names.down, spec.d_expert,
+                                    spec.activation, spec.gated, stacked ? e : 0),
+                            x));
+    }
+    Rows<T> y(x.rows, x.cols);
+    if (spec.d_shared != 0) {
+      const std::string own = path + spec.names.shared + ".";
+      y = run(network(own + spec.names.up, own + spec.names.down, spec.d_shared, spec.activation,
+                      spec.gated),
+              x);
+    }
+    std::vector<double> share(static_cast<std::size_t>(spec.n_expert));
+    std::vector<T> mean(share.size(), T(0.0));
+    for (Index t = 0; t < x.rows; ++t) {
+      const std::vector<T> gate = gates(spec, router, logits, t);
+      const T lse = log_sum(logits, t);
+      extra_ = extra_ + T(options_.z_loss) * lse * lse;
+      for (std::size_t e = 0; e < share.size(); ++e) {
+        mean[e] = mean[e] + exp(logits(t, static_cast<Index>(e)) - lse) / T(double(x.rows));
+        if (value_of(gate[e]) == 0.0) continue;
+        share[e] += 1.0 / double(x.rows * spec.top_k);
+        for (Index i = 0; i < x.cols; ++i) y(t, i) = y(t, i) + gate[e] * outputs[e](t, i);
+      }
+    }
+    for (std::size_t e = 0; e < share.size(); ++e) {
+      const double factor = options_.balance * double(spec.n_expert * x.rows);
+      extra_ = extra_ + T(factor * share[e]) * mean[e];
+    }
+    return y;
+  }
+
+  template <class Other>
+  Rows<T> block(const Other& spec, const std::string& path, const Rows<T>& /*x*/) {
+    throw std::runtime_error("no reference for " + path + spec.to_string(spec_.d_model()));
+  }
+
+  ModelSpec spec_;
+  const Parameters* parameters_;
+  std::vector<T> values_;
+  Options options_;
+  T extra_{0.0};
+  Index position_ = 0;
+};
+
+}  // namespace krait::test
