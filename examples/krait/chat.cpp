@@ -102,7 +102,7 @@ Result<void> run(const Options& options) {
   if (!options.state_out.empty()) outlive_readers();
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common));
   GenerationOptions generation{.max_tokens = options.tokens};
-  generation.sampler = options.sampler.resolve(runtime.model());
+  generation.sampler = options.sampler.resolve(runtime.language_model);
   generation.stop_tokens = runtime.language_model.stop_tokens;
   ChatTurns turns = turns_of(options, runtime.language_model);
   Sequence sequence(runtime.model());

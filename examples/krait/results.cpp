@@ -48,20 +48,37 @@ json profile_of(const BenchReport::Profile& profile) {
   return {{"what", profile.what}, {"seconds_per_token", profile.seconds}, {"zones", zones}};
 }
 
+// Of the tokens of the text, not of one that ended it.
+json log_probs_of_tokens(const GenerationResult& generation) {
+  json list = json::array();
+  for (std::size_t i = 0; i < generation.tokens.size(); ++i) {
+    const TokenLogProbs& one = generation.log_probs[i];
+    json top = json::array();
+    for (const TokenLogProb& other : one.top) {
+      top.push_back({{"id", other.token}, {"log_prob", other.log_prob}});
+    }
+    list.push_back({{"id", one.token}, {"log_prob", one.log_prob}, {"top", top}});
+  }
+  return list;
+}
+
 json sample_of(const Sample& sample) {
   const GenerationResult& generation = sample.generation;
   const double decoded = static_cast<double>(generation.tokens.size());
-  return {{"prompt_tokens", generation.prompt_tokens},
-          {"tokens", generation.tokens},
-          {"text", generation.text},
-          {"finish_reason", to_string(generation.reason)},
-          {"seed", sample.seed},
-          {"sequence", sample.sequence},
-          {"timings",
-           {{"prompt_seconds", generation.prompt_seconds},
-            {"decode_seconds", generation.decode_seconds},
-            {"decode_tokens_per_second",
-             generation.decode_seconds > 0.0 ? decoded / generation.decode_seconds : 0.0}}}};
+  json object = {{"prompt_tokens", generation.prompt_tokens},
+                 {"tokens", generation.tokens},
+                 {"text", generation.text},
+                 {"finish_reason", to_string(generation.reason)},
+                 {"seed", sample.seed},
+                 {"sequence", sample.sequence},
+                 {"timings",
+                  {{"prompt_seconds", generation.prompt_seconds},
+                   {"decode_seconds", generation.decode_seconds},
+                   {"decode_tokens_per_second",
+                    generation.decode_seconds > 0.0 ? decoded / generation.decode_seconds : 0.0}}}};
+  if (sample.score) object["score"] = *sample.score;
+  if (sample.has_log_probs) object["logprobs"] = log_probs_of_tokens(generation);
+  return object;
 }
 
 json top_of(const LogitsRow& row) {

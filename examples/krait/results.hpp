@@ -5,6 +5,7 @@
 /// spelled here, so that names and units are seen beside each other. They are a promise to scripts.
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,6 +20,8 @@ struct Sample {
   GenerationResult generation;
   std::uint64_t seed = 0;
   std::uint32_t sequence = 0;
+  std::optional<double> score = {};  // by which it was chosen among several
+  bool has_log_probs = false;
 };
 /// One sample as an object, several as its `samples`.
 std::string to_json(std::span<const Sample> samples);

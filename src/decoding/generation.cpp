@@ -88,29 +88,17 @@ Result<void> check_laws(std::span<const Token> draft, std::span<const TokenLaw> 
 Result<void> check(const Model& model, const Sequence& sequence, const GenerationOptions& options) {
   KRAIT_RETURN_IF_ERROR(validate(sequence));
   if (sequence.pending < 1) return bad("prompt", "at least one token", "none");
-  KRAIT_RETURN_IF_ERROR(check_count(options.max_tokens));
+  KRAIT_RETURN_IF_ERROR(validate(options, model));
+  if (options.guidance_scale != 1.0) {
+    return bad("guidance scale", "1, where generate does not run the text",
+               fmt::to_string(options.guidance_scale));
+  }
   return check_tokens("prompt", sequence.pending_tokens(), model.vocab_padded());
 }
 
 }  // namespace
 
 Constraint::~Constraint() = default;
-
-std::string_view to_string(FinishReason reason) noexcept {
-  switch (reason) {
-    case FinishReason::max_tokens:
-      return "length";
-    case FinishReason::stop_token:
-      return "stop_token";
-    case FinishReason::stop_string:
-      return "stop_string";
-    case FinishReason::cancelled:
-      return "cancelled";
-    case FinishReason::constraint:
-      return "constraint";
-  }
-  return "";
-}
 
 class Generation::Impl {
  public:
@@ -355,6 +343,10 @@ Result<void> Generation::Impl::accept(MatrixView<const float> logits) {
 //
 bool Generation::Impl::take(std::span<const float> logits, Token guess, const TokenLaw* law) {
   const Token token = sample(logits, guess, law);
+  if (options_.log_probs) {
+    result_.log_probs.push_back(
+        log_probs_of(logits.first(static_cast<std::size_t>(vocab_)), token, *options_.log_probs));
+  }
   // A stop token may be the end of a stop string as well, which takes back what is before it.
   if (std::ranges::find(options_.stop_tokens, token) != options_.stop_tokens.end() &&
       !stream_.completes_stop(token)) {
