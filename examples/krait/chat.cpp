@@ -108,7 +108,7 @@ Result<void> run(const Options& options) {
   KRAIT_ASSIGN_OR_RETURN(const std::optional<Grammar> grammar, options.constraint.compile());
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common, options.draft.session()));
   GenerationOptions generation{.max_tokens = options.tokens};
-  generation.sampler = options.sampler.resolve(runtime.model());
+  generation.sampler = options.sampler.resolve(runtime.language_model);
   options.draft.resolve(generation.sampler, generation.acceptance);
   if (options.draft.is_given()) {
     KRAIT_ASSIGN_OR_RETURN(generation.speculation,

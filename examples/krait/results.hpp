@@ -21,6 +21,8 @@ struct Sample {
   std::uint64_t seed = 0;
   std::uint32_t sequence = 0;
   std::optional<DraftStatistics> drafts = {};  // where there was a drafter
+  std::optional<double> score = {};            // by which it was chosen among several
+  bool has_log_probs = false;
 };
 /// One sample as an object, several as its `samples`.
 std::string to_json(std::span<const Sample> samples);
