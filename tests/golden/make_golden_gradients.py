@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-CASES = ("hf_f32",)
+CASES = ("hf_f32", "hf_mamba2_f32")
 HERE = pathlib.Path(__file__).resolve().parent
 
 

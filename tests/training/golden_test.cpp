@@ -92,6 +92,7 @@ void expect_training_as_in_pytorch(const std::string& name) {
 }
 
 TEST(TrainingGolden, MambaTrainsAsInPyTorch) { expect_training_as_in_pytorch("hf_f32"); }
+TEST(TrainingGolden, Mamba2TrainsAsInPyTorch) { expect_training_as_in_pytorch("hf_mamba2_f32"); }
 
 }  // namespace
 }  // namespace krait
