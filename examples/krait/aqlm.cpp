@@ -59,6 +59,13 @@ Result<void> run(const Options& options) {
     text += fmt::format("{:<44} {:>6} x {:<6} error {:.4f}\n", shown(matrix.name), matrix.out,
                         matrix.in, matrix.error);
   }
+  if (aqlm.calibration) {
+    text += fmt::format("fitted to {} tokens of the calibration text\n", report.calibration_tokens);
+  }
+  if (report.tuning) {
+    text += fmt::format("tuned: divergence {:.4f} -> {:.4f} nats per token\n", report.tuning->first,
+                        report.tuning->last);
+  }
   text += fmt::format("{}: {} matrices in {}, {:.3f} bits per weight, {} bytes of {}, {:.0f} s\n",
                       shown(*options.destination), report.matrices.size(), to_string(aqlm.scheme),
                       report.bits_per_weight, report.bytes_after, report.bytes_before, seconds);

@@ -5,6 +5,7 @@
 /// spelled here, so that names and units are seen beside each other. They are a promise to scripts.
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,6 +21,7 @@ struct Sample {
   GenerationResult generation;
   std::uint64_t seed = 0;
   std::uint32_t sequence = 0;
+  std::optional<DraftStatistics> drafts = {};  // where there was a drafter
 };
 /// One sample as an object, several as its `samples`.
 std::string to_json(std::span<const Sample> samples);
@@ -117,5 +119,19 @@ struct BenchReport {
   double gflop_s = 0.0;
 };
 std::string to_json(const BenchReport& report);
+
+/// `bench --draft`.
+struct DraftReport {
+  std::string model = {};
+  int threads = 0;
+  Index prompt_tokens = 0;
+  Index repeat = 0;
+  Speed plain = {};
+  Speed drafted = {};
+  double draft_prompt_seconds = 0.0;  // of the drafters, no part of the speeds
+  GenerationResult generation = {};   // of the last drafted run
+  DraftStatistics statistics = {};
+};
+std::string to_json(const DraftReport& report);
 
 }  // namespace krait::cli

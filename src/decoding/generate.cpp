@@ -3,25 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <exception>
 #include <utility>
 #include <vector>
 
+#include "decoding/stopwatch.hpp"
+#include "krait/decoding/speculation.hpp"
+
 namespace krait {
 inline namespace v0_1 {
 namespace {
-
-class Stopwatch {
- public:
-  double lap() {
-    const auto now = std::chrono::steady_clock::now();
-    return std::chrono::duration<double>(now - std::exchange(start_, now)).count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
 
 // Gives the caller its sequence back, however a run ends: a callback may throw.
 class GiveBack {
@@ -135,9 +126,11 @@ Result<GenerationResult> generate(Session& session, const Tokenizer& tokenizer, 
   KRAIT_ASSIGN_OR_RETURN(Generation generation, Generation::make(session.model(), tokenizer,
                                                                  std::move(sequence), options));
   const GiveBack give_back(generation, sequence);
+  Speculation* const speculation = options.max_tokens > 0 ? options.speculation.get() : nullptr;
   KRAIT_ASSIGN_OR_RETURN(const RunItem prompt, generation.next());
   const Index total = std::ssize(prompt.tokens);
   Stopwatch watch;
+  if (speculation) KRAIT_RETURN_IF_ERROR(speculation->begin(generation.sequence(), options));
   double prompt_seconds = 0.0;
   GenerationEvent last;
   const auto show = [&](const GenerationEvent& event) {
@@ -146,11 +139,17 @@ Result<GenerationResult> generate(Session& session, const Tokenizer& tokenizer, 
   };
   for (Index done = 0; !generation.is_finished();) {
     const bool is_prompt = done < total;
+    if (speculation) {
+      const Index room = std::min(session.options().chunk, session.options().max_verify) - 1;
+      KRAIT_RETURN_IF_ERROR(speculation->propose(generation, room));
+    }
     KRAIT_ASSIGN_OR_RETURN(const RunItem item, generation.next(session.options().chunk));
     KRAIT_ASSIGN_OR_RETURN(const RunOutput output, session.run({&item, 1}));
-    done += std::ssize(item.tokens);
+    done += item.tentative ? 1 : std::ssize(item.tokens);
     if (is_prompt && done == total) prompt_seconds = watch.lap();
-    KRAIT_ASSIGN_OR_RETURN(const auto events, generation.accept(output.logits(0)));
+    KRAIT_RETURN_IF_ERROR(accept_item(session, generation, item, 0, output));
+    if (speculation) KRAIT_RETURN_IF_ERROR(speculation->observe(generation));
+    const auto events = generation.events();
     Flow flow = Flow::go_on;
     if (is_prompt && progress) flow = progress(done, total);
     if (flow == Flow::stop && done < total) {

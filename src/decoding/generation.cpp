@@ -7,6 +7,7 @@
 
 #include "decoding/clone_ptr.hpp"
 #include "decoding/text_stream.hpp"
+#include "krait/decoding/rejection.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -70,6 +71,20 @@ Result<void> check_tokens(std::string_view what, std::span<const Token> tokens, 
   return {};
 }
 
+Result<void> check_laws(std::span<const Token> draft, std::span<const TokenLaw> laws, Index vocab) {
+  if (laws.empty()) return {};
+  if (laws.size() != draft.size()) {
+    return bad("laws", fmt::format("{}, or none", draft.size()), fmt::to_string(laws.size()));
+  }
+  for (std::size_t i = 0; i < laws.size(); ++i) {
+    KRAIT_RETURN_IF_ERROR(validate(laws[i], vocab));
+    if (laws[i](draft[i]) > 0.0) continue;
+    return bad("law", fmt::format("one by which token {} can be drawn", draft[i]),
+               "a probability of 0");
+  }
+  return {};
+}
+
 Result<void> check(const Model& model, const Sequence& sequence, const GenerationOptions& options) {
   KRAIT_RETURN_IF_ERROR(validate(sequence));
   if (sequence.pending < 1) return bad("prompt", "at least one token", "none");
@@ -113,7 +128,7 @@ class Generation::Impl {
   void own(Sequence&& sequence) noexcept { sequence_ = std::move(sequence); }
 
   Result<RunItem> next(Index most);
-  Result<void> propose(std::span<const Token> draft);
+  Result<void> propose(std::span<const Token> draft, std::span<const TokenLaw> laws);
   void withdraw() noexcept { proposed_.clear(); }
   Result<void> accept(MatrixView<const float> logits);
   void cancel() noexcept;
@@ -162,8 +177,8 @@ class Generation::Impl {
   }
   Cut cut() const noexcept { return cut_before(*tokenizer_, sequence_.tokens, stream_.unshown()); }
 
-  Token sample(std::span<const float> logits);
-  bool take(std::span<const float> logits, Token guess);
+  Token sample(std::span<const float> logits, Token guess, const TokenLaw* law);
+  bool take(std::span<const float> logits, Token guess, const TokenLaw* law);
   void show(Token token, std::string_view text);
   void drop_events() noexcept;
   void settle() noexcept;
@@ -182,6 +197,7 @@ class Generation::Impl {
   Index origin_ = 0;    // the position of a state before tokens[0]
   Index accepted_ = 0;  // tokens of the text that the state had consumed when it was looked at last
   std::vector<Token> proposed_;  // the pending token and the draft behind it; empty without one
+  std::vector<TokenLaw> laws_;   // of the draft; empty: all one_hot
   Index kept_ = 0;               // tokens of the step that stay
   bool awaits_keep_ = false;     // the state has consumed more of the step than stays
   Sampler sampler_;
@@ -268,10 +284,12 @@ Result<RunItem> Generation::Impl::next(Index most) {
   return item;
 }
 
-Result<void> Generation::Impl::propose(std::span<const Token> draft) {
+Result<void> Generation::Impl::propose(std::span<const Token> draft,
+                                       std::span<const TokenLaw> laws) {
   if (is_finished_) return bad("generation", "one that goes on", "one that is finished");
   if (draft.empty()) return bad("draft", "at least one token", "none");
   KRAIT_RETURN_IF_ERROR(check_tokens("draft", draft, rows_));
+  KRAIT_RETURN_IF_ERROR(check_laws(draft, laws, vocab_));
   const Index pending = std::ssize(sequence_.tokens) - static_cast<Index>(consumed());
   if (is_astray() || pending != 1) {
     return bad("draft", "a text of which one token is to be run next",
@@ -282,6 +300,7 @@ Result<void> Generation::Impl::propose(std::span<const Token> draft) {
   proposed.reserve(1 + draft.size());
   proposed.push_back(sequence_.tokens.back());
   proposed.insert(proposed.end(), draft.begin(), draft.end());
+  laws_.assign(laws.begin(), laws.end());
   proposed_.swap(proposed);
   return {};
 }
@@ -315,10 +334,15 @@ Result<void> Generation::Impl::accept(MatrixView<const float> logits) {
   awaits_keep_ = rows > 1;
   constexpr Token none = -1;
   for (Index row = 0; row < rows; ++row) {
-    const Token guess = row + 1 < rows ? proposed_[static_cast<std::size_t>(row) + 1] : none;
-    if (!take(logits.row(logits.rows - rows + row), guess)) break;
+    const auto at = static_cast<std::size_t>(row);
+    const Token guess = row + 1 < rows ? proposed_[at + 1] : none;
+    const TokenLaw* const law = at < laws_.size() && row + 1 < rows ? &laws_[at] : nullptr;
+    if (!take(logits.row(logits.rows - rows + row), guess, law)) break;
     ++accepted_;
   }
+  ++result_.target_passes;
+  result_.drafted += rows - 1;
+  result_.accepted += kept_ - 1;
   awaits_keep_ = kept_ < rows;
   proposed_.clear();
   update_pending();
@@ -329,12 +353,8 @@ Result<void> Generation::Impl::accept(MatrixView<const float> logits) {
 // Samples from the logits after all of the text. Whether the text goes on with what was guessed, so
 // that the logits after the guess are those after the text.
 //
-// This is acceptance by matching: the model's own draw, which is the text's next token in any case,
-// is compared with the guess. A rule that looks at the law a guess was drawn from (rejection
-// sampling) has its place here: it decides from the logits, the mask and that law which token comes
-// next, and all that follows is the same.
-bool Generation::Impl::take(std::span<const float> logits, Token guess) {
-  const Token token = sample(logits);
+bool Generation::Impl::take(std::span<const float> logits, Token guess, const TokenLaw* law) {
+  const Token token = sample(logits, guess, law);
   // A stop token may be the end of a stop string as well, which takes back what is before it.
   if (std::ranges::find(options_.stop_tokens, token) != options_.stop_tokens.end() &&
       !stream_.completes_stop(token)) {
@@ -367,9 +387,16 @@ bool Generation::Impl::take(std::span<const float> logits, Token guess) {
   return !is_finished_ && token == guess;
 }
 
-// From the logits after all of the text.
-Token Generation::Impl::sample(std::span<const float> logits) {
+// From the logits after all of the text. By matching, the model's own draw comes next in any case.
+Token Generation::Impl::sample(std::span<const float> logits, Token guess, const TokenLaw* law) {
   const Index position = origin_ + std::ssize(sequence_.tokens);
+  if (options_.acceptance == Acceptance::rejection && guess >= 0) {
+    KeyedOracle oracle(options_.sampler, position, 0);
+    const TokenLaw p =
+        constraint_ ? sampler_.law(logits, position, mask_) : sampler_.law(logits, position);
+    const TokenLaw q = law != nullptr ? *law : TokenLaw::one_hot(guess);
+    return review_guess(p, guess, q, 1.0, oracle).token;
+  }
   if (!constraint_) return sampler_.sample(logits, position);
   return *sampler_.sample(logits, position, mask_);  // which allows some, or the text had ended
 }
@@ -536,7 +563,9 @@ Result<Generation> Generation::make(const Model& model, const Tokenizer& tokeniz
 
 Result<RunItem> Generation::next(Index most) { return impl_->next(most); }
 State& Generation::state() noexcept { return impl_->state(); }
-Result<void> Generation::propose(std::span<const Token> draft) { return impl_->propose(draft); }
+Result<void> Generation::propose(std::span<const Token> draft, std::span<const TokenLaw> laws) {
+  return impl_->propose(draft, laws);
+}
 void Generation::withdraw() noexcept { impl_->withdraw(); }
 Result<std::span<const GenerationEvent>> Generation::accept(MatrixView<const float> logits) {
   KRAIT_RETURN_IF_ERROR(impl_->accept(logits));

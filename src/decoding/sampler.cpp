@@ -6,6 +6,7 @@
 #include <bit>
 #include <limits>
 
+#include "decoding/exact_math.hpp"
 #include "decoding/steps/steps.hpp"
 #include "krait/core/float_environment.hpp"
 #include "krait/kernels/softmax.hpp"
@@ -100,6 +101,18 @@ std::optional<Token> best_of(std::span<const float> logits, const TokenMask& all
   return best;
 }
 
+// Uniform in (0, 1), a number for each token at a position. No counter of `random_bits` ends in a
+// number above 0.
+double random_of_token(const RandomCounter& at, Token token) noexcept {
+  const auto bits =
+      philox4x32({static_cast<std::uint32_t>(at.position),
+                  static_cast<std::uint32_t>(at.position >> 32U) << 16U, at.sequence,
+                  1U + static_cast<std::uint32_t>(token)},
+                 {static_cast<std::uint32_t>(at.seed), static_cast<std::uint32_t>(at.seed >> 32U)});
+  const auto high = (std::uint64_t{bits[0]} << 32U) | bits[1];
+  return (static_cast<double>(high >> 12U) + 0.5) * 0x1p-52;
+}
+
 }  // namespace
 
 SamplerStep::~SamplerStep() = default;
@@ -112,8 +125,10 @@ Error out_of_range(std::string_view what, std::string_view expected, double foun
 
 std::span<const StepKind* const> step_kinds() noexcept {
   static constexpr const StepKind* kinds[] = {
-      &penalties_step, &logit_bias_step, &temperature_step, &top_k_step,
-      &top_p_step,     &min_p_step,      &typical_p_step,
+      &penalties_step,  &dry_step,         &logit_bias_step,  &bad_words_step,
+      &min_length_step, &top_n_sigma_step, &temperature_step, &top_k_step,
+      &top_p_step,      &min_p_step,       &typical_p_step,   &epsilon_cutoff_step,
+      &eta_cutoff_step, &xtc_step,         &mirostat_step,
   };
   return kinds;
 }
@@ -185,13 +200,88 @@ std::optional<Token> Sampler::sample(std::span<const float> logits, Index positi
   return choose(position);
 }
 
-Token Sampler::choose(Index position) noexcept {
+std::span<const Candidate> Sampler::best(std::span<const float> logits, Index position,
+                                         std::size_t count, const TokenMask& allowed) noexcept {
+  const FloatEnvironment environment;
+  if (!candidates_.load(logits.first(static_cast<std::size_t>(vocab_)), allowed)) return {};
+  apply_steps(position);
+  count = std::min(count, candidates_.size());
+  candidates_.sort_first(count);
+  const std::span<const Candidate> all = candidates_.span().first(count);
+  const auto is_forbidden = [](const Candidate& c) {
+    return c.logit == -std::numeric_limits<double>::infinity();
+  };
+  return {all.begin(), std::ranges::find_if(all, is_forbidden)};
+}
+
+void Sampler::apply_steps(Index position) noexcept {
   const SamplerContext context{
       .position = position, .seed = options_.seed, .sequence = options_.sequence};
   for (const auto& step : steps_) step->apply(candidates_, context);
+}
+
+Token Sampler::choose(Index position) noexcept {
+  apply_steps(position);
+  if (options_.gumbel) return choose_by_gumbel(position);
   return candidates_.draw(random_uniform({.seed = options_.seed,
                                           .sequence = options_.sequence,
                                           .position = static_cast<std::uint64_t>(position)}));
+}
+
+// The largest log p - log E is the smallest E / p, where E = -log u is the token's own number.
+Token Sampler::choose_by_gumbel(Index position) noexcept {
+  candidates_.weigh();
+  std::optional<Token> best;
+  double least = std::numeric_limits<double>::infinity();
+  for (const Candidate& candidate : candidates_.span()) {
+    if (candidate.weight <= 0.0) continue;
+    const double u = random_of_token({.seed = options_.seed,
+                                      .sequence = options_.sequence,
+                                      .position = static_cast<std::uint64_t>(position)},
+                                     candidate.token);
+    const double key = -log_positive(u) / candidate.weight;
+    if (best && (key > least || (key == least && candidate.token > *best))) continue;
+    best = candidate.token;
+    least = key;
+  }
+  return *best;  // the best one has the weight 1
+}
+
+TokenLaw Sampler::law(std::span<const float> logits, Index position) {
+  const FloatEnvironment environment;
+  logits = logits.first(static_cast<std::size_t>(vocab_));
+  if (options_.greedy) return TokenLaw::one_hot(static_cast<Token>(kernels::argmax(logits)));
+  candidates_.load(logits);
+  apply_steps(position);
+  return current_law();
+}
+
+TokenLaw Sampler::law(std::span<const float> logits, Index position, const TokenMask& allowed) {
+  const FloatEnvironment environment;
+  logits = logits.first(static_cast<std::size_t>(vocab_));
+  if (options_.greedy) return TokenLaw::one_hot(best_of(logits, allowed).value_or(0));
+  candidates_.load(logits, allowed);
+  apply_steps(position);
+  return current_law();
+}
+
+TokenLaw Sampler::current_law() {
+  const double total = candidates_.total();
+  const auto known = candidates_.span();
+  if (2 * std::ssize(known) > vocab_) {
+    std::vector<double> probabilities(static_cast<std::size_t>(vocab_), 0.0);
+    for (const Candidate& one : known) {
+      probabilities[static_cast<std::size_t>(one.token)] = one.weight / total;
+    }
+    return TokenLaw::dense(std::move(probabilities));
+  }
+  std::vector<std::pair<Token, double>> probabilities;
+  probabilities.reserve(known.size());
+  for (const Candidate& one : known) {
+    if (one.weight > 0.0) probabilities.emplace_back(one.token, one.weight / total);
+  }
+  if (probabilities.size() == 1) return TokenLaw::one_hot(probabilities.front().first);
+  return TokenLaw::sparse(std::move(probabilities));
 }
 
 }  // namespace v0_1

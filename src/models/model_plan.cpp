@@ -49,7 +49,7 @@ Result<ModelPlan> make_plan(const WeightBinder& binder, const Bookings& bookings
   const TensorUse& embedding = result.tensors.front();
   const bool is_head_own =
       std::any_of(result.tensors.begin() + 1, result.tensors.end(),
-                  [&](const TensorUse& use) { return use.path == spec.head_name + ".weight"; });
+                  [&](const TensorUse& use) { return use.path.starts_with(spec.head_name + "."); });
   if (is_head_own) {
     result.bytes_per_token -= embedding.bytes - embedding.bytes / spec.embedding.rows();
   }

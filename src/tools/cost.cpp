@@ -5,18 +5,21 @@ inline namespace v0_1 {
 
 TokenCost token_cost(const Model& model) {
   const ModelPlan& plan = model.plan();
-  const std::string head = model.spec().head_name + ".weight";
   TokenCost cost{.weights_bytes = plan.bytes_per_token, .state_bytes = plan.state_bytes};
-  // The first is the embedding, of which a token takes one row.
-  for (std::size_t i = 1; i < plan.tensors.size(); ++i) {
-    const TensorUse& use = plan.tensors[i];
-    if (use.role == TensorRole::matrix && use.path != head) {
-      cost.prompt_flop += 2.0 * static_cast<double>(use.shape.size()) * use.active;
+  double head = 0.0;
+  double embedding = 0.0;  // of which a token takes one row, unless it is the head
+  for (const TensorUse& use : plan.tensors) {
+    if (use.role != TensorRole::matrix) continue;
+    const double flop = 2.0 * static_cast<double>(use.shape.size()) * use.active;
+    if (use.path.starts_with(model.spec().head_name + ".")) {
+      head += flop;
+    } else if (use.path.starts_with(model.spec().embedding_name + ".")) {
+      embedding += flop;
+    } else {
+      cost.prompt_flop += flop;
     }
   }
-  // Whichever matrix the head is: the embedding's or its own.
-  cost.decode_flop = cost.prompt_flop + 2.0 * static_cast<double>(model.vocab_padded()) *
-                                            static_cast<double>(model.d_model());
+  cost.decode_flop = cost.prompt_flop + (head > 0.0 ? head : embedding);
   return cost;
 }
 

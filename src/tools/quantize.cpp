@@ -105,12 +105,15 @@ class Conversion {
     const auto [count, rows, cols, is_stack] = *job.matrices;
     MatrixShape shape{.out = rows, .in = cols};
     if (is_stack) shape.count = count;
-    const std::string prefix = job.name->substr(0, job.name->size() - dense_part.size());
+    // The floats of a factor have the factor's name, "….u", without more.
+    const bool is_factor = !job.name->ends_with(dense_part);
+    const std::string prefix =
+        is_factor ? *job.name + "." : job.name->substr(0, job.name->size() - dense_part.size());
     for (const WeightPart& part : form_.parts(rows, cols)) {
       // Floats keep the shape that they had, extents of 1 and all.
       const bool is_dense = part.name == dense_part;
       outputs_.push_back(
-          {prefix + part.name,
+          {is_dense ? *job.name : prefix + part.name,
            {nullptr, part.dtype, is_dense ? job.tensor.shape : shape.tensor(part.shape)}});
     }
     if (form_.name() != stored) ++summary_.converted;
@@ -217,6 +220,17 @@ class Conversion {
   Index total_ = 0;
 };
 
+// The ranks of factored matrices, which codes do not tell.
+void note_ranks(const ModelPlan& plan, std::map<std::string, std::string, std::less<>>& metadata) {
+  constexpr std::string_view factor = ".v";
+  for (const TensorUse& use : plan.tensors) {
+    if (use.role != TensorRole::matrix || !use.name.ends_with(factor)) continue;
+    const std::string matrix = use.name.substr(0, use.name.size() - factor.size());
+    metadata[fmt::format("{}:{}", weight_rank_key, matrix)] =
+        fmt::to_string(use.shape[use.shape.rank() - 2]);
+  }
+}
+
 }  // namespace
 
 Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
@@ -255,6 +269,7 @@ Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
   metadata["format"] = "pt";
   metadata[std::string(weight_form_key)] = form.name();
   metadata[std::string(weight_format_version_key)] = weight_format_version;
+  note_ranks(plan, metadata);
   KRAIT_RETURN_IF_ERROR(conversion.write(directory.path() + "/model.safetensors", metadata));
   KRAIT_RETURN_IF_ERROR(copy_texts(checkpoint, checkpoint.config, directory.path()));
   KRAIT_RETURN_IF_ERROR(directory.commit());

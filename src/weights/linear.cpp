@@ -7,6 +7,7 @@
 #include "krait/io/printable.hpp"
 #include "krait/weights/form.hpp"
 #include "weights/forms/forms.hpp"
+#include "weights/low_rank.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -76,11 +77,12 @@ Result<void> check_matrices(const WeightScope& weights, const WeightForm& form,
   return {};
 }
 
-// Binds the matrices in the form that the options ask for.
+// Binds the matrices in the form that the options ask for. Of a product of factors, each is in it.
 Result<Matrices> bind_matrices(const WeightScope& weights, Bookings& bookings,
                                const MatrixShape& shape) {
   const WeightOptions& options = weights.options();
   KRAIT_RETURN_IF_ERROR(check_forms(options));
+  if (is_factored(weights)) return bind_factors(weights, bookings, shape, bind_matrices);
   KRAIT_ASSIGN_OR_RETURN(const WeightForm* stored, form_in_file(weights));
   KRAIT_ASSIGN_OR_RETURN(const WeightForm* wanted, wanted_form(options, stored));
   KRAIT_ASSIGN_OR_RETURN(Matrices matrices, wanted == stored

@@ -19,7 +19,16 @@ WeightScope WeightScope::scope(std::string_view name, Index index) const {
   return below(fmt::format("{}.{}.", path(name), index));
 }
 
-std::string WeightScope::path(std::string_view name) const { return path_ + std::string(name); }
+WeightScope WeightScope::factor(std::string_view name) const {
+  WeightScope factor = scope(name);
+  factor.is_factor_ = true;
+  return factor;
+}
+
+std::string WeightScope::path(std::string_view name) const {
+  if (is_factor_ && name == "weight") return path_.substr(0, path_.size() - 1);
+  return path_ + std::string(name);
+}
 
 std::string WeightScope::name(std::string_view name) const { return prefix_ + path(name); }
 
@@ -47,11 +56,17 @@ const TensorView* WeightScope::stored(std::string_view name) const {
   return entry == nullptr ? nullptr : &entry->tensor;
 }
 
-std::string_view WeightScope::stored_form() const {
+std::string_view WeightScope::metadata(std::string_view key) const {
   const WeightStore* store = binder_->store();
   if (store == nullptr) return {};
-  const auto own = store->metadata.find(fmt::format("{}:{}", weight_form_key, here()));
-  if (own != store->metadata.end()) return own->second;
+  const auto own = store->metadata.find(fmt::format("{}:{}", key, here()));
+  return own == store->metadata.end() ? std::string_view() : std::string_view(own->second);
+}
+
+std::string_view WeightScope::stored_form() const {
+  const std::string_view own = metadata(weight_form_key);
+  const WeightStore* store = binder_->store();
+  if (!own.empty() || store == nullptr) return own;
   const auto all = store->metadata.find(weight_form_key);
   return all != store->metadata.end() ? std::string_view(all->second) : std::string_view();
 }
@@ -76,7 +91,9 @@ void for_parts(const WeightStore& store, std::string_view matrix, Body&& body) {
 
 bool has_parts(const WeightStore& store, std::string_view name) {
   bool has = false;
-  for_parts(store, name, [&](std::string_view, const TensorView&) { has = true; });
+  const auto found = [&](std::string_view, const TensorView&) { has = true; };
+  for_parts(store, name, found);
+  for (const char* factor : {"u", "v"}) for_parts(store, fmt::format("{}.{}", name, factor), found);
   return has;
 }
 

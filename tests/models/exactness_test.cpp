@@ -31,6 +31,7 @@ struct Form {
   const char* name;
   DType stored;
   WeightOptions options;
+  bool is_factored = false;  // every matrix a product of factors
 
   friend void PrintTo(const Form& form, std::ostream* out) { *out << form.name; }
 };
@@ -45,6 +46,14 @@ const Form forms[] = {
     {"f32_as_q4", DType::f32, {.form = "q4"}},
     {"bf16_as_f32", DType::bf16, {.form = "f32"}},
     {"bf16_in_bf16", DType::bf16, {.compute = Compute::bf16}},
+};
+
+// Matrices of low rank, as random models have them.
+const Form factored_forms[] = {
+    {"low_rank_f32", DType::f32, {}, true},
+    {"low_rank_bf16", DType::bf16, {}, true},
+    {"low_rank_f32_as_q8", DType::f32, {.form = "q8"}, true},
+    {"low_rank_f32_as_q4", DType::f32, {.form = "q4"}, true},
 };
 
 // What the layers are made of.
@@ -72,6 +81,7 @@ std::vector<Case> all_cases() {
   std::vector<Case> cases;
   for (const Architecture& architecture : architectures) {
     for (const Form& form : forms) cases.push_back({architecture, form});
+    for (const Form& form : factored_forms) cases.push_back({architecture, form});
   }
   return cases;
 }
@@ -124,8 +134,10 @@ class Exactness : public testing::TestWithParam<Case> {
   }
 
   Model model_ = test::with_memory_for_every_isa([] {
-    return tiny_model(GetParam().architecture.spec(), GetParam().form.stored,
-                      GetParam().form.options);
+    const auto& [architecture, form] = GetParam();
+    const ModelSpec spec = architecture.spec();
+    return form.is_factored ? test::tiny_factored_model(spec, form.stored, form.options)
+                            : tiny_model(spec, form.stored, form.options);
   });
   std::vector<Token> text_ = random_tokens(text_length, 61, 5);
   std::vector<float> logits_;  // [text, vocab_padded]
@@ -329,7 +341,7 @@ INSTANTIATE_TEST_SUITE_P(Forms, StoredDigests, testing::ValuesIn(forms),
                          [](const auto& test) { return std::string(test.param.name); });
 
 TEST_P(StoredDigests, HoldOnEveryInstructionSet) {
-  const auto& [form, stored, options] = GetParam();
+  const auto& [form, stored, options, is_factored] = GetParam();
   expect_stored_digest("hf_" + std::string(form), "hf_" + std::string(to_string(stored)),
                        {.form = options.form, .compute = options.compute});
 }

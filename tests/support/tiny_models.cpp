@@ -1,6 +1,15 @@
 #include "tests/support/tiny_models.hpp"
 
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <utility>
+
 #include "krait/core/rng.hpp"
+#include "krait/core/tensor.hpp"
+#include "krait/weights/convert.hpp"
+#include "krait/weights/overlay.hpp"
+#include "tests/support/support.hpp"
 
 namespace krait::test {
 
@@ -111,6 +120,37 @@ Model tiny_model(DType dtype, const WeightOptions& options, Index n_layer) {
 Model tiny_model(const ModelSpec& spec, DType dtype, const WeightOptions& options) {
   const WeightStore weights = random_weights(spec, 11, "backbone", dtype).value();
   return build_model(spec, weights, "backbone", options).value();
+}
+
+WeightStore factored_weights(const ModelSpec& spec, DType dtype) {
+  WeightStore weights = random_weights(spec, 11, "backbone", dtype).value();
+  std::uint64_t seed = 100;
+  for (const TensorUse& use : plan_model(spec, &weights, "backbone").value().tensors) {
+    if (use.role != TensorRole::matrix) continue;
+    const int last = use.shape.rank() - 1;
+    const Index rank = std::min(use.shape[last - 1], use.shape[last]) * 2 / 3 + 1;
+    const auto factor = [&](const char* name, int axis, Index in) {
+      std::vector<Index> extents(use.shape.extents().begin(), use.shape.extents().end());
+      extents[static_cast<std::size_t>(axis)] = rank;
+      auto values = std::make_shared<Tensor>(DType::f32, Shape::make(extents).value());
+      const auto random =
+          random_floats(values->view().size(), seed++, std::sqrt(3.0F / static_cast<float>(in)));
+      std::ranges::copy(random, values->as<float>().data());
+      auto stored = std::make_shared<Tensor>(dtype, values->view().shape);
+      convert_floats(values->view(), dtype, stored->data());
+      return std::pair(NamedTensor{name, stored->view()}, std::move(stored));
+    };
+    const auto [u, u_owner] = factor("u", last, rank);
+    const auto [v, v_owner] = factor("v", last - 1, use.shape[last]);
+    weights.keep(u_owner);
+    const std::string name = use.name.substr(0, use.name.size() - std::string(".weight").size());
+    replace_matrix(weights, name, low_rank_form, {u, v}, v_owner);
+  }
+  return weights;
+}
+
+Model tiny_factored_model(const ModelSpec& spec, DType dtype, const WeightOptions& options) {
+  return build_model(spec, factored_weights(spec, dtype), "backbone", options).value();
 }
 
 std::vector<Token> random_tokens(Index count, Index vocab, std::uint64_t seed) {

@@ -30,6 +30,11 @@ ModelSpec tiny_hybrid_spec();
 /// Random weights for a spec, a pure function of it.
 Model tiny_model(const ModelSpec& spec, DType dtype, const WeightOptions& options = {});
 
+/// The same with every matrix, embedding and experts included, a product of random factors; ranks
+/// differ and are no multiples of a vector.
+WeightStore factored_weights(const ModelSpec& spec, DType dtype);
+Model tiny_factored_model(const ModelSpec& spec, DType dtype, const WeightOptions& options = {});
+
 /// Random weights for `tiny_spec`; the seed of the library's own generator.
 Model tiny_model(DType dtype = DType::f32, const WeightOptions& options = {}, Index n_layer = 2);
 inline Model tiny_model(DType dtype, const std::string& form, Index n_layer = 2) {

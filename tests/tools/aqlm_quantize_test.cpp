@@ -105,8 +105,8 @@ TEST_F(AqlmQuantize, WritesTheLayoutOfHuggingFace) {
 TEST_F(AqlmQuantize, QuantisesExpertsAndKeepsWhatIsNamed) {
   AqlmOptions options{.scheme = {4, 4, 8},
                       .calibration = text(),
-                      .keep = {"*.layers.[!x]*", "*.layers.0.*", "*.layers.1.*", "*.layers.2.*",
-                               "*.layers.3.*", "*.layers.4.*", "*.layers.5.mixer.*"}};
+                      .keep = {"*.layers.0.*", "*.layers.1.*", "*.layers.2.*", "*.layers.3.*",
+                               "*.layers.4.*", "*.layers.5.mixer.*"}};
   const AqlmReport report = run("krait-bytes-moe", "experts", options).value();
   ASSERT_FALSE(report.matrices.empty());
   for (const auto& matrix : report.matrices) {
@@ -149,6 +149,60 @@ TEST_F(AqlmQuantize, GoesOnAfterAnInterruptionWithTheSameBytes) {
   ASSERT_TRUE(run("krait-bytes-draft", "parts/", options));
   EXPECT_EQ(test::read_file(folder.path() / "parts/model.safetensors"), expected);
   EXPECT_FALSE(fs::exists(in("parts.partial")));
+}
+
+// The tuned model predicts more as the original does, on the text and elsewhere; an interruption
+// in the middle of tuning changes no bytes.
+TEST_F(AqlmQuantize, TunesTheWholeModel) {
+  AqlmOptions options{.scheme = {2, 4, 8}, .preset = "best", .calibration = text()};
+  ThreadPool pool(2);
+  SerialExecutor serial;
+  const std::string model = source("krait-bytes-draft");
+  const AqlmReport tuned = quantize_aqlm(model, in("tuned"), options, pool).value();
+  ASSERT_TRUE(tuned.tuning);
+  EXPECT_GT(tuned.tuning->first, 0.0);
+  EXPECT_LT(tuned.tuning->last, 0.8 * tuned.tuning->first);
+  options.preset = "default";
+  ASSERT_TRUE(quantize_aqlm(model, in("plain"), options, pool));
+  const Model original = load_model(model).value();
+  EXPECT_LT(difference(load_model(in("tuned")).value(), original),
+            difference(load_model(in("plain")).value(), original));
+
+  options.preset = "best";
+  int calls = 0;
+  std::vector<Index> totals;
+  const auto stop = [&](Index, Index total) {
+    totals.push_back(total);
+    // Some steps into the second stage, whose total differs.
+    return totals.front() != total && ++calls > 15 ? Flow::stop : Flow::go_on;
+  };
+  ASSERT_FALSE(quantize_aqlm(model, in("again"), options, serial, stop));
+  ASSERT_TRUE(fs::exists(in("again.partial/tuning.safetensors")));
+  const AqlmReport again = quantize_aqlm(model, in("again"), options, serial).value();
+  EXPECT_EQ(again.tuning->first, tuned.tuning->first);
+  EXPECT_EQ(again.tuning->last, tuned.tuning->last);
+  EXPECT_EQ(test::read_file(in("again/model.safetensors")),
+            test::read_file(in("tuned/model.safetensors")));
+}
+
+TEST_F(AqlmQuantize, IsNotDoneTwiceAtOnce) {
+  const AqlmOptions options{.scheme = {4, 4, 8}};
+  bool was_tried = false;
+  const auto meanwhile = [&](Index, Index) {
+    if (!was_tried) {
+      was_tried = true;
+      const auto second = run("krait-bytes-draft", "new", options);
+      EXPECT_FALSE(second);
+      if (!second) {
+        EXPECT_EQ(second.error().message.find(
+                      "[aqlm] unfinished work: expected none that runs, found another"),
+                  0U);
+      }
+    }
+    return Flow::go_on;
+  };
+  EXPECT_TRUE(run("krait-bytes-draft", "new", options, meanwhile));
+  EXPECT_TRUE(was_tried);
 }
 
 TEST_F(AqlmQuantize, GoesOnWhereACallGotNoFurtherThanItsFolder) {
@@ -232,6 +286,9 @@ TEST_F(AqlmQuantize, WhatCannotBeDoneLeavesNothing) {
   EXPECT_EQ(message({.scheme = {0, 4, 8}}).find("[aqlm] scheme: expected MxBgG"), 0U);
   EXPECT_EQ(message({.calibration = ""}), "[aqlm] calibration: expected text, found none");
   EXPECT_EQ(message({.keep = {"*"}}), "[aqlm] keep: expected a matrix to quantise, found none");
+  EXPECT_EQ(message({.keep = {"*.layers.0.*", "*.layer.1.*"}}),
+            "[aqlm] keep: expected a pattern that fits a module, such as *.layers.0.*, found "
+            "'*.layer.1.*', which fits none");
   EXPECT_NE(message({}, "missing/folder/bad"), "none");
   ThreadPool pool(2);
   EXPECT_EQ(quantize_aqlm(source("krait-bytes-draft"), in("bad"), {.preset = "slow"}, pool)

@@ -156,6 +156,20 @@ void expect_same_model(const fs::path& source, const fs::path& result, const std
   EXPECT_EQ(state_a, state_b);
 }
 
+TEST_F(Quantize, FactorsAreConvertedEach) {
+  Checkpoint checkpoint;
+  checkpoint.config = config_of({});
+  const ModelSpec spec = read_config(checkpoint).value().spec;
+  write({});
+  write_weights(source(), test::factored_weights(spec, DType::f32), false);
+  for (const std::string form : all_forms) {
+    const QuantizeSummary summary = quantize(form).value();
+    EXPECT_EQ(summary.converted, 18);  // nine matrices
+    expect_same_model(source(), result(), form);
+    fs::remove_all(result());
+  }
+}
+
 TEST_F(Quantize, TheResultIsTheSourceLoadedInThatForm) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     for (const Head head : {Head::tied, Head::repeated, Head::untied}) {

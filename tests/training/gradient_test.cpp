@@ -336,5 +336,53 @@ TEST(BlockGradient, NamesABlockThatHasNone) {
             "[training] block: expected one that can be trained, found own");
 }
 
+// A law that is sure of a token is that token as the target.
+TEST(Gradient, OfLawsThatAreSureIsThatOfTargets) {
+  Case c(test::tiny_spec());
+  const Index vocab = c.spec.embedding.vocab;
+  const auto tokens = std::ssize(c.inputs);
+  AlignedBuffer<float> laws(tokens * vocab);
+  for (Index t = 0; t < tokens; ++t) {
+    laws[t * vocab + c.targets[static_cast<std::size_t>(t)]] = 1.0F;
+  }
+  Leaf leaf = c.leaf();
+  AlignedBuffer<float> of_targets(c.values.size());
+  const double wanted = c.gradient.backward(leaf, of_targets.data()).value();
+  leaf.targets = {};
+  leaf.laws = {laws.data(), tokens, vocab};
+  AlignedBuffer<float> of_laws(c.values.size());
+  const double found = c.gradient.backward(leaf, of_laws.data()).value();
+  EXPECT_NEAR(found, wanted, 1e-4 * std::abs(wanted));
+  for (Index i = 0; i < of_laws.size(); ++i) EXPECT_NEAR(of_laws[i], of_targets[i], 1e-5F);
+}
+
+// The divergence from a law is cross-entropy less the law's own entropy: with the gradients of
+// each target times its probability.
+TEST(Gradient, OfALawIsTheMeanOverItsTokens) {
+  Case c(test::tiny_spec(), 1);
+  const Index vocab = c.spec.embedding.vocab;
+  std::vector<float> law(static_cast<std::size_t>(vocab));
+  law[1] = 0.75F;
+  law[4] = 0.25F;
+  Leaf leaf{.inputs = c.inputs, .targets = {}, .laws = {law.data(), 1, vocab}};
+  AlignedBuffer<float> found(c.values.size());
+  const double divergence = c.gradient.backward(leaf, found.data()).value();
+  AlignedBuffer<float> wanted(c.values.size());
+  double cross_entropy = 0.0;
+  for (const Token token : {Token{1}, Token{4}}) {
+    const std::vector<float> weight = {law[static_cast<std::size_t>(token)]};
+    const std::vector<Token> target = {token};
+    cross_entropy +=
+        c.gradient
+            .backward({.inputs = c.inputs, .targets = target, .weights = weight}, wanted.data())
+            .value();
+  }
+  const double entropy = -0.75 * std::log(0.75) - 0.25 * std::log(0.25);
+  EXPECT_NEAR(divergence, cross_entropy - entropy, 1e-5);
+  for (Index i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], wanted[i], 1e-5F);
+  leaf.targets = c.targets;
+  EXPECT_FALSE(c.gradient.backward(leaf, found.data()));
+}
+
 }  // namespace
 }  // namespace krait

@@ -4,6 +4,7 @@
 /// Constraint: what a text has to look like.
 
 #include <memory>
+#include <vector>
 
 #include "krait/core/config.hpp"
 #include "krait/decoding/token_mask.hpp"
@@ -46,6 +47,11 @@ class KRAIT_API Constraint {
   /// The text goes on with `token`. Once, at a stop string, what is left of a token that was cut
   /// there comes as other tokens, which may not be what the mask allowed.
   virtual void accept(Token token) = 0;
+
+  /// Tokens that come next whatever the model says: they become part of the text without being
+  /// sampled, and are run in one pass. All of them must be allowed, one after another. By default
+  /// none, and every token is sampled.
+  virtual std::vector<Token> forced() const { return {}; }
 };
 
 }  // namespace v0_1

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "krait/decoding/constraint.hpp"
+#include "krait/decoding/draft.hpp"
 #include "krait/decoding/sampler.hpp"
 #include "krait/decoding/sequence.hpp"
 #include "krait/models/session.hpp"
@@ -19,6 +20,8 @@
 
 namespace krait {
 inline namespace v0_1 {
+
+class Speculation;
 
 /// What a generation does.
 struct GenerationOptions {
@@ -33,6 +36,9 @@ struct GenerationOptions {
   bool hold_back = true;
   /// Which tokens may be sampled, also when greedy. Cloned.
   std::shared_ptr<const Constraint> constraint = {};
+  Acceptance acceptance = Acceptance::match;  ///< of what is proposed
+  /// Proposes drafts, where `generate` runs the text. For one text at a time.
+  std::shared_ptr<Speculation> speculation = {};
 };
 
 /// Why a text ended. `constraint`: no token is allowed behind it.
@@ -54,6 +60,11 @@ struct GenerationResult {
   std::vector<Token> tokens;
   std::string text;  ///< as it was shown
   FinishReason reason = FinishReason::max_tokens;
+  Index drafted = 0;   ///< tokens that were proposed and run
+  Index accepted = 0;  ///< of these, those that became text
+  /// Runs that a token was sampled from, which with `accepted` is the number of all tokens sampled,
+  /// a stop token included.
+  Index target_passes = 0;
   Index prompt_tokens = 0;      ///< tokens that were pending before the first was sampled
   double prompt_seconds = 0.0;  ///< time to the first logits, as `generate` measures it
   double decode_seconds = 0.0;  ///< time from there to the end
@@ -121,13 +132,15 @@ class KRAIT_API Generation {
   State& state() noexcept;
 
   /// A guess how the text goes on behind the token that is to be run next. It takes the place of
-  /// one before it, and holds for one step. The text is the same with any guess and without: each
-  /// token is sampled from the logits of the model, and the row behind it counts only if it is the
-  /// one that was guessed. Tokens beyond what the session can verify (`SessionOptions::max_verify`,
-  /// one of which is the token before them) are an error of the run, which changes nothing. Errors:
+  /// one before it, and holds for one step. What comes of it says `GenerationOptions::acceptance`:
+  /// by `match` the same text with any guess and without, by `rejection` one of the same
+  /// distribution, where `laws` are those that the tokens were drawn from (none: they were not
+  /// drawn at random). Tokens beyond what the session can verify (`SessionOptions::max_verify`, one
+  /// of which is the token before them) are an error of the run, which changes nothing. Errors:
   /// bad_argument (a finished text, a prompt of which more than its last token is to be run, no
-  /// tokens, tokens out of range); nothing has changed then.
-  Result<void> propose(std::span<const Token> draft);
+  /// tokens, tokens out of range, laws that are none or by which a token of the draft cannot be
+  /// drawn); nothing has changed then.
+  Result<void> propose(std::span<const Token> draft, std::span<const TokenLaw> laws = {});
 
   /// Forgets what was proposed.
   void withdraw() noexcept;

@@ -84,10 +84,14 @@ KRAIT_API Result<AqlmMatrix> encode_aqlm(MatrixView<const float> W, const Second
 /// How `quantize_aqlm` works.
 struct AqlmOptions {
   AqlmScheme scheme = {.codebooks = 4, .bits = 4, .in_group = 8};
-  /// "fast": diagonal second moments and little search; "default"; "best": more search.
+  /// "fast": diagonal second moments and little search; "default"; "best": more search, and where
+  /// there is a calibration text, codebooks and scales of all matrices are then moved together to
+  /// where the model predicts what the original does (not in models that have a block without a
+  /// backward pass, see krait/training).
   std::string preset = "default";
-  /// Text whose activations give the second moments; without any, they are the identity. So much
-  /// of it is read as makes 256 MiB of activations.
+  /// Text whose activations tell which errors matter, and to which each matrix is fitted behind
+  /// what was quantised before it; without any, all errors are the same. So much of it is read as
+  /// makes 256 MiB of activations. 16 KiB are enough for matrices of some hundred inputs.
   std::optional<std::string> calibration = {};
   /// Matrices that stay as they are: patterns over their paths ("*.layers.0.*"), `*` any run of
   /// characters. Of others the input and output projections of mixers and the experts are
@@ -104,16 +108,27 @@ struct AqlmMatrixReport {
   double error = 0.0;  ///< see AqlmMatrix::error; of a stack of experts the mean
 };
 
+/// How far the quantised model's next-token distributions are from the original's on the
+/// calibration text: mean Kullback-Leibler divergence in nats, in the first and the last epoch of
+/// tuning.
+struct AqlmTuning {
+  double first = 0.0;
+  double last = 0.0;
+};
+
 struct AqlmReport {
   std::vector<AqlmMatrixReport> matrices;
-  double bits_per_weight = 0.0;  ///< of these matrices, codebooks and scales included
-  Index bytes_before = 0;        ///< of all tensors
-  Index bytes_after = 0;         ///< of all tensors, as stored: 4-bit codes take 8 bits
+  std::optional<AqlmTuning> tuning = {};  ///< nothing where nothing was tuned
+  double bits_per_weight = 0.0;           ///< of these matrices, codebooks and scales included
+  Index calibration_tokens = 0;           ///< that were looked at
+  Index bytes_before = 0;                 ///< of all tensors
+  Index bytes_after = 0;                  ///< of all tensors, as stored: 4-bit codes take 8 bits
 };
 
 /// Writes the checkpoint at `source` to the new folder `destination` with matrices quantised, in
-/// the layout of Hugging Face's AQLM integration. Layer by layer: each sees the activations that
-/// the quantised layers before it make of the calibration text.
+/// the layout of Hugging Face's AQLM integration. In the order of the model: each matrix sees the
+/// activations that what is quantised before it makes of the calibration text, and is moved to
+/// where it does on them what the original does on its own.
 ///
 /// Finished matrices are kept in `destination`.partial, which is removed in the end: the same call
 /// goes on after an interruption and gives the same bytes, which depend on the options and the

@@ -49,7 +49,7 @@ struct LowRankFactors {
 /// larger numbers where they are rounded. `rank` from 1 to the number of singular values.
 KRAIT_API LowRankFactors cut(const SingularValues& values, Index rank);
 
-/// u v, [rows, cols].
+/// u v, [rows, cols], the sizes of the decomposed matrix.
 KRAIT_API std::vector<float> multiply(const LowRankFactors& factors, Index rows, Index cols);
 
 /// The rank that laserRMT keeps: singular values above σ (1 + √β), with β the ratio of the smaller

@@ -43,5 +43,12 @@ inline constexpr std::string_view weight_form_key = "krait.form";
 inline constexpr std::string_view weight_format_version_key = "krait.format_version";
 inline constexpr std::string_view weight_format_version = "1";
 
+/// A matrix of low rank is a product u v, stored as `P.u` [out, rank] and `P.v` [rank, in] in place
+/// of `P.weight`; each factor may be in any form ("P.u.codes"). Where the factors are coded, the
+/// metadata tells the rank: the key is this one, a colon and the matrix's name. As the form of a
+/// matrix, the metadata may say `low_rank_form`.
+inline constexpr std::string_view weight_rank_key = "krait.rank";
+inline constexpr std::string_view low_rank_form = "low-rank";
+
 }  // namespace v0_1
 }  // namespace krait

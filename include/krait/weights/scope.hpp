@@ -31,6 +31,10 @@ class KRAIT_API WeightScope {
   WeightScope scope(std::string_view name) const;
   WeightScope scope(std::string_view name, Index index) const;
 
+  /// The scope of a factor, "u" or "v", of this scope's matrix: its floats, `weight` elsewhere, are
+  /// the tensor of the scope's own name, "….in_proj.u".
+  WeightScope factor(std::string_view name) const;
+
   /// The same scope for tensors of which a token reads only a share, such as `chosen` of `count`
   /// experts. Changes only what plans report.
   WeightScope active(Index chosen, Index count) const {
@@ -53,6 +57,9 @@ class KRAIT_API WeightScope {
 
   /// The form that the checkpoint's metadata names for this matrix or for all; empty if none.
   std::string_view stored_form() const;
+
+  /// What the checkpoint's metadata has under "key:name of this scope"; empty if nothing.
+  std::string_view metadata(std::string_view key) const;
 
   /// Whether the checkpoint has tensors here that may be parts of a coded matrix (see the function
   /// of that name below).
@@ -118,6 +125,7 @@ class KRAIT_API WeightScope {
   WeightScope below(std::string path) const {
     WeightScope scope = *this;
     scope.path_ = std::move(path);
+    scope.is_factor_ = false;
     return scope;
   }
   std::string here() const;
@@ -129,10 +137,11 @@ class KRAIT_API WeightScope {
   std::string prefix_;  // "backbone." or ""
   std::string path_;    // "layers.3.mixer." or ""
   double active_ = 1.0;
+  bool is_factor_ = false;
 };
 
-/// Whether `store` has tensors directly below `name` other than `weight` and `bias`: they may be
-/// parts of a coded matrix.
+/// Whether `store` has tensors directly below `name` other than `weight` and `bias`, or such
+/// tensors of factors "u" and "v": they may be parts of a coded matrix.
 KRAIT_API bool has_parts(const WeightStore& store, std::string_view name);
 
 }  // namespace v0_1

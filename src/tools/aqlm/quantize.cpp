@@ -12,13 +12,12 @@
 #include "krait/io/atomic_file.hpp"
 #include "krait/io/safetensors.hpp"
 #include "krait/loading/language_model.hpp"
-#include "krait/models/session.hpp"
 #include "krait/tools/aqlm.hpp"
 #include "krait/weights/convert.hpp"
 #include "krait/weights/form.hpp"
-#include "krait/weights/overlay.hpp"
-#include "tools/aqlm/moments.hpp"
-#include "tools/aqlm/partial.hpp"
+#include "tools/aqlm/calibration.hpp"
+#include "tools/aqlm/finished.hpp"
+#include "tools/aqlm/tune.hpp"
 #include "tools/checkpoint_copy.hpp"
 
 namespace krait {
@@ -31,12 +30,13 @@ struct Preset {
   std::string_view name;
   AqlmEffort effort;
   bool is_diagonal;
+  bool tunes;
 };
 
 constexpr Preset presets[] = {
-    {"fast", {.beam = 4, .rounds = 3, .solver_steps = 5, .kmeans_rounds = 10}, true},
-    {"default", {.beam = 12, .rounds = 12, .least_gain = 0.002}, false},
-    {"best", {.beam = 32, .rounds = 25, .least_gain = 0.0005}, false},
+    {"fast", {.beam = 4, .rounds = 3, .solver_steps = 5, .kmeans_rounds = 10}, true, false},
+    {"default", {.beam = 12, .rounds = 12, .least_gain = 0.002}, false, false},
+    {"best", {.beam = 32, .rounds = 25, .least_gain = 0.0005}, false, true},
 };
 
 Error bad(std::string_view what, std::string_view expected, std::string_view found) {
@@ -53,16 +53,42 @@ Result<Preset> preset_of(std::string_view name) {
 
 // Whether a text fits a pattern in which `*` is any run of characters.
 bool fits(std::string_view pattern, std::string_view text) {
-  if (pattern.empty()) return text.empty();
-  if (pattern.front() != '*') {
-    return !text.empty() && text.front() == pattern.front() &&
-           fits(pattern.substr(1), text.substr(1));
+  std::size_t p = 0;
+  std::size_t t = 0;
+  std::optional<std::size_t> star;  // the last one, which stands for text up to `after`
+  std::size_t after = 0;
+  while (t < text.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      after = t;
+    } else if (p < pattern.size() && pattern[p] == text[t]) {
+      ++p;
+      ++t;
+    } else if (star) {
+      p = *star + 1;
+      t = ++after;
+    } else {
+      return false;
+    }
   }
-  while (pattern.starts_with("**")) pattern.remove_prefix(1);
-  for (std::size_t i = 0; i <= text.size(); ++i) {
-    if (fits(pattern.substr(1), text.substr(i))) return true;
+  return pattern.find_first_not_of('*', p) == std::string_view::npos;
+}
+
+// Whether each pattern fits a module or a tensor of the checkpoint.
+Result<void> check_patterns(const CheckpointPlan& plan, const std::vector<std::string>& patterns) {
+  for (const std::string& pattern : patterns) {
+    const auto& entries = plan.checkpoint.weights.entries();
+    const bool fits_any = std::ranges::any_of(entries, [&](const auto& entry) {
+      const std::string_view name = entry.first;
+      return fits(pattern, name) || fits(pattern, name.substr(0, name.rfind('.')));
+    });
+    if (fits_any) continue;
+    return bad(
+        "keep",
+        fmt::format("a pattern that fits a module, such as *.{}.0.*", plan.config.spec.layers_name),
+        fmt::format("'{}', which fits none", pattern));
   }
-  return false;
+  return {};
 }
 
 // A tensor of weights that is quantised: a matrix, or a stack of experts' matrices.
@@ -140,20 +166,26 @@ std::string key_of(const CheckpointPlan& plan, const std::string& fingerprint,
   Index bytes = 0;
   for (const auto& [name, entry] : plan.checkpoint.weights.entries()) bytes += entry.tensor.bytes();
   return fmt::format(
-      "krait aqlm 1\nmodel {} {} bytes\nscheme {}\npreset {}\ncalibration {} bytes {}\nseed "
+      "krait aqlm 2\nmodel {} {} bytes\nscheme {}\npreset {}\ncalibration {} bytes {}\nseed "
       "{}\nkeep {}\n",
       fingerprint, bytes, to_string(options.scheme), options.preset,
       options.calibration ? std::ssize(*options.calibration) : -1, text, options.seed,
       fmt::join(options.keep, " "));
 }
 
-// The parts of a matrix, or of a stack, as the file has them.
-struct Encoded {
-  std::vector<std::byte> codes;  // int8 or int16, [count, out, groups, M]
-  std::vector<f16> codebooks;    // [count, M, K, 1, g]
-  std::vector<f16> scales;       // [count, out, 1, 1, 1]
-  std::vector<NamedTensor> tensors;
-};
+// The parts of a matrix, or of a stack, as the file has them, without their data.
+std::vector<NamedTensor> file_parts(const Job& job, const AqlmScheme& scheme) {
+  const MatrixShape shape{job.out, job.in,
+                          job.each.front().is_stacked ? std::optional(job.count()) : std::nullopt};
+  const DType code_type = scheme.bits <= 8 ? DType::i8 : DType::i16;
+  return {
+      {job.name + ".codes",
+       {nullptr, code_type, shape.tensor({job.out, job.in / scheme.in_group, scheme.codebooks})}},
+      {job.name + ".codebooks",
+       {nullptr, DType::f16,
+        shape.tensor({scheme.codebooks, scheme.codewords(), 1, scheme.in_group})}},
+      {job.name + ".scales", {nullptr, DType::f16, shape.tensor({job.out, 1, 1, 1})}}};
+}
 
 // Codes are stored as signed numbers, wrapped at 2^bits.
 void append_codes(const AqlmMatrix& matrix, std::vector<std::byte>& codes) {
@@ -163,28 +195,6 @@ void append_codes(const AqlmMatrix& matrix, std::vector<std::byte>& codes) {
     codes.push_back(static_cast<std::byte>(value & 0xFF));
     if (bits > 8) codes.push_back(static_cast<std::byte>((value >> 8) & 0xFF));
   }
-}
-
-Encoded file_parts(const Job& job, const AqlmScheme& scheme,
-                   const std::vector<AqlmMatrix>& matrices) {
-  Encoded parts;
-  for (const AqlmMatrix& matrix : matrices) {
-    append_codes(matrix, parts.codes);
-    parts.codebooks.insert(parts.codebooks.end(), matrix.codebooks.begin(), matrix.codebooks.end());
-    parts.scales.insert(parts.scales.end(), matrix.scales.begin(), matrix.scales.end());
-  }
-  const MatrixShape shape{job.out, job.in,
-                          job.each.front().is_stacked ? std::optional(job.count()) : std::nullopt};
-  const DType code_type = scheme.bits <= 8 ? DType::i8 : DType::i16;
-  parts.tensors = {
-      {job.name + ".codes",
-       {parts.codes.data(), code_type,
-        shape.tensor({job.out, job.in / scheme.in_group, scheme.codebooks})}},
-      {job.name + ".codebooks",
-       {parts.codebooks.data(), DType::f16,
-        shape.tensor({scheme.codebooks, scheme.codewords(), 1, scheme.in_group})}},
-      {job.name + ".scales", {parts.scales.data(), DType::f16, shape.tensor({job.out, 1, 1, 1})}}};
-  return parts;
 }
 
 // Takes out `"key": null`, which says as little as no such member.
@@ -243,11 +253,25 @@ std::string with_quantization(const Checkpoint& checkpoint, const std::vector<Jo
   return config;
 }
 
+// What a tuned matrix is called in the folder of finished ones.
+std::string tuned(const std::string& name) { return name + ".tuned"; }
+
+Result<AqlmMatrix> finished_matrix(const PartialWork& finished, const Job& job, Index i,
+                                   const AqlmScheme& scheme, bool is_tuned) {
+  const std::string name = is_tuned ? tuned(job.name_of(i)) : job.name_of(i);
+  auto matrix = aqlm::read_matrix(finished, name, scheme, job.out, job.in);
+  if (matrix) return *std::move(matrix);
+  return Error{ErrorCode::io_failed,
+               fmt::format("[aqlm] {}: expected the finished matrix, found none ({})", name,
+                           finished.folder())};
+}
+
 class Quantizer {
  public:
-  Quantizer(const CheckpointPlan& plan, const AqlmOptions& options, const Preset& preset,
-            std::vector<Job> jobs, Executor& executor, Progress progress)
+  Quantizer(const CheckpointPlan& plan, aqlm::Calibration& calibration, const AqlmOptions& options,
+            const Preset& preset, std::vector<Job> jobs, Executor& executor, Progress progress)
       : plan_(plan),
+        calibration_(calibration),
         options_(options),
         preset_(preset),
         jobs_(std::move(jobs)),
@@ -258,64 +282,53 @@ class Quantizer {
 
   const std::vector<Job>& jobs() const noexcept { return jobs_; }
 
-  // Runs the calibration text up to the first layer.
-  Result<void> begin(const Model& model, const Tokenizer& tokenizer) {
-    if (!options_.calibration) return {};
-    KRAIT_ASSIGN_OR_RETURN(std::vector<Token> tokens, tokenizer.encode(*options_.calibration));
-    if (tokens.empty()) return bad("calibration", "text", "none");
-    constexpr Index most_floats = Index{64} << 20;
-    const Index most = std::max<Index>(1, most_floats / model.d_model());
-    tokens.resize(static_cast<std::size_t>(std::min<Index>(std::ssize(tokens), most)));
-    x_ = AlignedBuffer<float>(std::ssize(tokens) * model.d_model());
-    rows_ = {x_.data(), std::ssize(tokens), model.d_model()};
-    Session session(model, executor_, few_sequences());
-    return session.embed(tokens, rows_);
-  }
-
   // All matrices of a layer, and the activations behind it. `finished` has those of earlier calls.
-  Result<void> layer(std::size_t index, const Model& model, const aqlm::PartialWork& finished) {
+  Result<void> layer(std::size_t index, const PartialWork& finished) {
     std::vector<const Job*> jobs;
     for (const Job& job : jobs_) {
       if (job.layer == index) jobs.push_back(&job);
     }
-    std::map<std::string, AqlmMatrix> known;  // of earlier calls
-    Index wanted = 0;
-    for (const Job* job : jobs) {
-      for (Index i = 0; i < job->count(); ++i, ++wanted) {
-        const std::string name = job->name_of(i);
-        auto matrix = finished.load(name, options_.scheme, job->out, job->in);
-        if (matrix) known.emplace(name, *std::move(matrix));
-      }
-    }
-    aqlm::InputMoments moments(executor_);
-    std::map<std::string, std::size_t> places;
-    if (std::ssize(known) < wanted) {
-      KRAIT_RETURN_IF_ERROR(see_inputs(index, model, jobs, moments, places));
-    }
-    std::map<std::string, std::vector<AqlmMatrix>> done;
-    for (const Job* job : jobs) {
-      double error = 0.0;
-      for (Index i = 0; i < job->count(); ++i) {
-        const auto found = known.find(job->name_of(i));
-        if (found == known.end()) {
-          const auto place = places.find(job->name_of(i));
-          KRAIT_ASSIGN_OR_RETURN(
-              AqlmMatrix matrix,
-              encode(*job, i,
-                     place == places.end() ? SecondMoments{} : moments.moments(place->second)));
-          KRAIT_RETURN_IF_ERROR(finished.save(job->name_of(i), matrix));
-          done[job->name].push_back(std::move(matrix));
-        } else {
-          done[job->name].push_back(std::move(found->second));
-        }
-        done_ += job->out * job->in * steps();
-        error += done[job->name].back().error;
-      }
-      report_.matrices.push_back(
-          {job->name, job->out, job->in, error / static_cast<double>(job->count())});
+    // Together what reads the same: it is seen behind what was quantised before.
+    for (auto first = jobs.begin(); first != jobs.end();) {
+      const auto end = std::find_if(first, jobs.end(), [&](const Job* job) {
+        return job->path != (*first)->path ||
+               job->each.front().input != (*first)->each.front().input;
+      });
+      KRAIT_RETURN_IF_ERROR(step({first, end}, finished));
+      first = end;
     }
     // Nothing reads the activations behind the last quantised layer.
-    return index < jobs_.back().layer ? advance(index, jobs, done) : Result<void>();
+    if (index >= jobs_.back().layer) return {};
+    return calibration_.advance(static_cast<Index>(index));
+  }
+
+  // Moves codebooks and scales of all matrices together. A model that has a block without a
+  // backward pass stays as it is.
+  Result<void> tune(const Model& original, std::span<const Token> tokens,
+                    const PartialWork& finished) {
+    std::vector<AqlmMatrix> matrices;
+    std::vector<std::string> names;
+    std::vector<aqlm::TunedMatrix> targets;
+    for (const Job& job : jobs_) {
+      for (Index i = 0; i < job.count(); ++i) {
+        KRAIT_ASSIGN_OR_RETURN(AqlmMatrix matrix,
+                               finished_matrix(finished, job, i, options_.scheme, false));
+        matrices.push_back(std::move(matrix));
+        names.push_back(job.name_of(i));
+        const BlockMatrix& of_block = job.each[static_cast<std::size_t>(i)];
+        targets.push_back({.path = fmt::format("{}.{}.weight", job.path, of_block.name),
+                           .first = job.each.front().is_stacked ? i * job.out * job.in : 0});
+      }
+    }
+    for (std::size_t i = 0; i < targets.size(); ++i) targets[i].matrix = &matrices[i];
+    const auto tuning =
+        aqlm::tune(plan_, original, tokens, targets, {}, finished, executor_, progress_);
+    if (!tuning && tuning.error().code != ErrorCode::unsupported) return tuning.error();
+    if (tuning) report_.tuning = {tuning->first, tuning->last};
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      KRAIT_RETURN_IF_ERROR(aqlm::write_matrix(finished, tuned(names[i]), matrices[i]));
+    }
+    return {};
   }
 
   AqlmReport take_report() {
@@ -334,122 +347,92 @@ class Quantizer {
   // Reports of progress for each matrix.
   Index steps() const noexcept { return preset_.effort.rounds + 2; }
 
-  static SessionOptions few_sequences(ActivationHook* hook = nullptr) {
-    return {.max_batch = 1, .max_verify = 0, .max_verify_batch = 0, .hook = hook};
-  }
-
-  // The second moments of the layer's inputs, by the unquantised layer.
-  Result<void> see_inputs(std::size_t index, const Model& model,
-                          const std::vector<const Job*>& jobs, aqlm::InputMoments& moments,
-                          std::map<std::string, std::size_t>& places) {
-    if (x_.size() == 0) return {};
-    std::map<std::tuple<std::string, Site, Index>, std::size_t> seen;
+  Result<void> step(std::span<const Job* const> jobs, const PartialWork& finished) {
+    std::map<std::string, AqlmMatrix> known;  // of earlier calls
+    std::vector<aqlm::MatrixPlace> places;
     for (const Job* job : jobs) {
       for (Index i = 0; i < job->count(); ++i) {
-        const BlockMatrix& matrix = job->each[static_cast<std::size_t>(i)];
-        const auto key = std::tuple(job->path, matrix.input, matrix.expert);
-        const auto [known, is_new] = seen.try_emplace(key, 0);
-        if (is_new) {
-          known->second =
-              moments.watch(job->path, matrix.input, matrix.expert, job->in, preset_.is_diagonal);
-        }
-        places.emplace(job->name_of(i), known->second);
+        const std::string name = job->name_of(i);
+        auto matrix = aqlm::read_matrix(finished, name, options_.scheme, job->out, job->in);
+        if (matrix) known.emplace(name, *std::move(matrix));
+        const BlockMatrix& of_block = job->each[static_cast<std::size_t>(i)];
+        places.push_back(
+            {job->path, of_block.input, of_block.expert, job->in, of_block.name == "out_proj"});
       }
     }
-    AlignedBuffer<float> copy = x_;
-    Session session(model, executor_, few_sequences(&moments));
-    State state = model.initial_state();
-    const auto layer = static_cast<Index>(index);
-    KRAIT_RETURN_IF_ERROR(
-        session.run_layers({layer, layer + 1}, {copy.data(), rows_.rows, rows_.cols}, state));
-    // An expert that saw hardly any token is fitted to what all of them saw, or to the weights.
+    std::vector<aqlm::MatrixStatistics> seen(places.size());
+    if (known.size() < places.size()) {
+      const auto layer = static_cast<Index>(jobs.front()->layer);
+      KRAIT_ASSIGN_OR_RETURN(seen, calibration_.see(layer, places, preset_.is_diagonal));
+    }
+    std::size_t k = 0;
     for (const Job* job : jobs) {
-      for (Index i = 0; i < job->count(); ++i) {
-        const auto place = places.find(job->name_of(i));
-        if (moments.rows(place->second) < job->in / 8) places.erase(place);
+      auto decoded = std::make_shared<AlignedBuffer<float>>(job->weights());
+      float* row = decoded->data();
+      double error = 0.0;
+      for (Index i = 0; i < job->count(); ++i, ++k) {
+        const std::string name = job->name_of(i);
+        if (const auto found = known.find(name); found == known.end()) {
+          KRAIT_ASSIGN_OR_RETURN(AqlmMatrix matrix, encode(*job, i, seen[k]));
+          KRAIT_RETURN_IF_ERROR(aqlm::write_matrix(finished, name, matrix));
+          known.emplace(name, std::move(matrix));
+        }
+        const AqlmMatrix& matrix = known.at(name);
+        for (Index r = 0; r < job->out; ++r, row += job->in) {
+          matrix.row(r, {row, static_cast<std::size_t>(job->in)});
+        }
+        error += matrix.error;
+        done_ += job->out * job->in * steps();
       }
+      report_.matrices.push_back(
+          {job->name, job->out, job->in, error / static_cast<double>(job->count())});
+      const MatrixShape shape{
+          job->out, job->in,
+          job->each.front().is_stacked ? std::optional(job->count()) : std::nullopt};
+      calibration_.replace(job->name, shape.tensor({job->out, job->in}), std::move(decoded));
     }
     return {};
   }
 
-  Result<AqlmMatrix> encode(const Job& job, Index i, const SecondMoments& moments) {
+  Result<AqlmMatrix> encode(const Job& job, Index i, const aqlm::MatrixStatistics& seen) {
     const Index weights = job.out * job.in;
     const auto round = [&](Index done, Index) -> Flow {
       return progress_ ? progress_(done_ + done * weights, total_) : Flow::go_on;
     };
     const TensorView& all = plan_.checkpoint.weights.find(job.name + ".weight")->tensor;
-    AlignedBuffer<float> W(weights);
+    AlignedBuffer<float> values(weights);
     const auto* data = static_cast<const std::byte*>(all.data) + i * weights * bytes_of(all.dtype);
-    convert_floats({data, all.dtype, {weights}}, DType::f32, W.data());
-    auto matrix = encode_aqlm({W.data(), job.out, job.in}, moments, options_.scheme, preset_.effort,
-                              options_.seed, executor_, round);
+    convert_floats({data, all.dtype, {weights}}, DType::f32, values.data());
+    const MatrixView<float> W(values.data(), job.out, job.in);
+    // A matrix whose inputs hardly occurred is fitted to the weights alone.
+    const bool is_known = seen.rows >= job.in / 8;
+    if (is_known) seen.correct(executor_, W);
+    auto matrix = encode_aqlm(W, is_known ? seen.inputs : SecondMoments{}, options_.scheme,
+                              preset_.effort, options_.seed, executor_, round);
     if (matrix) return matrix;
     return Error{matrix.error().code,
                  fmt::format("{} ({})", matrix.error().message, job.name_of(i))};
   }
 
-  // Runs the layer with its quantised matrices.
-  Result<void> advance(std::size_t index, const std::vector<const Job*>& jobs,
-                       const std::map<std::string, std::vector<AqlmMatrix>>& done) {
-    if (x_.size() == 0) return {};
-    WeightStore store = plan_.checkpoint.weights;
-    for (const Job* job : jobs) {
-      auto values = std::make_shared<AlignedBuffer<float>>(job->weights());
-      float* row = values->data();
-      for (const AqlmMatrix& matrix : done.at(job->name)) {
-        for (Index r = 0; r < job->out; ++r, row += job->in) {
-          matrix.row(r, {row, static_cast<std::size_t>(job->in)});
-        }
-      }
-      const MatrixShape shape{
-          job->out, job->in,
-          job->each.front().is_stacked ? std::optional(job->count()) : std::nullopt};
-      replace_matrix(store, job->name, "f32",
-                     {{"weight", {values->data(), DType::f32, shape.tensor({job->out, job->in})}}},
-                     values);
-    }
-    KRAIT_ASSIGN_OR_RETURN(const Model model,
-                           build_model(plan_.config.spec, store, plan_.config.prefix));
-    Session session(model, executor_, few_sequences());
-    State state = model.initial_state();
-    const auto layer = static_cast<Index>(index);
-    return session.run_layers({layer, layer + 1}, rows_, state);
-  }
-
   const CheckpointPlan& plan_;
+  aqlm::Calibration& calibration_;
   const AqlmOptions& options_;
   Preset preset_;
   std::vector<Job> jobs_;
   Executor& executor_;
   Progress progress_;
   AqlmReport report_;
-  AlignedBuffer<float> x_;  // [tokens, d_model], the residual stream in front of the layer
-  MatrixView<float> rows_;  // the same
   Index done_ = 0;
   Index total_ = 0;
 };
 
 // Writes all tensors, those of `jobs` from the folder of finished ones.
 Result<void> write_weights(const CheckpointPlan& plan, const std::vector<Job>& jobs,
-                           const AqlmScheme& scheme, const aqlm::PartialWork& finished,
+                           const AqlmScheme& scheme, const PartialWork& finished, bool is_tuned,
                            const std::string& path, AqlmReport& report) {
-  const auto parts_of = [&](const Job& job) -> Result<Encoded> {
-    std::vector<AqlmMatrix> matrices;
-    for (Index i = 0; i < job.count(); ++i) {
-      auto matrix = finished.load(job.name_of(i), scheme, job.out, job.in);
-      if (!matrix) {
-        return Error{ErrorCode::io_failed,
-                     fmt::format("[aqlm] {}: expected the finished matrix, found none ({})",
-                                 job.name_of(i), finished.folder())};
-      }
-      matrices.push_back(*std::move(matrix));
-    }
-    return file_parts(job, scheme, matrices);
-  };
   std::vector<NamedTensor> tensors;
   std::map<std::string, const Job*, std::less<>> quantised;
   for (const Job& job : jobs) quantised.emplace(job.name + ".weight", &job);
-  std::vector<const Job*> of_job;
   for (const auto& [name, entry] : plan.checkpoint.weights.entries()) {
     report.bytes_before += entry.tensor.bytes();
     if (quantised.contains(name)) continue;
@@ -457,23 +440,34 @@ Result<void> write_weights(const CheckpointPlan& plan, const std::vector<Job>& j
   }
   const std::size_t copied = tensors.size();
   for (const Job& job : jobs) {
-    KRAIT_ASSIGN_OR_RETURN(const Encoded parts, parts_of(job));
-    tensors.insert(tensors.end(), parts.tensors.begin(), parts.tensors.end());
+    const auto parts = file_parts(job, scheme);
+    tensors.insert(tensors.end(), parts.begin(), parts.end());
   }
   for (const NamedTensor& tensor : tensors) report.bytes_after += tensor.tensor.bytes();
   auto metadata = plan.checkpoint.weights.metadata;
   metadata["format"] = "pt";
   KRAIT_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::create(path, tensors, metadata));
-  const auto write = [&](std::size_t i, const TensorView& tensor) {
-    return writer.write(
+  for (std::size_t i = 0; i < copied; ++i) {
+    const TensorView& tensor = tensors[i].tensor;
+    KRAIT_RETURN_IF_ERROR(writer.write(
         i, 0,
-        {static_cast<const std::byte*>(tensor.data), static_cast<std::size_t>(tensor.bytes())});
-  };
-  for (std::size_t i = 0; i < copied; ++i) KRAIT_RETURN_IF_ERROR(write(i, tensors[i].tensor));
+        {static_cast<const std::byte*>(tensor.data), static_cast<std::size_t>(tensor.bytes())}));
+  }
   std::size_t i = copied;
   for (const Job& job : jobs) {
-    KRAIT_ASSIGN_OR_RETURN(const Encoded parts, parts_of(job));
-    for (const NamedTensor& part : parts.tensors) KRAIT_RETURN_IF_ERROR(write(i++, part.tensor));
+    std::vector<std::byte> codes;
+    std::vector<f16> codebooks;
+    std::vector<f16> scales;
+    for (Index k = 0; k < job.count(); ++k) {
+      KRAIT_ASSIGN_OR_RETURN(const AqlmMatrix matrix,
+                             finished_matrix(finished, job, k, scheme, is_tuned));
+      append_codes(matrix, codes);
+      codebooks.insert(codebooks.end(), matrix.codebooks.begin(), matrix.codebooks.end());
+      scales.insert(scales.end(), matrix.scales.begin(), matrix.scales.end());
+    }
+    KRAIT_RETURN_IF_ERROR(writer.write(i++, 0, codes));
+    KRAIT_RETURN_IF_ERROR(writer.write(i++, 0, std::as_bytes(std::span(codebooks))));
+    KRAIT_RETURN_IF_ERROR(writer.write(i++, 0, std::as_bytes(std::span(scales))));
   }
   return writer.commit();
 }
@@ -488,6 +482,7 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan plan, plan_checkpoint(source));
   KRAIT_RETURN_IF_ERROR(check_floats(plan.plan, plan.checkpoint.weights, source, "aqlm"));
   KRAIT_RETURN_IF_ERROR(check_outside(plan.checkpoint, destination, "aqlm"));
+  KRAIT_RETURN_IF_ERROR(check_patterns(plan, options.keep));
   KRAIT_ASSIGN_OR_RETURN(std::vector<Job> jobs, list_jobs(plan, options));
   std::shared_ptr<const Tokenizer> tokenizer;
   if (options.calibration) {
@@ -495,23 +490,29 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   }
   KRAIT_ASSIGN_OR_RETURN(const Model model, build_model(plan.config.spec, plan.checkpoint.weights,
                                                         plan.config.prefix));
-  Quantizer quantizer(plan, options, preset, std::move(jobs), executor, progress);
-  KRAIT_RETURN_IF_ERROR(quantizer.begin(model, tokenizer ? *tokenizer : *byte_tokenizer()));
+  aqlm::Calibration calibration(plan, model, executor);
+  if (options.calibration) {
+    KRAIT_RETURN_IF_ERROR(calibration.begin(*tokenizer, *options.calibration));
+  }
+  Quantizer quantizer(plan, calibration, options, preset, std::move(jobs), executor, progress);
   // The folder is made last of all: what is refused leaves nothing.
   KRAIT_ASSIGN_OR_RETURN(AtomicDirectory directory, AtomicDirectory::create(destination));
   KRAIT_ASSIGN_OR_RETURN(
       const auto finished,
-      aqlm::PartialWork::open(destination, key_of(plan, model.fingerprint(), options)));
+      PartialWork::open("aqlm", destination, key_of(plan, model.fingerprint(), options)));
   for (std::size_t i = 0; i < plan.config.spec.layers.size(); ++i) {
-    const Result<void> done = quantizer.layer(i, model, finished);
+    const Result<void> done = quantizer.layer(i, finished);
     if (done) continue;
     // Weights and moments that cannot be used will not be better next time.
     const ErrorCode code = done.error().code;
     if (code == ErrorCode::not_finite || code == ErrorCode::bad_argument) finished.remove();
     return done.error();
   }
+  const bool is_tuned = preset.tunes && calibration.has_text();
+  if (is_tuned) KRAIT_RETURN_IF_ERROR(quantizer.tune(model, calibration.text(), finished));
   AqlmReport report = quantizer.take_report();
-  KRAIT_RETURN_IF_ERROR(write_weights(plan, quantizer.jobs(), options.scheme, finished,
+  report.calibration_tokens = std::ssize(calibration.text());
+  KRAIT_RETURN_IF_ERROR(write_weights(plan, quantizer.jobs(), options.scheme, finished, is_tuned,
                                       directory.path() + "/model.safetensors", report));
   KRAIT_RETURN_IF_ERROR(copy_texts(
       plan.checkpoint, with_quantization(plan.checkpoint, quantizer.jobs(), options.scheme),

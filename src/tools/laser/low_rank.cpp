@@ -70,6 +70,20 @@ Eigen::MatrixXf random_normal(Index rows, Index cols, std::uint64_t seed) {
   return result;
 }
 
+using Svd = Eigen::BDCSVD<Eigen::MatrixXf>;
+
+// Numbers near the largest that f32 has overflow on the way.
+Result<Svd> svd_of(const Eigen::MatrixXf& A) {
+  Svd svd(A, Eigen::ComputeThinU | Eigen::ComputeThinV);
+  if (svd.info() == Eigen::Success && svd.singularValues().allFinite() &&
+      svd.matrixU().allFinite() && svd.matrixV().allFinite()) {
+    return svd;
+  }
+  return Error{ErrorCode::not_finite,
+               "[low rank] matrix: expected one that can be decomposed in f32, found numbers that "
+               "overflow or do not converge"};
+}
+
 Eigen::MatrixXf orthonormal(const Eigen::MatrixXf& A) {
   const Eigen::HouseholderQR<Eigen::MatrixXf> qr(A);
   return qr.householderQ() * Eigen::MatrixXf::Identity(A.rows(), A.cols());
@@ -80,7 +94,7 @@ Eigen::MatrixXf orthonormal(const Eigen::MatrixXf& A) {
 Result<SingularValues> decompose(MatrixView<const float> W) {
   const FloatEnvironment environment;
   KRAIT_RETURN_IF_ERROR(check(W));
-  const Eigen::BDCSVD<Eigen::MatrixXf> svd(as_eigen(W), Eigen::ComputeThinU | Eigen::ComputeThinV);
+  KRAIT_ASSIGN_OR_RETURN(const Svd svd, svd_of(as_eigen(W)));
   return decomposed(svd.matrixU(), svd.singularValues(), svd.matrixV(), std::min(W.rows, W.cols));
 }
 
@@ -103,7 +117,7 @@ Result<SingularValues> decompose_randomly(MatrixView<const float> W, Index rank,
     Q = orthonormal(A * Q);
   }
   const Eigen::MatrixXf B = Q.transpose() * A;
-  const Eigen::BDCSVD<Eigen::MatrixXf> svd(B, Eigen::ComputeThinU | Eigen::ComputeThinV);
+  KRAIT_ASSIGN_OR_RETURN(const Svd svd, svd_of(B));
   return decomposed(Q * svd.matrixU(), svd.singularValues(), svd.matrixV(), rank);
 }
 
@@ -131,6 +145,9 @@ LowRankFactors cut(const SingularValues& values, Index rank) {
 }
 
 std::vector<float> multiply(const LowRankFactors& factors, Index rows, Index cols) {
+  check_contract(
+      std::ssize(factors.u) == rows * factors.rank && std::ssize(factors.v) == factors.rank * cols,
+      "[low rank] multiply: expected factors of these sizes");
   const FloatEnvironment environment;
   const Eigen::Map<const RowMajor> u(factors.u.data(), rows, factors.rank);
   const Eigen::Map<const RowMajor> v(factors.v.data(), factors.rank, cols);

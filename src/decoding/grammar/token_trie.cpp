@@ -1,0 +1,63 @@
+#include "decoding/grammar/token_trie.hpp"
+
+#include <algorithm>
+#include <string_view>
+#include <utility>
+
+namespace krait {
+inline namespace v0_1 {
+namespace grammar {
+
+TokenTrie::TokenTrie(const Tokenizer& tokenizer, std::span<const Token> stop_tokens) {
+  std::vector<std::pair<std::string_view, Token>> sorted;
+  for (Token token = 0; token < tokenizer.vocab(); ++token) {
+    const std::string_view bytes = tokenizer.bytes(token);
+    if (bytes.empty() || bytes.size() > longest || tokenizer.is_special(token)) continue;
+    if (std::ranges::find(stop_tokens, token) != stop_tokens.end()) continue;
+    sorted.emplace_back(bytes, token);
+    if (bytes.size() == 1) bytes_[static_cast<unsigned char>(bytes[0])] = true;
+  }
+  std::ranges::sort(sorted);  // string_view compares bytes as unsigned
+  nodes_.push_back({});
+  std::vector<std::uint32_t> path = {0};  // nodes from the root to the last token
+  std::string_view last;
+  const auto close = [&](std::size_t depth) {
+    for (; path.size() > depth + 1; path.pop_back()) {
+      nodes_[path.back()].behind = static_cast<std::uint32_t>(nodes_.size());
+    }
+  };
+  for (const auto& [bytes, token] : sorted) {
+    std::size_t shared = 0;
+    while (shared < last.size() && shared < bytes.size() && last[shared] == bytes[shared]) ++shared;
+    close(shared);
+    for (std::size_t i = shared; i < bytes.size(); ++i) {
+      path.push_back(static_cast<std::uint32_t>(nodes_.size()));
+      nodes_.push_back({.first_token = static_cast<std::uint32_t>(tokens_.size()),
+                        .depth = static_cast<std::uint16_t>(i + 1),
+                        .byte = static_cast<std::uint8_t>(bytes[i])});
+    }
+    tokens_.push_back(token);
+    last = bytes;
+  }
+  close(0);
+  nodes_[0].behind = static_cast<std::uint32_t>(nodes_.size());
+  nodes_.push_back({.first_token = static_cast<std::uint32_t>(tokens_.size())});
+}
+
+bool TokenTrie::is_prefix(std::string_view bytes) const noexcept {
+  std::uint32_t node = 0;
+  for (const char byte : bytes) {
+    std::uint32_t child = node + 1;
+    const std::uint32_t behind = nodes_[node].behind;
+    while (child < behind && nodes_[child].byte != static_cast<std::uint8_t>(byte)) {
+      child = nodes_[child].behind;
+    }
+    if (child >= behind) return false;
+    node = child;
+  }
+  return has_children(node);
+}
+
+}  // namespace grammar
+}  // namespace v0_1
+}  // namespace krait
