@@ -240,6 +240,12 @@ std::string to_json(const QuantizeSummary& summary, const std::string& source,
                   {"bytes_after", summary.bytes_after}});
 }
 
+std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds) {
+  json result = {{"out", destination}, {"steps", summary.steps}, {"seconds", seconds}};
+  if (!summary.was_finished) result["loss"] = summary.loss;
+  return line_of(result);
+}
+
 std::string to_json(const BenchReport& report) {
   json batch = json::array();
   for (const BenchReport::Batch& b : report.batches) {

@@ -12,6 +12,7 @@
 
 #include "krait/krait.hpp"
 #include "krait/tools.hpp"
+#include "krait/training.hpp"
 
 namespace krait::cli {
 
@@ -71,6 +72,9 @@ std::string to_json(const AqlmReport& report, const std::string& scheme, double 
 /// `quantize`.
 std::string to_json(const QuantizeSummary& summary, const std::string& source,
                     const std::string& destination, const std::string& form);
+
+/// `train`.
+std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds);
 
 /// `bench`: tokens per second of the runs of one kind.
 struct Speed {
