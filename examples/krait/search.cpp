@@ -47,7 +47,10 @@ void SearchFlags::add(Command& command) {
                  "With --json: log-probabilities of tokens, and of so many others beside each");
 }
 
-void SearchFlags::check(Index count, bool json) const {
+void SearchFlags::check(Index count, bool json, bool has_drafter) const {
+  if (has_drafter && (num_beams > 1 || best_of > 1 || is_guided())) {
+    throw WrongUsage("--draft", "no --num-beams, --best-of or --guidance-scale beside it", "one");
+  }
   if (num_beams > 1 && best_of > 1) {
     throw WrongUsage("--num-beams", "no --best-of beside it", std::to_string(best_of));
   }

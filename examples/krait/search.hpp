@@ -27,7 +27,7 @@ struct SearchFlags {
 
   void add(Command& command);
   /// Throws WrongUsage for options that contradict each other.
-  void check(Index count, bool json) const;
+  void check(Index count, bool json, bool has_drafter) const;
   /// A session with room for all texts that are run at once.
   SessionOptions session() const;
   /// Puts what was asked for into the options. Throws WrongUsage for what cannot be done together.

@@ -78,9 +78,10 @@ struct GenerationResult {
   std::vector<TokenLogProbs> log_probs;
   Index drafted = 0;   ///< tokens that were proposed and run
   Index accepted = 0;  ///< of these, those that became text
-  /// Runs that a token was sampled from, which with `accepted` is the number of all tokens sampled,
-  /// a stop token included.
+  /// Runs that a token was sampled from, which with `accepted` and `forced` is the number of all
+  /// tokens, a stop token included.
   Index target_passes = 0;
+  Index forced = 0;             ///< tokens that a constraint put there, of which none was sampled
   Index prompt_tokens = 0;      ///< tokens that were pending before the first was sampled
   double prompt_seconds = 0.0;  ///< time to the first logits, as `generate` measures it
   double decode_seconds = 0.0;  ///< time from there to the end
@@ -165,10 +166,11 @@ class KRAIT_API Generation {
   /// `vocab` elements, of which there must be one for every token of a tentative item; one (the
   /// last is taken) where the last token of a prompt or a sampled one was run; none is needed
   /// within a prompt. The tokens that became part of the text: none within a prompt and where the
-  /// text ends with a stop token, one of a step, up to one more than were proposed. Their text is
-  /// valid until the next call that changes the generation. Errors: bad_argument (a finished text,
-  /// a state that has not consumed tokens of the item, too few logits); nothing has changed then.
-  /// After an exception (no memory, or of the constraint) only `kept` and `release` make sense.
+  /// text ends with a stop token, one of a step, up to one more than were proposed, and behind it
+  /// what a constraint forces. Their text is valid until the next call that changes the generation.
+  /// Errors: bad_argument (a finished text, a state that has not consumed tokens of the item, too
+  /// few logits); nothing has changed then. After an exception (no memory, or of the constraint)
+  /// only `kept` and `release` make sense.
   Result<std::span<const GenerationEvent>> accept(MatrixView<const float> logits);
 
   /// The same with one row.
