@@ -15,6 +15,7 @@ import argparse
 import datetime
 import json
 import os
+import shutil
 import statistics
 import sys
 from dataclasses import dataclass
@@ -80,7 +81,9 @@ def make(krait, options, model, variant):
         name = f"{model}-{number}-" + "_".join(w for w in words if w[0] not in "{/").replace("-", "")
         result = options.work / name
         log = options.work / (name + ".json")
-        if not result.is_dir():
+        if not log.is_file():
+            # A folder without its report is one of an interrupted call.
+            shutil.rmtree(result, ignore_errors=True)
             arguments = [w.format(source=path, result=result) for w in words]
             threads = ["--threads", options.threads] if words[0] != "quantize" else []
             report = krait.json(*arguments, *threads)

@@ -39,6 +39,7 @@ import results  # noqa: E402
 
 ENCODED = ("2x8g8", "4x4g8")
 MULTIPLIED = ("2x8g8", "1x8g8", "8x8g32", "4x4g8", "1x16g8")
+EFFORT = ("--beam", "12", "--rounds", "12")  # about what `krait aqlm --preset default` does
 ROWS, COLUMNS = 4096, 8192
 CACHE_BYTES = 96 << 20  # codes that a round of calls reads, more than any cache here
 
@@ -82,7 +83,7 @@ def encode_with_krait(options, weights, moments, scheme, np):
         source, target = f"{folder}/in.safetensors", f"{folder}/out.safetensors"
         save_file({"W": weights, "H": moments.astype(np.float32)}, source)
         program = options.build / "bench/krait_encode_matrix"
-        output, _, _ = compare.run([program, source, target, "--scheme", scheme, "--threads", "1"])
+        output, _, _ = compare.run([program, source, target, "--scheme", scheme, "--threads", "1", *EFFORT])
         parts = load_file(target)
     codes = parts["codes"].astype(np.int64) & 0xFFFF
     error = error_of(np, weights, moments, codes, parts["codebooks"], parts["scales"])
