@@ -92,6 +92,7 @@ void add_inspect(CommandLine& line);
 void add_evaluate(CommandLine& line);
 void add_quantize(CommandLine& line);
 void add_aqlm(CommandLine& line);
+void add_laser(CommandLine& line);
 void add_train(CommandLine& line);
 void add_bench(CommandLine& line);
 

@@ -228,6 +228,59 @@ std::string to_json(const AqlmReport& report, const std::string& scheme, double 
   return line_of(object);
 }
 
+namespace {
+
+json cut_of(const LaserCut& cut) {
+  return {{"layer", cut.layer}, {"matrix", cut.matrix}, {"rank", cut.rank}};
+}
+
+json score_of(const LaserScore& score) {
+  return {{"before", score.before},
+          {"after", score.after},
+          {"interval", {score.low, score.high}},
+          {"samples", score.samples}};
+}
+
+}  // namespace
+
+std::string to_json(const LaserSummary& summary) {
+  json cuts = json::array();
+  for (const LaserCut& cut : summary.cuts) cuts.push_back(cut_of(cut));
+  return line_of({{"cuts", cuts},
+                  {"factored", summary.factored},
+                  {"bytes_before", summary.bytes_before},
+                  {"bytes_after", summary.bytes_after}});
+}
+
+std::string to_json(const LaserSearchReport& report) {
+  json trials = json::array();
+  for (const LaserTrial& trial : report.trials) {
+    json entry = cut_of(trial.cut);
+    entry.update({{"change", trial.change}, {"error", trial.error}, {"samples", trial.samples}});
+    trials.push_back(entry);
+  }
+  json cuts = json::array();
+  for (const auto& [cut, score] : report.cuts) {
+    json entry = cut_of(cut);
+    entry.update(score_of(score));
+    cuts.push_back(entry);
+  }
+  json result = {{"cuts", cuts},
+                 {"test", score_of(report.test)},
+                 {"trials", trials},
+                 {"complete", report.is_complete},
+                 {"bytes_before", report.bytes_before},
+                 {"bytes_after", report.bytes_after}};
+  if (report.accuracy_before) {
+    result["accuracy"] = {{"before", *report.accuracy_before}, {"after", *report.accuracy_after}};
+  }
+  if (report.uniform) {
+    result["uniform"] = score_of(*report.uniform);
+    result["uniform"]["bytes"] = report.uniform_bytes;
+  }
+  return line_of(result);
+}
+
 std::string to_json(const QuantizeSummary& summary, const std::string& source,
                     const std::string& destination, const std::string& form) {
   return line_of({{"source", source},

@@ -69,6 +69,11 @@ std::string to_json(const KlDivergence& kl, const std::string& file, const std::
 /// `aqlm`.
 std::string to_json(const AqlmReport& report, const std::string& scheme, double seconds);
 
+/// `laser`.
+std::string to_json(const LaserSummary& summary);
+/// `laser --search`.
+std::string to_json(const LaserSearchReport& report);
+
 /// `quantize`.
 std::string to_json(const QuantizeSummary& summary, const std::string& source,
                     const std::string& destination, const std::string& form);

@@ -63,6 +63,13 @@ TEST_F(Examples, SeveralTexts) {
   EXPECT_EQ(two.find('e', 13), std::string::npos);
 }
 
+TEST_F(Examples, Laser) {
+  const std::string text = output("laser");
+  EXPECT_EQ(last_line(text), "32 matrices cut; all other weights are shared");
+  expect_part(text, "before ");
+  expect_part(text, " bits per byte\nafter ");
+}
+
 // Three texts of one sentence, the best first.
 TEST_F(Examples, Beam) {
   const std::string text = output("beam");
