@@ -50,29 +50,17 @@ Result<void> check_laws(std::span<const Token> draft, std::span<const TokenLaw> 
 Result<void> check(const Model& model, const Sequence& sequence, const GenerationOptions& options) {
   KRAIT_RETURN_IF_ERROR(validate(sequence));
   if (sequence.pending < 1) return bad("prompt", "at least one token", "none");
-  KRAIT_RETURN_IF_ERROR(check_count(options.max_tokens));
+  KRAIT_RETURN_IF_ERROR(validate(options, model));
+  if (options.guidance_scale != 1.0) {
+    return bad("guidance scale", "1, where generate does not run the text",
+               fmt::to_string(options.guidance_scale));
+  }
   return check_tokens("prompt", sequence.pending_tokens(), model.vocab_padded());
 }
 
 }  // namespace
 
 Constraint::~Constraint() = default;
-
-std::string_view to_string(FinishReason reason) noexcept {
-  switch (reason) {
-    case FinishReason::max_tokens:
-      return "length";
-    case FinishReason::stop_token:
-      return "stop_token";
-    case FinishReason::stop_string:
-      return "stop_string";
-    case FinishReason::cancelled:
-      return "cancelled";
-    case FinishReason::constraint:
-      return "constraint";
-  }
-  return "";
-}
 
 class Generation::Impl {
  public:
@@ -323,6 +311,10 @@ Result<void> Generation::Impl::accept(MatrixView<const float> logits) {
 //
 bool Generation::Impl::take(std::span<const float> logits, Token guess, const TokenLaw* law) {
   const Token token = sample(logits, guess, law);
+  if (options_.log_probs) {
+    result_.log_probs.push_back(
+        log_probs_of(logits.first(static_cast<std::size_t>(vocab_)), token, *options_.log_probs));
+  }
   if (is_stop(token)) {
     // The text goes on from the token before, which has been consumed; so it is the stop token
     // that is pending, as a separator in front of whatever is appended.
@@ -362,8 +354,9 @@ void Generation::Impl::put(Token token) {
 }
 
 // What can go on in one way only does so: it is run in one pass with the token that was sampled.
+// Log-probabilities need the logits of every token.
 bool Generation::Impl::force() {
-  if (!constraint_) return false;
+  if (!constraint_ || options_.log_probs) return false;
   for (const Token token : constraint_->forced()) {
     if (is_finished_ || is_stop(token)) break;
     ++forced_;  // the state is none of these tokens' concern

@@ -13,6 +13,7 @@
 
 #include "krait/decoding/constraint.hpp"
 #include "krait/decoding/draft.hpp"
+#include "krait/decoding/log_probs.hpp"
 #include "krait/decoding/sampler.hpp"
 #include "krait/decoding/sequence.hpp"
 #include "krait/models/session.hpp"
@@ -39,7 +40,19 @@ struct GenerationOptions {
   Acceptance acceptance = Acceptance::match;  ///< of what is proposed
   /// Proposes drafts, where `generate` runs the text. For one text at a time.
   std::shared_ptr<Speculation> speculation = {};
+  /// How many of the most probable tokens to report beside each that was sampled; nothing: no
+  /// log-probabilities at all.
+  std::optional<Index> log_probs = {};
+  /// Classifier-free guidance (guidance.hpp), where `generate` or `beam_search` runs the text: away
+  /// from how `negative_prompt` would go on, or, where that is empty, the prompt's last token. 1 is
+  /// off. The negative prompt is read anew by every call.
+  double guidance_scale = 1.0;
+  std::vector<Token> negative_prompt = {};
 };
+
+/// Whether every field is in its range; the sampler's are checked where it is made. Errors:
+/// bad_argument, naming the first that is not.
+KRAIT_API Result<void> validate(const GenerationOptions& options, const Model& model);
 
 /// Why a text ended. `constraint`: no token is allowed behind it.
 enum class FinishReason { max_tokens, stop_token, stop_string, cancelled, constraint };
@@ -60,6 +73,9 @@ struct GenerationResult {
   std::vector<Token> tokens;
   std::string text;  ///< as it was shown
   FinishReason reason = FinishReason::max_tokens;
+  /// If they were asked for: of each of `tokens`, and behind them of the stop token that ended the
+  /// text.
+  std::vector<TokenLogProbs> log_probs;
   Index drafted = 0;   ///< tokens that were proposed and run
   Index accepted = 0;  ///< of these, those that became text
   /// Runs that a token was sampled from, which with `accepted` and `forced` is the number of all
