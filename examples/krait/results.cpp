@@ -70,6 +70,20 @@ void add_drafts(json& object, const GenerationResult& generation,
   }
 }
 
+// Of the tokens of the text, not of one that ended it.
+json log_probs_of_tokens(const GenerationResult& generation) {
+  json list = json::array();
+  for (std::size_t i = 0; i < generation.tokens.size(); ++i) {
+    const TokenLogProbs& one = generation.log_probs[i];
+    json top = json::array();
+    for (const TokenLogProb& other : one.top) {
+      top.push_back({{"id", other.token}, {"log_prob", other.log_prob}});
+    }
+    list.push_back({{"id", one.token}, {"log_prob", one.log_prob}, {"top", top}});
+  }
+  return list;
+}
+
 json sample_of(const Sample& sample) {
   const GenerationResult& generation = sample.generation;
   const double decoded = static_cast<double>(generation.tokens.size());
@@ -85,6 +99,8 @@ json sample_of(const Sample& sample) {
                    {"decode_tokens_per_second",
                     generation.decode_seconds > 0.0 ? decoded / generation.decode_seconds : 0.0}}}};
   if (sample.drafts) add_drafts(object, generation, *sample.drafts);
+  if (sample.score) object["score"] = *sample.score;
+  if (sample.has_log_probs) object["logprobs"] = log_probs_of_tokens(generation);
   return object;
 }
 
@@ -222,6 +238,12 @@ std::string to_json(const QuantizeSummary& summary, const std::string& source,
                   {"forms", summary.forms},
                   {"bytes_before", summary.bytes_before},
                   {"bytes_after", summary.bytes_after}});
+}
+
+std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds) {
+  json result = {{"out", destination}, {"steps", summary.steps}, {"seconds", seconds}};
+  if (!summary.was_finished) result["loss"] = summary.loss;
+  return line_of(result);
 }
 
 std::string to_json(const BenchReport& report) {

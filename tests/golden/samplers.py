@@ -91,8 +91,9 @@ def beams(model):
         sequences = []
         for tokens, score in zip(out.sequences.tolist(), out.sequences_scores.tolist()):
             tokens = tokens[len(PROMPT):]
-            while tokens and tokens[-1] == 0:
-                tokens.pop()
+            ends = [i for i, token in enumerate(tokens) if token in (eos or [])]
+            if ends:  # what is behind it is padding
+                tokens = tokens[:ends[0] + 1]
             sequences.append({"tokens": tokens, "score": float(f"{score:.7g}")})
         cases.append({**case, "sequences": sequences, "min_gap": float(f"{min(gaps):.3g}")})
         print(case, bytes(sequences[0]["tokens"]), sequences[0]["score"], min(gaps))

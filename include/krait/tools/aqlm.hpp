@@ -119,10 +119,10 @@ struct AqlmTuning {
 struct AqlmReport {
   std::vector<AqlmMatrixReport> matrices;
   std::optional<AqlmTuning> tuning = {};  ///< nothing where nothing was tuned
-  double bits_per_weight = 0.0;  ///< of these matrices, codebooks and scales included
-  Index calibration_tokens = 0;  ///< that were looked at
-  Index bytes_before = 0;        ///< of all tensors
-  Index bytes_after = 0;         ///< of all tensors, as stored: 4-bit codes take 8 bits
+  double bits_per_weight = 0.0;           ///< of these matrices, codebooks and scales included
+  Index calibration_tokens = 0;           ///< that were looked at
+  Index bytes_before = 0;                 ///< of all tensors
+  Index bytes_after = 0;                  ///< of all tensors, as stored: 4-bit codes take 8 bits
 };
 
 /// Writes the checkpoint at `source` to the new folder `destination` with matrices quantised, in
