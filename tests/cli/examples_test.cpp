@@ -139,6 +139,19 @@ TEST_F(Examples, CustomWeightForm) {
   expect_part(text, "it writes 24 bytes\n");
 }
 
+TEST_F(Examples, Aqlm) {
+  const std::string text = (test::data_dir() / "data" / "heldout_64k.txt").string();
+  const std::string printed = output("aqlm", text + " krait-bytes-draft");
+  expect_part(printed, "4 matrices in 7.54 bits per weight\nbefore    175872 bytes of weights, ");
+  expect_part(printed, "\nafter     157952 bytes of weights, ");
+  expect_part(printed, " tokens/s, 1.9756 bits per byte\n");
+  EXPECT_EQ(example("aqlm").code, 2);
+  expect_part(example("aqlm", "no-such-text").err, "no-such-text");
+  expect_part(example("aqlm", text + " no-such-model").err, "found 'no-such-model'");
+  expect_part(example("aqlm", bundled("krait-bytes-2m") + "/config.json").err,
+              "[aqlm] text: expected 32 KiB, found less");
+}
+
 TEST_F(Examples, BuildByHand) {
   const std::string text = output("build_by_hand");
   const std::string plain = "and the same time the same time was a st";
