@@ -134,9 +134,9 @@ class KRAIT_API Generation {
   /// A guess how the text goes on behind the token that is to be run next. It takes the place of
   /// one before it, and holds for one step. What comes of it says `GenerationOptions::acceptance`:
   /// by `match` the same text with any guess and without, by `rejection` one of the same
-  /// distribution, where `laws` are those that the tokens were drawn from (none: they were not drawn
-  /// at random). Tokens beyond what the session can verify (`SessionOptions::max_verify`, one of
-  /// which is the token before them) are an error of the run, which changes nothing. Errors:
+  /// distribution, where `laws` are those that the tokens were drawn from (none: they were not
+  /// drawn at random). Tokens beyond what the session can verify (`SessionOptions::max_verify`, one
+  /// of which is the token before them) are an error of the run, which changes nothing. Errors:
   /// bad_argument (a finished text, a prompt of which more than its last token is to be run, no
   /// tokens, tokens out of range, laws that are none or by which a token of the draft cannot be
   /// drawn); nothing has changed then.
