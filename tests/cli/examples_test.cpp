@@ -116,6 +116,16 @@ TEST_F(Examples, JsonOutput) {
   EXPECT_EQ(count, 3U);
 }
 
+TEST_F(Examples, Cascade) {
+  const std::string text = output("cascade");
+  EXPECT_EQ(last_line(text), "with drafts and without: the same bits");
+  expect_part(text, "200 tokens in ");
+  expect_part(text, "ngram: ");
+  const std::string plain =
+      krait("generate 'He said that he ' --temperature 0.5 --seed 3 -n 200").out;
+  EXPECT_EQ(text.substr(0, text.find("\n--\n")), plain);
+}
+
 TEST_F(Examples, OwnExecutor) {
   EXPECT_EQ(output("own_executor"), "two threads of the application and one: the same bits\n");
 }
@@ -184,8 +194,8 @@ TEST_F(Examples, OnePageMambaContinuesAsTheReferenceDoes) {
 }
 
 TEST_F(Examples, FailWithoutTheirModel) {
-  for (const char* name : {"hello", "state_fork", "several_texts", "own_executor", "build_by_hand",
-                           "custom_weight_form"}) {
+  for (const char* name : {"hello", "state_fork", "several_texts", "cascade", "own_executor",
+                           "build_by_hand", "custom_weight_form"}) {
     const Outcome outcome = example(name, "no-such-model");
     EXPECT_NE(outcome.code, 0) << name;
     expect_part(outcome.err, "[model] expected a checkpoint or the name of a bundled model");
