@@ -80,6 +80,7 @@ void add_evaluate(CommandLine& line);
 void add_quantize(CommandLine& line);
 void add_aqlm(CommandLine& line);
 void add_train(CommandLine& line);
+void add_sft(CommandLine& line);
 void add_bench(CommandLine& line);
 
 }  // namespace krait::cli
