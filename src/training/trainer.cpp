@@ -124,7 +124,7 @@ Result<TrainStep> Trainer::step(RowSource& rows) {
         ErrorCode::not_finite,
         fmt::format("[training] step {}: expected a finite loss and gradient, found a loss "
                     "of {} and a gradient of length {}",
-                    step_, found.loss, found.grad_norm)};
+                    step_, std::abs(found.loss), std::abs(found.grad_norm))};
   }
   const double factor = options_.clip / (found.grad_norm + 1e-6);
   update(found, options_.clip > 0.0 && factor < 1.0 ? static_cast<float>(factor) : 1.0F);
