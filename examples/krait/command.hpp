@@ -94,6 +94,7 @@ void add_quantize(CommandLine& line);
 void add_aqlm(CommandLine& line);
 void add_laser(CommandLine& line);
 void add_train(CommandLine& line);
+void add_sft(CommandLine& line);
 void add_bench(CommandLine& line);
 
 }  // namespace krait::cli

@@ -30,6 +30,7 @@ int run(int argc, char** argv) {
   add_aqlm(line);
   add_laser(line);
   add_train(line);
+  add_sft(line);
   add_bench(line);
   return line.run({argv + std::min(argc, 1), argv + argc});
 }

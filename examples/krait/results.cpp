@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "krait/training/train.hpp"
 #include "terminal.hpp"
 
 namespace krait::cli {
