@@ -11,6 +11,7 @@ namespace {
 struct Options {
   CommonOptions common;
   SamplerFlags sampler;
+  DrugFlags drugs;
   Index tokens = 256;
   std::optional<std::string> user;
   std::optional<std::string> assistant;
@@ -98,11 +99,13 @@ Result<void> talk(Conversation& conversation) {
 }
 
 Result<void> run(const Options& options) {
+  options.drugs.check();
   KRAIT_RETURN_IF_ERROR(check_destination("--state-out", options.state_out));
   if (!options.state_out.empty()) outlive_readers();
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common));
   GenerationOptions generation{.max_tokens = options.tokens};
   generation.sampler = options.sampler.resolve(runtime.model());
+  KRAIT_ASSIGN_OR_RETURN(generation.drugs, options.drugs.resolve(runtime.model()));
   generation.stop_tokens = runtime.language_model.stop_tokens;
   ChatTurns turns = turns_of(options, runtime.language_model);
   Sequence sequence(runtime.model());
@@ -123,6 +126,7 @@ Result<void> run(const Options& options) {
 void declare(Command& command, Options& options) {
   command.number("-n,--tokens", options.tokens, 1, Index{1} << 31, "Tokens of a reply, at most");
   options.sampler.add(command);
+  options.drugs.add(command);
   command.text("--user-prefix", options.user,
                "Written in front of your lines ('User: '); for models without a chat template");
   command.text("--reply-prefix", options.assistant,

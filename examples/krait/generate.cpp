@@ -12,6 +12,7 @@ namespace {
 struct Options {
   CommonOptions common;
   SamplerFlags sampler;
+  DrugFlags drugs;
   TextSource prompt;
   Index tokens = 128;
   Index count = 1;
@@ -26,6 +27,7 @@ void check(const Options& options) {
   if (options.prompt.argument && !options.prompt.file.empty()) {
     throw WrongUsage("--prompt-file", "no prompt beside it", in_quotes(*options.prompt.argument));
   }
+  options.drugs.check();
   if (options.count > 1 && !options.state_out.empty()) {
     throw WrongUsage("--state-out", "one sample", "--count " + std::to_string(options.count));
   }
@@ -52,6 +54,15 @@ Result<Sequence> begin(const Options& options, const std::string& prompt, const 
   return sequence;
 }
 
+// Whether tokens are pending that were sampled, or noise is to be undone.
+bool has_sampled(const Sequence& sequence) {
+  for (Index i = std::ssize(sequence.tokens) - sequence.pending; i < std::ssize(sequence.tokens);
+       ++i) {
+    if (sequence.is_sampled(i)) return true;
+  }
+  return sequence.noised > 0;
+}
+
 void print_figures(const GenerationResult& generation, Index prompt_tokens, double prompt_seconds,
                    const SamplerOptions& sampler) {
   const auto rate = [](double count, double seconds) {
@@ -74,6 +85,7 @@ Result<void> run(const Options& options) {
   generation_options.max_tokens = options.tokens;
   generation_options.stop_strings = options.stops;
   generation_options.sampler = options.sampler.resolve(runtime.model());
+  KRAIT_ASSIGN_OR_RETURN(generation_options.drugs, options.drugs.resolve(runtime.model()));
   if (!options.ignore_eos) generation_options.stop_tokens = runtime.language_model.stop_tokens;
   KRAIT_ASSIGN_OR_RETURN(const std::string prompt, read_prompt(options));
   KRAIT_ASSIGN_OR_RETURN(Sequence sequence, begin(options, prompt, runtime));
@@ -84,7 +96,10 @@ Result<void> run(const Options& options) {
   ProgressLine progress("prompt", "tokens");
   const Index prompt_tokens = sequence.pending;
   const double begun = now();
-  KRAIT_RETURN_IF_ERROR(prefill(*runtime.session, sequence, progress));
+  // What samples have in common. Noise is each one's own.
+  if (!generation_options.drugs || !has_sampled(sequence)) {
+    KRAIT_RETURN_IF_ERROR(prefill(*runtime.session, sequence, progress));
+  }
   const double prompt_seconds = now() - begun;
 
   std::vector<Sample> samples;
@@ -128,6 +143,7 @@ void declare(Command& command, Options& options) {
   command.file("--prompt-file", options.prompt.file, "Read the prompt from a file");
   command.number("-n,--tokens", options.tokens, 0, Index{1} << 31, "Tokens to generate, at most");
   options.sampler.add(command);
+  options.drugs.add(command);
   command.texts("--stop", options.stops, "End the text before this string; may be repeated");
   command.number("--count", options.count, 1, Index{1} << 31,
                  "Samples; sample k depends on the seed and k alone");

@@ -28,6 +28,7 @@ int run(int argc, char** argv) {
   add_evaluate(line);
   add_quantize(line);
   add_aqlm(line);
+  add_drugs_report(line);
   add_bench(line);
   return line.run({argv + std::min(argc, 1), argv + argc});
 }

@@ -13,6 +13,7 @@
 
 #include "krait/decoding/constraint.hpp"
 #include "krait/decoding/draft.hpp"
+#include "krait/decoding/drugs.hpp"
 #include "krait/decoding/sampler.hpp"
 #include "krait/decoding/sequence.hpp"
 #include "krait/models/session.hpp"
@@ -37,6 +38,10 @@ struct GenerationOptions {
   /// Which tokens may be sampled, also when greedy. Cloned.
   std::shared_ptr<const Constraint> constraint = {};
   Acceptance acceptance = Acceptance::match;  ///< of what is proposed
+  /// Noise inside the model, made for it by `Drugs::make`; its sequence is the sampler's. Passes of
+  /// tokens that were sampled are noised; those of a prompt are not, so that the first token is
+  /// what it would be without.
+  std::shared_ptr<const Drugs> drugs = {};
   /// Proposes drafts, where `generate` runs the text. For one text at a time.
   std::shared_ptr<Speculation> speculation = {};
 };
@@ -134,9 +139,9 @@ class KRAIT_API Generation {
   /// A guess how the text goes on behind the token that is to be run next. It takes the place of
   /// one before it, and holds for one step. What comes of it says `GenerationOptions::acceptance`:
   /// by `match` the same text with any guess and without, by `rejection` one of the same
-  /// distribution, where `laws` are those that the tokens were drawn from (none: they were not drawn
-  /// at random). Tokens beyond what the session can verify (`SessionOptions::max_verify`, one of
-  /// which is the token before them) are an error of the run, which changes nothing. Errors:
+  /// distribution, where `laws` are those that the tokens were drawn from (none: they were not
+  /// drawn at random). Tokens beyond what the session can verify (`SessionOptions::max_verify`, one
+  /// of which is the token before them) are an error of the run, which changes nothing. Errors:
   /// bad_argument (a finished text, a prompt of which more than its last token is to be run, no
   /// tokens, tokens out of range, laws that are none or by which a token of the draft cannot be
   /// drawn); nothing has changed then.
