@@ -84,9 +84,14 @@ void DrugFlags::add(Command& command) {
 Result<std::shared_ptr<const Drugs>> DrugFlags::resolve(const Model& model) const {
   check();
   if (!has_doses) return std::shared_ptr<const Drugs>();
-  KRAIT_ASSIGN_OR_RETURN(Drugs drugs, Drugs::make(plan, model));
-  if (drugs.is_sober()) return std::shared_ptr<const Drugs>();
-  return std::shared_ptr<const Drugs>(std::make_shared<Drugs>(std::move(drugs)));
+  Result<Drugs> drugs = Drugs::make(plan, model);
+  if (!drugs) {
+    Error error = std::move(drugs).error();
+    error.message.insert(std::string_view("[drugs] ").size(), "--drugs: ");
+    return error;
+  }
+  if (drugs->is_sober()) return std::shared_ptr<const Drugs>();
+  return std::shared_ptr<const Drugs>(std::make_shared<Drugs>(*std::move(drugs)));
 }
 
 void DrugFlags::check() const {
