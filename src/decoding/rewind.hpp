@@ -1,5 +1,8 @@
 #pragma once
 
+/// \file
+/// Rewind: states of before, for a text that may be taken back.
+
 #include <cstddef>
 #include <utility>
 #include <vector>
@@ -9,8 +12,8 @@
 namespace krait {
 inline namespace v0_1 {
 
-// States from before the tokens that a stop string may yet take back. A copy is taken every few
-// dozen tokens, so that it costs little, and little is consumed again after a stop.
+/// States from before the tokens that a stop string may yet take back. A copy is taken every few
+/// dozen tokens, so that it costs little, and little is consumed again after a stop.
 class Rewind {
  public:
   Rewind(const Sequence& sequence, std::size_t consumed) { take(sequence, consumed, safe_); }

@@ -63,6 +63,47 @@ TEST_F(Examples, SeveralTexts) {
   EXPECT_EQ(two.find('e', 13), std::string::npos);
 }
 
+// Three texts of one sentence, the best first.
+TEST_F(Examples, Beam) {
+  const std::string text = output("beam");
+  std::istringstream lines(text);
+  double last = 0.0;
+  for (int i = 0; i < 3; ++i) {
+    double score = 1.0;
+    ASSERT_TRUE(lines >> score) << text;
+    EXPECT_LE(score, last);
+    last = score;
+    std::string line;
+    std::getline(lines, line);
+    EXPECT_GT(line.size(), 2U) << text;
+  }
+  expect_part(text, "\nand on: ");
+}
+
+// No two words that follow each other begin with the same letter.
+TEST_F(Examples, CustomSampler) {
+  std::string text = output("custom_sampler");
+  char last = 0;
+  int words = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto is_letter = [&](std::size_t at) {
+      return std::isalpha(static_cast<unsigned char>(text[at])) != 0;
+    };
+    if (!is_letter(i) || (i > 0 && is_letter(i - 1))) continue;
+    const auto letter = static_cast<char>(std::tolower(static_cast<unsigned char>(text[i])));
+    EXPECT_NE(letter, last) << text;
+    last = letter;
+    ++words;
+  }
+  EXPECT_GT(words, 8) << text;
+}
+
+TEST_F(Examples, Drugs) {
+  const std::string text = output("drugs");
+  EXPECT_EQ(last_line(text), "asked again: the same");
+  expect_part(text, "sober: ");
+}
+
 TEST_F(Examples, OwnExecutor) {
   EXPECT_EQ(output("own_executor"), "two threads of the application and one: the same bits\n");
 }

@@ -67,6 +67,13 @@ struct Sequence {
         sampled, [token](const Range& range) { return range.begin <= token && token < range.end; });
   }
 
+  /// Whether passes to come are of tokens that were sampled, or what noised passes did is to be
+  /// undone. (`prefill` knows nothing of noise.)
+  bool awaits_noise() const noexcept {
+    const Index first = std::ssize(tokens) - pending;
+    return noised > 0 || (!sampled.empty() && sampled.back().end > first);
+  }
+
   /// Leaves no mark on tokens that there are not.
   void forget_marks() noexcept {
     while (!sampled.empty() && sampled.back().end > std::ssize(tokens)) {
