@@ -68,6 +68,10 @@ struct ScoredText {
 };
 std::string to_json(const ScoredText& text);
 
+/// `drugs-report`.
+std::string to_json(const std::vector<DrugPoint>& points, const DrugPlan& plan,
+                    const std::string& file, std::size_t tokens);
+
 /// `evaluate --kl`.
 std::string to_json(const KlDivergence& kl, const std::string& file, const std::string& reference);
 

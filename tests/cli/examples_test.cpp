@@ -126,6 +126,12 @@ TEST_F(Examples, Cascade) {
   EXPECT_EQ(text.substr(0, text.find("\n--\n")), plain);
 }
 
+TEST_F(Examples, Drugs) {
+  const std::string text = output("drugs");
+  EXPECT_EQ(last_line(text), "asked again: the same");
+  expect_part(text, "sober: ");
+}
+
 TEST_F(Examples, OwnExecutor) {
   EXPECT_EQ(output("own_executor"), "two threads of the application and one: the same bits\n");
 }
