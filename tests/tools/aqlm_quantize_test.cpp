@@ -96,6 +96,7 @@ TEST_F(AqlmQuantize, WritesTheLayoutOfHuggingFace) {
   EXPECT_NE(made.config.find("\"nbits_per_codebook\": 8"), std::string::npos);
   EXPECT_NE(made.config.find("\"backbone.layers.1.mixer.x_proj\""), std::string::npos);
   EXPECT_NE(made.config.find("\"lm_head.weight\""), std::string::npos);
+  EXPECT_NE(made.config.find("\"lm_head\""), std::string::npos);
   EXPECT_NE(made.config.find("\"num_hidden_layers\": 2"), std::string::npos);
 
   const Model original = load_model(source("krait-bytes-draft")).value();

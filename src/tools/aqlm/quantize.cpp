@@ -225,7 +225,8 @@ std::string with_quantization(const Checkpoint& checkpoint, const std::vector<Jo
                               const AqlmScheme& scheme) {
   std::set<std::string> quantised;
   for (const Job& job : jobs) quantised.insert(job.name);
-  std::set<std::string> dense = {"lm_head.weight"};
+  // A tied head has no tensor; transformers 5 compares the names of modules.
+  std::set<std::string> dense = {"lm_head", "lm_head.weight"};
   constexpr std::string_view weight = ".weight";
   for (const auto& [name, entry] : checkpoint.weights.entries()) {
     if (!name.ends_with(weight)) {
