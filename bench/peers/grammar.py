@@ -83,18 +83,18 @@ def measure_peer(peer, case, tokenizer, repeats):
         for document in documents:
             matcher = peer.start(compiled)
             for token in document:
-                begun = time.perf_counter()
+                begun = time.thread_time()
                 accepted = peer.step(matcher, token)
-                seconds.append(time.perf_counter() - begun)
+                seconds.append(time.thread_time() - begun)
                 if not accepted:
                     raise ValueError("a token was refused")
         return statistics.fmean(seconds) * 1e6
 
     compiling, first, later = [], [], []
     for _ in range(repeats):
-        begun = time.perf_counter()
+        begun = time.thread_time()
         compiled = peer.compile(case["schema"])
-        compiling.append((time.perf_counter() - begun) * 1e3)
+        compiling.append((time.thread_time() - begun) * 1e3)
         first.append(follow(compiled))
         later.append(statistics.fmean(follow(compiled) for _ in range(5)))
     return {"compile_ms": statistics.median(compiling), "first_us": statistics.median(first),

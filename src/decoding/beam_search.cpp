@@ -288,10 +288,10 @@ Result<void> validate(const BeamOptions& beams, const GenerationOptions& options
   if (options.max_tokens < 1)
     return bad("tokens", "at least 1", fmt::to_string(options.max_tokens));
   if (!std::ranges::all_of(options.stop_strings, &std::string::empty)) {
-    return bad("stop strings", "none, but stop tokens", "some");
+    return bad("search", "no stop strings, but stop tokens", "some");
   }
-  if (options.speculation) return bad("speculation", "none", "one");
-  if (options.log_probs) return bad("log-probabilities", "none", "some");
+  if (options.speculation) return bad("search", "no drafts", "some");
+  if (options.log_probs) return bad("search", "no log-probabilities", "some");
   KRAIT_RETURN_IF_ERROR(validate(options.sampler, model.vocab()));
   return check_sampler(options.sampler);
 }

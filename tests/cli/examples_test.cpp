@@ -105,6 +105,17 @@ TEST_F(Examples, CustomSampler) {
   EXPECT_GT(words, 8) << text;
 }
 
+TEST_F(Examples, JsonOutput) {
+  const std::string text = output("json_output");
+  EXPECT_EQ(text.substr(0, 10), "{\"name\": \"");
+  std::size_t count = 0;
+  for (std::size_t at = 0; (at = text.find("finished by: constraint", at)) != std::string::npos;) {
+    ++count;
+    ++at;
+  }
+  EXPECT_EQ(count, 3U);
+}
+
 TEST_F(Examples, OwnExecutor) {
   EXPECT_EQ(output("own_executor"), "two threads of the application and one: the same bits\n");
 }

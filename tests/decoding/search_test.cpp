@@ -196,8 +196,9 @@ TEST_F(Search, BeamsRefuseWhatIsAboutADraw) {
        "'temperature'"},
       {message([](auto& o, auto&) { o.sampler.mirostat = 2; }), "found 'mirostat'"},
       {message([](auto& o, auto&) { o.sampler.greedy = true; }), "found 'greedy'"},
-      {message([](auto& o, auto&) { o.stop_strings = {"x"}; }), "stop strings: expected none"},
-      {message([](auto& o, auto&) { o.log_probs = 1; }), "log-probabilities: expected none"},
+      {message([](auto& o, auto&) { o.stop_strings = {"x"}; }),
+       "search: expected no stop strings, but stop"},
+      {message([](auto& o, auto&) { o.log_probs = 1; }), "search: expected no log-probabilities"},
       {message([](auto& o, auto&) { o.max_tokens = 0; }), "tokens: expected at least 1, found 0"},
       {message([](auto&, auto& b) { b.num_beams = 0; }), "num_beams: expected 1 to 1000, found 0"},
       {message([](auto&, auto& b) { b.length_penalty = NAN; }),
@@ -359,6 +360,51 @@ TEST_F(Search, LogProbsAreThoseOfScoring) {
   const std::vector<float> row = {NAN, 1.0F, 1.0F};
   EXPECT_EQ(log_probs_of(row, 1, 9).top.size(), 3U);
   EXPECT_EQ(log_probs_of(row, 1, 2).top[0].token, 1);
+}
+
+// Two tokens behind every one that is sampled.
+class Forcing final : public Constraint {
+ public:
+  std::unique_ptr<Constraint> clone() const override { return std::make_unique<Forcing>(*this); }
+  void restrict_to(TokenMask& /*mask*/) const override {}
+  void accept(Token /*token*/) override { ++count_; }
+  std::vector<Token> forced() const override { return count_ % 3 == 1 ? Tokens{5, 6} : Tokens{}; }
+
+ private:
+  int count_ = 0;
+};
+
+TEST_F(Search, TokensThatAreForcedTeachNothing) {
+  GenerationOptions options{.max_tokens = 30};
+  options.constraint = std::make_shared<Forcing>();
+  options.sampler = {.mirostat = 2, .mirostat_tau = 3.0, .mirostat_eta = 0.5, .seed = 8};
+  for (const double scale : {1.0, 1.5}) {
+    options.guidance_scale = scale;
+    Sequence sequence = prompt();
+    const auto result = generate(session_, tokenizer(), sequence, options).value();
+    EXPECT_EQ(result.forced, 20);
+    Tokens text = prompt().tokens;
+    Tokens other = {text.back()};
+    Sampler sampler = Sampler::make(options.sampler, model_.vocab()).value();
+    sampler.observe(text);
+    for (std::size_t i = 0; i < 30; ++i) {
+      const Token token = result.tokens[i];
+      if (i % 3 == 0) {
+        const auto c = log_softmax(logits_of(text));
+        const auto u = log_softmax(logits_of(other));
+        std::vector<float> scores;
+        for (std::size_t k = 0; k < c.size(); ++k) {
+          scores.push_back(static_cast<float>(scale * (c[k] - u[k]) + u[k]));
+        }
+        ASSERT_EQ(sampler.sample(scores, std::ssize(text)), token) << i;
+      } else {
+        EXPECT_EQ(token, i % 3 == 1 ? 5 : 6);
+      }
+      sampler.observe({&token, 1});
+      text.push_back(token);
+      other.push_back(token);
+    }
+  }
 }
 
 TEST_F(Search, BestOfIsTheBestOfTheSamples) {

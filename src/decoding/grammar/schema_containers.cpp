@@ -221,8 +221,11 @@ Result<std::vector<ExprId>> SchemaCompiler::extra_members(
   const auto add = [&](const Dfa& key, const Parts& value) -> Result<void> {
     if (key.is_empty()) return {};
     KRAIT_ASSIGN_OR_RETURN(const ExprId id, rule_of(value));
-    members.push_back(
-        rules().seq({rules().literal("\""), rules().dfa(key), rules().literal("\": "), id}));
+    // A rule of its own, so that the key is one automaton with a comma before it and without.
+    const std::uint32_t rule = rules().declare("");
+    rules().define(rule,
+                   rules().seq({rules().literal("\""), rules().dfa(key), rules().literal("\": ")}));
+    members.push_back(rules().seq({rules().rule(rule), id}));
     return {};
   };
   std::map<std::string, std::vector<std::pair<SchemaId, SchemaId>>> patterns;  // owner and value

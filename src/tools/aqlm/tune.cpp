@@ -182,20 +182,24 @@ class Tuned {
   std::vector<float> scale_sizes_;
 };
 
-// The original model's distribution after each token of a row.
+// The original model's distribution after each token of a row, which goes on from the row before.
 class Teacher {
  public:
-  Teacher(const Model& model, Executor& executor)
+  Teacher(const Model& model, bool carries, Executor& executor)
       : model_(model),
+        state_(model.initial_state()),
+        carries_(carries),
         session_(model, executor, {.max_batch = 1, .max_verify = 0, .max_verify_batch = 0}) {}
 
+  void begin() { state_ = model_.initial_state(); }
+
   Result<MatrixView<const float>> laws(std::span<const Token> row) {
+    if (!carries_) begin();
     const Index padded = model_.vocab_padded();
     const auto tokens = std::ssize(row);
     logits_.resize(static_cast<std::size_t>(tokens * padded));
     laws_.resize(static_cast<std::size_t>(tokens * model_.vocab()));
-    State state = model_.initial_state();
-    KRAIT_RETURN_IF_ERROR(session_.prefill_all(row, state, {logits_.data(), tokens, padded}));
+    KRAIT_RETURN_IF_ERROR(session_.prefill_all(row, state_, {logits_.data(), tokens, padded}));
     const MatrixView<float> laws(laws_.data(), tokens, model_.vocab());
     for (Index t = 0; t < tokens; ++t) {
       const std::span<const float> logits(logits_.data() + t * padded,
@@ -207,6 +211,8 @@ class Teacher {
 
  private:
   const Model& model_;
+  State state_;
+  bool carries_;
   Session session_;
   std::vector<float> logits_;
   std::vector<float> laws_;
@@ -271,10 +277,10 @@ class Progressed {
 class Student {
  public:
   static Result<Student> create(const CheckpointPlan& plan, std::span<const TunedMatrix> matrices,
-                                Executor& executor) {
+                                bool carries, Executor& executor) {
     KRAIT_ASSIGN_OR_RETURN(ModelGradient gradient,
                            ModelGradient::create(plan.config.spec, plan.config.prefix, executor));
-    Student student(std::move(gradient), executor);
+    Student student(std::move(gradient), carries, executor);
     const Parameters& parameters = student.gradient_.parameters();
     student.values_ = AlignedBuffer<float>(parameters.floats());
     student.changes_ = AlignedBuffer<float>(parameters.floats());
@@ -296,9 +302,12 @@ class Student {
     std::fill_n(changes_.data(), changes_.size(), 0.0F);
     return gradient_.bind(values_.data());
   }
+  void begin() { state_.reset(); }
   // Adds a row's gradient; its divergence.
   Result<double> learn(std::span<const Token> row, MatrixView<const float> laws) {
+    if (carries_ && !state_) state_ = gradient_.model().initial_state();
     Leaf leaf;
+    leaf.state = state_ ? &*state_ : nullptr;
     leaf.inputs = row;
     leaf.laws = laws;
     return gradient_.backward(leaf, changes_.data());
@@ -313,14 +322,16 @@ class Student {
   }
 
  private:
-  Student(ModelGradient gradient, Executor& executor)
-      : gradient_(std::move(gradient)), executor_(&executor) {}
+  Student(ModelGradient gradient, bool carries, Executor& executor)
+      : gradient_(std::move(gradient)), executor_(&executor), carries_(carries) {}
 
   ModelGradient gradient_;
   Executor* executor_;
   AlignedBuffer<float> values_;
   AlignedBuffer<float> changes_;
   std::vector<Index> places_;
+  bool carries_;
+  std::optional<State> state_;  // behind the row before
 };
 
 }  // namespace
@@ -330,16 +341,20 @@ Result<Tuning> tune(const CheckpointPlan& plan, const Model& original,
                     const TuneOptions& options, const PartialWork& work, Executor& executor,
                     Progress progress) {
   const FloatEnvironment environment;
-  KRAIT_ASSIGN_OR_RETURN(Student student, Student::create(plan, matrices, executor));
+  // Whether rows go on from the one before: gradients reach into states, not into caches.
+  const bool carries = original.plan().cache_bytes_per_token == 0;
+  KRAIT_ASSIGN_OR_RETURN(Student student, Student::create(plan, matrices, carries, executor));
   std::vector<Tuned> tuned(matrices.begin(), matrices.end());
   Progressed at(work, tuned);
   at.restore();
-  Teacher teacher(original, executor);
+  Teacher teacher(original, carries, executor);
   const Index rows = (std::ssize(tokens) + options.row_tokens - 1) / options.row_tokens;
   const Index steps_per_epoch = (rows + options.rows_per_step - 1) / options.rows_per_step;
   const Index steps = options.epochs * steps_per_epoch;
   while (at.epochs < options.epochs) {
     double sum = 0.0;
+    teacher.begin();
+    student.begin();
     for (Index step = 0; step < steps_per_epoch; ++step) {
       KRAIT_RETURN_IF_ERROR(student.set(tuned));
       const Index end = std::min(rows, (step + 1) * options.rows_per_step);

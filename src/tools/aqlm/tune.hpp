@@ -24,7 +24,7 @@ struct TunedMatrix {
 
 struct TuneOptions {
   Index epochs = 12;
-  Index row_tokens = 256;  ///< the text is cut into rows, each of which begins anew
+  Index row_tokens = 256;  ///< gradients reach back so far; states go on, but for attention
   Index rows_per_step = 4;
   /// Of the first step, relative to the root mean square of a codebook's numbers, or to a scale;
   /// falls to 0 in equal steps.
