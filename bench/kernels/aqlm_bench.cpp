@@ -55,9 +55,12 @@ constexpr Scheme schemes[] = {
     {"4x4g8", {.codebooks = 4, .bits = 4, .in_group = 8}, true},
     {"8x4g16", {.codebooks = 8, .bits = 4, .in_group = 16}, true},
     {"4x4g8-exact", {.codebooks = 4, .bits = 4, .in_group = 8}},
-    {"1x8g8", {.codebooks = 1, .bits = 8, .in_group = 8}},
-    {"2x8g8", {.codebooks = 2, .bits = 8, .in_group = 8}},
-    {"8x8g32", {.codebooks = 8, .bits = 8, .in_group = 32}},
+    {"1x8g8", {.codebooks = 1, .bits = 8, .in_group = 8}, true},
+    {"2x8g8", {.codebooks = 2, .bits = 8, .in_group = 8}, true},
+    {"8x8g32", {.codebooks = 8, .bits = 8, .in_group = 32}, true},
+    {"1x8g8-exact", {.codebooks = 1, .bits = 8, .in_group = 8}},
+    {"2x8g8-exact", {.codebooks = 2, .bits = 8, .in_group = 8}},
+    {"8x8g32-exact", {.codebooks = 8, .bits = 8, .in_group = 32}},
     {"1x12g8", {.codebooks = 1, .bits = 12, .in_group = 8}},
     {"1x16g8", {.codebooks = 1, .bits = 16, .in_group = 8}},
     {"2x8g8h2", {.codebooks = 2, .bits = 8, .in_group = 8, .out_group = 2}},
@@ -119,7 +122,7 @@ class RotatingAqlm {
     return exact_.scheme.codebooks * exact_.scheme.codewords() * exact_.scheme.codeword();
   }
   Index row_bytes() const {
-    if (by_tables_) return tables_.blocks() * AqlmTableWeights::block_bytes / 64;
+    if (by_tables_) return tables_.blocks() * tables_.block_bytes() / 64;
     return exact_.groups() * exact_.scheme.codebooks * bytes_of(exact_.code_type) /
            exact_.scheme.out_group;
   }
@@ -139,9 +142,10 @@ bool is_right(const RotatingAqlm& W, bool by_tables, MatrixView<const float> x,
     return equals_model<kernels::MatmulAqlmArgs>({.W = W.exact(), .x = x, .y = y, .outputs = {}},
                                                  kernels::matmul_aqlm, ref::matmul_aqlm);
   }
-  AlignedBuffer<float> memory(x.rows * W.workspace());
-  const kernels::AqlmTables tables(memory.data(), x.rows, W.tables().blocks());
-  kernels::make_aqlm_tables(W.tables(), x, {0, x.rows * W.tables().blocks()}, tables);
+  const Index blocks = W.tables().blocks();
+  AlignedBuffer<float> memory(x.rows * blocks * kernels::AqlmTables::floats_per_block(W.tables()));
+  const kernels::AqlmTables tables(memory.data(), x.rows, W.tables(), {0, blocks});
+  kernels::make_aqlm_tables(W.tables(), x, {0, x.rows * blocks}, tables);
   return equals_model<kernels::MatmulAqlmTablesArgs>(
       {.W = W.tables(), .x = tables, .y = y, .outputs = {}}, kernels::matmul_aqlm_tables,
       ref::matmul_aqlm_tables);

@@ -4,8 +4,10 @@
 #include <utility>
 
 #include "command.hpp"
+#include "constraint_flags.hpp"
 #include "draft.hpp"
 #include "results.hpp"
+#include "search.hpp"
 
 namespace krait::cli {
 namespace {
@@ -14,6 +16,8 @@ struct Options {
   CommonOptions common;
   SamplerFlags sampler;
   DraftFlags draft;
+  ConstraintFlags constraint;
+  SearchFlags search;
   TextSource prompt;
   Index tokens = 128;
   Index count = 1;
@@ -32,6 +36,7 @@ void check(const Options& options) {
   if (options.count > 1 && !options.state_out.empty()) {
     throw WrongUsage("--state-out", "one sample", "--count " + std::to_string(options.count));
   }
+  options.search.check(options.count, options.common.json, options.draft.is_given());
 }
 
 // A saved text goes on without a prompt where none is given.
@@ -79,17 +84,24 @@ Result<void> run(const Options& options) {
   check(options);
   KRAIT_RETURN_IF_ERROR(check_destination("--state-out", options.state_out));
   if (!options.state_out.empty()) outlive_readers();
-  KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common, options.draft.session()));
+  KRAIT_ASSIGN_OR_RETURN(const std::optional<Grammar> grammar, options.constraint.compile());
+  KRAIT_ASSIGN_OR_RETURN(
+      Runtime runtime, start(options.common, options.draft.is_given() ? options.draft.session()
+                                                                      : options.search.session()));
   GenerationOptions generation_options{.hold_back = !options.state_out.empty()};
   generation_options.max_tokens = options.tokens;
   generation_options.stop_strings = options.stops;
-  generation_options.sampler = options.sampler.resolve(runtime.model());
+  generation_options.sampler = options.sampler.resolve(runtime.language_model);
   options.draft.resolve(generation_options.sampler, generation_options.acceptance);
   if (options.draft.is_given()) {
     KRAIT_ASSIGN_OR_RETURN(generation_options.speculation,
                            options.draft.load_drafter(runtime, options.common));
   }
   if (!options.ignore_eos) generation_options.stop_tokens = runtime.language_model.stop_tokens;
+  KRAIT_ASSIGN_OR_RETURN(generation_options.constraint, constrain(grammar, runtime.language_model,
+                                                                  generation_options.stop_tokens));
+  KRAIT_RETURN_IF_ERROR(
+      options.search.set(generation_options, runtime.language_model, options.sampler));
   KRAIT_ASSIGN_OR_RETURN(const std::string prompt, read_prompt(options));
   KRAIT_ASSIGN_OR_RETURN(Sequence sequence, begin(options, prompt, runtime));
   if (options.echo && !options.common.json) {
@@ -113,9 +125,9 @@ Result<void> run(const Options& options) {
       }
       return !written || is_interrupted() ? Flow::stop : Flow::go_on;
     };
-    KRAIT_ASSIGN_OR_RETURN(
-        GenerationResult generation,
-        generate(*runtime.session, runtime.tokenizer(), sample, generation_options, show));
+    KRAIT_ASSIGN_OR_RETURN(Found found,
+                           options.search.run(runtime, sample, generation_options, show));
+    GenerationResult& generation = found.result;
     if (!options.state_out.empty()) KRAIT_RETURN_IF_ERROR(save_state(sample, options.state_out));
     KRAIT_RETURN_IF_ERROR(written);
     std::optional<DraftStatistics> drafts;
@@ -124,7 +136,8 @@ Result<void> run(const Options& options) {
       generation.prompt_tokens = prompt_tokens;
       generation.prompt_seconds += prompt_seconds;
       samples.push_back({std::move(generation), generation_options.sampler.seed,
-                         generation_options.sampler.sequence, drafts});
+                         generation_options.sampler.sequence, drafts, found.score,
+                         options.search.log_probs.has_value()});
     } else {
       // A line break of our own only where nobody could mistake it for the model's.
       if (options.count > 1 || isatty(STDOUT_FILENO) != 0) KRAIT_RETURN_IF_ERROR(print("\n"));
@@ -147,6 +160,8 @@ void declare(Command& command, Options& options) {
   command.number("-n,--tokens", options.tokens, 0, Index{1} << 31, "Tokens to generate, at most");
   options.sampler.add(command);
   options.draft.add(command);
+  options.constraint.add(command);
+  options.search.add(command);
   command.texts("--stop", options.stops, "End the text before this string; may be repeated");
   command.number("--count", options.count, 1, Index{1} << 31,
                  "Samples; sample k depends on the seed and k alone");

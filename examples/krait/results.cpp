@@ -70,6 +70,20 @@ void add_drafts(json& object, const GenerationResult& generation,
   }
 }
 
+// Of the tokens of the text, not of one that ended it.
+json log_probs_of_tokens(const GenerationResult& generation) {
+  json list = json::array();
+  for (std::size_t i = 0; i < generation.tokens.size(); ++i) {
+    const TokenLogProbs& one = generation.log_probs[i];
+    json top = json::array();
+    for (const TokenLogProb& other : one.top) {
+      top.push_back({{"id", other.token}, {"log_prob", other.log_prob}});
+    }
+    list.push_back({{"id", one.token}, {"log_prob", one.log_prob}, {"top", top}});
+  }
+  return list;
+}
+
 json sample_of(const Sample& sample) {
   const GenerationResult& generation = sample.generation;
   const double decoded = static_cast<double>(generation.tokens.size());
@@ -85,6 +99,8 @@ json sample_of(const Sample& sample) {
                    {"decode_tokens_per_second",
                     generation.decode_seconds > 0.0 ? decoded / generation.decode_seconds : 0.0}}}};
   if (sample.drafts) add_drafts(object, generation, *sample.drafts);
+  if (sample.score) object["score"] = *sample.score;
+  if (sample.has_log_probs) object["logprobs"] = log_probs_of_tokens(generation);
   return object;
 }
 
@@ -199,13 +215,70 @@ std::string to_json(const AqlmReport& report, const std::string& scheme, double 
     matrices.push_back(
         {{"name", matrix.name}, {"out", matrix.out}, {"in", matrix.in}, {"error", matrix.error}});
   }
-  return line_of({{"scheme", scheme},
-                  {"bits_per_weight", report.bits_per_weight},
-                  {"calibration_tokens", report.calibration_tokens},
-                  {"bytes_before", report.bytes_before},
-                  {"bytes_after", report.bytes_after},
-                  {"matrices", std::move(matrices)},
-                  {"seconds", seconds}});
+  json object = {{"scheme", scheme},
+                 {"bits_per_weight", report.bits_per_weight},
+                 {"calibration_tokens", report.calibration_tokens},
+                 {"bytes_before", report.bytes_before},
+                 {"bytes_after", report.bytes_after},
+                 {"matrices", std::move(matrices)},
+                 {"seconds", seconds}};
+  if (report.tuning) {
+    object["tuning"] = {{"first", report.tuning->first}, {"last", report.tuning->last}};
+  }
+  return line_of(object);
+}
+
+namespace {
+
+json cut_of(const LaserCut& cut) {
+  return {{"layer", cut.layer}, {"matrix", cut.matrix}, {"rank", cut.rank}};
+}
+
+json score_of(const LaserScore& score) {
+  return {{"before", score.before},
+          {"after", score.after},
+          {"interval", {score.low, score.high}},
+          {"samples", score.samples}};
+}
+
+}  // namespace
+
+std::string to_json(const LaserSummary& summary) {
+  json cuts = json::array();
+  for (const LaserCut& cut : summary.cuts) cuts.push_back(cut_of(cut));
+  return line_of({{"cuts", cuts},
+                  {"factored", summary.factored},
+                  {"bytes_before", summary.bytes_before},
+                  {"bytes_after", summary.bytes_after}});
+}
+
+std::string to_json(const LaserSearchReport& report) {
+  json trials = json::array();
+  for (const LaserTrial& trial : report.trials) {
+    json entry = cut_of(trial.cut);
+    entry.update({{"change", trial.change}, {"error", trial.error}, {"samples", trial.samples}});
+    trials.push_back(entry);
+  }
+  json cuts = json::array();
+  for (const auto& [cut, score] : report.cuts) {
+    json entry = cut_of(cut);
+    entry.update(score_of(score));
+    cuts.push_back(entry);
+  }
+  json result = {{"cuts", cuts},
+                 {"test", score_of(report.test)},
+                 {"trials", trials},
+                 {"complete", report.is_complete},
+                 {"bytes_before", report.bytes_before},
+                 {"bytes_after", report.bytes_after}};
+  if (report.accuracy_before) {
+    result["accuracy"] = {{"before", *report.accuracy_before}, {"after", *report.accuracy_after}};
+  }
+  if (report.uniform) {
+    result["uniform"] = score_of(*report.uniform);
+    result["uniform"]["bytes"] = report.uniform_bytes;
+  }
+  return line_of(result);
 }
 
 std::string to_json(const QuantizeSummary& summary, const std::string& source,
@@ -218,6 +291,12 @@ std::string to_json(const QuantizeSummary& summary, const std::string& source,
                   {"forms", summary.forms},
                   {"bytes_before", summary.bytes_before},
                   {"bytes_after", summary.bytes_after}});
+}
+
+std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds) {
+  json result = {{"out", destination}, {"steps", summary.steps}, {"seconds", seconds}};
+  if (!summary.was_finished) result["loss"] = summary.loss;
+  return line_of(result);
 }
 
 std::string to_json(const BenchReport& report) {

@@ -12,6 +12,7 @@
 
 #include "krait/krait.hpp"
 #include "krait/tools.hpp"
+#include "krait/training.hpp"
 
 namespace krait::cli {
 
@@ -21,6 +22,8 @@ struct Sample {
   std::uint64_t seed = 0;
   std::uint32_t sequence = 0;
   std::optional<DraftStatistics> drafts = {};  // where there was a drafter
+  std::optional<double> score = {};            // by which it was chosen among several
+  bool has_log_probs = false;
 };
 /// One sample as an object, several as its `samples`.
 std::string to_json(std::span<const Sample> samples);
@@ -66,9 +69,17 @@ std::string to_json(const KlDivergence& kl, const std::string& file, const std::
 /// `aqlm`.
 std::string to_json(const AqlmReport& report, const std::string& scheme, double seconds);
 
+/// `laser`.
+std::string to_json(const LaserSummary& summary);
+/// `laser --search`.
+std::string to_json(const LaserSearchReport& report);
+
 /// `quantize`.
 std::string to_json(const QuantizeSummary& summary, const std::string& source,
                     const std::string& destination, const std::string& form);
+
+/// `train`.
+std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds);
 
 /// `bench`: tokens per second of the runs of one kind.
 struct Speed {

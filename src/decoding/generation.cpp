@@ -6,51 +6,13 @@
 #include <utility>
 
 #include "decoding/clone_ptr.hpp"
+#include "decoding/rewind.hpp"
 #include "decoding/text_stream.hpp"
 #include "krait/decoding/rejection.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 namespace {
-
-// States from before the tokens that a stop string may yet take back. A copy is taken every few
-// dozen tokens, so that it costs little, and little is consumed again after a stop.
-class Rewind {
- public:
-  Rewind(const State& state, std::size_t consumed) : safe_{state, consumed} {}
-
-  // Before `state`, which has consumed so many tokens, consumes the next one. `kept` tokens are
-  // certain to stay.
-  void note(const State& state, std::size_t consumed, std::size_t kept) {
-    if (!is_waiting_ && consumed >= safe_.consumed + interval) {
-      if (waiting_.state.layout() == nullptr) {
-        waiting_.state = state;
-      } else {
-        waiting_.state.copy_from(state);
-      }
-      waiting_.consumed = consumed;
-      is_waiting_ = true;
-    }
-    if (is_waiting_ && waiting_.consumed < kept) {
-      std::swap(safe_, waiting_);
-      is_waiting_ = false;
-    }
-  }
-
-  // The last state before a token that is certain to stay. Once.
-  void restore(State& state) noexcept { std::swap(state, safe_.state); }
-
- private:
-  static constexpr std::size_t interval = 64;
-
-  struct Copy {
-    State state;
-    std::size_t consumed = 0;
-  };
-  Copy safe_;
-  Copy waiting_;  // becomes safe_ once a token behind it is certain to stay
-  bool is_waiting_ = false;
-};
 
 Error bad(std::string_view what, std::string_view expected, std::string_view found) {
   return {ErrorCode::bad_argument,
@@ -88,29 +50,17 @@ Result<void> check_laws(std::span<const Token> draft, std::span<const TokenLaw> 
 Result<void> check(const Model& model, const Sequence& sequence, const GenerationOptions& options) {
   KRAIT_RETURN_IF_ERROR(validate(sequence));
   if (sequence.pending < 1) return bad("prompt", "at least one token", "none");
-  KRAIT_RETURN_IF_ERROR(check_count(options.max_tokens));
+  KRAIT_RETURN_IF_ERROR(validate(options, model));
+  if (options.guidance_scale != 1.0) {
+    return bad("guidance scale", "1, where generate does not run the text",
+               fmt::to_string(options.guidance_scale));
+  }
   return check_tokens("prompt", sequence.pending_tokens(), model.vocab_padded());
 }
 
 }  // namespace
 
 Constraint::~Constraint() = default;
-
-std::string_view to_string(FinishReason reason) noexcept {
-  switch (reason) {
-    case FinishReason::max_tokens:
-      return "length";
-    case FinishReason::stop_token:
-      return "stop_token";
-    case FinishReason::stop_string:
-      return "stop_string";
-    case FinishReason::cancelled:
-      return "cancelled";
-    case FinishReason::constraint:
-      return "constraint";
-  }
-  return "";
-}
 
 class Generation::Impl {
  public:
@@ -152,8 +102,9 @@ class Generation::Impl {
   }
   // Whether a tentative run has left the state behind tokens that are none of the text.
   bool is_astray() const noexcept {
-    return awaits_keep_ ? std::ssize(sequence_.tokens) - 1 != static_cast<Index>(consumed())
-                        : std::ssize(sequence_.tokens) < static_cast<Index>(consumed());
+    return awaits_keep_
+               ? std::ssize(sequence_.tokens) - 1 - forced_ != static_cast<Index>(consumed())
+               : std::ssize(sequence_.tokens) < static_cast<Index>(consumed());
   }
   void update_pending() noexcept {
     if (is_astray()) return;
@@ -182,7 +133,10 @@ class Generation::Impl {
   void show(Token token, std::string_view text);
   void drop_events() noexcept;
   void settle() noexcept;
+  bool is_stop(Token token) const;
   void append(Token token);
+  void put(Token token);
+  bool force();
   void ask_constraint();
   void hold() noexcept;
   void take_back();
@@ -199,6 +153,7 @@ class Generation::Impl {
   std::vector<Token> proposed_;  // the pending token and the draft behind it; empty without one
   std::vector<TokenLaw> laws_;   // of the draft; empty: all one_hot
   Index kept_ = 0;               // tokens of the step that stay
+  Index forced_ = 0;             // tokens of the step that were put behind them
   bool awaits_keep_ = false;     // the state has consumed more of the step than stays
   Sampler sampler_;
   ClonePtr<Constraint> constraint_;
@@ -226,7 +181,7 @@ Result<void> Generation::Impl::begin(const Sequence& sequence, bool restarts_con
   rewind_.reset();
   proposed_.clear();
   drop_events();
-  kept_ = 0;
+  kept_ = forced_ = 0;
   awaits_keep_ = false;
   accepted_ = std::ssize(sequence.tokens) - sequence.pending;
   if (has_stops_ && options_.max_tokens > 0) {
@@ -323,7 +278,7 @@ Result<void> Generation::Impl::accept(MatrixView<const float> logits) {
     return bad("logits", fmt::format("at least {}", vocab_), fmt::to_string(logits.cols));
   }
   drop_events();
-  kept_ = 0;
+  kept_ = forced_ = 0;
   if (rows == 0) {
     accepted_ = now;
     update_pending();
@@ -345,6 +300,7 @@ Result<void> Generation::Impl::accept(MatrixView<const float> logits) {
   result_.accepted += kept_ - 1;
   awaits_keep_ = kept_ < rows;
   proposed_.clear();
+  if (awaits_keep_) sequence_.pending = 1 + forced_;  // once it is kept
   update_pending();
   point_events();
   return {};
@@ -355,15 +311,32 @@ Result<void> Generation::Impl::accept(MatrixView<const float> logits) {
 //
 bool Generation::Impl::take(std::span<const float> logits, Token guess, const TokenLaw* law) {
   const Token token = sample(logits, guess, law);
-  // A stop token may be the end of a stop string as well, which takes back what is before it.
-  if (std::ranges::find(options_.stop_tokens, token) != options_.stop_tokens.end() &&
-      !stream_.completes_stop(token)) {
+  if (options_.log_probs) {
+    result_.log_probs.push_back(
+        log_probs_of(logits.first(static_cast<std::size_t>(vocab_)), token, *options_.log_probs));
+  }
+  if (is_stop(token)) {
     // The text goes on from the token before, which has been consumed; so it is the stop token
     // that is pending, as a separator in front of whatever is appended.
+    ++kept_;
     append(token);
     end(FinishReason::stop_token);
     return false;
   }
+  ++kept_;
+  put(token);
+  if (!is_finished_ && force()) return false;
+  return !is_finished_ && token == guess;
+}
+
+// A stop token may be the end of a stop string as well, which takes back what is before it.
+bool Generation::Impl::is_stop(Token token) const {
+  return std::ranges::find(options_.stop_tokens, token) != options_.stop_tokens.end() &&
+         !stream_.completes_stop(token);
+}
+
+// The token becomes part of the text.
+void Generation::Impl::put(Token token) {
   append(token);
   is_open_ = true;
   const std::string_view text = stream_.push(token);
@@ -374,17 +347,23 @@ bool Generation::Impl::take(std::span<const float> logits, Token guess, const To
   sampler_.observe({&token, 1});
   result_.tokens.push_back(token);
   show(token, text);
-  if (stream_.stopped()) {
-    end(FinishReason::stop_string);
-  } else {
-    if (constraint_) constraint_->accept(token);
-    if (std::ssize(result_.tokens) == options_.max_tokens) {
-      end(FinishReason::max_tokens);
-    } else {
-      ask_constraint();
-    }
+  if (stream_.stopped()) return end(FinishReason::stop_string);
+  if (constraint_) constraint_->accept(token);
+  if (std::ssize(result_.tokens) == options_.max_tokens) return end(FinishReason::max_tokens);
+  ask_constraint();
+}
+
+// What can go on in one way only does so: it is run in one pass with the token that was sampled.
+// Log-probabilities need the logits of every token.
+bool Generation::Impl::force() {
+  if (!constraint_ || options_.log_probs) return false;
+  for (const Token token : constraint_->forced()) {
+    if (is_finished_ || is_stop(token)) break;
+    ++forced_;  // the state is none of these tokens' concern
+    put(token);
   }
-  return !is_finished_ && token == guess;
+  result_.forced += forced_;
+  return forced_ > 0;
 }
 
 // From the logits after all of the text. By matching, the model's own draw comes next in any case.
@@ -403,7 +382,6 @@ Token Generation::Impl::sample(std::span<const float> logits, Token guess, const
 
 void Generation::Impl::append(Token token) {
   sequence_.tokens.push_back(token);
-  ++kept_;
   update_pending();
 }
 

@@ -25,6 +25,26 @@ ItemCost row_cost(Index bytes, Index cols, Index tokens) noexcept {
   return ItemCost::of(bytes, 2 * cols * (tokens + 4));
 }
 
+// Blocks of tables of one token to book. Those of 8 bits have 4 KiB each.
+Index booked_blocks(const AqlmTableWeights& W) noexcept {
+  return W.scheme.bits == 8 ? std::min(W.blocks(), Index{16}) : W.blocks();
+}
+
+// Tables that are made and met by all rows at a time: of 8 bits, as many as stay in the L2 cache.
+struct Pass {
+  Index tokens;
+  Index blocks;
+
+  Pass(const AqlmTableWeights& W, Index all) noexcept : tokens(all), blocks(W.blocks()) {
+    if (W.scheme.bits != 8) return;
+    constexpr Index most_tokens = 32;
+    constexpr Index cached_tables = 128;
+    tokens = std::min(all, most_tokens);
+    blocks =
+        std::min(booked_blocks(W), std::max(Index{1}, cached_tables / std::max(tokens, Index{1})));
+  }
+};
+
 }  // namespace
 
 void product(const ProductContext& ctx, const AqlmWeights& W, const ProductArgs& args) noexcept {
@@ -53,23 +73,33 @@ void product(const ProductContext& ctx, const AqlmWeights& W, const ProductArgs&
 
 void product(const ProductContext& ctx, const AqlmTableWeights& W,
              const ProductArgs& args) noexcept {
-  const Index tokens = args.x.rows;
-  const AqlmTables tables(ctx.workspace.data(), tokens, W.blocks());
-  const Index block_flop = 2 * AqlmTables::block_values * (W.scheme.in_group + 4);
-  parallel_for(ctx.executor, tokens * W.blocks(), 1, ItemCost::of(0, block_flop),
-               [&](Range blocks) { make_aqlm_tables(W, args.x, blocks, tables); });
-  // A look-up is quicker than the products it stands for: eight of them a cycle.
-  const Index bytes = W.bytes() / std::max(W.rows, Index{1});
-  const ItemCost cost = ItemCost::of(bytes, W.cols * tokens / 2);
-  parallel_for(ctx.executor, W.rows, AqlmTableWeights::block_rows, cost, [&](Range outputs) {
-    matmul_aqlm_tables({.W = W, .x = tables, .bias = args.bias, .y = args.y, .outputs = outputs});
-  });
+  const Pass pass(W, args.x.rows);
+  for (Index token = 0; token < args.x.rows; token += pass.tokens) {
+    const Index tokens = std::min(pass.tokens, args.x.rows - token);
+    const MatrixView<const float> x(args.x.row_data(token), tokens, W.cols, args.x.stride);
+    const MatrixView<float> y(args.y.row_data(token), tokens, W.rows, args.y.stride);
+    for (Index block = 0; block < W.blocks(); block += pass.blocks) {
+      const AqlmTables tables(ctx.workspace.data(), tokens, W,
+                              {block, std::min(block + pass.blocks, W.blocks())});
+      const Index items = tokens * tables.blocks.size();
+      const ItemCost making = ItemCost::of(0, 2 * tables.block_values * (W.scheme.in_group + 4));
+      parallel_for(ctx.executor, items, 1, making,
+                   [&](Range range) { make_aqlm_tables(W, x, range, tables); });
+      // A look-up is quicker than the products it stands for: eight of them a cycle.
+      const Index codes = tables.blocks.size() * AqlmTableWeights::block_codes;
+      const Index inputs = codes * W.scheme.in_group / W.scheme.codebooks;
+      const ItemCost cost = ItemCost::of(codes * W.scheme.bits / 8, inputs * tokens / 2);
+      parallel_for(ctx.executor, W.rows, AqlmTableWeights::block_rows, cost, [&](Range outputs) {
+        matmul_aqlm_tables({.W = W, .x = tables, .bias = args.bias, .y = y, .outputs = outputs});
+      });
+    }
+  }
 }
 
 Index product_aqlm_workspace(Index in) noexcept { return rows_per_token * in; }
 
 Index product_aqlm_workspace(const AqlmTableWeights& W) noexcept {
-  return AqlmTables::floats_per_token(W.blocks());
+  return booked_blocks(W) * AqlmTables::floats_per_block(W);
 }
 
 }  // namespace kernels

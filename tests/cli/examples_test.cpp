@@ -73,6 +73,59 @@ TEST_F(Examples, Cascade) {
   EXPECT_EQ(text.substr(0, text.find("\n--\n")), plain);
 }
 
+TEST_F(Examples, Laser) {
+  const std::string text = output("laser");
+  EXPECT_EQ(last_line(text), "32 matrices cut; all other weights are shared");
+  expect_part(text, "before ");
+  expect_part(text, " bits per byte\nafter ");
+}
+
+// Three texts of one sentence, the best first.
+TEST_F(Examples, Beam) {
+  const std::string text = output("beam");
+  std::istringstream lines(text);
+  double last = 0.0;
+  for (int i = 0; i < 3; ++i) {
+    double score = 1.0;
+    ASSERT_TRUE(lines >> score) << text;
+    EXPECT_LE(score, last);
+    last = score;
+    std::string line;
+    std::getline(lines, line);
+    EXPECT_GT(line.size(), 2U) << text;
+  }
+  expect_part(text, "\nand on: ");
+}
+
+// No two words that follow each other begin with the same letter.
+TEST_F(Examples, CustomSampler) {
+  std::string text = output("custom_sampler");
+  char last = 0;
+  int words = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto is_letter = [&](std::size_t at) {
+      return std::isalpha(static_cast<unsigned char>(text[at])) != 0;
+    };
+    if (!is_letter(i) || (i > 0 && is_letter(i - 1))) continue;
+    const auto letter = static_cast<char>(std::tolower(static_cast<unsigned char>(text[i])));
+    EXPECT_NE(letter, last) << text;
+    last = letter;
+    ++words;
+  }
+  EXPECT_GT(words, 8) << text;
+}
+
+TEST_F(Examples, JsonOutput) {
+  const std::string text = output("json_output");
+  EXPECT_EQ(text.substr(0, 10), "{\"name\": \"");
+  std::size_t count = 0;
+  for (std::size_t at = 0; (at = text.find("finished by: constraint", at)) != std::string::npos;) {
+    ++count;
+    ++at;
+  }
+  EXPECT_EQ(count, 3U);
+}
+
 TEST_F(Examples, OwnExecutor) {
   EXPECT_EQ(output("own_executor"), "two threads of the application and one: the same bits\n");
 }

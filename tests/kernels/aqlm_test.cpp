@@ -192,14 +192,16 @@ constexpr AqlmScheme table_schemes[] = {
     {.codebooks = 4, .bits = 4, .in_group = 8},  {.codebooks = 8, .bits = 4, .in_group = 16},
     {.codebooks = 1, .bits = 4, .in_group = 8},  {.codebooks = 3, .bits = 4, .in_group = 8},
     {.codebooks = 5, .bits = 4, .in_group = 7},  {.codebooks = 2, .bits = 4, .in_group = 4},
-    {.codebooks = 40, .bits = 4, .in_group = 1},
+    {.codebooks = 40, .bits = 4, .in_group = 1}, {.codebooks = 2, .bits = 8, .in_group = 8},
+    {.codebooks = 1, .bits = 8, .in_group = 8},  {.codebooks = 8, .bits = 8, .in_group = 32},
+    {.codebooks = 3, .bits = 8, .in_group = 5},  {.codebooks = 20, .bits = 8, .in_group = 2},
 };
 
 std::vector<std::byte> tables(const AqlmTableWeights& W, MatrixView<const float> x, Range blocks,
                               void (*make)(const AqlmTableWeights&, MatrixView<const float>, Range,
                                            const AqlmTables&) noexcept) {
-  AlignedBuffer<float> memory(x.rows * AqlmTables::floats_per_token(W.blocks()));
-  make(W, x, blocks, {memory.data(), x.rows, W.blocks()});
+  AlignedBuffer<float> memory(x.rows * W.blocks() * AqlmTables::floats_per_block(W));
+  make(W, x, blocks, {memory.data(), x.rows, W, {0, W.blocks()}});
   const auto bytes = std::as_bytes(memory.span());
   return {bytes.begin(), bytes.end()};
 }

@@ -105,16 +105,17 @@ class AqlmTableMatrix {
  public:
   explicit AqlmTableMatrix(const kernels::AqlmWeights& W)
       : view_{.scheme = W.scheme, .scales = W.scales, .rows = W.rows, .cols = W.cols},
-        codes_(view_.row_blocks() * view_.blocks() * kernels::AqlmTableWeights::block_bytes),
-        codebooks_(W.scheme.codebooks * W.scheme.in_group * 16) {
+        codes_(view_.row_blocks() * view_.blocks() * view_.block_bytes()),
+        codebooks_(W.scheme.codebooks * W.scheme.in_group * W.scheme.codewords()) {
     kernels::pack_aqlm_codes(view_, static_cast<const std::int8_t*>(W.codes),
                              {0, view_.row_blocks()}, codes_.data());
     const auto* numbers = static_cast<const float*>(W.codebooks);
     for (Index m = 0; m < W.scheme.codebooks; ++m) {
-      for (Index e = 0; e < 16; ++e) {
+      const Index words = W.scheme.codewords();
+      for (Index e = 0; e < words; ++e) {
         for (Index d = 0; d < W.scheme.in_group; ++d) {
-          codebooks_.data()[(m * W.scheme.in_group + d) * 16 + e] =
-              numbers[(m * 16 + e) * W.scheme.in_group + d];
+          codebooks_.data()[(m * W.scheme.in_group + d) * words + e] =
+              numbers[(m * words + e) * W.scheme.in_group + d];
         }
       }
     }
@@ -134,9 +135,11 @@ class AqlmTableMatrix {
 class MadeTables {
  public:
   MadeTables(const kernels::AqlmTableWeights& W, MatrixView<const float> x)
-      : memory_(x.rows * kernels::AqlmTables::floats_per_token(W.blocks())),
-        view_(memory_.data(), x.rows, W.blocks()) {
-    kernels::make_aqlm_tables(W, x, {0, x.rows * W.blocks()}, view_);
+      : MadeTables(W, x, {0, W.blocks()}) {}
+  MadeTables(const kernels::AqlmTableWeights& W, MatrixView<const float> x, Range blocks)
+      : memory_(x.rows * blocks.size() * kernels::AqlmTables::floats_per_block(W)),
+        view_(memory_.data(), x.rows, W, blocks) {
+    kernels::make_aqlm_tables(W, x, {0, x.rows * blocks.size()}, view_);
   }
   const kernels::AqlmTables& view() const { return view_; }
   std::span<const float> memory() { return memory_.span(); }

@@ -13,6 +13,7 @@
 
 #include "krait/decoding/constraint.hpp"
 #include "krait/decoding/draft.hpp"
+#include "krait/decoding/log_probs.hpp"
 #include "krait/decoding/sampler.hpp"
 #include "krait/decoding/sequence.hpp"
 #include "krait/models/session.hpp"
@@ -39,7 +40,19 @@ struct GenerationOptions {
   Acceptance acceptance = Acceptance::match;  ///< of what is proposed
   /// Proposes drafts, where `generate` runs the text. For one text at a time.
   std::shared_ptr<Speculation> speculation = {};
+  /// How many of the most probable tokens to report beside each that was sampled; nothing: no
+  /// log-probabilities at all.
+  std::optional<Index> log_probs = {};
+  /// Classifier-free guidance (guidance.hpp), where `generate` or `beam_search` runs the text: away
+  /// from how `negative_prompt` would go on, or, where that is empty, the prompt's last token. 1 is
+  /// off. The negative prompt is read anew by every call.
+  double guidance_scale = 1.0;
+  std::vector<Token> negative_prompt = {};
 };
+
+/// Whether every field is in its range; the sampler's are checked where it is made. Errors:
+/// bad_argument, naming the first that is not.
+KRAIT_API Result<void> validate(const GenerationOptions& options, const Model& model);
 
 /// Why a text ended. `constraint`: no token is allowed behind it.
 enum class FinishReason { max_tokens, stop_token, stop_string, cancelled, constraint };
@@ -60,11 +73,15 @@ struct GenerationResult {
   std::vector<Token> tokens;
   std::string text;  ///< as it was shown
   FinishReason reason = FinishReason::max_tokens;
+  /// If they were asked for: of each of `tokens`, and behind them of the stop token that ended the
+  /// text.
+  std::vector<TokenLogProbs> log_probs;
   Index drafted = 0;   ///< tokens that were proposed and run
   Index accepted = 0;  ///< of these, those that became text
-  /// Runs that a token was sampled from, which with `accepted` is the number of all tokens sampled,
-  /// a stop token included.
+  /// Runs that a token was sampled from, which with `accepted` and `forced` is the number of all
+  /// tokens, a stop token included.
   Index target_passes = 0;
+  Index forced = 0;             ///< tokens that a constraint put there, of which none was sampled
   Index prompt_tokens = 0;      ///< tokens that were pending before the first was sampled
   double prompt_seconds = 0.0;  ///< time to the first logits, as `generate` measures it
   double decode_seconds = 0.0;  ///< time from there to the end
@@ -149,10 +166,11 @@ class KRAIT_API Generation {
   /// `vocab` elements, of which there must be one for every token of a tentative item; one (the
   /// last is taken) where the last token of a prompt or a sampled one was run; none is needed
   /// within a prompt. The tokens that became part of the text: none within a prompt and where the
-  /// text ends with a stop token, one of a step, up to one more than were proposed. Their text is
-  /// valid until the next call that changes the generation. Errors: bad_argument (a finished text,
-  /// a state that has not consumed tokens of the item, too few logits); nothing has changed then.
-  /// After an exception (no memory, or of the constraint) only `kept` and `release` make sense.
+  /// text ends with a stop token, one of a step, up to one more than were proposed, and behind it
+  /// what a constraint forces. Their text is valid until the next call that changes the generation.
+  /// Errors: bad_argument (a finished text, a state that has not consumed tokens of the item, too
+  /// few logits); nothing has changed then. After an exception (no memory, or of the constraint)
+  /// only `kept` and `release` make sense.
   Result<std::span<const GenerationEvent>> accept(MatrixView<const float> logits);
 
   /// The same with one row.

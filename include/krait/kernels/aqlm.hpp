@@ -79,36 +79,43 @@ struct MatmulAqlmArgs {
 /// Oracle   ref::matmul_aqlm.
 KRAIT_API void matmul_aqlm(const MatmulAqlmArgs& args) noexcept;
 
-/// A matrix whose codes have 4 bits and one output, to be multiplied by looking up products: the
-/// codes of a row are a list, in the order of the checkpoint, cut into blocks of 16; what is
+/// A matrix whose codes have 4 or 8 bits and one output, to be multiplied by looking up products:
+/// the codes of a row are a list, in the order of the checkpoint, cut into blocks of 16; what is
 /// missing in the last is not counted.
 ///
-/// The codes of 64 rows and a block are 8 lines of 64 bytes. Line n has code 2n in the low halves,
-/// code 2n + 1 in the high halves, of row i in byte 2i and of row 32 + i in byte 2i + 1.
+/// The codes of 64 rows and a block are lines of 64 bytes, row i in byte 2i and row 32 + i in byte
+/// 2i + 1. Of 4 bits: 8 lines, line n with code 2n in the low halves and code 2n + 1 in the high
+/// ones. Of 8 bits: 16 lines, one for each code.
 struct AqlmTableWeights {
   static constexpr Index block_rows = 64;
   static constexpr Index block_codes = 16;
-  static constexpr Index block_bytes = block_rows * block_codes / 2;
-  static constexpr Index codewords = 16;
 
-  AqlmScheme scheme = {};               ///< of 4 bits and out_group 1
+  AqlmScheme scheme = {};               ///< of 4 or 8 bits and out_group 1
   const std::uint8_t* codes = nullptr;  ///< [row_blocks, blocks, block_bytes]
-  const float* codebooks = nullptr;     ///< [codebooks, in_group, 16]: number by number
+  const float* codebooks = nullptr;     ///< [codebooks, in_group, codewords]: number by number
   const float* scales = nullptr;        ///< [rows]
   Index rows = 0;
   Index cols = 0;
 
-  static bool takes(const AqlmScheme& scheme) noexcept {
-    return scheme.bits == 4 && scheme.out_group == 1;
+  /// Whether the contract has a matrix of so many rows multiplied by tables: those of 8 bits cost
+  /// as much as 256 rows for each codebook.
+  static bool takes(const AqlmScheme& scheme, Index rows) noexcept {
+    return scheme.out_group == 1 &&
+           (scheme.bits == 4 ||
+            (scheme.bits == 8 && rows >= rows_per_codeword * scheme.codebooks * 256));
   }
+  static constexpr Index rows_per_codeword = 1;
+
+  Index codewords() const noexcept { return scheme.codewords(); }
+  Index block_bytes() const noexcept { return block_rows * block_codes * scheme.bits / 8; }
   Index row_blocks() const noexcept { return round_up(rows, block_rows) / block_rows; }
   /// Codes of a row.
   Index row_codes() const noexcept { return cols / scheme.in_group * scheme.codebooks; }
   Index blocks() const noexcept { return round_up(row_codes(), block_codes) / block_codes; }
   /// Of codes, codebooks and scales.
   Index bytes() const noexcept {
-    return row_blocks() * blocks() * block_bytes +
-           (scheme.codebooks * scheme.in_group * codewords + rows) * Index{sizeof(float)};
+    return row_blocks() * blocks() * block_bytes() +
+           (scheme.codebooks * scheme.in_group * codewords() + rows) * Index{sizeof(float)};
   }
 };
 
@@ -122,29 +129,30 @@ KRAIT_API void decode_aqlm_row(const AqlmTableWeights& W, Index row, std::span<f
 
 /// The products of each codeword with the activations it meets, of several tokens, in 8 bits.
 struct AqlmTables {
-  std::uint8_t* values = nullptr;  ///< [tokens, blocks, 16 codes, 16 codewords]: q + 128
+  std::uint8_t* values = nullptr;  ///< [tokens, blocks, 16 codes, codewords]: q + 128
   float* steps = nullptr;          ///< [tokens, blocks]
-  Index blocks = 0;
+  Range blocks;                    ///< which blocks of a row
+  Index block_values = 0;
 
-  static constexpr Index block_values = AqlmTableWeights::block_codes * AqlmTableWeights::codewords;
-
-  /// Floats of memory for one token.
-  static constexpr Index floats_per_token(Index blocks) noexcept {
-    return blocks * (block_values / Index{sizeof(float)} + 1);
+  /// Floats of memory for a block of one token.
+  static Index floats_per_block(const AqlmTableWeights& W) noexcept {
+    return AqlmTableWeights::block_codes * W.codewords() / Index{sizeof(float)} + 1;
   }
 
-  /// Laid out in `memory`, which has floats_per_token(blocks) floats for each token.
-  AqlmTables(float* memory, Index tokens, Index blocks_) noexcept
+  /// Laid out in `memory`, which has floats_per_block(W) floats for each block and token.
+  AqlmTables(float* memory, Index tokens, const AqlmTableWeights& W, Range blocks_) noexcept
       : values(reinterpret_cast<std::uint8_t*>(memory)),
-        steps(memory + tokens * blocks_ * (block_values / Index{sizeof(float)})),
-        blocks(blocks_) {}
+        steps(memory + tokens * blocks_.size() * (floats_per_block(W) - 1)),
+        blocks(blocks_),
+        block_values(AqlmTableWeights::block_codes * W.codewords()) {}
 };
 
-/// Makes blocks `blocks`, counted through all tokens, of the tables of x [tokens, cols].
+/// Makes tables `items` of x [tokens, cols]: of block `out.blocks.begin` + i of token t if item
+/// t · out.blocks.size() + i is among them.
 ///
 /// Bits     numeric contract, section 11.
 /// Oracle   ref::make_aqlm_tables.
-KRAIT_API void make_aqlm_tables(const AqlmTableWeights& W, MatrixView<const float> x, Range blocks,
+KRAIT_API void make_aqlm_tables(const AqlmTableWeights& W, MatrixView<const float> x, Range items,
                                 const AqlmTables& out) noexcept;
 
 /// Arguments of `matmul_aqlm_tables`.
@@ -157,6 +165,9 @@ struct MatmulAqlmTablesArgs {
 };
 
 /// y[t,r] = scale[r] · Σ_b step[t,b] · Σ_{i in b} q[t, i, code[r,i]] (+ bias[r]).
+///
+/// Calls with tables of some of the blocks, one after the other in ascending order, do the same as
+/// one with all: until the last y has the sums so far.
 ///
 /// Bits     numeric contract, section 11: the inner sum is an integer.
 /// Aliasing none.

@@ -1,6 +1,6 @@
 // aqlm: groups of weights that are sums of codewords (kernels/aqlm.hpp), as checkpoints of Hugging
-// Face's transformers have them. Codes of 4 bits are multiplied by tables of rounded products;
-// aqlm-exact multiplies all codes with the decoded weights.
+// Face's transformers have them. Codes of 4 and 8 bits are multiplied by tables of rounded
+// products; aqlm-exact multiplies with the decoded weights.
 
 #include "krait/weights/aqlm.hpp"
 
@@ -205,7 +205,7 @@ class AqlmForm final : public WeightForm {
                         const MatrixShape& shape) const override {
     KRAIT_ASSIGN_OR_RETURN(const StoredParts parts, stored_parts(weights, shape));
     KRAIT_ASSIGN_OR_RETURN(const auto scales, weights.get<float>("scales", parts.scales));
-    if (by_tables_ && AqlmTableWeights::takes(parts.scheme)) {
+    if (by_tables_ && AqlmTableWeights::takes(parts.scheme, shape.out)) {
       return bind_tables(weights, bookings, shape, parts, scales.data());
     }
     return bind_exact(weights, bookings, shape, parts, scales.data());
@@ -279,11 +279,10 @@ class AqlmForm final : public WeightForm {
     const AqlmScheme& scheme = parts.scheme;
     AqlmTableWeights W{.scheme = scheme, .rows = shape.out, .cols = shape.in};
     bookings.workspace(kernels::product_aqlm_workspace(W));
-    const Index held_bytes = W.row_blocks() * W.blocks() * AqlmTableWeights::block_bytes;
+    const Index held_bytes = W.row_blocks() * W.blocks() * W.block_bytes();
     const Index stored_bytes = shape.out * W.row_codes();
-    const WeightPart held{
-        "codes", DType::u8,
-        shape.tensor({W.row_blocks(), W.blocks(), AqlmTableWeights::block_bytes})};
+    const WeightPart held{"codes", DType::u8,
+                          shape.tensor({W.row_blocks(), W.blocks(), W.block_bytes()})};
     const auto rearrange = [&](const TensorView& codes, std::byte* data) -> Result<void> {
       KRAIT_RETURN_IF_ERROR(check_codes(weights, parts, codes));
       Executor& executor = weights.options().converting_threads();
@@ -298,12 +297,12 @@ class AqlmForm final : public WeightForm {
     KRAIT_ASSIGN_OR_RETURN(const TensorView codes,
                            weights.rearranged_part(name_, shape.tensor({shape.out, shape.in}),
                                                    parts.codes, held, rearrange));
-    const Index numbers = scheme.codebooks * AqlmTableWeights::codewords * scheme.in_group;
+    const Index numbers = scheme.codebooks * W.codewords() * scheme.in_group;
     KRAIT_ASSIGN_OR_RETURN(
         const auto codebooks,
         weights.derive("codebooks", parts.codebooks.shape, shape.matrices() * numbers,
                        [&](std::span<const float> source, std::span<float> result) {
-                         transpose(scheme.in_group, source, result);
+                         transpose(W.codewords(), scheme.in_group, source, result);
                        }));
     Matrices matrices;
     for (Index i = 0; i < shape.matrices(); ++i) {
@@ -316,9 +315,9 @@ class AqlmForm final : public WeightForm {
     return matrices;
   }
 
-  // Codebooks [16, g] one after the other, to [g, 16].
-  static void transpose(Index g, std::span<const float> source, std::span<float> result) {
-    constexpr Index codewords = AqlmTableWeights::codewords;
+  // Codebooks [codewords, g] one after the other, to [g, codewords].
+  static void transpose(Index codewords, Index g, std::span<const float> source,
+                        std::span<float> result) {
     for (Index at = 0; at < std::ssize(source); ++at) {
       const Index codebook = at / (codewords * g);
       const Index word = at / g % codewords;

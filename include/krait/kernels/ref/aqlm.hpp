@@ -98,41 +98,51 @@ inline Index aqlm_table_code(const kernels::AqlmTableWeights& W, Index r, Index 
   using Weights = kernels::AqlmTableWeights;
   const Index block = r / Weights::block_rows * W.blocks() + i / Weights::block_codes;
   const Index row = r % Weights::block_rows;
-  const Index line = i % Weights::block_codes / 2;
-  const std::uint8_t both =
-      W.codes[block * Weights::block_bytes + line * 64 + row % 32 * 2 + row / 32];
-  return i % 2 == 0 ? both & 15 : both >> 4;
+  const Index n = i % Weights::block_codes;
+  const Index line = W.scheme.bits == 8 ? n : n / 2;
+  const std::uint8_t byte = W.codes[block * W.block_bytes() + line * 64 + row % 32 * 2 + row / 32];
+  if (W.scheme.bits == 8) return byte;
+  return n % 2 == 0 ? byte & 15 : byte >> 4;
+}
+
+/// The products of the codewords with the activations that code i meets: [codewords].
+inline void aqlm_products(const kernels::AqlmTableWeights& W, const float* x, Index i,
+                          float* products) noexcept {
+  const Index g = W.scheme.in_group;
+  const Index group = i / W.scheme.codebooks;
+  const float* codebook = W.codebooks + i % W.scheme.codebooks * g * W.codewords();
+  for (Index e = 0; e < W.codewords(); ++e) {
+    float t = 0.0F;
+    for (Index d = 0; d < g; ++d) {
+      t = std::fma(codebook[d * W.codewords() + e], x[group * g + d], t);
+    }
+    products[e] = t;
+  }
 }
 
 /// The bits of kernels::make_aqlm_tables.
 inline void make_aqlm_tables(const kernels::AqlmTableWeights& W, MatrixView<const float> x,
-                             Range blocks, const kernels::AqlmTables& out) noexcept {
+                             Range items, const kernels::AqlmTables& out) noexcept {
   using Weights = kernels::AqlmTableWeights;
   constexpr std::uint32_t infinity = 0x7F800000;
-  const Index g = W.scheme.in_group;
-  for (Index at = blocks.begin; at < blocks.end; ++at) {
-    const float* token = x.row_data(at / out.blocks);
-    float products[kernels::AqlmTables::block_values] = {};
+  for (Index at = items.begin; at < items.end; ++at) {
+    const float* token = x.row_data(at / out.blocks.size());
+    const Index first = (out.blocks.begin + at % out.blocks.size()) * Weights::block_codes;
+    const Index count = std::min(Weights::block_codes, W.row_codes() - first);
+    float products[Weights::block_codes * 256] = {};
+    for (Index n = 0; n < count; ++n) {
+      aqlm_products(W, token, first + n, products + n * W.codewords());
+    }
     std::uint32_t largest = 0;  // as bits: infinities and NaN are above all other numbers
-    for (Index n = 0; n < Weights::block_codes; ++n) {
-      const Index i = at % out.blocks * Weights::block_codes + n;
-      if (i >= W.row_codes()) break;
-      const Index group = i / W.scheme.codebooks;
-      const float* codebook = W.codebooks + i % W.scheme.codebooks * g * Weights::codewords;
-      for (Index e = 0; e < Weights::codewords; ++e) {
-        float& t = products[n * Weights::codewords + e];
-        for (Index d = 0; d < g; ++d) {
-          t = std::fma(codebook[d * Weights::codewords + e], token[group * g + d], t);
-        }
-        largest = std::max(largest, std::bit_cast<std::uint32_t>(t) & 0x7FFFFFFFU);
-      }
+    for (const float t : products) {
+      largest = std::max(largest, std::bit_cast<std::uint32_t>(t) & 0x7FFFFFFFU);
     }
     const auto peak = std::bit_cast<float>(largest);
     const bool is_finite = largest < infinity;
     const bool counts = is_finite && peak >= 0x1p-100F;
     const float inverse = 127.0F / peak;
-    std::uint8_t* values = out.values + at * kernels::AqlmTables::block_values;
-    for (Index n = 0; n < kernels::AqlmTables::block_values; ++n) {
+    std::uint8_t* values = out.values + at * out.block_values;
+    for (Index n = 0; n < out.block_values; ++n) {
       const float q = counts ? std::nearbyintf(products[n] * inverse) : 0.0F;
       values[n] = static_cast<std::uint8_t>(static_cast<int>(q) + 128);
     }
@@ -141,30 +151,31 @@ inline void make_aqlm_tables(const kernels::AqlmTableWeights& W, MatrixView<cons
   }
 }
 
-/// Σ q over the codes of row r in a block: an exact integer.
+/// Σ q over the codes of row r in a block, counted from that with which the tables begin: an exact
+/// integer.
 inline std::int32_t aqlm_block_sum(const kernels::MatmulAqlmTablesArgs& args, Index t, Index r,
                                    Index block) noexcept {
   using Weights = kernels::AqlmTableWeights;
   const std::uint8_t* values =
-      args.x.values + (t * args.x.blocks + block) * kernels::AqlmTables::block_values;
+      args.x.values + (t * args.x.blocks.size() + block) * args.x.block_values;
   std::int32_t sum = 0;
   for (Index n = 0; n < Weights::block_codes; ++n) {
-    const Index i = block * Weights::block_codes + n;
+    const Index i = (args.x.blocks.begin + block) * Weights::block_codes + n;
     if (i >= args.W.row_codes()) break;
-    sum += values[n * Weights::codewords + aqlm_table_code(args.W, r, i)] - 128;
+    sum += values[n * args.W.codewords() + aqlm_table_code(args.W, r, i)] - 128;
   }
   return sum;
 }
 
-/// Y from the rounded products in double precision.
+/// Y from the rounded products in double precision; the tables are of all blocks.
 inline void matmul_aqlm_tables_oracle(const kernels::MatmulAqlmTablesArgs& args,
                                       MatrixView<double> y) {
   for (Index t = 0; t < args.y.rows; ++t) {
     for (Index r = args.outputs.begin; r < args.outputs.end; ++r) {
       double sum = 0.0;
-      for (Index b = 0; b < args.x.blocks; ++b) {
+      for (Index b = 0; b < args.x.blocks.size(); ++b) {
         sum += static_cast<double>(aqlm_block_sum(args, t, r, b)) *
-               static_cast<double>(args.x.steps[t * args.x.blocks + b]);
+               static_cast<double>(args.x.steps[t * args.x.blocks.size() + b]);
       }
       sum *= static_cast<double>(args.W.scales[r]);
       y(t, r) = args.bias != nullptr ? sum + static_cast<double>(args.bias[r]) : sum;
@@ -176,13 +187,16 @@ inline void matmul_aqlm_tables_oracle(const kernels::MatmulAqlmTablesArgs& args,
 inline void matmul_aqlm_tables(const kernels::MatmulAqlmTablesArgs& args) noexcept {
   for (Index t = 0; t < args.y.rows; ++t) {
     for (Index r = args.outputs.begin; r < args.outputs.end; ++r) {
-      float acc = 0.0F;
-      for (Index b = 0; b < args.x.blocks; ++b) {
+      float& y = args.y(t, r);
+      float acc = args.x.blocks.begin == 0 ? 0.0F : y;
+      for (Index b = 0; b < args.x.blocks.size(); ++b) {
         acc = std::fma(static_cast<float>(aqlm_block_sum(args, t, r, b)),
-                       args.x.steps[t * args.x.blocks + b], acc);
+                       args.x.steps[t * args.x.blocks.size() + b], acc);
       }
+      y = acc;
+      if (args.x.blocks.end < args.W.blocks()) continue;
       const float scaled = args.W.scales[r] * acc;
-      args.y(t, r) = args.bias != nullptr ? scaled + args.bias[r] : scaled;
+      y = args.bias != nullptr ? scaled + args.bias[r] : scaled;
     }
   }
 }
