@@ -28,6 +28,7 @@ import compare  # noqa: E402
 import results  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
+compare.SECONDS_PER_RUN = 4 * 3600  # fitting codebooks takes longer than a benchmark
 FORMAT = "krait-compression-1"
 MODELS = ("krait-bytes-2m", "krait-bytes-moe")
 TEXT = ROOT / "tests/data/heldout_64k.txt"
@@ -61,6 +62,10 @@ VARIANTS = (
     aqlm("2x8g8", "q8"),
     aqlm("4x4g8", "q8"),
 )
+
+
+def load(path):
+    return results.load(path, FORMAT)
 
 
 class Krait:
@@ -233,7 +238,7 @@ def main():
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     try:
-        data = results.load(options.out, FORMAT) if options.out.exists() else {"models": []}
+        data = load(options.out) if options.out.exists() else {"models": []}
         known = {entry["model"]: entry for entry in data["models"]}
         krait = Krait(options)
         for model in options.models:

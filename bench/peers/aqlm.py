@@ -7,7 +7,8 @@
 
 - The encoders, on the same matrices with the same second moments, at the same bits: krait's
   (krait_encode_matrix) and the authors' (AQEngine of the repository, by its README's recipe).
-  The error tr(D H D') / tr(W H W') is computed here, in double, from codebooks and scales in f16.
+  The error tr(D H D') / tr(W H W') is computed here, in double, from codebooks and scales in f16;
+  times are seconds of the processor.
 - The products of one token and a matrix that is larger than the caches: krait_aqlm_bench and the
   layer of the `aqlm` package, which has a kernel for codebooks of 8 bits and decodes the whole
   matrix for others. With more than one thread its kernel gives wrong sums.
@@ -83,11 +84,13 @@ def encode_with_krait(options, weights, moments, scheme, np):
         source, target = f"{folder}/in.safetensors", f"{folder}/out.safetensors"
         save_file({"W": weights, "H": moments.astype(np.float32)}, source)
         program = options.build / "bench/krait_encode_matrix"
-        output, _, _ = compare.run([program, source, target, "--scheme", scheme, "--threads", "1", *EFFORT])
+        before = os.times()
+        compare.run([program, source, target, "--scheme", scheme, "--threads", "1", *EFFORT])
+        seconds = os.times().children_user - before.children_user
         parts = load_file(target)
     codes = parts["codes"].astype(np.int64) & 0xFFFF
     error = error_of(np, weights, moments, codes, parts["codebooks"], parts["scales"])
-    return {"error": error, "seconds": json.loads(output)["seconds"]}
+    return {"error": error, "seconds": seconds}
 
 
 def encode_with_authors(options, weights, moments, scheme, beam, np):
@@ -108,14 +111,14 @@ def encode_with_authors(options, weights, moments, scheme, beam, np):
         init_max_iter=100, init_max_points_per_centroid=None, lr=1e-4, max_epochs=1000,
         steps_per_epoch=100, relative_mse_tolerance=0.01, beam_size=beam, print_frequency=1,
     )
-    begin = time.perf_counter()
+    begin = time.process_time()
     with open(os.devnull, "w") as nothing:
         stderr, sys.stderr = sys.stderr, nothing  # progress bars
         try:
             result = engine.quantize(args=args, verbose=False)
         finally:
             sys.stderr = stderr
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     codes = result.get_codes().numpy().astype(np.int64)
     codebooks = result.get_codebooks().detach().half().numpy()
     scales = result.get_scales().detach().half().numpy()

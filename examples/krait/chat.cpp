@@ -15,6 +15,7 @@ struct Options {
   SamplerFlags sampler;
   DraftFlags draft;
   ConstraintFlags constraint;
+  DrugFlags drugs;
   Index tokens = 256;
   std::optional<std::string> user;
   std::optional<std::string> assistant;
@@ -103,6 +104,7 @@ Result<void> talk(Conversation& conversation) {
 
 Result<void> run(const Options& options) {
   options.draft.check();
+  options.drugs.check();
   KRAIT_RETURN_IF_ERROR(check_destination("--state-out", options.state_out));
   if (!options.state_out.empty()) outlive_readers();
   KRAIT_ASSIGN_OR_RETURN(const std::optional<Grammar> grammar, options.constraint.compile());
@@ -114,6 +116,7 @@ Result<void> run(const Options& options) {
     KRAIT_ASSIGN_OR_RETURN(generation.speculation,
                            options.draft.load_drafter(runtime, options.common));
   }
+  KRAIT_ASSIGN_OR_RETURN(generation.drugs, options.drugs.resolve(runtime.model()));
   generation.stop_tokens = runtime.language_model.stop_tokens;
   ChatTurns turns = turns_of(options, runtime.language_model);
   // A reply may end by the mark of a turn as well.
@@ -143,6 +146,7 @@ void declare(Command& command, Options& options) {
   options.sampler.add(command);
   options.draft.add(command);
   options.constraint.add(command);
+  options.drugs.add(command);
   command.text("--user-prefix", options.user,
                "Written in front of your lines ('User: '); for models without a chat template");
   command.text("--reply-prefix", options.assistant,

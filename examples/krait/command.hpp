@@ -82,6 +82,21 @@ struct SamplerFlags {
   static std::string_view flag_of(const Error& error);
 };
 
+/// Noise inside the model.
+struct DrugFlags {
+  DrugPlan plan;
+  bool has_doses = false;
+  std::string first;  // of the flags that say more of --drugs
+
+  void add(Command& command);
+  /// All but --drugs itself.
+  void add_plan(Command& command);
+  /// Throws WrongUsage for flags that say more of --drugs where that is not given.
+  void check() const;
+  /// For this model; null where nothing is turned.
+  Result<std::shared_ptr<const Drugs>> resolve(const Model& model) const;
+};
+
 /// Adds the command to the program.
 void add_generate(CommandLine& line);
 void add_chat(CommandLine& line);
@@ -93,7 +108,9 @@ void add_evaluate(CommandLine& line);
 void add_quantize(CommandLine& line);
 void add_aqlm(CommandLine& line);
 void add_laser(CommandLine& line);
+void add_drugs_report(CommandLine& line);
 void add_train(CommandLine& line);
+void add_sft(CommandLine& line);
 void add_bench(CommandLine& line);
 
 }  // namespace krait::cli

@@ -18,6 +18,7 @@ struct Options {
   DraftFlags draft;
   ConstraintFlags constraint;
   SearchFlags search;
+  DrugFlags drugs;
   TextSource prompt;
   Index tokens = 128;
   Index count = 1;
@@ -33,8 +34,12 @@ void check(const Options& options) {
   if (options.prompt.argument && !options.prompt.file.empty()) {
     throw WrongUsage("--prompt-file", "no prompt beside it", in_quotes(*options.prompt.argument));
   }
+  options.drugs.check();
   if (options.count > 1 && !options.state_out.empty()) {
     throw WrongUsage("--state-out", "one sample", "--count " + std::to_string(options.count));
+  }
+  if (options.drugs.has_doses && options.search.num_beams > 1) {
+    throw WrongUsage("--drugs", "no --num-beams beside it", "one");
   }
   options.search.check(options.count, options.common.json, options.draft.is_given());
 }
@@ -97,6 +102,7 @@ Result<void> run(const Options& options) {
     KRAIT_ASSIGN_OR_RETURN(generation_options.speculation,
                            options.draft.load_drafter(runtime, options.common));
   }
+  KRAIT_ASSIGN_OR_RETURN(generation_options.drugs, options.drugs.resolve(runtime.model()));
   if (!options.ignore_eos) generation_options.stop_tokens = runtime.language_model.stop_tokens;
   KRAIT_ASSIGN_OR_RETURN(generation_options.constraint, constrain(grammar, runtime.language_model,
                                                                   generation_options.stop_tokens));
@@ -111,7 +117,10 @@ Result<void> run(const Options& options) {
   ProgressLine progress("prompt", "tokens");
   const Index prompt_tokens = sequence.pending;
   const double begun = now();
-  KRAIT_RETURN_IF_ERROR(prefill(*runtime.session, sequence, progress));
+  // What samples have in common. Noise is each one's own.
+  if (!generation_options.drugs || !sequence.awaits_noise()) {
+    KRAIT_RETURN_IF_ERROR(prefill(*runtime.session, sequence, progress));
+  }
   const double prompt_seconds = now() - begun;
 
   std::vector<Sample> samples;
@@ -162,6 +171,7 @@ void declare(Command& command, Options& options) {
   options.draft.add(command);
   options.constraint.add(command);
   options.search.add(command);
+  options.drugs.add(command);
   command.texts("--stop", options.stops, "End the text before this string; may be repeated");
   command.number("--count", options.count, 1, Index{1} << 31,
                  "Samples; sample k depends on the seed and k alone");

@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "krait/training/train.hpp"
 #include "terminal.hpp"
 
 namespace krait::cli {
@@ -198,6 +199,31 @@ std::string to_json(const ScoredText& text) {
                   {"nats_per_token", found.nats_per_token()},
                   {"bits_per_byte", found.bits_per_byte()},
                   {"tokens_per_second", static_cast<double>(found.tokens) / text.seconds}});
+}
+
+std::string to_json(const std::vector<DrugPoint>& points, const DrugPlan& plan,
+                    const std::string& file, std::size_t tokens) {
+  json list = json::array();
+  for (const DrugPoint& point : points) {
+    list.push_back({{"site", std::string(1, drug_letters[static_cast<std::size_t>(point.site)])},
+                    {"dose", point.dose},
+                    {"layer", point.layer ? json(*point.layer) : json()},
+                    {"kl", point.kl},
+                    {"flips", point.flips},
+                    {"vergence", point.vergence}});
+  }
+  const std::string state = plan.state == DrugState::clean ? "clean"
+                            : plan.state == DrugState::carry
+                                ? "carry"
+                                : "shower(" + std::to_string(plan.shower) + ")";
+  return line_of({{"file", file},
+                  {"tokens", tokens},
+                  {"state", state},
+                  {"seed", plan.seed},
+                  {"direction", plan.direction == DrugDirection::gauss ? "gauss" : "legacy"},
+                  {"angle", plan.angle == DrugAngle::uniform ? "uniform" : "halfnormal"},
+                  {"group", plan.group},
+                  {"points", list}});
 }
 
 std::string to_json(const KlDivergence& kl, const std::string& file, const std::string& reference) {

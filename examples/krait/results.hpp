@@ -12,7 +12,12 @@
 
 #include "krait/krait.hpp"
 #include "krait/tools.hpp"
-#include "krait/training.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+struct TrainSummary;  // krait/training/train.hpp
+}  // namespace v0_1
+}  // namespace krait
 
 namespace krait::cli {
 
@@ -63,6 +68,10 @@ struct ScoredText {
 };
 std::string to_json(const ScoredText& text);
 
+/// `drugs-report`.
+std::string to_json(const std::vector<DrugPoint>& points, const DrugPlan& plan,
+                    const std::string& file, std::size_t tokens);
+
 /// `evaluate --kl`.
 std::string to_json(const KlDivergence& kl, const std::string& file, const std::string& reference);
 
@@ -78,7 +87,7 @@ std::string to_json(const LaserSearchReport& report);
 std::string to_json(const QuantizeSummary& summary, const std::string& source,
                     const std::string& destination, const std::string& form);
 
-/// `train`.
+/// `train`, `sft`.
 std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds);
 
 /// `bench`: tokens per second of the runs of one kind.

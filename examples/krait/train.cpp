@@ -1,6 +1,8 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <iterator>
 
 #include "command.hpp"
 #include "krait/training.hpp"
@@ -21,6 +23,7 @@ struct Options {
   std::optional<std::uint64_t> seed;
   int threads = 0;
   bool json = false;
+  bool is_sft = false;
 };
 
 // Where the run is, on one line that is rewritten on a terminal and printed now and then elsewhere.
@@ -58,31 +61,47 @@ class TrainLine {
   double last_ = now();
 };
 
-Result<std::vector<Token>> read_data(const Options& options, const TrainTask& task) {
+// What the model is trained on: text, or for `sft` examples.
+Result<void> read_data(const Options& options, TrainTask& task) {
   KRAIT_ASSIGN_OR_RETURN(const ModelConfig config, read_config(task.checkpoint));
   KRAIT_ASSIGN_OR_RETURN(const auto tokenizer, make_tokenizer(task.checkpoint, config));
-  std::vector<Token> tokens;
+  if (options.is_sft && !config.is_byte_level && config.stop_tokens.empty()) {
+    return Error{ErrorCode::bad_config,
+                 "[sft] eos: expected an end-of-text token in the configuration, found none (" +
+                     options.model + ")"};
+  }
+  const Token end = config.is_byte_level || !options.is_sft ? 0 : config.stop_tokens.front();
   for (const std::string& path : options.data) {
     KRAIT_ASSIGN_OR_RETURN(const std::string text,
                            read_text({.argument = {}, .file = path}, "--data"));
+    if (options.is_sft) {
+      KRAIT_ASSIGN_OR_RETURN(std::vector<Row> examples,
+                             read_examples(text, path, *tokenizer, end, options.train.length));
+      std::ranges::move(examples, std::back_inserter(task.examples));
+      continue;
+    }
     KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> part,
                            tokenizer->encode(text, {.add_special = false}));
-    tokens.insert(tokens.end(), part.begin(), part.end());
+    task.text.insert(task.text.end(), part.begin(), part.end());
   }
-  if (tokens.size() < 2) {
+  if (!options.is_sft && task.text.size() < 2) {
     return Error{ErrorCode::bad_argument, "[train] data: expected at least 2 tokens, found " +
-                                              std::to_string(tokens.size()) + " (" +
+                                              std::to_string(task.text.size()) + " (" +
                                               options.data.front() + ")"};
   }
-  return tokens;
+  return {};
 }
 
 void check_usage(const Options& options) {
+  if (options.is_sft && options.model.empty()) {
+    throw WrongUsage("--model", "a checkpoint", "none");
+  }
   if (options.model.empty() == options.config.empty()) {
     throw WrongUsage("--model", "either a checkpoint or --config",
                      options.model.empty() ? "none" : "both");
   }
-  if (options.data.empty()) throw WrongUsage("--data", "a text file", "none");
+  if (options.data.empty())
+    throw WrongUsage("--data", options.is_sft ? "a file of examples" : "a text file", "none");
   if (options.files.destination.empty()) {
     throw WrongUsage("--out", "the name of a new folder", "none");
   }
@@ -112,7 +131,7 @@ Result<void> run(const Options& given) {
   KRAIT_ASSIGN_OR_RETURN(TrainTask task, given.config.empty()
                                              ? open_train_task(given.model)
                                              : new_train_task(given.config, options.seed));
-  KRAIT_ASSIGN_OR_RETURN(task.data, read_data(given, task));
+  KRAIT_RETURN_IF_ERROR(read_data(given, task));
   const std::unique_ptr<ThreadPool> threads = make_threads(given.threads);
   const double begun = now();
   Result<TrainSummary> summary = [&] {
@@ -158,22 +177,21 @@ void declare_optimizer(Command& command, Options& options) {
   command.real("--z-loss", train.z_loss, "Coefficient of the routers' z-loss; 0: none", check);
 }
 
-void declare(Command& command, Options& options) {
+// What `train` and `sft` share.
+void declare_run(Command& command, Options& options) {
   TrainOptions& train = options.train;
-  command.file(
-      "-m,--model", options.model,
-      "Checkpoint to begin with: a directory, weight file, or the name of a bundled model");
-  command.file("--config", options.config, "config.json of a new model, initialised from --seed");
-  command.texts("--data", options.data, "Text file; may be repeated: they are joined");
   command.file("--out", options.files.destination, "Folder to make");
   command.number("--steps", train.steps, 1, Index{1} << 40, "Steps of the optimiser");
   command.number("--batch", train.batch, 1, 1 << 20, "Rows of a batch");
-  command.number("--length", train.length, 1, 1 << 20, "Tokens of a row");
+  command.number("--length", train.length, 1, 1 << 20,
+                 options.is_sft ? "Most tokens of a row" : "Tokens of a row");
   command.number("--accumulate", train.accumulate, 1, 1 << 20, "Batches of a step");
   command.number("--shards", train.shards, 0, 4096,
                  "Parts in which the rows of a step are added; 0: 8, or as many as rows");
   command.choice("--order", options.order, {"shuffled", "sequential"}, "Of the rows");
-  command.seed("--seed", options.seed, "Of order and initial weights; 0 if not given");
+  command.seed("--seed", options.seed,
+               options.is_sft ? "Of the order; 0 if not given"
+                              : "Of order and initial weights; 0 if not given");
   declare_optimizer(command, options);
   command.number("--checkpoint-every", options.files.checkpoint_every, 1, Index{1} << 40,
                  "Steps after which unfinished work is saved, in the folder <out>.partial");
@@ -184,6 +202,25 @@ void declare(Command& command, Options& options) {
   command.flag("--json", options.json, "One JSON object: out, steps, loss, seconds");
 }
 
+constexpr const char* model_help =
+    "Checkpoint to begin with: a directory, weight file, or the name of a bundled model";
+
+void declare(Command& command, Options& options) {
+  command.file("-m,--model", options.model, model_help);
+  command.file("--config", options.config, "config.json of a new model, initialised from --seed");
+  command.texts("--data", options.data, "Text file; may be repeated: they are joined");
+  declare_run(command, options);
+}
+
+void declare_sft(Command& command, Options& options) {
+  options.is_sft = true;
+  command.file("-m,--model", options.model, model_help);
+  command.texts("--data", options.data,
+                "File of examples, one JSON object with prompt and response per line; may be "
+                "repeated");
+  declare_run(command, options);
+}
+
 }  // namespace
 
 void add_train(CommandLine& line) {
@@ -191,6 +228,12 @@ void add_train(CommandLine& line) {
            "krait train --config config.json --data book.txt --out my-model --steps 1000 "
            "--schedule cosine --warmup 100 --resume",
            declare, run);
+}
+
+void add_sft(CommandLine& line) {
+  line.add("sft", "Trains a model on examples of prompts and responses",
+           "krait sft -m krait-bytes-2m --data examples.jsonl --out my-model --steps 200 --lr 1e-4",
+           declare_sft, run);
 }
 
 }  // namespace krait::cli

@@ -10,6 +10,7 @@
 #include "krait/decoding/conversation.hpp"
 #include "krait/decoding/draft.hpp"
 #include "krait/decoding/drafter.hpp"
+#include "krait/decoding/drugs.hpp"
 #include "krait/decoding/generate.hpp"
 #include "krait/decoding/generation.hpp"
 #include "krait/decoding/grammar.hpp"

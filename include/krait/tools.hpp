@@ -6,6 +6,7 @@
 
 #include "krait/tools/aqlm.hpp"
 #include "krait/tools/cost.hpp"
+#include "krait/tools/drugs_report.hpp"
 #include "krait/tools/evaluate.hpp"
 #include "krait/tools/laser.hpp"
 #include "krait/tools/laser_search.hpp"

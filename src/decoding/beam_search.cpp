@@ -208,8 +208,8 @@ class Search {
     beam.result.text = text_of(beam.result);
     beam.sequence.state = text.state;
     beam.sequence.tokens = prompt_;
-    beam.sequence.append(text.tokens);
-    if (token) beam.sequence.append({&*token, 1});
+    for (const Token sampled : text.tokens) beam.sequence.push_sampled(sampled);
+    if (token) beam.sequence.push_sampled(*token);
     beam.sequence.pending = 1;
     const auto place = std::ranges::upper_bound(found_, score, std::greater<>(), &Beam::score);
     found_.insert(place, std::move(beam));
@@ -292,6 +292,7 @@ Result<void> validate(const BeamOptions& beams, const GenerationOptions& options
   }
   if (options.speculation) return bad("search", "no drafts", "some");
   if (options.log_probs) return bad("search", "no log-probabilities", "some");
+  if (options.drugs) return bad("search", "no noise", "some");
   KRAIT_RETURN_IF_ERROR(validate(options.sampler, model.vocab()));
   return check_sampler(options.sampler);
 }

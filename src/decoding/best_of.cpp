@@ -119,7 +119,8 @@ Result<Best> best_of(Session& session, const Tokenizer& tokenizer, const Sequenc
   }
   Stopwatch watch;
   Sequence start = sequence;
-  KRAIT_RETURN_IF_ERROR(prefill(session, start));
+  // Noise is each sample's own.
+  if (!options.drugs || !start.awaits_noise()) KRAIT_RETURN_IF_ERROR(prefill(session, start));
   const double prompt_seconds = watch.lap();
   Search search(session, tokenizer, options, count, by, progress);
   const bool is_guided = options.guidance_scale != 1.0;

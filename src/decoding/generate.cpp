@@ -125,13 +125,14 @@ Result<void> advance_all(Session& session, std::span<Generation* const> texts) {
     if (text->is_finished()) continue;
     running.push_back(text);
     items.push_back(item);
-    left -= item.tentative ? std::ssize(item.tokens) : 1;
+    left -= (item.tentative ? std::ssize(item.tokens) : 1) * (item.clean ? 2 : 1);
   }
   for (std::size_t i = 0; i < items.size(); ++i) {
     if (items[i].tentative) continue;
-    const Index more = std::clamp<Index>(left, 0, std::ssize(items[i].tokens) - 1);
-    KRAIT_ASSIGN_OR_RETURN(items[i], running[i]->next(1 + more));
-    left -= more;
+    const Index rows = items[i].clean ? 2 : 1;  // of a token
+    const Index more = std::clamp<Index>(left / rows, 0, std::ssize(items[i].tokens) - 1);
+    KRAIT_ASSIGN_OR_RETURN(items[i], running[i]->next(rows * (1 + more)));
+    left -= rows * more;
   }
   KRAIT_ASSIGN_OR_RETURN(const RunOutput output, session.run(items));
   // Nothing that befalls one of them keeps the others from their step: its logits are gone then.
@@ -169,7 +170,8 @@ Result<GenerationResult> generate(Session& session, const Tokenizer& tokenizer, 
   KRAIT_RETURN_IF_ERROR(runner.guide(options, generation.sequence().tokens));
   Speculation* const speculation = options.max_tokens > 0 ? options.speculation.get() : nullptr;
   KRAIT_ASSIGN_OR_RETURN(const RunItem prompt, generation.next());
-  const Index total = std::ssize(prompt.tokens);
+  const Index total =
+      options.max_tokens > 0 ? generation.result().prompt_tokens : std::ssize(prompt.tokens);
   Stopwatch watch;
   if (speculation) KRAIT_RETURN_IF_ERROR(speculation->begin(generation.sequence(), options));
   double prompt_seconds = 0.0;
@@ -187,7 +189,7 @@ Result<GenerationResult> generate(Session& session, const Tokenizer& tokenizer, 
     KRAIT_ASSIGN_OR_RETURN(const RunItem item, generation.next(runner.most()));
     KRAIT_ASSIGN_OR_RETURN(const RunOutput output, runner.run(item));
     done += item.tentative ? 1 : std::ssize(item.tokens);
-    if (is_prompt && done == total) prompt_seconds = watch.lap();
+    if (is_prompt && done >= total) prompt_seconds = watch.lap();
     KRAIT_RETURN_IF_ERROR(accept_item(session, generation, item, 0, output));
     if (speculation) KRAIT_RETURN_IF_ERROR(speculation->observe(generation));
     const auto events = generation.events();

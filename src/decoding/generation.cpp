@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "decoding/clone_ptr.hpp"
+#include "decoding/noise_plan.hpp"
 #include "decoding/rewind.hpp"
 #include "decoding/text_stream.hpp"
 #include "krait/decoding/rejection.hpp"
@@ -141,6 +142,9 @@ class Generation::Impl {
   void hold() noexcept;
   void take_back();
   std::vector<Token> encode_part(std::string_view part) const;
+  void count_noised(Index passes) noexcept {
+    if (is_noised_ && noise_->drugs().plan().state == DrugState::shower) sequence_.noised += passes;
+  }
 
   const Tokenizer* tokenizer_;
   Index vocab_;
@@ -160,14 +164,16 @@ class Generation::Impl {
   std::size_t constrained_from_ = 0;  // the first token that the constraint is about
   TokenMask mask_;                    // of the next token, if there is a constraint
   TextStream stream_;
-  std::optional<Rewind> rewind_;  // without stop strings nothing is taken back
-  std::string resumed_;           // what was held back before and goes in front of the first event
-  std::string text_;              // of the last events
+  std::optional<DrugHook> noise_;  // without doses none
+  std::optional<Rewind> rewind_;   // without stop strings nothing is taken back
+  std::string resumed_;            // what was held back before and goes in front of the first event
+  std::string text_;               // of the last events
   std::vector<GenerationEvent> events_;
   std::vector<std::size_t> event_ends_;  // in text_
   GenerationResult result_;
   bool is_finished_ = false;
-  bool is_open_ = false;  // text was sampled that sequence_.unshown does not know of
+  bool is_noised_ = false;  // the step that was asked for last
+  bool is_open_ = false;    // text was sampled that sequence_.unshown does not know of
   bool is_closed_ = false;
 };
 
@@ -185,7 +191,12 @@ Result<void> Generation::Impl::begin(const Sequence& sequence, bool restarts_con
   awaits_keep_ = false;
   accepted_ = std::ssize(sequence.tokens) - sequence.pending;
   if (has_stops_ && options_.max_tokens > 0) {
-    rewind_.emplace(sequence.state, static_cast<std::size_t>(accepted_));
+    rewind_.emplace(sequence, static_cast<std::size_t>(accepted_));
+  }
+  noise_.reset();
+  is_noised_ = false;
+  if (options_.drugs && !options_.drugs->is_sober()) {
+    noise_.emplace(options_.drugs, options_.sampler.sequence);
   }
   result_ = {};
   result_.prompt_tokens = sequence.pending;
@@ -217,19 +228,33 @@ Result<RunItem> Generation::Impl::next(Index most) {
                fmt::to_string(consumed()));
   }
   update_pending();
-  if (awaits_keep_ && rewind_) rewind_->note(sequence_.state, consumed(), cut().tokens);
+  if (noise_ && sequence_.noised >= noise_->drugs().most_noised()) {
+    make_clean(sequence_);
+    accepted_ = static_cast<Index>(consumed());
+  }
+  if (awaits_keep_ && rewind_) rewind_->note(sequence_, consumed(), cut().tokens);
   awaits_keep_ = false;
   kept_ = 0;
   // Room for the tokens that come of it, before the state advances to where they are needed.
   std::vector<Token>& tokens = sequence_.tokens;
   const std::size_t room = tokens.size() + std::max<std::size_t>(1, proposed_.size());
   if (room > tokens.capacity()) tokens.reserve(2 * tokens.size() + room + 16);
+  sequence_.sampled.reserve(sequence_.sampled.size() + 1);
+  if (noise_) {
+    const NoisedStep plan = plan_noise(sequence_, noise_->drugs(), most);
+    is_noised_ = plan.is_noised;
+    most = plan.most;
+  }
   const bool has_draft = !proposed_.empty() && most > 1 && sequence_.pending == 1;
   const std::span<const Token> step =
       has_draft ? std::span<const Token>(proposed_)
                 : sequence_.pending_tokens().first(static_cast<std::size_t>(runnable(sequence_)));
   const Index count = std::min(most, std::ssize(step));
   RunItem item{.tokens = step.first(static_cast<std::size_t>(count)), .state = &sequence_.state};
+  if (is_noised_) {
+    item.hook = &*noise_;
+    item.clean = noise_->drugs().plan().state == DrugState::clean;
+  }
   if (has_draft) {
     item.logits = RunItem::Logits::all;
     item.tentative = true;
@@ -280,11 +305,13 @@ Result<void> Generation::Impl::accept(MatrixView<const float> logits) {
   drop_events();
   kept_ = forced_ = 0;
   if (rows == 0) {
+    count_noised(now - accepted_);
     accepted_ = now;
     update_pending();
     if (runnable(sequence_) == 0) end(FinishReason::max_tokens);
     return {};
   }
+  const Index before = accepted_;
   accepted_ = known;  // with the first of the rows
   awaits_keep_ = rows > 1;
   constexpr Token none = -1;
@@ -298,6 +325,7 @@ Result<void> Generation::Impl::accept(MatrixView<const float> logits) {
   ++result_.target_passes;
   result_.drafted += rows - 1;
   result_.accepted += kept_ - 1;
+  count_noised(known - before + kept_ - 1);
   awaits_keep_ = kept_ < rows;
   proposed_.clear();
   if (awaits_keep_) sequence_.pending = 1 + forced_;  // once it is kept
@@ -342,7 +370,7 @@ void Generation::Impl::put(Token token) {
   const std::string_view text = stream_.push(token);
   // Within a tentative step the state is ahead of the text; it is noted once it is kept.
   if (rewind_ && consumed() + 1 == sequence_.tokens.size()) {
-    rewind_->note(sequence_.state, consumed(), cut().tokens);
+    rewind_->note(sequence_, consumed(), cut().tokens);
   }
   sampler_.observe({&token, 1});
   result_.tokens.push_back(token);
@@ -381,7 +409,7 @@ Token Generation::Impl::sample(std::span<const float> logits, Token guess, const
 }
 
 void Generation::Impl::append(Token token) {
-  sequence_.tokens.push_back(token);
+  sequence_.push_sampled(token);
   update_pending();
 }
 
@@ -450,7 +478,7 @@ void Generation::Impl::settle() noexcept {
   if (is_astray()) {
     sequence_.pending = -1;
     if (!rewind_) return;
-    rewind_->restore(sequence_.state);
+    rewind_->restore(sequence_);
   }
   awaits_keep_ = false;
   update_pending();
@@ -459,7 +487,7 @@ void Generation::Impl::settle() noexcept {
 // The text goes on one day: what may begin a stop string waits, and can still be taken back.
 void Generation::Impl::hold() noexcept {
   sequence_.unshown = static_cast<Index>(stream_.unshown());
-  if (sequence_.unshown > 0 && consumed() >= cut().tokens) rewind_->restore(sequence_.state);
+  if (sequence_.unshown > 0 && consumed() >= cut().tokens) rewind_->restore(sequence_);
   update_pending();
 }
 
@@ -469,13 +497,14 @@ void Generation::Impl::take_back() {
   std::vector<Token> part = encode_part(kept.part);
   sequence_.tokens.reserve(kept.tokens + part.size());
   const auto is_beyond = [&] { return consumed() + (part.empty() ? 1 : 0) > kept.tokens; };
-  if (is_beyond()) rewind_->restore(sequence_.state);
+  if (is_beyond()) rewind_->restore(sequence_);
   if (is_beyond()) {  // consumed since it was held back, by a run that was cancelled
     kept.tokens = consumed() + 1;
     part.clear();
   }
   sequence_.tokens.resize(kept.tokens);
-  sequence_.tokens.insert(sequence_.tokens.end(), part.begin(), part.end());
+  for (const Token token : part) sequence_.push_sampled(token);
+  sequence_.forget_marks();
   update_pending();
 }
 

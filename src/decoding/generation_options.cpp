@@ -42,6 +42,10 @@ Result<void> validate(const GenerationOptions& options, const Model& model) {
   if (!std::isfinite(options.guidance_scale)) {
     return bad("guidance scale", "a finite number", fmt::to_string(options.guidance_scale));
   }
+  if (options.guidance_scale != 1.0 && options.drugs &&
+      options.drugs->plan().state == DrugState::shower) {
+    return bad("guidance", "noise whose state is clean or carry", "a shower");
+  }
   if (options.guidance_scale != 1.0 && options.speculation) {
     return bad("guidance", "no speculation beside it", "one");
   }

@@ -1,13 +1,11 @@
-// Learning rates, the order of rows, the norm of gradients, AdamW.
+// Learning rates, the norm of gradients, AdamW.
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <numeric>
 
-#include "krait/core/rng.hpp"
 #include "krait/training/trainer.hpp"
 #include "training/products.hpp"
 
@@ -111,33 +109,6 @@ double learning_rate(const TrainOptions& options, Index step) {
   const double rest =
       options.schedule == Schedule::cosine ? 0.5 * (1.0 + cos_pi(part)) : 1.0 - part;
   return lr * (end + (1.0 - end) * rest);
-}
-
-Index RowOrder::begin(Index row) {
-  const Index length = options_.length;
-  if (options_.order == DataOrder::sequential) {
-    // row · length mod tokens, without overflow
-    return row % tokens_ * (length % tokens_) % tokens_;
-  }
-  const Index pieces = std::max(Index{1}, tokens_ / length);
-  const Index epoch = row / pieces;
-  if (epoch != epoch_) {
-    epoch_ = epoch;
-    const auto draw = [&](Index position, Index below) {
-      const double u = random_uniform({.seed = options_.seed,
-                                       .sequence = static_cast<std::uint32_t>(epoch),
-                                       .position = static_cast<std::uint64_t>(position)});
-      return static_cast<Index>(u * static_cast<double>(below));
-    };
-    pieces_.resize(static_cast<std::size_t>(pieces));
-    std::iota(pieces_.begin(), pieces_.end(), Index{0});
-    for (Index i = pieces - 1; i > 0; --i) {
-      std::swap(pieces_[static_cast<std::size_t>(i)],
-                pieces_[static_cast<std::size_t>(draw(i, i + 1))]);
-    }
-    phase_ = draw(0, std::min(length, tokens_));
-  }
-  return (phase_ + pieces_[static_cast<std::size_t>(row % pieces)] * length) % tokens_;
 }
 
 double gradient_norm(std::span<const float> gradients) {

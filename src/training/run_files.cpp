@@ -83,8 +83,16 @@ Identity identity_of(const TrainTask& task, const TrainOptions& options, const T
   const auto hash = [](const auto& array) {
     return fmt::format("{:016x}", hash_of(array.data(), array.size() * sizeof(array[0])));
   };
+  std::vector<Token> examples;  // with the number of given tokens before each
+  for (const Row& row : task.examples) {
+    examples.push_back(static_cast<Token>(row.given));
+    examples.insert(examples.end(), row.tokens.begin(), row.tokens.end());
+  }
+  const std::string data =
+      task.examples.empty() ? fmt::format("{} tokens {}", task.text.size(), hash(task.text))
+                            : fmt::format("{} examples {}", task.examples.size(), hash(examples));
   return {{"model", hash(task.values.span()) + " " + hash(task.checkpoint.config + "   ")},
-          {"data", fmt::format("{} tokens {}", task.data.size(), hash(task.data))},
+          {"data", data},
           {"seed", fmt::to_string(options.seed)},
           {"steps", fmt::to_string(options.steps)},
           {"batch", fmt::to_string(options.batch)},

@@ -53,7 +53,8 @@ Result<TrainTask> open_train_task(const std::string& path) {
                  .spec = std::move(planned.config.spec),
                  .prefix = planned.config.prefix,
                  .values = {},
-                 .data = {}};
+                 .text = {},
+                 .examples = {}};
   // A head of its own, though the configuration ties it to the embedding.
   for (const TensorUse& use : planned.plan.tensors) {
     if (use.path == task.spec.head_name + ".weight") task.spec.tied_head = false;
@@ -95,6 +96,11 @@ Result<TrainSummary> train(TrainTask task, const TrainOptions& options, const Tr
                            Executor& executor, FunctionRef<Flow(const TrainProgress&)> progress) {
   KRAIT_RETURN_IF_ERROR(validate(options));
   KRAIT_RETURN_IF_ERROR(check_files(files));
+  if (task.examples.empty() && task.text.size() < 2) {
+    return Error{
+        ErrorCode::bad_argument,
+        fmt::format("[training] data: expected at least 2 tokens, found {}", task.text.size())};
+  }
   const training::Identity identity = training::identity_of(task, options, files);
   const training::Checkpoints checkpoints(files.destination);
   if (files.resume) {
@@ -111,16 +117,19 @@ Result<TrainSummary> train(TrainTask task, const TrainOptions& options, const Tr
     KRAIT_RETURN_IF_ERROR(checkpoints.load(trainer, identity));
   }
   KRAIT_ASSIGN_OR_RETURN(training::Log log, training::Log::open(files.log, trainer.steps()));
+  TextRows text(options, task.text);
+  ExampleRows examples(options, task.examples);
+  RowSource& rows = task.examples.empty() ? static_cast<RowSource&>(text) : examples;
   TrainSummary summary{.steps = options.steps};
   using Clock = std::chrono::steady_clock;
-  const auto tokens = static_cast<double>(options.rows() * options.length);
   while (trainer.steps() < options.steps) {
     const auto begun = Clock::now();
-    KRAIT_ASSIGN_OR_RETURN(const TrainStep step, trainer.step(task.data));
+    KRAIT_ASSIGN_OR_RETURN(const TrainStep step, trainer.step(rows));
     const double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
-    const TrainProgress done{.step = step,
-                             .steps = options.steps,
-                             .tokens_per_second = tokens / std::max(seconds, 1e-9)};
+    const TrainProgress done{
+        .step = step,
+        .steps = options.steps,
+        .tokens_per_second = static_cast<double>(step.tokens) / std::max(seconds, 1e-9)};
     summary.loss = step.loss;
     KRAIT_RETURN_IF_ERROR(log.write(done));
     const bool stops = progress(done) == Flow::stop;

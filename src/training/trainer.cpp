@@ -35,33 +35,32 @@ Trainer::Trainer(ModelGradient gradient, const TrainOptions& options, AlignedBuf
       first_(values_.size()),
       second_(values_.size()) {}
 
-// The rows' gradients, in order, to sum; the sum of their losses.
-Result<double> Trainer::add_rows(std::span<const Token> data, Range rows, float* sum) {
-  const Index length = options_.length;
-  std::vector<Token> tokens(static_cast<std::size_t>(length) + 1);
-  double loss = 0.0;
-  for (Index row = rows.begin; row < rows.end; ++row) {
-    const Index begin = order_.begin(step_ * options_.rows() + row);
-    for (Index i = 0; i <= length; ++i) {
-      tokens[static_cast<std::size_t>(i)] =
-          data[static_cast<std::size_t>((begin + i) % std::ssize(data))];
-    }
-    const std::span<const Token> all = tokens;
-    KRAIT_ASSIGN_OR_RETURN(
-        const double part,
-        gradient_.backward({.inputs = all.first(static_cast<std::size_t>(length)),
-                            .targets = all.last(static_cast<std::size_t>(length)),
-                            .balance = options_.balance,
-                            .z_loss = options_.z_loss},
-                           sum));
-    loss += part;
+// The rows' gradients, in order, to sum.
+Result<void> Trainer::add_rows(RowSource& source, Range rows, float* sum, Found& found) {
+  for (Index i = rows.begin; i < rows.end; ++i) {
+    const Row row = source.row(step_ * options_.rows() + i);
+    const std::span<const Token> tokens = row.tokens;
+    std::vector<float> weights(row.tokens.size() - 1, 1.0F);
+    std::fill_n(weights.begin(), row.given - 1, 0.0F);
+    // Coefficients are per target, as the cross-entropy is.
+    const double share = static_cast<double>(row.targets()) / static_cast<double>(weights.size());
+    KRAIT_ASSIGN_OR_RETURN(const double loss,
+                           gradient_.backward({.inputs = tokens.first(weights.size()),
+                                               .targets = tokens.subspan(1),
+                                               .weights = weights,
+                                               .balance = options_.balance * share,
+                                               .z_loss = options_.z_loss * share},
+                                              sum));
+    found.loss += loss;
+    found.targets += row.targets();
+    found.tokens += std::ssize(weights);
   }
-  return loss;
+  return {};
 }
 
-// The sum of all rows' gradients, in sums_.front(); the sum of their losses. Shards are added as
+// The sum of all rows' gradients, in sums_.front(). Shards are added as
 // the leaves of a binary tree: a finished subtree waits for its sibling.
-Result<double> Trainer::gradient(std::span<const Token> data) {
+Result<Trainer::Found> Trainer::gradient(RowSource& source) {
   const Index shards = options_.used_shards();
   const Index rows = options_.rows();
   std::vector<Index> sizes;  // shards of the subtrees that wait, each a power of two
@@ -75,20 +74,18 @@ Result<double> Trainer::gradient(std::span<const Token> data) {
     sizes[last - 1] += sizes[last];
     sizes.pop_back();
   };
-  double loss = 0.0;
+  Found found;
   for (Index shard = 0; shard < shards; ++shard) {
     if (sizes.size() == sums_.size()) sums_.emplace_back(values_.size());
     AlignedBuffer<float>& sum = sums_[sizes.size()];
     std::ranges::fill(sum.span(), 0.0F);
-    KRAIT_ASSIGN_OR_RETURN(
-        const double part,
-        add_rows(data, {rows * shard / shards, rows * (shard + 1) / shards}, sum.data()));
-    loss += part;
+    KRAIT_RETURN_IF_ERROR(
+        add_rows(source, {rows * shard / shards, rows * (shard + 1) / shards}, sum.data(), found));
     sizes.push_back(1);
     while (sizes.size() > 1 && sizes[sizes.size() - 1] == sizes[sizes.size() - 2]) merge();
   }
   while (sizes.size() > 1) merge();
-  return loss;
+  return found;
 }
 
 // One step of AdamW, with the gradient times `factor`.
@@ -109,32 +106,25 @@ void Trainer::update(const TrainStep& found, float factor) {
   }
 }
 
-Result<TrainStep> Trainer::step(std::span<const Token> data) {
-  if (data.size() < 2) {
-    return Error{ErrorCode::bad_argument,
-                 fmt::format("[training] data: expected at least 2 tokens, found {}", data.size())};
-  }
-  if (tokens_ != std::ssize(data)) {
-    tokens_ = std::ssize(data);
-    order_ = RowOrder(options_, tokens_);
-  }
+Result<TrainStep> Trainer::step(RowSource& rows) {
   KRAIT_RETURN_IF_ERROR(gradient_.bind(values_.data()));
-  KRAIT_ASSIGN_OR_RETURN(const double loss, gradient(data));
+  KRAIT_ASSIGN_OR_RETURN(const Found sums, gradient(rows));
   const FloatEnvironment environment;
-  const auto targets = static_cast<double>(options_.rows() * options_.length);
+  const auto targets = static_cast<double>(sums.targets);
   const std::span<float> sum = sums_.front().span();
   const auto share = static_cast<float>(1.0 / targets);
   for (float& g : sum) g *= share;
   const TrainStep found{.step = step_,
-                        .loss = loss / targets,
+                        .loss = sums.loss / targets,
                         .grad_norm = gradient_norm(sum),
-                        .learning_rate = learning_rate(options_, step_)};
+                        .learning_rate = learning_rate(options_, step_),
+                        .tokens = sums.tokens};
   if (!std::isfinite(found.loss) || !std::isfinite(found.grad_norm)) {
     return Error{
         ErrorCode::not_finite,
         fmt::format("[training] step {}: expected a finite loss and gradient, found a loss "
                     "of {} and a gradient of length {}",
-                    step_, found.loss, found.grad_norm)};
+                    step_, std::abs(found.loss), std::abs(found.grad_norm))};
   }
   const double factor = options_.clip / (found.grad_norm + 1e-6);
   update(found, options_.clip > 0.0 && factor < 1.0 ? static_cast<float>(factor) : 1.0F);

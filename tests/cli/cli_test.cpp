@@ -16,7 +16,7 @@ TEST_F(Cli, TellsItsVersionAndHelp) {
   const Outcome help = krait("--help");
   EXPECT_EQ(help.code, 0);
   for (const char* command : {"generate", "chat", "logits", "tokenize", "perplexity", "evaluate",
-                              "inspect", "quantize", "aqlm", "laser", "train", "bench"}) {
+                              "inspect", "quantize", "aqlm", "laser", "train", "sft", "bench"}) {
     EXPECT_NE(help.out.find(command), std::string::npos);
     const Outcome one = krait(std::string(command) + " --help");
     EXPECT_EQ(one.code, 0);

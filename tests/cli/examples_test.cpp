@@ -63,16 +63,6 @@ TEST_F(Examples, SeveralTexts) {
   EXPECT_EQ(two.find('e', 13), std::string::npos);
 }
 
-TEST_F(Examples, Cascade) {
-  const std::string text = output("cascade");
-  EXPECT_EQ(last_line(text), "with drafts and without: the same bits");
-  expect_part(text, "200 tokens in ");
-  expect_part(text, "ngram: ");
-  const std::string plain =
-      krait("generate 'He said that he ' --temperature 0.5 --seed 3 -n 200").out;
-  EXPECT_EQ(text.substr(0, text.find("\n--\n")), plain);
-}
-
 TEST_F(Examples, Laser) {
   const std::string text = output("laser");
   EXPECT_EQ(last_line(text), "32 matrices cut; all other weights are shared");
@@ -126,6 +116,22 @@ TEST_F(Examples, JsonOutput) {
   EXPECT_EQ(count, 3U);
 }
 
+TEST_F(Examples, Cascade) {
+  const std::string text = output("cascade");
+  EXPECT_EQ(last_line(text), "with drafts and without: the same bits");
+  expect_part(text, "200 tokens in ");
+  expect_part(text, "ngram: ");
+  const std::string plain =
+      krait("generate 'He said that he ' --temperature 0.5 --seed 3 -n 200").out;
+  EXPECT_EQ(text.substr(0, text.find("\n--\n")), plain);
+}
+
+TEST_F(Examples, Drugs) {
+  const std::string text = output("drugs");
+  EXPECT_EQ(last_line(text), "asked again: the same");
+  expect_part(text, "sober: ");
+}
+
 TEST_F(Examples, OwnExecutor) {
   EXPECT_EQ(output("own_executor"), "two threads of the application and one: the same bits\n");
 }
@@ -147,6 +153,19 @@ TEST_F(Examples, CustomWeightForm) {
       "of the forms f32, bf16, f16, q8, q4, aqlm, aqlm-exact, found 'ternary' in the metadata, ");
   expect_part(text, "backbone.layers.0.mixer.in_proj.weight ternary [");
   expect_part(text, "it writes 24 bytes\n");
+}
+
+TEST_F(Examples, Aqlm) {
+  const std::string text = (test::data_dir() / "data" / "heldout_64k.txt").string();
+  const std::string printed = output("aqlm", text + " krait-bytes-draft");
+  expect_part(printed, "4 matrices in 7.54 bits per weight\nbefore    175872 bytes of weights, ");
+  expect_part(printed, "\nafter     157952 bytes of weights, ");
+  expect_part(printed, " tokens/s, 1.9756 bits per byte\n");
+  EXPECT_EQ(example("aqlm").code, 2);
+  expect_part(example("aqlm", "no-such-text").err, "no-such-text");
+  expect_part(example("aqlm", text + " no-such-model").err, "found 'no-such-model'");
+  expect_part(example("aqlm", bundled("krait-bytes-2m") + "/config.json").err,
+              "[aqlm] text: expected 32 KiB, found less");
 }
 
 TEST_F(Examples, BuildByHand) {

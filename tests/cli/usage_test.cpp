@@ -189,6 +189,8 @@ TEST_F(CliUsage, IsToldInOneLineOfItsOption) {
       {"train -m krait-bytes-draft --out x --steps 3", "--data: expected a text file, found none"},
       {"train -m a --data x --steps 3", "--out: expected the name of a new folder, found none"},
       {"train -m a --data x --out y", "--steps: expected a number of steps, found none"},
+      {"sft --data x --out y --steps 3", "--model: expected a checkpoint, found none"},
+      {"sft -m a --out y --steps 3", "--data: expected a file of examples, found none"},
       {"train --lr -1", "--lr: expected at least 0, found -1"},
       {"train --beta1 1", "--beta1: expected at least 0 and below 1, found 1"},
       {"train --eps 0", "--eps: expected above 0, found 0"},

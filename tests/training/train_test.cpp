@@ -38,7 +38,7 @@ class Train : public ::testing::Test {
     TrainTask task = new_train_task(path("config.json"), options.seed).value();
     for (const char c : std::string("It was the best of times, it was the worst of times, it was "
                                     "the age of wisdom, it was the age of foolishness.")) {
-      task.data.push_back(static_cast<unsigned char>(c));
+      task.text.push_back(static_cast<unsigned char>(c));
     }
     SerialExecutor serial;
     return train(std::move(task), options, files, serial, [&](const TrainProgress& progress) {

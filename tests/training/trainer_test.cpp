@@ -27,8 +27,9 @@ Trained run(const TrainOptions& options, Executor& executor, const ModelSpec& sp
   initial_weights(spec, parameters, 5, values.span());
   Trainer trainer = Trainer::create(spec, "", options, std::move(values), executor).value();
   const std::vector<Token> data = test::random_tokens(200, 61, 9);
+  TextRows rows(options, data);
   Trained result;
-  while (trainer.steps() < options.steps) result.steps.push_back(trainer.step(data).value());
+  while (trainer.steps() < options.steps) result.steps.push_back(trainer.step(rows).value());
   result.values.assign(trainer.arrays().values.begin(), trainer.arrays().values.end());
   return result;
 }
@@ -117,13 +118,14 @@ TEST(Trainer, GoesOnFromItsArrays) {
   initial_weights(spec, parameters, 5, values.span());
   Trainer first = Trainer::create(spec, "", small(), values, serial).value();
   const std::vector<Token> data = test::random_tokens(200, 61, 9);
-  for (int i = 0; i < 4; ++i) first.step(data).value();
+  TextRows rows(small(), data);
+  for (int i = 0; i < 4; ++i) first.step(rows).value();
   Trainer second = Trainer::create(spec, "", small(), values, serial).value();
   std::ranges::copy(first.arrays().values, second.arrays().values.begin());
   std::ranges::copy(first.arrays().first_moments, second.arrays().first_moments.begin());
   std::ranges::copy(first.arrays().second_moments, second.arrays().second_moments.begin());
   second.set_steps(4);
-  for (int i = 0; i < 2; ++i) second.step(data).value();
+  for (int i = 0; i < 2; ++i) second.step(rows).value();
   EXPECT_TRUE(test::same_bits<float>(whole.values, second.arrays().values));
 }
 
@@ -138,8 +140,9 @@ TEST(Trainer, NamesTheStepWhoseLossIsNotFinite) {
   SerialExecutor serial;
   Trainer trainer = Trainer::create(spec, "", options, std::move(values), serial).value();
   const std::vector<Token> data = test::random_tokens(200, 61, 9);
-  trainer.step(data).value();
-  const Error error = trainer.step(data).error();
+  TextRows rows(options, data);
+  trainer.step(rows).value();
+  const Error error = trainer.step(rows).error();
   EXPECT_EQ(error.code, ErrorCode::not_finite);
   EXPECT_TRUE(error.message.starts_with("[training] step 1: expected a finite loss and gradient"))
       << error.message;
@@ -205,12 +208,12 @@ TEST(LearningRate, FollowsItsSchedule) {
 TEST(RowOrder, SequentialRowsFollowOneAnother) {
   TrainOptions options = small();
   options.order = DataOrder::sequential;
-  RowOrder order(options, 37);
+  RowOrder order(options, 10, 37);
   for (const Index row : {0, 1, 5, 36, 1000}) EXPECT_EQ(order.begin(row), row * 10 % 37);
 }
 
 TEST(RowOrder, ShuffledRowsTakeEveryPieceOnce) {
-  RowOrder order(small(), 205);
+  RowOrder order(small(), 10, 205);
   for (Index epoch = 0; epoch < 3; ++epoch) {
     std::vector<bool> seen(205);
     for (Index row = 20 * epoch; row < 20 * (epoch + 1); ++row) {

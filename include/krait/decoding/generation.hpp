@@ -13,6 +13,7 @@
 
 #include "krait/decoding/constraint.hpp"
 #include "krait/decoding/draft.hpp"
+#include "krait/decoding/drugs.hpp"
 #include "krait/decoding/log_probs.hpp"
 #include "krait/decoding/sampler.hpp"
 #include "krait/decoding/sequence.hpp"
@@ -38,6 +39,10 @@ struct GenerationOptions {
   /// Which tokens may be sampled, also when greedy. Cloned.
   std::shared_ptr<const Constraint> constraint = {};
   Acceptance acceptance = Acceptance::match;  ///< of what is proposed
+  /// Noise inside the model, made for it by `Drugs::make`; its sequence is the sampler's. Passes of
+  /// tokens that were sampled are noised; those of a prompt are not, so that the first token is
+  /// what it would be without.
+  std::shared_ptr<const Drugs> drugs = {};
   /// Proposes drafts, where `generate` runs the text. For one text at a time.
   std::shared_ptr<Speculation> speculation = {};
   /// How many of the most probable tokens to report beside each that was sampled; nothing: no

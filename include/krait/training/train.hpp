@@ -19,7 +19,8 @@ struct TrainTask {
   ModelSpec spec;
   std::string prefix;           ///< what the tensors' names begin with
   AlignedBuffer<float> values;  ///< the weights to begin with, in the order of `Parameters`
-  std::vector<Token> data;
+  std::vector<Token> text;      ///< rows are cut out of it, unless there are examples
+  std::vector<Row> examples;    ///< each is a row
 };
 
 /// The weights of a checkpoint. `path` as for `open_model`. Errors: those of `plan_checkpoint`;
