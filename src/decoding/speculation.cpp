@@ -198,11 +198,13 @@ Result<void> Speculation::Impl::draft_fixed(Index length) {
 
 Result<void> Speculation::Impl::draft_chosen(Index most) {
   if (!policy_.is_open()) return {};
+  Stopwatch watch;
   while (draft_.size() < most) {
     KRAIT_ASSIGN_OR_RETURN(const bool goes_on, extend(most));
     if (!goes_on) break;
   }
   cut();
+  spent_ = watch.lap();  // with the time that it took to decide
   return {};
 }
 
