@@ -13,14 +13,16 @@ import sys
 from pathlib import Path
 
 sys.dont_write_bytecode = True
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 
 import chart  # noqa: E402
+import compression  # noqa: E402
 import results  # noqa: E402
 
 SECTION = re.compile(r"^<!-- bench:(\S+) -->\n(.*?)^<!-- /bench -->$", re.DOTALL | re.MULTILINE)
 MARK = re.compile(r"<!-- /?bench\b")
-DOCUMENTS = ("README.md", "docs/performance.md")
+DOCUMENTS = ("README.md", "docs/performance.md", "docs/compression.md")
 
 
 class Failed(Exception):
@@ -98,6 +100,57 @@ def quality(data):
     return f'TEXT is `{data["text"]}`; {commands}.\n\n' + rows(header, body)
 
 
+def compressed(data):
+    """Every form of the bundled models; bytes beside those of the model in bf16."""
+    text = f'{compression.heading(data)}; commit {data["commit"]}; text `{data["text"]}`; `python3 bench/compression.py`.\n'
+    header = ["form of the weights", "bytes in memory", "bytes per weight", "bits per byte", "KL, nats per byte", "tokens/s"]
+    for entry in data["models"]:
+        body = []
+        for row in entry["rows"]:
+            size = row["bytes"] / entry["parameters"]
+            kl = f'{row["kl"]:.2g}' if row["kl"] > 1e-12 else "0"
+            speed = whole(row["tokens_per_second"])
+            body.append([row["variant"], whole(row["bytes"]), f"{size:.2f}", f'{row["bits_per_byte"]:.4f}', kl, speed])
+        text += f'\n`{entry["model"]}`, {whole(entry["parameters"])} parameters:\n\n' + rows(header, body)
+    return text
+
+
+def dated(part):
+    machine, versions = part["machine"], part["versions"]
+    named = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "krait")
+    return f'{part["date"]}, {machine["cpu"]}, {machine["cores"]} cores; krait of commit {versions["krait"]}; {named}.\n\n'
+
+
+def aqlm_encoders(data):
+    part = data["encoders"]
+    body = []
+    for row in part["rows"]:
+        own, other = row["krait"], row["authors"][0]
+        less = f'{100 * (1 - own["error"] / other["error"]):.0f} % less'
+        faster = f'{other["seconds"] / own["seconds"]:.1f} times as fast'
+        errors = f'{own["error"]:.4f} / {other["error"]:.4f}, {less}'
+        times = f'{own["seconds"]:.1f} / {other["seconds"]:.1f}, {faster}'
+        body.append([row["matrix"], row["scheme"], errors, times])
+    return dated(part) + rows(["matrix", "scheme", "relative error, krait / authors'", "seconds of a core, krait / authors'"], body)
+
+
+def aqlm_kernels(data):
+    part = data["kernels"]
+    body = []
+    for row in part["rows"]:
+        cells = [row["scheme"], f'{1e3 * row["package_seconds"]:.2f}, {row["package"]}']
+        for threads, own in row["krait"].items():
+            percent = f'{own["percent"]:.0f} % of read bandwidth'
+            cells.append(f'{1e3 * own["seconds"]:.2f} (**{row["ratio"][threads]:.1f}×**), {percent}')
+        body.append(cells)
+    threads = [f"krait, threads: {count}, ms" for count in part["rows"][0]["krait"]]
+    return dated(part) + rows(["scheme", "`aqlm` package, one thread, ms", *threads], body)
+
+
+def load_aqlm(path):
+    return results.load(path, "krait-aqlm-1")
+
+
 def load_own(path):
     return results.load(path, "krait-own-1")
 
@@ -113,8 +166,16 @@ SECTIONS = {
     "peers_mamba2": ("peers_mamba2.json", results.load, peers),
     "own_zen4": ("own_zen4.json", load_own, own),
     "quality": ("quality.json", load_quality, quality),
+    "compression": ("compression.json", compression.load, compressed),
+    "aqlm_encoders": ("aqlm.json", load_aqlm, aqlm_encoders),
+    "aqlm_kernels": ("aqlm.json", load_aqlm, aqlm_kernels),
 }
-CHARTS = {"peers.svg": "peers.json", "peers_mamba2.svg": "peers_mamba2.json"}
+# Of each chart the file of results, how it is read, and how it is drawn.
+CHARTS = {
+    "peers.svg": ("peers.json", results.load, chart.draw),
+    "peers_mamba2.svg": ("peers_mamba2.json", results.load, chart.draw),
+    "compression.svg": ("compression.json", compression.load, compression.draw),
+}
 
 
 def fill(text, name, folder):
@@ -137,8 +198,8 @@ def outputs(root):
     folder = root / "bench" / "results"
     for name in DOCUMENTS:
         yield root / name, fill((root / name).read_text(encoding="utf-8"), name, folder)
-    for name, source in CHARTS.items():
-        yield folder / name, chart.draw(results.load(folder / source))
+    for name, (source, load, draw) in CHARTS.items():
+        yield folder / name, draw(load(folder / source))
 
 
 def main():

@@ -13,8 +13,8 @@ set(see_modules core kernels weights modules)
 set(see_models core kernels io weights modules models)
 set(see_loading core kernels io text weights modules models loading)
 set(see_decoding core kernels io text weights modules models loading decoding)
-set(see_tools core kernels io text weights modules models loading decoding tools)
 set(see_training core kernels io text weights modules models loading decoding training)
+set(see_tools ${see_training} tools)
 set(floors core kernels io text weights modules models loading decoding tools training)
 
 # Headers beyond these that a floor may include.

@@ -24,6 +24,9 @@ std::vector<float> logits(std::uint64_t seed) {
 
 void run_sampler(benchmark::State& state, const SamplerOptions& options) {
   Sampler sampler = Sampler::make(options, vocab).value();
+  std::vector<Token> text;
+  for (Token i = 0; i < 1000; ++i) text.push_back((i * i / 7) % 50);
+  sampler.observe(text);
   sampler.observe(std::vector<Token>{1, 2, 3, 2, 1});
   std::vector<std::vector<float>> rows;
   for (std::uint64_t seed = 0; seed < 8; ++seed) rows.push_back(logits(seed));
@@ -54,6 +57,15 @@ void register_benchmarks() {
       {"top_p", {.top_p = 0.95}},
       {"min_p", {.min_p = 0.05}},
       {"typical_p", {.typical_p = 0.9}},
+      {"dry_top_k_40", {.dry_multiplier = 0.8, .dry_penalty_last_n = 1024, .top_k = 40}},
+      {"bad_words_top_k_40", {.bad_words = {{5}, {2, 1, 7}, {9, 9, 9}}, .top_k = 40}},
+      {"top_n_sigma", {.top_n_sigma = 1.0}},
+      {"dynamic_temperature", {.temperature = 0.8, .dynatemp_range = 0.5}},
+      {"epsilon_cutoff", {.epsilon_cutoff = 3e-4}},
+      {"eta_cutoff", {.eta_cutoff = 3e-4}},
+      {"top_k_40_xtc", {.top_k = 40, .xtc_probability = 0.5}},
+      {"mirostat_1", {.mirostat = 1}},
+      {"mirostat_2", {.mirostat = 2}},
   };
   for (const auto& [name, options] : cases) {
     const std::string full = std::string("sampler/") + name;

@@ -62,6 +62,10 @@ Result<void> run(const Options& options) {
   if (aqlm.calibration) {
     text += fmt::format("fitted to {} tokens of the calibration text\n", report.calibration_tokens);
   }
+  if (report.tuning) {
+    text += fmt::format("tuned: divergence {:.4f} -> {:.4f} nats per token\n", report.tuning->first,
+                        report.tuning->last);
+  }
   text += fmt::format("{}: {} matrices in {}, {:.3f} bits per weight, {} bytes of {}, {:.0f} s\n",
                       shown(*options.destination), report.matrices.size(), to_string(aqlm.scheme),
                       report.bits_per_weight, report.bytes_after, report.bytes_before, seconds);

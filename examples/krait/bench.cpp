@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "command.hpp"
+#include "bench_draft.hpp"
 #include "results.hpp"
 
 namespace krait::cli {
@@ -13,12 +13,16 @@ namespace {
 struct Options {
   CommonOptions common;
   Index prompt = 256;
-  Index tokens = 64;
+  std::optional<Index> tokens;
   std::vector<Index> users;
   std::vector<Index> verify;
   Index repeat = 5;
   bool roofline = true;
   bool profile = false;
+  DraftFlags draft;
+  std::string text;
+
+  Index decoded() const { return tokens.value_or(64); }
 };
 
 // Tokens per second of `repeat` runs of a body that handles `tokens` tokens.
@@ -92,9 +96,9 @@ Result<void> measure_all(const Options& options, Runtime& runtime, BenchReport& 
                            session.prefill(prompt, state).value();
                          }));
   KRAIT_ASSIGN_OR_RETURN(
-      report.decode, measure(options.repeat, static_cast<double>(options.tokens), [&] {
+      report.decode, measure(options.repeat, static_cast<double>(options.decoded()), [&] {
         Token token = prompt.front();
-        for (Index i = 0; i < options.tokens; ++i) {
+        for (Index i = 0; i < options.decoded(); ++i) {
           token = static_cast<Token>(kernels::argmax(
               session.step(token, state).value().first(static_cast<std::size_t>(model.vocab()))));
         }
@@ -107,8 +111,9 @@ Result<void> measure_all(const Options& options, Runtime& runtime, BenchReport& 
     const auto tokens = varied_tokens(count, model.vocab());
     KRAIT_ASSIGN_OR_RETURN(
         const Speed speed,
-        measure(options.repeat, static_cast<double>(options.tokens * count), [&] {
-          for (Index i = 0; i < options.tokens; ++i) session.step_batch(tokens, pointers).value();
+        measure(options.repeat, static_cast<double>(options.decoded() * count), [&] {
+          for (Index i = 0; i < options.decoded(); ++i)
+            session.step_batch(tokens, pointers).value();
         }));
     report.batches.push_back({count, speed});
   }
@@ -116,7 +121,7 @@ Result<void> measure_all(const Options& options, Runtime& runtime, BenchReport& 
     if (count == 0) continue;
     KRAIT_ASSIGN_OR_RETURN(
         const BenchReport::Verification verification,
-        measure_verification(options.repeat * std::max<Index>(1, options.tokens / count), count,
+        measure_verification(options.repeat * std::max<Index>(1, options.decoded() / count), count,
                              1.0 / report.decode.median, state, session));
     report.verifications.push_back(verification);
   }
@@ -161,8 +166,8 @@ Result<void> profile_all(const Options& options, Runtime& runtime, BenchReport& 
     state.reset();
     session.prefill(prompt, state).value();
   }));
-  return profile("decode", options.tokens, [&] {
-    for (Index i = 0; i < options.tokens; ++i) session.step(prompt.front(), state).value();
+  return profile("decode", options.decoded(), [&] {
+    for (Index i = 0; i < options.decoded(); ++i) session.step(prompt.front(), state).value();
   });
 }
 
@@ -224,6 +229,14 @@ Result<void> print_table(const BenchReport& report) {
 }
 
 Result<void> run(const Options& options) {
+  options.draft.check();
+  if (options.draft.is_given() != !options.text.empty()) {
+    throw WrongUsage(options.text.empty() ? "--text" : "--draft", "both --draft and --text",
+                     "one of them");
+  }
+  if (options.draft.is_given()) {
+    return bench_draft(options.common, options.draft, options.text, options.tokens, options.repeat);
+  }
   if (options.profile && !profile::is_enabled) {
     return Error{ErrorCode::unsupported,
                  "[bench] --profile: expected a krait built with the CMake option "
@@ -240,7 +253,7 @@ Result<void> run(const Options& options) {
   report.model = options.common.model;
   report.threads = runtime.threads->width();
   report.prompt_tokens = options.prompt;
-  report.decode_tokens = options.tokens;
+  report.decode_tokens = options.decoded();
   report.repeat = options.repeat;
   report.cost = token_cost(runtime.model());
   KRAIT_RETURN_IF_ERROR(measure_all(options, runtime, report));
@@ -261,7 +274,8 @@ Result<void> run(const Options& options) {
 
 void declare(Command& command, Options& options) {
   command.number("--prompt", options.prompt, 1, Index{1} << 24, "Tokens of the prompt");
-  command.number("--tokens", options.tokens, 1, Index{1} << 24, "Tokens decoded in a run");
+  command.number("--tokens", options.tokens, 1, Index{1} << 24,
+                 "Tokens decoded in a run; 64, with --draft as many as half of the text has");
   add_list(command, "--users", options.users, "1,2,4,8",
            "Numbers of sequences decoded together; may be empty");
   add_list(command, "--verify", options.verify, "1,2,4,8",
@@ -270,6 +284,10 @@ void declare(Command& command, Options& options) {
   command.flag("--no-roofline", options.roofline, "Leave the machine's limits unmeasured", false);
   command.flag("--profile", options.profile,
                "Also where the time goes; needs a build with KRAIT_PROFILE=ON");
+  options.draft.add(command, false);
+  command.file("--text", options.text,
+               "With --draft: decodes behind the first half of this text, with drafts and without, "
+               "and measures nothing else");
   add_common(command, options.common, "One JSON object");
 }
 

@@ -4,6 +4,8 @@
 
 #include "chat_template.hpp"
 #include "command.hpp"
+#include "constraint_flags.hpp"
+#include "draft.hpp"
 
 namespace krait::cli {
 namespace {
@@ -11,6 +13,9 @@ namespace {
 struct Options {
   CommonOptions common;
   SamplerFlags sampler;
+  DraftFlags draft;
+  ConstraintFlags constraint;
+  DrugFlags drugs;
   Index tokens = 256;
   std::optional<std::string> user;
   std::optional<std::string> assistant;
@@ -98,13 +103,29 @@ Result<void> talk(Conversation& conversation) {
 }
 
 Result<void> run(const Options& options) {
+  options.draft.check();
+  options.drugs.check();
   KRAIT_RETURN_IF_ERROR(check_destination("--state-out", options.state_out));
   if (!options.state_out.empty()) outlive_readers();
-  KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common));
+  KRAIT_ASSIGN_OR_RETURN(const std::optional<Grammar> grammar, options.constraint.compile());
+  KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common, options.draft.session()));
   GenerationOptions generation{.max_tokens = options.tokens};
-  generation.sampler = options.sampler.resolve(runtime.model());
+  generation.sampler = options.sampler.resolve(runtime.language_model);
+  options.draft.resolve(generation.sampler, generation.acceptance);
+  if (options.draft.is_given()) {
+    KRAIT_ASSIGN_OR_RETURN(generation.speculation,
+                           options.draft.load_drafter(runtime, options.common));
+  }
+  KRAIT_ASSIGN_OR_RETURN(generation.drugs, options.drugs.resolve(runtime.model()));
   generation.stop_tokens = runtime.language_model.stop_tokens;
   ChatTurns turns = turns_of(options, runtime.language_model);
+  // A reply may end by the mark of a turn as well.
+  std::vector<Token> ends = generation.stop_tokens;
+  for (const std::string& stop : turns.stops) {
+    const auto token = runtime.tokenizer().find(stop);
+    if (token && runtime.tokenizer().is_special(*token)) ends.push_back(*token);
+  }
+  KRAIT_ASSIGN_OR_RETURN(generation.constraint, constrain(grammar, runtime.language_model, ends));
   Sequence sequence(runtime.model());
   if (!options.state_in.empty()) {
     KRAIT_ASSIGN_OR_RETURN(sequence, read_state(runtime.model(), options.state_in));
@@ -123,6 +144,9 @@ Result<void> run(const Options& options) {
 void declare(Command& command, Options& options) {
   command.number("-n,--tokens", options.tokens, 1, Index{1} << 31, "Tokens of a reply, at most");
   options.sampler.add(command);
+  options.draft.add(command);
+  options.constraint.add(command);
+  options.drugs.add(command);
   command.text("--user-prefix", options.user,
                "Written in front of your lines ('User: '); for models without a chat template");
   command.text("--reply-prefix", options.assistant,

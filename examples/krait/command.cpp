@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <limits>
 #include <random>
 
@@ -79,13 +80,33 @@ Result<std::vector<Token>> read_tokens(const TextSource& source, std::string_vie
   return model.tokenizer->encode(text, {.add_special = true});
 }
 
+namespace {
+
+// llama.cpp's list, "a;b;c", or the same with commas.
+std::vector<std::string> parse_names(const std::string& text) {
+  std::vector<std::string> names(1);
+  for (const char c : text) {
+    if (c == ';' || c == ',') {
+      names.emplace_back();
+    } else if (c != ' ') {
+      names.back() += c;
+    }
+  }
+  return names;
+}
+
+}  // namespace
+
 void SamplerFlags::add(Command& command) {
   options.temperature = 0.8;
   const auto check = [this]() -> Result<void> {
     return validate(options, std::numeric_limits<Token>::max());
   };
   command.real("--temperature", options.temperature,
-               "Divides the logits; 0 takes the most probable token", check);
+               "Divides the logits; 0 takes the most probable token", [this, check] {
+                 has_temperature = true;
+                 return check();
+               });
   command.number("--top-k", options.top_k, 0, std::numeric_limits<Token>::max(),
                  "Keep the k most probable tokens; 0: off");
   command.real("--top-p", options.top_p,
@@ -94,12 +115,14 @@ void SamplerFlags::add(Command& command) {
                "Keep tokens of at least this part of the best one's probability; 0: off", check);
   command.real("--typical-p", options.typical_p,
                "Keep the most typical tokens that together reach p; 1: off", check);
+  add_cuts(command, check);
   command.real("--repetition-penalty", options.repetition_penalty,
                "Divides the positive logits of tokens in the text; 1: off", check);
   command.real("--presence-penalty", options.presence_penalty,
                "Subtracted from the logits of tokens in the text", check);
   command.real("--frequency-penalty", options.frequency_penalty,
                "Subtracted for every occurrence in the text", check);
+  add_penalties(command, check);
   const std::string bias = "--logit-bias";
   command.custom(
       bias, "TOKEN=BIAS", "Added to the logit of a token; -inf forbids it; may be repeated",
@@ -113,21 +136,112 @@ void SamplerFlags::add(Command& command) {
         if (const Result<void> checked = check(); !checked) throw WrongUsage(bias, checked.error());
       },
       "", true);
+  const std::string order = "--samplers";
+  command.custom(order, "A;B;C",
+                 "The steps to take, in this order; a temperature that is not given is off then",
+                 [this, order](const std::string& text) {
+                   samplers = parse_names(text);
+                   SamplerOptions known;
+                   known.order = samplers;
+                   const Result<void> checked = validate(known, std::numeric_limits<Token>::max());
+                   if (!checked) throw WrongUsage(order, checked.error());
+                 });
   command.flag("--greedy", options.greedy,
                "The most probable token; ignores all other sampling options");
   command.seed("--seed", seed, "Seed of the random numbers; drawn at random if not given");
 }
 
-SamplerOptions SamplerFlags::resolve(const Model& model) const {
+void SamplerFlags::add_cuts(Command& command, const std::function<Result<void>()>& check) {
+  command.real("--top-n-sigma", options.top_n_sigma,
+               "Keep logits within n standard deviations of the largest; 0: off", check);
+  command.real("--epsilon-cutoff", options.epsilon_cutoff,
+               "Keep tokens of at least this probability; 0: off", check);
+  command.real("--eta-cutoff", options.eta_cutoff,
+               "The same, the less the more even all probabilities are; 0: off", check);
+  command.real("--xtc-probability", options.xtc_probability,
+               "How often to take out all top choices but the last; 0: off", check);
+  command.real("--xtc-threshold", options.xtc_threshold, "Probability that makes a top choice",
+               check);
+  command.real("--dynatemp-range", options.dynatemp_range,
+               "How far the temperature moves with the entropy; 0: off", check);
+  command.real("--dynatemp-exp", options.dynatemp_exponent, "Power of the entropy in that", check);
+  command.number("--mirostat", mirostat, 0, 2,
+                 "Keep the surprise of the text even, version 1 or 2; 0: off");
+  command.real("--mirostat-ent", options.mirostat_tau, "Bits a token that mirostat keeps to",
+               check);
+  command.real("--mirostat-lr", options.mirostat_eta, "Rate at which mirostat learns", check);
+}
+
+void SamplerFlags::add_penalties(Command& command, const std::function<Result<void>()>& check) {
+  command.real("--dry-multiplier", options.dry_multiplier,
+               "Penalty of a token that goes on with a repetition; 0: off", check);
+  command.real("--dry-base", options.dry_base, "Factor for every token more of a repetition",
+               check);
+  command.number("--dry-allowed-length", options.dry_allowed_length, 1, Index{1} << 20,
+                 "Tokens of a repetition that cost no more than the multiplier");
+  command.number("--dry-penalty-last-n", options.dry_penalty_last_n, 1, Index{1} << 20,
+                 "Tokens of the text among which repetitions are sought");
+  command.texts("--dry-sequence-breaker", breakers,
+                "Text that no repetition extends over, instead of line break, ':', '\"' and '*'; "
+                "'none': no text does; may be repeated");
+  command.texts("--bad-words", bad_words,
+                "Text that is not to be written, alone or behind a space; may be repeated");
+  command.number("--min-length", min_length, 0, Index{1} << 31,
+                 "Tokens, prompt included, before which the text does not end");
+}
+
+SamplerOptions SamplerFlags::resolve(const LanguageModel& model) const {
   SamplerOptions resolved = options;
+  const Index vocab = model.model.vocab();
   for (const auto& [token, bias] : resolved.logit_bias) {
-    check_tokens({token}, "--logit-bias", model.vocab() - 1);
+    check_tokens({token}, "--logit-bias", vocab - 1);
   }
   resolved.seed = seed ? *seed : std::random_device{}();
-  if (const Result<void> checked = validate(resolved, model.vocab()); !checked) {
-    throw WrongUsage("sampling options", checked.error());
+  resolved.order = samplers;
+  const auto lists = [&](std::string_view name) {
+    return std::ranges::find(samplers, name) != samplers.end();
+  };
+  if (!samplers.empty() && !has_temperature && !lists("temperature")) resolved.temperature = 1.0;
+  resolved.mirostat = static_cast<int>(mirostat);
+  resolved.min_length = min_length;
+  resolved.eos_tokens = model.stop_tokens;
+  if (resolved.dry_multiplier > 0.0)
+    resolved.dry_sequence_breakers = find_breakers(*model.tokenizer);
+  for (const std::string& word : bad_words) {
+    if (word.empty()) throw WrongUsage("--bad-words", "a text", "an empty one");
+    for (const std::string& text : {word, " " + word}) {
+      const auto tokens = model.tokenizer->encode(text);
+      if (!tokens) throw WrongUsage("--bad-words", tokens.error());
+      resolved.bad_words.push_back(*tokens);
+    }
+  }
+  if (const Result<void> checked = validate(resolved, vocab); !checked) {
+    throw WrongUsage(flag_of(checked.error()), checked.error());
   }
   return resolved;
+}
+
+std::vector<std::vector<Token>> SamplerFlags::find_breakers(const Tokenizer& tokenizer) const {
+  std::vector<std::string> texts = breakers;
+  if (texts.empty()) texts = {"\n", ":", "\"", "*"};
+  std::vector<std::vector<Token>> sequences;
+  for (const std::string& text : texts) {
+    if (text == "none") continue;
+    const auto found = tokens_spelling(tokenizer, text);
+    if (!found) throw WrongUsage("--dry-sequence-breaker", found.error());
+    sequences.insert(sequences.end(), found->begin(), found->end());
+  }
+  return sequences;
+}
+
+// The flag that an error of the options together is about.
+std::string_view SamplerFlags::flag_of(const Error& error) {
+  for (const auto& [what, flag] : {std::pair("order:", "--samplers"),
+                                   {"mirostat:", "--mirostat"},
+                                   {"min-length:", "--min-length"}}) {
+    if (error.message.find(what) != std::string::npos) return flag;
+  }
+  return "sampling options";
 }
 
 }  // namespace krait::cli

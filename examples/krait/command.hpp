@@ -4,6 +4,7 @@
 /// What the commands of the program share.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -62,11 +63,38 @@ Result<std::vector<Token>> read_tokens(const TextSource& source, std::string_vie
 struct SamplerFlags {
   SamplerOptions options;
   std::optional<std::uint64_t> seed;
+  bool has_temperature = false;  ///< it was given
+  std::vector<std::string> samplers;
+  Index mirostat = 0;
+  Index min_length = 0;
+  std::vector<std::string> breakers;
+  std::vector<std::string> bad_words;
 
   void add(Command& command);
   /// The options, with a seed drawn at random where none was given. Throws WrongUsage for what the
-  /// model cannot take.
-  SamplerOptions resolve(const Model& model) const;
+  /// model cannot take, and for options that contradict each other.
+  SamplerOptions resolve(const LanguageModel& model) const;
+
+ private:
+  void add_cuts(Command& command, const std::function<Result<void>()>& check);
+  void add_penalties(Command& command, const std::function<Result<void>()>& check);
+  std::vector<std::vector<Token>> find_breakers(const Tokenizer& tokenizer) const;
+  static std::string_view flag_of(const Error& error);
+};
+
+/// Noise inside the model.
+struct DrugFlags {
+  DrugPlan plan;
+  bool has_doses = false;
+  std::string first;  // of the flags that say more of --drugs
+
+  void add(Command& command);
+  /// All but --drugs itself.
+  void add_plan(Command& command);
+  /// Throws WrongUsage for flags that say more of --drugs where that is not given.
+  void check() const;
+  /// For this model; null where nothing is turned.
+  Result<std::shared_ptr<const Drugs>> resolve(const Model& model) const;
 };
 
 /// Adds the command to the program.
@@ -79,6 +107,10 @@ void add_inspect(CommandLine& line);
 void add_evaluate(CommandLine& line);
 void add_quantize(CommandLine& line);
 void add_aqlm(CommandLine& line);
+void add_laser(CommandLine& line);
+void add_drugs_report(CommandLine& line);
+void add_train(CommandLine& line);
+void add_sft(CommandLine& line);
 void add_bench(CommandLine& line);
 
 }  // namespace krait::cli

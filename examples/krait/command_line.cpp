@@ -208,13 +208,16 @@ void Command::number(const std::string& names, std::optional<Index>& value, Inde
   });
 }
 
+std::uint64_t parse_seed(const std::string& text, std::string_view option) {
+  const auto value = read_as<std::uint64_t>(text);
+  if (value) return *value;
+  throw WrongUsage(option, "a whole number from 0 to 18446744073709551615", in_quotes(text));
+}
+
 void Command::seed(const std::string& names, std::optional<std::uint64_t>& value,
                    const std::string& help) {
-  custom(names, "INT", help, [&value, names](const std::string& text) {
-    value = read_as<std::uint64_t>(text);
-    if (value) return;
-    throw WrongUsage(names, "a whole number from 0 to 18446744073709551615", in_quotes(text));
-  });
+  custom(names, "INT", help,
+         [&value, names](const std::string& text) { value = parse_seed(text, names); });
 }
 
 void Command::real(const std::string& names, double& value, const std::string& help,

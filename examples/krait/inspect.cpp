@@ -1,6 +1,7 @@
 #include <cstdio>
 
 #include "command.hpp"
+#include "krait/io/atomic_file.hpp"
 #include "results.hpp"
 
 namespace krait::cli {
@@ -11,6 +12,7 @@ struct Options {
   std::optional<std::string> path;
   bool tensors = false;
   std::string router_stats;  // a text
+  std::string spectrum;      // a file to write
 };
 
 // A table with a column per expert: its share of the tokens in percent, and its mean gate.
@@ -67,9 +69,23 @@ Result<void> run_router_stats(const Options& options) {
   return print_all(to_table(statistics.layers()));
 }
 
+// Draws the singular values of all matrices.
+Result<void> run_spectrum(const Options& options) {
+  KRAIT_RETURN_IF_ERROR(check_destination("--spectrum", options.spectrum));
+  const std::unique_ptr<ThreadPool> threads = make_threads(options.common.threads);
+  KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan plan,
+                         plan_checkpoint(options.path.value_or(options.common.model)));
+  ProgressLine progress("spectrum", "matrices");
+  KRAIT_ASSIGN_OR_RETURN(const std::string svg, draw_spectrum(plan, *threads, progress));
+  KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(options.spectrum));
+  KRAIT_RETURN_IF_ERROR(file.write(svg));
+  return file.commit();
+}
+
 Result<void> run(const Options& options) {
   if (options.path && options.path->empty()) throw WrongUsage("path", "a checkpoint", "no name");
   if (!options.router_stats.empty()) return run_router_stats(options);
+  if (!options.spectrum.empty()) return run_spectrum(options);
   const std::string path = options.path.value_or(options.common.model);
   KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan planned,
                          plan_checkpoint(path, load_options(options.common)));
@@ -106,6 +122,8 @@ void declare(Command& command, Options& options) {
                "Run this text ('-': standard input) and show, per mixture of experts, each "
                "expert's share of the tokens, its mean gate, and the balance (entropy of the "
                "shares over its maximum)");
+  command.file("--spectrum", options.spectrum,
+               "Write a drawing of the matrices' singular values instead (SVG)");
   add_common(command, options.common, "One JSON object");
 }
 

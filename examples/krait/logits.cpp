@@ -11,6 +11,7 @@ namespace {
 
 struct Options {
   CommonOptions common;
+  DrugFlags drugs;
   std::optional<std::string> tokens;
   TextSource text;
   bool all = false;
@@ -66,6 +67,7 @@ Result<void> show(const Options& options, const Runtime& runtime, Index position
 }
 
 void check(const Options& options) {
+  options.drugs.check();
   const int given = (options.tokens ? 1 : 0) + (options.text.argument ? 1 : 0) +
                     (options.text.file.empty() ? 0 : 1);
   if (given > 1) throw WrongUsage("input", "one of --tokens, --text and --file", "several");
@@ -92,6 +94,9 @@ Result<void> run(const Options& options) {
   if (!options.out.empty()) {
     KRAIT_ASSIGN_OR_RETURN(file, NpyWriter::create(options.out, vocab));
   }
+  KRAIT_ASSIGN_OR_RETURN(const auto drugs, options.drugs.resolve(model));
+  std::optional<NoisedRun> noised;
+  if (drugs) noised.emplace(*runtime.session, drugs);
   State state = model.initial_state();
   ProgressLine progress("logits", "tokens");
   std::vector<LogitsRow> rows;
@@ -99,11 +104,15 @@ Result<void> run(const Options& options) {
   std::vector<float> block(
       static_cast<std::size_t>(options.all ? std::min(options.chunk, total) * vocab : 0));
   for (Index first = 0; first < total;) {
-    const Index count = std::min(options.chunk, total - first);
+    Index count = std::min(options.chunk, total - first);
     const auto chunk =
         std::span(tokens).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
     MatrixView<const float> logits;
-    if (options.all) {
+    if (noised) {
+      KRAIT_ASSIGN_OR_RETURN(logits, noised->run(chunk));
+      count = logits.rows;
+      if (!options.all) logits = logits.rows_from(count - 1, 1);
+    } else if (options.all) {
       const MatrixView<float> out(block.data(), count, vocab);
       KRAIT_RETURN_IF_ERROR(runtime.session->prefill_all(chunk, state, out));
       logits = out;
@@ -140,6 +149,7 @@ void declare(Command& command, Options& options) {
   command.number("--top", options.top, 1, Index{1} << 20,
                  "How many of the most probable tokens to show");
   command.file("--out", options.out, "Write logits, as f32 [tokens, vocab], to this .npy file");
+  options.drugs.add(command);
   add_common(command, options.common, "One JSON object: top, with ids and log-probabilities");
 }
 

@@ -28,6 +28,10 @@ int run(int argc, char** argv) {
   add_evaluate(line);
   add_quantize(line);
   add_aqlm(line);
+  add_laser(line);
+  add_drugs_report(line);
+  add_train(line);
+  add_sft(line);
   add_bench(line);
   return line.run({argv + std::min(argc, 1), argv + argc});
 }

@@ -8,12 +8,14 @@ namespace {
 
 struct Options {
   CommonOptions common;
+  DrugFlags drugs;
   std::optional<std::string> file;
   std::optional<Index> limit;
 };
 
 Result<void> run(const Options& options) {
   if (options.file && options.file->empty()) throw WrongUsage("file", "a name", "an empty one");
+  options.drugs.check();
   const TextSource source{.argument = {}, .file = options.file.value_or("")};
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common, {.max_batch = 16}));
   KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens,
@@ -24,10 +26,13 @@ Result<void> run(const Options& options) {
                                               ")"};
   }
 
+  KRAIT_ASSIGN_OR_RETURN(const auto drugs, options.drugs.resolve(runtime.model()));
   ProgressLine progress("perplexity", "tokens");
   const double begun = now();
-  KRAIT_ASSIGN_OR_RETURN(const Perplexity found,
-                         perplexity(*runtime.session, runtime.tokenizer(), tokens, progress));
+  KRAIT_ASSIGN_OR_RETURN(
+      const Perplexity found,
+      drugs ? noised_perplexity(*runtime.session, drugs, runtime.tokenizer(), tokens, progress)
+            : perplexity(*runtime.session, runtime.tokenizer(), tokens, progress));
   const double seconds = now() - begun;
   if (options.common.json) {
     return print_json(to_json(ScoredText{source.name(), tokens.size(), found, seconds}));
@@ -47,6 +52,7 @@ void declare(Command& command, Options& options) {
   command.positional("file", options.file,
                      "Text file; '-', or none where text is piped in: standard input");
   command.number("--limit", options.limit, 1, Index{1} << 60, "Only the first N bytes");
+  options.drugs.add(command);
   add_common(command, options.common, "One JSON object: perplexity, nats_per_token, bits_per_byte");
 }
 

@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "krait/training/train.hpp"
 #include "terminal.hpp"
 
 namespace krait::cli {
@@ -48,20 +49,60 @@ json profile_of(const BenchReport::Profile& profile) {
   return {{"what", profile.what}, {"seconds_per_token", profile.seconds}, {"zones", zones}};
 }
 
+json count_of(const DraftCount& count) {
+  return {{"drafted", count.drafted}, {"accepted", count.accepted}};
+}
+
+// How often guesses were right, in all, by who made them, and by place in the draft.
+void add_drafts(json& object, const GenerationResult& generation,
+                const DraftStatistics& statistics) {
+  object["drafted"] = generation.drafted;
+  object["accepted"] = generation.accepted;
+  object["target_passes"] = generation.target_passes;
+  object["levels"] = json::array();
+  for (const DraftStatistics::Level& level : statistics.levels) {
+    json entry = count_of(level.count);
+    entry["drafter"] = level.name;
+    object["levels"].push_back(std::move(entry));
+  }
+  object["positions"] = json::array();
+  for (const DraftCount& position : statistics.positions) {
+    object["positions"].push_back(count_of(position));
+  }
+}
+
+// Of the tokens of the text, not of one that ended it.
+json log_probs_of_tokens(const GenerationResult& generation) {
+  json list = json::array();
+  for (std::size_t i = 0; i < generation.tokens.size(); ++i) {
+    const TokenLogProbs& one = generation.log_probs[i];
+    json top = json::array();
+    for (const TokenLogProb& other : one.top) {
+      top.push_back({{"id", other.token}, {"log_prob", other.log_prob}});
+    }
+    list.push_back({{"id", one.token}, {"log_prob", one.log_prob}, {"top", top}});
+  }
+  return list;
+}
+
 json sample_of(const Sample& sample) {
   const GenerationResult& generation = sample.generation;
   const double decoded = static_cast<double>(generation.tokens.size());
-  return {{"prompt_tokens", generation.prompt_tokens},
-          {"tokens", generation.tokens},
-          {"text", generation.text},
-          {"finish_reason", to_string(generation.reason)},
-          {"seed", sample.seed},
-          {"sequence", sample.sequence},
-          {"timings",
-           {{"prompt_seconds", generation.prompt_seconds},
-            {"decode_seconds", generation.decode_seconds},
-            {"decode_tokens_per_second",
-             generation.decode_seconds > 0.0 ? decoded / generation.decode_seconds : 0.0}}}};
+  json object = {{"prompt_tokens", generation.prompt_tokens},
+                 {"tokens", generation.tokens},
+                 {"text", generation.text},
+                 {"finish_reason", to_string(generation.reason)},
+                 {"seed", sample.seed},
+                 {"sequence", sample.sequence},
+                 {"timings",
+                  {{"prompt_seconds", generation.prompt_seconds},
+                   {"decode_seconds", generation.decode_seconds},
+                   {"decode_tokens_per_second",
+                    generation.decode_seconds > 0.0 ? decoded / generation.decode_seconds : 0.0}}}};
+  if (sample.drafts) add_drafts(object, generation, *sample.drafts);
+  if (sample.score) object["score"] = *sample.score;
+  if (sample.has_log_probs) object["logprobs"] = log_probs_of_tokens(generation);
+  return object;
 }
 
 json top_of(const LogitsRow& row) {
@@ -160,6 +201,31 @@ std::string to_json(const ScoredText& text) {
                   {"tokens_per_second", static_cast<double>(found.tokens) / text.seconds}});
 }
 
+std::string to_json(const std::vector<DrugPoint>& points, const DrugPlan& plan,
+                    const std::string& file, std::size_t tokens) {
+  json list = json::array();
+  for (const DrugPoint& point : points) {
+    list.push_back({{"site", std::string(1, drug_letters[static_cast<std::size_t>(point.site)])},
+                    {"dose", point.dose},
+                    {"layer", point.layer ? json(*point.layer) : json()},
+                    {"kl", point.kl},
+                    {"flips", point.flips},
+                    {"vergence", point.vergence}});
+  }
+  const std::string state = plan.state == DrugState::clean ? "clean"
+                            : plan.state == DrugState::carry
+                                ? "carry"
+                                : "shower(" + std::to_string(plan.shower) + ")";
+  return line_of({{"file", file},
+                  {"tokens", tokens},
+                  {"state", state},
+                  {"seed", plan.seed},
+                  {"direction", plan.direction == DrugDirection::gauss ? "gauss" : "legacy"},
+                  {"angle", plan.angle == DrugAngle::uniform ? "uniform" : "halfnormal"},
+                  {"group", plan.group},
+                  {"points", list}});
+}
+
 std::string to_json(const KlDivergence& kl, const std::string& file, const std::string& reference) {
   return line_of({{"file", file},
                   {"reference", reference},
@@ -175,13 +241,70 @@ std::string to_json(const AqlmReport& report, const std::string& scheme, double 
     matrices.push_back(
         {{"name", matrix.name}, {"out", matrix.out}, {"in", matrix.in}, {"error", matrix.error}});
   }
-  return line_of({{"scheme", scheme},
-                  {"bits_per_weight", report.bits_per_weight},
-                  {"calibration_tokens", report.calibration_tokens},
-                  {"bytes_before", report.bytes_before},
-                  {"bytes_after", report.bytes_after},
-                  {"matrices", std::move(matrices)},
-                  {"seconds", seconds}});
+  json object = {{"scheme", scheme},
+                 {"bits_per_weight", report.bits_per_weight},
+                 {"calibration_tokens", report.calibration_tokens},
+                 {"bytes_before", report.bytes_before},
+                 {"bytes_after", report.bytes_after},
+                 {"matrices", std::move(matrices)},
+                 {"seconds", seconds}};
+  if (report.tuning) {
+    object["tuning"] = {{"first", report.tuning->first}, {"last", report.tuning->last}};
+  }
+  return line_of(object);
+}
+
+namespace {
+
+json cut_of(const LaserCut& cut) {
+  return {{"layer", cut.layer}, {"matrix", cut.matrix}, {"rank", cut.rank}};
+}
+
+json score_of(const LaserScore& score) {
+  return {{"before", score.before},
+          {"after", score.after},
+          {"interval", {score.low, score.high}},
+          {"samples", score.samples}};
+}
+
+}  // namespace
+
+std::string to_json(const LaserSummary& summary) {
+  json cuts = json::array();
+  for (const LaserCut& cut : summary.cuts) cuts.push_back(cut_of(cut));
+  return line_of({{"cuts", cuts},
+                  {"factored", summary.factored},
+                  {"bytes_before", summary.bytes_before},
+                  {"bytes_after", summary.bytes_after}});
+}
+
+std::string to_json(const LaserSearchReport& report) {
+  json trials = json::array();
+  for (const LaserTrial& trial : report.trials) {
+    json entry = cut_of(trial.cut);
+    entry.update({{"change", trial.change}, {"error", trial.error}, {"samples", trial.samples}});
+    trials.push_back(entry);
+  }
+  json cuts = json::array();
+  for (const auto& [cut, score] : report.cuts) {
+    json entry = cut_of(cut);
+    entry.update(score_of(score));
+    cuts.push_back(entry);
+  }
+  json result = {{"cuts", cuts},
+                 {"test", score_of(report.test)},
+                 {"trials", trials},
+                 {"complete", report.is_complete},
+                 {"bytes_before", report.bytes_before},
+                 {"bytes_after", report.bytes_after}};
+  if (report.accuracy_before) {
+    result["accuracy"] = {{"before", *report.accuracy_before}, {"after", *report.accuracy_after}};
+  }
+  if (report.uniform) {
+    result["uniform"] = score_of(*report.uniform);
+    result["uniform"]["bytes"] = report.uniform_bytes;
+  }
+  return line_of(result);
 }
 
 std::string to_json(const QuantizeSummary& summary, const std::string& source,
@@ -194,6 +317,12 @@ std::string to_json(const QuantizeSummary& summary, const std::string& source,
                   {"forms", summary.forms},
                   {"bytes_before", summary.bytes_before},
                   {"bytes_after", summary.bytes_after}});
+}
+
+std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds) {
+  json result = {{"out", destination}, {"steps", summary.steps}, {"seconds", seconds}};
+  if (!summary.was_finished) result["loss"] = summary.loss;
+  return line_of(result);
 }
 
 std::string to_json(const BenchReport& report) {
@@ -227,6 +356,21 @@ std::string to_json(const BenchReport& report) {
                   {"flop_per_token", report.cost.prompt_flop},
                   {"state_bytes", report.cost.state_bytes},
                   {"peak_rss_bytes", report.peak_rss_bytes}});
+}
+
+std::string to_json(const DraftReport& report) {
+  json object = {{"model", report.model},
+                 {"threads", report.threads},
+                 {"isa", to_string(active_isa())},
+                 {"prompt_tokens", report.prompt_tokens},
+                 {"decode_tokens", report.generation.tokens.size()},
+                 {"repeat", report.repeat},
+                 {"plain", speed_of(report.plain)},
+                 {"draft_prompt_seconds", report.draft_prompt_seconds}};
+  add_drafts(object, report.generation, report.statistics);
+  object["guesses"] = object["drafted"];
+  object["drafted"] = speed_of(report.drafted);
+  return line_of(object);
 }
 
 }  // namespace krait::cli

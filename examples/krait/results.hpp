@@ -5,12 +5,19 @@
 /// spelled here, so that names and units are seen beside each other. They are a promise to scripts.
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "krait/krait.hpp"
 #include "krait/tools.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+struct TrainSummary;  // krait/training/train.hpp
+}  // namespace v0_1
+}  // namespace krait
 
 namespace krait::cli {
 
@@ -19,6 +26,9 @@ struct Sample {
   GenerationResult generation;
   std::uint64_t seed = 0;
   std::uint32_t sequence = 0;
+  std::optional<DraftStatistics> drafts = {};  // where there was a drafter
+  std::optional<double> score = {};            // by which it was chosen among several
+  bool has_log_probs = false;
 };
 /// One sample as an object, several as its `samples`.
 std::string to_json(std::span<const Sample> samples);
@@ -58,15 +68,27 @@ struct ScoredText {
 };
 std::string to_json(const ScoredText& text);
 
+/// `drugs-report`.
+std::string to_json(const std::vector<DrugPoint>& points, const DrugPlan& plan,
+                    const std::string& file, std::size_t tokens);
+
 /// `evaluate --kl`.
 std::string to_json(const KlDivergence& kl, const std::string& file, const std::string& reference);
 
 /// `aqlm`.
 std::string to_json(const AqlmReport& report, const std::string& scheme, double seconds);
 
+/// `laser`.
+std::string to_json(const LaserSummary& summary);
+/// `laser --search`.
+std::string to_json(const LaserSearchReport& report);
+
 /// `quantize`.
 std::string to_json(const QuantizeSummary& summary, const std::string& source,
                     const std::string& destination, const std::string& form);
+
+/// `train`, `sft`.
+std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds);
 
 /// `bench`: tokens per second of the runs of one kind.
 struct Speed {
@@ -113,5 +135,19 @@ struct BenchReport {
   double gflop_s = 0.0;
 };
 std::string to_json(const BenchReport& report);
+
+/// `bench --draft`.
+struct DraftReport {
+  std::string model = {};
+  int threads = 0;
+  Index prompt_tokens = 0;
+  Index repeat = 0;
+  Speed plain = {};
+  Speed drafted = {};
+  double draft_prompt_seconds = 0.0;  // of the drafters, no part of the speeds
+  GenerationResult generation = {};   // of the last drafted run
+  DraftStatistics statistics = {};
+};
+std::string to_json(const DraftReport& report);
 
 }  // namespace krait::cli

@@ -126,15 +126,25 @@ double now() {
 Flow ProgressLine::operator()(Index done, Index total) {
   const bool is_terminal = isatty(STDERR_FILENO) != 0;
   const double time = now();
-  if (last_ == 0.0) last_ = time;
+  if (last_ == 0.0) {
+    last_ = start_ = time;
+    first_ = done;
+  }
   // Nothing for work that is over at once.
   if (time - last_ > (is_terminal ? 0.2 : 10.0) || (shown_ && done == total)) {
     last_ = time;
     shown_ = true;
-    std::fprintf(stderr, "%s%s %lld of %lld %s (%.0f %%)%s", is_terminal ? "\r" : "", what_.c_str(),
-                 static_cast<long long>(done), static_cast<long long>(total), unit_.c_str(),
+    char left[48] = "";
+    if (done > first_ && done < total) {
+      std::snprintf(
+          left, sizeof left, ", %.0f s left",
+          (time - start_) * static_cast<double>(total - done) / static_cast<double>(done - first_));
+    }
+    std::fprintf(stderr, "%s%s %lld of %lld %s (%.0f %%%s)%s", is_terminal ? "\r" : "",
+                 what_.c_str(), static_cast<long long>(done), static_cast<long long>(total),
+                 unit_.c_str(),
                  total > 0 ? 100.0 * static_cast<double>(done) / static_cast<double>(total) : 100.0,
-                 is_terminal ? "\033[K" : "\n");
+                 left, is_terminal ? "\033[K" : "\n");
     std::fflush(stderr);
   }
   return is_interrupted() ? Flow::stop : Flow::go_on;

@@ -46,6 +46,8 @@ class ProgressLine {
  private:
   std::string what_;
   std::string unit_;
+  double start_ = 0.0;
+  Index first_ = 0;  // done at the start
   double last_ = 0.0;
   bool shown_ = false;
 };

@@ -53,7 +53,9 @@ Result<void> keep_what_was_shown(Sequence& sequence, const Sequence& asked,
   std::vector<Token> tokens(sampled.begin(), sampled.begin() + static_cast<std::ptrdiff_t>(kept));
   tokens.insert(tokens.end(), rest.begin(), rest.end());
   sequence = asked;
+  const Index first = std::ssize(sequence.tokens);
   sequence.append(tokens);
+  sequence.mark_sampled({first, std::ssize(sequence.tokens)});
   return {};
 }
 

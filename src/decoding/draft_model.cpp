@@ -15,6 +15,10 @@ namespace {
 SamplerOptions without_memory(SamplerOptions options) {
   options.repetition_penalty = 1.0;
   options.presence_penalty = options.frequency_penalty = 0.0;
+  options.dry_multiplier = 0.0;
+  options.bad_words.clear();
+  options.min_length = 0;
+  options.mirostat = 0;
   std::erase_if(options.order, [&](const std::string& name) {
     return std::ranges::any_of(options.steps,
                                [&](const auto& step) { return step->name() == name; });
@@ -203,8 +207,9 @@ bool DraftModel::judge(std::span<const float> logits, std::size_t place, double 
     is_right = token == guessed;
     if (!is_right && lenience > 1.0) {
       const float best = logits[static_cast<std::size_t>(kernels::argmax(logits))];
-      const float own_logit = logits[static_cast<std::size_t>(guessed)];
-      is_right = static_cast<double>(own_logit) + std::log(lenience) >= static_cast<double>(best);
+      const float guessed_logit = logits[static_cast<std::size_t>(guessed)];
+      is_right =
+          static_cast<double>(guessed_logit) + std::log(lenience) >= static_cast<double>(best);
     }
   } else {
     const TokenLaw p = sampler_.law(logits, position(place));

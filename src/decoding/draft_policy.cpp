@@ -27,6 +27,7 @@ DraftPolicy::DraftPolicy(Index levels, Index most)
 
 void DraftPolicy::Average::add(double x) noexcept {
   if (count_ > 0) x = std::min(x, 2.0 * value_);
+  if (count_ > 0 && 2.0 * x < value_) value_ = 2.0 * x;
   count_ = std::min(count_ + 1, 16);
   value_ += (x - value_) / count_;
 }
@@ -142,9 +143,10 @@ void DraftPolicy::verified(const Draft& draft, Index accepted, double spent,
   // A pass takes no longer than its rows one by one; one that did was held up by something else.
   const Index rows = draft.size() + 1;
   const double plain = plain_seconds();
+  const double usual = pass_seconds(rows);
   if (!draft.empty()) seconds = std::min(seconds, plain * static_cast<double>(rows));
   Average& pass = passes_[static_cast<std::size_t>(draft.size())];
-  if (!draft.empty() && !pass.is_known()) pass.expect(pass_seconds(rows));
+  if (!draft.empty() && !pass.is_known()) pass.expect(usual);
   pass.add(seconds);
   if (draft.empty()) {
     ++plain_;
@@ -152,11 +154,12 @@ void DraftPolicy::verified(const Draft& draft, Index accepted, double spent,
   } else {
     ++since_plain_;
   }
-  // What was lost against plain steps, in steps.
+  // What was lost against plain steps, in steps. If passes of this width take longer than they
+  // used to, the average will say so soon; a single one that did proves nothing.
   constexpr double allowed = 0.02;
   constexpr double most = 8.0;
   if (!(plain > 0.0)) return;
-  const double taken = draft.empty() ? plain : seconds;
+  const double taken = draft.empty() ? plain : std::min(seconds, 1.5 * usual);
   const double gained = static_cast<double>(accepted + 1) - (spent + taken) / plain;
   credit_ = std::min(most, credit_ + allowed + gained);
 }

@@ -50,7 +50,9 @@ class DraftPolicy {
   void verified(const Draft& draft, Index accepted, double spent, double seconds) noexcept;
 
  private:
-  // An average that follows the last few dozen numbers; outliers count as twice the average.
+  // An average of times that follows the last few dozen. What is held up takes any time, but
+  // nothing takes less than it needs: one that took long counts as twice the average, and no
+  // average is more than twice the least.
   class Average {
    public:
     bool is_known() const noexcept { return count_ > 0; }
@@ -91,7 +93,7 @@ class DraftPolicy {
 
   std::vector<Level> levels_;
   std::vector<Average> passes_;  // by rows - 1
-  double credit_ = 1.0;          // steps that may be lost
+  double credit_ = 3.0;          // steps that may be lost
   Index plain_ = 0;              // plain steps so far
   Index since_plain_ = 0;        // drafts since the last of them
 };

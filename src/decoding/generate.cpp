@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "decoding/stopwatch.hpp"
+#include "krait/decoding/guidance.hpp"
 #include "krait/decoding/speculation.hpp"
 
 namespace krait {
@@ -40,6 +41,41 @@ class Consumption {
   Sequence& sequence_;
   Index end_;  // the position of the state once nothing is pending
 };
+
+// Runs the items of a text, with guidance where it is asked for.
+class Runner {
+ public:
+  explicit Runner(Session& session) : session_(&session) {}
+
+  Result<void> guide(const GenerationOptions& options, std::span<const Token> prompt) {
+    if (options.guidance_scale == 1.0 || options.max_tokens == 0) return {};
+    const std::span<const Token> negative = options.negative_prompt;
+    KRAIT_ASSIGN_OR_RETURN(guidance_,
+                           Guidance::make(*session_, negative.empty() ? prompt.last(1) : negative,
+                                          options.guidance_scale));
+    return {};
+  }
+
+  // Most tokens of an item. What guides it needs as many.
+  Index most() const noexcept {
+    const Index chunk = session_->options().chunk;
+    return guidance_ ? std::max<Index>(1, chunk / 2) : chunk;
+  }
+
+  Result<RunOutput> run(const RunItem& item) {
+    return guidance_ ? guidance_->run(*session_, item) : session_->run({&item, 1});
+  }
+
+ private:
+  Session* session_;
+  std::optional<Guidance> guidance_;
+};
+
+GenerationOptions without_guidance(const GenerationOptions& options) {
+  GenerationOptions plain = options;
+  plain.guidance_scale = 1.0;
+  return plain;
+}
 
 // Gives a text the logits of its item, and keeps of a tentative one what was accepted, whether or
 // not accepting throws.
@@ -89,13 +125,14 @@ Result<void> advance_all(Session& session, std::span<Generation* const> texts) {
     if (text->is_finished()) continue;
     running.push_back(text);
     items.push_back(item);
-    left -= item.tentative ? std::ssize(item.tokens) : 1;
+    left -= (item.tentative ? std::ssize(item.tokens) : 1) * (item.clean ? 2 : 1);
   }
   for (std::size_t i = 0; i < items.size(); ++i) {
     if (items[i].tentative) continue;
-    const Index more = std::clamp<Index>(left, 0, std::ssize(items[i].tokens) - 1);
-    KRAIT_ASSIGN_OR_RETURN(items[i], running[i]->next(1 + more));
-    left -= more;
+    const Index rows = items[i].clean ? 2 : 1;  // of a token
+    const Index more = std::clamp<Index>(left / rows, 0, std::ssize(items[i].tokens) - 1);
+    KRAIT_ASSIGN_OR_RETURN(items[i], running[i]->next(rows * (1 + more)));
+    left -= rows * more;
   }
   KRAIT_ASSIGN_OR_RETURN(const RunOutput output, session.run(items));
   // Nothing that befalls one of them keeps the others from their step: its logits are gone then.
@@ -123,12 +160,18 @@ Result<void> advance_all(Session& session, std::span<Generation* const> texts) {
 Result<GenerationResult> generate(Session& session, const Tokenizer& tokenizer, Sequence& sequence,
                                   const GenerationOptions& options, GenerationCallback callback,
                                   Progress progress) {
-  KRAIT_ASSIGN_OR_RETURN(Generation generation, Generation::make(session.model(), tokenizer,
-                                                                 std::move(sequence), options));
+  KRAIT_RETURN_IF_ERROR(validate(options, session.model()));
+  KRAIT_ASSIGN_OR_RETURN(
+      Generation generation,
+      Generation::make(session.model(), tokenizer, std::move(sequence),
+                       options.guidance_scale == 1.0 ? options : without_guidance(options)));
   const GiveBack give_back(generation, sequence);
+  Runner runner(session);
+  KRAIT_RETURN_IF_ERROR(runner.guide(options, generation.sequence().tokens));
   Speculation* const speculation = options.max_tokens > 0 ? options.speculation.get() : nullptr;
   KRAIT_ASSIGN_OR_RETURN(const RunItem prompt, generation.next());
-  const Index total = std::ssize(prompt.tokens);
+  const Index total =
+      options.max_tokens > 0 ? generation.result().prompt_tokens : std::ssize(prompt.tokens);
   Stopwatch watch;
   if (speculation) KRAIT_RETURN_IF_ERROR(speculation->begin(generation.sequence(), options));
   double prompt_seconds = 0.0;
@@ -143,10 +186,10 @@ Result<GenerationResult> generate(Session& session, const Tokenizer& tokenizer, 
       const Index room = std::min(session.options().chunk, session.options().max_verify) - 1;
       KRAIT_RETURN_IF_ERROR(speculation->propose(generation, room));
     }
-    KRAIT_ASSIGN_OR_RETURN(const RunItem item, generation.next(session.options().chunk));
-    KRAIT_ASSIGN_OR_RETURN(const RunOutput output, session.run({&item, 1}));
+    KRAIT_ASSIGN_OR_RETURN(const RunItem item, generation.next(runner.most()));
+    KRAIT_ASSIGN_OR_RETURN(const RunOutput output, runner.run(item));
     done += item.tentative ? 1 : std::ssize(item.tokens);
-    if (is_prompt && done == total) prompt_seconds = watch.lap();
+    if (is_prompt && done >= total) prompt_seconds = watch.lap();
     KRAIT_RETURN_IF_ERROR(accept_item(session, generation, item, 0, output));
     if (speculation) KRAIT_RETURN_IF_ERROR(speculation->observe(generation));
     const auto events = generation.events();

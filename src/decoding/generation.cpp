@@ -6,51 +6,14 @@
 #include <utility>
 
 #include "decoding/clone_ptr.hpp"
+#include "decoding/noise_plan.hpp"
+#include "decoding/rewind.hpp"
 #include "decoding/text_stream.hpp"
 #include "krait/decoding/rejection.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 namespace {
-
-// States from before the tokens that a stop string may yet take back. A copy is taken every few
-// dozen tokens, so that it costs little, and little is consumed again after a stop.
-class Rewind {
- public:
-  Rewind(const State& state, std::size_t consumed) : safe_{state, consumed} {}
-
-  // Before `state`, which has consumed so many tokens, consumes the next one. `kept` tokens are
-  // certain to stay.
-  void note(const State& state, std::size_t consumed, std::size_t kept) {
-    if (!is_waiting_ && consumed >= safe_.consumed + interval) {
-      if (waiting_.state.layout() == nullptr) {
-        waiting_.state = state;
-      } else {
-        waiting_.state.copy_from(state);
-      }
-      waiting_.consumed = consumed;
-      is_waiting_ = true;
-    }
-    if (is_waiting_ && waiting_.consumed < kept) {
-      std::swap(safe_, waiting_);
-      is_waiting_ = false;
-    }
-  }
-
-  // The last state before a token that is certain to stay. Once.
-  void restore(State& state) noexcept { std::swap(state, safe_.state); }
-
- private:
-  static constexpr std::size_t interval = 64;
-
-  struct Copy {
-    State state;
-    std::size_t consumed = 0;
-  };
-  Copy safe_;
-  Copy waiting_;  // becomes safe_ once a token behind it is certain to stay
-  bool is_waiting_ = false;
-};
 
 Error bad(std::string_view what, std::string_view expected, std::string_view found) {
   return {ErrorCode::bad_argument,
@@ -88,29 +51,17 @@ Result<void> check_laws(std::span<const Token> draft, std::span<const TokenLaw> 
 Result<void> check(const Model& model, const Sequence& sequence, const GenerationOptions& options) {
   KRAIT_RETURN_IF_ERROR(validate(sequence));
   if (sequence.pending < 1) return bad("prompt", "at least one token", "none");
-  KRAIT_RETURN_IF_ERROR(check_count(options.max_tokens));
+  KRAIT_RETURN_IF_ERROR(validate(options, model));
+  if (options.guidance_scale != 1.0) {
+    return bad("guidance scale", "1, where generate does not run the text",
+               fmt::to_string(options.guidance_scale));
+  }
   return check_tokens("prompt", sequence.pending_tokens(), model.vocab_padded());
 }
 
 }  // namespace
 
 Constraint::~Constraint() = default;
-
-std::string_view to_string(FinishReason reason) noexcept {
-  switch (reason) {
-    case FinishReason::max_tokens:
-      return "length";
-    case FinishReason::stop_token:
-      return "stop_token";
-    case FinishReason::stop_string:
-      return "stop_string";
-    case FinishReason::cancelled:
-      return "cancelled";
-    case FinishReason::constraint:
-      return "constraint";
-  }
-  return "";
-}
 
 class Generation::Impl {
  public:
@@ -152,8 +103,9 @@ class Generation::Impl {
   }
   // Whether a tentative run has left the state behind tokens that are none of the text.
   bool is_astray() const noexcept {
-    return awaits_keep_ ? std::ssize(sequence_.tokens) - 1 != static_cast<Index>(consumed())
-                        : std::ssize(sequence_.tokens) < static_cast<Index>(consumed());
+    return awaits_keep_
+               ? std::ssize(sequence_.tokens) - 1 - forced_ != static_cast<Index>(consumed())
+               : std::ssize(sequence_.tokens) < static_cast<Index>(consumed());
   }
   void update_pending() noexcept {
     if (is_astray()) return;
@@ -182,11 +134,17 @@ class Generation::Impl {
   void show(Token token, std::string_view text);
   void drop_events() noexcept;
   void settle() noexcept;
+  bool is_stop(Token token) const;
   void append(Token token);
+  void put(Token token);
+  bool force();
   void ask_constraint();
   void hold() noexcept;
   void take_back();
   std::vector<Token> encode_part(std::string_view part) const;
+  void count_noised(Index passes) noexcept {
+    if (is_noised_ && noise_->drugs().plan().state == DrugState::shower) sequence_.noised += passes;
+  }
 
   const Tokenizer* tokenizer_;
   Index vocab_;
@@ -199,20 +157,23 @@ class Generation::Impl {
   std::vector<Token> proposed_;  // the pending token and the draft behind it; empty without one
   std::vector<TokenLaw> laws_;   // of the draft; empty: all one_hot
   Index kept_ = 0;               // tokens of the step that stay
+  Index forced_ = 0;             // tokens of the step that were put behind them
   bool awaits_keep_ = false;     // the state has consumed more of the step than stays
   Sampler sampler_;
   ClonePtr<Constraint> constraint_;
   std::size_t constrained_from_ = 0;  // the first token that the constraint is about
   TokenMask mask_;                    // of the next token, if there is a constraint
   TextStream stream_;
-  std::optional<Rewind> rewind_;  // without stop strings nothing is taken back
-  std::string resumed_;           // what was held back before and goes in front of the first event
-  std::string text_;              // of the last events
+  std::optional<DrugHook> noise_;  // without doses none
+  std::optional<Rewind> rewind_;   // without stop strings nothing is taken back
+  std::string resumed_;            // what was held back before and goes in front of the first event
+  std::string text_;               // of the last events
   std::vector<GenerationEvent> events_;
   std::vector<std::size_t> event_ends_;  // in text_
   GenerationResult result_;
   bool is_finished_ = false;
-  bool is_open_ = false;  // text was sampled that sequence_.unshown does not know of
+  bool is_noised_ = false;  // the step that was asked for last
+  bool is_open_ = false;    // text was sampled that sequence_.unshown does not know of
   bool is_closed_ = false;
 };
 
@@ -226,11 +187,16 @@ Result<void> Generation::Impl::begin(const Sequence& sequence, bool restarts_con
   rewind_.reset();
   proposed_.clear();
   drop_events();
-  kept_ = 0;
+  kept_ = forced_ = 0;
   awaits_keep_ = false;
   accepted_ = std::ssize(sequence.tokens) - sequence.pending;
   if (has_stops_ && options_.max_tokens > 0) {
-    rewind_.emplace(sequence.state, static_cast<std::size_t>(accepted_));
+    rewind_.emplace(sequence, static_cast<std::size_t>(accepted_));
+  }
+  noise_.reset();
+  is_noised_ = false;
+  if (options_.drugs && !options_.drugs->is_sober()) {
+    noise_.emplace(options_.drugs, options_.sampler.sequence);
   }
   result_ = {};
   result_.prompt_tokens = sequence.pending;
@@ -262,19 +228,33 @@ Result<RunItem> Generation::Impl::next(Index most) {
                fmt::to_string(consumed()));
   }
   update_pending();
-  if (awaits_keep_ && rewind_) rewind_->note(sequence_.state, consumed(), cut().tokens);
+  if (noise_ && sequence_.noised >= noise_->drugs().most_noised()) {
+    make_clean(sequence_);
+    accepted_ = static_cast<Index>(consumed());
+  }
+  if (awaits_keep_ && rewind_) rewind_->note(sequence_, consumed(), cut().tokens);
   awaits_keep_ = false;
   kept_ = 0;
   // Room for the tokens that come of it, before the state advances to where they are needed.
   std::vector<Token>& tokens = sequence_.tokens;
   const std::size_t room = tokens.size() + std::max<std::size_t>(1, proposed_.size());
   if (room > tokens.capacity()) tokens.reserve(2 * tokens.size() + room + 16);
+  sequence_.sampled.reserve(sequence_.sampled.size() + 1);
+  if (noise_) {
+    const NoisedStep plan = plan_noise(sequence_, noise_->drugs(), most);
+    is_noised_ = plan.is_noised;
+    most = plan.most;
+  }
   const bool has_draft = !proposed_.empty() && most > 1 && sequence_.pending == 1;
   const std::span<const Token> step =
       has_draft ? std::span<const Token>(proposed_)
                 : sequence_.pending_tokens().first(static_cast<std::size_t>(runnable(sequence_)));
   const Index count = std::min(most, std::ssize(step));
   RunItem item{.tokens = step.first(static_cast<std::size_t>(count)), .state = &sequence_.state};
+  if (is_noised_) {
+    item.hook = &*noise_;
+    item.clean = noise_->drugs().plan().state == DrugState::clean;
+  }
   if (has_draft) {
     item.logits = RunItem::Logits::all;
     item.tentative = true;
@@ -323,13 +303,15 @@ Result<void> Generation::Impl::accept(MatrixView<const float> logits) {
     return bad("logits", fmt::format("at least {}", vocab_), fmt::to_string(logits.cols));
   }
   drop_events();
-  kept_ = 0;
+  kept_ = forced_ = 0;
   if (rows == 0) {
+    count_noised(now - accepted_);
     accepted_ = now;
     update_pending();
     if (runnable(sequence_) == 0) end(FinishReason::max_tokens);
     return {};
   }
+  const Index before = accepted_;
   accepted_ = known;  // with the first of the rows
   awaits_keep_ = rows > 1;
   constexpr Token none = -1;
@@ -343,8 +325,10 @@ Result<void> Generation::Impl::accept(MatrixView<const float> logits) {
   ++result_.target_passes;
   result_.drafted += rows - 1;
   result_.accepted += kept_ - 1;
+  count_noised(known - before + kept_ - 1);
   awaits_keep_ = kept_ < rows;
   proposed_.clear();
+  if (awaits_keep_) sequence_.pending = 1 + forced_;  // once it is kept
   update_pending();
   point_events();
   return {};
@@ -355,36 +339,59 @@ Result<void> Generation::Impl::accept(MatrixView<const float> logits) {
 //
 bool Generation::Impl::take(std::span<const float> logits, Token guess, const TokenLaw* law) {
   const Token token = sample(logits, guess, law);
-  // A stop token may be the end of a stop string as well, which takes back what is before it.
-  if (std::ranges::find(options_.stop_tokens, token) != options_.stop_tokens.end() &&
-      !stream_.completes_stop(token)) {
+  if (options_.log_probs) {
+    result_.log_probs.push_back(
+        log_probs_of(logits.first(static_cast<std::size_t>(vocab_)), token, *options_.log_probs));
+  }
+  if (is_stop(token)) {
     // The text goes on from the token before, which has been consumed; so it is the stop token
     // that is pending, as a separator in front of whatever is appended.
+    ++kept_;
     append(token);
     end(FinishReason::stop_token);
     return false;
   }
+  ++kept_;
+  put(token);
+  if (!is_finished_ && force()) return false;
+  return !is_finished_ && token == guess;
+}
+
+// A stop token may be the end of a stop string as well, which takes back what is before it.
+bool Generation::Impl::is_stop(Token token) const {
+  return std::ranges::find(options_.stop_tokens, token) != options_.stop_tokens.end() &&
+         !stream_.completes_stop(token);
+}
+
+// The token becomes part of the text.
+void Generation::Impl::put(Token token) {
   append(token);
   is_open_ = true;
   const std::string_view text = stream_.push(token);
   // Within a tentative step the state is ahead of the text; it is noted once it is kept.
   if (rewind_ && consumed() + 1 == sequence_.tokens.size()) {
-    rewind_->note(sequence_.state, consumed(), cut().tokens);
+    rewind_->note(sequence_, consumed(), cut().tokens);
   }
   sampler_.observe({&token, 1});
   result_.tokens.push_back(token);
   show(token, text);
-  if (stream_.stopped()) {
-    end(FinishReason::stop_string);
-  } else {
-    if (constraint_) constraint_->accept(token);
-    if (std::ssize(result_.tokens) == options_.max_tokens) {
-      end(FinishReason::max_tokens);
-    } else {
-      ask_constraint();
-    }
+  if (stream_.stopped()) return end(FinishReason::stop_string);
+  if (constraint_) constraint_->accept(token);
+  if (std::ssize(result_.tokens) == options_.max_tokens) return end(FinishReason::max_tokens);
+  ask_constraint();
+}
+
+// What can go on in one way only does so: it is run in one pass with the token that was sampled.
+// Log-probabilities need the logits of every token.
+bool Generation::Impl::force() {
+  if (!constraint_ || options_.log_probs) return false;
+  for (const Token token : constraint_->forced()) {
+    if (is_finished_ || is_stop(token)) break;
+    ++forced_;  // the state is none of these tokens' concern
+    put(token);
   }
-  return !is_finished_ && token == guess;
+  result_.forced += forced_;
+  return forced_ > 0;
 }
 
 // From the logits after all of the text. By matching, the model's own draw comes next in any case.
@@ -402,8 +409,7 @@ Token Generation::Impl::sample(std::span<const float> logits, Token guess, const
 }
 
 void Generation::Impl::append(Token token) {
-  sequence_.tokens.push_back(token);
-  ++kept_;
+  sequence_.push_sampled(token);
   update_pending();
 }
 
@@ -472,7 +478,7 @@ void Generation::Impl::settle() noexcept {
   if (is_astray()) {
     sequence_.pending = -1;
     if (!rewind_) return;
-    rewind_->restore(sequence_.state);
+    rewind_->restore(sequence_);
   }
   awaits_keep_ = false;
   update_pending();
@@ -481,7 +487,7 @@ void Generation::Impl::settle() noexcept {
 // The text goes on one day: what may begin a stop string waits, and can still be taken back.
 void Generation::Impl::hold() noexcept {
   sequence_.unshown = static_cast<Index>(stream_.unshown());
-  if (sequence_.unshown > 0 && consumed() >= cut().tokens) rewind_->restore(sequence_.state);
+  if (sequence_.unshown > 0 && consumed() >= cut().tokens) rewind_->restore(sequence_);
   update_pending();
 }
 
@@ -491,13 +497,14 @@ void Generation::Impl::take_back() {
   std::vector<Token> part = encode_part(kept.part);
   sequence_.tokens.reserve(kept.tokens + part.size());
   const auto is_beyond = [&] { return consumed() + (part.empty() ? 1 : 0) > kept.tokens; };
-  if (is_beyond()) rewind_->restore(sequence_.state);
+  if (is_beyond()) rewind_->restore(sequence_);
   if (is_beyond()) {  // consumed since it was held back, by a run that was cancelled
     kept.tokens = consumed() + 1;
     part.clear();
   }
   sequence_.tokens.resize(kept.tokens);
-  sequence_.tokens.insert(sequence_.tokens.end(), part.begin(), part.end());
+  for (const Token token : part) sequence_.push_sampled(token);
+  sequence_.forget_marks();
   update_pending();
 }
 

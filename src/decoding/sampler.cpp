@@ -125,8 +125,10 @@ Error out_of_range(std::string_view what, std::string_view expected, double foun
 
 std::span<const StepKind* const> step_kinds() noexcept {
   static constexpr const StepKind* kinds[] = {
-      &penalties_step, &logit_bias_step, &temperature_step, &top_k_step,
-      &top_p_step,     &min_p_step,      &typical_p_step,
+      &penalties_step,  &dry_step,         &logit_bias_step,  &bad_words_step,
+      &min_length_step, &top_n_sigma_step, &temperature_step, &top_k_step,
+      &top_p_step,      &min_p_step,       &typical_p_step,   &epsilon_cutoff_step,
+      &eta_cutoff_step, &xtc_step,         &mirostat_step,
   };
   return kinds;
 }
@@ -196,6 +198,20 @@ std::optional<Token> Sampler::sample(std::span<const float> logits, Index positi
   if (options_.greedy) return best_of(logits, allowed);
   if (!candidates_.load(logits, allowed)) return std::nullopt;
   return choose(position);
+}
+
+std::span<const Candidate> Sampler::best(std::span<const float> logits, Index position,
+                                         std::size_t count, const TokenMask& allowed) noexcept {
+  const FloatEnvironment environment;
+  if (!candidates_.load(logits.first(static_cast<std::size_t>(vocab_)), allowed)) return {};
+  apply_steps(position);
+  count = std::min(count, candidates_.size());
+  candidates_.sort_first(count);
+  const std::span<const Candidate> all = candidates_.span().first(count);
+  const auto is_forbidden = [](const Candidate& c) {
+    return c.logit == -std::numeric_limits<double>::infinity();
+  };
+  return {all.begin(), std::ranges::find_if(all, is_forbidden)};
 }
 
 void Sampler::apply_steps(Index position) noexcept {

@@ -198,11 +198,13 @@ Result<void> Speculation::Impl::draft_fixed(Index length) {
 
 Result<void> Speculation::Impl::draft_chosen(Index most) {
   if (!policy_.is_open()) return {};
+  Stopwatch watch;
   while (draft_.size() < most) {
     KRAIT_ASSIGN_OR_RETURN(const bool goes_on, extend(most));
     if (!goes_on) break;
   }
   cut();
+  spent_ = watch.lap();  // with the time that it took to decide
   return {};
 }
 
@@ -220,7 +222,10 @@ Result<bool> Speculation::Impl::extend(Index most) {
   Index taken = 0;
   if (is_free && setting_.acceptance == Acceptance::match) {
     look_ = draft_;
-    KRAIT_RETURN_IF_ERROR(guess(look_, left, last));
+    for (Index before = -1; look_.size() < most && look_.size() > before;) {
+      before = look_.size();
+      KRAIT_RETURN_IF_ERROR(guess(look_, most - before, last));
+    }
     for (Index n = draft_.size() + 1; n <= look_.size(); ++n) {
       const double rate = policy_.rate(look_, n, spent_);
       if (rate <= best) continue;

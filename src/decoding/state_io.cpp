@@ -18,6 +18,7 @@ namespace {
 constexpr std::string_view format_name = "krait-state";
 constexpr std::string_view format_version = "2";
 constexpr std::string_view tokens_name = "tokens";
+constexpr std::string_view clean_prefix = "clean.";  // of the names of the clean state's tensors
 
 class Reader {
  public:
@@ -58,6 +59,12 @@ class Reader {
     return found;
   }
 
+  bool has(std::string_view key) const { return find(key) != nullptr; }
+  const std::string* find(std::string_view key) const {
+    const auto it = store_.metadata.find(key);
+    return it == store_.metadata.end() ? nullptr : &it->second;
+  }
+
   Error fail(ErrorCode code, std::string_view what, std::string_view expected,
              std::string_view found) const {
     return {code, fmt::format("[state] {}: expected {}, found {} ({})", what, expected,
@@ -65,20 +72,16 @@ class Reader {
   }
 
  private:
-  const std::string* find(std::string_view key) const {
-    const auto it = store_.metadata.find(key);
-    return it == store_.metadata.end() ? nullptr : &it->second;
-  }
-
   const WeightStore& store_;
   const std::string& path_;
 };
 
-// The fixed block of a state, and its cache of so many rows.
-Result<void> read_values(const Reader& reader, const Model& model, Index position, State& state) {
+// The fixed block of a state, and its cache of so many rows. `prefix` is of the tensors' names.
+Result<void> read_values(const Reader& reader, const Model& model, const std::string& prefix,
+                         Index position, State& state) {
   for (const StateTensor& tensor : model.parts().state_layout->tensors) {
     KRAIT_ASSIGN_OR_RETURN(const TensorView view,
-                           reader.tensor(tensor.path, DType::f32, tensor.shape));
+                           reader.tensor(prefix + tensor.path, DType::f32, tensor.shape));
     if (view.size() > 0) {
       std::memcpy(state.tensor(tensor.path).data(), view.data,
                   static_cast<std::size_t>(view.bytes()));
@@ -86,7 +89,8 @@ Result<void> read_values(const Reader& reader, const Model& model, Index positio
   }
   for (const CacheTensor& tensor : model.parts().state_layout->cache) {
     const Shape shape{position, tensor.slot.floats};
-    KRAIT_ASSIGN_OR_RETURN(const TensorView view, reader.tensor(tensor.path, DType::f32, shape));
+    KRAIT_ASSIGN_OR_RETURN(const TensorView view,
+                           reader.tensor(prefix + tensor.path, DType::f32, shape));
     KRAIT_RETURN_IF_ERROR(state.reserve(position));
     const auto* values = static_cast<const float*>(view.data);
     for (Index t = 0; t < position; ++t) {
@@ -95,7 +99,87 @@ Result<void> read_values(const Reader& reader, const Model& model, Index positio
                   static_cast<std::size_t>(tensor.slot.floats) * sizeof(float));
     }
   }
+  state.cache().set_rows(position);
+  state.set_position(position);
   return {};
+}
+
+// The state in front of noised passes, if there were any: its tokens are among the last.
+Result<void> read_clean(const Reader& reader, const Model& model, Sequence& sequence) {
+  if (!reader.has("noised")) return {};
+  const Index consumed = std::ssize(sequence.tokens) - sequence.pending;
+  const Index position = sequence.state.position();
+  KRAIT_ASSIGN_OR_RETURN(const Index clean, reader.number("clean_position", position));
+  if (position - clean > consumed) {
+    return reader.fail(ErrorCode::bad_format, "clean_position",
+                       fmt::format("at least {}, with all tokens behind it", position - consumed),
+                       fmt::to_string(clean));
+  }
+  KRAIT_ASSIGN_OR_RETURN(sequence.noised, reader.number("noised", position - clean));
+  sequence.clean = model.initial_state();
+  return read_values(reader, model, std::string(clean_prefix), clean, sequence.clean);
+}
+
+// "3-5,7-8": which of the pending tokens were sampled.
+std::string written_ranges(const Sequence& sequence) {
+  const Index first = std::ssize(sequence.tokens) - sequence.pending;
+  std::string text;
+  for (const Range& range : sequence.sampled) {
+    const Index begin = std::max(range.begin, first);
+    const Index end = std::min(range.end, std::ssize(sequence.tokens));
+    if (begin >= end) continue;
+    text += fmt::format("{}{}-{}", text.empty() ? "" : ",", begin, end);
+  }
+  return text;
+}
+
+Result<std::vector<Range>> read_ranges(const Reader& reader, Index tokens) {
+  std::vector<Range> ranges;
+  if (!reader.has("sampled")) return ranges;
+  const std::string& text = *reader.find("sampled");
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  Index last = 0;
+  while (at < end) {
+    Range range;
+    auto read = std::from_chars(at, end, range.begin);
+    const bool has_dash = read.ec == std::errc() && read.ptr < end && *read.ptr == '-';
+    if (has_dash) read = std::from_chars(read.ptr + 1, end, range.end);
+    const bool ends = read.ec == std::errc() && (read.ptr == end || *read.ptr == ',');
+    if (!has_dash || !ends || range.begin < last || range.end <= range.begin ||
+        range.end > tokens) {
+      return reader.fail(ErrorCode::bad_format, "sampled",
+                         fmt::format("ascending ranges within 0 to {}", tokens), text);
+    }
+    ranges.push_back(range);
+    last = range.end;
+    at = read.ptr == end ? end : read.ptr + 1;
+  }
+  return ranges;
+}
+
+}  // namespace
+
+namespace {
+
+// The tensors of a state. The rows of a cache lie in pages; in the file they follow one another, as
+// they do in `rows`.
+void add_values(const std::string& prefix, const State& state, std::vector<NamedTensor>& tensors,
+                std::vector<AlignedBuffer<float>>& rows) {
+  const StateLayout& layout = *state.layout();
+  const Index position = state.position();
+  for (const StateTensor& tensor : layout.tensors) {
+    tensors.push_back(
+        {prefix + tensor.path, {state.tensor(tensor.path).data(), DType::f32, tensor.shape}});
+  }
+  for (const CacheTensor& tensor : layout.cache) {
+    AlignedBuffer<float>& all = rows.emplace_back(position * tensor.slot.floats);
+    for (Index t = 0; t < position; ++t) {
+      std::ranges::copy(state.cache().row(tensor.slot, t), all.data() + t * tensor.slot.floats);
+    }
+    tensors.push_back(
+        {prefix + tensor.path, {all.data(), DType::f32, {position, tensor.slot.floats}}});
+  }
 }
 
 }  // namespace
@@ -120,24 +204,20 @@ Result<void> save_state(const Sequence& sequence, const std::string& path) {
   if (sequence.unshown < 0) {
     return refuse("unshown", "a number of at least 0", fmt::to_string(sequence.unshown));
   }
+  const bool has_clean = sequence.noised > 0;
+  if (has_clean && (sequence.clean.layout() != sequence.state.layout() ||
+                    position - sequence.clean.position() > known - sequence.pending ||
+                    position - sequence.clean.position() < sequence.noised)) {
+    return refuse("clean", "a state in front of the noised tokens", "another");
+  }
+  if (!layout.cache.empty() && sequence.state.cache().rows() != position) {
+    return refuse("cache", fmt::format("{} rows", position),
+                  fmt::to_string(sequence.state.cache().rows()));
+  }
   std::vector<NamedTensor> tensors;
-  for (const StateTensor& tensor : layout.tensors) {
-    tensors.push_back(
-        {tensor.path, {sequence.state.tensor(tensor.path).data(), DType::f32, tensor.shape}});
-  }
-  // The rows of a cache lie in pages; in the file they follow one another.
-  const CachePages& cache = sequence.state.cache();
-  if (!layout.cache.empty() && cache.rows() != position) {
-    return refuse("cache", fmt::format("{} rows", position), fmt::to_string(cache.rows()));
-  }
   std::vector<AlignedBuffer<float>> rows;
-  for (const CacheTensor& tensor : layout.cache) {
-    AlignedBuffer<float>& all = rows.emplace_back(position * tensor.slot.floats);
-    for (Index t = 0; t < position; ++t) {
-      std::ranges::copy(cache.row(tensor.slot, t), all.data() + t * tensor.slot.floats);
-    }
-    tensors.push_back({tensor.path, {all.data(), DType::f32, {position, tensor.slot.floats}}});
-  }
+  add_values("", sequence.state, tensors, rows);
+  if (has_clean) add_values(std::string(clean_prefix), sequence.clean, tensors, rows);
   tensors.push_back({std::string(tokens_name), {sequence.tokens.data(), DType::i32, {known}}});
   std::map<std::string, std::string, std::less<>> metadata = {
       {"format", std::string(format_name)},
@@ -147,6 +227,13 @@ Result<void> save_state(const Sequence& sequence, const std::string& path) {
       {"position", std::to_string(position)},
       {"pending", std::to_string(sequence.pending)},
       {"unshown", std::to_string(sequence.unshown)}};
+  if (const std::string ranges = written_ranges(sequence); !ranges.empty()) {
+    metadata.emplace("sampled", ranges);
+  }
+  if (has_clean) {
+    metadata.emplace("clean_position", std::to_string(sequence.clean.position()));
+    metadata.emplace("noised", std::to_string(sequence.noised));
+  }
   metadata.emplace(content_checksum_key, content_checksum(tensors, metadata));
   return write_safetensors(path, tensors, metadata);
 }
@@ -182,9 +269,7 @@ Result<Sequence> load_state(const Model& model, std::shared_ptr<const FileBytes>
   KRAIT_ASSIGN_OR_RETURN(const Index unshown, reader.number("unshown", State::largest_position));
 
   Sequence sequence(model);
-  KRAIT_RETURN_IF_ERROR(read_values(reader, model, position, sequence.state));
-  sequence.state.cache().set_rows(position);
-  sequence.state.set_position(position);
+  KRAIT_RETURN_IF_ERROR(read_values(reader, model, "", position, sequence.state));
 
   KRAIT_ASSIGN_OR_RETURN(const TensorView tokens,
                          reader.tensor(tokens_name, DType::i32, std::nullopt));
@@ -207,6 +292,8 @@ Result<Sequence> load_state(const Model& model, std::shared_ptr<const FileBytes>
   }
   sequence.pending = pending;
   sequence.unshown = unshown;
+  KRAIT_ASSIGN_OR_RETURN(sequence.sampled, read_ranges(reader, std::ssize(sequence.tokens)));
+  KRAIT_RETURN_IF_ERROR(read_clean(reader, model, sequence));
   return sequence;
 }
 

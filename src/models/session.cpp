@@ -24,6 +24,19 @@ SessionOptions checked(SessionOptions options, const Model& model) {
   return options;
 }
 
+bool allocate(AlignedBuffer<float>& buffer, Index floats) {
+#if KRAIT_HAS_EXCEPTIONS
+  try {
+    buffer = AlignedBuffer<float>(floats);
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+#else
+  buffer = AlignedBuffer<float>(floats);
+#endif
+  return true;
+}
+
 std::size_t most_items(const SessionOptions& options) {
   return static_cast<std::size_t>(std::max(options.max_batch, options.max_verify_batch));
 }
@@ -72,19 +85,19 @@ Session::Session(Model model, Executor& executor, const SessionOptions& options)
       workspace_(model_.parts().workspace_floats * options_.chunk),
       x_(options_.chunk * model_.d_model()),
       logits_(std::max(options_.max_batch, options_.max_verify) * model_.vocab_padded()),
-      rows_(most_items(options_)),
-      ends_(rows_.size()),
-      distinct_(rows_.size()),
-      batch_(rows_.size()),
+      rows_(2 * most_items(options_)),
+      ends_(most_items(options_)),
+      distinct_(ends_.size()),
+      batch_(ends_.size()),
       trail_(model_.parts().trail, options_.max_verify),
       saved_(static_cast<std::size_t>(options_.max_verify_batch), model_.initial_state()),
-      drafts_(rows_.size()) {}
+      drafts_(ends_.size()) {}
 
 std::size_t Session::bytes() const noexcept {
   std::size_t saved = 0;
   for (const State& state : saved_) saved += state.bytes();
   return scratch_.bytes() + workspace_.bytes() + x_.bytes() + logits_.bytes() + trail_.bytes() +
-         saved;
+         beside_.bytes() + saved;
 }
 
 Result<void> Session::reserve(Index context) {
@@ -98,30 +111,25 @@ Result<void> Session::reserve(Index context) {
   for (const Bookings::TaskMemory& size : sizes) {
     floats = std::max(floats, round_up(size(options_.chunk, context), Index{16}));
   }
-  const auto fail = [&] {
-    return Error{
-        ErrorCode::no_memory,
-        fmt::format("[session] context: expected memory for {} tokens, found none", context)};
-  };
+  const Error no_memory{
+      ErrorCode::no_memory,
+      fmt::format("[session] context: expected memory for {} tokens, found none", context)};
   constexpr Index most_floats = Index{1} << 38;  // more than any machine has
-  if (floats > most_floats / executor_->width()) return fail();
-#if KRAIT_HAS_EXCEPTIONS
-  try {
-    tasks_ = AlignedBuffer<float>(floats * executor_->width());
-  } catch (const std::bad_alloc&) {
-    return fail();
-  }
-#else
-  tasks_ = AlignedBuffer<float>(floats * executor_->width());
-#endif
+  if (floats > most_floats / executor_->width()) return no_memory;
+  if (!allocate(tasks_, floats * executor_->width())) return no_memory;
   task_floats_ = floats;
   context_ = context;
   return {};
 }
 
 Result<void> Session::make_room(std::span<const RunItem> items) {
+  const Index floats = model_.parts().state_layout->floats;
   for (const RunItem& item : items) {
     KRAIT_RETURN_IF_ERROR(make_room(item.tokens, *item.state));
+    if (is_pair(item) && beside_.size() < floats && !allocate(beside_, floats)) {
+      return Error{ErrorCode::no_memory,
+                   "[session] run: expected memory for a second state, found none"};
+    }
   }
   return {};
 }

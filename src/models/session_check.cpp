@@ -82,8 +82,8 @@ Result<void> Session::check_model(const State& state) const {
 }
 
 Result<void> Session::check_run(std::span<const RunItem> items) {
-  if (items.size() > rows_.size()) {
-    return bad_argument("run", fmt::format("at most {} items", rows_.size()),
+  if (items.size() > ends_.size()) {
+    return bad_argument("run", fmt::format("at most {} items", ends_.size()),
                         fmt::to_string(items.size()));
   }
   Index tokens = 0;
@@ -95,7 +95,7 @@ Result<void> Session::check_run(std::span<const RunItem> items) {
     if (item.state == nullptr) return bad_argument("state", "states", "a null pointer");
     KRAIT_RETURN_IF_ERROR(check(item.tokens, *item.state));
     const auto count = static_cast<Index>(item.tokens.size());
-    tokens += count;
+    tokens += is_pair(item) ? 2 * count : count;
     drafts += item.tentative ? 1 : 0;
     tentative += item.tentative ? count : 0;
     rows += item.logits == RunItem::Logits::all ? count : item.logits == RunItem::Logits::last;

@@ -17,18 +17,21 @@ BlockContext Session::context(MatrixView<float> x, std::span<const SequenceRows>
           .memory = scratch_,
           .workspace = workspace_.span(),
           .tasks = tasks_.span(),
-          .task_floats = task_floats_};
+          .task_floats = task_floats_,
+          .state_floats = model_.parts().state_layout->floats};
 }
 
 void Session::advance(std::span<const RunItem> items) {
   const Model::Parts& parts = model_.parts();
   if (items.empty()) return;
   Index total = 0;
+  std::size_t entries = 0;
   bool has_hooks = false;
   bool has_drafts = false;
+  bool has_pairs = false;
   for (std::size_t i = 0; i < items.size(); ++i) {
     const RunItem& item = items[i];
-    SequenceRows& rows = rows_[i];
+    SequenceRows& rows = rows_[entries++];
     rows = {.first = total,
             .count = static_cast<Index>(item.tokens.size()),
             .position = item.state->position_,
@@ -40,21 +43,32 @@ void Session::advance(std::span<const RunItem> items) {
     has_hooks |= rows.hook != nullptr;
     has_drafts |= item.tentative;
     total += rows.count;
+    if (!is_pair(item)) continue;
+    SequenceRows& beside = rows_[entries++] = rows;
+    beside.first = total;
+    beside.state = beside_.data();
+    beside.trail = -1;
+    beside.is_beside = true;
+    rows.hook = nullptr;
+    has_pairs = true;
+    total += beside.count;
   }
-  BlockContext ctx =
-      context({x_.data(), total, model_.d_model()}, std::span(rows_).first(items.size()));
+  const auto all = std::span<const SequenceRows>(rows_).first(entries);
+  BlockContext ctx = context({x_.data(), total, model_.d_model()}, all);
   ctx.trail = has_drafts ? &trail_ : nullptr;
   ctx.has_hooks = has_hooks;
+  ctx.has_pairs = has_pairs;
   {
     const profile::Zone zone("embedding");
-    for (std::size_t i = 0; i < items.size(); ++i) {
-      parts.embedding.lookup(items[i].tokens, ctx.x.rows_from(rows_[i].first, rows_[i].count));
+    for (const SequenceRows& rows : all) {
+      parts.embedding.lookup(items[static_cast<std::size_t>(rows.item)].tokens,
+                             ctx.x.rows_from(rows.first, rows.count));
     }
   }
   for (const Residual& residual : parts.residuals) residual.forward(ctx);
-  for (std::size_t i = 0; i < items.size(); ++i) {
-    items[i].state->set_position(rows_[i].position + rows_[i].count);
-    items[i].state->cache_.set_rows(items[i].state->position_);
+  for (const RunItem& item : items) {
+    item.state->set_position(item.state->position_ + std::ssize(item.tokens));
+    item.state->cache_.set_rows(item.state->position_);
   }
 }
 
@@ -107,7 +121,9 @@ Result<RunOutput> Session::execute(std::span<const RunItem> items, bool on_copie
       continue;
     }
     draft.after = items[i].state->version();
-    draft.hook = rows_[i].hook;
+    draft.hook = is_pair(items[i])          ? nullptr
+                 : items[i].hook != nullptr ? items[i].hook
+                                            : options_.hook;
     draft.is_open = true;
   }
   return result;
@@ -117,8 +133,10 @@ Result<RunOutput> Session::output(std::span<const RunItem> items) {
   const Index d_model = model_.d_model();
   Index rows = 0;
   Index begin = -1;  // first row whose logits are wanted; such rows are moved together
+  const SequenceRows* entry = rows_.data();
   for (std::size_t i = 0; i < items.size(); ++i) {
-    const SequenceRows& own = rows_[i];
+    if (is_pair(items[i])) ++entry;
+    const SequenceRows& own = *entry++;
     const Index count = items[i].logits == RunItem::Logits::all    ? own.count
                         : items[i].logits == RunItem::Logits::last ? 1
                                                                    : 0;

@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+
+#include "krait/kernels/ref/attention.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -97,6 +100,81 @@ Result<std::unique_ptr<const Block>> Attention::bind(const AttentionSpec& unreso
                                       spec.d_head);
   });
   return std::unique_ptr<const Block>(std::move(block));
+}
+
+void Attention::attend_with_hooks(const BlockContext& ctx, MatrixView<const float> kv,
+                                  MatrixView<float> q) const noexcept {
+  const auto wants_cache = [&](const SequenceRows& rows) {
+    return rows.hook != nullptr && spec_.d_head <= widest_hooked_vector &&
+           (rows.hook->wants(Site::cached_key) || rows.hook->wants(Site::cached_value));
+  };
+  for (std::size_t i = 0; i < ctx.sequences.size(); ++i) {
+    const SequenceRows& all = ctx.sequences[i];
+    if (!all.is_beside && !wants_cache(all)) {
+      attend(ctx, all, q);
+      continue;
+    }
+    for (Index t = 0; t < all.count; ++t) {
+      const SequenceRows rows = all.part(t);
+      const auto copy_to_cache = [&](Index row) {
+        if (all.is_beside) std::ranges::copy(kv.row(row), rows.cache(cache_, 0).data());
+      };
+      copy_to_cache(rows.first);
+      wants_cache(rows) ? attend_changed(ctx, rows, q.row(rows.first)) : attend(ctx, rows, q);
+      copy_to_cache(rows.first - all.count);  // that of the sequence itself
+    }
+  }
+}
+
+// The bits of kernels::attention where the hook leaves everything as it is.
+void Attention::attend_changed(const BlockContext& ctx, const SequenceRows& rows,
+                               std::span<float> q) const noexcept {
+  const Index d_head = spec_.d_head;
+  const Index group = spec_.n_head / spec_.n_kv_head;
+  const Index count = rows.position + 1;
+  const std::span<float> p = ctx.task_memory(0).first(static_cast<std::size_t>(count));
+  float vector[widest_hooked_vector];
+  float sum[widest_hooked_vector];
+  for (Index h = 0; h < spec_.n_head; ++h) {
+    // A copy of what token j has cached for the head, `from` floats on, as the hook leaves it.
+    const auto read = [&](Site site, Index j, Index from) {
+      const float* cached = cache_row(rows.pages, cache_, j) + from + h / group * d_head;
+      std::copy_n(cached, d_head, vector);
+      if (!rows.hook->wants(site)) return;
+      ctx.visit(site, rows, 0, {vector, 1, d_head}, j * spec_.n_head + h);
+    };
+    float* const own = q.data() + h * d_head;
+    for (Index j = 0; j < count; ++j) {
+      read(Site::cached_key, j, 0);
+      p[static_cast<std::size_t>(j)] = ref::dot(vector, own, d_head) * spec_.scale;
+    }
+    const float largest = ref::max_of(p);
+    for (float& score : p) score = ref::exp_nonpositive_of(ref::ScalarOps(), score - largest);
+    const float divisor = ref::sum(p.data(), count);
+    std::fill_n(sum, d_head, 0.0F);
+    for (Index j = 0; j < count; ++j) {
+      read(Site::cached_value, j, spec_.n_kv_head * d_head);
+      for (Index i = 0; i < d_head; ++i) {
+        sum[i] = std::fma(p[static_cast<std::size_t>(j)], vector[i], sum[i]);
+      }
+    }
+    for (Index i = 0; i < d_head; ++i) {
+      const float y = sum[i] / divisor;
+      own[i] = y == y ? y : std::numeric_limits<float>::quiet_NaN();
+    }
+  }
+}
+
+std::vector<Block::NoiseSite> Attention::noise_sites() const {
+  std::vector<NoiseSite> sites = {{Site::input, q_proj_.in()},
+                                  {Site::unrotated, spec_.d_head},
+                                  {Site::scan, spec_.d_head},
+                                  {Site::mixed, q_proj_.out()}};
+  if (spec_.d_head <= widest_hooked_vector) {
+    sites.insert(sites.end(),
+                 {{Site::cached_key, spec_.d_head}, {Site::cached_value, spec_.d_head}});
+  }
+  return sites;
 }
 
 Result<std::unique_ptr<const Block>> AttentionSpec::bind(const WeightScope& weights,

@@ -39,6 +39,23 @@ void BlockContext::call_hook(Site site, std::span<float> row, Index t,
   }
 }
 
+void forward_by_tokens(const Block& block, const BlockContext& ctx) noexcept {
+  for_each_part(ctx.sequences, [&](const SequenceRows& all) {
+    for (Index t = 0; t < all.count; ++t) {
+      SequenceRows rows = all.part(t);
+      rows.take({0, ctx.state_floats}, {0, ctx.state_floats});
+      BlockContext one = ctx;
+      one.x = ctx.x.rows_from(rows.first, 1);
+      rows.first = 0;
+      rows.origin = nullptr;
+      rows.is_beside = false;
+      one.sequences = {&rows, 1};
+      one.has_pairs = false;
+      block.forward(one);
+    }
+  });
+}
+
 std::string spec_number(float value) { return fmt::to_string(value); }
 
 Error bad_spec(std::string_view what, std::string_view expected, std::string_view found) {

@@ -1,5 +1,7 @@
 #include "krait/modules/mamba.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <memory>
 #include <numbers>
 #include <string>
@@ -81,6 +83,79 @@ Result<std::unique_ptr<const Block>> Mamba::bind(const MambaSpec& unresolved,
   block->dt_raw_ = bookings.scratch(d_inner);
   block->trail_ = {bookings.trail(d_inner), bookings.trail(d_inner), bookings.trail(d_state)};
   return std::unique_ptr<const Block>(std::move(block));
+}
+
+void Mamba::scan_with_hooks(const BlockContext& ctx, MatrixView<float> u, MatrixView<float> dt_raw,
+                            MatrixView<const float> B, MatrixView<const float> C,
+                            MatrixView<const float> z) const noexcept {
+  ctx.visit(Site::scan_input, u);
+  const Index d_inner = sizes_.d_inner;
+  const auto wants_state = [&](const SequenceRows& rows) {
+    return rows.hook != nullptr && sizes_.d_state <= widest_hooked_vector &&
+           (rows.hook->wants(Site::state) || rows.hook->wants(Site::state_read));
+  };
+  const auto advance = [&](const SequenceRows& rows, MatrixView<float> y) {
+    parallel_for(ctx.executor, d_inner, channel_block, scan_cost(rows.count), [&](Range channels) {
+      scan({&rows, 1}, u, dt_raw, B, C, {}, y, channels);
+    });
+  };
+  for_each_part(ctx.sequences, [&](const SequenceRows& rows) {
+    if (!wants_state(rows)) return advance(rows, u);
+    for (Index t = 0; t < rows.count; ++t) {
+      const SequenceRows one = rows.part(t);
+      advance(one, dt_raw);  // its output is not needed, nor are the step sizes behind it
+      read_state(ctx, one, u.row(one.first), C.row(one.first));
+    }
+  });
+  ctx.visit(Site::scan, u);
+  parallel_for(ctx.executor, u.rows, 4, ItemCost::of(0, 40 * d_inner), [&](Range rows) {
+    for (Index t = rows.begin; t < rows.end; ++t) kernels::silu_mul(u.row(t), z.row(t), u.row(t));
+  });
+}
+
+void Mamba::read_state(const BlockContext& ctx, const SequenceRows& rows, std::span<float> u,
+                       std::span<const float> C) const noexcept {
+  const auto [d_inner, d_state, dt_rank] = sizes_;
+  float vectors[widest_hooked_vector];
+  const Index most = std::min(kernels::scan_block, widest_hooked_vector / d_state);
+  float* const h = rows.slot(ssm_state_).data();
+  for (Index first = 0; first < d_inner; first += most) {
+    const Index count = std::min(most, d_inner - first);
+    const MatrixView<float> block(vectors, count, d_state);
+    const auto at = [&](Index i, Index n) -> float& {
+      return h[kernels::scan_offset(first + i, n, d_state)];
+    };
+    for (Index i = 0; i < count; ++i) {
+      for (Index n = 0; n < d_state; ++n) block(i, n) = at(i, n);
+    }
+    if (rows.hook->wants(Site::state)) {
+      ctx.visit(Site::state, rows, 0, block, first);
+      for (Index i = 0; i < count; ++i) {
+        for (Index n = 0; n < d_state; ++n) at(i, n) = block(i, n);
+      }
+    }
+    if (rows.hook->wants(Site::state_read)) ctx.visit(Site::state_read, rows, 0, block, first);
+    for (Index i = 0; i < count; ++i) {
+      float& value = u[static_cast<std::size_t>(first + i)];
+      float y = D_[first + i] * value;
+      for (Index n = 0; n < d_state; ++n) {
+        y = std::fma(C[static_cast<std::size_t>(n)], block(i, n), y);
+      }
+      value = y;
+    }
+  }
+}
+
+std::vector<Block::NoiseSite> Mamba::noise_sites() const {
+  const auto [d_inner, d_state, dt_rank] = sizes_;
+  std::vector<NoiseSite> sites = {
+      {Site::input, in_proj_.in()}, {Site::conv, d_inner}, {Site::scan_input, d_inner},
+      {Site::B, d_state},           {Site::dt, dt_rank},   {Site::C, d_state},
+      {Site::scan, d_inner},        {Site::gate, d_inner}, {Site::mixed, d_inner}};
+  if (d_state <= widest_hooked_vector) {
+    sites.insert(sites.end(), {{Site::state, d_state}, {Site::state_read, d_state}});
+  }
+  return sites;
 }
 
 Result<std::unique_ptr<const Block>> MambaSpec::bind(const WeightScope& weights,

@@ -1,10 +1,14 @@
 #include "krait/modules/mamba2.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <numbers>
 #include <string>
 #include <utility>
+
+#include "krait/kernels/matvec.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -102,6 +106,59 @@ Result<std::unique_ptr<const Block>> Mamba2::bind(const Mamba2Spec& unresolved,
   block->out_ = bookings.scratch(spec.d_inner);
   block->trail_ = {bookings.trail(conv_dim), bookings.trail(n_head)};
   return std::unique_ptr<const Block>(std::move(block));
+}
+
+void Mamba2::scan_with_hooks(const BlockContext& ctx, MatrixView<const float> xBC,
+                             MatrixView<const float> dt_raw, MatrixView<float> y) const noexcept {
+  for_each_part(ctx.sequences, [&](const SequenceRows& rows) {
+    const bool wants_state = rows.hook != nullptr && spec_.d_state <= widest_hooked_vector &&
+                             (rows.hook->wants(Site::state) || rows.hook->wants(Site::state_read));
+    if (!wants_state) return scan(ctx, {&rows, 1}, xBC, dt_raw, y);
+    for (Index t = 0; t < rows.count; ++t) {
+      const SequenceRows one = rows.part(t);
+      scan(ctx, {&one, 1}, xBC, dt_raw, y);
+      read_state(ctx, one, xBC.row(one.first), y.row(one.first));
+    }
+  });
+}
+
+void Mamba2::read_state(const BlockContext& ctx, const SequenceRows& rows,
+                        std::span<const float> xBC, std::span<float> y) const noexcept {
+  const Index d_state = spec_.d_state;
+  float vectors[widest_hooked_vector];
+  const Index most = std::min(spec_.head_dim, widest_hooked_vector / d_state);
+  const float* const C = xBC.data() + spec_.d_ssm + spec_.n_group * d_state;
+  float* const S = rows.slot(ssm_state_).data();
+  for (Index first = 0; first < spec_.d_ssm;) {
+    const Index head = first / spec_.head_dim;
+    const Index count = std::min(most, (head + 1) * spec_.head_dim - first);
+    const MatrixView<float> own(S + first * d_state, count, d_state);
+    if (rows.hook->wants(Site::state)) ctx.visit(Site::state, rows, 0, own, first);
+    const MatrixView<float> copy(vectors, count, d_state);
+    std::copy_n(own.data, count * d_state, vectors);
+    if (rows.hook->wants(Site::state_read)) ctx.visit(Site::state_read, rows, 0, copy, first);
+    float* const out = y.data() + first;
+    kernels::matvec({.W = {vectors, DType::f32, count, d_state},
+                     .x = C + head / (spec_.n_head() / spec_.n_group) * d_state,
+                     .y = out,
+                     .outputs = {0, count}});
+    for (Index i = 0; i < count; ++i) {
+      const float D = D_[spec_.D_per_channel ? first + i : head];
+      out[i] = std::fma(D, xBC[static_cast<std::size_t>(first + i)], out[i]);
+    }
+    first += count;
+  }
+}
+
+std::vector<Block::NoiseSite> Mamba2::noise_sites() const {
+  std::vector<NoiseSite> sites = {
+      {Site::input, in_proj_.in()}, {Site::conv, spec_.d_ssm},  {Site::scan_input, spec_.head_dim},
+      {Site::B, spec_.d_state},     {Site::dt, spec_.n_head()}, {Site::C, spec_.d_state},
+      {Site::scan, spec_.head_dim}, {Site::gate, spec_.d_ssm},  {Site::mixed, spec_.d_inner}};
+  if (spec_.d_state <= widest_hooked_vector) {
+    sites.insert(sites.end(), {{Site::state, spec_.d_state}, {Site::state_read, spec_.d_state}});
+  }
+  return sites;
 }
 
 Result<std::unique_ptr<const Block>> Mamba2Spec::bind(const WeightScope& weights,

@@ -6,35 +6,11 @@
 #include <cmath>
 #include <vector>
 
+#include "tools/divergence.hpp"
+
 namespace krait {
 inline namespace v0_1 {
 namespace {
-
-// ln Σ exp(x)
-double log_sum_exp(std::span<const float> x) noexcept {
-  const double largest = double{*std::max_element(x.begin(), x.end())};
-  double sum = 0.0;
-  for (const float value : x) sum += std::exp(double{value} - largest);
-  return largest + std::log(sum);
-}
-
-double divergence(std::span<const float> p_logits, std::span<const float> q_logits) noexcept {
-  const double p_sum = log_sum_exp(p_logits);
-  const double q_sum = log_sum_exp(q_logits);
-  double result = 0.0;
-  for (std::size_t i = 0; i < p_logits.size(); ++i) {
-    const double log_p = double{p_logits[i]} - p_sum;
-    const double log_q = double{q_logits[i]} - q_sum;
-    const double p = std::exp(log_p);
-    if (p > 0.0) result += p * (log_p - log_q);
-  }
-  return result;
-}
-
-bool is_same_top(std::span<const float> a, std::span<const float> b) noexcept {
-  return std::max_element(a.begin(), a.end()) - a.begin() ==
-         std::max_element(b.begin(), b.end()) - b.begin();
-}
 
 Result<void> check(const Model& reference, const Model& model, std::span<const Token> tokens) {
   const auto fail = [](std::string_view what, Index expected, std::string_view unit, Index found) {

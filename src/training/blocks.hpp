@@ -8,6 +8,8 @@ namespace krait {
 inline namespace v0_1 {
 namespace training {
 
+std::unique_ptr<const BlockGradient> gradient_of(const AttentionSpec& spec, Index d_model);
+std::unique_ptr<const BlockGradient> gradient_of(const Mamba2Spec& spec, Index d_model);
 std::unique_ptr<const BlockGradient> gradient_of(const MambaSpec& spec, Index d_model);
 std::unique_ptr<const BlockGradient> gradient_of(const MlpSpec& spec, Index d_model);
 std::unique_ptr<const BlockGradient> gradient_of(const MoeSpec& spec, Index d_model);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "krait/core/float_environment.hpp"
 #include "krait/kernels/softmax.hpp"
@@ -18,6 +19,18 @@ constexpr Index head_block = 128;
 Error bad_leaf(std::string_view what, const std::string& expected, const std::string& found) {
   return {ErrorCode::bad_argument,
           fmt::format("[training] {}: expected {}, found {}", what, expected, found)};
+}
+
+// Σ_v q_v (ln q_v − ln p_v), where ln p = logits − log_sum.
+float divergence(std::span<const float> law, std::span<const float> logits, float log_sum) {
+  double sum = 0.0;
+  for (std::size_t v = 0; v < law.size(); ++v) {
+    const auto q = static_cast<double>(law[v]);
+    if (q > 0.0) {
+      sum += q * (std::log(q) - static_cast<double>(logits[v]) + static_cast<double>(log_sum));
+    }
+  }
+  return static_cast<float>(sum);
 }
 
 }  // namespace
@@ -70,7 +83,15 @@ std::size_t ModelGradient::bytes() const noexcept {
 Result<void> ModelGradient::check(const Leaf& leaf) const {
   check_contract(model_.has_value(), "[training] values: expected bound ones, found none");
   if (leaf.inputs.empty()) return bad_leaf("inputs", "at least one token", "none");
-  if (leaf.targets.size() != leaf.inputs.size()) {
+  if (leaf.laws.data != nullptr) {
+    const Index vocab = spec_.embedding.vocab;
+    if (!leaf.targets.empty() || leaf.laws.rows != std::ssize(leaf.inputs) ||
+        leaf.laws.cols != vocab) {
+      return bad_leaf("laws", fmt::format("[{},{}] and no targets", leaf.inputs.size(), vocab),
+                      fmt::format("[{},{}] and {} targets", leaf.laws.rows, leaf.laws.cols,
+                                  leaf.targets.size()));
+    }
+  } else if (leaf.targets.size() != leaf.inputs.size()) {
     return bad_leaf("targets", fmt::format("{} tokens", leaf.inputs.size()),
                     fmt::to_string(leaf.targets.size()));
   }
@@ -167,14 +188,22 @@ double ModelGradient::head(const Leaf& leaf, MatrixView<const float> normed,
     parallel_for(*executor_, count, 1, ItemCost::of(0, 60 * columns), [&](Range range) {
       for (Index t = range.begin; t < range.end; ++t) {
         const auto at = static_cast<std::size_t>(first + t);
-        const auto target = static_cast<std::size_t>(leaf.targets[at]);
         const std::span<float> row = rows.row(t).first(vocab);
-        log_p[at] = row[target] - kernels::log_sum_exp(row);
-        if (dnormed.data == nullptr) continue;
         const float weight = leaf.weights.empty() ? 1.0F : leaf.weights[at];
-        kernels::softmax(row, row);
-        for (float& p : row) p *= weight;
-        row[target] -= weight;
+        const float log_sum = kernels::log_sum_exp(row);
+        if (leaf.laws.data != nullptr) {
+          const std::span<const float> law = leaf.laws.row(first + t);
+          log_p[at] = -divergence(law, row, log_sum);
+          kernels::softmax(row, row);
+          for (std::size_t v = 0; v < vocab; ++v) row[v] = weight * (row[v] - law[v]);
+        } else {
+          const auto target = static_cast<std::size_t>(leaf.targets[at]);
+          log_p[at] = row[target] - log_sum;
+          if (dnormed.data == nullptr) continue;
+          kernels::softmax(row, row);
+          for (float& p : row) p *= weight;
+          row[target] -= weight;
+        }
         std::ranges::fill(rows.row(t).subspan(vocab), 0.0F);
       }
     });

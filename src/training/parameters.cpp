@@ -21,7 +21,12 @@ bool decays(const TensorUse& use) {
 Parameters::Parameters(const std::vector<TensorUse>& uses) {
   for (const TensorUse& use : uses) {
     by_path_.emplace(use.path, all_.size());
-    all_.push_back({use.name, use.path, use.shape, floats_, decays(use)});
+    all_.push_back({.name = use.name,
+                    .path = use.path,
+                    .shape = use.shape,
+                    .offset = floats_,
+                    .is_matrix = use.role == TensorRole::matrix,
+                    .decays = decays(use)});
     floats_ += round_up(use.shape.size(), 16);
   }
 }

@@ -107,7 +107,23 @@ OWN = """{"format": "krait-own-1", "date": "2026-01-02", "commit": "abc", "comma
 QUALITY = """{"format": "krait-quality-1", "text": "t.txt", "commands": ["a", "b"], "models": [
  {"model": "m", "results": [{"form": "q4", "file_mb": 1.5, "bits_per_byte": 1.5, "kl": 6e-14},
                             {"form": "q8", "file_mb": 2.5, "bits_per_byte": 1.25}]}]}"""
+COMPRESSION = """{"format": "krait-compression-1", "date": "2026-01-02", "commit": "abc", "text": "t.txt",
+ "machine": {"cpu": "CPU", "cores": 2}, "models": [{"model": "m", "parameters": 1000, "rows": [
+ {"variant": "f32", "kind": "dense", "bytes": 4000, "bits_per_byte": 1.5, "kl": 0.0, "tokens_per_second": 10},
+ {"variant": "q8", "kind": "dense", "bytes": 1062, "bits_per_byte": 1.51, "kl": 0.001, "tokens_per_second": 20},
+ {"variant": "AQLM 4x4g8, rest q8", "kind": "aqlm", "bytes": 500, "bits_per_byte": 1.6, "kl": 0.0234,
+  "tokens_per_second": 12345}]}]}"""
+
+AQLM = """{"format": "krait-aqlm-1",
+ "encoders": {"date": "2026-01-02", "machine": {"cpu": "CPU", "cores": 2}, "versions": {"krait": "abc", "aqlm": "1"},
+  "rows": [{"matrix": "8 x 8", "scheme": "4x4g8", "krait": {"error": 0.09, "seconds": 2.0},
+            "authors": [{"beam": 1, "error": 0.12, "seconds": 20.0}]}]},
+ "kernels": {"date": "2026-01-02", "machine": {"cpu": "CPU", "cores": 2}, "versions": {"krait": "abc", "aqlm": "1"},
+  "rows": [{"scheme": "2x8g8", "package": "numba", "package_seconds": 0.003, "ratio": {"1": 1.5},
+            "krait": {"1": {"seconds": 0.002, "percent": 12.3}}}]}}"""
+
 PAGE = ("peers", "peers_mamba2", "own_zen4", "quality")
+COMPRESSION_PAGE = ("compression", "aqlm_encoders", "aqlm_kernels")
 
 
 class Report(unittest.TestCase):
@@ -123,8 +139,11 @@ class Report(unittest.TestCase):
         (self.root / "bench" / "results" / "quality.json").write_text(QUALITY)
         self.readme = self.root / "README.md"
         self.readme.write_text("before\n<!-- bench:summary -->\nold\n<!-- /bench -->\nafter\n")
-        page = "".join(f"<!-- bench:{name} -->\n<!-- /bench -->\n" for name in PAGE)
-        (self.root / "docs" / "performance.md").write_text(page)
+        (self.root / "bench" / "results" / "compression.json").write_text(COMPRESSION)
+        (self.root / "bench" / "results" / "aqlm.json").write_text(AQLM)
+        for document, sections in (("performance", PAGE), ("compression", COMPRESSION_PAGE)):
+            page = "".join(f"<!-- bench:{name} -->\n<!-- /bench -->\n" for name in sections)
+            (self.root / "docs" / f"{document}.md").write_text(page)
 
     def run_report(self, *arguments):
         command = [sys.executable, PEERS.parent / "report.py", "--root", self.root, *arguments]
@@ -146,6 +165,15 @@ class Report(unittest.TestCase):
         self.assertIn("| bf16, `--compute bf16` | 1,595 | 10 | 20 |", page)
         self.assertIn("| `m` | q4 | 1.50 MB | 1.500000 | 6e-14 |\n| `m` | q8 | 2.50 MB | 1.250000 |  |\n", page)
         self.assertTrue((self.root / "bench/results/peers_mamba2.svg").is_file())
+        page = (self.root / "docs" / "compression.md").read_text()
+        self.assertIn("| f32 | 4,000 | 4.00 | 1.5000 | 0 | 10 |\n", page)
+        self.assertIn("| AQLM 4x4g8, rest q8 | 500 | 0.50 | 1.6000 | 0.023 | 12,345 |\n", page)
+        self.assertIn("| 8 x 8 | 4x4g8 | 0.0900 / 0.1200, 25 % less | 2.0 / 20.0, 10.0 times as fast |\n", page)
+        self.assertIn("| 2x8g8 | 3.00, numba | 2.00 (**1.5×**), 12 % of read bandwidth |\n", page)
+        picture = (self.root / "bench/results/compression.svg").read_text()
+        # f32 lies beyond the picture; the legend names the kinds that are in it.
+        self.assertEqual(picture.count("<circle"), 2 + 2)
+        self.assertNotIn("LASER", picture)
 
         self.assertEqual(self.run_report("--check").returncode, 0)
         self.assertEqual(self.run_report().stdout, "")

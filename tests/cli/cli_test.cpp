@@ -16,7 +16,7 @@ TEST_F(Cli, TellsItsVersionAndHelp) {
   const Outcome help = krait("--help");
   EXPECT_EQ(help.code, 0);
   for (const char* command : {"generate", "chat", "logits", "tokenize", "perplexity", "evaluate",
-                              "inspect", "quantize", "aqlm", "bench"}) {
+                              "inspect", "quantize", "aqlm", "laser", "train", "sft", "bench"}) {
     EXPECT_NE(help.out.find(command), std::string::npos);
     const Outcome one = krait(std::string(command) + " --help");
     EXPECT_EQ(one.code, 0);
@@ -77,6 +77,66 @@ TEST_F(Cli, SamplesDependOnSeedAndNumberAlone) {
   ASSERT_EQ(many["samples"].size(), 3U);
   EXPECT_EQ(many["samples"][0]["text"], one["text"]);
   EXPECT_NE(many["samples"][1]["text"], one["text"]);
+}
+
+TEST_F(Cli, TakesTheStepsInTheOrderThatIsGiven) {
+  const std::string base = "generate 'The ' -n 30 --seed 3 -m krait-bytes-draft ";
+  const std::string plain = krait(base + "--temperature 0.8 --top-k 5").out;
+  EXPECT_EQ(krait(base + "--temperature 0.8 --top-k 5 --samplers 'temperature;top_k'").out, plain);
+  EXPECT_EQ(krait(base + "--top-k 5 --samplers top_k").out,
+            krait(base + "--temperature 1 --top-k 5").out);
+  EXPECT_NE(krait(base + "--temperature 9 --top-p 0.3 --samplers temperature,top_p").out,
+            krait(base + "--temperature 9 --top-p 0.3 --samplers top_p,temperature").out);
+  // Every step of its own does something.
+  const std::string without = krait(base).out;
+  for (const char* step :
+       {"--top-n-sigma 0.5", "--epsilon-cutoff 0.2", "--eta-cutoff 0.3", "--xtc-probability 1",
+        "--dynatemp-range 0.7", "--mirostat 1 --mirostat-ent 1", "--mirostat 2 --mirostat-ent 1",
+        "--dry-multiplier 5 --dry-allowed-length 1 --dry-sequence-breaker none",
+        "--bad-words a --bad-words e"}) {
+    const Outcome outcome = krait(base + step);
+    EXPECT_EQ(outcome.code, 0) << step << outcome.err;
+    EXPECT_NE(outcome.out, without) << step;
+    EXPECT_EQ(krait(base + step).out, outcome.out) << step;
+  }
+  const std::string text = krait(base + "--bad-words a --bad-words e").out;
+  EXPECT_EQ(text.find_first_of("ae"), std::string::npos) << text;
+}
+
+TEST_F(Cli, ChoosesAmongTexts) {
+  const std::string base = "generate 'The ' -n 12 --seed 3 -m krait-bytes-draft ";
+  const json beams = krait_json(base + "--num-beams 5");
+  EXPECT_EQ(beams["tokens"].size(), 12U);
+  const json greedy = krait_json(base + "--greedy --logprobs 2");
+  double sum = 0.0;
+  for (const json& token : greedy["logprobs"]) {
+    sum += token["log_prob"].get<double>();
+    EXPECT_EQ(token["top"].size(), 2U);
+    EXPECT_EQ(token["top"][0]["id"], token["id"]) << "the most probable";
+    EXPECT_EQ(token["top"][0]["log_prob"], token["log_prob"]);
+  }
+  EXPECT_EQ(greedy["logprobs"].size(), 12U);
+  EXPECT_GE(beams["score"].get<double>(), sum / 12.0 - 1e-6);
+  EXPECT_EQ(krait(base + "--num-beams 5").out, beams["text"]);
+
+  // The best of the samples that --count shows.
+  const json best = krait_json(base + "--best-of 4 --best-by sum");
+  const json samples = krait_json(base + "--count 4 --logprobs 0")["samples"];
+  double largest = -1e9;
+  json text;
+  for (const json& sample : samples) {
+    sum = 0.0;
+    for (const json& token : sample["logprobs"]) sum += token["log_prob"].get<double>();
+    if (sum > largest) largest = sum, text = sample["text"];
+  }
+  EXPECT_EQ(best["text"], text);
+  EXPECT_NEAR(best["score"].get<double>(), largest, 1e-4);
+  EXPECT_FALSE(best.contains("logprobs"));
+
+  const json guided = krait_json(base + "--greedy --guidance-scale 3 --negative-prompt 'A '");
+  EXPECT_NE(guided["text"], greedy["text"]);
+  EXPECT_EQ(krait_json(base + "--greedy --guidance-scale 0 --negative-prompt 'A '")["text"],
+            krait_json("generate 'A ' -n 12 --greedy -m krait-bytes-draft")["text"]);
 }
 
 TEST_F(Cli, ARunCutInTwoPrintsTheTextOfOne) {

@@ -63,6 +63,75 @@ TEST_F(Examples, SeveralTexts) {
   EXPECT_EQ(two.find('e', 13), std::string::npos);
 }
 
+TEST_F(Examples, Laser) {
+  const std::string text = output("laser");
+  EXPECT_EQ(last_line(text), "32 matrices cut; all other weights are shared");
+  expect_part(text, "before ");
+  expect_part(text, " bits per byte\nafter ");
+}
+
+// Three texts of one sentence, the best first.
+TEST_F(Examples, Beam) {
+  const std::string text = output("beam");
+  std::istringstream lines(text);
+  double last = 0.0;
+  for (int i = 0; i < 3; ++i) {
+    double score = 1.0;
+    ASSERT_TRUE(lines >> score) << text;
+    EXPECT_LE(score, last);
+    last = score;
+    std::string line;
+    std::getline(lines, line);
+    EXPECT_GT(line.size(), 2U) << text;
+  }
+  expect_part(text, "\nand on: ");
+}
+
+// No two words that follow each other begin with the same letter.
+TEST_F(Examples, CustomSampler) {
+  std::string text = output("custom_sampler");
+  char last = 0;
+  int words = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto is_letter = [&](std::size_t at) {
+      return std::isalpha(static_cast<unsigned char>(text[at])) != 0;
+    };
+    if (!is_letter(i) || (i > 0 && is_letter(i - 1))) continue;
+    const auto letter = static_cast<char>(std::tolower(static_cast<unsigned char>(text[i])));
+    EXPECT_NE(letter, last) << text;
+    last = letter;
+    ++words;
+  }
+  EXPECT_GT(words, 8) << text;
+}
+
+TEST_F(Examples, JsonOutput) {
+  const std::string text = output("json_output");
+  EXPECT_EQ(text.substr(0, 10), "{\"name\": \"");
+  std::size_t count = 0;
+  for (std::size_t at = 0; (at = text.find("finished by: constraint", at)) != std::string::npos;) {
+    ++count;
+    ++at;
+  }
+  EXPECT_EQ(count, 3U);
+}
+
+TEST_F(Examples, Cascade) {
+  const std::string text = output("cascade");
+  EXPECT_EQ(last_line(text), "with drafts and without: the same bits");
+  expect_part(text, "200 tokens in ");
+  expect_part(text, "ngram: ");
+  const std::string plain =
+      krait("generate 'He said that he ' --temperature 0.5 --seed 3 -n 200").out;
+  EXPECT_EQ(text.substr(0, text.find("\n--\n")), plain);
+}
+
+TEST_F(Examples, Drugs) {
+  const std::string text = output("drugs");
+  EXPECT_EQ(last_line(text), "asked again: the same");
+  expect_part(text, "sober: ");
+}
+
 TEST_F(Examples, OwnExecutor) {
   EXPECT_EQ(output("own_executor"), "two threads of the application and one: the same bits\n");
 }
@@ -84,6 +153,19 @@ TEST_F(Examples, CustomWeightForm) {
       "of the forms f32, bf16, f16, q8, q4, aqlm, aqlm-exact, found 'ternary' in the metadata, ");
   expect_part(text, "backbone.layers.0.mixer.in_proj.weight ternary [");
   expect_part(text, "it writes 24 bytes\n");
+}
+
+TEST_F(Examples, Aqlm) {
+  const std::string text = (test::data_dir() / "data" / "heldout_64k.txt").string();
+  const std::string printed = output("aqlm", text + " krait-bytes-draft");
+  expect_part(printed, "4 matrices in 7.54 bits per weight\nbefore    175872 bytes of weights, ");
+  expect_part(printed, "\nafter     157952 bytes of weights, ");
+  expect_part(printed, " tokens/s, 1.9756 bits per byte\n");
+  EXPECT_EQ(example("aqlm").code, 2);
+  expect_part(example("aqlm", "no-such-text").err, "no-such-text");
+  expect_part(example("aqlm", text + " no-such-model").err, "found 'no-such-model'");
+  expect_part(example("aqlm", bundled("krait-bytes-2m") + "/config.json").err,
+              "[aqlm] text: expected 32 KiB, found less");
 }
 
 TEST_F(Examples, BuildByHand) {
@@ -118,8 +200,8 @@ TEST_F(Examples, OnePageMambaContinuesAsTheReferenceDoes) {
 }
 
 TEST_F(Examples, FailWithoutTheirModel) {
-  for (const char* name : {"hello", "state_fork", "several_texts", "own_executor", "build_by_hand",
-                           "custom_weight_form"}) {
+  for (const char* name : {"hello", "state_fork", "several_texts", "cascade", "own_executor",
+                           "build_by_hand", "custom_weight_form"}) {
     const Outcome outcome = example(name, "no-such-model");
     EXPECT_NE(outcome.code, 0) << name;
     expect_part(outcome.err, "[model] expected a checkpoint or the name of a bundled model");

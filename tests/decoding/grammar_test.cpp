@@ -175,7 +175,7 @@ num   ::= [0-9]+ ws
 ws    ::= [ \t\n]*
 )gbnf");
   expect_texts(arithmetic, {"1=1\n", "x +(2*(y_1-3)) = z\n\n", "1=1\n2=2\n"},
-                   {"1=1", "1+=1\n", "(1=1\n", "1)=1\n", "1=1=1\n"});
+               {"1=1", "1+=1\n", "(1=1\n", "1)=1\n", "1=1=1\n"});
   const Grammar lines =
       gbnf("root ::=\n  \"a\" (\n b\n | [b-]?\n \"c\" ) \n | \"d\"\nb ::= \"\\x41\\U0001F600\"");
   expect_texts(lines, {"aA\xF0\x9F\x98\x80", "abc", "a-c", "ac", "d"}, {"a", "ab", "acd", ""});

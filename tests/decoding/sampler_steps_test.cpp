@@ -179,8 +179,9 @@ TEST(SamplerSteps, RefuseUnknownDoubleAndMissingNames) {
   };
   const std::pair<SamplerOptions, const char*> cases[] = {
       {with([](auto& o) { o.order = {"top_q"}; }),
-       "order: expected names of steps (penalties, logit_bias, temperature, top_k, top_p, min_p, "
-       "typical_p), found 'top_q'"},
+       "order: expected names of steps (penalties, dry, logit_bias, bad_words, min_length, "
+       "top_n_sigma, temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, xtc, "
+       "mirostat), found 'top_q'"},
       {with([](auto& o) {
          o.order = {"top_k", "top_p", "top_k"};
        }),

@@ -308,6 +308,18 @@ TEST(Sampler, TakesOptionsAndLogitsOfAnySize) {
       [](SamplerOptions& o) { o.min_p = least; },
       [](SamplerOptions& o) { o.typical_p = least; },
       [](SamplerOptions& o) { o.typical_p = 0.999; },
+      [](SamplerOptions& o) { o.dry_multiplier = o.dry_base = most, o.dry_allowed_length = 1; },
+      [](SamplerOptions& o) {
+        o.bad_words = {{5}, {7, 7, 6}}, o.min_length = 3, o.eos_tokens = {8};
+      },
+      [](SamplerOptions& o) { o.top_n_sigma = least; },
+      [](SamplerOptions& o) { o.top_n_sigma = most; },
+      [](SamplerOptions& o) { o.dynatemp_range = most, o.dynatemp_exponent = least; },
+      [](SamplerOptions& o) { o.dynatemp_range = least, o.dynatemp_exponent = most; },
+      [](SamplerOptions& o) { o.epsilon_cutoff = least, o.eta_cutoff = 0.999; },
+      [](SamplerOptions& o) { o.xtc_probability = 1.0, o.xtc_threshold = least; },
+      [](SamplerOptions& o) { o.mirostat = 1, o.mirostat_tau = 100.0, o.mirostat_eta = 1.0; },
+      [](SamplerOptions& o) { o.mirostat = 2, o.mirostat_tau = 0.0; },
       [](SamplerOptions& o) {
         o.logit_bias = {{5, most}, {5, most}, {6, -most}, {6, -most}};
       },
@@ -331,7 +343,11 @@ TEST(Sampler, TakesOptionsAndLogitsOfAnySize) {
       SamplerOptions options{.seed = 3};
       first(options);
       second(options);
-      Sampler sampler = Sampler::make(options, vocab).value();
+      Result<Sampler> made = Sampler::make(options, vocab);
+      if (!made && made.error().message.find("mirostat: expected no other") != std::string::npos) {
+        continue;
+      }
+      Sampler sampler = std::move(made).value();
       sampler.observe(std::vector<Token>{0, 1, 2, 3, 5, 5, 7, 7, 7});
       Sampler again = sampler;
       const auto forbidden = [&](Token token) {
@@ -344,6 +360,8 @@ TEST(Sampler, TakesOptionsAndLogitsOfAnySize) {
           const Token token = sampler.sample(logits, position);
           ASSERT_TRUE(token >= 0 && token < vocab);
           ASSERT_EQ(token, again.sample(logits, position));
+          sampler.observe({&token, 1});
+          again.observe({&token, 1});
           ASSERT_TRUE(logits[7] == -inf || !has_choice || !forbidden(token)) << token;
         }
       }

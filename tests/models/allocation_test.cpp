@@ -62,13 +62,23 @@ TEST_P(Allocations, NoneAfterASessionIsMade) {
   State state = model.initial_state();
   State fork = state;
   Sampler sampler = Sampler::make({.repetition_penalty = 1.1,
+                                   .dry_multiplier = 0.5,
+                                   .dry_sequence_breakers = {{3}, {4, 5}},
+                                   .bad_words = {{1, 2}},
+                                   .top_n_sigma = 3.0,
                                    .temperature = 0.8,
+                                   .dynatemp_range = 0.2,
                                    .top_k = 40,
                                    .top_p = 0.9,
                                    .min_p = 0.01,
-                                   .typical_p = 0.95},
+                                   .typical_p = 0.95,
+                                   .epsilon_cutoff = 1e-4,
+                                   .eta_cutoff = 1e-4,
+                                   .xtc_probability = 0.5},
                                   model.vocab())
                         .value();
+  Sampler made = Sampler::make({.mirostat = 2}, model.vocab()).value();
+  Sampler mirostat = made;
   const auto prompt = test::random_tokens(256, 61, 1);
   std::vector<State*> states = {&state, &fork};
   TokenMask mask(model.vocab());
@@ -79,6 +89,8 @@ TEST_P(Allocations, NoneAfterASessionIsMade) {
     const Token token = i % 2 == 0 ? sampler.sample(logits, state.position())
                                    : *sampler.sample(logits, state.position(), mask);
     sampler.observe({&token, 1});
+    const Token other = mirostat.sample(logits, state.position());
+    mirostat.observe({&other, 1});
     logits = session.step(token, state).value();
   }
   fork.copy_from(state);

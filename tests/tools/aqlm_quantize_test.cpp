@@ -96,6 +96,7 @@ TEST_F(AqlmQuantize, WritesTheLayoutOfHuggingFace) {
   EXPECT_NE(made.config.find("\"nbits_per_codebook\": 8"), std::string::npos);
   EXPECT_NE(made.config.find("\"backbone.layers.1.mixer.x_proj\""), std::string::npos);
   EXPECT_NE(made.config.find("\"lm_head.weight\""), std::string::npos);
+  EXPECT_NE(made.config.find("\"lm_head\""), std::string::npos);
   EXPECT_NE(made.config.find("\"num_hidden_layers\": 2"), std::string::npos);
 
   const Model original = load_model(source("krait-bytes-draft")).value();
@@ -149,6 +150,60 @@ TEST_F(AqlmQuantize, GoesOnAfterAnInterruptionWithTheSameBytes) {
   ASSERT_TRUE(run("krait-bytes-draft", "parts/", options));
   EXPECT_EQ(test::read_file(folder.path() / "parts/model.safetensors"), expected);
   EXPECT_FALSE(fs::exists(in("parts.partial")));
+}
+
+// The tuned model predicts more as the original does, on the text and elsewhere; an interruption
+// in the middle of tuning changes no bytes.
+TEST_F(AqlmQuantize, TunesTheWholeModel) {
+  AqlmOptions options{.scheme = {2, 4, 8}, .preset = "best", .calibration = text()};
+  ThreadPool pool(2);
+  SerialExecutor serial;
+  const std::string model = source("krait-bytes-draft");
+  const AqlmReport tuned = quantize_aqlm(model, in("tuned"), options, pool).value();
+  ASSERT_TRUE(tuned.tuning);
+  EXPECT_GT(tuned.tuning->first, 0.0);
+  EXPECT_LT(tuned.tuning->last, 0.8 * tuned.tuning->first);
+  options.preset = "default";
+  ASSERT_TRUE(quantize_aqlm(model, in("plain"), options, pool));
+  const Model original = load_model(model).value();
+  EXPECT_LT(difference(load_model(in("tuned")).value(), original),
+            difference(load_model(in("plain")).value(), original));
+
+  options.preset = "best";
+  int calls = 0;
+  std::vector<Index> totals;
+  const auto stop = [&](Index, Index total) {
+    totals.push_back(total);
+    // Some steps into the second stage, whose total differs.
+    return totals.front() != total && ++calls > 15 ? Flow::stop : Flow::go_on;
+  };
+  ASSERT_FALSE(quantize_aqlm(model, in("again"), options, serial, stop));
+  ASSERT_TRUE(fs::exists(in("again.partial/tuning.safetensors")));
+  const AqlmReport again = quantize_aqlm(model, in("again"), options, serial).value();
+  EXPECT_EQ(again.tuning->first, tuned.tuning->first);
+  EXPECT_EQ(again.tuning->last, tuned.tuning->last);
+  EXPECT_EQ(test::read_file(in("again/model.safetensors")),
+            test::read_file(in("tuned/model.safetensors")));
+}
+
+TEST_F(AqlmQuantize, IsNotDoneTwiceAtOnce) {
+  const AqlmOptions options{.scheme = {4, 4, 8}};
+  bool was_tried = false;
+  const auto meanwhile = [&](Index, Index) {
+    if (!was_tried) {
+      was_tried = true;
+      const auto second = run("krait-bytes-draft", "new", options);
+      EXPECT_FALSE(second);
+      if (!second) {
+        EXPECT_EQ(second.error().message.find(
+                      "[aqlm] unfinished work: expected none that runs, found another"),
+                  0U);
+      }
+    }
+    return Flow::go_on;
+  };
+  EXPECT_TRUE(run("krait-bytes-draft", "new", options, meanwhile));
+  EXPECT_TRUE(was_tried);
 }
 
 TEST_F(AqlmQuantize, GoesOnWhereACallGotNoFurtherThanItsFolder) {

@@ -304,6 +304,116 @@ class Reference {
     return linear(path + "out_proj", y, x.cols);
   }
 
+  Rows<T> block(const Mamba2Spec& unresolved, const std::string& path, const Rows<T>& x) {
+    using std::exp;
+    const Mamba2Spec spec = unresolved.resolved(spec_.d_model());
+    const Index N = spec.d_state;
+    const Index P = spec.head_dim;
+    const Index d_mlp = spec.d_mlp();
+    const Index d_B = spec.n_group * N;
+    const Rows<T> parts = linear(path + "in_proj", x, spec.in_proj_rows());
+    const Rows<T> xBC = convolve(
+        path + "conv1d", parts.columns(2 * d_mlp + spec.d_ssm, spec.conv_dim()), spec.d_conv);
+    const T* own = take_state(spec.d_ssm * N);
+    Rows<T> y(x.rows, spec.d_ssm);
+    for (Index channel = 0; channel < spec.d_ssm; ++channel) {
+      const Index h = channel / P;
+      const Index group = h / (spec.n_head() / spec.n_group) * N;
+      std::vector<T> S;
+      for (Index n = 0; n < N; ++n) S.push_back(own[channel * N + n]);
+      for (Index t = 0; t < x.rows; ++t) {
+        T dt =
+            softplus_of_scalar(parts(t, parts.cols - spec.n_head() + h) + at(path + "dt_bias")[h]);
+        if (value_of(dt) < double(spec.dt_min)) dt = T(double(spec.dt_min));
+        if (value_of(dt) > double(spec.dt_max)) dt = T(double(spec.dt_max));
+        const T a = exp(T(0.0) - dt * exp(at(path + "A_log")[h]));
+        const T& u = xBC(t, channel);
+        T sum = at(path + "D")[spec.D_per_channel ? channel : h] * u;
+        for (Index n = 0; n < N; ++n) {
+          T& state = S[static_cast<std::size_t>(n)];
+          state = a * state + dt * u * xBC(t, spec.d_ssm + group + n);
+          sum = sum + xBC(t, spec.d_ssm + d_B + group + n) * state;
+        }
+        y(t, channel) = sum;
+      }
+      for (Index n = 0; n < N; ++n) {
+        end_state(own, channel * N + n, S[static_cast<std::size_t>(n)]);
+      }
+    }
+    const auto normalize = [&](Rows<T>& values) {
+      const Index width = spec.d_ssm / spec.n_group;
+      for (Index first = 0; first < spec.d_ssm; first += width) {
+        const Rows<T> part = rms(values.columns(first, width), at(path + "norm.weight") + first,
+                                 double(spec.norm_eps));
+        for (Index t = 0; t < values.rows; ++t) {
+          for (Index i = 0; i < width; ++i) values(t, first + i) = part(t, i);
+        }
+      }
+    };
+    if (spec.norm == GatedNorm::before_gate) normalize(y);
+    for (Index t = 0; t < x.rows; ++t) {
+      for (Index i = 0; i < y.cols; ++i) {
+        y(t, i) = y(t, i) * silu_of_scalar(parts(t, 2 * d_mlp + i));
+      }
+    }
+    if (spec.norm == GatedNorm::after_gate) normalize(y);
+    Rows<T> out(x.rows, spec.d_inner);
+    for (Index t = 0; t < x.rows; ++t) {
+      for (Index i = 0; i < spec.d_inner; ++i) {
+        out(t, i) = i < d_mlp ? silu_of_scalar(parts(t, i)) * parts(t, d_mlp + i) : y(t, i - d_mlp);
+      }
+    }
+    return linear(path + "out_proj", out, x.cols);
+  }
+
+  Rows<T> block(const AttentionSpec& unresolved, const std::string& path, const Rows<T>& x) {
+    using std::exp;
+    const AttentionSpec spec = unresolved.resolved(spec_.d_model());
+    const Index d = spec.d_head;
+    Rows<T> q = linear(path + "q_proj", x, spec.n_head * d);
+    Rows<T> k = linear(path + "k_proj", x, spec.n_kv_head * d);
+    const Rows<T> v = linear(path + "v_proj", x, spec.n_kv_head * d);
+    for (Rows<T>* rows : {&q, &k}) {
+      if (!spec.rotary) break;
+      const Index pairs = spec.rotary->dim / 2;
+      for (Index t = 0; t < x.rows; ++t) {
+        for (Index first = 0; first < rows->cols; first += d) {
+          for (Index i = 0; i < pairs; ++i) {
+            const double angle = double(t) *
+                                 std::pow(spec.rotary->theta, -double(i) / double(pairs)) /
+                                 spec.rotary->factor;
+            T& x0 = (*rows)(t, first + (spec.rotary->interleaved ? 2 * i : i));
+            T& x1 = (*rows)(t, first + (spec.rotary->interleaved ? 2 * i + 1 : pairs + i));
+            const T a = x0 * T(std::cos(angle)) - x1 * T(std::sin(angle));
+            x1 = x1 * T(std::cos(angle)) + x0 * T(std::sin(angle));
+            x0 = a;
+          }
+        }
+      }
+    }
+    Rows<T> y(x.rows, spec.n_head * d);
+    for (Index h = 0; h < spec.n_head; ++h) {
+      const Index own = h / (spec.n_head / spec.n_kv_head) * d;
+      for (Index t = 0; t < x.rows; ++t) {
+        std::vector<T> p;
+        T sum(0.0);
+        for (Index j = 0; j <= t; ++j) {
+          T score(0.0);
+          for (Index i = 0; i < d; ++i) score = score + q(t, h * d + i) * k(j, own + i);
+          p.push_back(exp(score * T(double(spec.scale))));
+          sum = sum + p.back();
+        }
+        for (Index j = 0; j <= t; ++j) {
+          for (Index i = 0; i < d; ++i) {
+            y(t, h * d + i) =
+                y(t, h * d + i) + p[static_cast<std::size_t>(j)] / sum * v(j, own + i);
+          }
+        }
+      }
+    }
+    return linear(path + "o_proj", y, x.cols);
+  }
+
   static T activate(Activation activation, const T& x) {
     if (activation == Activation::silu) return silu_of_scalar(x);
     return value_of(x) > 0.0 ? x : T(0.0);

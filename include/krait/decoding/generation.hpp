@@ -13,6 +13,8 @@
 
 #include "krait/decoding/constraint.hpp"
 #include "krait/decoding/draft.hpp"
+#include "krait/decoding/drugs.hpp"
+#include "krait/decoding/log_probs.hpp"
 #include "krait/decoding/sampler.hpp"
 #include "krait/decoding/sequence.hpp"
 #include "krait/models/session.hpp"
@@ -37,9 +39,25 @@ struct GenerationOptions {
   /// Which tokens may be sampled, also when greedy. Cloned.
   std::shared_ptr<const Constraint> constraint = {};
   Acceptance acceptance = Acceptance::match;  ///< of what is proposed
+  /// Noise inside the model, made for it by `Drugs::make`; its sequence is the sampler's. Passes of
+  /// tokens that were sampled are noised; those of a prompt are not, so that the first token is
+  /// what it would be without.
+  std::shared_ptr<const Drugs> drugs = {};
   /// Proposes drafts, where `generate` runs the text. For one text at a time.
   std::shared_ptr<Speculation> speculation = {};
+  /// How many of the most probable tokens to report beside each that was sampled; nothing: no
+  /// log-probabilities at all.
+  std::optional<Index> log_probs = {};
+  /// Classifier-free guidance (guidance.hpp), where `generate` or `beam_search` runs the text: away
+  /// from how `negative_prompt` would go on, or, where that is empty, the prompt's last token. 1 is
+  /// off. The negative prompt is read anew by every call.
+  double guidance_scale = 1.0;
+  std::vector<Token> negative_prompt = {};
 };
+
+/// Whether every field is in its range; the sampler's are checked where it is made. Errors:
+/// bad_argument, naming the first that is not.
+KRAIT_API Result<void> validate(const GenerationOptions& options, const Model& model);
 
 /// Why a text ended. `constraint`: no token is allowed behind it.
 enum class FinishReason { max_tokens, stop_token, stop_string, cancelled, constraint };
@@ -60,11 +78,15 @@ struct GenerationResult {
   std::vector<Token> tokens;
   std::string text;  ///< as it was shown
   FinishReason reason = FinishReason::max_tokens;
+  /// If they were asked for: of each of `tokens`, and behind them of the stop token that ended the
+  /// text.
+  std::vector<TokenLogProbs> log_probs;
   Index drafted = 0;   ///< tokens that were proposed and run
   Index accepted = 0;  ///< of these, those that became text
-  /// Runs that a token was sampled from, which with `accepted` is the number of all tokens sampled,
-  /// a stop token included.
+  /// Runs that a token was sampled from, which with `accepted` and `forced` is the number of all
+  /// tokens, a stop token included.
   Index target_passes = 0;
+  Index forced = 0;             ///< tokens that a constraint put there, of which none was sampled
   Index prompt_tokens = 0;      ///< tokens that were pending before the first was sampled
   double prompt_seconds = 0.0;  ///< time to the first logits, as `generate` measures it
   double decode_seconds = 0.0;  ///< time from there to the end
@@ -134,9 +156,9 @@ class KRAIT_API Generation {
   /// A guess how the text goes on behind the token that is to be run next. It takes the place of
   /// one before it, and holds for one step. What comes of it says `GenerationOptions::acceptance`:
   /// by `match` the same text with any guess and without, by `rejection` one of the same
-  /// distribution, where `laws` are those that the tokens were drawn from (none: they were not drawn
-  /// at random). Tokens beyond what the session can verify (`SessionOptions::max_verify`, one of
-  /// which is the token before them) are an error of the run, which changes nothing. Errors:
+  /// distribution, where `laws` are those that the tokens were drawn from (none: they were not
+  /// drawn at random). Tokens beyond what the session can verify (`SessionOptions::max_verify`, one
+  /// of which is the token before them) are an error of the run, which changes nothing. Errors:
   /// bad_argument (a finished text, a prompt of which more than its last token is to be run, no
   /// tokens, tokens out of range, laws that are none or by which a token of the draft cannot be
   /// drawn); nothing has changed then.
@@ -149,10 +171,11 @@ class KRAIT_API Generation {
   /// `vocab` elements, of which there must be one for every token of a tentative item; one (the
   /// last is taken) where the last token of a prompt or a sampled one was run; none is needed
   /// within a prompt. The tokens that became part of the text: none within a prompt and where the
-  /// text ends with a stop token, one of a step, up to one more than were proposed. Their text is
-  /// valid until the next call that changes the generation. Errors: bad_argument (a finished text,
-  /// a state that has not consumed tokens of the item, too few logits); nothing has changed then.
-  /// After an exception (no memory, or of the constraint) only `kept` and `release` make sense.
+  /// text ends with a stop token, one of a step, up to one more than were proposed, and behind it
+  /// what a constraint forces. Their text is valid until the next call that changes the generation.
+  /// Errors: bad_argument (a finished text, a state that has not consumed tokens of the item, too
+  /// few logits); nothing has changed then. After an exception (no memory, or of the constraint)
+  /// only `kept` and `release` make sense.
   Result<std::span<const GenerationEvent>> accept(MatrixView<const float> logits);
 
   /// The same with one row.

@@ -18,8 +18,8 @@ inline namespace v0_1 {
 struct SpeculationOptions {
   /// Tokens of every draft, as far as the drafter has as many; 0: none. Nothing: as many as pay, by
   /// what was accepted and how long it took so far, each position guessed by the level that is
-  /// worth most there. Then the time lost to drafts that were wrong is bounded: about a step, and
-  /// 2 % of all steps.
+  /// worth most there. Then the time lost to drafts that were wrong is bounded: about three steps,
+  /// and 2 % of all steps.
   std::optional<Index> length = {};
   /// The first row of the paper's K, in increments: how many tokens each level is to guess of a
   /// draft of fixed length. Empty: equal parts, the first level's not the smallest.

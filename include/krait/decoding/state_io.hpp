@@ -14,8 +14,10 @@ inline namespace v0_1 {
 
 /// Writes a safetensors file: every tensor of the state by its path, `tokens`, and in the metadata
 /// the format version, the model's fingerprint, the position, how many tokens are pending and how
-/// many bytes unshown, and a checksum of all this. The file appears whole or not at all. Errors:
-/// io_failed, bad_argument (the state of no model; numbers that contradict each other).
+/// many bytes unshown, which of the pending tokens were sampled, of noised passes their number and
+/// the state in front of them (`Sequence::clean`), and a checksum of all this. The file appears
+/// whole or not at all. Errors: io_failed, bad_argument (the state of no model; numbers that
+/// contradict each other).
 KRAIT_API Result<void> save_state(const Sequence& sequence, const std::string& path);
 
 /// The same for a state without its text.

@@ -45,6 +45,12 @@ struct RunItem {
   /// back.
   bool tentative = false;
   ActivationHook* hook = nullptr;  ///< called with this item's rows; null: SessionOptions::hook
+  /// Whether what the hook changes is to reach the logits and not the state: every token then runs
+  /// twice, in the same pass over the weights. Once without the hook, which advances the state;
+  /// once with it, from the same state, which gives the logits. `keep` needs no hook. Each of the
+  /// item's tokens counts twice for SessionOptions::chunk. Without hook or wanted logits: no
+  /// difference.
+  bool clean = false;
 };
 
 /// The logits that a run was asked for. Valid until the next run of the session.
@@ -224,6 +230,11 @@ class KRAIT_API Session {
   // The logits that the items ask for, from what advance left in x_.
   Result<RunOutput> output(std::span<const RunItem> items);
   BlockContext context(MatrixView<float> x, std::span<const SequenceRows> sequences);
+  // Whether each of the item's tokens has two rows.
+  bool is_pair(const RunItem& item) const noexcept {
+    return item.clean && item.logits != RunItem::Logits::none &&
+           (item.hook != nullptr || options_.hook != nullptr);
+  }
   void forget_drafts() noexcept;
   Draft* draft_of(Index item) noexcept;
   // Logits of rows [first, first + logits.rows) of the chunk.
@@ -239,7 +250,8 @@ class KRAIT_API Session {
   Index context_ = 0;                   // tokens of a sequence that tasks_ has room for
   AlignedBuffer<float> x_;              // [chunk, d_model]
   AlignedBuffer<float> logits_;         // [max(max_batch, max_verify), vocab_padded]
-  std::vector<SequenceRows> rows_;      // [items]
+  AlignedBuffer<float> beside_;         // a state for rows beside others; empty before there are
+  std::vector<SequenceRows> rows_;      // [2 items]
   std::vector<Index> ends_;             // [items], for RunOutput
   std::vector<const State*> distinct_;  // [items], to find a state that is given twice
   std::vector<RunItem> batch_;          // [items], of step_batch and verify_batch

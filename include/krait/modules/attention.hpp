@@ -79,6 +79,7 @@ class Attention final : public Block {
     q_proj_.apply(ctx, ctx.x, q);
     k_proj_.apply(ctx, ctx.x, k);
     v_proj_.apply(ctx, ctx.x, v);
+    ctx.visit(Site::unrotated, q);
     zone.next("rotary");
     rotate(ctx, q);
     rotate(ctx, k);
@@ -88,7 +89,12 @@ class Attention final : public Block {
     ctx.record(trail_, kv);  // (records tentative tokens for replay)
     store(ctx, kv);
     zone.next("attention");
-    for (const SequenceRows& rows : ctx.sequences) attend(ctx, rows, q);  // into q
+    if (ctx.has_hooks) [[unlikely]] {
+      attend_with_hooks(ctx, kv, q);
+    } else {
+      for (const SequenceRows& rows : ctx.sequences) attend(ctx, rows, q);  // into q
+    }
+    ctx.visit(Site::scan, q);
     ctx.visit(Site::mixed, q);
     zone.next("out_proj");
     out_proj_.apply(ctx, q, ctx.x);
@@ -98,6 +104,9 @@ class Attention final : public Block {
   void replay(BlockContext& ctx) const noexcept override {
     store(ctx, ctx.recorded(trail_, 2 * spec_.n_kv_head * spec_.d_head));
   }
+
+  bool knows_pairs() const noexcept override { return true; }
+  std::vector<NoiseSite> noise_sites() const override;
 
   std::string description() const override {
     return "Attention, " + std::to_string(spec_.n_head) + " heads of " +
@@ -123,11 +132,19 @@ class Attention final : public Block {
   // Appends the rows to the KV caches of their sequences.
   void store(const BlockContext& ctx, MatrixView<const float> kv) const noexcept {
     for (const SequenceRows& rows : ctx.sequences) {
-      for (Index t = 0; t < rows.count; ++t) {
+      for (Index t = 0; t < rows.count && !rows.is_beside; ++t) {
         std::ranges::copy(kv.row(rows.first + t), rows.cache(cache_, t).data());
       }
     }
   }
+
+  // attend for all sequences, with what hooks make of cached keys and values. Rows beside others
+  // attend to the others' cache, in which their own token takes its place meanwhile.
+  void attend_with_hooks(const BlockContext& ctx, MatrixView<const float> kv,
+                         MatrixView<float> q) const noexcept;
+  // The same for one token whose hook wants cached keys or values.
+  void attend_changed(const BlockContext& ctx, const SequenceRows& rows,
+                      std::span<float> q) const noexcept;
 
   // Replaces the sequence's rows of q by Σ_j softmax(q·K scale)_j V_j. Threads share the heads of
   // the cache and blocks of rows, never the keys.

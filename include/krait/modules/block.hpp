@@ -11,6 +11,8 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "krait/core/bookings.hpp"
 #include "krait/core/executor.hpp"
@@ -23,6 +25,12 @@ namespace krait {
 inline namespace v0_1 {
 
 /// The consecutive rows of a run that belong to one sequence, and that sequence's state.
+///
+/// Where a hook's changes are to reach the logits but not the state (`RunItem::clean`), the same
+/// tokens have two entries, one behind the other. The first has no hook, and its state advances.
+/// The second, `is_beside` it, has the hook; each of its tokens begins with the state that the
+/// first has in front of that token, and what becomes of it is dropped. `for_each_part` cuts both
+/// so.
 struct SequenceRows {
   Index first = 0;                 ///< first row
   Index count = 0;                 ///< rows, at least 1
@@ -33,6 +41,25 @@ struct SequenceRows {
   Index item = 0;                  ///< index of the run's item, for the hook
   /// Row of the trail where the first of these rows is recorded; -1 if the item is not tentative.
   Index trail = -1;
+  bool is_beside = false;         ///< of two entries with the same tokens, the second
+  const float* origin = nullptr;  ///< of a part: the state to begin with; null: `state` itself
+
+  /// The entry of token t (0 … count - 1) alone.
+  SequenceRows part(Index t) const noexcept {
+    SequenceRows one = *this;
+    one.first += t;
+    one.position += t;
+    one.count = 1;
+    if (trail >= 0) one.trail += t;
+    return one;
+  }
+
+  /// In a part that has an origin: copies these floats of the slot from there.
+  void take(StateSlot slot, Range floats) const noexcept {
+    if (origin == nullptr) return;
+    const Index from = slot.offset + floats.begin;
+    std::copy_n(origin + from, floats.size(), state + from);
+  }
 
   std::span<float> slot(StateSlot slot) const noexcept {
     return {state + slot.offset, static_cast<std::size_t>(slot.size)};
@@ -43,6 +70,27 @@ struct SequenceRows {
     return {cache_row(pages, slot, position + t), static_cast<std::size_t>(slot.floats)};
   }
 };
+
+/// Calls f(rows) for all sequences of a run, whose states may then be advanced by these rows, one
+/// after another. Entries beside others come token by token, each in front of that token of the
+/// other, and with an origin, from which f takes what it needs of the state.
+template <class F>
+void for_each_part(std::span<const SequenceRows> sequences, F&& f) {
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    const SequenceRows& rows = sequences[i];
+    if (i + 1 == sequences.size() || !sequences[i + 1].is_beside) [[likely]] {
+      f(rows);
+      continue;
+    }
+    const SequenceRows& beside = sequences[++i];
+    for (Index t = 0; t < rows.count; ++t) {
+      SequenceRows part = beside.part(t);
+      part.origin = rows.state;
+      f(std::as_const(part));
+      f(rows.part(t));
+    }
+  }
+}
 
 /// Which block of the model is running, for hooks.
 struct BlockPlace {
@@ -62,9 +110,11 @@ struct BlockContext {
   Scratch* trail = nullptr;    ///< where tentative rows are recorded; null if there are none
   bool has_hooks = false;      ///< whether any of the sequences has a hook
   bool again = false;          ///< in `Block::replay`: the same rows ran before
+  bool has_pairs = false;      ///< whether any of the sequences is beside another
   BlockPlace place{};
   std::span<float> tasks = {};  ///< memory of all tasks; booked by Bookings::task_memory
   Index task_floats = 0;        ///< floats of each task
+  Index state_floats = 0;       ///< floats of a sequence's state
 
   /// For `Linear::apply`.
   operator ProductContext() const noexcept { return {executor, workspace}; }
@@ -78,6 +128,20 @@ struct BlockContext {
   std::span<float> task_memory(int task) const noexcept {
     return tasks.subspan(static_cast<std::size_t>(task * task_floats),
                          static_cast<std::size_t>(task_floats));
+  }
+
+  /// Calls the sequence's hook, which it must have, with vectors of token t of `rows`, the first of
+  /// them number `vector`. For sites that hooks have to want.
+  void visit(Site site, const SequenceRows& rows, Index t, MatrixView<float> vectors,
+             Index vector) const noexcept {
+    rows.hook->at({.site = site,
+                   .layer = place.layer,
+                   .path = place.path,
+                   .sequence = rows.item,
+                   .position = rows.position + t,
+                   .vector = vector,
+                   .again = again},
+                  vectors);
   }
 
   /// Calls the hook of every sequence that has one with its rows of `values` [rows, width].
@@ -118,6 +182,10 @@ struct BlockContext {
   KRAIT_API void call_hook(Site site, std::span<float> row, Index t, Index expert) const noexcept;
 };
 
+class Block;
+/// The block's forward for each token of a run alone.
+KRAIT_API void forward_by_tokens(const Block& block, const BlockContext& ctx) noexcept;
+
 /// A transformation of rows of d_model floats. Immutable once bound; several threads use it.
 class KRAIT_API Block {
  public:
@@ -132,6 +200,18 @@ class KRAIT_API Block {
   /// enough (BlockContext::record) needs no matrix product; by default forward runs again. Called
   /// only for blocks that booked state or cache.
   virtual void replay(BlockContext& ctx) const noexcept { forward(ctx); }
+
+  /// Whether forward takes entries beside others as `for_each_part` gives them. If not, and the
+  /// block has state or cache, forward gets the tokens of a run with such entries one at a time.
+  virtual bool knows_pairs() const noexcept { return false; }
+
+  /// A site that noise may turn (decoding/drugs.hpp), and the width of what is one vector there: a
+  /// head's, a group's, or the whole row.
+  struct NoiseSite {
+    Site site = Site::input;
+    Index width = 0;
+  };
+  virtual std::vector<NoiseSite> noise_sites() const { return {}; }
 
   /// One line for `Model::describe`: the kind of block and its sizes.
   virtual std::string description() const = 0;

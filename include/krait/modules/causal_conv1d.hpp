@@ -24,7 +24,10 @@ class CausalConv1d {
   /// y = silu(conv(x)) for the channels of `range`, in every sequence; y may be x.
   void apply(std::span<const SequenceRows> sequences, MatrixView<const float> x,
              MatrixView<float> y, Range range) const noexcept {
-    for (const SequenceRows& sequence : sequences) {
+    for_each_part(sequences, [&](const SequenceRows& sequence) {
+      for (Index k = 0; sequence.origin != nullptr && k < d_conv_ - 1; ++k) {
+        sequence.take(state_, {k * channels_ + range.begin, k * channels_ + range.end});
+      }
       kernels::conv1d_silu({.x = x.rows_from(sequence.first, sequence.count),
                             .weight = weight_,
                             .bias = bias_,
@@ -32,7 +35,7 @@ class CausalConv1d {
                             .state = sequence.slot(state_).data(),
                             .y = y.rows_from(sequence.first, sequence.count),
                             .channels = range});
-    }
+    });
   }
 
  private:

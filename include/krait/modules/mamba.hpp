@@ -94,9 +94,13 @@ class Mamba final : public Block {
     zone.next("scan");
     ctx.record(trail_.dt_raw, dt_raw);
     ctx.record(trail_.B, B);
-    parallel_for(ctx.executor, d_inner, channel_block, scan_cost(u.rows), [&](Range channels) {
-      scan(ctx.sequences, u, dt_raw, B, C, z, channels);  // y = scan(u) · silu(z), into u
-    });
+    if (ctx.has_hooks) [[unlikely]] {
+      scan_with_hooks(ctx, u, dt_raw, B, C, z);  // the same in parts
+    } else {
+      parallel_for(ctx.executor, d_inner, channel_block, scan_cost(u.rows), [&](Range channels) {
+        scan(ctx.sequences, u, dt_raw, B, C, z, u, channels);  // y = scan(u) · silu(z), into u
+      });
+    }
     ctx.visit(Site::mixed, u);
     zone.next("out_proj");
     out_proj_.apply(ctx, u, ctx.x);  // x = out_proj(y)
@@ -111,9 +115,12 @@ class Mamba final : public Block {
     const auto u = ctx.scratch(xz_, d_inner);                  // [T, d_inner]
     parallel_for(ctx.executor, d_inner, channel_block, scan_cost(u.rows), [&](Range channels) {
       conv1d_.apply(ctx.sequences, raw, u, channels);
-      scan(ctx.sequences, u, dt_raw, B, B, {}, channels);
+      scan(ctx.sequences, u, dt_raw, B, B, {}, u, channels);
     });
   }
+
+  bool knows_pairs() const noexcept override { return true; }
+  std::vector<NoiseSite> noise_sites() const override;
 
   std::string description() const override {
     return "Mamba, d_inner " + std::to_string(sizes_.d_inner) + ", d_state " +
@@ -149,10 +156,12 @@ class Mamba final : public Block {
   }
 
   // h[d,n] = 2^(dt A) h[d,n] + dt u B;  y = (C·h + D u) silu(z), for every sequence of the run.
-  void scan(std::span<const SequenceRows> sequences, MatrixView<float> u,
+  void scan(std::span<const SequenceRows> sequences, MatrixView<const float> u,
             MatrixView<const float> dt_raw, MatrixView<const float> B, MatrixView<const float> C,
-            MatrixView<const float> z, Range channels) const noexcept {
-    for (const SequenceRows& rows : sequences) {
+            MatrixView<const float> z, MatrixView<float> y, Range channels) const noexcept {
+    for_each_part(sequences, [&](const SequenceRows& rows) {
+      const Index first = kernels::scan_offset(channels.begin, 0, sizes_.d_state);
+      rows.take(ssm_state_, {first, first + kernels::scan_size(channels.size(), sizes_.d_state)});
       kernels::selective_scan({.u = u.rows_from(rows.first, rows.count),
                                .dt_raw = dt_raw.rows_from(rows.first, rows.count),
                                .B = B.rows_from(rows.first, rows.count),
@@ -162,10 +171,18 @@ class Mamba final : public Block {
                                .D = D_,
                                .h = rows.slot(ssm_state_).data(),
                                .d_state = sizes_.d_state,
-                               .y = u.rows_from(rows.first, rows.count),
+                               .y = y.rows_from(rows.first, rows.count),
                                .channels = channels});
-    }
+    });
   }
+
+  // scan, from u into u, with the sites that lie between its parts.
+  void scan_with_hooks(const BlockContext& ctx, MatrixView<float> u, MatrixView<float> dt_raw,
+                       MatrixView<const float> B, MatrixView<const float> C,
+                       MatrixView<const float> z) const noexcept;
+  // y[d] of one token, from the state after it, which the sequence's hook may change.
+  void read_state(const BlockContext& ctx, const SequenceRows& rows, std::span<float> u,
+                  std::span<const float> C) const noexcept;
 
   Sizes sizes_{};
   float inner_norm_eps_ = -1.0F;

@@ -105,9 +105,15 @@ class Mamba2 final : public Block {
     ctx.visit(Site::conv, xBC.cols_from(0, d_ssm));
     ctx.visit(Site::B, xBC.cols_from(d_ssm, d_B));
     ctx.visit(Site::C, xBC.cols_from(d_ssm + d_B, d_B));
+    ctx.visit(Site::dt, dt_raw);
     ctx.visit(Site::gate, z);
+    ctx.visit(Site::scan_input, xBC.cols_from(0, d_ssm));
     zone.next("scan");
-    scan(ctx, xBC, dt_raw, y);
+    if (ctx.has_hooks) [[unlikely]] {
+      scan_with_hooks(ctx, xBC, dt_raw, y);
+    } else {
+      scan(ctx, ctx.sequences, xBC, dt_raw, y);
+    }
     ctx.visit(Site::scan, y);
     zone.next("gate");
     const ItemCost cost = ItemCost::of(0, 40 * out.cols);
@@ -126,8 +132,11 @@ class Mamba2 final : public Block {
   void replay(BlockContext& ctx) const noexcept override {
     const auto xBC = ctx.scratch(parts_, spec_.conv_dim());
     convolve(ctx, ctx.recorded(trail_.xBC, spec_.conv_dim()), xBC);
-    scan(ctx, xBC, ctx.recorded(trail_.dt_raw, spec_.n_head()), {});
+    scan(ctx, ctx.sequences, xBC, ctx.recorded(trail_.dt_raw, spec_.n_head()), {});
   }
+
+  bool knows_pairs() const noexcept override { return true; }
+  std::vector<NoiseSite> noise_sites() const override;
 
   std::string description() const override {
     return "Mamba2, " + std::to_string(spec_.n_head()) + " heads of " +
@@ -147,17 +156,18 @@ class Mamba2 final : public Block {
 
   // S[h,p,n] = a S[h,p,n] + dt x[p] B[n];  y[h,p] = C · S[h,p] + D x[p], for every sequence of the
   // run; without y only the states.
-  void scan(const BlockContext& ctx, MatrixView<const float> xBC, MatrixView<const float> dt_raw,
+  void scan(const BlockContext& ctx, std::span<const SequenceRows> sequences,
+            MatrixView<const float> xBC, MatrixView<const float> dt_raw,
             MatrixView<float> y) const noexcept {
     const Index d_B = spec_.n_group * spec_.d_state;
     const auto x = xBC.cols_from(0, spec_.d_ssm);
     const auto B = xBC.cols_from(spec_.d_ssm, d_B);
     const auto C = xBC.cols_from(spec_.d_ssm + d_B, d_B);
     const Index floats = spec_.head_dim * spec_.d_state;  // of a head's state: read and written
-    const ItemCost cost =
-        ItemCost::of(8 * floats * std::ssize(ctx.sequences), 6 * floats * xBC.rows);
+    const ItemCost cost = ItemCost::of(8 * floats * std::ssize(sequences), 6 * floats * xBC.rows);
     parallel_for(ctx.executor, spec_.n_head(), 1, cost, [&](Range heads) {
-      for (const SequenceRows& rows : ctx.sequences) {
+      for_each_part(sequences, [&](const SequenceRows& rows) {
+        rows.take(ssm_state_, {heads.begin * floats, heads.end * floats});
         const auto of = [&](auto view) {
           return view.data == nullptr ? view : view.rows_from(rows.first, rows.count);
         };
@@ -178,9 +188,16 @@ class Mamba2 final : public Block {
                            .n_group = spec_.n_group,
                            .y = of(y),
                            .heads = heads});
-      }
+      });
     });
   }
+
+  // scan, token by token where a hook wants the state.
+  void scan_with_hooks(const BlockContext& ctx, MatrixView<const float> xBC,
+                       MatrixView<const float> dt_raw, MatrixView<float> y) const noexcept;
+  // y of one token, from the state after it, which the sequence's hook may change.
+  void read_state(const BlockContext& ctx, const SequenceRows& rows, std::span<const float> xBC,
+                  std::span<float> y) const noexcept;
 
   // y = norm(y · silu(z)) or norm(y) · silu(z), the statistics of every group on its own.
   void gate(MatrixView<float> y, MatrixView<const float> z) const noexcept {

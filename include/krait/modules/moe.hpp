@@ -124,6 +124,9 @@ class Moe final : public Block {
     copy_rows(ctx, y, ctx.x);
   }
 
+  /// The router reads its input as it is; noise turns what the experts get.
+  std::vector<NoiseSite> noise_sites() const override { return {{Site::expert, router_.in()}}; }
+
   std::string description() const override {
     return "Moe, " + std::to_string(spec_.top_k) + " of " + std::to_string(spec_.n_expert) +
            " experts, d_expert " + std::to_string(spec_.d_expert) + ", " +

@@ -58,7 +58,11 @@ class Residual {
     ctx.place = {layer_, path_};
     ctx.visit(Site::input, ctx.x);
     if (has_state()) ctx.record(slots_.trail, ctx.x);
-    block_->forward(ctx);
+    if (ctx.has_pairs && has_state() && !block_->knows_pairs()) [[unlikely]] {
+      forward_by_tokens(*block_, ctx);
+    } else {
+      block_->forward(ctx);
+    }
     ctx.visit(Site::output, ctx.x);
     zone.next("residual");
     parallel_for(ctx.executor, h.rows, row_block, cost, [&](Range rows) {

@@ -84,7 +84,10 @@ KRAIT_API Result<AqlmMatrix> encode_aqlm(MatrixView<const float> W, const Second
 /// How `quantize_aqlm` works.
 struct AqlmOptions {
   AqlmScheme scheme = {.codebooks = 4, .bits = 4, .in_group = 8};
-  /// "fast": diagonal second moments and little search; "default"; "best": more search.
+  /// "fast": diagonal second moments and little search; "default"; "best": more search, and where
+  /// there is a calibration text, codebooks and scales of all matrices are then moved together to
+  /// where the model predicts what the original does (not in models that have a block without a
+  /// backward pass, see krait/training).
   std::string preset = "default";
   /// Text whose activations tell which errors matter, and to which each matrix is fitted behind
   /// what was quantised before it; without any, all errors are the same. So much of it is read as
@@ -105,12 +108,21 @@ struct AqlmMatrixReport {
   double error = 0.0;  ///< see AqlmMatrix::error; of a stack of experts the mean
 };
 
+/// How far the quantised model's next-token distributions are from the original's on the
+/// calibration text: mean Kullback-Leibler divergence in nats, in the first and the last epoch of
+/// tuning.
+struct AqlmTuning {
+  double first = 0.0;
+  double last = 0.0;
+};
+
 struct AqlmReport {
   std::vector<AqlmMatrixReport> matrices;
-  double bits_per_weight = 0.0;  ///< of these matrices, codebooks and scales included
-  Index calibration_tokens = 0;  ///< that were looked at
-  Index bytes_before = 0;        ///< of all tensors
-  Index bytes_after = 0;         ///< of all tensors, as stored: 4-bit codes take 8 bits
+  std::optional<AqlmTuning> tuning = {};  ///< nothing where nothing was tuned
+  double bits_per_weight = 0.0;           ///< of these matrices, codebooks and scales included
+  Index calibration_tokens = 0;           ///< that were looked at
+  Index bytes_before = 0;                 ///< of all tensors
+  Index bytes_after = 0;                  ///< of all tensors, as stored: 4-bit codes take 8 bits
 };
 
 /// Writes the checkpoint at `source` to the new folder `destination` with matrices quantised, in

@@ -20,7 +20,10 @@ inline namespace v0_1 {
 /// One row of a batch: a leaf of the sums that training makes (numeric contract, section 12).
 struct Leaf {
   std::span<const Token> inputs;   ///< at least one, below vocab
-  std::span<const Token> targets;  ///< [inputs] what should follow each
+  std::span<const Token> targets;  ///< [inputs] what should follow each; none with `laws`
+  /// [inputs, vocab] In place of targets: the probability with which each token should follow. The
+  /// loss is then the Kullback-Leibler divergence from these to the model's.
+  MatrixView<const float> laws = {};
   /// [inputs] what each target counts; may be negative. Empty: 1 each.
   std::span<const float> weights = {};
   double balance = 0.0;  ///< coefficient α of the experts' balancing loss, per token

@@ -23,8 +23,9 @@ struct Parameter {
   std::string name;  ///< in the checkpoint
   std::string path;  ///< in the model: "layers.3.mixer.in_proj.weight"
   Shape shape;
-  Index offset = 0;     ///< floats from the beginning of the array, a multiple of 16
-  bool decays = false;  ///< whether weight decay applies: matrices and embeddings only
+  Index offset = 0;        ///< floats from the beginning of the array, a multiple of 16
+  bool is_matrix = false;  ///< of a product or an embedding
+  bool decays = false;     ///< whether weight decay applies: matrices and embeddings only
 };
 
 /// Where each tensor lies in an array of floats that holds all of them, in the order in which they

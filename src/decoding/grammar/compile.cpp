@@ -140,6 +140,20 @@ class Compiler {
     return point;
   }
 
+  std::uint32_t counted_point(const Dfa& dfa, std::uint32_t least, std::uint32_t most,
+                              std::uint32_t next) {
+    const std::uint32_t point = add_point();
+    if (least == 0) raw_[point].empty.push_back(next);
+    if (!dfa.is_empty() && most > 0) {
+      const std::uint32_t lexeme = find_lexeme({.dfa = dfa,
+                                                .is_counted = true,
+                                                .least = std::max<std::uint32_t>(1, least),
+                                                .most = most});
+      raw_[point].steps.push_back({.what = lexeme, .next = next});
+    }
+    return point;
+  }
+
   // The point from which a text of the expression leads to `next`.
   std::uint32_t compile(ExprId id, std::uint32_t next) {
     if (is_too_large_) return next;
@@ -152,6 +166,8 @@ class Compiler {
       case Expr::Kind::chars:
       case Expr::Kind::dfa:
         break;  // too large for the budget
+      case Expr::Kind::counted:
+        return counted_point(rules_.dfas()[expr.index], expr.least, expr.most, next);
       case Expr::Kind::seq:
         return compile_seq(expr, next);
       case Expr::Kind::alt:
@@ -216,14 +232,7 @@ class Compiler {
     if (rules_[part].kind == Expr::Kind::chars &&
         std::max(expr.least, expr.most == unbounded ? 0 : expr.most) > most_copies) {
       if (const auto dfa = try_dfa(part); dfa && !dfa->is_empty()) {
-        const std::uint32_t point = add_point();
-        if (expr.least == 0) raw_[point].empty.push_back(next);
-        const std::uint32_t lexeme = find_lexeme({.dfa = *dfa,
-                                                  .is_counted = true,
-                                                  .least = std::max<std::uint32_t>(1, expr.least),
-                                                  .most = expr.most});
-        raw_[point].steps.push_back({.what = lexeme, .next = next});
-        return point;
+        return counted_point(*dfa, expr.least, expr.most, next);
       }
     }
     // What is written out several times is a rule of its own, so that copies are small.

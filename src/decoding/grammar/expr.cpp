@@ -54,6 +54,8 @@ class NfaBuilder {
       case Expr::Kind::dfa:
         nfa_.connect(from, to, rules_.dfas()[expr.index]);
         return true;
+      case Expr::Kind::counted:
+        return false;
     }
     return false;
   }
@@ -124,6 +126,9 @@ bool add_width(const Rules& rules, ExprId id, std::uint64_t times, std::uint32_t
              add_width(rules, rules.rules()[expr.index].body, times, limit, depth + 1, sum);
     case Expr::Kind::dfa:
       sum += times * (1 + rules.dfas()[expr.index].states());
+      break;
+    case Expr::Kind::counted:
+      sum = limit;
       break;
   }
   return sum < limit;

@@ -32,6 +32,7 @@ struct Expr {
     repeat,   ///< parts[0], from `least` to `most` times
     rule,     ///< a text of rule `index`
     dfa,      ///< what automaton `index` accepts
+    counted,  ///< `least` to `most` texts of automaton `index`, none the beginning of another
   };
   Kind kind = Kind::seq;
   std::uint32_t index = 0;
@@ -55,8 +56,18 @@ class Rules {
   ExprId chars(Ranges ranges) {
     return add({.kind = Expr::Kind::chars, .ranges = std::move(ranges)});
   }
-  ExprId seq(std::vector<ExprId> parts) {
-    return parts.size() == 1 ? parts[0] : add({.kind = Expr::Kind::seq, .parts = std::move(parts)});
+  /// Rows within the row become part of it.
+  ExprId seq(const std::vector<ExprId>& parts) {
+    Expr expr{.kind = Expr::Kind::seq};
+    for (const ExprId part : parts) {
+      const auto& inner = exprs_[part];
+      if (inner.kind == Expr::Kind::seq) {
+        expr.parts.insert(expr.parts.end(), inner.parts.begin(), inner.parts.end());
+      } else {
+        expr.parts.push_back(part);
+      }
+    }
+    return expr.parts.size() == 1 ? expr.parts[0] : add(std::move(expr));
   }
   ExprId alt(std::vector<ExprId> parts) {
     return parts.size() == 1 ? parts[0] : add({.kind = Expr::Kind::alt, .parts = std::move(parts)});
@@ -71,6 +82,15 @@ class Rules {
   ExprId dfa(Dfa dfa) {
     dfas_.push_back(std::move(dfa));
     return add({.kind = Expr::Kind::dfa, .index = static_cast<std::uint32_t>(dfas_.size() - 1)});
+  }
+
+  /// Repetitions that are counted while a text is read, not written out.
+  ExprId counted(Dfa part, std::uint32_t least, std::uint32_t most) {
+    dfas_.push_back(std::move(part));
+    return add({.kind = Expr::Kind::counted,
+                .index = static_cast<std::uint32_t>(dfas_.size() - 1),
+                .least = least,
+                .most = most});
   }
 
   /// A rule whose body is set later.

@@ -202,7 +202,7 @@ class Parser {
     const bool is_negated = reader_.take("^");
     Ranges ranges;
     while (!reader_.take("]")) {
-      if (reader_.is_done()) return bad("']'");
+      if (reader_.is_done() || reader_.is_next("\n")) return bad("']'");
       KRAIT_ASSIGN_OR_RETURN(const char32_t first, character());
       char32_t last = first;
       const Reader before = reader_;

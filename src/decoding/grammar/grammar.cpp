@@ -6,8 +6,10 @@
 #include <vector>
 
 #include "decoding/grammar/gbnf.hpp"
+#include "decoding/grammar/json_schema.hpp"
 #include "decoding/grammar/mask_cache.hpp"
 #include "decoding/grammar/regex.hpp"
+#include "io/json.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -140,6 +142,12 @@ Result<Grammar> Grammar::from_regex(std::string_view pattern) {
 Result<Grammar> Grammar::from_gbnf(std::string_view text, std::string_view root) {
   KRAIT_ASSIGN_OR_RETURN(const grammar::Rules rules, grammar::parse_gbnf(text, root));
   return compile(rules);
+}
+
+Result<Grammar> Grammar::from_json_schema(std::string_view schema) {
+  KRAIT_ASSIGN_OR_RETURN(const Metadata parsed, parse_json(schema, "json-schema", JsonWords::none));
+  KRAIT_ASSIGN_OR_RETURN(const grammar::SchemaRules made, grammar::parse_json_schema(parsed));
+  return compile(made.rules);
 }
 
 bool Grammar::matches(std::string_view text) const {

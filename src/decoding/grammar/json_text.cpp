@@ -19,8 +19,8 @@ struct Format {
   std::string_view name, pattern;
 };
 
-#define KRAIT_DATE                                                                              \
-  "(?:[1-9][0-9]{3}-(?:(?:0[13578]|1[02])-31|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[1-9]|1[0-2])-"   \
+#define KRAIT_DATE                                                                                \
+  "(?:[1-9][0-9]{3}-(?:(?:0[13578]|1[02])-31|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[1-9]|1[0-2])-"     \
   "(?:0[1-9]|1[0-9]|2[0-8]))|(?:[1-9][0-9](?:0[48]|[2468][048]|[13579][26])|(?:[2468][048]|[1357" \
   "9][26])00)-02-29)"
 #define KRAIT_TIME                                                                      \
@@ -62,21 +62,19 @@ class Digits {
 
   Result<Dfa> all(bool is_integer) {
     const ExprId whole =
-        rules_.alt({rules_.literal("0"), rules_.seq({digits('1', '9'),
-                                                     rules_.repeat(digits('0', '9'), 0,
-                                                                   is_integer ? 17 : 14)})});
+        rules_.alt({rules_.literal("0"),
+                    rules_.seq({digits('1', '9'), rules_.repeat(digits('0', '9'), 0, 14)})});
     if (is_integer) return dfa(whole);
     const ExprId fraction =
         rules_.seq({rules_.literal("."), rules_.repeat(digits('0', '9'), 1, 15)});
-    KRAIT_ASSIGN_OR_RETURN(const Dfa numbers,
-                           dfa(rules_.seq({whole, rules_.optional(fraction)})));
+    KRAIT_ASSIGN_OR_RETURN(const Dfa numbers, dfa(rules_.seq({whole, rules_.optional(fraction)})));
     KRAIT_ASSIGN_OR_RETURN(const Dfa few, dfa(rules_.repeat(rules_.chars(any_byte()), 1, 16)));
     return both(numbers, few);
   }
 
   Result<Dfa> zero() {
-    return dfa(rules_.seq({rules_.literal("0"),
-                           rules_.optional(rules_.seq({rules_.literal("."), zeros(1)}))}));
+    return dfa(rules_.seq(
+        {rules_.literal("0"), rules_.optional(rules_.seq({rules_.literal("."), zeros(1)}))}));
   }
 
   Result<Dfa> at_least(const Decimal& bound, bool is_strict) {
@@ -84,17 +82,16 @@ class Digits {
     const auto size = static_cast<std::uint32_t>(whole.size());
     std::vector<ExprId> parts = {
         rules_.seq({rules_.repeat(digits('0', '9'), size + 1, unbounded), any_fraction()})};
-    add_beyond(whole, true, any_fraction(), "", parts);
+    add_beyond(whole, true, false, parts);
     std::vector<ExprId> rest = {};  // of those with the same whole part
-    add_beyond(bound.fraction, true, any_digits(), "", rest);
+    add_beyond(bound.fraction, true, true, rest);
     // The bound itself, and what is behind its last digit.
     const ExprId more = rules_.seq({any_digits(), digits('1', '9'), any_digits()});
-    rest.push_back(
-        rules_.seq({rules_.literal(bound.fraction), is_strict ? more : any_digits()}));
+    rest.push_back(rules_.seq({rules_.literal(bound.fraction), is_strict ? more : any_digits()}));
     const ExprId fraction = rules_.seq({rules_.literal("."), rules_.alt(rest)});
-    parts.push_back(rules_.seq({rules_.literal(whole), bound.fraction.empty() && !is_strict
-                                                           ? rules_.optional(fraction)
-                                                           : fraction}));
+    parts.push_back(
+        rules_.seq({rules_.literal(whole),
+                    bound.fraction.empty() && !is_strict ? rules_.optional(fraction) : fraction}));
     return dfa(rules_.alt(parts));
   }
 
@@ -102,20 +99,22 @@ class Digits {
     const std::string& whole = bound.whole;
     std::vector<ExprId> parts;
     if (whole.size() > 1) {
-      parts.push_back(rules_.seq({rules_.repeat(digits('0', '9'), 1,
-                                                static_cast<std::uint32_t>(whole.size()) - 1),
-                                  any_fraction()}));
+      parts.push_back(rules_.seq(
+          {rules_.repeat(digits('0', '9'), 1, static_cast<std::uint32_t>(whole.size()) - 1),
+           any_fraction()}));
     }
-    add_beyond(whole, false, any_fraction(), "", parts);
-    const std::string& digits = bound.fraction;
+    add_beyond(whole, false, false, parts);
+    const std::string& places = bound.fraction;
     std::vector<ExprId> rest;
-    add_beyond(digits, false, any_digits(), "", rest);
-    for (std::size_t n = 1; n < digits.size(); ++n) {
-      rest.push_back(rules_.literal(digits.substr(0, n)));
+    add_beyond(places, false, true, rest);
+    for (std::size_t n = 1; n < places.size(); ++n) {
+      rest.push_back(rules_.literal(places.substr(0, n)));
     }
-    if (!is_strict) rest.push_back(rules_.seq({rules_.literal(digits), zeros(digits.empty())}));
+    if (!is_strict) {
+      rest.push_back(rules_.seq({rules_.literal(places), zeros(places.empty() ? 1 : 0)}));
+    }
     const ExprId fraction = rules_.seq({rules_.literal("."), rules_.alt(rest)});
-    if (!digits.empty() || !is_strict) {
+    if (!places.empty() || !is_strict) {
       parts.push_back(rules_.seq({rules_.literal(whole), rules_.optional(fraction)}));
     }
     return dfa(rules_.alt(parts));
@@ -172,30 +171,25 @@ class Digits {
   Result<Dfa> dfa(ExprId id) { return checked(to_dfa(rules_, id, most_states, budget_)); }
   ExprId digits(char first, char last) { return rules_.chars(digits_from(first, last)); }
   ExprId any_digits() { return rules_.repeat(digits('0', '9'), 0, unbounded); }
-  ExprId zeros(std::uint32_t least) {
-    return rules_.repeat(digits('0', '0'), least, unbounded);
-  }
+  ExprId zeros(std::uint32_t least) { return rules_.repeat(digits('0', '0'), least, unbounded); }
   ExprId any_fraction() {
     return rules_.optional(
         rules_.seq({rules_.literal("."), rules_.repeat(digits('0', '9'), 1, unbounded)}));
   }
 
-  // Digits that leave the bound at some place, upwards or downwards, and as many as it has; then
-  // what may follow.
-  void add_beyond(const std::string& bound, bool is_up, ExprId behind, const std::string& before,
+  // Digits that leave the bound at some place, upwards or downwards, and what may follow: as many
+  // digits as the bound has, or, behind the point, any.
+  void add_beyond(const std::string& bound, bool is_up, bool is_fraction,
                   std::vector<ExprId>& parts) {
     for (std::size_t i = 0; i < bound.size(); ++i) {
       if (bound[i] == (is_up ? '9' : '0')) continue;
       const ExprId digit = is_up ? digits(static_cast<char>(bound[i] + 1), '9')
                                  : digits('0', static_cast<char>(bound[i] - 1));
       const auto left = static_cast<std::uint32_t>(bound.size() - i - 1);
-      // Behind the point a number may end sooner.
-      const bool is_fraction = rules_[behind].kind == Expr::Kind::repeat &&
-                               rules_[behind].most == unbounded;
-      const ExprId rest = is_fraction ? behind
-                                      : rules_.seq({rules_.repeat(digits('0', '9'), left, left),
-                                                    behind});
-      parts.push_back(rules_.seq({rules_.literal(before + bound.substr(0, i)), digit, rest}));
+      const ExprId behind =
+          is_fraction ? any_digits()
+                      : rules_.seq({rules_.repeat(digits('0', '9'), left, left), any_fraction()});
+      parts.push_back(rules_.seq({rules_.literal(bound.substr(0, i)), digit, behind}));
     }
   }
 
@@ -206,9 +200,8 @@ class Digits {
 Result<Dfa> narrowed(Digits& digits, Dfa dfa, const std::vector<NumberRange::Bound>& bounds,
                      bool is_least) {
   for (const auto& bound : bounds) {
-    KRAIT_ASSIGN_OR_RETURN(const Dfa side, is_least
-                                               ? digits.at_least(bound.value, bound.is_strict)
-                                               : digits.at_most(bound.value, bound.is_strict));
+    KRAIT_ASSIGN_OR_RETURN(const Dfa side, is_least ? digits.at_least(bound.value, bound.is_strict)
+                                                    : digits.at_most(bound.value, bound.is_strict));
     KRAIT_ASSIGN_OR_RETURN(dfa, digits.both(dfa, side));
   }
   return dfa;
@@ -221,8 +214,8 @@ Result<Dfa> magnitudes(Digits& digits, const NumberRange& range, Dfa dfa, bool i
   std::vector<NumberRange::Bound> least;
   std::vector<NumberRange::Bound> most;
   for (const auto& bound : is_negative ? range.most : range.least) {
-    const bool counts = bound.value.is_negative == is_negative &&
-                        (!is_zero(bound.value) || bound.is_strict);
+    const bool counts =
+        bound.value.is_negative == is_negative && (!is_zero(bound.value) || bound.is_strict);
     if (counts) least.push_back(bound);
     // Zero or more, of negative numbers; a negative number or less, of others: none.
   }
@@ -253,9 +246,9 @@ Result<std::pair<std::uint32_t, std::uint32_t>> multiple_of(const Metadata& valu
     step = step * 10 + static_cast<unsigned>(c - '0');
   }
   if (step > 20000) {
-    return Error{ErrorCode::unsupported,
-                 fmt::format("[json-schema] multipleOf: expected few digits, found {}",
-                             json_text(value))};
+    return Error{
+        ErrorCode::unsupported,
+        fmt::format("[json-schema] multipleOf: expected few digits, found {}", json_text(value))};
   }
   return std::pair(static_cast<std::uint32_t>(step),
                    static_cast<std::uint32_t>(decimal->fraction.size()));
@@ -362,10 +355,9 @@ Result<ExprId> json_number(Rules& rules, const NumberRange& range, Budget& budge
     }
   }
   if (range.is_free() && !range.is_integer) {
-    const ExprId exponent =
-        rules.seq({rules.chars({{'E', 'E'}, {'e', 'e'}}),
-                   rules.optional(rules.chars({{'+', '+'}, {'-', '-'}})),
-                   rules.repeat(rules.chars({{'0', '9'}}), 1, 2)});
+    const ExprId exponent = rules.seq({rules.chars({{'E', 'E'}, {'e', 'e'}}),
+                                       rules.optional(rules.chars({{'+', '+'}, {'-', '-'}})),
+                                       rules.repeat(rules.chars({{'0', '9'}}), 1, 2)});
     KRAIT_ASSIGN_OR_RETURN(Dfa numbers, digits.all(false));
     return rules.seq({rules.optional(rules.literal("-")), rules.dfa(std::move(numbers)),
                       rules.optional(exponent)});

@@ -52,8 +52,8 @@ struct NumberRange {
   bool is_free() const noexcept { return least.empty() && most.empty() && multiples.empty(); }
 };
 
-/// The numbers of a range: integers of at most 18 digits, others of at most 15, so that numbers in
-/// binary stand to each other as what is written does. Errors: unsupported (multiples of what has
+/// The numbers of a range, of at most 15 digits, so that the binary numbers they become stand to
+/// each other as what is written does. Errors: unsupported (multiples of what has
 /// no exact binary number, or a range of too many digits).
 Result<ExprId> json_number(Rules& rules, const NumberRange& range, Budget& budget);
 

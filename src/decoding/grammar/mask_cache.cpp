@@ -15,36 +15,51 @@ void set(std::vector<std::uint64_t>& words, Token token) noexcept {
                                                  << (static_cast<unsigned>(token) % 64U);
 }
 
-// Goes through a trie with the automaton of a lexeme. `visit(node, count, is_inside, is_exit)` is
-// called for nodes that the automaton can reach: texts of a counted lexeme so far, whether another
-// one has begun, and whether the lexeme may end there.
-template <class Nodes, class Visit>
-void walk(const Nodes& nodes, std::uint32_t first, std::uint32_t last, std::uint32_t root_depth,
-          const Lexeme& lexeme, std::uint32_t state, const Visit& visit) {
+std::size_t mix(std::initializer_list<std::uint32_t> parts) noexcept {
+  std::uint64_t hash = 0;
+  for (const std::uint32_t part : parts) {
+    hash = (hash ^ part) * 0x9E3779B97F4A7C15U;
+    hash ^= hash >> 32U;
+  }
+  return static_cast<std::size_t>(hash);
+}
+
+// Goes through nodes `first` to `last` - 1 of a trie, whose uppermost have depth `top`, with the
+// automaton of a lexeme. Of each node whose parent was reached, `meet(node, count, can_end)` is
+// told how many texts of a counted lexeme are complete above it, and whether the lexeme may end
+// there; of each node that is reached itself, `visit(node, count, is_inside)`, whether a text has
+// begun that is not complete.
+template <class Nodes, class Meet, class Visit>
+void walk(const Nodes& nodes, std::uint32_t first, std::uint32_t last, std::uint32_t top,
+          const Lexeme& lexeme, std::uint32_t state, const Meet& meet, const Visit& visit) {
   const Dfa& dfa = lexeme.dfa;
-  std::array<std::uint32_t, TokenTrie::longest + 1> states;
-  std::array<std::uint32_t, TokenTrie::longest + 1> counts;
-  states[0] = state;
-  counts[0] = 0;
+  struct Level {
+    std::uint32_t state = 0, count = 0;
+    bool can_end = false;
+  };
+  std::array<Level, TokenTrie::longest + 1> levels;
+  levels[0] = {state, 0, false};
   for (std::uint32_t i = first; i < last;) {
     const auto& node = nodes[i];
-    const std::size_t depth = node.depth - root_depth;
-    std::uint32_t to = dfa.step(states[depth - 1], node.byte);
+    const Level& above = levels[node.depth - top];
+    meet(i, above.count, above.can_end);
+    std::uint32_t to = dfa.step(above.state, node.byte);
     if (to == Dfa::dead) {
       i = node.behind;
       continue;
     }
-    const bool is_exit = dfa.accepts[to] != 0;
-    counts[depth] = counts[depth - 1];
-    if (lexeme.is_counted && is_exit) {
-      to = 0;
-      ++counts[depth];
+    Level& level = levels[node.depth - top + 1U];
+    level = {to, above.count, dfa.accepts[to] != 0};
+    if (lexeme.is_counted && level.can_end) {
+      level.state = 0;
+      ++level.count;
     }
-    states[depth] = to;
-    visit(i, counts[depth], to != 0, is_exit);
+    visit(i, level.count, level.state != 0);
     ++i;
   }
 }
+
+constexpr auto nothing = [](std::uint32_t, std::uint32_t, bool) {};
 
 }  // namespace
 
@@ -54,21 +69,25 @@ MaskCache::MaskCache(std::shared_ptr<const Program> program, std::shared_ptr<con
   clear();
 }
 
-std::size_t MaskCache::HashItem::operator()(const Item& item) const noexcept {
-  std::uint64_t hash = item.suffixes;
-  for (const std::uint32_t part :
-       {item.reading.state, item.reading.count, item.reading.next, item.reading.frame}) {
-    hash = (hash ^ part) * 0x9E3779B97F4A7C15U;
-    hash ^= hash >> 32U;
-  }
-  return static_cast<std::size_t>(hash);
+std::size_t MaskCache::Hash::operator()(const Item& item) const noexcept {
+  return mix({item.suffixes, item.reading.state, item.reading.count, item.reading.next,
+              item.reading.frame});
+}
+
+std::size_t MaskCache::Hash::operator()(const ExitKey& key) const noexcept {
+  return mix({key.suffixes, key.state, key.bytes});
 }
 
 void MaskCache::clear() {
   bytes_ = 0;
   entries_.clear();
+  exits_.clear();
   suffixes_.clear();
   suffixes_by_roots_.clear();
+  bytes_by_state_.clear();
+  ends_by_lexeme_.clear();
+  byte_sets_.clear();
+  byte_set_ids_.clear();
   find_suffixes({0});
 }
 
@@ -76,29 +95,105 @@ void MaskCache::allow(const Recogniser& recogniser, std::vector<std::uint64_t>& 
   const std::lock_guard lock(mutex_);
   if (bytes_ > most_bytes) clear();
   Recogniser ahead = recogniser;
-  SmallSet<Item, HashItem> items;
-  for (const Reading& reading : recogniser.readings()) items.insert({0, reading});
-  // The readings behind a lexeme do not depend on how much of a token is left.
-  std::map<std::pair<std::uint32_t, std::uint32_t>, std::vector<Reading>> behind;
+  SmallSet<Item, Hash> items;
+  for (const Reading& reading : recogniser.readings()) items.insert({all, reading});
+  // What is behind a lexeme does not depend on how much of a token is left.
+  std::map<std::pair<std::uint32_t, std::uint32_t>, Behind> known;
   for (std::size_t i = 0; i < items.size(); ++i) {
     // Tokens of one byte are in the entries of the readings themselves, so a text can always go on.
     if (i >= recogniser.readings().size() && i >= most_items) break;
-    const Item item = items[i];
-    const std::uint32_t left =
-        apply(find_entry(item.suffixes, item.reading.state), item.reading, words);
+    const auto [suffixes, reading] = items[i];
+    add_entry(find_entry(suffixes, reading.state), reading, words);
+    const auto [place, is_new] = known.try_emplace({reading.next, reading.frame});
+    if (is_new) place->second = find_behind(ahead, reading.next, reading.frame);
+    const Behind& behind = place->second;
+    if (behind.readings.empty()) continue;
+    const std::uint32_t left = suffixes_behind(suffixes, reading, behind.bytes);
     if (left == none) continue;
-    const auto [place, is_new] = behind.try_emplace({item.reading.next, item.reading.frame});
-    if (is_new) {
-      ahead.begin_at(*program_, item.reading.next, item.reading.frame);
-      place->second = ahead.readings();
-    }
-    for (const Reading& reading : place->second) items.insert({left, reading});
+    for (const Reading& next : behind.readings) items.insert({left, next});
   }
 }
 
-// Sets the entry's tokens; what is left of others behind its exits.
-std::uint32_t MaskCache::apply(const Entry& entry, const Reading& reading,
-                               std::vector<std::uint64_t>& words) {
+MaskCache::Behind MaskCache::find_behind(Recogniser& ahead, std::uint32_t point,
+                                         std::uint32_t frame) {
+  ahead.begin_at(*program_, point, frame);
+  Behind behind{.readings = ahead.readings()};
+  Bytes bytes;
+  for (const Reading& reading : behind.readings) bytes |= bytes_of(reading.state);
+  const auto [place, is_new] =
+      byte_set_ids_.try_emplace(bytes, static_cast<std::uint32_t>(byte_sets_.size()));
+  if (is_new) byte_sets_.push_back(bytes);
+  behind.bytes = place->second;
+  return behind;
+}
+
+const MaskCache::Bytes& MaskCache::bytes_of(std::uint32_t state) {
+  const auto [place, is_new] = bytes_by_state_.try_emplace(state);
+  if (is_new) {
+    const Lexeme& lexeme = program_->lexeme_of(state);
+    for (std::size_t byte = 0; byte < 256; ++byte) {
+      place->second[byte] = lexeme.dfa.step(state - lexeme.first_state,
+                                            static_cast<unsigned char>(byte)) != Dfa::dead;
+    }
+  }
+  return place->second;
+}
+
+const MaskCache::Entry& MaskCache::find_entry(std::uint32_t suffixes, std::uint32_t state) {
+  const auto [place, is_new] = entries_.try_emplace((std::uint64_t{suffixes} << 32U) | state);
+  Entry& entry = place->second;
+  if (is_new) {
+    entry = make_entry(*suffixes_[suffixes], state);
+    bytes_ += 200 + entry.words.size() * 8 + entry.tokens.size() * 4 + entry.needs.size() * 4;
+  }
+  return entry;
+}
+
+void MaskCache::sort_by_needs(Entry& entry) {
+  std::array<std::uint32_t, TokenTrie::longest + 2> first = {};
+  for (const std::uint32_t need : entry.needs) ++first[need + 1];
+  std::partial_sum(first.begin(), first.end(), first.begin());
+  Entry sorted = entry;
+  for (std::size_t i = 0; i < entry.tokens.size(); ++i) {
+    const std::uint32_t place = first[entry.needs[i]]++;
+    sorted.tokens[place] = entry.tokens[i];
+    sorted.needs[place] = entry.needs[i];
+  }
+  entry = std::move(sorted);
+}
+
+MaskCache::Entry MaskCache::make_entry(const Suffixes& suffixes, std::uint32_t state) const {
+  Entry entry;
+  const Lexeme& lexeme = program_->lexeme_of(state);
+  const std::uint32_t local = state - lexeme.first_state;
+  const auto add = [&](std::uint32_t node, std::uint32_t count, bool is_inside) {
+    for (const Token token : trie_->tokens(node)) {
+      entry.tokens.push_back(token);
+      if (lexeme.is_counted) entry.needs.push_back(count + (is_inside ? 1 : 0));
+    }
+  };
+  if (suffixes.nodes.empty()) {
+    const auto [first, last] = nodes_from(suffixes.roots[0]);
+    walk(trie_->nodes(), first, last, (*trie_)[first].depth, lexeme, local, nothing, add);
+  } else {
+    walk(suffixes.nodes, 0, static_cast<std::uint32_t>(suffixes.nodes.size()), 0, lexeme, local,
+         nothing, [&](std::uint32_t i, std::uint32_t count, bool is_inside) {
+           for (std::uint32_t m = 0; m < suffixes.nodes[i].count; ++m) {
+             add(suffixes.members[suffixes.nodes[i].first + m], count, is_inside);
+           }
+         });
+  }
+  if (lexeme.is_counted) sort_by_needs(entry);
+  if (std::ssize(entry.tokens) > vocab_ / 64) {
+    entry.words.resize(static_cast<std::size_t>(vocab_ + 63) / 64);
+    for (const Token token : entry.tokens) set(entry.words, token);
+    if (!lexeme.is_counted) entry.tokens = {};
+  }
+  return entry;
+}
+
+void MaskCache::add_entry(const Entry& entry, const Reading& reading,
+                          std::vector<std::uint64_t>& words) const {
   const Lexeme& lexeme = program_->lexeme_of(reading.state);
   const std::uint32_t room = lexeme.most == unbounded ? unbounded : lexeme.most - reading.count;
   if (lexeme.is_counted && !entry.needs.empty() && entry.needs.back() > room) {
@@ -111,79 +206,137 @@ std::uint32_t MaskCache::apply(const Entry& entry, const Reading& reading,
   } else {
     for (const Token token : entry.tokens) set(words, token);
   }
-  if (entry.exits.empty()) return entry.suffixes;
+}
+
+// What is left of tokens where the reading's lexeme ends within them and one of the bytes follows.
+std::uint32_t MaskCache::suffixes_behind(std::uint32_t suffixes, const Reading& reading,
+                                         std::uint32_t bytes) {
+  const auto [place, is_new] = exits_.try_emplace({suffixes, reading.state, bytes});
+  Exits& exits = place->second;
+  if (is_new) {
+    exits.places = find_exits(suffixes, reading.state, byte_sets_[bytes]);
+    bytes_ += 200 + exits.places.size() * sizeof(Exit);
+    std::vector<std::uint32_t> roots;
+    for (const Exit& exit : exits.places) roots.push_back(exit.node);
+    if (!roots.empty()) exits.suffixes = find_suffixes(std::move(roots));
+  }
+  const Lexeme& lexeme = program_->lexeme_of(reading.state);
+  if (!lexeme.is_counted) return exits.suffixes;
+  const std::uint32_t room = lexeme.most == unbounded ? unbounded : lexeme.most - reading.count;
   const auto fits = [&](const Exit& exit) {
     return reading.count + exit.count >= lexeme.least && exit.count <= room;
   };
-  if (std::ranges::all_of(entry.exits, fits)) return entry.suffixes;
+  if (std::ranges::all_of(exits.places, fits)) return exits.suffixes;
   std::vector<std::uint32_t> roots;
-  for (const Exit& exit : entry.exits) {
+  for (const Exit& exit : exits.places) {
     if (fits(exit)) roots.push_back(exit.node);
   }
   return roots.empty() ? none : find_suffixes(std::move(roots));
 }
 
-const MaskCache::Entry& MaskCache::find_entry(std::uint32_t suffixes, std::uint32_t state) {
-  const std::uint64_t key = (std::uint64_t{suffixes} << 32U) | state;
-  const auto known = entries_.find(key);
-  if (known != entries_.end()) return known->second;
-  Entry& entry = entries_[key];
-  entry = make_entry(*suffixes_[suffixes], state);
-  bytes_ += 200 + entry.words.size() * 8 + entry.tokens.size() * 4 + entry.needs.size() * 4 +
-            entry.exits.size() * 8;
-  return entry;
-}
-
-MaskCache::Entry MaskCache::make_entry(const Suffixes& suffixes, std::uint32_t state) {
-  Entry entry;
+std::vector<MaskCache::Exit> MaskCache::find_exits(std::uint32_t suffixes, std::uint32_t state,
+                                                   const Bytes& bytes) {
+  std::vector<Exit> exits;
   const Lexeme& lexeme = program_->lexeme_of(state);
   const std::uint32_t local = state - lexeme.first_state;
-  std::vector<std::uint32_t> exits;
-  const auto visit_members = [&](std::span<const std::uint32_t> members, bool has_children,
-                                 std::uint32_t count, bool is_inside, bool is_exit) {
-    for (const std::uint32_t node : members) {
-      for (const Token token : trie_->tokens(node)) {
-        entry.tokens.push_back(token);
-        if (lexeme.is_counted) entry.needs.push_back(count + (is_inside ? 1 : 0));
+  if (suffixes == all) {
+    const auto count_nodes = [&](const Bytes& set) {
+      std::size_t count = 0;
+      for (std::size_t byte = 0; byte < 256; ++byte) {
+        if (set[byte]) count += trie_->nodes_of(static_cast<std::uint8_t>(byte)).size();
       }
-      if (!is_exit || !has_children) continue;
-      if (!trie_->has_children(node)) continue;
-      exits.push_back(node);
-      if (lexeme.is_counted) entry.exits.push_back({count, node});
+      return count;
+    };
+    // Where one of the bytes stands, or one that a lexeme ends with, is looked at from behind, if
+    // those places are few.
+    const Bytes& ends = ends_of(program_->state(state).lexeme);
+    const std::size_t behind = count_nodes(bytes);
+    const std::size_t before = count_nodes(ends);
+    if (std::min(behind, before) < trie_->size() / 4) {
+      find_exits_among(before < behind ? ends : bytes, before < behind, bytes, lexeme, local,
+                       exits);
+      return exits;
     }
-  };
-  if (suffixes.nodes.empty()) {
-    const std::uint32_t root = suffixes.roots[0];
-    walk(trie_->nodes(), root + 1, (*trie_)[root].behind, (*trie_)[root].depth, lexeme, local,
-         [&](std::uint32_t node, std::uint32_t count, bool is_inside, bool is_exit) {
-           visit_members({&node, 1}, trie_->has_children(node), count, is_inside, is_exit);
-         });
-  } else {
-    walk(suffixes.nodes, 0, static_cast<std::uint32_t>(suffixes.nodes.size()), 0, lexeme, local,
-         [&](std::uint32_t i, std::uint32_t count, bool is_inside, bool is_exit) {
-           const Suffixes::Node& node = suffixes.nodes[i];
-           visit_members(std::span(suffixes.members).subspan(node.first, node.count),
-                         node.behind > i + 1, count, is_inside, is_exit);
-         });
   }
-  if (!exits.empty()) entry.suffixes = find_suffixes(std::move(exits));
-  if (lexeme.is_counted) {
-    std::vector<std::size_t> order(entry.tokens.size());
-    std::iota(order.begin(), order.end(), std::size_t{0});
-    std::ranges::stable_sort(order, {}, [&](std::size_t i) { return entry.needs[i]; });
-    Entry sorted = entry;
-    for (std::size_t i = 0; i < order.size(); ++i) {
-      sorted.tokens[i] = entry.tokens[order[i]];
-      sorted.needs[i] = entry.needs[order[i]];
+  const Suffixes& some = *suffixes_[suffixes];
+  if (some.nodes.empty()) {
+    const auto [first, last] = nodes_from(some.roots[0]);
+    walk(
+        trie_->nodes(), first, last, (*trie_)[first].depth, lexeme, local,
+        [&](std::uint32_t node, std::uint32_t count, bool can_end) {
+          if (can_end && bytes[(*trie_)[node].byte]) exits.push_back({count, node});
+        },
+        nothing);
+    return exits;
+  }
+  walk(
+      some.nodes, 0, static_cast<std::uint32_t>(some.nodes.size()), 0, lexeme, local,
+      [&](std::uint32_t i, std::uint32_t count, bool can_end) {
+        const Suffixes::Node& node = some.nodes[i];
+        if (!can_end || !bytes[node.byte]) return;
+        for (std::uint32_t m = 0; m < node.count; ++m) {
+          exits.push_back({count, some.members[node.first + m]});
+        }
+      },
+      nothing);
+  return exits;
+}
+
+// Looks at the nodes of some bytes: those behind an exit, or those that end a lexeme.
+void MaskCache::find_exits_among(const Bytes& some, bool are_ends, const Bytes& bytes,
+                                 const Lexeme& lexeme, std::uint32_t state,
+                                 std::vector<Exit>& exits) const {
+  for (std::size_t byte = 0; byte < 256; ++byte) {
+    if (!some[byte]) continue;
+    for (const std::uint32_t node : trie_->nodes_of(static_cast<std::uint8_t>(byte))) {
+      std::uint32_t count = 0;
+      if (!are_ends) {
+        if (reach((*trie_)[node].parent, lexeme, state, count)) exits.push_back({count, node});
+        continue;
+      }
+      if (!trie_->has_children(node) || !reach(node, lexeme, state, count)) continue;
+      for (std::uint32_t i = node + 1; i < (*trie_)[node].behind; i = (*trie_)[i].behind) {
+        if (bytes[(*trie_)[i].byte]) exits.push_back({count, i});
+      }
     }
-    entry = std::move(sorted);
   }
-  if (std::ssize(entry.tokens) > vocab_ / 64) {
-    entry.words.resize(static_cast<std::size_t>(vocab_ + 63) / 64);
-    for (const Token token : entry.tokens) set(entry.words, token);
-    if (!lexeme.is_counted) entry.tokens = {};
+}
+
+// The bytes that texts of a lexeme end with.
+const MaskCache::Bytes& MaskCache::ends_of(std::uint32_t lexeme) {
+  const auto [place, is_new] = ends_by_lexeme_.try_emplace(lexeme);
+  const Dfa& dfa = program_->lexemes()[lexeme].dfa;
+  for (std::uint32_t s = 0; is_new && s < dfa.states(); ++s) {
+    for (std::size_t byte = 0; byte < 256; ++byte) {
+      const std::uint32_t to = dfa.step(s, static_cast<unsigned char>(byte));
+      if (to != Dfa::dead && dfa.accepts[to] != 0) place->second.set(byte);
+    }
   }
-  return entry;
+  return place->second;
+}
+
+// A node and those below it; of the root, which has no byte, only those.
+std::pair<std::uint32_t, std::uint32_t> MaskCache::nodes_from(std::uint32_t root) const noexcept {
+  return {std::max<std::uint32_t>(root, 1), (*trie_)[root].behind};
+}
+
+// Whether the lexeme may end at a node, from the root.
+bool MaskCache::reach(std::uint32_t node, const Lexeme& lexeme, std::uint32_t state,
+                      std::uint32_t& count) const {
+  std::array<std::uint8_t, TokenTrie::longest + 1> path;
+  std::size_t depth = 0;
+  for (; node != 0; node = (*trie_)[node].parent) path[depth++] = (*trie_)[node].byte;
+  bool can_end = false;
+  while (depth > 0) {
+    state = lexeme.dfa.step(state, path[--depth]);
+    if (state == Dfa::dead) return false;
+    can_end = lexeme.dfa.accepts[state] != 0;
+    if (lexeme.is_counted && can_end) {
+      state = 0;
+      ++count;
+    }
+  }
+  return can_end;
 }
 
 std::uint32_t MaskCache::find_suffixes(std::vector<std::uint32_t> roots) {
@@ -204,30 +357,20 @@ std::uint32_t MaskCache::find_suffixes(std::vector<std::uint32_t> roots) {
 
 // Nodes with the same bytes above them become one.
 void MaskCache::merge(Suffixes& suffixes) const {
-  struct Child {
-    std::uint8_t byte;
-    std::uint32_t node;
-  };
-  const auto children_of = [&](std::span<const std::uint32_t> nodes) {
-    std::vector<Child> children;
-    for (const std::uint32_t node : nodes) {
-      for (std::uint32_t i = node + 1; i < (*trie_)[node].behind; i = (*trie_)[i].behind) {
-        children.push_back({(*trie_)[i].byte, i});
-      }
-    }
-    std::ranges::stable_sort(children, {}, &Child::byte);
-    return children;
-  };
   struct Level {
-    std::vector<Child> children;
+    std::vector<std::uint32_t> below;  // by their bytes
     std::size_t next = 0;
     std::uint32_t node = none;  // whose children they are
   };
+  const auto by_bytes = [&](std::vector<std::uint32_t> nodes) {
+    std::ranges::stable_sort(nodes, {}, [&](std::uint32_t node) { return (*trie_)[node].byte; });
+    return nodes;
+  };
   std::vector<Level> path;
-  path.push_back({children_of(suffixes.roots)});
+  path.push_back({by_bytes(suffixes.roots)});
   while (!path.empty()) {
     Level& level = path.back();
-    if (level.next == level.children.size()) {
+    if (level.next == level.below.size()) {
       if (level.node != none) {
         suffixes.nodes[level.node].behind = static_cast<std::uint32_t>(suffixes.nodes.size());
       }
@@ -235,16 +378,21 @@ void MaskCache::merge(Suffixes& suffixes) const {
       continue;
     }
     const auto index = static_cast<std::uint32_t>(suffixes.nodes.size());
-    const std::uint8_t byte = level.children[level.next].byte;
+    const std::uint8_t byte = (*trie_)[level.below[level.next]].byte;
     const auto first = static_cast<std::uint32_t>(suffixes.members.size());
-    for (; level.next < level.children.size() && level.children[level.next].byte == byte;
+    std::vector<std::uint32_t> children;
+    for (; level.next < level.below.size() && (*trie_)[level.below[level.next]].byte == byte;
          ++level.next) {
-      suffixes.members.push_back(level.children[level.next].node);
+      const std::uint32_t node = level.below[level.next];
+      suffixes.members.push_back(node);
+      for (std::uint32_t i = node + 1; i < (*trie_)[node].behind; i = (*trie_)[i].behind) {
+        children.push_back(i);
+      }
     }
     const auto count = static_cast<std::uint32_t>(suffixes.members.size()) - first;
     suffixes.nodes.push_back(
-        {index + 1, first, count, static_cast<std::uint16_t>(path.size()), byte});
-    path.push_back({children_of(std::span(suffixes.members).subspan(first, count)), 0, index});
+        {index + 1, first, count, static_cast<std::uint16_t>(path.size() - 1), byte});
+    path.push_back({by_bytes(std::move(children)), 0, index});
   }
 }
 

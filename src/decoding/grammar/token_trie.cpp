@@ -31,8 +31,10 @@ TokenTrie::TokenTrie(const Tokenizer& tokenizer, std::span<const Token> stop_tok
     while (shared < last.size() && shared < bytes.size() && last[shared] == bytes[shared]) ++shared;
     close(shared);
     for (std::size_t i = shared; i < bytes.size(); ++i) {
+      const std::uint32_t parent = path.back();
       path.push_back(static_cast<std::uint32_t>(nodes_.size()));
-      nodes_.push_back({.first_token = static_cast<std::uint32_t>(tokens_.size()),
+      nodes_.push_back({.parent = parent,
+                        .first_token = static_cast<std::uint32_t>(tokens_.size()),
                         .depth = static_cast<std::uint16_t>(i + 1),
                         .byte = static_cast<std::uint8_t>(bytes[i])});
     }
@@ -42,6 +44,11 @@ TokenTrie::TokenTrie(const Tokenizer& tokenizer, std::span<const Token> stop_tok
   close(0);
   nodes_[0].behind = static_cast<std::uint32_t>(nodes_.size());
   nodes_.push_back({.first_token = static_cast<std::uint32_t>(tokens_.size())});
+  for (std::uint32_t i = 1; i < size(); ++i) ++first_of_[nodes_[i].byte + 1U];
+  for (std::size_t byte = 0; byte < 256; ++byte) first_of_[byte + 1] += first_of_[byte];
+  by_byte_.resize(first_of_[256]);
+  auto next = first_of_;
+  for (std::uint32_t i = 1; i < size(); ++i) by_byte_[next[nodes_[i].byte]++] = i;
 }
 
 bool TokenTrie::is_prefix(std::string_view bytes) const noexcept {

@@ -18,6 +18,7 @@ namespace grammar {
 /// Nodes in the order of a walk: below node i are those from i + 1 to `behind`.
 struct TrieNode {
   std::uint32_t behind = 0;
+  std::uint32_t parent = 0;
   std::uint32_t first_token = 0;  ///< its tokens are those before the first of node i + 1
   std::uint16_t depth = 0;        ///< bytes from the root
   std::uint8_t byte = 0;
@@ -44,6 +45,10 @@ class TokenTrie {
                                       nodes_[last].first_token - nodes_[first].first_token);
   }
   bool has_children(std::uint32_t node) const noexcept { return nodes_[node].behind > node + 1; }
+  /// All nodes of a byte.
+  std::span<const std::uint32_t> nodes_of(std::uint8_t byte) const noexcept {
+    return std::span(by_byte_).subspan(first_of_[byte], first_of_[byte + 1U] - first_of_[byte]);
+  }
 
   /// Whether longer tokens begin with these bytes.
   bool is_prefix(std::string_view bytes) const noexcept;
@@ -54,6 +59,8 @@ class TokenTrie {
  private:
   std::vector<TrieNode> nodes_;
   std::vector<Token> tokens_;
+  std::vector<std::uint32_t> by_byte_;
+  std::array<std::uint32_t, 257> first_of_ = {};
   std::array<bool, 256> bytes_ = {};
 };
 

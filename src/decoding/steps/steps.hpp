@@ -26,14 +26,23 @@ struct StepKind {
 };
 
 extern const StepKind penalties_step;
+extern const StepKind dry_step;
 extern const StepKind logit_bias_step;
+extern const StepKind bad_words_step;
+extern const StepKind min_length_step;
+extern const StepKind top_n_sigma_step;
 extern const StepKind temperature_step;
 extern const StepKind top_k_step;
 extern const StepKind top_p_step;
 extern const StepKind min_p_step;
 extern const StepKind typical_p_step;
+extern const StepKind epsilon_cutoff_step;
+extern const StepKind eta_cutoff_step;
+extern const StepKind xtc_step;
+extern const StepKind mirostat_step;
 
-/// All of them, in the order in which Hugging Face's generate applies them.
+/// All of them, in the order in which Hugging Face's generate applies them; what only llama.cpp has
+/// stands beside what it resembles.
 std::span<const StepKind* const> step_kinds() noexcept;
 
 /// [sampler] what: expected …, found ….

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "krait/io/printable.hpp"
+#include "krait/weights/scope.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -29,13 +30,7 @@ std::string joined(std::string_view prefix, std::string_view name) {
 
 // Whether the checkpoint has that matrix, as floats or in the parts of any form.
 bool has_matrix(const WeightStore& weights, const std::string& name) {
-  const std::string start = name + ".";
-  for (auto it = weights.entries().lower_bound(start); it != weights.entries().end(); ++it) {
-    const std::string& part = it->first;
-    if (!part.starts_with(start)) break;
-    if (part.find('.', start.size()) == std::string::npos && part != start + "bias") return true;
-  }
-  return false;
+  return weights.contains(name + ".weight") || has_parts(weights, name);
 }
 
 // What stands before every name of the checkpoint, in ever longer forms: "", "module",

@@ -283,17 +283,17 @@ void MatrixStatistics::correct(Executor& executor, MatrixView<float> W) const {
 }
 
 Result<void> Calibration::begin(const Tokenizer& tokenizer, std::string_view text) {
-  KRAIT_ASSIGN_OR_RETURN(std::vector<Token> tokens, tokenizer.encode(text));
-  if (tokens.empty()) {
+  KRAIT_ASSIGN_OR_RETURN(text_, tokenizer.encode(text));
+  if (text_.empty()) {
     return Error{ErrorCode::bad_argument, "[aqlm] calibration: expected text, found none"};
   }
   constexpr Index most_floats = Index{32} << 20;
   const Index width = original_.d_model();
   const Index most = std::max<Index>(1, most_floats / width);
-  tokens.resize(static_cast<std::size_t>(std::min<Index>(std::ssize(tokens), most)));
-  reference_ = AlignedBuffer<float>(std::ssize(tokens) * width);
+  text_.resize(static_cast<std::size_t>(std::min<Index>(std::ssize(text_), most)));
+  reference_ = AlignedBuffer<float>(std::ssize(text_) * width);
   Session session(original_, executor_, few_sequences());
-  KRAIT_RETURN_IF_ERROR(session.embed(tokens, {reference_.data(), std::ssize(tokens), width}));
+  KRAIT_RETURN_IF_ERROR(session.embed(text_, {reference_.data(), std::ssize(text_), width}));
   stream_ = reference_;
   return {};
 }
@@ -321,8 +321,8 @@ Result<std::vector<MatrixStatistics>> Calibration::see(Index layer,
   State quantised_state = quantised.initial_state();
   AlignedBuffer<float> copy(tokens_at_once * width);
   AlignedBuffer<float> lost(tokens_at_once * width);
-  for (Index first = 0; first < tokens(); first += tokens_at_once) {
-    const Index count = std::min(tokens_at_once, tokens() - first);
+  for (Index first = 0; first < std::ssize(text_); first += tokens_at_once) {
+    const Index count = std::min(tokens_at_once, std::ssize(text_) - first);
     const MatrixView<float> rows(copy.data(), count, width);
     comparison.begin();
     std::copy_n(stream_.data() + first * width, count * width, copy.data());

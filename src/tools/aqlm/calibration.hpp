@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -54,8 +55,8 @@ class Calibration {
   /// Runs the text up to the first layer. Errors: bad_argument (no text).
   Result<void> begin(const Tokenizer& tokenizer, std::string_view text);
   bool has_text() const noexcept { return reference_.size() != 0; }
-  /// So many of the text's as are looked at.
-  Index tokens() const noexcept { return reference_.size() / original_.d_model(); }
+  /// The text, or so much of it as is looked at.
+  std::span<const Token> text() const noexcept { return text_; }
 
   /// What the matrices at these places see, in a layer of which `replace` has replaced some. With
   /// `diagonal`, only the second moments' diagonals and no corrections.
@@ -75,6 +76,7 @@ class Calibration {
   const CheckpointPlan& plan_;
   const Model& original_;
   Executor& executor_;
+  std::vector<Token> text_;
   // The residual streams in front of the layer, [tokens, d_model].
   AlignedBuffer<float> reference_;
   AlignedBuffer<float> stream_;

@@ -16,7 +16,8 @@
 #include "krait/weights/convert.hpp"
 #include "krait/weights/form.hpp"
 #include "tools/aqlm/calibration.hpp"
-#include "tools/aqlm/partial.hpp"
+#include "tools/aqlm/finished.hpp"
+#include "tools/aqlm/tune.hpp"
 #include "tools/checkpoint_copy.hpp"
 
 namespace krait {
@@ -29,12 +30,13 @@ struct Preset {
   std::string_view name;
   AqlmEffort effort;
   bool is_diagonal;
+  bool tunes;
 };
 
 constexpr Preset presets[] = {
-    {"fast", {.beam = 4, .rounds = 3, .solver_steps = 5, .kmeans_rounds = 10}, true},
-    {"default", {.beam = 12, .rounds = 12, .least_gain = 0.002}, false},
-    {"best", {.beam = 32, .rounds = 25, .least_gain = 0.0005}, false},
+    {"fast", {.beam = 4, .rounds = 3, .solver_steps = 5, .kmeans_rounds = 10}, true, false},
+    {"default", {.beam = 12, .rounds = 12, .least_gain = 0.002}, false, false},
+    {"best", {.beam = 32, .rounds = 25, .least_gain = 0.0005}, false, true},
 };
 
 Error bad(std::string_view what, std::string_view expected, std::string_view found) {
@@ -223,7 +225,8 @@ std::string with_quantization(const Checkpoint& checkpoint, const std::vector<Jo
                               const AqlmScheme& scheme) {
   std::set<std::string> quantised;
   for (const Job& job : jobs) quantised.insert(job.name);
-  std::set<std::string> dense = {"lm_head.weight"};
+  // A tied head has no tensor; transformers 5 compares the names of modules.
+  std::set<std::string> dense = {"lm_head", "lm_head.weight"};
   constexpr std::string_view weight = ".weight";
   for (const auto& [name, entry] : checkpoint.weights.entries()) {
     if (!name.ends_with(weight)) {
@@ -251,6 +254,19 @@ std::string with_quantization(const Checkpoint& checkpoint, const std::vector<Jo
   return config;
 }
 
+// What a tuned matrix is called in the folder of finished ones.
+std::string tuned(const std::string& name) { return name + ".tuned"; }
+
+Result<AqlmMatrix> finished_matrix(const PartialWork& finished, const Job& job, Index i,
+                                   const AqlmScheme& scheme, bool is_tuned) {
+  const std::string name = is_tuned ? tuned(job.name_of(i)) : job.name_of(i);
+  auto matrix = aqlm::read_matrix(finished, name, scheme, job.out, job.in);
+  if (matrix) return *std::move(matrix);
+  return Error{ErrorCode::io_failed,
+               fmt::format("[aqlm] {}: expected the finished matrix, found none ({})", name,
+                           finished.folder())};
+}
+
 class Quantizer {
  public:
   Quantizer(const CheckpointPlan& plan, aqlm::Calibration& calibration, const AqlmOptions& options,
@@ -268,7 +284,7 @@ class Quantizer {
   const std::vector<Job>& jobs() const noexcept { return jobs_; }
 
   // All matrices of a layer, and the activations behind it. `finished` has those of earlier calls.
-  Result<void> layer(std::size_t index, const aqlm::PartialWork& finished) {
+  Result<void> layer(std::size_t index, const PartialWork& finished) {
     std::vector<const Job*> jobs;
     for (const Job& job : jobs_) {
       if (job.layer == index) jobs.push_back(&job);
@@ -287,6 +303,35 @@ class Quantizer {
     return calibration_.advance(static_cast<Index>(index));
   }
 
+  // Moves codebooks and scales of all matrices together. A model that has a block without a
+  // backward pass stays as it is.
+  Result<void> tune(const Model& original, std::span<const Token> tokens,
+                    const PartialWork& finished) {
+    std::vector<AqlmMatrix> matrices;
+    std::vector<std::string> names;
+    std::vector<aqlm::TunedMatrix> targets;
+    for (const Job& job : jobs_) {
+      for (Index i = 0; i < job.count(); ++i) {
+        KRAIT_ASSIGN_OR_RETURN(AqlmMatrix matrix,
+                               finished_matrix(finished, job, i, options_.scheme, false));
+        matrices.push_back(std::move(matrix));
+        names.push_back(job.name_of(i));
+        const BlockMatrix& of_block = job.each[static_cast<std::size_t>(i)];
+        targets.push_back({.path = fmt::format("{}.{}.weight", job.path, of_block.name),
+                           .first = job.each.front().is_stacked ? i * job.out * job.in : 0});
+      }
+    }
+    for (std::size_t i = 0; i < targets.size(); ++i) targets[i].matrix = &matrices[i];
+    const auto tuning =
+        aqlm::tune(plan_, original, tokens, targets, {}, finished, executor_, progress_);
+    if (!tuning && tuning.error().code != ErrorCode::unsupported) return tuning.error();
+    if (tuning) report_.tuning = {tuning->first, tuning->last};
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      KRAIT_RETURN_IF_ERROR(aqlm::write_matrix(finished, tuned(names[i]), matrices[i]));
+    }
+    return {};
+  }
+
   AqlmReport take_report() {
     double bits = 0.0;
     double weights = 0.0;
@@ -303,13 +348,13 @@ class Quantizer {
   // Reports of progress for each matrix.
   Index steps() const noexcept { return preset_.effort.rounds + 2; }
 
-  Result<void> step(std::span<const Job* const> jobs, const aqlm::PartialWork& finished) {
+  Result<void> step(std::span<const Job* const> jobs, const PartialWork& finished) {
     std::map<std::string, AqlmMatrix> known;  // of earlier calls
     std::vector<aqlm::MatrixPlace> places;
     for (const Job* job : jobs) {
       for (Index i = 0; i < job->count(); ++i) {
         const std::string name = job->name_of(i);
-        auto matrix = finished.load(name, options_.scheme, job->out, job->in);
+        auto matrix = aqlm::read_matrix(finished, name, options_.scheme, job->out, job->in);
         if (matrix) known.emplace(name, *std::move(matrix));
         const BlockMatrix& of_block = job->each[static_cast<std::size_t>(i)];
         places.push_back(
@@ -330,7 +375,7 @@ class Quantizer {
         const std::string name = job->name_of(i);
         if (const auto found = known.find(name); found == known.end()) {
           KRAIT_ASSIGN_OR_RETURN(AqlmMatrix matrix, encode(*job, i, seen[k]));
-          KRAIT_RETURN_IF_ERROR(finished.save(name, matrix));
+          KRAIT_RETURN_IF_ERROR(aqlm::write_matrix(finished, name, matrix));
           known.emplace(name, std::move(matrix));
         }
         const AqlmMatrix& matrix = known.at(name);
@@ -384,7 +429,7 @@ class Quantizer {
 
 // Writes all tensors, those of `jobs` from the folder of finished ones.
 Result<void> write_weights(const CheckpointPlan& plan, const std::vector<Job>& jobs,
-                           const AqlmScheme& scheme, const aqlm::PartialWork& finished,
+                           const AqlmScheme& scheme, const PartialWork& finished, bool is_tuned,
                            const std::string& path, AqlmReport& report) {
   std::vector<NamedTensor> tensors;
   std::map<std::string, const Job*, std::less<>> quantised;
@@ -415,15 +460,11 @@ Result<void> write_weights(const CheckpointPlan& plan, const std::vector<Job>& j
     std::vector<f16> codebooks;
     std::vector<f16> scales;
     for (Index k = 0; k < job.count(); ++k) {
-      const auto matrix = finished.load(job.name_of(k), scheme, job.out, job.in);
-      if (!matrix) {
-        return Error{ErrorCode::io_failed,
-                     fmt::format("[aqlm] {}: expected the finished matrix, found none ({})",
-                                 job.name_of(k), finished.folder())};
-      }
-      append_codes(*matrix, codes);
-      codebooks.insert(codebooks.end(), matrix->codebooks.begin(), matrix->codebooks.end());
-      scales.insert(scales.end(), matrix->scales.begin(), matrix->scales.end());
+      KRAIT_ASSIGN_OR_RETURN(const AqlmMatrix matrix,
+                             finished_matrix(finished, job, k, scheme, is_tuned));
+      append_codes(matrix, codes);
+      codebooks.insert(codebooks.end(), matrix.codebooks.begin(), matrix.codebooks.end());
+      scales.insert(scales.end(), matrix.scales.begin(), matrix.scales.end());
     }
     KRAIT_RETURN_IF_ERROR(writer.write(i++, 0, codes));
     KRAIT_RETURN_IF_ERROR(writer.write(i++, 0, std::as_bytes(std::span(codebooks))));
@@ -459,7 +500,7 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   KRAIT_ASSIGN_OR_RETURN(AtomicDirectory directory, AtomicDirectory::create(destination));
   KRAIT_ASSIGN_OR_RETURN(
       const auto finished,
-      aqlm::PartialWork::open(destination, key_of(plan, model.fingerprint(), options)));
+      PartialWork::open("aqlm", destination, key_of(plan, model.fingerprint(), options)));
   for (std::size_t i = 0; i < plan.config.spec.layers.size(); ++i) {
     const Result<void> done = quantizer.layer(i, finished);
     if (done) continue;
@@ -468,9 +509,11 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
     if (code == ErrorCode::not_finite || code == ErrorCode::bad_argument) finished.remove();
     return done.error();
   }
+  const bool is_tuned = preset.tunes && calibration.has_text();
+  if (is_tuned) KRAIT_RETURN_IF_ERROR(quantizer.tune(model, calibration.text(), finished));
   AqlmReport report = quantizer.take_report();
-  report.calibration_tokens = calibration.tokens();
-  KRAIT_RETURN_IF_ERROR(write_weights(plan, quantizer.jobs(), options.scheme, finished,
+  report.calibration_tokens = std::ssize(calibration.text());
+  KRAIT_RETURN_IF_ERROR(write_weights(plan, quantizer.jobs(), options.scheme, finished, is_tuned,
                                       directory.path() + "/model.safetensors", report));
   KRAIT_RETURN_IF_ERROR(copy_texts(
       plan.checkpoint, with_quantization(plan.checkpoint, quantizer.jobs(), options.scheme),

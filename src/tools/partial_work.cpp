@@ -1,38 +1,26 @@
-#include "tools/aqlm/partial.hpp"
+#include "tools/partial_work.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
 
-#include <charconv>
-#include <cstring>
+#include <cerrno>
 #include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "io/content_checksum.hpp"
 #include "krait/io/atomic_file.hpp"
 #include "krait/io/mapped_file.hpp"
-#include "krait/io/safetensors.hpp"
 
 namespace krait {
 inline namespace v0_1 {
-namespace aqlm {
 namespace {
 
 namespace fs = std::filesystem;
 
 constexpr const char* key_file = "key";
-
-template <class T>
-bool read(const WeightStore& store, const char* name, DType dtype, std::size_t size,
-          std::vector<T>& values) {
-  const WeightStore::Entry* entry = store.find(name);
-  if (entry == nullptr || entry->tensor.dtype != dtype ||
-      static_cast<std::size_t>(entry->tensor.size()) != size) {
-    return false;
-  }
-  values.resize(size);
-  std::memcpy(values.data(), entry->tensor.data, size * sizeof(T));
-  return true;
-}
 
 // Whether a call got no further than the folder, killed or on a full device before it had its key.
 bool is_only_begun(const fs::path& folder) {
@@ -52,7 +40,8 @@ Result<void> write_key(const std::string& path, const std::string& key) {
 
 }  // namespace
 
-Result<PartialWork> PartialWork::open(const std::string& destination, const std::string& key) {
+Result<PartialWork> PartialWork::open(std::string_view area, const std::string& destination,
+                                      const std::string& key) {
   PartialWork work;
   // "name/" means the same folder as "name".
   work.folder_ = destination;
@@ -64,18 +53,20 @@ Result<PartialWork> PartialWork::open(const std::string& destination, const std:
     const auto found = read_text_file(path, std::size_t{1} << 20U);
     if (!found || *found != key) {
       return Error{ErrorCode::bad_argument,
-                   fmt::format("[aqlm] unfinished work: expected that of the same call, found {} "
+                   fmt::format("[{}] unfinished work: expected that of the same call, found {} "
                                "({}; remove the folder to begin anew)",
-                               found ? "another's" : "something else", work.folder_)};
+                               area, found ? "another's" : "something else", work.folder_)};
     }
+    KRAIT_RETURN_IF_ERROR(work.lock(area));
     return work;
   }
   fs::create_directory(work.folder_, error);
   if (error) {
     return Error{ErrorCode::io_failed,
-                 fmt::format("[aqlm] destination: expected a folder to write to, found {} ({})",
+                 fmt::format("[{}] destination: expected a folder to write to, found {} ({})", area,
                              error.message(), work.folder_)};
   }
+  KRAIT_RETURN_IF_ERROR(work.lock(area));
   if (const Result<void> written = write_key(path, key); !written) {
     fs::remove(work.folder_, error);
     return written.error();
@@ -87,50 +78,47 @@ std::string PartialWork::path_of(const std::string& name) const {
   return fmt::format("{}/{}.safetensors", folder_, name);
 }
 
-std::optional<AqlmMatrix> PartialWork::load(const std::string& name, const AqlmScheme& scheme,
-                                            Index out, Index in) const {
+std::optional<WeightStore> PartialWork::read(const std::string& name) const {
   std::error_code ignored;
   if (!fs::exists(path_of(name), ignored)) return std::nullopt;
   auto file = open_file(path_of(name), WeightsMode::copy);
   if (!file) return std::nullopt;
   WeightStore store;
   if (!read_safetensors(*std::move(file), store)) return std::nullopt;
-  AqlmMatrix matrix;
-  matrix.scheme = scheme;
-  matrix.out = out;
-  matrix.in = in;
-  const Index codes = out * (in / scheme.in_group) * scheme.codebooks;
-  const Index numbers = scheme.codebooks * scheme.codewords() * scheme.in_group;
-  if (!read(store, "codes", DType::i16, static_cast<std::size_t>(codes), matrix.codes) ||
-      !read(store, "codebooks", DType::f16, static_cast<std::size_t>(numbers), matrix.codebooks) ||
-      !read(store, "scales", DType::f16, static_cast<std::size_t>(out), matrix.scales)) {
-    return std::nullopt;
-  }
   std::vector<NamedTensor> content;
   for (const auto& [part, entry] : store.entries()) content.push_back({part, entry.tensor});
   const auto sum = store.metadata.find(content_checksum_key);
-  const auto error = store.metadata.find("error");
   // A damaged file is made again instead of mixed in.
-  if (sum == store.metadata.end() || error == store.metadata.end() ||
+  if (sum == store.metadata.end() ||
       sum->second != content_checksum(std::move(content), store.metadata)) {
     return std::nullopt;
   }
-  const std::string& text = error->second;
-  std::from_chars(text.data(), text.data() + text.size(), matrix.error);
-  return matrix;
+  return store;
 }
 
-Result<void> PartialWork::save(const std::string& name, const AqlmMatrix& matrix) const {
-  const auto tensor = [](const char* part, const auto& values, DType dtype) {
-    return NamedTensor{part, {values.data(), dtype, {std::ssize(values)}}};
-  };
-  const std::vector<NamedTensor> tensors = {tensor("codes", matrix.codes, DType::i16),
-                                            tensor("codebooks", matrix.codebooks, DType::f16),
-                                            tensor("scales", matrix.scales, DType::f16)};
-  std::map<std::string, std::string, std::less<>> metadata = {
-      {"error", fmt::format("{}", matrix.error)}};
+Result<void> PartialWork::write(const std::string& name, std::vector<NamedTensor> tensors,
+                                Metadata metadata) const {
   metadata.emplace(content_checksum_key, content_checksum(tensors, metadata));
   return write_safetensors(path_of(name), tensors, metadata);
+}
+
+// The lock is the folder's own, so that it ends with the process, however that ends.
+Result<void> PartialWork::lock(std::string_view area) {
+  const int descriptor = ::open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) {
+    return Error{ErrorCode::io_failed,
+                 fmt::format("[{}] unfinished work: expected a folder, found {} ({})", area,
+                             std::generic_category().message(errno), folder_)};
+  }
+  lock_ = std::shared_ptr<const int>(new int(descriptor), [](const int* held) {
+    ::close(*held);
+    delete held;
+  });
+  if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return {};
+  return Error{ErrorCode::bad_argument,
+               fmt::format("[{}] unfinished work: expected none that runs, found another process "
+                           "at it ({})",
+                           area, folder_)};
 }
 
 void PartialWork::remove() const {
@@ -138,6 +126,5 @@ void PartialWork::remove() const {
   fs::remove_all(folder_, ignored);
 }
 
-}  // namespace aqlm
 }  // namespace v0_1
 }  // namespace krait

@@ -1,0 +1,174 @@
+// Who drafts, and how: the options that commands share.
+
+#include "draft.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace krait::cli {
+namespace {
+
+constexpr const char* known_drafters =
+    "ngram, maxgram, model:PATH, cascade:PATH,...,ngram, cascade:PATH,...,maxgram, self:q4";
+
+// What --draft says.
+struct DraftSpec {
+  std::vector<std::string> models;  // paths, the largest first
+  std::string bottom;               // "ngram", "maxgram", or none
+  bool is_self = false;             // the model itself, in q4
+};
+
+[[noreturn]] void refuse(const std::string& expected, const std::string& text) {
+  throw WrongUsage("--draft", expected, in_quotes(text));
+}
+
+bool is_statistical(const std::string& name) { return name == "ngram" || name == "maxgram"; }
+
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> parts;
+  std::size_t begin = 0;
+  for (std::size_t comma = 0; comma != std::string::npos; begin = comma + 1) {
+    comma = text.find(',', begin);
+    parts.push_back(text.substr(begin, comma - begin));
+  }
+  return parts;
+}
+
+DraftSpec parse(const std::string& text) {
+  DraftSpec spec;
+  const std::size_t colon = text.find(':');
+  const std::string kind = text.substr(0, colon);
+  const std::string rest = colon == std::string::npos ? "" : text.substr(colon + 1);
+  if (is_statistical(text)) {
+    spec.bottom = text;
+  } else if (text == "self:q4") {
+    spec.is_self = true;
+  } else if (kind == "model" && !rest.empty()) {
+    spec.models = {rest};
+  } else if (kind == "cascade" && !rest.empty()) {
+    spec.models = split(rest);
+    spec.bottom = spec.models.back();
+    spec.models.pop_back();
+    const auto is_bad = [](const std::string& one) {
+      return one.empty() || is_statistical(one) || one.starts_with("cascade:");
+    };
+    if (!is_statistical(spec.bottom) || spec.models.empty() ||
+        std::ranges::any_of(spec.models, is_bad)) {
+      refuse("cascade:PATH,...,ngram or cascade:PATH,...,maxgram with at least one model", text);
+    }
+    for (auto one = spec.models.begin(); one != spec.models.end(); ++one) {
+      if (std::find(spec.models.begin(), one, *one) != one) {
+        refuse("a cascade that names every drafter once", text);
+      }
+    }
+  } else {
+    refuse(std::string("one of ") + known_drafters, text);
+  }
+  return spec;
+}
+
+Result<DraftModelOptions> load(const std::string& path, const std::string& name,
+                               const LoadOptions& options, const Runtime& runtime) {
+  KRAIT_ASSIGN_OR_RETURN(const LanguageModel loaded, load_language_model(path, options));
+  KRAIT_RETURN_IF_ERROR(check_same_tokens(*loaded.tokenizer, runtime.tokenizer(), path));
+  if (loaded.model.vocab() != runtime.model().vocab()) {
+    return Error{ErrorCode::bad_argument,
+                 "[draft] vocabulary: expected that of the model (" +
+                     std::to_string(runtime.model().vocab()) + " tokens), found " +
+                     std::to_string(loaded.model.vocab()) + " (" + printable(path) + ")"};
+  }
+  return DraftModelOptions{loaded.model, name};
+}
+
+// A cascade in which a model stands twice never ends, or reviews itself.
+Result<void> check_distinct(const std::vector<DraftModelOptions>& models, const Model& target) {
+  std::vector<std::string> seen = {target.fingerprint()};
+  for (const DraftModelOptions& one : models) {
+    if (std::ranges::find(seen, one.model.fingerprint()) != seen.end()) {
+      return Error{ErrorCode::bad_argument,
+                   "[draft] cascade: expected models that differ from each other and from the one "
+                   "that is drafted for, found " +
+                       printable(one.name) + " twice"};
+    }
+    seen.push_back(one.model.fingerprint());
+  }
+  return {};
+}
+
+Result<std::unique_ptr<Drafter>> bottom_of(const DraftSpec& spec) {
+  if (spec.bottom == "ngram") return ngram_drafter();
+  if (spec.bottom == "maxgram") return maxgram_drafter();
+  return std::unique_ptr<Drafter>();
+}
+
+}  // namespace
+
+void DraftFlags::add(Command& command, bool with_acceptance) {
+  command.custom(
+      "--draft", "SPEC",
+      std::string("Who guesses tokens, which the model then verifies together: ") + known_drafters,
+      [this](const std::string& text) {
+        parse(text);
+        spec_ = text;
+      });
+  const std::string length = "--draft-length";
+  command.custom(
+      length, "INT|auto", "Tokens of a draft; auto: as many as pay, by measurement",
+      [this, length](const std::string& text) {
+        is_length_given_ = true;
+        length_.reset();
+        if (text != "auto") length_ = parse_number(text, length, 1, Speculation::most_tokens);
+      },
+      "auto");
+  if (!with_acceptance) return;
+  command.choice("--accept", accept_, {"match", "greedy", "rejection", "coupling"},
+                 "When a guess is right: match and greedy give the text of a run without --draft, "
+                 "coupling and rejection another one of the same distribution");
+}
+
+void DraftFlags::check() const {
+  if (is_given()) return;
+  if (is_length_given_) throw WrongUsage("--draft-length", "--draft beside it", "none");
+  if (accept_ != "match") throw WrongUsage("--accept", "--draft beside it", "none");
+}
+
+SessionOptions DraftFlags::session() const {
+  if (!is_given()) return {};
+  return {.max_verify = 1 + length_.value_or(Speculation::most_chosen)};
+}
+
+void DraftFlags::resolve(SamplerOptions& sampler, Acceptance& acceptance) const {
+  if (accept_ == "greedy" && !sampler.greedy && sampler.temperature != 0.0) {
+    throw WrongUsage("--accept", "--greedy or --temperature 0 beside greedy",
+                     "a temperature of " + std::to_string(sampler.temperature));
+  }
+  if (accept_ == "coupling") sampler.gumbel = true;
+  if (accept_ == "rejection") acceptance = Acceptance::rejection;
+}
+
+Result<std::shared_ptr<Speculation>> DraftFlags::load_drafter(const Runtime& runtime,
+                                                              const CommonOptions& common) const {
+  const DraftSpec spec = parse(spec_);
+  KRAIT_ASSIGN_OR_RETURN(std::unique_ptr<Drafter> drafter, bottom_of(spec));
+  std::vector<DraftModelOptions> models;
+  LoadOptions options = load_options(common, runtime.threads.get());
+  options.form = spec.is_self ? "q4" : "file";
+  if (spec.is_self) {
+    KRAIT_ASSIGN_OR_RETURN(DraftModelOptions model, load(common.model, spec_, options, runtime));
+    models.push_back(std::move(model));
+  }
+  for (const std::string& path : spec.models) {
+    KRAIT_ASSIGN_OR_RETURN(DraftModelOptions model, load(path, path, options, runtime));
+    models.push_back(std::move(model));
+  }
+  if (!models.empty()) {
+    if (drafter) KRAIT_RETURN_IF_ERROR(check_distinct(models, runtime.model()));
+    KRAIT_ASSIGN_OR_RETURN(
+        drafter, cascade_drafter(std::move(models), std::move(drafter), *runtime.threads));
+  }
+  KRAIT_ASSIGN_OR_RETURN(Speculation speculation,
+                         Speculation::make(std::move(drafter), {.length = length_}));
+  return std::make_shared<Speculation>(std::move(speculation));
+}
+
+}  // namespace krait::cli

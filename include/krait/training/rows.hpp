@@ -1,0 +1,87 @@
+#pragma once
+
+/// \file
+/// Rows: what a model is trained on, row by row.
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "krait/core/error.hpp"
+#include "krait/text/tokenizer.hpp"
+#include "krait/training/train_options.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+
+/// Tokens of which each but the last is an input and each but the first `given` a target.
+struct Row {
+  std::vector<Token> tokens;  ///< at least 2
+  Index given = 1;            ///< at least 1
+
+  Index targets() const noexcept { return std::ssize(tokens) - given; }
+};
+
+/// The rows of a run. A row is a function of its number alone.
+class KRAIT_API RowSource {
+ public:
+  virtual ~RowSource();
+  /// Row `index`, counted through all steps of a run.
+  virtual Row row(Index index) = 0;
+};
+
+/// Where the rows of a run begin in a text of `tokens` tokens.
+class KRAIT_API RowOrder {
+ public:
+  /// Of rows of `length` tokens.
+  RowOrder(const TrainOptions& options, Index length, Index tokens)
+      : options_(options), length_(length), tokens_(tokens) {}
+  /// The first token of row `row` (counted through all steps).
+  Index begin(Index row);
+
+ private:
+  TrainOptions options_;
+  Index length_;
+  Index tokens_;
+  Index epoch_ = -1;
+  Index phase_ = 0;
+  std::vector<Index> pieces_;
+};
+
+/// Rows of options.length tokens and one more, cut out of a text whose end is followed by its
+/// beginning. The text, at least 2 tokens, must outlive the object.
+class KRAIT_API TextRows final : public RowSource {
+ public:
+  TextRows(const TrainOptions& options, std::span<const Token> text)
+      : text_(text), length_(options.length), order_(options, length_, std::ssize(text)) {}
+  Row row(Index index) override;
+
+ private:
+  std::span<const Token> text_;
+  Index length_;
+  RowOrder order_;
+};
+
+/// Each row is one of several examples, at least one, which must outlive the object.
+class KRAIT_API ExampleRows final : public RowSource {
+ public:
+  ExampleRows(const TrainOptions& options, std::span<const Row> examples)
+      : examples_(examples), order_(options, 1, std::ssize(examples)) {}
+  Row row(Index index) override;
+
+ private:
+  std::span<const Row> examples_;
+  RowOrder order_;
+};
+
+/// Reads examples from lines of JSON with `prompt` and `response`; the targets are the response's
+/// tokens and `end` behind them. Of a prompt that is too long for rows of `length` tokens the
+/// beginning is left out. Empty lines are left out. `name` is for messages, which give the line.
+/// Errors: bad_format, bad_argument (an empty prompt, a response longer than `length`, no example).
+KRAIT_API Result<std::vector<Row>> read_examples(std::string_view lines, std::string_view name,
+                                                 const Tokenizer& tokenizer, Token end,
+                                                 Index length);
+
+}  // namespace v0_1
+}  // namespace krait

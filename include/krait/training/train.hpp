@@ -1,0 +1,65 @@
+#pragma once
+
+/// \file
+/// A whole training run with its files: checkpoints, log, result.
+
+#include <string>
+#include <vector>
+
+#include "krait/core/flow.hpp"
+#include "krait/loading/registry.hpp"
+#include "krait/training/trainer.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+
+/// What is trained.
+struct TrainTask {
+  Checkpoint checkpoint;  ///< configuration and tokenizer, which the result gets too
+  ModelSpec spec;
+  std::string prefix;           ///< what the tensors' names begin with
+  AlignedBuffer<float> values;  ///< the weights to begin with, in the order of `Parameters`
+  std::vector<Token> text;      ///< rows are cut out of it, unless there are examples
+  std::vector<Row> examples;    ///< each is a row
+};
+
+/// The weights of a checkpoint. `path` as for `open_model`. Errors: those of `plan_checkpoint`;
+/// dtype_mismatch where a matrix is stored in a form that cannot be trained.
+KRAIT_API Result<TrainTask> open_train_task(const std::string& path);
+
+/// New weights for a model as a configuration (config.json) describes it, from `seed`; a
+/// tokenizer.json beside it is taken along.
+KRAIT_API Result<TrainTask> new_train_task(const std::string& config_path, std::uint64_t seed);
+
+/// Where a run puts what it makes.
+struct TrainFiles {
+  std::string destination;   ///< folder to make; unfinished work lies in `<destination>.partial`
+  std::string log;           ///< one line of JSON per step; empty: none
+  DType dtype = DType::f32;  ///< of the result's matrices: f32, bf16, f16
+  Index checkpoint_every = 100;  ///< steps
+  bool resume = false;           ///< go on with unfinished work, if there is any
+};
+
+/// After every step.
+struct TrainProgress {
+  TrainStep step;
+  Index steps = 0;  ///< of the run
+  double tokens_per_second = 0.0;
+};
+
+struct TrainSummary {
+  Index steps = 0;
+  double loss = 0.0;          ///< of the last step; 0 if none was done
+  bool was_finished = false;  ///< nothing was left to do
+};
+
+/// Trains and writes the result. Interrupted at any moment, by the callback (which has a checkpoint
+/// written) or by force, the same call with `resume` goes on, and the result has the bytes of an
+/// uninterrupted run. Errors, beside those of the trainer: bad_argument for a run that is not the
+/// interrupted one (names what differs), places that cannot be written; io_failed; cancelled.
+KRAIT_API Result<TrainSummary> train(TrainTask task, const TrainOptions& options,
+                                     const TrainFiles& files, Executor& executor,
+                                     FunctionRef<Flow(const TrainProgress&)> progress);
+
+}  // namespace v0_1
+}  // namespace krait

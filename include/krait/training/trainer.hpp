@@ -1,0 +1,94 @@
+#pragma once
+
+/// \file
+/// Trainer: AdamW over the gradients of many rows.
+
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "krait/training/model_gradient.hpp"
+#include "krait/training/rows.hpp"
+#include "krait/training/train_options.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+
+/// The norm of a gradient by the order of sums of the numeric contract.
+KRAIT_API double gradient_norm(std::span<const float> gradients);
+
+/// AdamW as PyTorch's (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2) for `count` floats:
+/// decoupled weight decay, then the step with both moments corrected. `step` counts from 1.
+struct AdamW {
+  double learning_rate;
+  double beta1;
+  double beta2;
+  double eps;
+  double weight_decay;
+};
+KRAIT_API void adamw(const AdamW& options, Index step, Index count, const float* gradient,
+                     float* first_moment, float* second_moment, float* value);
+
+/// What a step found before it changed the weights.
+struct TrainStep {
+  Index step = 0;          ///< from 0
+  double loss = 0.0;       ///< mean cross-entropy of a target, in nats
+  double grad_norm = 0.0;  ///< before clipping
+  double learning_rate = 0.0;
+  Index tokens = 0;  ///< inputs of all rows
+};
+
+/// Weights in training, with the moments of their gradients. The same options, data and weights
+/// give the same bits with any executor, and whether or not the run was interrupted.
+class KRAIT_API Trainer {
+ public:
+  /// `values` [parameters.floats()] are the weights to begin with. The executor must outlive the
+  /// trainer. Errors: bad_argument, bad_config, unsupported.
+  static Result<Trainer> create(const ModelSpec& spec, const std::string& prefix,
+                                const TrainOptions& options, AlignedBuffer<float> values,
+                                Executor& executor);
+
+  const Parameters& parameters() const noexcept { return gradient_.parameters(); }
+  const TrainOptions& options() const noexcept { return options_; }
+  /// Steps done.
+  Index steps() const noexcept { return step_; }
+
+  /// One step over the rows that its number gives. Errors: bad_argument (a token outside the
+  /// vocabulary), not_finite (names the step; the weights stay).
+  Result<TrainStep> step(RowSource& rows);
+
+  /// Everything that a step changes: the arrays, to be saved and put back.
+  struct Arrays {
+    std::span<float> values;
+    std::span<float> first_moments;
+    std::span<float> second_moments;
+  };
+  Arrays arrays() noexcept { return {values_.span(), first_.span(), second_.span()}; }
+  /// Goes on behind so many steps, after the arrays have been put back.
+  void set_steps(Index steps) noexcept { step_ = steps; }
+
+ private:
+  Trainer(ModelGradient gradient, const TrainOptions& options, AlignedBuffer<float> values,
+          Executor& executor);
+  // Sum of the losses, numbers of targets and inputs of some rows.
+  struct Found {
+    double loss = 0.0;
+    Index targets = 0;
+    Index tokens = 0;
+  };
+  Result<void> add_rows(RowSource& source, Range rows, float* sum, Found& found);
+  Result<Found> gradient(RowSource& source);
+
+  void update(const TrainStep& found, float factor);
+
+  Executor* executor_;
+  ModelGradient gradient_;
+  TrainOptions options_;
+  AlignedBuffer<float> values_, first_, second_;
+  std::vector<AlignedBuffer<float>> sums_;  // of shards, those of finished subtrees first
+  Index step_ = 0;
+};
+
+}  // namespace v0_1
+}  // namespace krait

@@ -1,0 +1,400 @@
+#include "tools/aqlm/tune.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <cstring>
+
+#include "krait/core/float_environment.hpp"
+#include "krait/kernels/softmax.hpp"
+#include "krait/models/session.hpp"
+#include "krait/training/model_gradient.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace aqlm {
+namespace {
+
+// Numbers that Adam moves, each as large a step as their size allows.
+class Numbers {
+  template <class Self>
+  static auto parts(Self& self) {
+    return std::array{std::pair(".values", &self.values_), std::pair(".first", &self.first_),
+                      std::pair(".second", &self.second_)};
+  }
+
+ public:
+  Numbers() = default;
+  explicit Numbers(const std::vector<f16>& stored) : first_(stored.size()), second_(stored.size()) {
+    for (const f16 value : stored) values_.push_back(to_float(value));
+  }
+
+  static constexpr double beta1 = 0.9;
+  static constexpr double beta2 = 0.99;
+
+  const std::vector<float>& values() const noexcept { return values_; }
+
+  // `sizes` has for each number what steps are relative to; `unseen1` and `unseen2` are the powers
+  // of β that correct the moments for their zeros at the start.
+  void move(const std::vector<double>& gradient, const std::vector<float>& sizes, double rate,
+            double unseen1, double unseen2) {
+    for (std::size_t i = 0; i < values_.size(); ++i) {
+      const double first = beta1 * static_cast<double>(first_[i]) + (1.0 - beta1) * gradient[i];
+      const double second =
+          beta2 * static_cast<double>(second_[i]) + (1.0 - beta2) * gradient[i] * gradient[i];
+      first_[i] = static_cast<float>(first);
+      second_[i] = static_cast<float>(second);
+      const double root = std::sqrt(second / (1.0 - unseen2));
+      if (root == 0.0) continue;
+      const double change = rate * static_cast<double>(sizes[i]) * first / (1.0 - unseen1) / root;
+      values_[i] = static_cast<float>(static_cast<double>(values_[i]) - change);
+    }
+  }
+
+  // As f16; false if one is too large for it.
+  bool store(std::vector<f16>& stored) const {
+    for (std::size_t i = 0; i < values_.size(); ++i) {
+      stored[i] = to_f16(values_[i]);
+      if (!std::isfinite(to_float(stored[i]))) return false;
+    }
+    return true;
+  }
+
+  void append_to(std::vector<NamedTensor>& tensors, const std::string& name) const {
+    for (const auto& [part, numbers] : parts(*this)) {
+      tensors.push_back({name + part, {numbers->data(), DType::f32, {std::ssize(*numbers)}}});
+    }
+  }
+  bool restore(const WeightStore& store, const std::string& name) {
+    for (const auto& [part, numbers] : parts(*this)) {
+      const WeightStore::Entry* entry = store.find(name + part);
+      if (entry == nullptr || entry->tensor.dtype != DType::f32 ||
+          entry->tensor.size() != std::ssize(*numbers)) {
+        return false;
+      }
+      std::memcpy(numbers->data(), entry->tensor.data, numbers->size() * sizeof(float));
+    }
+    return true;
+  }
+
+ private:
+  std::vector<float> values_;
+  std::vector<float> first_;  // moments of the gradient
+  std::vector<float> second_;
+};
+
+// A matrix, whose codes stay.
+class Tuned {
+ public:
+  explicit Tuned(const TunedMatrix& target)
+      : matrix_(target.matrix), codebooks_(matrix_->codebooks), scales_(matrix_->scales) {
+    // Steps are relative to a whole codebook's size, since numbers near 0 move as far as others.
+    const auto per_codebook =
+        static_cast<std::size_t>(matrix_->scheme.codewords() * matrix_->scheme.in_group);
+    const std::vector<float>& numbers = codebooks_.values();
+    for (std::size_t begin = 0; begin < numbers.size(); begin += per_codebook) {
+      double sum = 0.0;
+      for (std::size_t i = begin; i < begin + per_codebook; ++i) {
+        sum += static_cast<double>(numbers[i]) * static_cast<double>(numbers[i]);
+      }
+      const double size = std::sqrt(sum / static_cast<double>(per_codebook));
+      codebook_sizes_.insert(codebook_sizes_.end(), per_codebook, static_cast<float>(size));
+    }
+    for (const float scale : scales_.values()) scale_sizes_.push_back(std::abs(scale));
+  }
+
+  // The weights [out, in].
+  void decode(float* weights) const {
+    std::vector<float> sums(static_cast<std::size_t>(matrix_->in));
+    for (Index i = 0; i < matrix_->out; ++i) {
+      unscaled(i, sums);
+      const float scale = scales_.values()[static_cast<std::size_t>(i)];
+      for (Index k = 0; k < matrix_->in; ++k) {
+        weights[i * matrix_->in + k] = sums[static_cast<std::size_t>(k)] * scale;
+      }
+    }
+  }
+
+  // One step down the gradient [out, in] of the weights: with u the sum of the codewords and s the
+  // scale, w = s u has dC = Σ s dw over the places where the codeword stands, ds = Σ u dw.
+  void move(const float* gradient, double rate, double unseen1, double unseen2) {
+    const Index g = matrix_->scheme.in_group;
+    const Index books = matrix_->scheme.codebooks;
+    std::vector<double> of_codebooks(codebooks_.values().size());
+    std::vector<double> of_scales(scales_.values().size());
+    std::vector<float> sums(static_cast<std::size_t>(matrix_->in));
+    const std::uint16_t* codes = matrix_->codes.data();
+    for (Index i = 0; i < matrix_->out; ++i) {
+      unscaled(i, sums);
+      const float* row = gradient + i * matrix_->in;
+      const auto scale = static_cast<double>(scales_.values()[static_cast<std::size_t>(i)]);
+      double of_scale = 0.0;
+      for (Index k = 0; k < matrix_->in; ++k) {
+        of_scale +=
+            static_cast<double>(row[k]) * static_cast<double>(sums[static_cast<std::size_t>(k)]);
+      }
+      of_scales[static_cast<std::size_t>(i)] = of_scale;
+      for (Index j = 0; j < matrix_->in / g; ++j) {
+        for (Index m = 0; m < books; ++m, ++codes) {
+          double* codeword = of_codebooks.data() + (m * matrix_->scheme.codewords() + *codes) * g;
+          for (Index d = 0; d < g; ++d) codeword[d] += scale * static_cast<double>(row[j * g + d]);
+        }
+      }
+    }
+    codebooks_.move(of_codebooks, codebook_sizes_, rate, unseen1, unseen2);
+    scales_.move(of_scales, scale_sizes_, rate, unseen1, unseen2);
+  }
+
+  void append_to(std::vector<NamedTensor>& tensors, const std::string& name) const {
+    codebooks_.append_to(tensors, name + ".codebooks");
+    scales_.append_to(tensors, name + ".scales");
+  }
+  bool restore(const WeightStore& store, const std::string& name) {
+    return codebooks_.restore(store, name + ".codebooks") &&
+           scales_.restore(store, name + ".scales");
+  }
+
+  bool store() { return codebooks_.store(matrix_->codebooks) && scales_.store(matrix_->scales); }
+
+ private:
+  void unscaled(Index row, std::vector<float>& sums) const {
+    const Index g = matrix_->scheme.in_group;
+    const Index books = matrix_->scheme.codebooks;
+    const std::uint16_t* codes = matrix_->codes.data() + row * (matrix_->in / g) * books;
+    std::ranges::fill(sums, 0.0F);
+    for (Index j = 0; j < matrix_->in / g; ++j) {
+      float* sum = sums.data() + j * g;
+      for (Index m = 0; m < books; ++m, ++codes) {
+        const float* codeword =
+            codebooks_.values().data() + (m * matrix_->scheme.codewords() + *codes) * g;
+        for (Index d = 0; d < g; ++d) sum[d] += codeword[d];
+      }
+    }
+  }
+
+  AqlmMatrix* matrix_;
+  Numbers codebooks_;
+  Numbers scales_;
+  std::vector<float> codebook_sizes_;
+  std::vector<float> scale_sizes_;
+};
+
+// The original model's distribution after each token of a row, which goes on from the row before.
+class Teacher {
+ public:
+  Teacher(const Model& model, bool carries, Executor& executor)
+      : model_(model),
+        state_(model.initial_state()),
+        carries_(carries),
+        session_(model, executor, {.max_batch = 1, .max_verify = 0, .max_verify_batch = 0}) {}
+
+  void begin() { state_ = model_.initial_state(); }
+
+  Result<MatrixView<const float>> laws(std::span<const Token> row) {
+    if (!carries_) begin();
+    const Index padded = model_.vocab_padded();
+    const auto tokens = std::ssize(row);
+    logits_.resize(static_cast<std::size_t>(tokens * padded));
+    laws_.resize(static_cast<std::size_t>(tokens * model_.vocab()));
+    KRAIT_RETURN_IF_ERROR(session_.prefill_all(row, state_, {logits_.data(), tokens, padded}));
+    const MatrixView<float> laws(laws_.data(), tokens, model_.vocab());
+    for (Index t = 0; t < tokens; ++t) {
+      const std::span<const float> logits(logits_.data() + t * padded,
+                                          static_cast<std::size_t>(model_.vocab()));
+      kernels::softmax(logits, laws.row(t));
+    }
+    return MatrixView<const float>(laws);
+  }
+
+ private:
+  const Model& model_;
+  State state_;
+  bool carries_;
+  Session session_;
+  std::vector<float> logits_;
+  std::vector<float> laws_;
+};
+
+// All matrices in tuning, between two epochs.
+class Progressed {
+ public:
+  Progressed(const PartialWork& work, std::vector<Tuned>& tuned) : work_(work), tuned_(tuned) {}
+
+  Index epochs = 0;  // that are done
+  Tuning divergence;
+  double unseen1 = 1.0;  // powers of Adam's β
+  double unseen2 = 1.0;
+
+  Result<void> save() const {
+    std::vector<NamedTensor> tensors;
+    for (std::size_t i = 0; i < tuned_.size(); ++i) {
+      tuned_[i].append_to(tensors, std::to_string(i));
+    }
+    return work_.write(piece, std::move(tensors),
+                       {{"epochs", std::to_string(epochs)},
+                        {"first", fmt::format("{}", divergence.first)},
+                        {"last", fmt::format("{}", divergence.last)},
+                        {"unseen1", fmt::format("{}", unseen1)},
+                        {"unseen2", fmt::format("{}", unseen2)}});
+  }
+
+  void restore() {
+    const std::optional<WeightStore> store = work_.read(piece);
+    if (!store) return;
+    Progressed other(work_, tuned_);
+    const auto number = [&](std::string_view key, auto& value) {
+      const auto at = store->metadata.find(key);
+      if (at == store->metadata.end()) return false;
+      const std::string& text = at->second;
+      return std::from_chars(text.data(), text.data() + text.size(), value).ec == std::errc();
+    };
+    if (!number("epochs", other.epochs) || !number("first", other.divergence.first) ||
+        !number("last", other.divergence.last) || !number("unseen1", other.unseen1) ||
+        !number("unseen2", other.unseen2)) {
+      return;
+    }
+    std::vector<Tuned> restored = tuned_;
+    for (std::size_t i = 0; i < restored.size(); ++i) {
+      if (!restored[i].restore(*store, std::to_string(i))) return;
+    }
+    epochs = other.epochs;
+    divergence = other.divergence;
+    unseen1 = other.unseen1;
+    unseen2 = other.unseen2;
+    tuned_ = std::move(restored);
+  }
+
+ private:
+  static constexpr const char* piece = "tuning";
+  const PartialWork& work_;
+  std::vector<Tuned>& tuned_;
+};
+
+// The model in tuning: its weights, and one step of all matrices.
+class Student {
+ public:
+  static Result<Student> create(const CheckpointPlan& plan, std::span<const TunedMatrix> matrices,
+                                bool carries, Executor& executor) {
+    KRAIT_ASSIGN_OR_RETURN(ModelGradient gradient,
+                           ModelGradient::create(plan.config.spec, plan.config.prefix, executor));
+    Student student(std::move(gradient), carries, executor);
+    const Parameters& parameters = student.gradient_.parameters();
+    student.values_ = AlignedBuffer<float>(parameters.floats());
+    student.changes_ = AlignedBuffer<float>(parameters.floats());
+    KRAIT_RETURN_IF_ERROR(parameters.read(plan.checkpoint.weights, student.values_.span()));
+    for (const TunedMatrix& matrix : matrices) {
+      student.places_.push_back(parameters.find(matrix.path)->offset + matrix.first);
+    }
+    return student;
+  }
+
+  // Uses the weights that these stand for from now on.
+  Result<void> set(const std::vector<Tuned>& tuned) {
+    parallel_for(*executor_, std::ssize(tuned), 1, [&](Range range) {
+      for (Index i = range.begin; i < range.end; ++i) {
+        const auto at = static_cast<std::size_t>(i);
+        tuned[at].decode(values_.data() + places_[at]);
+      }
+    });
+    std::fill_n(changes_.data(), changes_.size(), 0.0F);
+    return gradient_.bind(values_.data());
+  }
+  void begin() { state_.reset(); }
+  // Adds a row's gradient; its divergence.
+  Result<double> learn(std::span<const Token> row, MatrixView<const float> laws) {
+    if (carries_ && !state_) state_ = gradient_.model().initial_state();
+    Leaf leaf;
+    leaf.state = state_ ? &*state_ : nullptr;
+    leaf.inputs = row;
+    leaf.laws = laws;
+    return gradient_.backward(leaf, changes_.data());
+  }
+  void move(std::vector<Tuned>& tuned, double rate, double unseen1, double unseen2) {
+    parallel_for(*executor_, std::ssize(tuned), 1, [&](Range range) {
+      for (Index i = range.begin; i < range.end; ++i) {
+        const auto at = static_cast<std::size_t>(i);
+        tuned[at].move(changes_.data() + places_[at], rate, unseen1, unseen2);
+      }
+    });
+  }
+
+ private:
+  Student(ModelGradient gradient, bool carries, Executor& executor)
+      : gradient_(std::move(gradient)), executor_(&executor), carries_(carries) {}
+
+  ModelGradient gradient_;
+  Executor* executor_;
+  AlignedBuffer<float> values_;
+  AlignedBuffer<float> changes_;
+  std::vector<Index> places_;
+  bool carries_;
+  std::optional<State> state_;  // behind the row before
+};
+
+}  // namespace
+
+Result<Tuning> tune(const CheckpointPlan& plan, const Model& original,
+                    std::span<const Token> tokens, std::span<const TunedMatrix> matrices,
+                    const TuneOptions& options, const PartialWork& work, Executor& executor,
+                    Progress progress) {
+  const FloatEnvironment environment;
+  // Whether rows go on from the one before: gradients reach into states, not into caches.
+  const bool carries = original.plan().cache_bytes_per_token == 0;
+  KRAIT_ASSIGN_OR_RETURN(Student student, Student::create(plan, matrices, carries, executor));
+  std::vector<Tuned> tuned(matrices.begin(), matrices.end());
+  Progressed at(work, tuned);
+  at.restore();
+  Teacher teacher(original, carries, executor);
+  const Index rows = (std::ssize(tokens) + options.row_tokens - 1) / options.row_tokens;
+  const Index steps_per_epoch = (rows + options.rows_per_step - 1) / options.rows_per_step;
+  const Index steps = options.epochs * steps_per_epoch;
+  while (at.epochs < options.epochs) {
+    double sum = 0.0;
+    teacher.begin();
+    student.begin();
+    for (Index step = 0; step < steps_per_epoch; ++step) {
+      KRAIT_RETURN_IF_ERROR(student.set(tuned));
+      const Index end = std::min(rows, (step + 1) * options.rows_per_step);
+      for (Index r = step * options.rows_per_step; r < end; ++r) {
+        const auto first = static_cast<std::size_t>(r * options.row_tokens);
+        const auto row = tokens.subspan(
+            first, std::min(static_cast<std::size_t>(options.row_tokens), tokens.size() - first));
+        KRAIT_ASSIGN_OR_RETURN(const auto laws, teacher.laws(row));
+        KRAIT_ASSIGN_OR_RETURN(const double of_row, student.learn(row, laws));
+        sum += of_row;
+      }
+      if (!std::isfinite(sum)) {
+        return Error{ErrorCode::not_finite,
+                     fmt::format("[aqlm] tuning: expected a finite divergence, found {} (epoch {})",
+                                 sum, at.epochs + 1)};
+      }
+      const Index done = at.epochs * steps_per_epoch + step;
+      const double rate =
+          options.rate * (1.0 - static_cast<double>(done) / static_cast<double>(steps));
+      at.unseen1 *= Numbers::beta1;
+      at.unseen2 *= Numbers::beta2;
+      student.move(tuned, rate, at.unseen1, at.unseen2);
+      if (progress && progress(done + 1, steps) == Flow::stop) {
+        return Error{ErrorCode::cancelled, "[aqlm] cancelled"};
+      }
+    }
+    at.divergence.last = sum / static_cast<double>(tokens.size());
+    if (at.epochs++ == 0) at.divergence.first = at.divergence.last;
+    KRAIT_RETURN_IF_ERROR(at.save());
+  }
+  for (Tuned& one : tuned) {
+    if (!one.store()) {
+      return Error{ErrorCode::not_finite,
+                   "[aqlm] tuning: expected codebooks and scales that f16 can stand for, found "
+                   "larger ones"};
+    }
+  }
+  return at.divergence;
+}
+
+}  // namespace aqlm
+}  // namespace v0_1
+}  // namespace krait

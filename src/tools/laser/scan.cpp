@@ -1,0 +1,260 @@
+// Every matrix, every rank.
+
+#include "tools/laser/scan.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numeric>
+#include <set>
+#include <thread>
+
+#include "krait/core/rng.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace laser {
+namespace {
+
+constexpr double fractions[] = {0.01, 0.05, 0.1, 0.2, 0.4, 0.8, 0.9};
+// Of the rank up to which factors are smaller than the matrix.
+constexpr double shrinking_fractions[] = {0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0};
+
+// A trial that is worse by so many standard errors, on so many samples, is known well enough.
+constexpr double clearly_worse = 6.0;
+constexpr Index fewest_samples = 6;
+
+constexpr Index most_floats = Index{64} << 20;  // of the activations that are kept
+
+}  // namespace
+
+Scan::Scan(const CheckpointPlan& source, const Model& model, const LaserSearchOptions& options,
+           Executor& executor, Progress progress)
+    : source_(source),
+      model_(model),
+      options_(options),
+      executor_(executor),
+      progress_(progress),
+      cutter_(source) {}
+
+void Scan::list_units() {
+  const std::vector<LaserMatrix>& matrices = cutter_.matrices();
+  std::map<std::string, std::size_t> stacks;
+  for (std::size_t i = 0; i < matrices.size(); ++i) {
+    const LaserMatrix& matrix = matrices[i];
+    if (matrix.layer < 0 || (options_.shrinks && !matrix.is_whole())) continue;
+    if (options_.shrinks && matrix.is_stack) {
+      // Experts are stored as factors together.
+      const auto [known, is_new] = stacks.emplace(matrix.tensor, units_.size());
+      if (!is_new) {
+        units_[known->second].matrices.push_back(i);
+        continue;
+      }
+      units_.push_back({matrix.layer, matrix.name.substr(0, matrix.name.find('[')) + "[*]", {i}});
+      continue;
+    }
+    units_.push_back({matrix.layer, matrix.name, {i}});
+  }
+}
+
+Result<void> Scan::list_trials() {
+  const Index layers = std::ssize(source_.config.spec.layers);
+  for (std::size_t u = 0; u < units_.size(); ++u) {
+    const LaserMatrix& matrix = cutter_.matrices()[units_[u].matrices.front()];
+    const Index most = matrix.largest_rank();
+    std::set<Index> ranks;
+    if (options_.by_rule) {
+      KRAIT_RETURN_IF_ERROR(cutter_.decompose({units_[u].matrices.front()}, executor_));
+      ranks = {marchenko_pastur_rank(cutter_.values(units_[u].matrices.front()))};
+      cutter_.forget();
+    } else if (options_.shrinks) {
+      const Index paying = (matrix.rows * matrix.cols - 1) / (matrix.rows + matrix.cols);
+      for (const double f : shrinking_fractions) {
+        ranks.insert(static_cast<Index>(f * static_cast<double>(paying)));
+      }
+    } else {
+      for (const double f : fractions) {
+        ranks.insert(std::max<Index>(1, static_cast<Index>(f * static_cast<double>(most))));
+      }
+    }
+    for (const Index rank : ranks) {
+      if (rank < 1 || rank >= most) continue;
+      trials_.push_back({u, rank, {}});
+      total_ += layers - units_[u].layer;
+    }
+  }
+  if (trials_.empty()) return bad("search", "a matrix that can be cut", "none");
+  return {};
+}
+
+Result<void> Scan::begin(std::string_view data, const Tokenizer& tokenizer) {
+  KRAIT_ASSIGN_OR_RETURN(samples_, read_samples(data, options_.task, tokenizer));
+  list_units();
+  KRAIT_RETURN_IF_ERROR(list_trials());
+  std::vector<std::size_t> order(samples_.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  for (std::size_t i = order.size() - 1; i > 0; --i) {
+    const double u = random_uniform({.seed = options_.seed, .position = i, .draw = 5});
+    std::swap(order[i], order[static_cast<std::size_t>(u * static_cast<double>(i + 1))]);
+  }
+  const std::size_t fifth = order.size() / 5;
+  Index floats = 0;
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const Sample& sample = samples_[order[i]];
+    floats += std::ssize(sample.answer().tokens) * model_.d_model();
+    if (i < fifth && (floats <= most_floats || i < 4)) {
+      search_.push_back(&sample);
+    } else if (i >= fifth) {
+      (i < 2 * fifth ? confirm_ : test_).push_back(&sample);
+    }
+  }
+  KRAIT_ASSIGN_OR_RETURN(before_, nats_of(model_, search_, executor_));
+  if (std::ranges::all_of(before_, [](double x) { return std::isfinite(x); })) return {};
+  return Error{ErrorCode::not_finite,
+               "[laser] data: expected text that the model gives a probability, found some of "
+               "probability 0"};
+}
+
+std::vector<Cut> Scan::cuts_of(const Trial& trial) const {
+  std::vector<Cut> cuts;
+  for (const std::size_t i : units_[trial.unit].matrices) cuts.push_back({i, trial.rank});
+  return cuts;
+}
+
+Result<Model> Scan::model_with(const std::vector<Cut>& cuts) const {
+  return build_model(source_.config.spec, cutter_.apply(cuts, options_.form),
+                     source_.config.prefix);
+}
+
+Result<std::vector<double>> Scan::nats(const std::vector<Cut>& cuts,
+                                       std::span<const Sample* const> samples) {
+  std::vector<std::size_t> matrices;
+  for (const Cut& cut : cuts) matrices.push_back(cut.matrix);
+  KRAIT_RETURN_IF_ERROR(cutter_.decompose(matrices, executor_));
+  KRAIT_ASSIGN_OR_RETURN(const Model model, model_with(cuts));
+  KRAIT_RETURN_IF_ERROR(go_on());
+  return nats_of(model, samples, executor_);
+}
+
+Result<void> Scan::go_on() const {
+  if (!progress_ || progress_(done_, total_) == Flow::go_on) return {};
+  return Error{ErrorCode::cancelled, "[laser] stopped"};
+}
+
+bool Scan::is_time_over() const {
+  const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start_;
+  return options_.minutes > 0.0 && passed.count() > 60.0 * options_.minutes;
+}
+
+Result<void> Scan::run(const PartialWork& work) {
+  for (Index l = std::ssize(source_.config.spec.layers) - 1; l >= 0; --l) {
+    KRAIT_RETURN_IF_ERROR(layer(l, work));
+    if (!is_complete_) break;
+  }
+  return {};
+}
+
+Result<void> Scan::layer(Index layer, const PartialWork& work) {
+  std::vector<std::size_t> trials;
+  std::vector<std::size_t> matrices;
+  for (std::size_t i = 0; i < trials_.size(); ++i) {
+    const Unit& unit = units_[trials_[i].unit];
+    if (unit.layer != layer) continue;
+    trials.push_back(i);
+    matrices.insert(matrices.end(), unit.matrices.begin(), unit.matrices.end());
+  }
+  if (trials.empty()) return {};
+  const std::string piece = fmt::format("layer-{}", layer);
+  if (read(work, piece, trials)) {
+    done_ += std::ssize(trials) * (std::ssize(source_.config.spec.layers) - layer);
+    return go_on();
+  }
+  if (is_time_over()) {
+    is_complete_ = false;
+    return {};
+  }
+  KRAIT_RETURN_IF_ERROR(cutter_.decompose(matrices, executor_));
+  Stream stream(model_, search_);
+  KRAIT_RETURN_IF_ERROR(stream.run(model_, layer, executor_));
+  KRAIT_RETURN_IF_ERROR(evaluate(trials, layer, stream));
+  cutter_.forget();
+  if (!is_complete_) return {};
+  std::vector<double> found;
+  for (const std::size_t i : trials) {
+    const Paired& pair = trials_[i].found;
+    found.insert(found.end(), {pair.change, pair.error, static_cast<double>(pair.samples)});
+  }
+  return work.write(piece, {{"found", {found.data(), DType::f64, {std::ssize(trials), 3}}}});
+}
+
+// What an earlier call found, if it is there and whole.
+bool Scan::read(const PartialWork& work, const std::string& piece,
+                const std::vector<std::size_t>& trials) {
+  const auto store = work.read(piece);
+  const WeightStore::Entry* entry = store ? store->find("found") : nullptr;
+  if (entry == nullptr || entry->tensor.dtype != DType::f64 ||
+      !(entry->tensor.shape == Shape{std::ssize(trials), 3})) {
+    return false;
+  }
+  const auto* found = static_cast<const double*>(entry->tensor.data);
+  for (const std::size_t i : trials) {
+    trials_[i].found = {static_cast<Index>(found[2]), found[0], found[1]};
+    found += 3;
+  }
+  return true;
+}
+
+// Each thread takes trials of its own. The calling one reports.
+Result<void> Scan::evaluate(const std::vector<std::size_t>& trials, Index layer, Stream& stream) {
+  const Index cost = std::ssize(source_.config.spec.layers) - layer;
+  const auto caller = std::this_thread::get_id();
+  std::atomic<Index> finished = 0;
+  std::atomic<bool> stops = false;
+  std::atomic<bool> is_over = false;
+  std::vector<Result<void>> results(trials.size());
+  parallel_for_blocks(executor_, std::ssize(trials), 1, [&](Range range, int) {
+    for (Index i = range.begin; i < range.end; ++i) {
+      const auto is_stopped = [&] {
+        if (std::this_thread::get_id() == caller) {
+          if (progress_ && progress_(done_ + cost * finished, total_) == Flow::stop) stops = true;
+          if (is_time_over()) is_over = true;
+        }
+        return stops || is_over;
+      };
+      if (is_stopped()) continue;
+      const auto k = static_cast<std::size_t>(i);
+      results[k] = try_one(trials_[trials[k]], layer, stream, is_stopped);
+      ++finished;
+    }
+  });
+  for (const Result<void>& result : results) KRAIT_RETURN_IF_ERROR(result);
+  if (stops) return Error{ErrorCode::cancelled, "[laser] stopped"};
+  if (is_over) is_complete_ = false;
+  done_ += cost * std::ssize(trials);
+  return {};
+}
+
+Result<void> Scan::try_one(Trial& trial, Index layer, Stream& stream,
+                           FunctionRef<bool()> is_stopped) const {
+  KRAIT_ASSIGN_OR_RETURN(const Model model, model_with(cuts_of(trial)));
+  Scorer scorer(model);
+  std::vector<double> after;
+  Paired found;
+  for (std::size_t i = 0; i < search_.size(); ++i) {
+    if (is_stopped()) return {};
+    KRAIT_ASSIGN_OR_RETURN(const double nats,
+                           scorer.nats(search_[i]->answer(), layer, stream.rows(i)));
+    after.push_back(nats);
+    found = paired(before_, after, search_);
+    const bool is_known = std::isinf(found.change) || found.change > clearly_worse * found.error;
+    if (found.samples >= fewest_samples && is_known) break;
+  }
+  trial.found = found;
+  return {};
+}
+
+}  // namespace laser
+}  // namespace v0_1
+}  // namespace krait

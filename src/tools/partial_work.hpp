@@ -1,0 +1,45 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "krait/io/safetensors.hpp"
+#include "krait/io/weight_store.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+
+/// The folder of finished pieces in which interrupted work goes on: DST.partial beside DST.
+class PartialWork {
+ public:
+  using Metadata = std::map<std::string, std::string, std::less<>>;
+
+  /// The folder beside `destination`, for the work that `key` describes, which this object has
+  /// alone as long as it lives. `area` is for messages. Errors: bad_argument (a folder with the
+  /// work of another call, or that another process works in), io_failed.
+  static Result<PartialWork> open(std::string_view area, const std::string& destination,
+                                  const std::string& key);
+
+  /// The piece of that name, if it is there and whole.
+  std::optional<WeightStore> read(const std::string& name) const;
+  Result<void> write(const std::string& name, std::vector<NamedTensor> tensors,
+                     Metadata metadata = {}) const;
+
+  /// For messages.
+  const std::string& folder() const { return folder_; }
+  void remove() const;
+
+ private:
+  std::string path_of(const std::string& name) const;
+  Result<void> lock(std::string_view area);
+
+  std::string folder_;
+  std::shared_ptr<const int> lock_;  // a descriptor
+};
+
+}  // namespace v0_1
+}  // namespace krait

@@ -1,0 +1,262 @@
+#include "training/run_files.hpp"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+
+#include "io/json.hpp"
+#include "krait/io/atomic_file.hpp"
+#include "krait/io/safetensors.hpp"
+#include "krait/weights/convert.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace training {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view identity_prefix = "krait.training.";
+constexpr std::string_view steps_key = "krait.training.steps_done";
+constexpr const char* run_file = "training.json";
+
+std::uint64_t hash_of(const void* data, std::size_t bytes) {  // FNV-1a over words of 4 bytes
+  const auto* p = static_cast<const std::byte*>(data);
+  std::uint64_t hash = 0xCBF29CE484222325ULL;
+  for (std::size_t i = 0; i + sizeof(std::uint32_t) <= bytes; i += sizeof(std::uint32_t)) {
+    std::uint32_t word = 0;
+    std::memcpy(&word, p + i, sizeof word);
+    hash = (hash ^ word) * 0x100000001B3ULL;
+    hash ^= hash >> 29U;
+  }
+  return hash;
+}
+
+Error other_run(std::string_view what, std::string_view expected, std::string_view found,
+                const std::string& place) {
+  return {ErrorCode::bad_argument,
+          fmt::format("[training] {}: expected {}, as in the interrupted run, found {} ({})", what,
+                      expected, found, place)};
+}
+
+// `stored(key)` gives the other run's value, or null.
+template <class Stored>
+Result<void> compare(const Identity& identity, const std::string& place, Stored stored) {
+  for (const auto& [key, value] : identity) {
+    const std::string* other = stored(key);
+    if (other == nullptr || *other != value) {
+      return other_run(key, other == nullptr ? "none" : *other, value, place);
+    }
+  }
+  return {};
+}
+
+std::string identity_json(const Identity& identity) {
+  std::string json = "{";
+  for (const auto& [key, value] : identity) {
+    json += json.size() > 1 ? ",\n  " : "\n  ";
+    append_json_string(json, key);
+    json += ": ";
+    append_json_string(json, value);
+  }
+  return json + "\n}\n";
+}
+
+Error failed(std::string_view what, const std::string& path) {
+  return {ErrorCode::io_failed, fmt::format("[training] {}: expected to write it, found: {} ({})",
+                                            what, std::generic_category().message(errno), path)};
+}
+
+Result<void> write_text(const std::string& path, std::string_view text) {
+  KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
+  KRAIT_RETURN_IF_ERROR(file.write(text));
+  return file.commit();
+}
+
+}  // namespace
+
+Identity identity_of(const TrainTask& task, const TrainOptions& options, const TrainFiles& files) {
+  const auto hash = [](const auto& array) {
+    return fmt::format("{:016x}", hash_of(array.data(), array.size() * sizeof(array[0])));
+  };
+  std::vector<Token> examples;  // with the number of given tokens before each
+  for (const Row& row : task.examples) {
+    examples.push_back(static_cast<Token>(row.given));
+    examples.insert(examples.end(), row.tokens.begin(), row.tokens.end());
+  }
+  const std::string data =
+      task.examples.empty() ? fmt::format("{} tokens {}", task.text.size(), hash(task.text))
+                            : fmt::format("{} examples {}", task.examples.size(), hash(examples));
+  return {{"model", hash(task.values.span()) + " " + hash(task.checkpoint.config + "   ")},
+          {"data", data},
+          {"seed", fmt::to_string(options.seed)},
+          {"steps", fmt::to_string(options.steps)},
+          {"batch", fmt::to_string(options.batch)},
+          {"length", fmt::to_string(options.length)},
+          {"accumulate", fmt::to_string(options.accumulate)},
+          {"shards", fmt::to_string(options.used_shards())},
+          {"order", std::string(to_string(options.order))},
+          {"lr", fmt::to_string(options.learning_rate)},
+          {"schedule", std::string(to_string(options.schedule))},
+          {"warmup", fmt::to_string(options.warmup)},
+          {"weight-decay", fmt::to_string(options.weight_decay)},
+          {"beta1", fmt::to_string(options.beta1)},
+          {"beta2", fmt::to_string(options.beta2)},
+          {"eps", fmt::to_string(options.eps)},
+          {"clip", fmt::to_string(options.clip)},
+          {"balance-loss", fmt::to_string(options.balance)},
+          {"z-loss", fmt::to_string(options.z_loss)},
+          {"dtype", std::string(to_string(files.dtype))}};
+}
+
+bool Checkpoints::exist() const {
+  std::error_code ignored;
+  return fs::is_regular_file(file(), ignored);
+}
+
+Result<void> Checkpoints::save(Trainer& trainer, const Identity& identity) const {
+  std::error_code error;
+  fs::create_directory(folder_, error);
+  if (error) {
+    return Error{ErrorCode::io_failed,
+                 fmt::format("[training] checkpoint: expected to make its folder, found: {} ({})",
+                             error.message(), folder_)};
+  }
+  std::map<std::string, std::string, std::less<>> metadata;
+  for (const auto& [key, value] : identity) {
+    metadata.emplace(std::string(identity_prefix) + key, value);
+  }
+  metadata.emplace(steps_key, fmt::to_string(trainer.steps()));
+  const Trainer::Arrays arrays = trainer.arrays();
+  const auto tensor = [](std::span<float> values) {
+    return TensorView{values.data(), DType::f32, {std::ssize(values)}};
+  };
+  return write_safetensors(file(),
+                           {{"first_moments", tensor(arrays.first_moments)},
+                            {"second_moments", tensor(arrays.second_moments)},
+                            {"values", tensor(arrays.values)}},
+                           metadata);
+}
+
+Result<void> Checkpoints::load(Trainer& trainer, const Identity& identity) const {
+  KRAIT_ASSIGN_OR_RETURN(const auto bytes, open_file(file(), WeightsMode::map));
+  WeightStore store;
+  KRAIT_RETURN_IF_ERROR(read_safetensors(bytes, store));
+  KRAIT_RETURN_IF_ERROR(compare(identity, folder_, [&](const std::string& key) {
+    const auto it = store.metadata.find(std::string(identity_prefix) + key);
+    return it == store.metadata.end() ? nullptr : &it->second;
+  }));
+  const Trainer::Arrays arrays = trainer.arrays();
+  for (const auto& [name, to] :
+       {std::pair{"first_moments", arrays.first_moments},
+        std::pair{"second_moments", arrays.second_moments}, std::pair{"values", arrays.values}}) {
+    const WeightStore::Entry* entry = store.find(name);
+    if (entry == nullptr || entry->tensor.dtype != DType::f32 ||
+        entry->tensor.size() != std::ssize(to)) {
+      return Error{ErrorCode::bad_format,
+                   fmt::format("[training] {}: expected {} floats, found none or others ({})", name,
+                               to.size(), file())};
+    }
+    std::ranges::copy(entry->tensor.as<float>(), to.begin());
+  }
+  const auto found = store.metadata.find(steps_key);
+  const std::string text = found == store.metadata.end() ? "" : found->second;
+  Index steps = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), steps);
+  if (error != std::errc() || end != text.data() + text.size() || steps < 0 ||
+      steps > trainer.options().steps) {
+    return Error{ErrorCode::bad_format,
+                 fmt::format("[training] steps: expected 0 to {}, found '{}' ({})",
+                             trainer.options().steps, text, file())};
+  }
+  trainer.set_steps(steps);
+  return {};
+}
+
+void Checkpoints::remove() const {
+  std::error_code ignored;
+  fs::remove_all(folder_, ignored);
+}
+
+Result<bool> is_finished(const std::string& destination, const Identity& identity) {
+  std::error_code ignored;
+  const std::string path = destination + "/" + run_file;
+  if (!fs::is_regular_file(path, ignored)) return false;
+  KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text_file(path, std::size_t{1} << 20U));
+  KRAIT_ASSIGN_OR_RETURN(const Metadata json, parse_json(text, path));
+  KRAIT_RETURN_IF_ERROR(
+      compare(identity, destination, [&](const std::string& key) { return json[key].text(); }));
+  return true;
+}
+
+Result<void> write_result(const TrainTask& task, const TrainFiles& files, Trainer& trainer,
+                          const Identity& identity) {
+  KRAIT_ASSIGN_OR_RETURN(AtomicDirectory folder, AtomicDirectory::create(files.destination));
+  std::vector<NamedTensor> tensors;
+  std::vector<AlignedBuffer<std::byte>> rounded;
+  for (const Parameter& parameter : trainer.parameters().all()) {
+    TensorView view{trainer.arrays().values.data() + parameter.offset, DType::f32, parameter.shape};
+    if (parameter.is_matrix && files.dtype != DType::f32) {
+      rounded.emplace_back(view.size() * bytes_of(files.dtype));
+      convert_floats(view, files.dtype, rounded.back().data());
+      view = {rounded.back().data(), files.dtype, parameter.shape};
+    }
+    tensors.push_back({parameter.name, view});
+  }
+  KRAIT_RETURN_IF_ERROR(
+      write_safetensors(folder.path() + "/model.safetensors", tensors, {{"format", "pt"}}));
+  const Checkpoint& from = task.checkpoint;
+  for (const auto& [name, text] :
+       {std::pair<std::string, const std::string*>{from.config_file, &from.config},
+        {"tokenizer.json", &from.tokenizer},
+        {"tokenizer_config.json", &from.tokenizer_config},
+        {"chat_template.jinja", &from.chat_template},
+        {"generation_config.json", &from.generation_config},
+        {"special_tokens_map.json", &from.special_tokens}}) {
+    if (text->empty()) continue;
+    KRAIT_RETURN_IF_ERROR(write_text(folder.path() + "/" + name, *text));
+  }
+  KRAIT_RETURN_IF_ERROR(write_text(folder.path() + "/" + run_file, identity_json(identity)));
+  return folder.commit();
+}
+
+Result<Log> Log::open(const std::string& path, Index steps) {
+  Log log;
+  log.path_ = path;
+  if (path.empty()) return log;
+  std::error_code ignored;
+  if (steps > 0 && fs::is_regular_file(path, ignored)) {
+    std::string kept;
+    {
+      std::ifstream old(path);
+      std::string line;
+      for (Index i = 0; i < steps && std::getline(old, line); ++i) kept += line + "\n";
+    }
+    KRAIT_RETURN_IF_ERROR(write_text(path, kept));
+    log.stream_.open(path, std::ios::app);
+  } else {
+    log.stream_.open(path, std::ios::trunc);
+  }
+  if (!log.stream_) return failed("log", path);
+  return log;
+}
+
+Result<void> Log::write(const TrainProgress& progress) {
+  if (path_.empty()) return {};
+  const TrainStep& step = progress.step;
+  stream_ << fmt::format(
+      "{{\"step\": {}, \"loss\": {}, \"grad_norm\": {}, \"learning_rate\": {}, "
+      "\"tokens_per_second\": {:.1f}}}\n",
+      step.step, step.loss, step.grad_norm, step.learning_rate, progress.tokens_per_second);
+  stream_.flush();
+  if (!stream_) return failed("log", path_);
+  return {};
+}
+
+}  // namespace training
+}  // namespace v0_1
+}  // namespace krait

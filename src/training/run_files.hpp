@@ -1,0 +1,58 @@
+#pragma once
+
+// The files of a training run.
+
+#include <fstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "krait/training/train.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace training {
+
+// What makes a run itself: two runs whose entries agree give the same bytes.
+using Identity = std::vector<std::pair<std::string, std::string>>;
+Identity identity_of(const TrainTask& task, const TrainOptions& options, const TrainFiles& files);
+
+// Unfinished work, in <destination>.partial.
+class Checkpoints {
+ public:
+  explicit Checkpoints(const std::string& destination) : folder_(destination + ".partial") {}
+
+  bool exist() const;
+  Result<void> save(Trainer& trainer, const Identity& identity) const;
+  // Puts the arrays back. Errors: bad_argument where the run is another one.
+  Result<void> load(Trainer& trainer, const Identity& identity) const;
+  // Best effort: what stays is ignored by a later run.
+  void remove() const;
+
+ private:
+  std::string file() const { return folder_ + "/checkpoint.safetensors"; }
+  std::string folder_;
+};
+
+// Whether a finished run lies at the destination; an error if it is another one.
+Result<bool> is_finished(const std::string& destination, const Identity& identity);
+
+// The result as a checkpoint, whole or not at all.
+Result<void> write_result(const TrainTask& task, const TrainFiles& files, Trainer& trainer,
+                          const Identity& identity);
+
+// One line of JSON per step.
+class Log {
+ public:
+  // Begins a log, or goes on behind the lines of the first `steps` steps. Without a path: none.
+  static Result<Log> open(const std::string& path, Index steps);
+  Result<void> write(const TrainProgress& progress);
+
+ private:
+  std::string path_;
+  std::ofstream stream_;
+};
+
+}  // namespace training
+}  // namespace v0_1
+}  // namespace krait

@@ -1,0 +1,153 @@
+#include "krait/training/train.hpp"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <filesystem>
+
+#include "krait/io/atomic_file.hpp"
+#include "krait/io/mapped_file.hpp"
+#include "krait/training/initial_weights.hpp"
+#include "training/run_files.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t most_text_bytes = std::size_t{256} << 20U;
+
+// That what a run makes can be put where it is meant to go. Writes nothing.
+Result<void> check_files(const TrainFiles& files) {
+  if (files.checkpoint_every < 1) {
+    return Error{ErrorCode::bad_argument,
+                 fmt::format("[training] checkpoint-every: expected at least 1, found {}",
+                             files.checkpoint_every)};
+  }
+  if (files.dtype != DType::f32 && files.dtype != DType::bf16 && files.dtype != DType::f16) {
+    return Error{ErrorCode::bad_argument,
+                 fmt::format("[training] dtype: expected f32, bf16 or f16, found {}",
+                             to_string(files.dtype))};
+  }
+  if (files.log.empty()) return {};
+  std::error_code ignored;
+  const fs::path folder = fs::path(files.log).parent_path();
+  if (!folder.empty() && !fs::is_directory(folder, ignored)) {
+    return Error{
+        ErrorCode::not_found,
+        fmt::format("[training] log: expected a folder for it, found none ({})", files.log)};
+  }
+  if (fs::is_directory(files.log, ignored)) {
+    return Error{ErrorCode::bad_argument,
+                 fmt::format("[training] log: expected a file, found a folder ({})", files.log)};
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<TrainTask> open_train_task(const std::string& path) {
+  KRAIT_ASSIGN_OR_RETURN(CheckpointPlan planned, plan_checkpoint(path));
+  TrainTask task{.checkpoint = std::move(planned.checkpoint),
+                 .spec = std::move(planned.config.spec),
+                 .prefix = planned.config.prefix,
+                 .values = {},
+                 .text = {},
+                 .examples = {}};
+  // A head of its own, though the configuration ties it to the embedding.
+  for (const TensorUse& use : planned.plan.tensors) {
+    if (use.path == task.spec.head_name + ".weight") task.spec.tied_head = false;
+  }
+  KRAIT_ASSIGN_OR_RETURN(const Parameters parameters, Parameters::of(task.spec, task.prefix));
+  task.values = AlignedBuffer<float>(parameters.floats());
+  KRAIT_RETURN_IF_ERROR(parameters.read(task.checkpoint.weights, task.values.span()));
+  return task;
+}
+
+Result<TrainTask> new_train_task(const std::string& config_path, std::uint64_t seed) {
+  TrainTask task;
+  std::error_code ignored;
+  fs::path path = config_path;
+  if (fs::is_directory(path, ignored)) path /= "config.json";
+  task.checkpoint.path = path.parent_path().empty() ? "." : path.parent_path().string();
+  task.checkpoint.config_file = path.filename().string();
+  KRAIT_ASSIGN_OR_RETURN(task.checkpoint.config, read_text_file(path.string(), most_text_bytes));
+  const auto beside = [&](const char* name, std::string& text) -> Result<void> {
+    const fs::path file = fs::path(task.checkpoint.path) / name;
+    if (!fs::is_regular_file(file, ignored)) return {};
+    KRAIT_ASSIGN_OR_RETURN(text, read_text_file(file.string(), most_text_bytes));
+    return {};
+  };
+  KRAIT_RETURN_IF_ERROR(beside("tokenizer.json", task.checkpoint.tokenizer));
+  KRAIT_RETURN_IF_ERROR(beside("tokenizer_config.json", task.checkpoint.tokenizer_config));
+  KRAIT_RETURN_IF_ERROR(beside("special_tokens_map.json", task.checkpoint.special_tokens));
+  KRAIT_ASSIGN_OR_RETURN(ModelConfig config, read_config(task.checkpoint));
+  task.checkpoint.config_file = "config.json";
+  task.spec = std::move(config.spec);
+  task.prefix = config.prefix;
+  KRAIT_ASSIGN_OR_RETURN(const Parameters parameters, Parameters::of(task.spec, task.prefix));
+  task.values = AlignedBuffer<float>(parameters.floats());
+  initial_weights(task.spec, parameters, seed, task.values.span());
+  return task;
+}
+
+Result<TrainSummary> train(TrainTask task, const TrainOptions& options, const TrainFiles& files,
+                           Executor& executor, FunctionRef<Flow(const TrainProgress&)> progress) {
+  KRAIT_RETURN_IF_ERROR(validate(options));
+  KRAIT_RETURN_IF_ERROR(check_files(files));
+  if (task.examples.empty() && task.text.size() < 2) {
+    return Error{
+        ErrorCode::bad_argument,
+        fmt::format("[training] data: expected at least 2 tokens, found {}", task.text.size())};
+  }
+  const training::Identity identity = training::identity_of(task, options, files);
+  const training::Checkpoints checkpoints(files.destination);
+  if (files.resume) {
+    KRAIT_ASSIGN_OR_RETURN(const bool finished, training::is_finished(files.destination, identity));
+    if (finished) {
+      checkpoints.remove();
+      return TrainSummary{.steps = options.steps, .was_finished = true};
+    }
+  }
+  KRAIT_RETURN_IF_ERROR(AtomicDirectory::create(files.destination));  // and not kept
+  KRAIT_ASSIGN_OR_RETURN(Trainer trainer, Trainer::create(task.spec, task.prefix, options,
+                                                          std::move(task.values), executor));
+  if (files.resume && checkpoints.exist()) {
+    KRAIT_RETURN_IF_ERROR(checkpoints.load(trainer, identity));
+  }
+  KRAIT_ASSIGN_OR_RETURN(training::Log log, training::Log::open(files.log, trainer.steps()));
+  TextRows text(options, task.text);
+  ExampleRows examples(options, task.examples);
+  RowSource& rows = task.examples.empty() ? static_cast<RowSource&>(text) : examples;
+  TrainSummary summary{.steps = options.steps};
+  using Clock = std::chrono::steady_clock;
+  while (trainer.steps() < options.steps) {
+    const auto begun = Clock::now();
+    KRAIT_ASSIGN_OR_RETURN(const TrainStep step, trainer.step(rows));
+    const double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
+    const TrainProgress done{
+        .step = step,
+        .steps = options.steps,
+        .tokens_per_second = static_cast<double>(step.tokens) / std::max(seconds, 1e-9)};
+    summary.loss = step.loss;
+    KRAIT_RETURN_IF_ERROR(log.write(done));
+    const bool stops = progress(done) == Flow::stop;
+    const bool is_last = trainer.steps() == options.steps;
+    if (!is_last && (stops || trainer.steps() % files.checkpoint_every == 0)) {
+      KRAIT_RETURN_IF_ERROR(checkpoints.save(trainer, identity));
+    }
+    if (stops && !is_last) {
+      return Error{ErrorCode::cancelled,
+                   fmt::format("[training] expected {} steps, found an end after {} (--resume goes "
+                               "on)",
+                               options.steps, trainer.steps())};
+    }
+  }
+  KRAIT_RETURN_IF_ERROR(training::write_result(task, files, trainer, identity));
+  checkpoints.remove();
+  return summary;
+}
+
+}  // namespace v0_1
+}  // namespace krait

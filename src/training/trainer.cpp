@@ -1,0 +1,136 @@
+#include "krait/training/trainer.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "krait/core/float_environment.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace {
+
+constexpr Index piece = 4096;  // threads share the floats in such pieces
+constexpr ItemCost update_cost = ItemCost::of(24, 60);
+
+}  // namespace
+
+Result<Trainer> Trainer::create(const ModelSpec& spec, const std::string& prefix,
+                                const TrainOptions& options, AlignedBuffer<float> values,
+                                Executor& executor) {
+  KRAIT_RETURN_IF_ERROR(validate(options));
+  KRAIT_ASSIGN_OR_RETURN(ModelGradient gradient, ModelGradient::create(spec, prefix, executor));
+  check_contract(values.size() == gradient.parameters().floats(),
+                 "[training] values: expected as many floats as the parameters have");
+  return Trainer(std::move(gradient), options, std::move(values), executor);
+}
+
+Trainer::Trainer(ModelGradient gradient, const TrainOptions& options, AlignedBuffer<float> values,
+                 Executor& executor)
+    : executor_(&executor),
+      gradient_(std::move(gradient)),
+      options_(options),
+      values_(std::move(values)),
+      first_(values_.size()),
+      second_(values_.size()) {}
+
+// The rows' gradients, in order, to sum.
+Result<void> Trainer::add_rows(RowSource& source, Range rows, float* sum, Found& found) {
+  for (Index i = rows.begin; i < rows.end; ++i) {
+    const Row row = source.row(step_ * options_.rows() + i);
+    const std::span<const Token> tokens = row.tokens;
+    std::vector<float> weights(row.tokens.size() - 1, 1.0F);
+    std::fill_n(weights.begin(), row.given - 1, 0.0F);
+    // Coefficients are per target, as the cross-entropy is.
+    const double share = static_cast<double>(row.targets()) / static_cast<double>(weights.size());
+    KRAIT_ASSIGN_OR_RETURN(const double loss,
+                           gradient_.backward({.inputs = tokens.first(weights.size()),
+                                               .targets = tokens.subspan(1),
+                                               .weights = weights,
+                                               .balance = options_.balance * share,
+                                               .z_loss = options_.z_loss * share},
+                                              sum));
+    found.loss += loss;
+    found.targets += row.targets();
+    found.tokens += std::ssize(weights);
+  }
+  return {};
+}
+
+// The sum of all rows' gradients, in sums_.front(). Shards are added as
+// the leaves of a binary tree: a finished subtree waits for its sibling.
+Result<Trainer::Found> Trainer::gradient(RowSource& source) {
+  const Index shards = options_.used_shards();
+  const Index rows = options_.rows();
+  std::vector<Index> sizes;  // shards of the subtrees that wait, each a power of two
+  const auto merge = [&] {
+    const std::size_t last = sizes.size() - 1;
+    float* to = sums_[last - 1].data();
+    const float* from = sums_[last].data();
+    parallel_for(*executor_, values_.size(), piece, update_cost, [&](Range range) {
+      for (Index i = range.begin; i < range.end; ++i) to[i] += from[i];
+    });
+    sizes[last - 1] += sizes[last];
+    sizes.pop_back();
+  };
+  Found found;
+  for (Index shard = 0; shard < shards; ++shard) {
+    if (sizes.size() == sums_.size()) sums_.emplace_back(values_.size());
+    AlignedBuffer<float>& sum = sums_[sizes.size()];
+    std::ranges::fill(sum.span(), 0.0F);
+    KRAIT_RETURN_IF_ERROR(
+        add_rows(source, {rows * shard / shards, rows * (shard + 1) / shards}, sum.data(), found));
+    sizes.push_back(1);
+    while (sizes.size() > 1 && sizes[sizes.size() - 1] == sizes[sizes.size() - 2]) merge();
+  }
+  while (sizes.size() > 1) merge();
+  return found;
+}
+
+// One step of AdamW, with the gradient times `factor`.
+void Trainer::update(const TrainStep& found, float factor) {
+  float* sum = sums_.front().data();
+  for (const Parameter& parameter : parameters().all()) {
+    const AdamW options{.learning_rate = found.learning_rate,
+                        .beta1 = options_.beta1,
+                        .beta2 = options_.beta2,
+                        .eps = options_.eps,
+                        .weight_decay = parameter.decays ? options_.weight_decay : 0.0};
+    parallel_for(*executor_, parameter.shape.size(), piece, update_cost, [&](Range range) {
+      const Index at = parameter.offset + range.begin;
+      for (Index i = at; i < parameter.offset + range.end; ++i) sum[i] *= factor;
+      adamw(options, step_ + 1, range.size(), sum + at, first_.data() + at, second_.data() + at,
+            values_.data() + at);
+    });
+  }
+}
+
+Result<TrainStep> Trainer::step(RowSource& rows) {
+  KRAIT_RETURN_IF_ERROR(gradient_.bind(values_.data()));
+  KRAIT_ASSIGN_OR_RETURN(const Found sums, gradient(rows));
+  const FloatEnvironment environment;
+  const auto targets = static_cast<double>(sums.targets);
+  const std::span<float> sum = sums_.front().span();
+  const auto share = static_cast<float>(1.0 / targets);
+  for (float& g : sum) g *= share;
+  const TrainStep found{.step = step_,
+                        .loss = sums.loss / targets,
+                        .grad_norm = gradient_norm(sum),
+                        .learning_rate = learning_rate(options_, step_),
+                        .tokens = sums.tokens};
+  if (!std::isfinite(found.loss) || !std::isfinite(found.grad_norm)) {
+    return Error{
+        ErrorCode::not_finite,
+        fmt::format("[training] step {}: expected a finite loss and gradient, found a loss "
+                    "of {} and a gradient of length {}",
+                    step_, std::abs(found.loss), std::abs(found.grad_norm))};
+  }
+  const double factor = options_.clip / (found.grad_norm + 1e-6);
+  update(found, options_.clip > 0.0 && factor < 1.0 ? static_cast<float>(factor) : 1.0F);
+  ++step_;
+  return found;
+}
+
+}  // namespace v0_1
+}  // namespace krait

@@ -1,0 +1,266 @@
+// Looking for cuts: what is planted is found, what is interrupted goes on.
+
+#include "krait/tools/laser_search.hpp"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+#include "krait/core/thread_pool.hpp"
+#include "krait/io/safetensors.hpp"
+#include "krait/loading/language_model.hpp"
+#include "krait/text/tokenizer.hpp"
+#include "krait/tools/evaluate.hpp"
+#include "krait/weights/convert.hpp"
+#include "tests/support/support.hpp"
+#include "tools/laser/cutter.hpp"
+#include "tools/laser/objective.hpp"
+
+namespace krait {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct LaserSearch : testing::Test {
+  std::string in(const std::string& name) const { return (folder.path() / name).string(); }
+
+  static CheckpointPlan plan(const std::string& name = "krait-bytes-draft") {
+    return plan_checkpoint((test::bundled_models_dir() / name).string()).value();
+  }
+
+  static std::string text(std::size_t bytes) {
+    return test::read_file(test::data_dir() / "data/heldout_64k.txt").substr(0, bytes);
+  }
+
+  Result<LaserSearchReport> run(const std::string& to, const LaserSearchOptions& options,
+                                Progress progress = {}, std::size_t bytes = 8000) {
+    return laser_search(plan(), in(to), text(bytes), options, pool, progress);
+  }
+
+  test::TemporaryDirectory folder;
+  ThreadPool pool{2};
+};
+
+double bits_per_byte(const Model& model, const std::string& text) {
+  SerialExecutor serial;
+  Session session(model, serial);
+  const auto tokens = byte_tokenizer()->encode(text).value();
+  return perplexity(session, *byte_tokenizer(), tokens).value().bits_per_byte();
+}
+
+// A matrix of the model is cut to a rank that the search tries, and noise is added.
+TEST_F(LaserSearch, PlantedNoiseIsFoundAndUndone) {
+  CheckpointPlan noisy = plan();
+  const std::string name = "backbone.layers.1.mixer.out_proj.weight";
+  const TensorView stored = noisy.checkpoint.weights.find(name)->tensor;
+  std::vector<float> W(static_cast<std::size_t>(stored.size()));
+  convert_floats(stored, DType::f32, W.data());
+  const SingularValues values = decompose({W.data(), stored.shape[0], stored.shape[1]}).value();
+  constexpr Index rank = 25;  // 0.4 of 64
+  W = multiply(cut(values, rank), stored.shape[0], stored.shape[1]);
+  const std::vector<float> good = W;
+  // Noise in the directions that the matrix leaves free, nearly as strong as its weakest own.
+  const Index rows = values.rows;
+  const Index cols = values.cols;
+  std::vector<float> noise = test::random_floats(rows * cols, 7);
+  for (Index k = 0; k < rank; ++k) {
+    const auto u = [&](Index i) {
+      return values.U[static_cast<std::size_t>(i * values.count() + k)];
+    };
+    const auto v = [&](Index i) {
+      return values.V[static_cast<std::size_t>(i * values.count() + k)];
+    };
+    for (Index c = 0; c < cols; ++c) {
+      float sum = 0.0F;
+      for (Index r = 0; r < rows; ++r) sum += u(r) * noise[static_cast<std::size_t>(r * cols + c)];
+      for (Index r = 0; r < rows; ++r) noise[static_cast<std::size_t>(r * cols + c)] -= u(r) * sum;
+    }
+    for (Index r = 0; r < rows; ++r) {
+      float sum = 0.0F;
+      for (Index c = 0; c < cols; ++c) sum += v(c) * noise[static_cast<std::size_t>(r * cols + c)];
+      for (Index c = 0; c < cols; ++c) noise[static_cast<std::size_t>(r * cols + c)] -= v(c) * sum;
+    }
+  }
+  const float strength =
+      0.95F * values.s[rank - 1] / decompose({noise.data(), rows, cols}).value().s[0];
+  for (std::size_t i = 0; i < W.size(); ++i) W[i] += strength * noise[i];
+  noisy.checkpoint.weights.add(name, {W.data(), DType::f32, stored.shape}, nullptr);
+
+  const LaserSearchReport report =
+      laser_search(noisy, in("new"), text(32000), {.seed = 1}, pool).value();
+  ASSERT_FALSE(report.cuts.empty());
+  EXPECT_EQ(report.cuts.front().cut, (LaserCut{1, "out", rank}));
+  EXPECT_LT(report.test.high, 0.0) << "significant";
+  const std::string other =
+      test::read_file(test::data_dir() / "data/heldout_64k.txt").substr(40000);
+  WeightStore undamaged = noisy.checkpoint.weights;
+  undamaged.add(name, {good.data(), DType::f32, stored.shape}, nullptr);
+  const double clean =
+      bits_per_byte(build_model(noisy.config.spec, undamaged, noisy.config.prefix).value(), other);
+  const double before = bits_per_byte(
+      build_model(noisy.config.spec, noisy.checkpoint.weights, noisy.config.prefix).value(), other);
+  const double after = bits_per_byte(load_model(in("new")).value(), other);
+  EXPECT_GT(before, clean + 0.005);
+  EXPECT_LT(after, before - 0.5 * (before - clean)) << clean << ' ' << before << ' ' << after;
+}
+
+TEST_F(LaserSearch, TheSuffixGivesTheBitsOfTheWhole) {
+  const CheckpointPlan source = plan();
+  const auto samples = laser::read_samples(text(4000), LaserTask::text, *byte_tokenizer()).value();
+  std::vector<const laser::Sample*> all;
+  for (const laser::Sample& sample : samples) all.push_back(&sample);
+  const Model base = load_model(source.checkpoint.path).value();
+  const Model edited = cut_model(source, {{1, "in_x", 20}}, pool).value();
+  laser::Stream stream(base, all);
+  ASSERT_TRUE(stream.run(base, 1, pool));
+  laser::Scorer scorer(edited);
+  const auto whole = laser::nats_of(edited, all, pool).value();
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    EXPECT_EQ(scorer.nats(all[i]->answer(), 1, stream.rows(i)).value(), whole[i]);
+  }
+}
+
+TEST_F(LaserSearch, IntervalsAreStudents) {
+  // Four pairs of one byte: differences in bits 1, 2, 3, 4; mean 2.5, s.e. 0.6455, t 3.182.
+  std::vector<laser::Sample> samples(4, {{{{0, 1}, 1, 1}}, 0});
+  std::vector<const laser::Sample*> all;
+  for (const laser::Sample& sample : samples) all.push_back(&sample);
+  const double bit = std::log(2.0);
+  const LaserScore score = laser::score_of(std::vector{bit, bit, bit, bit},
+                                           std::vector{2 * bit, 3 * bit, 4 * bit, 5 * bit}, all);
+  EXPECT_NEAR(score.before, 1.0, 1e-12);
+  EXPECT_NEAR(score.after, 3.5, 1e-12);
+  EXPECT_NEAR(score.low, 2.5 - 3.182 * 0.6455, 0.02);
+  EXPECT_NEAR(score.high, 2.5 + 3.182 * 0.6455, 0.02);
+}
+
+bool same(const LaserSearchReport& a, const LaserSearchReport& b) {
+  const auto equal = [](const LaserTrial& x, const LaserTrial& y) {
+    return x.cut == y.cut && x.change == y.change && x.error == y.error && x.samples == y.samples;
+  };
+  return std::ranges::equal(a.trials, b.trials, equal) && a.test.after == b.test.after &&
+         a.bytes_after == b.bytes_after;
+}
+
+TEST_F(LaserSearch, GoesOnAfterAnInterruptionAndThreadsChangeNothing) {
+  const LaserSearchOptions options{.shrinks = true, .loss = 0.2};
+  const LaserSearchReport expected = run("whole", options).value();
+  EXPECT_TRUE(expected.is_complete);
+  ASSERT_FALSE(expected.cuts.empty());
+  EXPECT_FALSE(fs::exists(in("whole.partial")));
+  for (const int stop_after : {1, 60, 250, 400}) {
+    int calls = 0;
+    const auto stop = [&](Index, Index) { return ++calls > stop_after ? Flow::stop : Flow::go_on; };
+    const auto stopped = run("parts", options, stop);
+    ASSERT_FALSE(stopped);
+    EXPECT_EQ(stopped.error().code, ErrorCode::cancelled);
+    EXPECT_FALSE(fs::exists(in("parts")));
+    EXPECT_TRUE(fs::exists(in("parts.partial")));
+  }
+  LaserSearchOptions other = options;
+  other.seed = 9;
+  EXPECT_EQ(run("parts", other)
+                .error()
+                .message.find("[laser] unfinished work: expected that of the same call"),
+            0U);
+  EXPECT_TRUE(same(run("parts", options).value(), expected));
+  EXPECT_FALSE(fs::exists(in("parts.partial")));
+  EXPECT_EQ(test::read_file(folder.path() / "parts/model.safetensors"),
+            test::read_file(folder.path() / "whole/model.safetensors"));
+  SerialExecutor serial;
+  EXPECT_TRUE(
+      same(laser_search(plan(), in("serial"), text(8000), options, serial).value(), expected));
+}
+
+TEST_F(LaserSearch, ShrinkingStaysWithinTheLossAndBeatsOneFractionForAll) {
+  const LaserSearchReport report = run("new", {.shrinks = true, .loss = 0.1}, {}, 32000).value();
+  ASSERT_FALSE(report.cuts.empty());
+  EXPECT_LT(report.bytes_after, report.bytes_before);
+  EXPECT_LT(report.test.low, 0.1);
+  ASSERT_TRUE(report.uniform);
+  EXPECT_GE(report.uniform_bytes, report.bytes_after - report.bytes_after / 100);
+  EXPECT_LT(report.test.after, report.uniform->after);
+  EXPECT_TRUE(load_model(in("new")));
+  const std::string svg = draw_trials(report);
+  EXPECT_EQ(svg.find("<svg xmlns"), 0U);
+  EXPECT_NE(svg.find("layer 1"), std::string::npos);
+  EXPECT_NE(svg.find("<title>0:in:"), std::string::npos);
+}
+
+TEST_F(LaserSearch, WhatIsNotWorthItIsNotWritten) {
+  const LaserSearchReport none = run("new", {.shrinks = true, .loss = 0.0}).value();
+  EXPECT_TRUE(none.cuts.empty());
+  EXPECT_FALSE(fs::exists(in("new")));
+  EXPECT_FALSE(fs::exists(in("new.partial")));
+  EXPECT_EQ(none.bytes_after, none.bytes_before);
+}
+
+TEST_F(LaserSearch, ALittleTimeGivesLess) {
+  const LaserSearchReport report = run("new", {.minutes = 1e-6}).value();
+  EXPECT_FALSE(report.is_complete);
+  EXPECT_TRUE(report.trials.empty());
+}
+
+std::string repeated(const std::string& line, int times) {
+  std::string text;
+  for (int i = 0; i < times; ++i) text += line + "\n";
+  return text;
+}
+
+TEST_F(LaserSearch, TasksAreLinesOfJson) {
+  const auto read = [](const std::string& data, LaserTask task) {
+    return laser::read_samples(data, task, *byte_tokenizer()).value();
+  };
+  const auto word = read(repeated(R"({"text": "the cat sat"})", 20), LaserTask::lambada);
+  ASSERT_EQ(word.size(), 20U);
+  EXPECT_EQ(word[0].answer().first, 7);  // behind "the cat"
+  EXPECT_EQ(word[0].answer().bytes, 4);  // " sat"
+  const auto endings =
+      read(repeated(R"({"ctx": "He", "endings": ["ran.", "slept.", "is"], "label": "1"})", 20),
+           LaserTask::hellaswag);
+  ASSERT_EQ(endings[3].choices.size(), 3U);
+  EXPECT_EQ(endings[3].right, 1U);
+  EXPECT_EQ(endings[3].answer().bytes, 7);
+  const auto own = read(repeated(R"({"prompt": "2+2=", "answer": "4"})", 30), LaserTask::jsonl);
+  EXPECT_EQ(own[0].answer().bytes, 1);
+
+  const LaserSearchReport report =
+      laser_search(plan(), in("new"),
+                   repeated(R"({"prompt": "ab", "choices": ["cd", "e f"], "label": 0})", 20),
+                   {.task = LaserTask::jsonl, .by_rule = true}, pool)
+          .value();
+  ASSERT_TRUE(report.accuracy_before);
+  EXPECT_TRUE(*report.accuracy_before == 0.0 || *report.accuracy_before == 1.0);
+}
+
+TEST_F(LaserSearch, DataThatWillNotDoIsNamed) {
+  const auto message = [&](const std::string& data, LaserTask task) {
+    const auto result = laser_search(plan(), in("bad"), data, {.task = task}, pool);
+    EXPECT_TRUE(fs::is_empty(folder.path()));
+    return result ? std::string("none") : result.error().message;
+  };
+  EXPECT_EQ(message("", LaserTask::text), "[laser] data: expected text, found none");
+  EXPECT_EQ(message("short", LaserTask::text),
+            "[laser] data: expected at least 1280 tokens, found 5");
+  EXPECT_EQ(message("{\"text\": \"one two\"}\n", LaserTask::lambada),
+            "[laser] data: expected at least 20 lines, found 1");
+  EXPECT_EQ(message("{\"text\": \"one\"}\n", LaserTask::lambada),
+            "[laser] data: expected \"text\" of several words, found something else (line 1)");
+  EXPECT_EQ(
+      message("\n{\"ctx\": \"a\", \"endings\": [\"b\"], \"label\": 1}", LaserTask::hellaswag),
+      "[laser] data: expected \"ctx\", \"endings\" and \"label\", found something else (line 2)");
+  EXPECT_NE(message("{\"prompt\": ", LaserTask::jsonl).find("data, line 1"), std::string::npos);
+  const auto refuse = [&](const LaserSearchOptions& options) {
+    return laser_search(plan(), in("bad"), text(8000), options, pool).error().message;
+  };
+  EXPECT_EQ(refuse({.loss = -1.0}), "[laser] loss: expected bits per byte, at least 0, found -1");
+  EXPECT_EQ(refuse({.minutes = std::nan("")}),
+            "[laser] budget: expected minutes, at least 0, found nan");
+  EXPECT_TRUE(fs::is_empty(folder.path()));
+}
+
+}  // namespace
+}  // namespace krait

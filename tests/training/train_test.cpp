@@ -1,0 +1,158 @@
+#include "krait/training/train.hpp"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "krait/loading/language_model.hpp"
+#include "tests/support/support.hpp"
+
+namespace krait {
+namespace {
+
+namespace fs = std::filesystem;
+using test::read_file;
+
+constexpr const char* config = R"({"model_type": "mamba", "vocab_size": 256, "hidden_size": 24,
+  "num_hidden_layers": 2, "state_size": 4, "conv_kernel": 4, "expand": 2, "time_step_rank": 2,
+  "use_conv_bias": true, "use_bias": false, "tie_word_embeddings": true,
+  "layer_norm_epsilon": 1e-5, "intermediate_size": 48})";
+
+// A folder with a configuration; runs in it.
+class Train : public ::testing::Test {
+ protected:
+  Train() { test::write_file(path("config.json"), config); }
+
+  std::string path(const std::string& name) const { return (folder_.path() / name).string(); }
+
+  static TrainOptions options() {
+    return {
+        .steps = 7, .batch = 2, .length = 12, .seed = 3, .schedule = Schedule::cosine, .warmup = 2};
+  }
+  TrainFiles files(const std::string& name) const {
+    return {.destination = path(name), .log = path(name + ".jsonl"), .checkpoint_every = 2};
+  }
+
+  Result<TrainSummary> run(const TrainFiles& files, const TrainOptions& options,
+                           Index stop_after = -1) const {
+    TrainTask task = new_train_task(path("config.json"), options.seed).value();
+    for (const char c : std::string("It was the best of times, it was the worst of times, it was "
+                                    "the age of wisdom, it was the age of foolishness.")) {
+      task.text.push_back(static_cast<unsigned char>(c));
+    }
+    SerialExecutor serial;
+    return train(std::move(task), options, files, serial, [&](const TrainProgress& progress) {
+      return progress.step.step == stop_after ? Flow::stop : Flow::go_on;
+    });
+  }
+
+  std::string weights(const std::string& name) const {
+    return read_file(path(name + "/model.safetensors"));
+  }
+
+  static std::size_t lines(const std::string& text) {
+    return static_cast<std::size_t>(std::ranges::count(text, '\n'));
+  }
+
+  test::TemporaryDirectory folder_;
+};
+
+TEST_F(Train, MakesACheckpointThatLoads) {
+  const TrainSummary summary = run(files("a"), options()).value();
+  EXPECT_EQ(summary.steps, 7);
+  EXPECT_GT(summary.loss, 0.0);
+  EXPECT_TRUE(load_language_model(path("a")).has_value());
+  EXPECT_EQ(read_file(path("a/config.json")), config);
+  const std::string log = read_file(path("a.jsonl"));
+  EXPECT_EQ(lines(log), 7U);
+  EXPECT_TRUE(log.starts_with("{\"step\": 0, \"loss\": 5.")) << log;
+  EXPECT_FALSE(fs::exists(path("a.partial")));
+}
+
+TEST_F(Train, InterruptedAnywhereItGivesTheSameBytes) {
+  run(files("whole"), options()).value();
+  for (const Index stop : {0, 1, 2, 5}) {
+    const std::string name = "cut" + std::to_string(stop);
+    const Error error = run(files(name), options(), stop).error();
+    EXPECT_EQ(error.code, ErrorCode::cancelled);
+    TrainFiles again = files(name);
+    again.resume = true;
+    EXPECT_FALSE(run(again, options()).value().was_finished);
+    EXPECT_EQ(weights("whole"), weights(name));
+    EXPECT_EQ(lines(read_file(path(name + ".jsonl"))), 7U);
+    EXPECT_TRUE(run(again, options()).value().was_finished);
+    EXPECT_EQ(weights("whole"), weights(name));
+  }
+}
+
+TEST_F(Train, WithNothingToResumeItBegins) {
+  run(files("whole"), options()).value();
+  TrainFiles resumed = files("resumed");
+  resumed.resume = true;
+  run(resumed, options()).value();
+  EXPECT_EQ(weights("whole"), weights("resumed"));
+}
+
+TEST_F(Train, AnotherRunIsNotResumed) {
+  EXPECT_FALSE(run(files("a"), options(), 3).has_value());
+  TrainFiles again = files("a");
+  again.resume = true;
+  const auto message = [&](auto change) {
+    TrainOptions other = options();
+    change(other);
+    return run(again, other).error().message;
+  };
+  const std::string place = " (" + path("a.partial") + ")";
+  EXPECT_EQ(message([](TrainOptions& o) { o.learning_rate = 0.5; }),
+            "[training] lr: expected 0.001, as in the interrupted run, found 0.5" + place);
+  EXPECT_EQ(message([](TrainOptions& o) { o.batch = 3; }),
+            "[training] batch: expected 2, as in the interrupted run, found 3" + place);
+  EXPECT_NE(message([](TrainOptions& o) { o.seed = 4; }).find("model: expected"),
+            std::string::npos);
+  EXPECT_TRUE(run(again, options()).has_value());
+  EXPECT_EQ(
+      message([](TrainOptions& o) { o.length = 13; }),
+      "[training] length: expected 12, as in the interrupted run, found 13 (" + path("a") + ")");
+}
+
+TEST_F(Train, PlacesThatCannotBeWrittenAreRefusedFirst) {
+  TrainFiles bad = files("no/such/folder");
+  EXPECT_EQ(run(bad, options()).error().code, ErrorCode::not_found);
+  bad = files("a");
+  bad.log = path("missing/log.jsonl");
+  EXPECT_EQ(run(bad, options()).error().message,
+            "[training] log: expected a folder for it, found none (" + bad.log + ")");
+  test::write_file(path("file"), "x");
+  EXPECT_EQ(run(files("file"), options()).error().code, ErrorCode::bad_argument);
+  EXPECT_EQ(read_file(path("file")), "x");
+}
+
+TEST_F(Train, ADamagedCheckpointIsRefused) {
+  EXPECT_FALSE(run(files("a"), options(), 3).has_value());
+  const std::string file = path("a.partial/checkpoint.safetensors");
+  test::write_file(file, read_file(file).substr(0, 1000));
+  TrainFiles again = files("a");
+  again.resume = true;
+  EXPECT_EQ(run(again, options()).error().code, ErrorCode::bad_format);
+}
+
+TEST_F(Train, RoundsTheResultAlone) {
+  run(files("f32"), options()).value();
+  TrainFiles rounded = files("bf16");
+  rounded.dtype = DType::bf16;
+  run(rounded, options()).value();
+  EXPECT_LT(weights("bf16").size(), weights("f32").size());
+  const TrainTask a = open_train_task(path("f32")).value();
+  const TrainTask b = open_train_task(path("bf16")).value();
+  for (Index i = 0; i < a.values.size(); ++i) {
+    EXPECT_NEAR(a.values[i], b.values[i], 0.005F * std::abs(a.values[i]) + 1e-30F);
+  }
+}
+
+TEST_F(Train, AQuantisedModelIsRefused) {
+  const auto task = open_train_task((test::bundled_models_dir() / "no-such").string());
+  EXPECT_EQ(task.error().code, ErrorCode::not_found);
+}
+
+}  // namespace
+}  // namespace krait
