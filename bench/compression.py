@@ -52,6 +52,8 @@ def aqlm(scheme, dtype, preset="default"):
     return Variant(f"AQLM {scheme}{suffix}, rest {dtype}", "aqlm", steps, "file" if dtype == "bf16" else dtype)
 
 
+LASER = ("laser {source} {result} --search --data {calibration} --mode shrink --loss 0.02",)
+
 # In the order of the table.
 VARIANTS = (
     Variant("f32", "dense", dtype="f32"),
@@ -61,6 +63,8 @@ VARIANTS = (
     aqlm("3x8g8", "q8"),
     aqlm("2x8g8", "q8"),
     aqlm("4x4g8", "q8"),
+    Variant("LASER, shrunk", "laser", LASER),
+    Variant("LASER, shrunk, q8", "laser", LASER, "q8"),
 )
 
 

@@ -151,7 +151,7 @@ TEST_F(LaserSearch, GoesOnAfterAnInterruptionAndThreadsChangeNothing) {
   EXPECT_TRUE(expected.is_complete);
   ASSERT_FALSE(expected.cuts.empty());
   EXPECT_FALSE(fs::exists(in("whole.partial")));
-  for (const int stop_after : {1, 60, 250, 400}) {
+  for (const int stop_after : {1, 60, 250, 120}) {
     int calls = 0;
     const auto stop = [&](Index, Index) { return ++calls > stop_after ? Flow::stop : Flow::go_on; };
     const auto stopped = run("parts", options, stop);
