@@ -108,9 +108,9 @@ struct AqlmMatrixReport {
   double error = 0.0;  ///< see AqlmMatrix::error; of a stack of experts the mean
 };
 
-/// How far the quantised model's next-token distributions are from the original's on the
-/// calibration text: mean Kullback-Leibler divergence in nats, in the first and the last epoch of
-/// tuning.
+/// How far the quantised model's next-token distributions are from the original's: mean
+/// Kullback-Leibler divergence in nats on the last quarter of the calibration text, which is not
+/// learned from, before tuning and after.
 struct AqlmTuning {
   double first = 0.0;
   double last = 0.0;

@@ -221,25 +221,26 @@ class Teacher {
 // All matrices in tuning, between two epochs.
 class Progressed {
  public:
-  Progressed(const PartialWork& work, std::vector<Tuned>& tuned) : work_(work), tuned_(tuned) {}
+  Progressed(const PartialWork& work, std::vector<Tuned>& tuned)
+      : work_(work), tuned_(tuned), best_(tuned) {}
 
-  Index epochs = 0;  // that are done
-  Tuning divergence;
+  std::vector<Tuned>& best() noexcept { return best_; }
+
+  // An epoch is done, with this divergence elsewhere.
+  Result<void> finish_epoch(double elsewhere) {
+    ++epochs;
+    if (elsewhere < divergence.last) {
+      divergence.last = elsewhere;
+      best_ = tuned_;
+      KRAIT_RETURN_IF_ERROR(work_.write(best_piece, tensors_of(best_)));
+    }
+    return save();
+  }
+
+  Index epochs = 0;      // that are done
+  Tuning divergence;     // elsewhere in the text: at first, and the least so far
   double unseen1 = 1.0;  // powers of Adam's β
   double unseen2 = 1.0;
-
-  Result<void> save() const {
-    std::vector<NamedTensor> tensors;
-    for (std::size_t i = 0; i < tuned_.size(); ++i) {
-      tuned_[i].append_to(tensors, std::to_string(i));
-    }
-    return work_.write(piece, std::move(tensors),
-                       {{"epochs", std::to_string(epochs)},
-                        {"first", fmt::format("{}", divergence.first)},
-                        {"last", fmt::format("{}", divergence.last)},
-                        {"unseen1", fmt::format("{}", unseen1)},
-                        {"unseen2", fmt::format("{}", unseen2)}});
-  }
 
   void restore() {
     const std::optional<WeightStore> store = work_.read(piece);
@@ -256,21 +257,49 @@ class Progressed {
         !number("unseen2", other.unseen2)) {
       return;
     }
-    std::vector<Tuned> restored = tuned_;
-    for (std::size_t i = 0; i < restored.size(); ++i) {
-      if (!restored[i].restore(*store, std::to_string(i))) return;
+    std::vector<Tuned> now = tuned_;
+    std::vector<Tuned> best = tuned_;
+    if (!restore(*store, now)) return;
+    if (other.divergence.last < other.divergence.first) {
+      const std::optional<WeightStore> of_best = work_.read(best_piece);
+      if (!of_best || !restore(*of_best, best)) return;
     }
     epochs = other.epochs;
     divergence = other.divergence;
     unseen1 = other.unseen1;
     unseen2 = other.unseen2;
-    tuned_ = std::move(restored);
+    tuned_ = std::move(now);
+    best_ = std::move(best);
   }
 
  private:
   static constexpr const char* piece = "tuning";
+  static constexpr const char* best_piece = "tuning-best";
+
+  static std::vector<NamedTensor> tensors_of(const std::vector<Tuned>& all) {
+    std::vector<NamedTensor> tensors;
+    for (std::size_t i = 0; i < all.size(); ++i) all[i].append_to(tensors, std::to_string(i));
+    return tensors;
+  }
+  static bool restore(const WeightStore& store, std::vector<Tuned>& all) {
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      if (!all[i].restore(store, std::to_string(i))) return false;
+    }
+    return true;
+  }
+
+  Result<void> save() const {
+    return work_.write(piece, tensors_of(tuned_),
+                       {{"epochs", std::to_string(epochs)},
+                        {"first", fmt::format("{}", divergence.first)},
+                        {"last", fmt::format("{}", divergence.last)},
+                        {"unseen1", fmt::format("{}", unseen1)},
+                        {"unseen2", fmt::format("{}", unseen2)}});
+  }
+
   const PartialWork& work_;
   std::vector<Tuned>& tuned_;
+  std::vector<Tuned> best_;
 };
 
 // The model in tuning: its weights, and one step of all matrices.
@@ -312,6 +341,19 @@ class Student {
     leaf.laws = laws;
     return gradient_.backward(leaf, changes_.data());
   }
+  // The divergence alone.
+  Result<double> compare(std::span<const Token> row, MatrixView<const float> laws) {
+    if (carries_ && !state_) state_ = gradient_.model().initial_state();
+    Leaf leaf;
+    leaf.state = state_ ? &*state_ : nullptr;
+    leaf.inputs = row;
+    leaf.laws = laws;
+    std::vector<float> of_tokens(row.size());
+    KRAIT_RETURN_IF_ERROR(gradient_.log_probabilities(leaf, of_tokens));
+    double sum = 0.0;
+    for (const float negative : of_tokens) sum -= static_cast<double>(negative);
+    return sum;
+  }
   void move(std::vector<Tuned>& tuned, double rate, double unseen1, double unseen2) {
     parallel_for(*executor_, std::ssize(tuned), 1, [&](Range range) {
       for (Index i = range.begin; i < range.end; ++i) {
@@ -345,31 +387,50 @@ Result<Tuning> tune(const CheckpointPlan& plan, const Model& original,
   const bool carries = original.plan().cache_bytes_per_token == 0;
   KRAIT_ASSIGN_OR_RETURN(Student student, Student::create(plan, matrices, carries, executor));
   std::vector<Tuned> tuned(matrices.begin(), matrices.end());
-  Progressed at(work, tuned);
-  at.restore();
   Teacher teacher(original, carries, executor);
-  const Index rows = (std::ssize(tokens) + options.row_tokens - 1) / options.row_tokens;
-  const Index steps_per_epoch = (rows + options.rows_per_step - 1) / options.rows_per_step;
+  std::vector<std::span<const Token>> rows;
+  for (auto rest = tokens; !rest.empty();) {
+    const std::size_t size = std::min(static_cast<std::size_t>(options.row_tokens), rest.size());
+    rows.push_back(rest.first(size));
+    rest = rest.subspan(size);
+  }
+  // The last quarter decides after which epoch the rest is no longer followed too closely.
+  const std::size_t learned = rows.size() - rows.size() / 4;
+  const auto elsewhere = [&]() -> Result<double> {
+    KRAIT_RETURN_IF_ERROR(student.set(tuned));
+    teacher.begin();
+    student.begin();
+    double sum = 0.0;
+    double count = 0.0;
+    for (std::size_t r = learned; r < rows.size(); ++r) {
+      KRAIT_ASSIGN_OR_RETURN(const auto laws, teacher.laws(rows[r]));
+      KRAIT_ASSIGN_OR_RETURN(const double of_row, student.compare(rows[r], laws));
+      sum += of_row;
+      count += static_cast<double>(rows[r].size());
+    }
+    if (std::isfinite(sum)) return sum / count;
+    return Error{ErrorCode::not_finite,
+                 fmt::format("[aqlm] tuning: expected a finite divergence, found {}", sum)};
+  };
+  Progressed at(work, tuned);
+  if (learned == rows.size()) {
+    return Error{ErrorCode::unsupported, "[aqlm] tuning: expected a longer calibration text"};
+  }
+  KRAIT_ASSIGN_OR_RETURN(at.divergence.first, elsewhere());
+  at.divergence.last = at.divergence.first;
+  at.restore();
+  const auto per_step = static_cast<std::size_t>(options.rows_per_step);
+  const auto steps_per_epoch = static_cast<Index>((learned + per_step - 1) / per_step);
   const Index steps = options.epochs * steps_per_epoch;
   while (at.epochs < options.epochs) {
-    double sum = 0.0;
     teacher.begin();
     student.begin();
     for (Index step = 0; step < steps_per_epoch; ++step) {
       KRAIT_RETURN_IF_ERROR(student.set(tuned));
-      const Index end = std::min(rows, (step + 1) * options.rows_per_step);
-      for (Index r = step * options.rows_per_step; r < end; ++r) {
-        const auto first = static_cast<std::size_t>(r * options.row_tokens);
-        const auto row = tokens.subspan(
-            first, std::min(static_cast<std::size_t>(options.row_tokens), tokens.size() - first));
-        KRAIT_ASSIGN_OR_RETURN(const auto laws, teacher.laws(row));
-        KRAIT_ASSIGN_OR_RETURN(const double of_row, student.learn(row, laws));
-        sum += of_row;
-      }
-      if (!std::isfinite(sum)) {
-        return Error{ErrorCode::not_finite,
-                     fmt::format("[aqlm] tuning: expected a finite divergence, found {} (epoch {})",
-                                 sum, at.epochs + 1)};
+      const std::size_t first = static_cast<std::size_t>(step) * per_step;
+      for (std::size_t r = first; r < std::min(learned, first + per_step); ++r) {
+        KRAIT_ASSIGN_OR_RETURN(const auto laws, teacher.laws(rows[r]));
+        KRAIT_RETURN_IF_ERROR(student.learn(rows[r], laws));
       }
       const Index done = at.epochs * steps_per_epoch + step;
       const double rate =
@@ -381,11 +442,10 @@ Result<Tuning> tune(const CheckpointPlan& plan, const Model& original,
         return Error{ErrorCode::cancelled, "[aqlm] cancelled"};
       }
     }
-    at.divergence.last = sum / static_cast<double>(tokens.size());
-    if (at.epochs++ == 0) at.divergence.first = at.divergence.last;
-    KRAIT_RETURN_IF_ERROR(at.save());
+    KRAIT_ASSIGN_OR_RETURN(const double divergence, elsewhere());
+    KRAIT_RETURN_IF_ERROR(at.finish_epoch(divergence));
   }
-  for (Tuned& one : tuned) {
+  for (Tuned& one : at.best()) {
     if (!one.store()) {
       return Error{ErrorCode::not_finite,
                    "[aqlm] tuning: expected codebooks and scales that f16 can stand for, found "

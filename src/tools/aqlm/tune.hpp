@@ -31,7 +31,8 @@ struct TuneOptions {
   double rate = 0.01;
 };
 
-/// Mean divergence per token, in nats, in the first and in the last epoch.
+/// Mean divergence per token, in nats, on the last quarter of the text, which is not learned from:
+/// before, and after the epoch that is kept.
 struct Tuning {
   double first = 0.0;
   double last = 0.0;
@@ -39,11 +40,13 @@ struct Tuning {
 
 /// Moves codebooks and scales of all matrices together to where the quantised model's next-token
 /// distributions are those of the original one on the text: Adam (Kingma and Ba 2014,
-/// arXiv:1412.6980) on the Kullback-Leibler divergence. Codes stay. In the end both are rounded to
-/// f16. Every epoch is kept in `work`, where an interrupted call goes on. The result does not
-/// depend on the executor.
+/// arXiv:1412.6980) on the Kullback-Leibler divergence. Codes stay. Kept is the epoch after which
+/// the divergence is least on the last quarter of the text, which is not learned from. In the end
+/// both are rounded to f16. Every epoch is kept in `work`, where an interrupted call goes on. The
+/// result does not depend on the executor.
 ///
-/// `progress` counts steps. Errors: unsupported (a block without a backward pass), cancelled,
+/// `progress` counts steps. Errors: unsupported (a block without a backward pass, or less than four
+/// rows of text), cancelled,
 /// not_finite, io_failed.
 Result<Tuning> tune(const CheckpointPlan& plan, const Model& original,
                     std::span<const Token> tokens, std::span<const TunedMatrix> matrices,
