@@ -46,8 +46,7 @@ struct Tuning {
 /// result does not depend on the executor.
 ///
 /// `progress` counts steps. Errors: unsupported (a block without a backward pass, or less than four
-/// rows of text), cancelled,
-/// not_finite, io_failed.
+/// rows of text), cancelled, not_finite, io_failed.
 Result<Tuning> tune(const CheckpointPlan& plan, const Model& original,
                     std::span<const Token> tokens, std::span<const TunedMatrix> matrices,
                     const TuneOptions& options, const PartialWork& work, Executor& executor,
