@@ -115,7 +115,9 @@ void Mamba::scan_with_hooks(const BlockContext& ctx, MatrixView<float> u, Matrix
 
 void Mamba::read_state(const BlockContext& ctx, const SequenceRows& rows, std::span<float> u,
                        std::span<const float> C) const noexcept {
-  const auto [d_inner, d_state, dt_rank] = sizes_;
+  // Not bindings: lambdas capture these.
+  const Index d_inner = sizes_.d_inner;
+  const Index d_state = sizes_.d_state;
   float vectors[widest_hooked_vector];
   const Index most = std::min(kernels::scan_block, widest_hooked_vector / d_state);
   float* const h = rows.slot(ssm_state_).data();

@@ -68,8 +68,12 @@ class Dry final : public NamedStep<Dry> {
  private:
   // The sequences that begin with a token; the shortest is the first.
   std::span<const std::vector<Token>> beginning_with(Token token) const noexcept {
-    const auto [first, last] =
-        std::ranges::equal_range(*breakers_, token, {}, [](const auto& b) { return b.front(); });
+    const auto first = std::lower_bound(
+        breakers_->begin(), breakers_->end(), token,
+        [](const std::vector<Token>& breaker, Token wanted) { return breaker.front() < wanted; });
+    const auto last = std::upper_bound(
+        first, breakers_->end(), token,
+        [](Token wanted, const std::vector<Token>& breaker) { return wanted < breaker.front(); });
     return {first, last};
   }
 
