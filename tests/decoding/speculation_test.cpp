@@ -7,7 +7,6 @@
 #include <cmath>
 #include <functional>
 #include <map>
-#include <thread>
 
 #include "krait/decoding/generate.hpp"
 #include "krait/decoding/rejection.hpp"
@@ -40,7 +39,6 @@ class Scripted final : public Drafter {
   }
   Result<void> propose(Draft& draft, Index most, Index /*level*/) override {
     ++calls;
-    if (pause.count() > 0) std::this_thread::sleep_for(pause);
     for (Index i = 0; i < most; ++i) {
       const std::size_t place = known_ + draft.tokens.size();
       if (place >= text_.size()) break;
@@ -51,7 +49,6 @@ class Scripted final : public Drafter {
   std::unique_ptr<Drafter> clone() const override { return std::make_unique<Scripted>(*this); }
 
   Index calls = 0;
-  std::chrono::microseconds pause{0};
 
  private:
   Tokens text_;

@@ -334,22 +334,12 @@ class Student {
   void begin() { state_.reset(); }
   // Adds a row's gradient; its divergence.
   Result<double> learn(std::span<const Token> row, MatrixView<const float> laws) {
-    if (carries_ && !state_) state_ = gradient_.model().initial_state();
-    Leaf leaf;
-    leaf.state = state_ ? &*state_ : nullptr;
-    leaf.inputs = row;
-    leaf.laws = laws;
-    return gradient_.backward(leaf, changes_.data());
+    return gradient_.backward(leaf_of(row, laws), changes_.data());
   }
   // The divergence alone.
   Result<double> compare(std::span<const Token> row, MatrixView<const float> laws) {
-    if (carries_ && !state_) state_ = gradient_.model().initial_state();
-    Leaf leaf;
-    leaf.state = state_ ? &*state_ : nullptr;
-    leaf.inputs = row;
-    leaf.laws = laws;
     std::vector<float> of_tokens(row.size());
-    KRAIT_RETURN_IF_ERROR(gradient_.log_probabilities(leaf, of_tokens));
+    KRAIT_RETURN_IF_ERROR(gradient_.log_probabilities(leaf_of(row, laws), of_tokens));
     double sum = 0.0;
     for (const float negative : of_tokens) sum -= static_cast<double>(negative);
     return sum;
@@ -364,6 +354,16 @@ class Student {
   }
 
  private:
+  // The row behind those before it.
+  Leaf leaf_of(std::span<const Token> row, MatrixView<const float> laws) {
+    if (carries_ && !state_) state_ = gradient_.model().initial_state();
+    Leaf leaf;
+    leaf.state = state_ ? &*state_ : nullptr;
+    leaf.inputs = row;
+    leaf.laws = laws;
+    return leaf;
+  }
+
   Student(ModelGradient gradient, bool carries, Executor& executor)
       : gradient_(std::move(gradient)), executor_(&executor), carries_(carries) {}
 
