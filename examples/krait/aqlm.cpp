@@ -9,8 +9,7 @@ namespace krait::cli {
 namespace {
 
 struct Options {
-  std::optional<std::string> source;
-  std::optional<std::string> destination;
+  SourceAndDestination places;
   std::string scheme = "4x4g8";
   std::string calibration;
   std::string preset = "default";
@@ -21,13 +20,7 @@ struct Options {
 };
 
 Result<void> run(const Options& options) {
-  if (!options.source || options.source->empty()) {
-    throw WrongUsage("source", "a checkpoint", options.source ? "an empty name" : "none");
-  }
-  if (!options.destination || options.destination->empty()) {
-    throw WrongUsage("destination", "the name of a new folder",
-                     options.destination ? "an empty one" : "none");
-  }
+  options.places.check();
   AqlmOptions aqlm;
   if (const auto scheme = parse_aqlm_scheme(options.scheme)) {
     aqlm.scheme = *scheme;
@@ -51,7 +44,7 @@ Result<void> run(const Options& options) {
   ProgressLine progress("aqlm", "weights times rounds");
   KRAIT_ASSIGN_OR_RETURN(
       const AqlmReport report,
-      quantize_aqlm(*options.source, *options.destination, aqlm, *threads, progress));
+      quantize_aqlm(*options.places.source, *options.places.destination, aqlm, *threads, progress));
   const double seconds = now() - begin;
   if (options.json) return print_json(to_json(report, to_string(aqlm.scheme), seconds));
   std::string text;
@@ -67,15 +60,14 @@ Result<void> run(const Options& options) {
                         report.tuning->last);
   }
   text += fmt::format("{}: {} matrices in {}, {:.3f} bits per weight, {} bytes of {}, {:.0f} s\n",
-                      shown(*options.destination), report.matrices.size(), to_string(aqlm.scheme),
-                      report.bits_per_weight, report.bytes_after, report.bytes_before, seconds);
+                      shown(*options.places.destination), report.matrices.size(),
+                      to_string(aqlm.scheme), report.bits_per_weight, report.bytes_after,
+                      report.bytes_before, seconds);
   return print_all(text);
 }
 
 void declare(Command& command, Options& options) {
-  command.positional("source", options.source,
-                     "Checkpoint directory, weight file, or the name of a bundled model");
-  command.positional("destination", options.destination, "Folder to make");
+  options.places.add(command);
   command.text("--scheme", options.scheme, "MxBgG: M codebooks of B bits for groups of G weights");
   command.file("--calibration", options.calibration,
                "Text whose activations tell which errors matter; - is standard input");

@@ -33,6 +33,22 @@ void add_common(Command& command, CommonOptions& options, const std::string& jso
   if (!json_help.empty()) command.flag("--json", options.json, json_help);
 }
 
+void SourceAndDestination::add(Command& command) {
+  command.positional("source", source,
+                     "Checkpoint directory, weight file, or the name of a bundled model");
+  command.positional("destination", destination, "Folder to make");
+}
+
+void SourceAndDestination::check() const {
+  if (!source || source->empty()) {
+    throw WrongUsage("source", "a checkpoint", source ? "an empty name" : "none");
+  }
+  if (!destination || destination->empty()) {
+    throw WrongUsage("destination", "the name of a new folder",
+                     destination ? "an empty one" : "none");
+  }
+}
+
 LoadOptions load_options(const CommonOptions& options, Executor* executor) {
   return {.weights = options.weights == "copy" ? WeightsMode::copy : WeightsMode::map,
           .form = options.dtype,

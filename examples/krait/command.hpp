@@ -36,6 +36,16 @@ std::unique_ptr<ThreadPool> make_threads(int threads);
 /// Adds -m, --threads, --dtype, --weights; and --json with the given help.
 void add_common(Command& command, CommonOptions& options, const std::string& json_help);
 
+/// The arguments of commands that write a checkpoint made of another.
+struct SourceAndDestination {
+  std::optional<std::string> source;
+  std::optional<std::string> destination;
+
+  void add(Command& command);
+  /// Throws WrongUsage where one is missing or empty.
+  void check() const;
+};
+
 /// The options of `load_…`, with progress on stderr.
 LoadOptions load_options(const CommonOptions& options, Executor* executor = nullptr);
 

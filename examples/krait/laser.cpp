@@ -13,8 +13,7 @@ namespace krait::cli {
 namespace {
 
 struct Options {
-  std::optional<std::string> source;
-  std::optional<std::string> destination;
+  SourceAndDestination places;
   std::vector<std::string> set;
   bool dense = false;
   std::string rule;
@@ -31,13 +30,7 @@ struct Options {
 };
 
 void check(const Options& options) {
-  if (!options.source || options.source->empty()) {
-    throw WrongUsage("source", "a checkpoint", options.source ? "an empty name" : "none");
-  }
-  if (!options.destination || options.destination->empty()) {
-    throw WrongUsage("destination", "the name of a new folder",
-                     options.destination ? "an empty one" : "none");
-  }
+  options.places.check();
   if (options.search && !options.set.empty()) throw WrongUsage("--set", "no --search", "both");
   if (options.search && options.data.empty()) throw WrongUsage("--data", "a file", "none");
   if (!options.search && !options.data.empty()) throw WrongUsage("--data", "--search", "none");
@@ -69,13 +62,13 @@ Result<void> run_cuts(const Options& options, const CheckpointPlan& plan, Execut
   }
   KRAIT_ASSIGN_OR_RETURN(
       const LaserSummary summary,
-      write_laser(plan, *options.destination, cuts,
+      write_laser(plan, *options.places.destination, cuts,
                   options.dense ? LaserForm::dense : LaserForm::smaller, executor));
   if (options.json) return print_json(to_json(summary));
   std::string text;
   for (const LaserCut& cut : summary.cuts) text += fmt::format("{}\n", shown(to_string(cut)));
   text += fmt::format("{}: {} matrices cut, {} tensors became factors, {} bytes of {}\n",
-                      shown(*options.destination), summary.cuts.size(), summary.factored,
+                      shown(*options.places.destination), summary.cuts.size(), summary.factored,
                       summary.bytes_after, summary.bytes_before);
   return print_all(text);
 }
@@ -122,7 +115,7 @@ Result<void> run_search(const Options& options, const CheckpointPlan& plan, Exec
   ProgressLine progress("laser", "trials times layers");
   KRAIT_ASSIGN_OR_RETURN(
       const LaserSearchReport report,
-      laser_search(plan, *options.destination, data,
+      laser_search(plan, *options.places.destination, data,
                    {.task = task_of(options.task),
                     .shrinks = options.mode == "shrink",
                     .loss = options.loss,
@@ -137,13 +130,13 @@ Result<void> run_search(const Options& options, const CheckpointPlan& plan, Exec
     KRAIT_RETURN_IF_ERROR(file.commit());
   }
   if (options.json) return print_json(to_json(report));
-  return print_all(table_of(report, *options.destination));
+  return print_all(table_of(report, *options.places.destination));
 }
 
 Result<void> run(const Options& options) {
   check(options);
   const std::unique_ptr<ThreadPool> threads = make_threads(options.threads);
-  KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan plan, plan_checkpoint(*options.source));
+  KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan plan, plan_checkpoint(*options.places.source));
   return options.search ? run_search(options, plan, *threads) : run_cuts(options, plan, *threads);
 }
 
@@ -154,9 +147,7 @@ Result<void> at_least_zero(double value, std::string_view unit) {
 }
 
 void declare(Command& command, Options& options) {
-  command.positional("source", options.source,
-                     "Checkpoint directory, weight file, or the name of a bundled model");
-  command.positional("destination", options.destination, "Folder to make");
+  options.places.add(command);
   command.texts("--set", options.set,
                 "LAYER:MATRIX:RANK cuts a matrix (in, in_x, x_B, out, ...; emb:RANK) to a rank, or "
                 "to a fraction of the largest; may be repeated");

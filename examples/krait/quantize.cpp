@@ -5,8 +5,7 @@ namespace krait::cli {
 namespace {
 
 struct Options {
-  std::optional<std::string> source;
-  std::optional<std::string> destination;
+  SourceAndDestination places;
   std::string form;
   int threads = 0;
   bool json = false;
@@ -28,35 +27,28 @@ std::string joined(const std::vector<std::string>& names) {
 }
 
 Result<void> run(const Options& options) {
-  if (!options.source || options.source->empty()) {
-    throw WrongUsage("source", "a checkpoint", options.source ? "an empty name" : "none");
-  }
-  if (!options.destination || options.destination->empty()) {
-    throw WrongUsage("destination", "the name of a new folder",
-                     options.destination ? "an empty one" : "none");
-  }
+  options.places.check();
   if (options.form.empty()) throw WrongUsage("--to", "one of " + joined(forms()), "none");
   const std::unique_ptr<ThreadPool> threads = make_threads(options.threads);
   ProgressLine progress("quantize", "bytes");
-  KRAIT_ASSIGN_OR_RETURN(
-      const QuantizeSummary summary,
-      quantize_checkpoint(*options.source, *options.destination, options.form, *threads, progress));
+  KRAIT_ASSIGN_OR_RETURN(const QuantizeSummary summary,
+                         quantize_checkpoint(*options.places.source, *options.places.destination,
+                                             options.form, *threads, progress));
   if (options.json) {
-    return print_json(to_json(summary, *options.source, *options.destination, options.form));
+    return print_json(
+        to_json(summary, *options.places.source, *options.places.destination, options.form));
   }
   std::string forms;
   for (const auto& [form, count] : summary.forms) {
     forms += (forms.empty() ? "" : ", ") + std::to_string(count) + " in " + form;
   }
-  return print_all(shown(*options.destination) + ": " + std::to_string(summary.tensors) +
+  return print_all(shown(*options.places.destination) + ": " + std::to_string(summary.tensors) +
                    " tensors (" + forms + "), " + std::to_string(summary.bytes_after) +
                    " bytes of " + std::to_string(summary.bytes_before) + "\n");
 }
 
 void declare(Command& command, Options& options) {
-  command.positional("source", options.source,
-                     "Checkpoint directory, weight file, or the name of a bundled model");
-  command.positional("destination", options.destination, "Folder to make");
+  options.places.add(command);
   command.choice("--to", options.form, forms(), "Form of the weight matrices");
   add_threads(command, options.threads);
   command.flag("--json", options.json, "One JSON object: tensors by form, bytes");
