@@ -121,6 +121,7 @@ void add_laser(CommandLine& line);
 void add_drugs_report(CommandLine& line);
 void add_train(CommandLine& line);
 void add_sft(CommandLine& line);
+void add_dpo(CommandLine& line);
 void add_bench(CommandLine& line);
 
 }  // namespace krait::cli

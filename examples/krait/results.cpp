@@ -322,6 +322,10 @@ std::string to_json(const QuantizeSummary& summary, const std::string& source,
 std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds) {
   json result = {{"out", destination}, {"steps", summary.steps}, {"seconds", seconds}};
   if (!summary.was_finished) result["loss"] = summary.loss;
+  if (summary.pairs) {
+    result["rewards/margins"] = summary.pairs->chosen_reward - summary.pairs->rejected_reward;
+    result["rewards/accuracies"] = summary.pairs->accuracy;
+  }
   return line_of(result);
 }
 

@@ -87,7 +87,7 @@ std::string to_json(const LaserSearchReport& report);
 std::string to_json(const QuantizeSummary& summary, const std::string& source,
                     const std::string& destination, const std::string& form);
 
-/// `train`, `sft`.
+/// `train`, `sft`, `dpo`.
 std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds);
 
 /// `bench`: tokens per second of the runs of one kind.

@@ -8,6 +8,7 @@
 #include "krait/training/initial_weights.hpp"
 #include "krait/training/model_gradient.hpp"
 #include "krait/training/parameters.hpp"
+#include "krait/training/preference.hpp"
 #include "krait/training/rows.hpp"
 #include "krait/training/train.hpp"
 #include "krait/training/train_options.hpp"

@@ -26,11 +26,17 @@ class Checkpoints {
   Result<void> save(Trainer& trainer, const Identity& identity) const;
   // Puts the arrays back. Errors: bad_argument where the run is another one.
   Result<void> load(Trainer& trainer, const Identity& identity) const;
+  // The pairs' references. `load_reference` says whether there were some of this run.
+  Result<void> save_reference(std::span<const PreferencePair> pairs,
+                              const Identity& identity) const;
+  Result<bool> load_reference(std::span<PreferencePair> pairs, const Identity& identity) const;
   // Best effort: what stays is ignored by a later run.
   void remove() const;
 
  private:
+  Result<void> make_folder() const;
   std::string file() const { return folder_ + "/checkpoint.safetensors"; }
+  std::string reference_file() const { return folder_ + "/reference.safetensors"; }
   std::string folder_;
 };
 
