@@ -44,6 +44,38 @@ Result<void> read_json_lines(std::string_view lines, std::string_view name, std:
                fmt::format("[training] data: expected {}, found none ({})", what, name)};
 }
 
+std::string with_members(const JsonLine& line, std::string_view more) {
+  const std::string_view object = line.text.substr(0, line.text.find_last_of('}'));
+  return fmt::format("{}{}}}", object, more);
+}
+
+std::string json_of(std::string_view text) {
+  std::string json;
+  append_json_string(json, text);
+  return json;
+}
+
+std::string json_of(const Metadata& value) {
+  if (const std::string* text = value.text()) return json_of(std::string_view(*text));
+  std::string json;
+  if (const Metadata::Array* array = value.array()) {
+    for (const Metadata& entry : *array) json += (json.empty() ? "" : ", ") + json_of(entry);
+    return "[" + json + "]";
+  }
+  if (const Metadata::Object* object = value.object()) {
+    for (const Metadata::Member& member : *object) {
+      json += (json.empty() ? "" : ", ") + json_of(std::string_view(member.key)) + ": " +
+              json_of(member.value);
+    }
+    return "{" + json + "}";
+  }
+  if (const auto whole = value.whole()) return fmt::to_string(*whole);
+  if (const auto integer = value.integer()) return fmt::to_string(*integer);
+  if (const auto number = value.number()) return fmt::to_string(*number);
+  const auto truth = value.boolean();
+  return !truth ? "null" : *truth ? "true" : "false";
+}
+
 Result<std::vector<Token>> read_prompt(const JsonLine& line, const Tokenizer& tokenizer) {
   KRAIT_ASSIGN_OR_RETURN(const std::string text, line.string("prompt"));
   KRAIT_ASSIGN_OR_RETURN(std::vector<Token> prompt, tokenizer.encode(text, {.add_special = false}));

@@ -32,6 +32,13 @@ struct JsonLine {
 Result<void> read_json_lines(std::string_view lines, std::string_view name, std::string_view what,
                              FunctionRef<Result<void>(const JsonLine&)> read);
 
+// The line, an object, with more members behind its own: `more` begins with a comma.
+std::string with_members(const JsonLine& line, std::string_view more);
+
+// The value as JSON on one line.
+std::string json_of(const Metadata& value);
+std::string json_of(std::string_view text);
+
 // A prompt's tokens, at least one.
 Result<std::vector<Token>> read_prompt(const JsonLine& line, const Tokenizer& tokenizer);
 // The tokens of a prompt's answer and `end` behind them, at most `length`.

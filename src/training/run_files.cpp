@@ -257,15 +257,23 @@ void Checkpoints::remove() const {
   fs::remove_all(folder_, ignored);
 }
 
-Result<bool> is_finished(const std::string& destination, const Identity& identity) {
+Result<bool> has_identity(const std::string& path, const Identity& identity,
+                          const std::string& place) {
   std::error_code ignored;
-  const std::string path = destination + "/" + run_file;
   if (!fs::is_regular_file(path, ignored)) return false;
   KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text_file(path, std::size_t{1} << 20U));
   KRAIT_ASSIGN_OR_RETURN(const Metadata json, parse_json(text, path));
   KRAIT_RETURN_IF_ERROR(
-      compare(identity, destination, [&](const std::string& key) { return json[key].text(); }));
+      compare(identity, place, [&](const std::string& key) { return json[key].text(); }));
   return true;
+}
+
+Result<void> write_identity(const std::string& path, const Identity& identity) {
+  return write_text(path, identity_json(identity));
+}
+
+Result<bool> is_finished(const std::string& destination, const Identity& identity) {
+  return has_identity(destination + "/" + run_file, identity, destination);
 }
 
 Result<void> write_result(const TrainTask& task, const TrainFiles& files, Trainer& trainer,
@@ -295,7 +303,7 @@ Result<void> write_result(const TrainTask& task, const TrainFiles& files, Traine
     if (text->empty()) continue;
     KRAIT_RETURN_IF_ERROR(write_text(folder.path() + "/" + name, *text));
   }
-  KRAIT_RETURN_IF_ERROR(write_text(folder.path() + "/" + run_file, identity_json(identity)));
+  KRAIT_RETURN_IF_ERROR(write_identity(folder.path() + "/" + run_file, identity));
   return folder.commit();
 }
 

@@ -43,6 +43,11 @@ class Checkpoints {
 // Whether a finished run lies at the destination; an error if it is another one.
 Result<bool> is_finished(const std::string& destination, const Identity& identity);
 
+// The same for any file of an identity.
+Result<bool> has_identity(const std::string& path, const Identity& identity,
+                          const std::string& place);
+Result<void> write_identity(const std::string& path, const Identity& identity);
+
 // The result as a checkpoint, whole or not at all.
 Result<void> write_result(const TrainTask& task, const TrainFiles& files, Trainer& trainer,
                           const Identity& identity);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 
@@ -99,6 +100,10 @@ Result<void> find_reference(TrainTask& task, const training::Checkpoints& checkp
                             const training::Identity& identity, bool resume, Executor& executor,
                             FunctionRef<Flow(const TrainProgress&)> progress, Index steps) {
   PreferenceTask& preference = *task.preference;
+  const auto has_reference = [](const PreferencePair& pair) {
+    return !pair.chosen_reference.empty() && !pair.rejected_reference.empty();
+  };
+  if (std::ranges::all_of(preference.pairs, has_reference)) return {};
   if (resume) {
     KRAIT_ASSIGN_OR_RETURN(const bool is_there,
                            checkpoints.load_reference(preference.pairs, identity));
