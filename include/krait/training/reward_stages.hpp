@@ -66,7 +66,7 @@ KRAIT_API std::string_view judge_template() noexcept;
 struct JudgeOptions {
   JudgeBy by = JudgeBy::expected;
   /// What the model reads, up to where the digit is due, with {prompt} and {response}.
-  std::string prompt;
+  std::string prompt = {};
   Index samples = 3;
   std::uint64_t seed = 0;
 };
