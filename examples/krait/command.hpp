@@ -122,6 +122,7 @@ void add_laser(CommandLine& line);
 void add_drugs_report(CommandLine& line);
 void add_train(CommandLine& line);
 void add_sft(CommandLine& line);
+void add_merge(CommandLine& line);
 void add_bench(CommandLine& line);
 
 }  // namespace krait::cli

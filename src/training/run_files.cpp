@@ -103,29 +103,33 @@ Identity identity_of(const TrainTask& task, const TrainOptions& options, const T
   const std::string data =
       task.examples.empty() ? fmt::format("{} tokens {}", task.text.size(), hash(task.text))
                             : fmt::format("{} examples {}", task.examples.size(), hash(examples));
-  std::string model = hash(task.values.span()) + " " + hash(task.checkpoint.config + "   ");
-  if (task.lora != nullptr) model += " " + hash_of_weights(task.lora->base());
-  Identity identity = {{"model", model},
-                       {"data", data},
-                       {"seed", fmt::to_string(options.seed)},
-                       {"steps", fmt::to_string(options.steps)},
-                       {"batch", fmt::to_string(options.batch)},
-                       {"length", fmt::to_string(options.length)},
-                       {"accumulate", fmt::to_string(options.accumulate)},
-                       {"shards", fmt::to_string(options.used_shards())},
-                       {"order", std::string(to_string(options.order))},
-                       {"lr", fmt::to_string(options.learning_rate)},
-                       {"schedule", std::string(to_string(options.schedule))},
-                       {"warmup", fmt::to_string(options.warmup)},
-                       {"weight-decay", fmt::to_string(options.weight_decay)},
-                       {"beta1", fmt::to_string(options.beta1)},
-                       {"beta2", fmt::to_string(options.beta2)},
-                       {"eps", fmt::to_string(options.eps)},
-                       {"clip", fmt::to_string(options.clip)},
-                       {"balance-loss", fmt::to_string(options.balance)},
-                       {"z-loss", fmt::to_string(options.z_loss)},
-                       {"dtype", std::string(to_string(files.dtype))}};
-  if (task.lora != nullptr) identity.emplace_back("lora", to_string(task.lora->options()));
+  const std::string config = hash(task.checkpoint.config + "   ");
+  Identity identity = {
+      {"model", task.lora == nullptr ? hash(task.values.span()) + " " + config
+                                     : hash_of_weights(task.lora->base()) + " " + config},
+      {"data", data},
+      {"seed", fmt::to_string(options.seed)},
+      {"steps", fmt::to_string(options.steps)},
+      {"batch", fmt::to_string(options.batch)},
+      {"length", fmt::to_string(options.length)},
+      {"accumulate", fmt::to_string(options.accumulate)},
+      {"shards", fmt::to_string(options.used_shards())},
+      {"order", std::string(to_string(options.order))},
+      {"lr", fmt::to_string(options.learning_rate)},
+      {"schedule", std::string(to_string(options.schedule))},
+      {"warmup", fmt::to_string(options.warmup)},
+      {"weight-decay", fmt::to_string(options.weight_decay)},
+      {"beta1", fmt::to_string(options.beta1)},
+      {"beta2", fmt::to_string(options.beta2)},
+      {"eps", fmt::to_string(options.eps)},
+      {"clip", fmt::to_string(options.clip)},
+      {"balance-loss", fmt::to_string(options.balance)},
+      {"z-loss", fmt::to_string(options.z_loss)},
+      {"dtype", std::string(to_string(files.dtype))}};
+  if (task.lora != nullptr) {
+    identity.insert(identity.begin(), {"lora", to_string(task.lora->options())});
+    identity.emplace_back("factors", hash(task.values.span()));
+  }
   return identity;
 }
 

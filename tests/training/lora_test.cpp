@@ -307,9 +307,9 @@ class LoraRun : public testing::Test {
     TrainTask task = new_train_task(path("config.json"), 1).value();
     task.text = text();
     SerialExecutor serial;
-    train(std::move(task), options(1), files("base"), serial,
-          [](const TrainProgress&) { return Flow::go_on; })
-        .value();
+    train(std::move(task), options(1), files("base"), serial, [](const TrainProgress&) {
+      return Flow::go_on;
+    }).value();
   }
 
   std::string path(const std::string& name) const { return (folder_.path() / name).string(); }
@@ -391,9 +391,10 @@ TEST_F(LoraRun, GoesOverAdditivelyQuantisedMatrices) {
   TrainTask task = new_lora_task(base, {.rank = 2, .targets = {"in", "out"}}, 5).value();
   task.text = random_tokens(60, task.spec.embedding.vocab, 3);
   SerialExecutor serial;
-  const TrainSummary done = train(std::move(task), options(4), files("q"), serial,
-                                  [](const TrainProgress&) { return Flow::go_on; })
-                                .value();
+  const TrainSummary done =
+      train(std::move(task), options(4), files("q"), serial, [](const TrainProgress&) {
+        return Flow::go_on;
+      }).value();
   EXPECT_GT(done.loss, 0.0);
   EXPECT_TRUE(load_model(base, {.adapter = path("q")}).has_value());
 }
