@@ -235,6 +235,10 @@ class AdapterReader {
                   "a module that it does not have");
     }
     const Target& target = found->second;
+    if (config_.is_mlx && target.is_embedding) {  // which are the head's too, there
+      return fail(ErrorCode::unsupported, factors.A_name, "factors of linear maps",
+                  "those of an embedding");
+    }
     if (factors.is_embedding != target.is_embedding) {
       return fail(ErrorCode::unsupported, factors.A_name,
                   target.is_embedding ? "factors of an embedding (.lora_embedding_A)"

@@ -150,6 +150,9 @@ Result<AdapterConfig> read_mlx(const ConfigFile& file) {
   if (!type.is_null() && !type.is("lora")) {
     return file.fail(ErrorCode::unsupported, "fine_tune_type", "lora", type);
   }
+  if (is_set(file["use_dora"])) {
+    return file.fail(ErrorCode::unsupported, "use_dora", "false", file["use_dora"]);
+  }
   const Metadata& parameters = file["lora_parameters"];
   if (parameters.object() == nullptr) {
     return file.fail(ErrorCode::bad_config, "lora_parameters", "an object", parameters);

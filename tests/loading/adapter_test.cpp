@@ -202,6 +202,19 @@ TEST_F(AdapterFile, TensorsThatDoNotFitAreRefused) {
             "[adapter] factors: expected tensors such as M.lora_A.weight, found 0 others");
 }
 
+TEST_F(AdapterFile, TheBasesOwnMatrixMayStandInIt) {
+  const CheckpointPlan base = plan_checkpoint(golden("hf_f32")).value();
+  const TensorView own =
+      base.checkpoint.weights.find("backbone.layers.1.mixer.in_proj.weight")->tensor;
+  const std::string name = "base_model.model.backbone.layers.1.mixer.in_proj.base_layer.weight";
+  tensors[name] = own;
+  EXPECT_EQ(message(), "none");
+  std::vector<float> other(own.as<float>().begin(), own.as<float>().end());
+  other[5] += 1.0F;
+  tensors[name] = {other.data(), DType::f32, own.shape};
+  EXPECT_EQ(message(), "[adapter] " + name + ": expected the model's own matrix, found another");
+}
+
 TEST_F(AdapterFile, OfAnotherModelIsRefused) {
   EXPECT_EQ(message(golden("hf_dt_rank")),
             "[adapter] base_model.model.backbone.layers.0.mixer.in_proj.lora_A.weight: expected "
@@ -262,6 +275,12 @@ TEST_F(AdapterFile, OfMlxIsTheSameTransposed) {
   config["lora_parameters"] = {{"rank", 4}, {"scale", 0.5}, {"alpha", 16.0}};
   write("adapters.safetensors");
   EXPECT_EQ(logits(load().value(), golden_tokens()), expected);
+  const auto a = tensors.at("backbone.layers.0.mixer.in_proj.lora_a");
+  tensors["backbone.embeddings.lora_a"] = tensors["backbone.embeddings.lora_b"] = a;
+  write("adapters.safetensors");
+  EXPECT_NE(load().error().message.find("backbone.embeddings.lora_a: expected factors of linear "
+                                        "maps, found those of an embedding"),
+            std::string::npos);
   config["fine_tune_type"] = "dora";
   write("adapters.safetensors");
   EXPECT_NE(load().error().message.find("fine_tune_type: expected lora, found \"dora\""),

@@ -195,6 +195,24 @@ TEST(LoraTraining, ForwardIsThatOfInference) {
   }
 }
 
+TEST(LoraTraining, FilesGiveItBack) {
+  for (const ModelSpec& spec : specs()) {
+    const Case c(spec, all_targets(spec));
+    const test::TemporaryDirectory folder;
+    c.lora->write(folder.path().string(), "base", c.values.data(), DType::f32).value();
+    ModelConfig config;
+    config.spec = spec;
+    config.prefix = "backbone";
+    WeightStore store = c.base;
+    const auto read = add_adapter(folder.path().string(), config, store);
+    ASSERT_TRUE(read.has_value()) << read.error().message;
+    EXPECT_EQ(build_model(spec, store, "backbone").value().fingerprint(),
+              c.gradient.model().fingerprint());
+    EXPECT_NE(build_model(spec, c.base, "backbone").value().fingerprint(),
+              c.gradient.model().fingerprint());
+  }
+}
+
 TEST(LoraTraining, WithoutBItIsTheBase) {
   const ModelSpec spec = test::tiny_expert_spec();
   const WeightStore base = random_weights(spec, 7, "backbone").value();

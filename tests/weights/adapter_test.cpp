@@ -9,6 +9,7 @@
 #include "krait/weights/form.hpp"
 #include "krait/weights/overlay.hpp"
 #include "tests/support/eager_thread_pool.hpp"
+#include "tests/support/kernel_support.hpp"
 #include "tests/support/support.hpp"
 
 namespace krait {
@@ -84,8 +85,10 @@ TEST_F(Adapter, AddsTwoProductsToThatOfTheMatrix) {
       const std::vector<float> u = product(B, out, rank, t, tokens);
       std::vector<float> expected = base.apply(serial, x, tokens, bias.data());
       for (std::size_t i = 0; i < expected.size(); ++i) expected[i] += u[i];
-      EXPECT_TRUE(same_bits<float>(expected, adapted.apply(serial, x, tokens, bias.data())))
-          << form << tokens;
+      test::for_each_isa([&](Isa) {
+        EXPECT_TRUE(same_bits<float>(expected, adapted.apply(serial, x, tokens, bias.data())))
+            << form << tokens;
+      });
       EXPECT_TRUE(same_bits<float>(expected, adapted.apply(three, x, tokens, bias.data())));
     }
   }
