@@ -147,6 +147,7 @@ Result<std::shared_ptr<Speculation>> DraftFlags::load_drafter(const Runtime& run
     KRAIT_ASSIGN_OR_RETURN(DraftModelOptions model, load(common.model, spec_, options, runtime));
     models.push_back(std::move(model));
   }
+  options.adapter.clear();  // it is the model's own
   for (const std::string& path : spec.models) {
     KRAIT_ASSIGN_OR_RETURN(DraftModelOptions model, load(path, path, options, runtime));
     models.push_back(std::move(model));
