@@ -78,15 +78,27 @@ class BpeTokenizer::Run {
 
   Result<void> encode_text(std::string_view text) {
     (options_.parse_special ? parts_.raw_matcher : parts_.raw_plain_matcher)
-        .split(text, raw_parts_);
+        .split(text, raw_parts_, options_.literal);
     for (const TextPart& part : raw_parts_) {
       if (part.token) {
         tokens_.push_back(*part.token);
       } else {
+        cut_literal(part);
         KRAIT_RETURN_IF_ERROR(encode_raw(text.substr(part.begin, part.end - part.begin)));
       }
     }
     return {};
+  }
+
+  // The literal parts of a part, counted from its beginning; parts come in ascending order.
+  void cut_literal(const TextPart& part) {
+    literal_.clear();
+    const std::span<const ByteRange> all = options_.literal;
+    while (next_literal_ < all.size() && all[next_literal_].end <= part.begin) ++next_literal_;
+    for (std::size_t i = next_literal_; i < all.size() && all[i].begin < part.end; ++i) {
+      literal_.push_back({std::max(all[i].begin, part.begin) - part.begin,
+                          std::min(all[i].end, part.end) - part.begin});
+    }
   }
 
   // A text without tokens that are looked for before normalization.
@@ -95,8 +107,11 @@ class BpeTokenizer::Run {
     KRAIT_ASSIGN_OR_RETURN(const std::string_view text,
                            parts_.normalizer.apply(raw, room_, normalized_));
     room_ -= std::min(room_, text.size());
-    (options_.parse_special ? parts_.normalized_matcher : parts_.normalized_plain_matcher)
-        .split(text, normalized_parts_);
+    // Where normalization moved a text, it is not known which part of it is literal.
+    const bool is_known = literal_.empty() || text == raw;
+    (options_.parse_special && is_known ? parts_.normalized_matcher
+                                        : parts_.normalized_plain_matcher)
+        .split(text, normalized_parts_, is_known ? literal_ : std::vector<ByteRange>());
     for (const TextPart& part : normalized_parts_) {
       if (part.token) {
         tokens_.push_back(*part.token);
@@ -135,7 +150,8 @@ class BpeTokenizer::Run {
     if (parts_.ignores_merges) {
       if (const auto token =
               parts_.by_bytes.find(piece, [&](Token id) { return parts_.bytes[id]; })) {
-        if (options_.parse_special ||
+        // The matchers have found all special tokens but those that are literal.
+        if ((options_.parse_special && options_.literal.empty()) ||
             !std::binary_search(parts_.special.begin(), parts_.special.end(), *token)) {
           tokens_.push_back(*token);
           return;
@@ -151,6 +167,8 @@ class BpeTokenizer::Run {
   std::size_t room_;  // bytes that normalized parts may still take
   std::vector<Token> tokens_;
   std::vector<TextPart> raw_parts_, normalized_parts_;
+  std::vector<ByteRange> literal_;
+  std::size_t next_literal_ = 0;
   std::string normalized_;
   PreTokenizer::Scratch pieces_;
   BytePairs::Scratch scratch_;
