@@ -38,6 +38,7 @@ int run(int argc, char** argv) {
   add_judge(line);
   add_pairs(line);
   add_self_reward(line);
+  add_merge(line);
   add_bench(line);
   return line.run({argv + std::min(argc, 1), argv + argc});
 }

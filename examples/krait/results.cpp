@@ -355,6 +355,13 @@ std::string file_to_json(const std::string& destination, double seconds) {
   return line_of({{"out", destination}, {"seconds", seconds}});
 }
 
+std::string to_json(const MergeSummary& summary, const std::string& destination) {
+  return line_of({{"out", destination},
+                  {"merged", summary.merged},
+                  {"tensors", summary.tensors},
+                  {"bytes", summary.bytes}});
+}
+
 std::string to_json(const BenchReport& report) {
   json batch = json::array();
   for (const BenchReport::Batch& b : report.batches) {

@@ -98,6 +98,8 @@ std::string to_json(const PairCounts& counts, const std::string& destination);
 std::string to_json(const PromptCounts& counts, const std::string& destination);
 /// `candidates`, `judge`, `self-reward`: what was written.
 std::string file_to_json(const std::string& destination, double seconds);
+/// `merge`.
+std::string to_json(const MergeSummary& summary, const std::string& destination);
 
 /// `bench`: tokens per second of the runs of one kind.
 struct Speed {

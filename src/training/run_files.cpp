@@ -36,6 +36,18 @@ std::uint64_t hash_of(const void* data, std::size_t bytes) {  // FNV-1a over wor
   return hash;
 }
 
+// Of all tensors of a checkpoint.
+std::string hash_of_weights(const WeightStore& weights) {
+  std::uint64_t hash = 0;
+  for (const auto& [name, entry] : weights.entries()) {
+    const TensorView& tensor = entry.tensor;
+    hash = hash * 0x9E3779B97F4A7C15ULL ^ hash_of(name.data(), name.size());
+    hash = hash * 0x9E3779B97F4A7C15ULL ^
+           hash_of(tensor.data, static_cast<std::size_t>(tensor.bytes()));
+  }
+  return fmt::format("{:016x}", hash);
+}
+
 Error other_run(std::string_view what, std::string_view expected, std::string_view found,
                 const std::string& place) {
   return {ErrorCode::bad_argument,
@@ -117,8 +129,10 @@ Identity identity_of(const TrainTask& task, const TrainOptions& options, const T
       examples.empty()  ? fmt::format("{} tokens {}", task.text.size(), hash(task.text))
       : task.preference ? fmt::format("{} pairs {}", task.preference->pairs.size(), hash(examples))
                         : fmt::format("{} examples {}", task.examples.size(), hash(examples));
+  const std::string config = hash(task.checkpoint.config + "   ");
   Identity identity = {
-      {"model", hash(task.values.span()) + " " + hash(task.checkpoint.config + "   ")},
+      {"model", task.lora == nullptr ? hash(task.values.span()) + " " + config
+                                     : hash_of_weights(task.lora->base()) + " " + config},
       {"data", data},
       {"seed", fmt::to_string(options.seed)},
       {"steps", fmt::to_string(options.steps)},
@@ -142,12 +156,16 @@ Identity identity_of(const TrainTask& task, const TrainOptions& options, const T
     const PreferenceOptions& preference = task.preference->options;
     const std::optional<ReferenceModel>& reference = task.preference->reference;
     identity.insert(identity.end(),
-                    {{"ref", hash((reference ? reference->values : task.values).span())},
+                    {{"ref", reference ? hash(reference->values.span()) : "itself"},
                      {"loss", std::string(to_string(preference.loss))},
                      {"beta", fmt::to_string(preference.beta)},
                      {"label-smoothing", fmt::to_string(preference.label_smoothing)},
                      {"sft", fmt::to_string(preference.sft)},
                      {"ld-alpha", fmt::to_string(preference.ld_alpha)}});
+  }
+  if (task.lora != nullptr) {
+    identity.insert(identity.begin(), {"lora", to_string(task.lora->options())});
+    identity.emplace_back("factors", hash(task.values.span()));
   }
   return identity;
 }
@@ -279,6 +297,12 @@ Result<bool> is_finished(const std::string& destination, const Identity& identit
 Result<void> write_result(const TrainTask& task, const TrainFiles& files, Trainer& trainer,
                           const Identity& identity) {
   KRAIT_ASSIGN_OR_RETURN(AtomicDirectory folder, AtomicDirectory::create(files.destination));
+  if (task.lora != nullptr) {
+    KRAIT_RETURN_IF_ERROR(task.lora->write(folder.path(), task.checkpoint.path,
+                                           trainer.arrays().values.data(), files.dtype));
+    KRAIT_RETURN_IF_ERROR(write_text(folder.path() + "/" + run_file, identity_json(identity)));
+    return folder.commit();
+  }
   std::vector<NamedTensor> tensors;
   std::vector<AlignedBuffer<std::byte>> rounded;
   for (const Parameter& parameter : trainer.parameters().all()) {
