@@ -7,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include "io/svg.hpp"
 #include "krait/kernels/elementwise.hpp"
 #include "krait/kernels/softmax.hpp"
 #include "tools/divergence.hpp"
@@ -189,12 +190,7 @@ std::string vergence_picture(std::span<const DrugPoint> points) {
   const auto n = static_cast<int>(layers);
   const int width = n * cell + gap;
   const int height = (n + 1) * cell + gap;
-  std::string svg = fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" "
-      "font-family=\"sans-serif\" font-size=\"10\">\n"
-      "<title>1 - cosine of the residual stream, white 1e-6 and below, black 1; across: behind "
-      "which layer; down: which layer is dosed, last all</title>\n",
-      static_cast<int>(doses.size()) * width + gap, static_cast<int>(sites.size()) * height + gap);
+  Svg svg;
   for (const DrugPoint& point : points) {
     const auto column = std::ranges::find(doses, point.dose) - doses.begin();
     const auto row = std::ranges::find(sites, point.site) - sites.begin();
@@ -202,18 +198,22 @@ std::string vergence_picture(std::span<const DrugPoint> points) {
     const int y = gap + static_cast<int>(row) * height;
     const int line = point.layer ? static_cast<int>(*point.layer) : n;
     if (!point.layer) {
-      svg += fmt::format("<text x=\"{}\" y=\"{}\">{} {}</text>\n", x, y - 5,
-                         drug_letters[static_cast<std::size_t>(point.site)], point.dose);
+      svg.text(
+          x, y - 5,
+          fmt::format("{} {}", drug_letters[static_cast<std::size_t>(point.site)], point.dose));
     }
     for (std::size_t i = 0; i < point.vergence.size(); ++i) {
       const double value = std::clamp(point.vergence[i], least, 1.0);
       const int shade = static_cast<int>(255.0 * std::log(value) / std::log(least));
-      svg += fmt::format(
-          "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"rgb({},{},{})\"/>\n",
-          x + static_cast<int>(i) * cell, y + line * cell, cell, cell, shade, shade, shade);
+      svg.rectangle(x + static_cast<int>(i) * cell, y + line * cell, cell, cell,
+                    fmt::format("rgb({},{},{})", shade, shade, shade));
     }
   }
-  return svg + "</svg>\n";
+  const int bottom = gap + static_cast<int>(sites.size()) * height;
+  svg.text(gap, bottom,
+           "1 - cosine of the residual stream, white 1e-6 and below, black 1; across: behind which "
+           "layer; down: which layer is dosed, last all");
+  return svg.file(static_cast<int>(doses.size()) * width + gap, bottom + gap);
 }
 
 Result<Perplexity> noised_perplexity(Session& session, std::shared_ptr<const Drugs> drugs,

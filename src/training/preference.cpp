@@ -5,15 +5,20 @@
 #include <algorithm>
 #include <cmath>
 
+#include "decoding/exact_math.hpp"
+
 namespace krait {
 inline namespace v0_1 {
 namespace {
 
-double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
+double sigmoid(double x) {
+  const double e = exp_nonpositive(-std::abs(x));
+  return (x >= 0.0 ? 1.0 : e) / (1.0 + e);
+}
 
 // −ln σ(x)
 double softplus_of_minus(double x) {
-  return std::max(-x, 0.0) + std::log1p(std::exp(-std::abs(x)));
+  return std::max(-x, 0.0) + log_positive(1.0 + exp_nonpositive(-std::abs(x)));
 }
 
 bool is_per_token(PreferenceLoss loss) {
