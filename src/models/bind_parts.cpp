@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -52,6 +53,21 @@ Result<Linear> bind_head_with_bias(const ModelSpec& spec, WeightBinder& binder, 
   return head.with_bias(bias.data());
 }
 
+// The norm of a layer's residual r, which a parallel block may share with the one before it.
+Result<Norm> bind_norm(const ModelSpec& spec, std::span<const ResidualSpec> residuals,
+                       std::size_t r, const WeightScope& layer, const Model::Parts& parts,
+                       ModelTree& tree) {
+  const ResidualSpec& residual = residuals[r];
+  if (residual.beside && residuals[r - 1].norm_name == residual.norm_name &&
+      residuals[r - 1].norm == residual.norm) {
+    return parts.residuals.back().norm();
+  }
+  KRAIT_ASSIGN_OR_RETURN(
+      Norm norm, Norm::bind(residual.norm, layer.scope(residual.norm_name), spec.d_model()));
+  tree.name(layer.path(residual.norm_name), norm.description());
+  return norm;
+}
+
 }  // namespace
 
 bool is_embedding_in_head(const ModelSpec& spec, const WeightStore* weights,
@@ -76,31 +92,33 @@ Result<Model::Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder,
   tree.name(spec.embedding_name, "Embedding");
 
   const ScratchSlot branch = bookings.scratch(spec.d_model());
-  const bool is_parallel = std::ranges::any_of(spec.layers, &LayerSpec::parallel);
-  const ScratchSlot layer_input = is_parallel ? bookings.scratch(spec.d_model()) : ScratchSlot{};
+  const bool is_parallel = std::ranges::any_of(spec.layers, [](const LayerSpec& layer) {
+    return std::ranges::any_of(layer.residuals, &ResidualSpec::beside);
+  });
+  const ScratchSlot saved = is_parallel ? bookings.scratch(spec.d_model()) : ScratchSlot{};
   const Index mark = bookings.scratch_layout().mark();
   for (std::size_t i = 0; i < spec.layers.size(); ++i) {
     const WeightScope layer = root.scope(spec.layers_name, static_cast<Index>(i));
-    for (const ResidualSpec& residual : spec.layers[i].residuals) {
+    const std::vector<ResidualSpec>& residuals = spec.layers[i].residuals;
+    for (std::size_t r = 0; r < residuals.size(); ++r) {
+      const ResidualSpec& residual = residuals[r];
       bookings.scratch_layout().release_to(mark);  // blocks run one after another
-      const WeightScope norm_scope = layer.scope(residual.norm_name);
       const WeightScope block_scope = layer.scope(residual.block_name);
-      KRAIT_ASSIGN_OR_RETURN(Norm norm, Norm::bind(residual.norm, norm_scope, spec.d_model()));
+      KRAIT_ASSIGN_OR_RETURN(Norm norm, bind_norm(spec, residuals, r, layer, parts, tree));
       const Index stateless = bookings.state_floats() + bookings.cache_floats();
       KRAIT_ASSIGN_OR_RETURN(
           auto block, std::visit([&](const auto& kind) { return kind.bind(block_scope, bookings); },
                                  residual.block));
       const bool has_state = bookings.state_floats() + bookings.cache_floats() > stateless;
       const ScratchSlot trail = has_state ? bookings.trail(spec.d_model()) : ScratchSlot{};
-      const auto source = !spec.layers[i].parallel ? Residual::Source::stream
-                          : &residual == &spec.layers[i].residuals[0]
-                              ? Residual::Source::first_of_layer
-                              : Residual::Source::layer;
-      tree.name(layer.path(residual.norm_name), norm.description());
+      const bool is_first = r + 1 < residuals.size() && residuals[r + 1].beside;
+      const auto source = residual.beside ? Residual::Source::saved
+                          : is_first      ? Residual::Source::first_of_parallel
+                                          : Residual::Source::stream;
       tree.name(layer.path(residual.block_name), block->description());
-      parts.residuals.emplace_back(std::move(norm), std::move(block), source,
-                                   Residual::Slots{branch, layer_input, trail},
-                                   static_cast<Index>(i), layer.path(residual.block_name));
+      parts.residuals.emplace_back(std::move(norm), std::move(block), residual.scale, source,
+                                   Residual::Slots{branch, saved, trail}, static_cast<Index>(i),
+                                   layer.path(residual.block_name));
     }
   }
 

@@ -16,10 +16,7 @@ class AttentionGradient final : public BlockGradient {
  public:
   AttentionGradient(const AttentionSpec& spec, Index d_model)
       : spec_(spec.resolved(d_model)), d_model_(d_model) {
-    if (spec_.rotary) {
-      frequencies_ =
-          kernels::rotary_frequencies(spec_.rotary->theta, spec_.rotary->dim, spec_.rotary->factor);
-    }
+    if (spec_.rotary) frequencies_ = spec_.rotary->frequencies();
   }
 
   void backward(const Work& work, const ParameterScope& weights,

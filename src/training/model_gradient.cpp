@@ -35,6 +35,22 @@ float divergence(std::span<const float> law, std::span<const float> logits, floa
   return static_cast<float>(sum);
 }
 
+// Factors of the embedding, the blocks or the logits have no backward pass.
+Result<void> check_factors(const ModelSpec& spec) {
+  const auto refuse = [](std::string_view what, float found) {
+    return Error{ErrorCode::unsupported,
+                 fmt::format("[training] {}: expected 1, found {}", what, found)};
+  };
+  if (spec.embedding.scale != 1.0F) return refuse("embedding scale", spec.embedding.scale);
+  if (spec.logit_scale != 1.0F) return refuse("logit scale", spec.logit_scale);
+  for (const LayerSpec& layer : spec.layers) {
+    for (const ResidualSpec& residual : layer.residuals) {
+      if (residual.scale != 1.0F) return refuse("residual scale", residual.scale);
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 ModelGradient::ModelGradient(Executor& executor) : executor_(&executor) {}
@@ -44,6 +60,7 @@ Result<ModelGradient> ModelGradient::create(const ModelSpec& spec, const std::st
   ModelGradient gradient(executor);
   gradient.spec_ = spec;
   gradient.prefix_ = prefix;
+  KRAIT_RETURN_IF_ERROR(check_factors(spec));
   KRAIT_ASSIGN_OR_RETURN(gradient.parameters_, Parameters::of(spec, prefix));
   WeightBinder binder(nullptr, {});
   Bookings bookings(spec.d_model());
@@ -51,16 +68,19 @@ Result<ModelGradient> ModelGradient::create(const ModelSpec& spec, const std::st
   for (std::size_t i = 0; i < spec.layers.size(); ++i) {
     const LayerSpec& layer = spec.layers[i];
     const WeightScope scope = root.scope(spec.layers_name, static_cast<Index>(i));
-    const Index first = std::ssize(gradient.parts_);
-    for (const ResidualSpec& residual : layer.residuals) {
+    Index first = 0;
+    for (std::size_t r = 0; r < layer.residuals.size(); ++r) {
+      const ResidualSpec& residual = layer.residuals[r];
+      if (!residual.beside) first = std::ssize(gradient.parts_);
       Part part;
       part.norm = residual.norm;
       part.norm_path = scope.path(residual.norm_name);
       part.block_path = scope.path(residual.block_name);
       part.state = bookings.state_floats();
-      part.parallel = layer.parallel;
-      part.input = layer.parallel ? first : std::ssize(gradient.parts_);
-      part.ends = !layer.parallel || &residual == &layer.residuals.front();
+      part.parallel =
+          residual.beside || (r + 1 < layer.residuals.size() && layer.residuals[r + 1].beside);
+      part.input = first;
+      part.ends = !residual.beside;
       KRAIT_ASSIGN_OR_RETURN(part.block, make_block_gradient(residual.block, spec.d_model()));
       const WeightScope own = scope.scope(residual.block_name);
       KRAIT_RETURN_IF_ERROR(
