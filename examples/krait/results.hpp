@@ -16,6 +16,8 @@
 namespace krait {
 inline namespace v0_1 {
 struct TrainSummary;  // krait/training/train.hpp
+struct PairCounts;    // krait/training/reward_stages.hpp
+struct PromptCounts;
 }  // namespace v0_1
 }  // namespace krait
 
@@ -87,9 +89,15 @@ std::string to_json(const LaserSearchReport& report);
 std::string to_json(const QuantizeSummary& summary, const std::string& source,
                     const std::string& destination, const std::string& form);
 
-/// `train`, `sft`.
+/// `train`, `sft`, `dpo`.
 std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds);
 
+/// `pairs`.
+std::string to_json(const PairCounts& counts, const std::string& destination);
+/// `prompts`.
+std::string to_json(const PromptCounts& counts, const std::string& destination);
+/// `candidates`, `judge`, `self-reward`: what was written.
+std::string file_to_json(const std::string& destination, double seconds);
 /// `merge`.
 std::string to_json(const MergeSummary& summary, const std::string& destination);
 
