@@ -1,4 +1,4 @@
-#include "text/bpe/added_tokens.hpp"
+#include "text/pipeline/added_tokens.hpp"
 
 #include <algorithm>
 
