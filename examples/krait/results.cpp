@@ -142,6 +142,11 @@ std::string to_json(const std::string& text) { return line_of(text); }
 
 std::string text_to_json(const std::string& text) { return line_of({{"text", text}}); }
 
+std::string prompt_to_json(const std::string& prompt, std::span<const Token> tokens) {
+  return line_of(
+      {{"prompt", prompt}, {"tokens", std::vector<Token>(tokens.begin(), tokens.end())}});
+}
+
 std::string to_json(const CheckpointPlan& planned) {
   const auto& [plan, config, checkpoint] = planned;
   json tensors = json::array();

@@ -52,6 +52,8 @@ std::string to_json(const std::vector<LogitsRow>& rows, bool all, Index tokens, 
 /// `tokenize`, and with --decode.
 std::string to_json(std::span<const Token> tokens);
 std::string text_to_json(const std::string& text);
+/// `chat --print-prompt`.
+std::string prompt_to_json(const std::string& prompt, std::span<const Token> tokens);
 /// A JSON string.
 std::string to_json(const std::string& text);
 

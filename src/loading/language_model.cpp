@@ -122,8 +122,8 @@ Result<LanguageModel> load(Checkpoint checkpoint, const WeightOptions& options,
   }
   KRAIT_ASSIGN_OR_RETURN(Model model,
                          build_model(config.spec, checkpoint.weights, config.prefix, options));
-  return LanguageModel{std::move(model), std::move(tokenizer),        std::move(config.stop_tokens),
-                       marks.bos,        checkpoint.tokenizer_config, checkpoint.chat_template};
+  return LanguageModel{std::move(model), std::move(tokenizer), std::move(config.stop_tokens),
+                       marks.bos, read_chat_templates(checkpoint)};
 }
 
 }  // namespace

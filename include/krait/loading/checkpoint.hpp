@@ -16,6 +16,12 @@
 namespace krait {
 inline namespace v0_1 {
 
+/// A text and what it is called.
+struct NamedText {
+  std::string name;
+  std::string text;
+};
+
 /// The parts of a checkpoint. Configuration and tokenizer are kept as the bytes they were found
 /// as: reading them is the business of `registry.hpp` and of the text floor.
 struct Checkpoint {
@@ -23,13 +29,14 @@ struct Checkpoint {
   std::string config;                       ///< config.json or params.json
   std::string config_file = "config.json";  ///< which of the two
   WeightStore weights;
-  std::string tokenizer;           ///< tokenizer.json; empty if there is none
-  std::string tokenizer_config;    ///< tokenizer_config.json; empty if there is none
-  std::string chat_template;       ///< chat_template.jinja; empty if there is none
-  std::string generation_config;   ///< generation_config.json; empty if there is none
-  std::string special_tokens;      ///< special_tokens_map.json; empty if there is none
-  bool has_sentencepiece = false;  ///< there is a tokenizer.model, which is not read
-  std::vector<std::string> files;  ///< the weight files, for messages
+  std::string tokenizer;                       ///< tokenizer.json; empty if there is none
+  std::string tokenizer_config;                ///< tokenizer_config.json; empty if there is none
+  std::string chat_template;                   ///< chat_template.jinja; empty if there is none
+  std::vector<NamedText> more_chat_templates;  ///< additional_chat_templates/NAME.jinja, by NAME
+  std::string generation_config;               ///< generation_config.json; empty if there is none
+  std::string special_tokens;                  ///< special_tokens_map.json; empty if there is none
+  bool has_sentencepiece = false;              ///< there is a tokenizer.model, which is not read
+  std::vector<std::string> files;              ///< the weight files, for messages
 };
 
 struct CheckpointOptions {
