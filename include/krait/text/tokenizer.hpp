@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,12 +15,23 @@
 namespace krait {
 inline namespace v0_1 {
 
+/// A part of a text, in bytes.
+struct ByteRange {
+  std::size_t begin = 0;
+  std::size_t end = 0;
+
+  friend bool operator==(const ByteRange&, const ByteRange&) = default;
+};
+
 /// How a text is encoded.
 struct EncodeOptions {
   /// Adds the ids that the tokenizer's file puts before and after a text, such as a beginning mark.
   bool add_special = false;
   /// Special tokens spelled out in the text become their ids; if false they are plain text.
   bool parse_special = true;
+  /// Parts of the text, ascending and apart, with which no special token may overlap, such as what
+  /// a user wrote within a prompt: spelled out there, it is plain text.
+  std::span<const ByteRange> literal = {};
 };
 
 /// Text to ids and ids to bytes. Immutable; may be used from several threads.

@@ -78,16 +78,28 @@ class Pipeline::Run {
 
   Result<void> encode_text(std::string_view text) {
     (options_.parse_special ? parts_.raw_matcher : parts_.raw_plain_matcher)
-        .split(text, raw_parts_);
+        .split(text, raw_parts_, options_.literal);
     for (const TextPart& part : raw_parts_) {
       if (part.token) {
         tokens_.push_back(*part.token);
       } else {
+        cut_literal(part);
         KRAIT_RETURN_IF_ERROR(
             encode_raw(text.substr(part.begin, part.end - part.begin), part.begin == 0));
       }
     }
     return {};
+  }
+
+  // The literal parts of a part, counted from its beginning; parts come in ascending order.
+  void cut_literal(const TextPart& part) {
+    literal_.clear();
+    const std::span<const ByteRange> all = options_.literal;
+    while (next_literal_ < all.size() && all[next_literal_].end <= part.begin) ++next_literal_;
+    for (std::size_t i = next_literal_; i < all.size() && all[i].begin < part.end; ++i) {
+      literal_.push_back({std::max(all[i].begin, part.begin) - part.begin,
+                          std::min(all[i].end, part.end) - part.begin});
+    }
   }
 
   // A text without tokens that are looked for before normalization.
@@ -96,8 +108,11 @@ class Pipeline::Run {
     KRAIT_ASSIGN_OR_RETURN(const std::string_view text,
                            parts_.normalizer.apply(raw, room_, normalized_));
     room_ -= std::min(room_, text.size());
-    (options_.parse_special ? parts_.normalized_matcher : parts_.normalized_plain_matcher)
-        .split(text, normalized_parts_);
+    // Where normalization moved a text, it is not known which part of it is literal.
+    const bool is_known = literal_.empty() || text == raw;
+    (options_.parse_special && is_known ? parts_.normalized_matcher
+                                        : parts_.normalized_plain_matcher)
+        .split(text, normalized_parts_, is_known ? literal_ : std::vector<ByteRange>());
     for (const TextPart& part : normalized_parts_) {
       if (part.token) {
         tokens_.push_back(*part.token);
@@ -147,7 +162,9 @@ class Pipeline::Run {
   }
 
   Result<void> encode_new(std::string_view piece) {
-    return parts_.model->encode(piece, !options_.parse_special, scratch_, tokens_);
+    // The matchers have found all special tokens but those that are literal.
+    const bool is_plain = !options_.parse_special || !options_.literal.empty();
+    return parts_.model->encode(piece, is_plain, scratch_, tokens_);
   }
 
   const PipelineParts& parts_;
@@ -156,6 +173,8 @@ class Pipeline::Run {
   std::size_t room_;  // bytes that normalized parts may still take
   std::vector<Token> tokens_;
   std::vector<TextPart> raw_parts_, normalized_parts_;
+  std::vector<ByteRange> literal_;
+  std::size_t next_literal_ = 0;
   std::string normalized_;
   PreTokenizer::Scratch pieces_;
   ModelScratch scratch_;
