@@ -116,6 +116,12 @@ Result<void> read_texts(const fs::path& folder, Checkpoint& checkpoint) {
   if (is_there(folder / "tokenizer.json")) {
     KRAIT_ASSIGN_OR_RETURN(checkpoint.tokenizer,
                            read_text_file((folder / "tokenizer.json").string()));
+  } else {
+    for (const char* name : {"tokenizer.model", "tokenizer.model.v3"}) {
+      if (!is_there(folder / name)) continue;
+      KRAIT_ASSIGN_OR_RETURN(checkpoint.sentencepiece, read_text_file((folder / name).string()));
+      break;
+    }
   }
   const std::pair<const char*, std::string*> others[] = {
       {"tokenizer_config.json", &checkpoint.tokenizer_config},
@@ -127,8 +133,6 @@ Result<void> read_texts(const fs::path& folder, Checkpoint& checkpoint) {
     KRAIT_ASSIGN_OR_RETURN(*text, read_text_file((folder / name).string(), largest_config));
   }
   KRAIT_RETURN_IF_ERROR(read_more_chat_templates(folder, checkpoint));
-  checkpoint.has_sentencepiece =
-      is_there(folder / "tokenizer.model") || is_there(folder / "tokenizer.model.v3");
   return {};
 }
 

@@ -35,8 +35,8 @@ struct Checkpoint {
   std::vector<NamedText> more_chat_templates;  ///< additional_chat_templates/NAME.jinja, by NAME
   std::string generation_config;               ///< generation_config.json; empty if there is none
   std::string special_tokens;                  ///< special_tokens_map.json; empty if there is none
-  bool has_sentencepiece = false;              ///< there is a tokenizer.model, which is not read
-  std::vector<std::string> files;              ///< the weight files, for messages
+  std::string sentencepiece;       ///< tokenizer.model, where there is no tokenizer.json
+  std::vector<std::string> files;  ///< the weight files, for messages
 };
 
 struct CheckpointOptions {
@@ -52,7 +52,7 @@ struct CheckpointOptions {
 /// - a .safetensors or .bin file, whose configuration and tokenizer.json lie beside it.
 ///
 /// Every length, offset and shape is checked; nothing in a .bin file is executed. Formats that are
-/// recognised but not read (.gguf, tokenizer.model, other archives) give `unsupported`.
+/// recognised but not read (.gguf, other archives) give `unsupported`.
 KRAIT_API Result<Checkpoint> open_checkpoint(const std::string& path,
                                              const CheckpointOptions& options = {});
 
