@@ -39,7 +39,8 @@ const struct {
              {"log", kernels::log, ref::log},
              {"softplus", kernels::softplus, ref::softplus},
              {"sigmoid", kernels::sigmoid, ref::sigmoid},
-             {"silu", kernels::silu, ref::silu}};
+             {"silu", kernels::silu, ref::silu},
+             {"gelu", kernels::gelu, ref::gelu}};
 
 }  // namespace
 

@@ -33,6 +33,7 @@ int run(int argc, char** argv) {
   add_drugs_report(line);
   add_train(line);
   add_sft(line);
+  add_merge(line);
   add_bench(line);
   return line.run({argv + std::min(argc, 1), argv + argc});
 }

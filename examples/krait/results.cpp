@@ -334,6 +334,13 @@ std::string to_json(const TrainSummary& summary, const std::string& destination,
   return line_of(result);
 }
 
+std::string to_json(const MergeSummary& summary, const std::string& destination) {
+  return line_of({{"out", destination},
+                  {"merged", summary.merged},
+                  {"tensors", summary.tensors},
+                  {"bytes", summary.bytes}});
+}
+
 std::string to_json(const BenchReport& report) {
   json batch = json::array();
   for (const BenchReport::Batch& b : report.batches) {

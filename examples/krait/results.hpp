@@ -94,6 +94,9 @@ std::string to_json(const ConvertSummary& summary, const std::string& source,
 /// `train`, `sft`.
 std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds);
 
+/// `merge`.
+std::string to_json(const MergeSummary& summary, const std::string& destination);
+
 /// `bench`: tokens per second of the runs of one kind.
 struct Speed {
   double best = 0.0;

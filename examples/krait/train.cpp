@@ -20,6 +20,7 @@ struct Options {
   std::string schedule = "constant";
   std::string order = "shuffled";
   TrainOptions train;
+  std::optional<LoraOptions> lora;
   std::optional<std::uint64_t> seed;
   int threads = 0;
   bool json = false;
@@ -100,6 +101,9 @@ void check_usage(const Options& options) {
     throw WrongUsage("--model", "either a checkpoint or --config",
                      options.model.empty() ? "none" : "both");
   }
+  if (options.lora && options.model.empty()) {
+    throw WrongUsage("--lora", "a checkpoint (-m) beside it", "--config");
+  }
   if (options.data.empty())
     throw WrongUsage("--data", options.is_sft ? "a file of examples" : "a text file", "none");
   if (options.files.destination.empty()) {
@@ -128,9 +132,10 @@ Result<void> run(const Options& given) {
   files.dtype = given.dtype == "bf16"  ? DType::bf16
                 : given.dtype == "f16" ? DType::f16
                                        : DType::f32;
-  KRAIT_ASSIGN_OR_RETURN(TrainTask task, given.config.empty()
-                                             ? open_train_task(given.model)
-                                             : new_train_task(given.config, options.seed));
+  KRAIT_ASSIGN_OR_RETURN(TrainTask task,
+                         given.lora ? new_lora_task(given.model, *given.lora, options.seed)
+                         : given.config.empty() ? open_train_task(given.model)
+                                                : new_train_task(given.config, options.seed));
   KRAIT_RETURN_IF_ERROR(read_data(given, task));
   const std::unique_ptr<ThreadPool> threads = make_threads(given.threads);
   const double begun = now();
@@ -190,8 +195,25 @@ void declare_run(Command& command, Options& options) {
                  "Parts in which the rows of a step are added; 0: 8, or as many as rows");
   command.choice("--order", options.order, {"shuffled", "sequential"}, "Of the rows");
   command.seed("--seed", options.seed,
-               options.is_sft ? "Of the order; 0 if not given"
+               options.is_sft ? "Of the order and of a new adapter; 0 if not given"
                               : "Of order and initial weights; 0 if not given");
+  const std::string lora = "--lora";
+  command.custom(
+      lora, "SPEC",
+      "Train an adapter of low rank, which --out gets, over a model in any form: "
+      "r=16,alpha=32,targets=in+out; targets are " +
+          [] {
+            std::string words;
+            for (const std::string_view word : lora_targets()) {
+              words += (words.empty() ? "" : ", ") + std::string(word);
+            }
+            return words;
+          }(),
+      [&options, lora](const std::string& text) {
+        const Result<LoraOptions> parsed = parse_lora(text);
+        if (!parsed) throw WrongUsage(lora, parsed.error());
+        options.lora = *parsed;
+      });
   declare_optimizer(command, options);
   command.number("--checkpoint-every", options.files.checkpoint_every, 1, Index{1} << 40,
                  "Steps after which unfinished work is saved, in the folder <out>.partial");

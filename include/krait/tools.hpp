@@ -13,5 +13,6 @@
 #include "krait/tools/laser_search.hpp"
 #include "krait/tools/low_rank.hpp"
 #include "krait/tools/machine.hpp"
+#include "krait/tools/merge.hpp"
 #include "krait/tools/quantize.hpp"
 #include "krait/tools/routing.hpp"

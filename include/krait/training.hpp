@@ -6,6 +6,7 @@
 
 #include "krait/training/block_gradient.hpp"
 #include "krait/training/initial_weights.hpp"
+#include "krait/training/lora.hpp"
 #include "krait/training/model_gradient.hpp"
 #include "krait/training/parameters.hpp"
 #include "krait/training/rows.hpp"

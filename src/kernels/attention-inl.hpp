@@ -60,6 +60,10 @@ struct Block {
 
   // Keys that query m sees; they grow with m.
   HWY_INLINE Index visible(Index m) const { return args.position + row + m / heads + 1; }
+  // The first key that query m sees; it grows with m.
+  HWY_INLINE Index begin(Index m) const {
+    return args.window == 0 ? 0 : HWY_MAX(Index{0}, visible(m) - args.window);
+  }
   HWY_INLINE Index context() const { return args.position + row + rows; }
   HWY_INLINE const float* query(Index m) const {
     return args.q.row_data(row + m / heads) + (head + m % heads) * args.d_head;
@@ -192,13 +196,18 @@ HWY_INLINE void few_products_of(Index queries, const Block& block, const float* 
   }
 }
 
-// Scales the scores of a query and makes them weights; returns their sum.
-HWY_INLINE float few_weights(float* scores, Index n, float scale) {
+// Scales the scores of a query and makes them weights, +0 before the first key that it sees;
+// returns their sum.
+HWY_INLINE float few_weights(float* scores, Index first, Index n, float scale) {
   const DF d;
   const VF factor = hn::Set(d, scale);
   VF best = hn::Set(d, minus_infinity);
   for_each_register(n, [&](Index j, Index count) HWY_ATTR {
-    const VF s = hn::Mul(load(scores + j), factor);  // the row has room for whole registers
+    VF s = hn::Mul(load(scores + j), factor);  // the row has room for whole registers
+    if (j < first) {
+      const auto hidden = hn::FirstN(d, static_cast<std::size_t>(HWY_MIN(first - j, vector_lanes)));
+      s = hn::IfThenElse(hidden, hn::Set(d, minus_infinity), s);
+    }
     store(s, scores + j);
     const auto larger = hn::And(hn::Gt(s, best), hn::FirstN(d, static_cast<std::size_t>(count)));
     best = hn::IfThenElse(larger, s, best);
@@ -300,16 +309,20 @@ HWY_NOINLINE void panel_scores(const Block& block, const Memory& memory, Index m
   const Index d_head = block.args.d_head;
   panel_products<panels>(memory.q + m * d_head, K, block.width, d_head, sums);
   const VF factor = hn::Set(d, block.args.scale);
-  const bool all_visible = j + panel_keys <= block.visible(m);
+  const Index last = HWY_MIN(m + panels * panel_width, block.queries) - 1;
+  const bool all_visible = j + panel_keys <= block.visible(m) && block.begin(last) <= j;
   KRAIT_UNROLL
   for (int p = 0; p < parts; ++p) {
     const Index at = m + p * vector_lanes;
     float* scores = memory.scores + (m + p / panel_parts * panel_width) * memory.row +
                     j * panel_width + p % panel_parts * vector_lanes;
     HWY_ALIGN std::int32_t seen[vector_lanes];
+    HWY_ALIGN std::int32_t hidden[vector_lanes];
     if (!all_visible) {
       for (Index i = 0; i < vector_lanes; ++i) {
-        seen[i] = static_cast<std::int32_t>(block.visible(HWY_MIN(at + i, block.queries - 1)) - j);
+        const Index query = HWY_MIN(at + i, block.queries - 1);
+        seen[i] = static_cast<std::int32_t>(block.visible(query) - j);
+        hidden[i] = static_cast<std::int32_t>(block.begin(query) - j);
       }
     }
     VF best = load(memory.largest + at);
@@ -318,7 +331,8 @@ HWY_NOINLINE void panel_scores(const Block& block, const Memory& memory, Index m
       VF s = hn::Mul(sums[r * parts + p], factor);
       if (!all_visible) {
         const DI di;
-        const auto visible = hn::Gt(hn::Load(di, seen), hn::Set(di, r));
+        const auto visible = hn::AndNot(hn::Gt(hn::Load(di, hidden), hn::Set(di, r)),
+                                        hn::Gt(hn::Load(di, seen), hn::Set(di, r)));
         s = hn::IfThenElse(hn::RebindMask(d, visible), s, hn::Set(d, minus_infinity));
       }
       store(s, scores + r * panel_width);

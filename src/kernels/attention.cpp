@@ -85,6 +85,17 @@ HWY_NOINLINE void add_values(const Block& block, const float* V, Index stride, I
 template <int T>
 HWY_INLINE void add_seen_values(const Block& block, Index m, const float* V, Index stride, Index j,
                                 Index keys, const Weights& p, float* out, RowsAhead& ahead) {
+  if (block.begin(m + T - 1) > j) [[unlikely]] {  // a window begins in these keys or behind them
+    for (Index t = 0; t < T; ++t) {
+      const Index begin = HWY_MAX(Index{0}, block.begin(m + t) - j);
+      const Index count = HWY_MIN(keys, block.visible(m + t) - j) - begin;
+      if (count <= 0) continue;
+      add_values<1>(block, V + begin * stride, stride, count,
+                    {p.at + t * p.apart + begin * p.step, p.apart, p.step}, out + t * block.width,
+                    ahead);
+    }
+    return;
+  }
   const Index common = HWY_MIN(keys, HWY_MAX(Index{0}, block.visible(m) - j));
   if (common > 0) add_values<T>(block, V, stride, common, p, out, ahead);
   if constexpr (T > 1) {
@@ -193,8 +204,8 @@ void attend_few(const Block& first, Index kv_heads) {
   for (Index i = 0; i < kv_heads; ++i) {
     const Memory memory = memory_of(i);
     for (Index m = 0; m < first.queries; ++m) {
-      memory.sums[m] =
-          few_weights(memory.scores + m * memory.row, first.visible(m), first.args.scale);
+      memory.sums[m] = few_weights(memory.scores + m * memory.row, first.begin(m), first.visible(m),
+                                   first.args.scale);
     }
   }
   const auto values_at = [&](Index j) HWY_ATTR { return first.values(j); };

@@ -16,7 +16,7 @@ namespace kernels::HWY_NAMESPACE {
 // Four taps: the channels of `width` registers, all tokens, with taps and window in registers. Raw
 // inputs are read once, before the output of their token is written: y may be x. Only a single
 // register may be partial.
-template <std::size_t width>
+template <std::size_t width, bool silu>
 HWY_INLINE void convolve_4(const Conv1dArgs& args, Index c, Index count) {
   using Registers = RegisterSet<width>;
   const auto read = [count](const float* p) HWY_ATTR {
@@ -49,7 +49,8 @@ HWY_INLINE void convolve_4(const Conv1dArgs& args, Index c, Index count) {
     const Registers x3 = read(from);
     Registers acc = ops.fma(w1, x1, ops.fma(w0, x0, bias));
     acc = ops.fma(w3, x3, ops.fma(w2, x2, acc));
-    write(silu_of(ops, acc), to);
+    if constexpr (silu) acc = silu_of(ops, acc);
+    write(acc, to);
     x0 = x1;
     x1 = x2;
     x2 = x3;
@@ -62,6 +63,7 @@ HWY_INLINE void convolve_4(const Conv1dArgs& args, Index c, Index count) {
 }
 
 // Any number of taps: the window stays in `state`.
+template <bool silu>
 HWY_INLINE void convolve_any(const Conv1dArgs& args, Index c, Index count) {
   const Index channels = args.x.cols;
   const Index history = args.d_conv - 1;
@@ -77,26 +79,32 @@ HWY_INLINE void convolve_any(const Conv1dArgs& args, Index c, Index count) {
     const VF newest = load_count(args.x.row_data(t) + c, count);
     acc = fma(load_count(weight + history * channels, count), newest, acc);
     if (history > 0) store_count(newest, state + (history - 1) * channels, count);
-    store_count(silu_of(VectorOps(), acc), args.y.row_data(t) + c, count);
+    if constexpr (silu) acc = silu_of(VectorOps(), acc);
+    store_count(acc, args.y.row_data(t) + c, count);
   }
 }
 
-void conv1d_silu(const Conv1dArgs& args) noexcept {
+template <bool silu>
+HWY_INLINE void convolve(const Conv1dArgs& args) {
   Index c = args.channels.begin;
   if (args.d_conv == 4) {
     constexpr Index width = 2;
     for (; c + width * vector_lanes <= args.channels.end; c += width * vector_lanes) {
-      convolve_4<width>(args, c, vector_lanes);
+      convolve_4<width, silu>(args, c, vector_lanes);
     }
   }
   for (; c < args.channels.end; c += vector_lanes) {
     const Index count = HWY_MIN(vector_lanes, args.channels.end - c);
     if (args.d_conv == 4) {
-      convolve_4<1>(args, c, count);
+      convolve_4<1, silu>(args, c, count);
     } else {
-      convolve_any(args, c, count);
+      convolve_any<silu>(args, c, count);
     }
   }
+}
+
+void conv1d_silu(const Conv1dArgs& args) noexcept {
+  args.silu ? convolve<true>(args) : convolve<false>(args);
 }
 
 }  // namespace kernels::HWY_NAMESPACE

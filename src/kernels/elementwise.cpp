@@ -63,6 +63,10 @@ void silu(std::span<const float> x, std::span<float> y) noexcept {
   map(x, y, [](auto ops, auto v) HWY_ATTR { return silu_of(ops, v); });
 }
 
+void gelu(std::span<const float> x, std::span<float> y) noexcept {
+  map(x, y, [](auto ops, auto v) HWY_ATTR { return gelu_of(ops, v); });
+}
+
 void relu(std::span<const float> x, std::span<float> y) noexcept {
   const float* from = x.data();
   float* to = y.data();
@@ -79,6 +83,11 @@ void add(std::span<const float> a, std::span<const float> b, std::span<float> y)
 
 void mul(std::span<const float> a, std::span<const float> b, std::span<float> y) noexcept {
   map(a, b, y, [](VF v, VF w) HWY_ATTR { return hn::Mul(v, w); });
+}
+
+void scale(float a, std::span<const float> x, std::span<float> y) noexcept {
+  const VF factor = hn::Set(DF(), a);
+  map(x, x, y, [factor](VF v, VF) HWY_ATTR { return hn::Mul(factor, v); });
 }
 
 void silu_mul(std::span<const float> a, std::span<const float> b, std::span<float> y) noexcept {
@@ -115,6 +124,9 @@ void sigmoid(std::span<const float> x, std::span<float> y) noexcept {
 void silu(std::span<const float> x, std::span<float> y) noexcept {
   KRAIT_KERNEL(silu, ref::silu)(x, y);
 }
+void gelu(std::span<const float> x, std::span<float> y) noexcept {
+  KRAIT_KERNEL(gelu, ref::gelu)(x, y);
+}
 void relu(std::span<const float> x, std::span<float> y) noexcept {
   KRAIT_KERNEL(relu, ref::relu)(x, y);
 }
@@ -123,6 +135,9 @@ void add(std::span<const float> a, std::span<const float> b, std::span<float> y)
 }
 void mul(std::span<const float> a, std::span<const float> b, std::span<float> y) noexcept {
   KRAIT_KERNEL(mul, ref::mul)(a, b, y);
+}
+void scale(float a, std::span<const float> x, std::span<float> y) noexcept {
+  KRAIT_KERNEL(scale, ref::scale)(a, x, y);
 }
 void silu_mul(std::span<const float> a, std::span<const float> b, std::span<float> y) noexcept {
   KRAIT_KERNEL(silu_mul, ref::silu_mul)(a, b, y);

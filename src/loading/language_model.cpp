@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "io/json.hpp"
+#include "krait/loading/adapter.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -98,8 +99,10 @@ class TextMarks {
   const Tokenizer& tokenizer_;
 };
 
-Result<LanguageModel> load(const Checkpoint& checkpoint, const WeightOptions& options) {
+Result<LanguageModel> load(Checkpoint checkpoint, const WeightOptions& options,
+                           const std::string& adapter = {}) {
   KRAIT_ASSIGN_OR_RETURN(ModelConfig config, read_config(checkpoint));
+  KRAIT_RETURN_IF_ERROR(add_adapter(adapter, config, checkpoint.weights));
   KRAIT_ASSIGN_OR_RETURN(auto tokenizer, make_tokenizer(checkpoint, config));
   // A tokenizer may have more ids than the model has rows, for tokens that were added to it alone.
   config.limit_vocab(tokenizer->vocab());
@@ -166,14 +169,14 @@ Result<std::shared_ptr<const Tokenizer>> make_tokenizer(const Checkpoint& checkp
 }
 
 Result<LanguageModel> load_language_model(const std::string& path, const LoadOptions& options) {
-  KRAIT_ASSIGN_OR_RETURN(const Checkpoint checkpoint, open_model(path, options));
-  return load(checkpoint, options.for_weights());
+  KRAIT_ASSIGN_OR_RETURN(Checkpoint checkpoint, open_model(path, options));
+  return load(std::move(checkpoint), options.for_weights(), options.adapter);
 }
 
 Result<LanguageModel> load_language_model(const CheckpointBytes& bytes,
                                           const WeightOptions& options) {
-  KRAIT_ASSIGN_OR_RETURN(const Checkpoint checkpoint, open_checkpoint(bytes));
-  return load(checkpoint, options);
+  KRAIT_ASSIGN_OR_RETURN(Checkpoint checkpoint, open_checkpoint(bytes));
+  return load(std::move(checkpoint), options);
 }
 
 }  // namespace v0_1

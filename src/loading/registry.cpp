@@ -7,6 +7,7 @@
 
 #include "io/json.hpp"
 #include "krait/io/printable.hpp"
+#include "krait/loading/adapter.hpp"
 #include "krait/loading/bundled_model.hpp"
 #include "krait/weights/aqlm.hpp"
 #include "loading/families/families.hpp"
@@ -101,14 +102,16 @@ Result<Checkpoint> open_model(const std::string& path, const LoadOptions& option
 Result<CheckpointPlan> plan_checkpoint(const std::string& path, const LoadOptions& options) {
   KRAIT_ASSIGN_OR_RETURN(Checkpoint checkpoint, open_model(path, options));
   KRAIT_ASSIGN_OR_RETURN(ModelConfig config, read_config(checkpoint));
+  KRAIT_RETURN_IF_ERROR(add_adapter(options.adapter, config, checkpoint.weights));
   KRAIT_ASSIGN_OR_RETURN(ModelPlan plan, plan_model(config.spec, &checkpoint.weights, config.prefix,
                                                     options.for_weights()));
   return CheckpointPlan{std::move(plan), std::move(config), std::move(checkpoint)};
 }
 
 Result<Model> load_model(const std::string& path, const LoadOptions& options) {
-  KRAIT_ASSIGN_OR_RETURN(const Checkpoint checkpoint, open_model(path, options));
+  KRAIT_ASSIGN_OR_RETURN(Checkpoint checkpoint, open_model(path, options));
   KRAIT_ASSIGN_OR_RETURN(const ModelConfig config, read_config(checkpoint));
+  KRAIT_RETURN_IF_ERROR(add_adapter(options.adapter, config, checkpoint.weights));
   return build_model(config.spec, checkpoint.weights, config.prefix, options.for_weights());
 }
 

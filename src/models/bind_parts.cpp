@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 #include <string>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "krait/weights/adapter.hpp"
 #include "models/check_weights.hpp"
+#include "weights/adapted.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -23,20 +26,21 @@ bool same_elements(const TensorView& a, const TensorView& b) noexcept {
 // configuration ties them. Files of tied models usually leave it out, but some repeat it.
 Result<Linear> bind_head(const ModelSpec& spec, WeightBinder& binder, Bookings& bookings,
                          const Embedding& embedding, bool embedding_is_head) {
-  if (embedding_is_head) return embedding.tied_head();
+  const Linear tied = without_adapter(embedding.tied_head());
+  if (embedding_is_head) return tied;
   const WeightScope weights = WeightScope(binder, "").scope(spec.head_name);
   const Index rows = spec.embedding.rows();
   if (!spec.tied_head || weights.has_parts()) {
     return Linear::bind(weights, bookings, rows, spec.d_model(), false);
   }
-  if (!weights.contains("weight")) return embedding.tied_head();
+  if (!weights.contains("weight")) return bind_adapter(weights, bookings, tied);
   const TensorView& stored = binder.store()->find(weights.name("weight"))->tensor;
   const WeightStore::Entry* shared = binder.store()->find(binder.uses().front().name);
   if (shared == nullptr || !same_elements(stored, shared->tensor)) {
     return Linear::bind(weights, bookings, rows, spec.d_model(), false);
   }
   binder.ignore(weights.name("weight"));
-  return embedding.tied_head();
+  return bind_adapter(weights, bookings, tied);
 }
 
 Result<Linear> bind_head_with_bias(const ModelSpec& spec, WeightBinder& binder, Bookings& bookings,
@@ -47,6 +51,21 @@ Result<Linear> bind_head_with_bias(const ModelSpec& spec, WeightBinder& binder, 
   const WeightScope weights = WeightScope(binder, "").scope(spec.head_name);
   KRAIT_ASSIGN_OR_RETURN(const auto bias, weights.get<float>("bias", {spec.embedding.rows()}));
   return head.with_bias(bias.data());
+}
+
+// The norm of a layer's residual r, which a parallel block may share with the one before it.
+Result<Norm> bind_norm(const ModelSpec& spec, std::span<const ResidualSpec> residuals,
+                       std::size_t r, const WeightScope& layer, const Model::Parts& parts,
+                       ModelTree& tree) {
+  const ResidualSpec& residual = residuals[r];
+  if (residual.beside && residuals[r - 1].norm_name == residual.norm_name &&
+      residuals[r - 1].norm == residual.norm) {
+    return parts.residuals.back().norm();
+  }
+  KRAIT_ASSIGN_OR_RETURN(
+      Norm norm, Norm::bind(residual.norm, layer.scope(residual.norm_name), spec.d_model()));
+  tree.name(layer.path(residual.norm_name), norm.description());
+  return norm;
 }
 
 }  // namespace
@@ -73,31 +92,33 @@ Result<Model::Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder,
   tree.name(spec.embedding_name, "Embedding");
 
   const ScratchSlot branch = bookings.scratch(spec.d_model());
-  const bool is_parallel = std::ranges::any_of(spec.layers, &LayerSpec::parallel);
-  const ScratchSlot layer_input = is_parallel ? bookings.scratch(spec.d_model()) : ScratchSlot{};
+  const bool is_parallel = std::ranges::any_of(spec.layers, [](const LayerSpec& layer) {
+    return std::ranges::any_of(layer.residuals, &ResidualSpec::beside);
+  });
+  const ScratchSlot saved = is_parallel ? bookings.scratch(spec.d_model()) : ScratchSlot{};
   const Index mark = bookings.scratch_layout().mark();
   for (std::size_t i = 0; i < spec.layers.size(); ++i) {
     const WeightScope layer = root.scope(spec.layers_name, static_cast<Index>(i));
-    for (const ResidualSpec& residual : spec.layers[i].residuals) {
+    const std::vector<ResidualSpec>& residuals = spec.layers[i].residuals;
+    for (std::size_t r = 0; r < residuals.size(); ++r) {
+      const ResidualSpec& residual = residuals[r];
       bookings.scratch_layout().release_to(mark);  // blocks run one after another
-      const WeightScope norm_scope = layer.scope(residual.norm_name);
       const WeightScope block_scope = layer.scope(residual.block_name);
-      KRAIT_ASSIGN_OR_RETURN(Norm norm, Norm::bind(residual.norm, norm_scope, spec.d_model()));
+      KRAIT_ASSIGN_OR_RETURN(Norm norm, bind_norm(spec, residuals, r, layer, parts, tree));
       const Index stateless = bookings.state_floats() + bookings.cache_floats();
       KRAIT_ASSIGN_OR_RETURN(
           auto block, std::visit([&](const auto& kind) { return kind.bind(block_scope, bookings); },
                                  residual.block));
       const bool has_state = bookings.state_floats() + bookings.cache_floats() > stateless;
       const ScratchSlot trail = has_state ? bookings.trail(spec.d_model()) : ScratchSlot{};
-      const auto source = !spec.layers[i].parallel ? Residual::Source::stream
-                          : &residual == &spec.layers[i].residuals[0]
-                              ? Residual::Source::first_of_layer
-                              : Residual::Source::layer;
-      tree.name(layer.path(residual.norm_name), norm.description());
+      const bool is_first = r + 1 < residuals.size() && residuals[r + 1].beside;
+      const auto source = residual.beside ? Residual::Source::saved
+                          : is_first      ? Residual::Source::first_of_parallel
+                                          : Residual::Source::stream;
       tree.name(layer.path(residual.block_name), block->description());
-      parts.residuals.emplace_back(std::move(norm), std::move(block), source,
-                                   Residual::Slots{branch, layer_input, trail},
-                                   static_cast<Index>(i), layer.path(residual.block_name));
+      parts.residuals.emplace_back(std::move(norm), std::move(block), residual.scale, source,
+                                   Residual::Slots{branch, saved, trail}, static_cast<Index>(i),
+                                   layer.path(residual.block_name));
     }
   }
 

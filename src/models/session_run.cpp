@@ -84,6 +84,10 @@ void Session::head(Index first, MatrixView<float> logits) {
   parts.final_norm.apply(x, x);
   zone.next("head");
   parts.head.apply(context(x, {}), x, logits);
+  const float scale = parts.spec.logit_scale;
+  for (Index t = 0; scale != 1.0F && t < logits.rows; ++t) {
+    kernels::scale(scale, logits.row(t), logits.row(t));
+  }
 }
 
 Result<RunOutput> Session::run(std::span<const RunItem> items) {

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
 #include <variant>
 
 namespace krait {
@@ -20,6 +22,22 @@ std::string CustomSpec::to_string(Index /*d_model*/) const {
   return parameters.empty() ? kind : kind + " " + parameters;
 }
 
+namespace {
+
+Result<void> check_scale(std::string_view what, float scale) {
+  if (std::isfinite(scale)) return {};
+  return bad_spec(what, "a finite number", spec_number(scale));
+}
+
+// Whether every block reads the layer's input.
+bool is_parallel(const LayerSpec& layer) {
+  return layer.residuals.size() > 1 &&
+         std::all_of(layer.residuals.begin() + 1, layer.residuals.end(),
+                     [](const ResidualSpec& residual) { return residual.beside; });
+}
+
+}  // namespace
+
 Result<void> validate(const ModelSpec& spec) {
   KRAIT_RETURN_IF_ERROR(check_extent("vocab", spec.embedding.vocab));
   KRAIT_RETURN_IF_ERROR(check_extent("d_model", spec.embedding.d_model));
@@ -27,11 +45,17 @@ Result<void> validate(const ModelSpec& spec) {
     return bad_spec("vocab_padded", fmt::format("at least vocab ({})", spec.embedding.vocab),
                     fmt::to_string(spec.embedding.rows()));
   }
+  KRAIT_RETURN_IF_ERROR(check_scale("embedding scale", spec.embedding.scale));
+  KRAIT_RETURN_IF_ERROR(check_scale("logit_scale", spec.logit_scale));
   if (spec.layers.empty()) return bad_spec("layers", "at least one", "none");
   constexpr Index most_experts_in_all = Index{1} << 16;
   Index n_expert = 0;
   for (const LayerSpec& layer : spec.layers) {
     for (const ResidualSpec& residual : layer.residuals) {
+      if (residual.beside && &residual == &layer.residuals.front()) {
+        return bad_spec("beside", "a block before it in the layer", "none");
+      }
+      KRAIT_RETURN_IF_ERROR(check_scale("residual scale", residual.scale));
       KRAIT_RETURN_IF_ERROR(validate(residual.norm_name, residual.norm));
       KRAIT_RETURN_IF_ERROR(std::visit(
           [&](const auto& block) { return block.validate(spec.d_model()); }, residual.block));
@@ -50,28 +74,33 @@ std::vector<BlockMatrix> matrices(const ResidualSpec& residual, Index d_model) {
 }
 
 std::string to_string(const ModelSpec& spec) {
-  std::string text =
-      fmt::format("family {}\n{} vocab {} rows {} d_model {}\n", spec.family, spec.embedding_name,
-                  spec.embedding.vocab, spec.embedding.rows(), spec.d_model());
+  const auto scaled = [](float scale) {
+    return scale == 1.0F ? std::string() : " scale " + spec_number(scale);
+  };
+  std::string text = fmt::format("family {}\n{} vocab {} rows {} d_model {}{}\n", spec.family,
+                                 spec.embedding_name, spec.embedding.vocab, spec.embedding.rows(),
+                                 spec.d_model(), scaled(spec.embedding.scale));
   for (std::size_t first = 0; first < spec.layers.size();) {
     std::size_t last = first;
     while (last + 1 < spec.layers.size() && spec.layers[last + 1] == spec.layers[first]) ++last;
     text += last == first
                 ? fmt::format("{}.{}", spec.layers_name, first)
                 : fmt::format("{}.{} to {}.{}", spec.layers_name, first, spec.layers_name, last);
-    text += spec.layers[first].parallel ? " parallel\n" : "\n";
+    const bool all_beside = is_parallel(spec.layers[first]);
+    text += all_beside ? " parallel\n" : "\n";
     for (const ResidualSpec& residual : spec.layers[first].residuals) {
       const std::string block = std::visit(
           [&](const auto& kind) { return kind.to_string(spec.d_model()); }, residual.block);
-      text += fmt::format("  {} {}\n  {} {}\n", residual.norm_name, to_string(residual.norm),
-                          residual.block_name, block);
+      text += fmt::format("  {} {}\n  {} {}{}{}\n", residual.norm_name, to_string(residual.norm),
+                          residual.block_name, block, scaled(residual.scale),
+                          residual.beside && !all_beside ? " beside" : "");
     }
     first = last + 1;
   }
   text += fmt::format("{} {}\n{}", spec.final_norm_name, to_string(spec.final_norm),
                       spec.tied_head ? "tied head" : spec.head_name + " untied");
   if (spec.head_bias) text += " with bias";
-  return text;
+  return text + scaled(spec.logit_scale);
 }
 
 }  // namespace v0_1

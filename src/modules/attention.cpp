@@ -13,6 +13,20 @@ inline namespace v0_1 {
 
 static_assert(cache_page_tokens == kernels::attention_page_tokens);
 
+std::vector<double> RotarySpec::frequencies() const {
+  if (original_context == 0) return kernels::rotary_frequencies(theta, dim, factor);
+  std::vector<double> result = kernels::rotary_frequencies(theta, dim);
+  for (double& f : result) {
+    constexpr double two_pi = 0x1.921fb54442d18p+2;
+    const double turns = static_cast<double>(original_context) * f / two_pi;
+    if (turns > high_turns) continue;
+    const double divided = f / factor;
+    const double kept = turns < low_turns ? 0.0 : (turns - low_turns) / (high_turns - low_turns);
+    f = (1.0 - kept) * divided + kept * f;
+  }
+  return result;
+}
+
 AttentionSpec AttentionSpec::resolved(Index d_model) const {
   AttentionSpec spec = *this;
   if (spec.n_kv_head == 0) spec.n_kv_head = n_head;
@@ -42,17 +56,35 @@ Result<void> AttentionSpec::validate(Index d_model) const {
   if (!std::isfinite(spec.scale)) {
     return bad_spec("scale", "a finite number", fmt::to_string(spec.scale));
   }
-  if (!rotary) return {};
-  if (spec.rotary->dim < 2 || spec.rotary->dim > spec.d_head || spec.rotary->dim % 2 != 0) {
-    return bad_spec("rotary dim", fmt::format("an even number from 2 to {}", spec.d_head),
-                    fmt::to_string(spec.rotary->dim));
+  if (window < 0 || window > largest_extent) {
+    return bad_spec("window", fmt::format("0 to {}", largest_extent), fmt::to_string(window));
   }
-  if (!(spec.rotary->theta > 0.0 && std::isfinite(spec.rotary->theta))) {
-    return bad_spec("rotary theta", "a finite number above 0", fmt::to_string(spec.rotary->theta));
+  if (d_conv != 0) {
+    KRAIT_RETURN_IF_ERROR(check_extent("d_conv", d_conv));
+    KRAIT_RETURN_IF_ERROR(
+        check_extent("d_conv · channels", d_conv * (n_head + 2 * spec.n_kv_head) * spec.d_head));
   }
-  if (!(spec.rotary->factor > 0.0 && std::isfinite(spec.rotary->factor))) {
-    return bad_spec("rotary factor", "a finite number above 0",
-                    fmt::to_string(spec.rotary->factor));
+  return rotary ? spec.rotary->validate(spec.d_head) : Result<void>();
+}
+
+Result<void> RotarySpec::validate(Index d_head) const {
+  if (dim < 2 || dim > d_head || dim % 2 != 0) {
+    return bad_spec("rotary dim", fmt::format("an even number from 2 to {}", d_head),
+                    fmt::to_string(dim));
+  }
+  if (!(theta > 0.0 && std::isfinite(theta))) {
+    return bad_spec("rotary theta", "a finite number above 0", fmt::to_string(theta));
+  }
+  if (!(factor > 0.0 && std::isfinite(factor))) {
+    return bad_spec("rotary factor", "a finite number above 0", fmt::to_string(factor));
+  }
+  if (original_context < 0 || original_context > largest_extent) {
+    return bad_spec("rotary original context", fmt::format("0 to {}", largest_extent),
+                    fmt::to_string(original_context));
+  }
+  if (!(low_turns >= 0.0 && low_turns < high_turns && std::isfinite(high_turns))) {
+    return bad_spec("rotary turns", "0 <= low < high",
+                    fmt::format("{} and {}", low_turns, high_turns));
   }
   return {};
 }
@@ -66,7 +98,13 @@ std::string AttentionSpec::to_string(Index d_model) const {
         " rotary {} theta {}{}{}", spec.rotary->dim, spec.rotary->theta,
         spec.rotary->factor == 1.0 ? std::string() : fmt::format(" factor {}", spec.rotary->factor),
         spec.rotary->interleaved ? " interleaved" : "");
+    if (spec.rotary->original_context > 0) {
+      text += fmt::format(" context {} turns {} to {}", spec.rotary->original_context,
+                          spec.rotary->low_turns, spec.rotary->high_turns);
+    }
   }
+  if (window > 0) text += fmt::format(" window {}", window);
+  if (d_conv > 0) text += fmt::format(" d_conv {}{}", d_conv, conv_bias ? "" : " no-conv-bias");
   return text + (bias ? " bias" : "") + (out_bias ? " out-bias" : "");
 }
 
@@ -78,24 +116,36 @@ Result<std::unique_ptr<const Block>> Attention::bind(const AttentionSpec& unreso
   const AttentionSpec& spec = block->spec_ = unresolved.resolved(d_model);
   const Index d_q = spec.n_head * spec.d_head;
   const Index d_kv = spec.n_kv_head * spec.d_head;
-  KRAIT_ASSIGN_OR_RETURN(block->q_proj_,
-                         Linear::bind(weights.scope("q_proj"), bookings, d_q, d_model, spec.bias));
-  KRAIT_ASSIGN_OR_RETURN(block->k_proj_,
-                         Linear::bind(weights.scope("k_proj"), bookings, d_kv, d_model, spec.bias));
-  KRAIT_ASSIGN_OR_RETURN(block->v_proj_,
-                         Linear::bind(weights.scope("v_proj"), bookings, d_kv, d_model, spec.bias));
-  KRAIT_ASSIGN_OR_RETURN(block->out_proj_, Linear::bind(weights.scope("o_proj"), bookings, d_model,
-                                                        d_q, spec.out_bias));
-  if (spec.rotary) {
-    block->frequencies_ =
-        kernels::rotary_frequencies(spec.rotary->theta, spec.rotary->dim, spec.rotary->factor);
+  block->is_fused_ = !spec.names.qkv.empty();
+  const auto bind = [&](const std::string& name, Index rows) {
+    return Linear::bind(weights.scope(name), bookings, rows, d_model, spec.bias);
+  };
+  if (block->is_fused_) {
+    KRAIT_ASSIGN_OR_RETURN(block->qkv_proj_, bind(spec.names.qkv, d_q + 2 * d_kv));
+  } else {
+    KRAIT_ASSIGN_OR_RETURN(block->q_proj_, bind(spec.names.q, d_q));
+    KRAIT_ASSIGN_OR_RETURN(block->k_proj_, bind(spec.names.k, d_kv));
+    KRAIT_ASSIGN_OR_RETURN(block->v_proj_, bind(spec.names.v, d_kv));
   }
+  KRAIT_ASSIGN_OR_RETURN(block->out_proj_, Linear::bind(weights.scope(spec.names.out), bookings,
+                                                        d_model, d_q, spec.out_bias));
+  if (spec.rotary) block->frequencies_ = spec.rotary->frequencies();
   block->cache_ = bookings.cache(weights.path("kv"), 2 * d_kv);
-  block->q_ = bookings.scratch(d_q);
-  block->kv_ = bookings.scratch(2 * d_kv);
+  block->qkv_ = bookings.scratch(d_q + 2 * d_kv);
   block->trail_ = bookings.trail(2 * d_kv);
+  if (spec.d_conv > 0) {
+    const Index channels = d_q + 2 * d_kv;
+    const StateSlot state = bookings.state(weights.path("conv_state"), {spec.d_conv - 1, channels});
+    KRAIT_ASSIGN_OR_RETURN(const CausalConv1d conv,
+                           CausalConv1d::bind(weights.scope(spec.names.conv), state, channels,
+                                              spec.d_conv, spec.conv_bias));
+    block->conv1d_ = conv.without_silu();
+    block->raw_trail_ = bookings.trail(channels);
+  }
   const Index most = kernels::attention_block_tokens(spec.n_head, spec.n_kv_head);
   bookings.task_memory([spec, most](Index tokens, Index context) {
+    const Index seen = spec.window + cache_page_tokens + std::min(tokens, most);
+    if (spec.window > 0) context = std::min(context, seen);
     return kernels::attention_scratch(std::min(tokens, most), context, spec.n_head, spec.n_kv_head,
                                       spec.d_head);
   });
@@ -132,7 +182,11 @@ void Attention::attend_changed(const BlockContext& ctx, const SequenceRows& rows
   const Index d_head = spec_.d_head;
   const Index group = spec_.n_head / spec_.n_kv_head;
   const Index count = rows.position + 1;
-  const std::span<float> p = ctx.task_memory(0).first(static_cast<std::size_t>(count));
+  const Index first = spec_.window > 0 ? std::max<Index>(0, count - spec_.window) : 0;
+  const Index base = first_page(rows.position) * cache_page_tokens;  // p[0] is that position's
+  const std::span<float> p = ctx.task_memory(0).first(static_cast<std::size_t>(count - base));
+  const std::span<float> seen = p.subspan(static_cast<std::size_t>(first - base));
+  std::fill_n(p.data(), first - base, 0.0F);
   float vector[widest_hooked_vector];
   float sum[widest_hooked_vector];
   for (Index h = 0; h < spec_.n_head; ++h) {
@@ -144,18 +198,18 @@ void Attention::attend_changed(const BlockContext& ctx, const SequenceRows& rows
       ctx.visit(site, rows, 0, {vector, 1, d_head}, j * spec_.n_head + h);
     };
     float* const own = q.data() + h * d_head;
-    for (Index j = 0; j < count; ++j) {
+    for (Index j = first; j < count; ++j) {
       read(Site::cached_key, j, 0);
-      p[static_cast<std::size_t>(j)] = ref::dot(vector, own, d_head) * spec_.scale;
+      p[static_cast<std::size_t>(j - base)] = ref::dot(vector, own, d_head) * spec_.scale;
     }
-    const float largest = ref::max_of(p);
-    for (float& score : p) score = ref::exp_nonpositive_of(ref::ScalarOps(), score - largest);
-    const float divisor = ref::sum(p.data(), count);
+    const float largest = ref::max_of(seen);
+    for (float& score : seen) score = ref::exp_nonpositive_of(ref::ScalarOps(), score - largest);
+    const float divisor = ref::sum(p.data(), count - base);
     std::fill_n(sum, d_head, 0.0F);
-    for (Index j = 0; j < count; ++j) {
+    for (Index j = first; j < count; ++j) {
       read(Site::cached_value, j, spec_.n_kv_head * d_head);
       for (Index i = 0; i < d_head; ++i) {
-        sum[i] = std::fma(p[static_cast<std::size_t>(j)], vector[i], sum[i]);
+        sum[i] = std::fma(p[static_cast<std::size_t>(j - base)], vector[i], sum[i]);
       }
     }
     for (Index i = 0; i < d_head; ++i) {
@@ -166,10 +220,10 @@ void Attention::attend_changed(const BlockContext& ctx, const SequenceRows& rows
 }
 
 std::vector<Block::NoiseSite> Attention::noise_sites() const {
-  std::vector<NoiseSite> sites = {{Site::input, q_proj_.in()},
+  std::vector<NoiseSite> sites = {{Site::input, out_proj_.out()},
                                   {Site::unrotated, spec_.d_head},
                                   {Site::scan, spec_.d_head},
-                                  {Site::mixed, q_proj_.out()}};
+                                  {Site::mixed, out_proj_.in()}};
   if (spec_.d_head <= widest_hooked_vector) {
     sites.insert(sites.end(),
                  {{Site::cached_key, spec_.d_head}, {Site::cached_value, spec_.d_head}});
@@ -182,11 +236,16 @@ Result<std::unique_ptr<const Block>> AttentionSpec::bind(const WeightScope& weig
   return Attention::bind(*this, weights, bookings);
 }
 
-std::vector<BlockMatrix> AttentionSpec::matrices(Index /*d_model*/) const {
-  return {{.name = "q_proj"},
-          {.name = "k_proj"},
-          {.name = "v_proj"},
-          {.name = "o_proj", .input = Site::mixed}};
+std::vector<BlockMatrix> AttentionSpec::matrices(Index d_model) const {
+  BlockMatrix out{.name = names.out, .input = Site::mixed};
+  if (names.qkv.empty()) {
+    return {{.name = names.q}, {.name = names.k}, {.name = names.v}, std::move(out)};
+  }
+  const AttentionSpec spec = resolved(d_model);
+  const Index d_q = spec.n_head * spec.d_head;
+  const Index d_kv = spec.n_kv_head * spec.d_head;
+  return {{.name = names.qkv, .rows = {{"q", 0, d_q}, {"k", d_q, d_kv}, {"v", d_q + d_kv, d_kv}}},
+          std::move(out)};
 }
 
 }  // namespace v0_1

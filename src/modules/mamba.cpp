@@ -21,6 +21,10 @@ Result<void> MambaSpec::validate(Index d_model) const {
   KRAIT_RETURN_IF_ERROR(check_extent("d_inner", spec.d_inner));
   KRAIT_RETURN_IF_ERROR(check_extent("dt_rank", spec.dt_rank));
   KRAIT_RETURN_IF_ERROR(check_extent("d_conv · d_inner", spec.d_conv * spec.d_inner));
+  if (inner_norm_weights && !(inner_norm_eps >= 0.0F)) {
+    return bad_spec("inner_norm_eps", "a number of at least 0, for norms with weights",
+                    spec_number(inner_norm_eps));
+  }
   return check_extent("d_state · d_inner", spec.d_state * spec.d_inner);
 }
 
@@ -29,7 +33,8 @@ std::string MambaSpec::to_string(Index d_model) const {
   return "Mamba d_inner " + std::to_string(spec.d_inner) + " d_state " +
          std::to_string(spec.d_state) + " d_conv " + std::to_string(spec.d_conv) + " dt_rank " +
          std::to_string(spec.dt_rank) + (conv_bias ? "" : " no-conv-bias") + (bias ? " bias" : "") +
-         (inner_norm_eps < 0.0F ? "" : " inner-norm " + spec_number(inner_norm_eps));
+         (inner_norm_eps < 0.0F ? "" : " inner-norm " + spec_number(inner_norm_eps)) +
+         (inner_norm_weights ? " weighted" : "");
 }
 
 Result<std::unique_ptr<const Block>> Mamba::bind(const MambaSpec& unresolved,
@@ -74,6 +79,16 @@ Result<std::unique_ptr<const Block>> Mamba::bind(const MambaSpec& unresolved,
   block->A_ = A.data();
   KRAIT_ASSIGN_OR_RETURN(const auto D, weights.get<float>("D", {d_inner}));
   block->D_ = D.data();
+
+  if (spec.inner_norm_weights) {
+    const std::pair<const char*, Index> norms[] = {
+        {"dt_layernorm", dt_rank}, {"b_layernorm", d_state}, {"c_layernorm", d_state}};
+    for (std::size_t i = 0; i < std::size(norms); ++i) {
+      KRAIT_ASSIGN_OR_RETURN(const auto weight,
+                             weights.scope(norms[i].first).get<float>("weight", {norms[i].second}));
+      block->inner_norms_[i] = weight.data();
+    }
+  }
 
   block->ssm_state_ = bookings.state(
       weights.path("ssm_state"),

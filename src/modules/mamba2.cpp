@@ -45,6 +45,11 @@ Result<void> Mamba2Spec::validate(Index d_model) const {
     return bad_spec("dt limits", "0 <= lower <= upper",
                     spec_number(spec.dt_min) + " and " + spec_number(spec.dt_max));
   }
+  for (const float scale : {scales.z, scales.x, scales.B, scales.C, scales.dt}) {
+    if (!std::isfinite(scale)) {
+      return bad_spec("scales", "finite numbers", spec_number(scale));
+    }
+  }
   return {};
 }
 
@@ -59,6 +64,10 @@ std::string Mamba2Spec::to_string(Index d_model) const {
   if (norm == GatedNorm::before_gate) text += " before-gate";
   if (dt_min > 0.0F || dt_max < std::numeric_limits<float>::infinity()) {
     text += " dt " + spec_number(dt_min) + " to " + spec_number(dt_max);
+  }
+  if (scales != Mamba2Scales{}) {
+    text += " scales " + spec_number(scales.z) + ' ' + spec_number(scales.x) + ' ' +
+            spec_number(scales.B) + ' ' + spec_number(scales.C) + ' ' + spec_number(scales.dt);
   }
   return text + (D_per_channel ? " D-per-channel" : "") + (conv_bias ? "" : " no-conv-bias") +
          (bias ? " bias" : "");

@@ -28,6 +28,10 @@ Result<void> MoeSpec::validate(Index d_model) const {
   if (!(router.scale > 0.0F) || router.scale > 1e30F) {
     return bad_spec("router scale", "a positive number", spec_number(router.scale));
   }
+  if (!names.gate.empty() && (!gated || names.experts.empty())) {
+    return bad_spec("gate", "gated experts of their own tensors",
+                    gated ? "stacked ones" : "ones without a gate");
+  }
   if (bias && names.experts.empty()) {
     return bad_spec("bias", "experts of their own tensors", "stacked ones");
   }
@@ -119,7 +123,8 @@ Result<std::unique_ptr<const Block>> Moe::bind(const MoeSpec& unresolved,
                            .gated = spec.gated,
                            .bias = spec.bias,
                            .up = spec.names.up,
-                           .down = spec.names.down};
+                           .down = spec.names.down,
+                           .gate = spec.names.gate};
   KRAIT_ASSIGN_OR_RETURN(block->experts_,
                          bind_experts(spec, parts, weights.active(spec.top_k, n_expert), bookings));
   if (spec.d_shared != 0) {
@@ -147,8 +152,12 @@ std::vector<BlockMatrix> MoeSpec::matrices(Index d_model) const {
   const MoeSpec spec = resolved(d_model);
   std::vector<BlockMatrix> all;
   const auto add = [&](const std::string& prefix, Index expert, Index d_hidden, bool is_stacked) {
-    for (BlockMatrix& matrix :
-         FeedForward::matrices(prefix + names.up, prefix + names.down, d_hidden, gated)) {
+    const FeedForward::Parts parts{.d_hidden = d_hidden,
+                                   .gated = gated,
+                                   .up = names.up,
+                                   .down = names.down,
+                                   .gate = names.gate};
+    for (BlockMatrix& matrix : FeedForward::matrices(parts, prefix)) {
       if (matrix.input == Site::input) matrix.input = Site::expert;
       matrix.expert = expert;
       matrix.is_stacked = is_stacked;

@@ -16,10 +16,7 @@ class AttentionGradient final : public BlockGradient {
  public:
   AttentionGradient(const AttentionSpec& spec, Index d_model)
       : spec_(spec.resolved(d_model)), d_model_(d_model) {
-    if (spec_.rotary) {
-      frequencies_ =
-          kernels::rotary_frequencies(spec_.rotary->theta, spec_.rotary->dim, spec_.rotary->factor);
-    }
+    if (spec_.rotary) frequencies_ = spec_.rotary->frequencies();
   }
 
   void backward(const Work& work, const ParameterScope& weights,
@@ -42,7 +39,7 @@ class AttentionGradient final : public BlockGradient {
     const auto dk = work.memory.matrix(T, d_kv);
     const auto dv = work.memory.matrix(T, d_kv);
     const ParameterScope o_proj = weights.scope("o_proj");
-    linear_backward(work, {.W = o_proj.value("weight"),
+    linear_backward(work, {.weights = linear_weights(o_proj).without_gradients(),
                            .out = d_model_,
                            .in = d_q,
                            .x = out,

@@ -36,6 +36,18 @@ std::uint64_t hash_of(const void* data, std::size_t bytes) {  // FNV-1a over wor
   return hash;
 }
 
+// Of all tensors of a checkpoint.
+std::string hash_of_weights(const WeightStore& weights) {
+  std::uint64_t hash = 0;
+  for (const auto& [name, entry] : weights.entries()) {
+    const TensorView& tensor = entry.tensor;
+    hash = hash * 0x9E3779B97F4A7C15ULL ^ hash_of(name.data(), name.size());
+    hash = hash * 0x9E3779B97F4A7C15ULL ^
+           hash_of(tensor.data, static_cast<std::size_t>(tensor.bytes()));
+  }
+  return fmt::format("{:016x}", hash);
+}
+
 Error other_run(std::string_view what, std::string_view expected, std::string_view found,
                 const std::string& place) {
   return {ErrorCode::bad_argument,
@@ -91,26 +103,34 @@ Identity identity_of(const TrainTask& task, const TrainOptions& options, const T
   const std::string data =
       task.examples.empty() ? fmt::format("{} tokens {}", task.text.size(), hash(task.text))
                             : fmt::format("{} examples {}", task.examples.size(), hash(examples));
-  return {{"model", hash(task.values.span()) + " " + hash(task.checkpoint.config + "   ")},
-          {"data", data},
-          {"seed", fmt::to_string(options.seed)},
-          {"steps", fmt::to_string(options.steps)},
-          {"batch", fmt::to_string(options.batch)},
-          {"length", fmt::to_string(options.length)},
-          {"accumulate", fmt::to_string(options.accumulate)},
-          {"shards", fmt::to_string(options.used_shards())},
-          {"order", std::string(to_string(options.order))},
-          {"lr", fmt::to_string(options.learning_rate)},
-          {"schedule", std::string(to_string(options.schedule))},
-          {"warmup", fmt::to_string(options.warmup)},
-          {"weight-decay", fmt::to_string(options.weight_decay)},
-          {"beta1", fmt::to_string(options.beta1)},
-          {"beta2", fmt::to_string(options.beta2)},
-          {"eps", fmt::to_string(options.eps)},
-          {"clip", fmt::to_string(options.clip)},
-          {"balance-loss", fmt::to_string(options.balance)},
-          {"z-loss", fmt::to_string(options.z_loss)},
-          {"dtype", std::string(to_string(files.dtype))}};
+  const std::string config = hash(task.checkpoint.config + "   ");
+  Identity identity = {
+      {"model", task.lora == nullptr ? hash(task.values.span()) + " " + config
+                                     : hash_of_weights(task.lora->base()) + " " + config},
+      {"data", data},
+      {"seed", fmt::to_string(options.seed)},
+      {"steps", fmt::to_string(options.steps)},
+      {"batch", fmt::to_string(options.batch)},
+      {"length", fmt::to_string(options.length)},
+      {"accumulate", fmt::to_string(options.accumulate)},
+      {"shards", fmt::to_string(options.used_shards())},
+      {"order", std::string(to_string(options.order))},
+      {"lr", fmt::to_string(options.learning_rate)},
+      {"schedule", std::string(to_string(options.schedule))},
+      {"warmup", fmt::to_string(options.warmup)},
+      {"weight-decay", fmt::to_string(options.weight_decay)},
+      {"beta1", fmt::to_string(options.beta1)},
+      {"beta2", fmt::to_string(options.beta2)},
+      {"eps", fmt::to_string(options.eps)},
+      {"clip", fmt::to_string(options.clip)},
+      {"balance-loss", fmt::to_string(options.balance)},
+      {"z-loss", fmt::to_string(options.z_loss)},
+      {"dtype", std::string(to_string(files.dtype))}};
+  if (task.lora != nullptr) {
+    identity.insert(identity.begin(), {"lora", to_string(task.lora->options())});
+    identity.emplace_back("factors", hash(task.values.span()));
+  }
+  return identity;
 }
 
 bool Checkpoints::exist() const {
@@ -196,6 +216,12 @@ Result<bool> is_finished(const std::string& destination, const Identity& identit
 Result<void> write_result(const TrainTask& task, const TrainFiles& files, Trainer& trainer,
                           const Identity& identity) {
   KRAIT_ASSIGN_OR_RETURN(AtomicDirectory folder, AtomicDirectory::create(files.destination));
+  if (task.lora != nullptr) {
+    KRAIT_RETURN_IF_ERROR(task.lora->write(folder.path(), task.checkpoint.path,
+                                           trainer.arrays().values.data(), files.dtype));
+    KRAIT_RETURN_IF_ERROR(write_text(folder.path() + "/" + run_file, identity_json(identity)));
+    return folder.commit();
+  }
   std::vector<NamedTensor> tensors;
   std::vector<AlignedBuffer<std::byte>> rounded;
   for (const Parameter& parameter : trainer.parameters().all()) {

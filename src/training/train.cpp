@@ -47,21 +47,42 @@ Result<void> check_files(const TrainFiles& files) {
 
 }  // namespace
 
-Result<TrainTask> open_train_task(const std::string& path) {
+namespace {
+
+// All but the values.
+Result<TrainTask> open_task(const std::string& path) {
   KRAIT_ASSIGN_OR_RETURN(CheckpointPlan planned, plan_checkpoint(path));
   TrainTask task{.checkpoint = std::move(planned.checkpoint),
                  .spec = std::move(planned.config.spec),
                  .prefix = planned.config.prefix,
                  .values = {},
+                 .lora = nullptr,
                  .text = {},
                  .examples = {}};
   // A head of its own, though the configuration ties it to the embedding.
   for (const TensorUse& use : planned.plan.tensors) {
     if (use.path == task.spec.head_name + ".weight") task.spec.tied_head = false;
   }
+  return task;
+}
+
+}  // namespace
+
+Result<TrainTask> open_train_task(const std::string& path) {
+  KRAIT_ASSIGN_OR_RETURN(TrainTask task, open_task(path));
   KRAIT_ASSIGN_OR_RETURN(const Parameters parameters, Parameters::of(task.spec, task.prefix));
   task.values = AlignedBuffer<float>(parameters.floats());
   KRAIT_RETURN_IF_ERROR(parameters.read(task.checkpoint.weights, task.values.span()));
+  return task;
+}
+
+Result<TrainTask> new_lora_task(const std::string& path, const LoraOptions& options,
+                                std::uint64_t seed) {
+  KRAIT_ASSIGN_OR_RETURN(TrainTask task, open_task(path));
+  KRAIT_ASSIGN_OR_RETURN(task.lora,
+                         Lora::create(task.spec, task.prefix, task.checkpoint.weights, options));
+  task.values = AlignedBuffer<float>(task.lora->parameters().floats());
+  task.lora->initial_values(seed, task.values.span());
   return task;
 }
 
@@ -111,8 +132,9 @@ Result<TrainSummary> train(TrainTask task, const TrainOptions& options, const Tr
     }
   }
   KRAIT_RETURN_IF_ERROR(AtomicDirectory::create(files.destination));  // and not kept
-  KRAIT_ASSIGN_OR_RETURN(Trainer trainer, Trainer::create(task.spec, task.prefix, options,
-                                                          std::move(task.values), executor));
+  KRAIT_ASSIGN_OR_RETURN(Trainer trainer,
+                         Trainer::create(task.spec, task.prefix, options, std::move(task.values),
+                                         executor, task.lora));
   if (files.resume && checkpoints.exist()) {
     KRAIT_RETURN_IF_ERROR(checkpoints.load(trainer, identity));
   }

@@ -18,9 +18,10 @@ constexpr ItemCost update_cost = ItemCost::of(24, 60);
 
 Result<Trainer> Trainer::create(const ModelSpec& spec, const std::string& prefix,
                                 const TrainOptions& options, AlignedBuffer<float> values,
-                                Executor& executor) {
+                                Executor& executor, std::shared_ptr<const Lora> lora) {
   KRAIT_RETURN_IF_ERROR(validate(options));
-  KRAIT_ASSIGN_OR_RETURN(ModelGradient gradient, ModelGradient::create(spec, prefix, executor));
+  KRAIT_ASSIGN_OR_RETURN(ModelGradient gradient,
+                         ModelGradient::create(spec, prefix, executor, std::move(lora)));
   check_contract(values.size() == gradient.parameters().floats(),
                  "[training] values: expected as many floats as the parameters have");
   return Trainer(std::move(gradient), options, std::move(values), executor);

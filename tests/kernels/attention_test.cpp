@@ -34,6 +34,7 @@ struct Problem {
   Index d_head;
   Index offset = 0;
   float spread = 2.0F;  // of scores, about
+  Index window = 0;
   Index row = 2 * n_kv_head * d_head + offset;
   std::vector<Misaligned<float>> pages = make_pages();
   Misaligned<float> q = misaligned(random_floats(tokens * (n_head * d_head + 5), 1, 1.7F), offset);
@@ -71,6 +72,7 @@ struct Problem {
             .n_kv_head = n_kv_head,
             .d_head = d_head,
             .scale = spread / std::sqrt(static_cast<float>(d_head)),
+            .window = window,
             .y = {y.data(), tokens, width, width + 3},
             .scratch = {scratch.data(), scratch.span().size()},
             .heads = {0, n_head}};
@@ -227,6 +229,48 @@ TEST(Attention, WorkingMemoryGrowsWithTokensAndContext) {
   }
   // A step's scores, not those of a prompt.
   EXPECT_LT(kernels::attention_scratch(1, 32768, 8, 2, 64), 9 * 32768);
+}
+
+TEST(Attention, EqualsTheModelForEveryWindow) {
+  for (const Index window : {1, 2, 3, 15, 16, 17, 31, 33, 64, 65, 100, 149, 150, 500}) {
+    for (const Index tokens : {1, 2, 5, 13, 64, 150}) {
+      compare({.tokens = tokens,
+               .context = 150,
+               .n_head = 6,
+               .n_kv_head = 2,
+               .d_head = window % 2 == 0 ? 20 : 32,
+               .window = window});
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// Keys in front of the window do not enter, whatever they hold; positions may begin at any page in
+// front of it.
+TEST(Attention, KeysBeforeTheWindowDoNotEnter) {
+  for (const Index tokens : {1, 40}) {
+    Problem problem{
+        .tokens = tokens, .context = 200, .n_head = 2, .n_kv_head = 1, .d_head = 20, .window = 30};
+    Problem poisoned = problem;
+    for (Index j = 0; j < 200 - tokens - 29; ++j) {
+      std::fill_n(poisoned.key(j, 0), 20, j % 2 == 0 ? nan_value : inf);
+      std::fill_n(poisoned.value(j, 0), 20, j % 3 == 0 ? nan_value : inf);
+    }
+    Problem later = problem;
+    for_each_isa([&](Isa) {
+      kernels::attention(problem.args());
+      kernels::attention(poisoned.args());
+      auto args = later.args();
+      args.pages = args.pages.subspan(2);
+      args.position -= 2 * page_tokens;
+      if (tokens == 1) kernels::attention(args);
+      for (Index t = 0; t < tokens; ++t) {
+        ASSERT_TRUE(same_bits<float>(problem.args().y.row(t), poisoned.args().y.row(t))) << t;
+      }
+      if (tokens == 1) ASSERT_TRUE(same_bits<float>(problem.args().y.row(0), args.y.row(0)));
+    });
+    compare(poisoned);
+  }
 }
 
 TEST(Attention, OutputMayBeTheInput) {

@@ -23,6 +23,7 @@ struct Problem {
   Index stride;
   Index offset = 0;
   bool has_bias = true;
+  bool silu = true;
   std::vector<float> x = random_floats(tokens * stride, 1, 3.0F);
   std::vector<float> weight = random_floats(d_conv * channels, 2);
   std::vector<float> bias = random_floats(channels, 3);
@@ -42,7 +43,8 @@ struct Problem {
                                .d_conv = d_conv,
                                .state = d_conv > 1 ? s.data() : nullptr,
                                .y = {y, tokens, channels, stride},
-                               .channels = {0, channels}});
+                               .channels = {0, channels},
+                               .silu = silu});
     state.assign(s.span().begin(), s.span().end());
     return {y, y + x.size()};
   }
@@ -72,7 +74,8 @@ TEST(Conv1d, EqualsTheModelBitForBitOnEveryInstructionSet) {
                            .d_conv = d_conv,
                            .stride = channels + 5,
                            .offset = channels % 3 == 2 ? 3 : channels % 3,
-                           .has_bias = tokens != 3};
+                           .has_bias = tokens != 3,
+                           .silu = channels % 4 != 1};
           Problem actual = expected;
           const auto want = expected.run(ref::conv1d_silu);
           const auto found = actual.run(kernels::conv1d_silu);

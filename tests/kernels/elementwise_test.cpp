@@ -28,6 +28,12 @@ void add_scaled(std::span<const float> a, std::span<const float> b, std::span<fl
   function(0.3F, x, y);
 }
 
+// y = 0.3 b.
+template <auto function>
+void scale(std::span<const float>, std::span<const float> b, std::span<float> y) noexcept {
+  function(0.3F, b, y);
+}
+
 double exp_oracle(double x) { return std::exp(x); }
 double log_oracle(double x) { return std::log(x); }
 double relu_oracle(double x) { return x < 0.0 ? 0.0 : x; }
@@ -47,6 +53,7 @@ const UnaryCase unary_cases[] = {
     {"softplus", kernels::softplus, ref::softplus, ref::softplus_oracle, 1.9},
     {"sigmoid", kernels::sigmoid, ref::sigmoid, ref::sigmoid_oracle, 2.5},
     {"silu", kernels::silu, ref::silu, ref::silu_oracle, 2.8},
+    {"gelu", kernels::gelu, ref::gelu, ref::gelu_oracle, 6.9},
     {"relu", kernels::relu, ref::relu, relu_oracle, 0.0},
 };
 
@@ -57,6 +64,7 @@ const struct {
 } binary_cases[] = {
     {"add", kernels::add, ref::add},
     {"mul", kernels::mul, ref::mul},
+    {"scale", scale<kernels::scale>, scale<ref::scale>},
     {"silu_mul", kernels::silu_mul, ref::silu_mul},
     {"add_scaled", add_scaled<kernels::add_scaled>, add_scaled<ref::add_scaled>},
 };

@@ -112,7 +112,7 @@ TEST(Config, OfMixturesOfExperts) {
   ASSERT_EQ(black.spec.layers.size(), 4U);
   EXPECT_EQ(std::get<MoeSpec>(black.spec.layers[1].residuals[0].block).n_expert, 4);
   EXPECT_TRUE(std::holds_alternative<MlpSpec>(black.spec.layers[2].residuals[0].block));
-  EXPECT_TRUE(black.spec.layers[3].parallel);
+  EXPECT_TRUE(black.spec.layers[3].residuals[1].beside);
   EXPECT_EQ(black.spec.layers[3].residuals[1].norm_name, "norm_moe");
 }
 

@@ -81,8 +81,8 @@ ModelSpec tiny_expert_spec() {
           .final_norm("norm_f", RmsNormSpec{})
           .head("lm_head")
           .spec();
-  spec.layers.back().parallel = true;
   spec.layers.back().residuals.push_back({"norm3", RmsNormSpec{}, "mlp", MlpSpec{.d_hidden = 11}});
+  for (std::size_t i = 1; i < 3; ++i) spec.layers.back().residuals[i].beside = true;
   return spec;
 }
 
@@ -109,7 +109,7 @@ ModelSpec tiny_hybrid_spec() {
           .final_norm("norm_f", RmsNormSpec{})
           .tied_head()
           .spec();
-  spec.layers[2].parallel = true;
+  spec.layers[2].residuals[1].beside = true;
   return spec;
 }
 

@@ -7,7 +7,7 @@
 #include "krait/core/rng.hpp"
 #include "krait/text/tokenizer.hpp"
 #include "src/core/utf8.hpp"
-#include "src/text/bpe/bpe.hpp"
+#include "src/text/models/byte_pairs.hpp"
 #include "src/text/unicode/unicode.hpp"
 #include "tests/text/small_tokenizer.hpp"
 

@@ -143,11 +143,11 @@ class Reference {
       }
     }
     for (std::size_t l = 0; l < spec_.layers.size(); ++l) {
-      const Rows<T> input = h;
+      Rows<T> input = h;
       const std::string layer = spec_.layers_name + "." + std::to_string(l) + ".";
       for (const ResidualSpec& residual : spec_.layers[l].residuals) {
-        const Rows<T> x =
-            norm(residual.norm, layer + residual.norm_name, spec_.layers[l].parallel ? input : h);
+        if (!residual.beside) input = h;
+        const Rows<T> x = norm(residual.norm, layer + residual.norm_name, input);
         const std::string path = layer + residual.block_name + ".";
         const Rows<T> y =
             std::visit([&](const auto& kind) { return block(kind, path, x); }, residual.block);

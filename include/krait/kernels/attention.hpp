@@ -30,6 +30,7 @@ struct AttentionArgs {
   Index n_kv_head = 0;  ///< divides n_head
   Index d_head = 0;
   float scale = 1.0F;   ///< multiplies q · k; usually 1 / √d_head
+  Index window = 0;     ///< keys that a token sees, its own included; 0: all
   MatrixView<float> y;  ///< [tokens, n_head * d_head] out; may be q
   /// Working memory of this call, attention_scratch(…) floats.
   std::span<float> scratch;
@@ -89,7 +90,7 @@ constexpr Index attention_block_tokens(Index n_head, Index n_kv_head) noexcept {
 }
 
 /// For each row t of q, h a query head and g = h / (n_head / n_kv_head), over the keys of positions
-/// j ≤ position + t:
+/// j ≤ position + t, with a window those of j > position + t - window:
 ///
 ///   s[j] = (K[j,g] · q[t,h]) scale        p = softmax(s)        y[t,h] = Σ_j p[j] V[j,g]
 ///

@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// Causal depthwise convolution over time, followed by SiLU.
+/// Causal depthwise convolution over time, usually followed by SiLU.
 
 #include "krait/core/executor.hpp"
 #include "krait/core/tensor_view.hpp"
@@ -19,6 +19,7 @@ struct Conv1dArgs {
   float* state = nullptr;         ///< [d_conv - 1, channels] in/out: last raw inputs, oldest first
   MatrixView<float> y;            ///< [tokens, channels] out; may be x
   Range channels;                 ///< which channels to compute; begins at a multiple of 16
+  bool silu = true;               ///< without it y is the sum alone
 };
 
 /// y[t,c] = silu(bias[c] + Σ_k weight[k,c] x[t - d_conv + 1 + k, c]), where x before the first

@@ -26,6 +26,10 @@ KRAIT_API void sigmoid(std::span<const float> x, std::span<float> y) noexcept;
 /// y = x / (1 + e^-x), below 2.8 ulp; -0 at -inf, the limit.
 KRAIT_API void silu(std::span<const float> x, std::span<float> y) noexcept;
 
+/// y = x Φ(x), below 6.9 ulp, Φ the normal distribution (Hendrycks & Gimpel 2016,
+/// arXiv:1606.08415), by erf and not by tanh.
+KRAIT_API void gelu(std::span<const float> x, std::span<float> y) noexcept;
+
 /// y = max(x, 0); NaN and -0 stay.
 KRAIT_API void relu(std::span<const float> x, std::span<float> y) noexcept;
 
@@ -34,6 +38,9 @@ KRAIT_API void add(std::span<const float> a, std::span<const float> b, std::span
 
 /// y = a · b.
 KRAIT_API void mul(std::span<const float> a, std::span<const float> b, std::span<float> y) noexcept;
+
+/// y = a · x.
+KRAIT_API void scale(float a, std::span<const float> x, std::span<float> y) noexcept;
 
 /// y = a · silu(b): a gate.
 KRAIT_API void silu_mul(std::span<const float> a, std::span<const float> b,

@@ -44,21 +44,22 @@ struct CustomSpec {
 /// The kinds of block. Each alternative is an AnyBlockSpec (modules/block_spec.hpp).
 using BlockSpec = std::variant<MambaSpec, Mamba2Spec, AttentionSpec, MlpSpec, MoeSpec, CustomSpec>;
 
-/// h = h + block(norm(h)), with the names of both in the checkpoint.
+/// h = h + scale block(norm(h)), with the names of both in the checkpoint.
 struct ResidualSpec {
   std::string norm_name;  ///< "norm"
   NormSpec norm;
   std::string block_name;  ///< "mixer"
   BlockSpec block;
+  float scale = 1.0F;  ///< multiplies the block's output
+  /// Whether it reads what the block before it in the layer read, instead of what that one left.
+  /// Such neighbours with one name of a norm share the norm.
+  bool beside = false;
   friend bool operator==(const ResidualSpec&, const ResidualSpec&) = default;
 };
 
 /// One entry of `layers`: usually a single residual block.
 struct LayerSpec {
   std::vector<ResidualSpec> residuals;
-  /// Whether all blocks read the layer's input: h = h + Σ block(norm(h)). Otherwise each reads what
-  /// the block before it left.
-  bool parallel = false;
   friend bool operator==(const LayerSpec&, const LayerSpec&) = default;
 };
 
@@ -74,6 +75,7 @@ struct ModelSpec {
   bool tied_head = true;              ///< the head is the embedding's matrix
   std::string head_name = "lm_head";  ///< in the checkpoint, outside the prefix
   bool head_bias = false;             ///< <head_name>.bias exists
+  float logit_scale = 1.0F;           ///< multiplies the logits
 
   Index d_model() const noexcept { return embedding.d_model; }
   friend bool operator==(const ModelSpec&, const ModelSpec&) = default;

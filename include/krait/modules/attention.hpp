@@ -22,6 +22,7 @@
 #include "krait/kernels/attention.hpp"
 #include "krait/kernels/rotary.hpp"
 #include "krait/modules/block_spec.hpp"
+#include "krait/modules/causal_conv1d.hpp"
 #include "krait/weights/linear.hpp"
 
 namespace krait {
@@ -33,8 +34,30 @@ struct RotarySpec {
   Index dim = 0;             ///< leading elements of a head that are rotated, even; 0: all
   double factor = 1.0;       ///< divides the positions (linear scaling)
   bool interleaved = false;  ///< pairs are (2i, 2i + 1) instead of (i, i + dim / 2)
+  /// Llama 3's scaling, if above 0: `factor` divides the positions of pairs that turn less than
+  /// low_turns times in so many tokens, of those up to high_turns in part, of others not.
+  Index original_context = 0;
+  double low_turns = 1.0;
+  double high_turns = 4.0;
+
+  KRAIT_API Result<void> validate(Index d_head) const;
+
+  /// Radians per position of the pairs. `dim` must not be 0. Numeric contract, section 10.
+  KRAIT_API std::vector<double> frequencies() const;
 
   friend bool operator==(const RotarySpec&, const RotarySpec&) = default;
+};
+
+/// Names of the block's tensors in a checkpoint.
+struct AttentionNames {
+  std::string q = "q_proj";
+  std::string k = "k_proj";
+  std::string v = "v_proj";
+  std::string qkv = {};  ///< one matrix with the rows of all three instead; empty: three
+  std::string out = "o_proj";
+  std::string conv = "conv1d";
+
+  friend bool operator==(const AttentionNames&, const AttentionNames&) = default;
 };
 
 /// Sizes of an attention block. Several heads of queries may share keys and values (GQA).
@@ -46,6 +69,12 @@ struct AttentionSpec {
   std::optional<RotarySpec> rotary = {};
   bool bias = false;      ///< q_proj, k_proj and v_proj have biases
   bool out_bias = false;  ///< o_proj has a bias
+  Index window = 0;       ///< last keys that a token sees, its own included; 0: all
+  /// Taps of a causal convolution of queries, keys and values over time, without activation, in
+  /// front of the rotary embedding; 0: none.
+  Index d_conv = 0;
+  bool conv_bias = true;  ///< the convolution has a bias
+  AttentionNames names = {};
 
   /// A copy with every 0 replaced by the value it stands for.
   KRAIT_API AttentionSpec resolved(Index d_model) const;
@@ -70,15 +99,24 @@ class Attention final : public Block {
   void forward(BlockContext& ctx) const noexcept override {
     const Index d_q = spec_.n_head * spec_.d_head;
     const Index d_kv = spec_.n_kv_head * spec_.d_head;
-    const auto q = ctx.scratch(q_, d_q);         // [T, n_head d_head]
-    const auto kv = ctx.scratch(kv_, 2 * d_kv);  // [T, 2 n_kv_head d_head]
-    const auto k = kv.cols_from(0, d_kv);        // [T, n_kv_head d_head]
-    const auto v = kv.cols_from(d_kv, d_kv);     // [T, n_kv_head d_head]
+    const auto qkv = ctx.scratch(qkv_, d_q + 2 * d_kv);
+    const auto q = qkv.cols_from(0, d_q);          // [T, n_head d_head]
+    const auto kv = qkv.cols_from(d_q, 2 * d_kv);  // [T, 2 n_kv_head d_head]
+    const auto k = kv.cols_from(0, d_kv);          // [T, n_kv_head d_head]
+    const auto v = kv.cols_from(d_kv, d_kv);       // [T, n_kv_head d_head]
 
     profile::Zone zone("qkv_proj");
-    q_proj_.apply(ctx, ctx.x, q);
-    k_proj_.apply(ctx, ctx.x, k);
-    v_proj_.apply(ctx, ctx.x, v);
+    if (is_fused_) {
+      qkv_proj_.apply(ctx, ctx.x, qkv);
+    } else {
+      q_proj_.apply(ctx, ctx.x, q);
+      k_proj_.apply(ctx, ctx.x, k);
+      v_proj_.apply(ctx, ctx.x, v);
+    }
+    if (spec_.d_conv > 0) {
+      ctx.record(raw_trail_, qkv);
+      convolve(ctx, qkv, qkv);
+    }
     ctx.visit(Site::unrotated, q);
     zone.next("rotary");
     rotate(ctx, q);
@@ -102,6 +140,10 @@ class Attention final : public Block {
 
   // Writes the keys and values of the kept tokens, which the cache of another copy may lack.
   void replay(BlockContext& ctx) const noexcept override {
+    if (spec_.d_conv > 0) {
+      const Index d_qkv = (spec_.n_head + 2 * spec_.n_kv_head) * spec_.d_head;
+      convolve(ctx, ctx.recorded(raw_trail_, d_qkv), ctx.scratch(qkv_, d_qkv));
+    }
     store(ctx, ctx.recorded(trail_, 2 * spec_.n_kv_head * spec_.d_head));
   }
 
@@ -114,6 +156,18 @@ class Attention final : public Block {
   }
 
  private:
+  void convolve(const BlockContext& ctx, MatrixView<const float> raw,
+                MatrixView<float> qkv) const noexcept {
+    parallel_for(ctx.executor, qkv.cols, 64, CausalConv1d::cost(qkv.rows),
+                 [&](Range channels) { conv1d_.apply(ctx.sequences, raw, qkv, channels); });
+  }
+
+  // The first position that matters for a token at `position`: the first of a page of the cache.
+  Index first_page(Index position) const noexcept {
+    const Index before = position + 1 - spec_.window;
+    return spec_.window > 0 && before > 0 ? before / cache_page_tokens : 0;
+  }
+
   // Applies the rotary embedding to every head of every row.
   void rotate(const BlockContext& ctx, MatrixView<float> x) const noexcept {
     if (frequencies_.empty()) return;
@@ -153,7 +207,8 @@ class Attention final : public Block {
     const Index group = spec_.n_head / spec_.n_kv_head;
     const Index block = kernels::attention_block_tokens(spec_.n_head, spec_.n_kv_head);
     const Index blocks = (rows.count + block - 1) / block;
-    const Index keys = rows.position + rows.count;
+    const Index end = rows.position + rows.count;
+    const Index keys = spec_.window > 0 ? std::min(end, rows.count + spec_.window) : end;
     const Index width = 2 * spec_.d_head;
     const ItemCost cost =
         ItemCost::of(4 * width * keys, 2 * group * width * keys * std::min(block, rows.count));
@@ -165,33 +220,37 @@ class Attention final : public Block {
         const Index heads = std::min(range.end - first, spec_.n_kv_head - head);
         const Index row = b * block;
         const auto part = q.rows_from(rows.first + row, std::min(block, rows.count - row));
-        kernels::attention(
-            {.q = part,
-             .pages = {rows.pages, static_cast<std::size_t>((keys + cache_page_tokens - 1) /
-                                                            cache_page_tokens)},
-             .page_offset = cache_.offset,
-             .row_stride = cache_.stride,
-             .position = rows.position + row,
-             .n_head = spec_.n_head,
-             .n_kv_head = spec_.n_kv_head,
-             .d_head = spec_.d_head,
-             .scale = spec_.scale,
-             .y = part,
-             .scratch = ctx.task_memory(task),
-             .heads = {head * group, (head + heads) * group}});
+        const Index page = first_page(rows.position + row);
+        const Index pages = (end + cache_page_tokens - 1) / cache_page_tokens - page;
+        kernels::attention({.q = part,
+                            .pages = {rows.pages + page, static_cast<std::size_t>(pages)},
+                            .page_offset = cache_.offset,
+                            .row_stride = cache_.stride,
+                            .position = rows.position + row - page * cache_page_tokens,
+                            .n_head = spec_.n_head,
+                            .n_kv_head = spec_.n_kv_head,
+                            .d_head = spec_.d_head,
+                            .scale = spec_.scale,
+                            .window = spec_.window,
+                            .y = part,
+                            .scratch = ctx.task_memory(task),
+                            .heads = {head * group, (head + heads) * group}});
         first += heads;
       }
     });
   }
 
   AttentionSpec spec_;
+  bool is_fused_ = false;
+  Linear qkv_proj_;                  // [(n_head + 2 n_kv_head) d_head, d_model], if fused
   Linear q_proj_;                    // [n_head d_head, d_model]
   Linear k_proj_;                    // [n_kv_head d_head, d_model]
   Linear v_proj_;                    // [n_kv_head d_head, d_model]
   Linear out_proj_;                  // [d_model, n_head d_head]
+  CausalConv1d conv1d_;              // of q, k and v together, if there is one
   std::vector<double> frequencies_;  // of pairs; empty without a rotary embedding
   CacheSlot cache_;                  // [tokens, 2 n_kv_head d_head]: keys, then values
-  ScratchSlot q_, kv_, trail_;
+  ScratchSlot qkv_, trail_, raw_trail_;
 };
 
 }  // namespace v0_1

@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// Causal depthwise convolution over time, followed by SiLU, with its state.
+/// Causal depthwise convolution over time, usually followed by SiLU, with its state.
 
 #include "krait/kernels/conv1d.hpp"
 #include "krait/modules/block.hpp"
@@ -17,6 +17,13 @@ class CausalConv1d {
  public:
   KRAIT_API static Result<CausalConv1d> bind(const WeightScope& weights, StateSlot state,
                                              Index channels, Index d_conv, bool has_bias);
+
+  /// The same convolution without SiLU behind it.
+  CausalConv1d without_silu() const noexcept {
+    CausalConv1d conv = *this;
+    conv.silu_ = false;
+    return conv;
+  }
 
   /// Estimated cost of one channel.
   static constexpr ItemCost cost(Index tokens) noexcept { return ItemCost::of(0, 50 * tokens); }
@@ -34,7 +41,8 @@ class CausalConv1d {
                             .d_conv = d_conv_,
                             .state = sequence.slot(state_).data(),
                             .y = y.rows_from(sequence.first, sequence.count),
-                            .channels = range});
+                            .channels = range,
+                            .silu = silu_});
     });
   }
 
@@ -44,6 +52,7 @@ class CausalConv1d {
   const float* weight_ = nullptr;  // [d_conv, channels]
   const float* bias_ = nullptr;    // [channels] or null
   StateSlot state_;                // [d_conv - 1, channels]
+  bool silu_ = true;
 };
 
 }  // namespace v0_1

@@ -38,6 +38,8 @@ struct MambaSpec {
   /// Epsilon of the weightless RMSNorm of dt, B and C after x_proj (Falcon-Mamba, arXiv:2410.05355,
   /// section 2.1); below 0: none.
   float inner_norm_eps = -1.0F;
+  /// These norms have weights, dt_layernorm, b_layernorm and c_layernorm (Jamba, arXiv:2403.19887).
+  bool inner_norm_weights = false;
 
   /// A copy with every 0 replaced by the size it stands for.
   MambaSpec resolved(Index d_model) const noexcept {
@@ -142,15 +144,17 @@ class Mamba final : public Block {
     return ItemCost::of(0, tokens * (16 * sizes_.d_state + 64));
   }
 
-  // δ, B and C each divided by their root mean square.
+  // δ, B and C each divided by their root mean square, and times its weight, if there is one.
   void normalize(const BlockContext& ctx, MatrixView<float> dBC) const noexcept {
     const auto [d_inner, d_state, dt_rank] = sizes_;
     const Range parts[] = {
         {0, dt_rank}, {dt_rank, dt_rank + d_state}, {dt_rank + d_state, dt_rank + 2 * d_state}};
     parallel_for(ctx.executor, dBC.rows, 16, ItemCost::of(0, 8 * dBC.cols), [&](Range rows) {
-      for (const Range cols : parts) {
-        const auto part = dBC.rows_from(rows.begin, rows.size()).cols_from(cols.begin, cols.size());
-        kernels::rms_norm({.x = part, .eps = inner_norm_eps_, .y = part});
+      for (std::size_t i = 0; i < 3; ++i) {
+        const auto part =
+            dBC.rows_from(rows.begin, rows.size()).cols_from(parts[i].begin, parts[i].size());
+        kernels::rms_norm(
+            {.x = part, .weight = inner_norms_[i], .eps = inner_norm_eps_, .y = part});
       }
     });
   }
@@ -186,14 +190,15 @@ class Mamba final : public Block {
 
   Sizes sizes_{};
   float inner_norm_eps_ = -1.0F;
-  Linear in_proj_;            // [2 d_inner, d_model]
-  CausalConv1d conv1d_;       // [d_inner, 1, d_conv]
-  Linear x_proj_;             // [dt_rank + 2 d_state, d_inner]
-  Linear dt_proj_;            // [d_inner, dt_rank], with bias
-  Linear out_proj_;           // [d_model, d_inner]
-  const float* A_ = nullptr;  // -exp(A_log) log2(e), layout of kernels/selective_scan.hpp
-  const float* D_ = nullptr;  // [d_inner]
-  StateSlot ssm_state_;       // [⌈d_inner/16⌉, d_state, 16]
+  const float* inner_norms_[3] = {};  // [dt_rank], [d_state], [d_state], or null
+  Linear in_proj_;                    // [2 d_inner, d_model]
+  CausalConv1d conv1d_;               // [d_inner, 1, d_conv]
+  Linear x_proj_;                     // [dt_rank + 2 d_state, d_inner]
+  Linear dt_proj_;                    // [d_inner, dt_rank], with bias
+  Linear out_proj_;                   // [d_model, d_inner]
+  const float* A_ = nullptr;          // -exp(A_log) log2(e), layout of kernels/selective_scan.hpp
+  const float* D_ = nullptr;          // [d_inner]
+  StateSlot ssm_state_;               // [⌈d_inner/16⌉, d_state, 16]
   ScratchSlot xz_, dBC_, dt_raw_;
   struct {
     ScratchSlot u, dt_raw, B;  // u before the convolution

@@ -14,6 +14,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "krait/core/profile.hpp"
@@ -35,6 +36,16 @@ enum class GatedNorm {
   before_gate,  ///< norm(y) · silu(z)
 };
 
+/// Factors of what in_proj gives, by its parts (Falcon-H1, arXiv:2507.22448, section 2.3).
+struct Mamba2Scales {
+  float z = 1.0F;
+  float x = 1.0F;
+  float B = 1.0F;
+  float C = 1.0F;
+  float dt = 1.0F;
+  friend bool operator==(const Mamba2Scales&, const Mamba2Scales&) = default;
+};
+
 /// Sizes of a Mamba-2 block; the defaults are those of the authors' class `Mamba2`, on which
 /// published configurations rely.
 struct Mamba2Spec {
@@ -52,6 +63,7 @@ struct Mamba2Spec {
   float norm_eps = 1e-5F;
   float dt_min = 0.0F;  ///< time steps are clamped to [dt_min, dt_max]
   float dt_max = std::numeric_limits<float>::infinity();
+  Mamba2Scales scales = {};
 
   /// A copy with every 0 replaced by the size it stands for.
   Mamba2Spec resolved(Index d_model) const noexcept {
@@ -97,6 +109,7 @@ class Mamba2 final : public Block {
 
     profile::Zone zone("in_proj");
     in_proj_.apply(ctx, ctx.x, parts);  // [z0; x0; z; x; B; C; dt] = in_proj(x)
+    if (spec_.scales != Mamba2Scales{}) scale(ctx, parts);
     zone.next("conv1d");
     ctx.record(trail_.xBC, xBC);  // (records tentative tokens for replay)
     ctx.record(trail_.dt_raw, dt_raw);
@@ -152,6 +165,26 @@ class Mamba2 final : public Block {
                 MatrixView<float> xBC) const noexcept {
     parallel_for(ctx.executor, spec_.conv_dim(), channel_block, CausalConv1d::cost(xBC.rows),
                  [&](Range channels) { conv1d_.apply(ctx.sequences, raw, xBC, channels); });
+  }
+
+  // Each part of what in_proj gave times its factor.
+  void scale(const BlockContext& ctx, MatrixView<float> parts) const noexcept {
+    const Index d_B = spec_.n_group * spec_.d_state;
+    const std::pair<float, Index> widths[] = {{spec_.scales.z, spec_.d_ssm},
+                                              {spec_.scales.x, spec_.d_ssm},
+                                              {spec_.scales.B, d_B},
+                                              {spec_.scales.C, d_B},
+                                              {spec_.scales.dt, spec_.n_head()}};
+    parallel_for(ctx.executor, parts.rows, 8, ItemCost::of(0, 2 * parts.cols), [&](Range rows) {
+      for (Index t = rows.begin; t < rows.end; ++t) {
+        Index first = 2 * spec_.d_mlp();
+        for (const auto& [factor, width] : widths) {
+          const std::span<float> part = parts.cols_from(first, width).row(t);
+          kernels::scale(factor, part, part);
+          first += width;
+        }
+      }
+    });
   }
 
   // S[h,p,n] = a S[h,p,n] + dt x[p] B[n];  y[h,p] = C · S[h,p] + D x[p], for every sequence of the

@@ -15,14 +15,17 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// Sizes of an MLP block, and the names of its two matrices.
+/// Sizes of an MLP block, and the names of its matrices.
 struct MlpSpec {
   Index d_hidden = 0;  ///< 0: 4 · d_model
   Activation activation = Activation::silu;
   bool gated = true;  ///< `up` has 2 · d_hidden rows, those of the gate first
-  bool bias = false;  ///< both matrices have biases
+  bool bias = false;  ///< all matrices have biases
   std::string up = "up_proj";
   std::string down = "down_proj";
+  std::string gate = {};    ///< the gate's own matrix; empty: it is in `up`
+  bool gate_last = false;   ///< the gate is the last rows of `up`
+  float gate_scale = 1.0F;  ///< multiplies the gate in front of the activation
 
   MlpSpec resolved(Index d_model) const {
     MlpSpec spec = *this;

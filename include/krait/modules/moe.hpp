@@ -45,7 +45,8 @@ struct MoeNames {
   std::string experts;
   std::string up = "up_proj";
   std::string down = "down_proj";
-  std::string shared = "shared_expert";  ///< scope of the shared expert's `up` and `down`
+  std::string gate = {};  ///< the gates' own matrices, of experts with own ones; empty: in `up`
+  std::string shared = "shared_expert";  ///< scope of the shared expert's matrices
 
   friend bool operator==(const MoeNames&, const MoeNames&) = default;
 };

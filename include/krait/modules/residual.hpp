@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// The pre-norm wrapper: h = h + block(norm(h)).
+/// The pre-norm wrapper: h = h + scale block(norm(h)).
 
 #include <algorithm>
 #include <memory>
@@ -19,21 +19,23 @@ inline namespace v0_1 {
 /// A norm, a block, and the addition to the residual stream, which is f32.
 class Residual {
  public:
-  /// What the block reads: the residual stream as the block before it left it, or, in a layer of
-  /// parallel blocks, the layer's input. The first block of such a layer saves that input.
-  enum class Source { stream, first_of_layer, layer };
+  /// What the block reads: the residual stream as the block before it left it, or what that block
+  /// read. The first of such parallel blocks saves it.
+  enum class Source { stream, first_of_parallel, saved };
 
   /// Slots in scratch and trail, [rows, d_model] each.
   struct Slots {
-    ScratchSlot branch;       // the block's input and output
-    ScratchSlot layer_input;  // of a layer of parallel blocks
-    ScratchSlot trail;        // for the block's input; of no size if the block has no state
+    ScratchSlot branch;  // the block's input and output
+    ScratchSlot saved;   // what parallel blocks read
+    ScratchSlot trail;   // for the block's input; of no size if the block has no state
   };
 
-  Residual(Norm norm, std::unique_ptr<const Block> block, Source source, Slots slots, Index layer,
-           std::string path)
+  /// `scale` multiplies the block's output.
+  Residual(Norm norm, std::unique_ptr<const Block> block, float scale, Source source, Slots slots,
+           Index layer, std::string path)
       : norm_(std::move(norm)),
         block_(std::move(block)),
+        scale_(scale),
         source_(source),
         slots_(slots),
         layer_(layer),
@@ -44,11 +46,11 @@ class Residual {
     const MatrixView<float> h = ctx.x;
     ctx.x = ctx.scratch(slots_.branch, h.cols);
     const MatrixView<float> source =
-        source_ == Source::stream ? h : ctx.scratch(slots_.layer_input, h.cols);
+        source_ == Source::stream ? h : ctx.scratch(slots_.saved, h.cols);
     const ItemCost cost = ItemCost::of(0, 8 * h.cols);  // of a row's norm or sum
     profile::Zone zone("norm");
     parallel_for(ctx.executor, h.rows, row_block, cost, [&](Range rows) {
-      for (Index t = rows.begin; source_ == Source::first_of_layer && t < rows.end; ++t) {
+      for (Index t = rows.begin; source_ == Source::first_of_parallel && t < rows.end; ++t) {
         std::ranges::copy(h.row(t), source.row_data(t));
       }
       norm_.apply(source.rows_from(rows.begin, rows.size()),
@@ -67,7 +69,8 @@ class Residual {
     zone.next("residual");
     parallel_for(ctx.executor, h.rows, row_block, cost, [&](Range rows) {
       for (Index t = rows.begin; t < rows.end; ++t) {
-        kernels::add(h.row(t), ctx.x.row(t), h.row(t));
+        scale_ == 1.0F ? kernels::add(h.row(t), ctx.x.row(t), h.row(t))
+                       : kernels::add_scaled(scale_, ctx.x.row(t), h.row(t));
       }
     });
     ctx.x = h;
@@ -96,6 +99,7 @@ class Residual {
 
   Norm norm_;
   std::unique_ptr<const Block> block_;
+  float scale_;
   Source source_;
   Slots slots_;
   Index layer_;

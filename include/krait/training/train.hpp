@@ -17,15 +17,22 @@ inline namespace v0_1 {
 struct TrainTask {
   Checkpoint checkpoint;  ///< configuration and tokenizer, which the result gets too
   ModelSpec spec;
-  std::string prefix;           ///< what the tensors' names begin with
-  AlignedBuffer<float> values;  ///< the weights to begin with, in the order of `Parameters`
-  std::vector<Token> text;      ///< rows are cut out of it, unless there are examples
-  std::vector<Row> examples;    ///< each is a row
+  std::string prefix;  ///< what the tensors' names begin with
+  /// The weights to begin with, in the order of `Parameters`; with an adapter, its factors.
+  AlignedBuffer<float> values;
+  std::shared_ptr<const Lora> lora;  ///< what is trained instead of the weights; null: the weights
+  std::vector<Token> text;           ///< rows are cut out of it, unless there are examples
+  std::vector<Row> examples;         ///< each is a row
 };
 
 /// The weights of a checkpoint. `path` as for `open_model`. Errors: those of `plan_checkpoint`;
 /// dtype_mismatch where a matrix is stored in a form that cannot be trained.
 KRAIT_API Result<TrainTask> open_train_task(const std::string& path);
+
+/// Factors of low rank over the weights of a checkpoint in any form, initialised from `seed`.
+/// Errors: those of `plan_checkpoint` and `Lora::create`.
+KRAIT_API Result<TrainTask> new_lora_task(const std::string& path, const LoraOptions& options,
+                                          std::uint64_t seed);
 
 /// New weights for a model as a configuration (config.json) describes it, from `seed`; a
 /// tokenizer.json beside it is taken along.
@@ -33,9 +40,10 @@ KRAIT_API Result<TrainTask> new_train_task(const std::string& config_path, std::
 
 /// Where a run puts what it makes.
 struct TrainFiles {
-  std::string destination;   ///< folder to make; unfinished work lies in `<destination>.partial`
-  std::string log;           ///< one line of JSON per step; empty: none
-  DType dtype = DType::f32;  ///< of the result's matrices: f32, bf16, f16
+  /// Folder to make, a checkpoint or an adapter; unfinished work lies in `<destination>.partial`.
+  std::string destination;
+  std::string log;               ///< one line of JSON per step; empty: none
+  DType dtype = DType::f32;      ///< of the result's matrices: f32, bf16, f16
   Index checkpoint_every = 100;  ///< steps
   bool resume = false;           ///< go on with unfinished work, if there is any
 };

@@ -43,11 +43,11 @@ struct TrainStep {
 /// give the same bits with any executor, and whether or not the run was interrupted.
 class KRAIT_API Trainer {
  public:
-  /// `values` [parameters.floats()] are the weights to begin with. The executor must outlive the
-  /// trainer. Errors: bad_argument, bad_config, unsupported.
+  /// `values` [parameters.floats()] are the weights to begin with, with `lora` the factors of that
+  /// adapter. The executor must outlive the trainer. Errors: bad_argument, bad_config, unsupported.
   static Result<Trainer> create(const ModelSpec& spec, const std::string& prefix,
                                 const TrainOptions& options, AlignedBuffer<float> values,
-                                Executor& executor);
+                                Executor& executor, std::shared_ptr<const Lora> lora = nullptr);
 
   const Parameters& parameters() const noexcept { return gradient_.parameters(); }
   const TrainOptions& options() const noexcept { return options_; }

@@ -56,10 +56,12 @@ std::optional<LayerSpec> layer_of(std::string_view kind, const Sizes& sizes) {
   const RmsNormSpec norm;
   if (has_mixer) layer.residuals.push_back({"norm", norm, "mixer", mixer_of(sizes)});
   if (!digits.empty()) {
-    layer.residuals.push_back({has_mixer ? "norm_moe" : "norm", norm, has_mixer ? "moe" : "mixer",
-                               experts_of(sizes, n_expert)});
+    layer.residuals.push_back({.norm_name = has_mixer ? "norm_moe" : "norm",
+                               .norm = norm,
+                               .block_name = has_mixer ? "moe" : "mixer",
+                               .block = experts_of(sizes, n_expert),
+                               .beside = has_mixer});
   }
-  layer.parallel = layer.residuals.size() > 1;
   return layer;
 }
 

@@ -3,6 +3,7 @@
 /// \file
 /// Attention: the oracle in double and the bit-exact scalar model.
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -23,26 +24,33 @@ inline const float* attention_key(const kernels::AttentionArgs& args, Index j, I
          j % page * args.row_stride + h / (args.n_head / args.n_kv_head) * args.d_head;
 }
 
+/// The first position that the query of row t sees.
+inline Index attention_first(const kernels::AttentionArgs& args, Index t) noexcept {
+  return args.window == 0 ? 0 : std::max<Index>(0, args.position + t + 1 - args.window);
+}
+
 /// The bits of kernels::attention.
 inline void attention(const kernels::AttentionArgs& args) noexcept {
   const Index d_head = args.d_head;
   for (Index t = 0; t < args.q.rows; ++t) {
     const Index n = args.position + t + 1;
+    const Index first = attention_first(args, t);
     const std::span<float> p = args.scratch.first(static_cast<std::size_t>(n));
     for (Index h = args.heads.begin; h < args.heads.end; ++h) {
       const float* q = args.q.row_data(t) + h * d_head;
       float* score = p.data();
-      for (Index j = 0; j < n; ++j) {
+      for (Index j = first; j < n; ++j) {
         score[j] = dot(attention_key(args, j, h), q, d_head) * args.scale;
       }
-      const float largest = max_of(p);
-      for (Index j = 0; j < n; ++j) {
+      const float largest = max_of(p.subspan(static_cast<std::size_t>(first)));
+      std::fill_n(score, first, 0.0F);
+      for (Index j = first; j < n; ++j) {
         score[j] = exp_nonpositive_of(ScalarOps(), score[j] - largest);
       }
       const float divisor = sum(score, n);
       for (Index i = 0; i < d_head; ++i) {
         float out = 0.0F;
-        for (Index j = 0; j < n; ++j) {
+        for (Index j = first; j < n; ++j) {
           const float* V = attention_key(args, j, h) + args.n_kv_head * d_head;
           out = std::fma(score[j], V[i], out);
         }
@@ -57,10 +65,11 @@ inline void attention(const kernels::AttentionArgs& args) noexcept {
 inline void attention_oracle(const kernels::AttentionArgs& args, MatrixView<double> y) {
   for (Index t = 0; t < args.q.rows; ++t) {
     const Index n = args.position + t + 1;
+    const Index first = attention_first(args, t);
     std::vector<double> p(static_cast<std::size_t>(n));
     for (Index h = args.heads.begin; h < args.heads.end; ++h) {
       double largest = -std::numeric_limits<double>::infinity();
-      for (Index j = 0; j < n; ++j) {
+      for (Index j = first; j < n; ++j) {
         double score = 0.0;
         for (Index k = 0; k < args.d_head; ++k) {
           score += static_cast<double>(attention_key(args, j, h)[k]) *
@@ -70,10 +79,13 @@ inline void attention_oracle(const kernels::AttentionArgs& args, MatrixView<doub
         largest = std::max(largest, score);
       }
       double total = 0.0;
-      for (double& value : p) total += value = std::exp(value - largest);
+      for (Index j = 0; j < n; ++j) {
+        double& value = p[static_cast<std::size_t>(j)];
+        total += value = j < first ? 0.0 : std::exp(value - largest);
+      }
       for (Index i = 0; i < args.d_head; ++i) {
         double out = 0.0;
-        for (Index j = 0; j < n; ++j) {
+        for (Index j = first; j < n; ++j) {
           const float* V = attention_key(args, j, h) + args.n_kv_head * args.d_head;
           out += p[static_cast<std::size_t>(j)] * static_cast<double>(V[i]);
         }

@@ -25,7 +25,7 @@ inline void conv1d_silu(const kernels::Conv1dArgs& args) noexcept {
         acc = std::fma(args.weight[k * channels + c], state[k * channels], acc);
       }
       acc = std::fma(args.weight[history * channels + c], newest, acc);
-      args.y(t, c) = silu_of(ScalarOps(), acc);
+      args.y(t, c) = args.silu ? silu_of(ScalarOps(), acc) : acc;
       for (Index k = 0; k + 1 < history; ++k) state[k * channels] = state[(k + 1) * channels];
       if (history > 0) state[(history - 1) * channels] = newest;
     }
@@ -44,7 +44,7 @@ inline void conv1d_silu_oracle(const kernels::Conv1dArgs& args, MatrixView<doubl
         const float x = at >= 0 ? args.x(at, c) : args.state[(history + at) * channels + c];
         acc += static_cast<double>(args.weight[k * channels + c]) * static_cast<double>(x);
       }
-      y(t, c) = silu_oracle(acc);
+      y(t, c) = args.silu ? silu_oracle(acc) : acc;
     }
   }
 }

@@ -122,6 +122,32 @@ KRAIT_INLINE typename Ops::V sigmoid_of(Ops ops, typename Ops::V x) {
   return ops.div(numerator, ops.add(ops.set(1.0F), w));
 }
 
+// x Φ(x) = max(x, 0) - |x| Φ(-|x|), Φ being the normal distribution. Φ(-t) = M(t) e^(-t²/2), M by a
+// polynomial in k = 1 / (1 + 0.3 t), the power with the rounding error of t²; gelu(-inf) = -0.
+template <class Ops>
+KRAIT_INLINE typename Ops::V gelu_of(Ops ops, typename Ops::V x) {
+  const auto one = ops.set(1.0F);
+  // -t; Φ(-15) is 0
+  const auto t = ops.max(ops.set(-15.0F), ops.min(ops.neg(x), x));
+  const auto k = ops.div(one, ops.fma(ops.set(-0.3F), t, one));
+  auto q = ops.set(-0x1.51fb0ap-6F);
+  q = ops.fma(q, k, ops.set(0x1.cca81ap-4F));
+  q = ops.fma(q, k, ops.set(-0x1.d3873ap-3F));
+  q = ops.fma(q, k, ops.set(0x1.88fa6ep-3F));
+  q = ops.fma(q, k, ops.set(-0x1.45abe8p-4F));
+  q = ops.fma(q, k, ops.set(0x1.8a0e6cp-4F));
+  q = ops.fma(q, k, ops.set(0x1.410328p-4F));
+  q = ops.fma(q, k, ops.set(0x1.c38a58p-4F));
+  q = ops.fma(q, k, ops.set(0x1.e9c39ep-4F));
+  q = ops.fma(q, k, ops.set(0x1.ea3c9ep-4F));
+  const auto square = ops.mul(t, t);
+  const auto rest = ops.fma(t, t, ops.neg(square));
+  const auto power = exp_nonpositive_of(ops, ops.mul(square, ops.set(-0.5F)));
+  const auto precise = ops.fma(power, ops.mul(rest, ops.set(-0.5F)), power);
+  const auto tail = ops.mul(ops.mul(t, ops.mul(k, q)), precise);
+  return ops.if_greater(x, ops.set(0.0F), ops.add(x, tail), tail);
+}
+
 // x / (1 + e^-x). For negative x it is x (1 + q r) / (1 + e^x) · 2^n, scaled last, so that a result
 // is precise where e^x alone is subnormal; silu(-inf) = -0, the limit.
 template <class Ops>

@@ -50,6 +50,21 @@ inline void silu(std::span<const float> x, std::span<float> y) noexcept {
   for (std::size_t i = 0; i < x.size(); ++i) y[i] = silu_of(ScalarOps(), x[i]);
 }
 
+/// x Φ(x) in double precision; at -inf the limit, -0.
+inline double gelu_oracle(double x) noexcept {
+  return x < -1000.0 ? -0.0 : 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+}
+
+/// The bits of kernels::gelu.
+inline void gelu(std::span<const float> x, std::span<float> y) noexcept {
+  for (std::size_t i = 0; i < x.size(); ++i) y[i] = gelu_of(ScalarOps(), x[i]);
+}
+
+/// The bits of kernels::scale.
+inline void scale(float a, std::span<const float> x, std::span<float> y) noexcept {
+  for (std::size_t i = 0; i < x.size(); ++i) y[i] = a * x[i];
+}
+
 /// The bits of kernels::relu.
 inline void relu(std::span<const float> x, std::span<float> y) noexcept {
   for (std::size_t i = 0; i < x.size(); ++i) y[i] = x[i] < 0.0F ? 0.0F : x[i];

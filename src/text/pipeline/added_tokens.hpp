@@ -2,11 +2,13 @@
 
 #include <array>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "krait/core/config.hpp"
+#include "krait/text/tokenizer.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -36,12 +38,15 @@ class AddedTokenMatcher {
   /// Of tokens with equal texts the first one is found; those with empty texts never are.
   explicit AddedTokenMatcher(std::vector<AddedToken> tokens);
 
-  /// Cuts `text`, well-formed UTF-8, into `parts`.
-  void split(std::string_view text, std::vector<TextPart>& parts) const;
+  /// Cuts `text`, well-formed UTF-8, into `parts`. Special tokens that overlap with a part that is
+  /// `literal` (ascending, apart) are not looked for.
+  void split(std::string_view text, std::vector<TextPart>& parts,
+             std::span<const ByteRange> literal = {}) const;
 
  private:
-  /// The longest token that begins at `position`, or null.
-  const AddedToken* find_at(std::string_view text, std::size_t position) const noexcept;
+  /// The longest token that begins at `position`, or null; special ones end at `special_end`.
+  const AddedToken* find_at(std::string_view text, std::size_t position,
+                            std::size_t special_end) const noexcept;
 
   std::vector<AddedToken> tokens_;  // by content, ascending
   std::array<bool, 256> begins_{};  // bytes that begin a token

@@ -5,12 +5,13 @@
 #include <vector>
 
 #include "krait/core/config.hpp"
+#include "text/models/merge_pairs.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 
-/// Byte-pair encoding of one piece of text: starting from single bytes, the neighbours with the
-/// lowest rank are joined, leftmost first, until none can be.
+/// Byte-pair encoding of one piece of text: starting from single bytes or characters, the
+/// neighbours with the lowest rank are joined, leftmost first, until none can be.
 class BytePairs {
  public:
   /// Room for `count` merges.
@@ -23,18 +24,13 @@ class BytePairs {
   void add_merge(Token left, Token right, std::uint32_t rank, Token result) noexcept;
 
   /// What `encode` works on. Keep it between calls and it stops allocating.
-  struct Scratch {
-    struct Symbol {
-      Token token = 0;
-      std::uint32_t previous = 0, next = 0;
-    };
-    std::vector<Symbol> symbols;
-    std::vector<std::uint64_t> queue;  // rank in the upper half, position in the lower
-    std::size_t steps = 0;             // entries taken from queues so far
-  };
+  using Scratch = PairSymbols;
 
   /// Appends the tokens of `piece` (shorter than 2^32 bytes). Time is n log n.
   void encode(std::string_view piece, Scratch& scratch, std::vector<Token>& tokens) const;
+
+  /// Joins the tokens from `first` on, in place. Time is n log n.
+  void merge(std::size_t first, Scratch& scratch, std::vector<Token>& tokens) const;
 
  private:
   struct Merge {
@@ -43,7 +39,7 @@ class BytePairs {
     Token result = 0;
   };
   static constexpr std::uint64_t no_pair = ~std::uint64_t{0};
-  static constexpr std::uint32_t no_rank = ~std::uint32_t{0};
+  static constexpr std::uint32_t no_rank = PairMerge::no_rank;
   static constexpr std::size_t short_piece = 24;
 
   static std::uint64_t pair_of(Token left, Token right) noexcept {
@@ -54,8 +50,7 @@ class BytePairs {
   const Merge& merge_of(Token left, Token right) const noexcept {
     return merges_[slot_of(pair_of(left, right))];
   }
-  void encode_short(std::string_view piece, std::vector<Token>& tokens) const;
-  void encode_long(std::string_view piece, Scratch& scratch, std::vector<Token>& tokens) const;
+  std::size_t merge_few(Token* symbols, std::size_t count) const noexcept;
 
   std::vector<Merge> merges_;  // open addressing, a power of two, at most half full
   int shift_ = 0;

@@ -1,4 +1,4 @@
-#include "text/bpe/added_tokens.hpp"
+#include "text/pipeline/added_tokens.hpp"
 
 #include <algorithm>
 
@@ -52,15 +52,15 @@ AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens) : tokens_(s
   }
 }
 
-const AddedToken* AddedTokenMatcher::find_at(std::string_view text,
-                                             std::size_t position) const noexcept {
+const AddedToken* AddedTokenMatcher::find_at(std::string_view text, std::size_t position,
+                                             std::size_t special_end) const noexcept {
   // The tokens that agree with the text so far are neighbours; every byte narrows them down.
   const AddedToken* found = nullptr;
   auto first = tokens_.begin();
   auto last = tokens_.end();
   for (std::size_t depth = 0; first != last; ++depth) {
     if (first->content.size() == depth) {
-      found = &*first;
+      if (!first->is_special || position + depth <= special_end) found = &*first;
       ++first;
     }
     if (position + depth == text.size()) break;
@@ -78,13 +78,21 @@ const AddedToken* AddedTokenMatcher::find_at(std::string_view text,
   return found;
 }
 
-void AddedTokenMatcher::split(std::string_view text, std::vector<TextPart>& parts) const {
+void AddedTokenMatcher::split(std::string_view text, std::vector<TextPart>& parts,
+                              std::span<const ByteRange> literal) const {
   parts.clear();
+  auto next_literal = literal.begin();
+  // Where a special token that begins here must end.
+  const auto special_end = [&](std::size_t position) {
+    while (next_literal != literal.end() && next_literal->end <= position) ++next_literal;
+    return next_literal == literal.end() ? text.size() : next_literal->begin;
+  };
   std::size_t rest = 0;       // where the part begins that is not given out yet
   std::size_t spaces_to = 0;  // white space known to reach up to here
   for (std::size_t position = 0; position < text.size();) {
     const bool may_begin = begins_[static_cast<unsigned char>(text[position])];
-    const AddedToken* const token = may_begin ? find_at(text, position) : nullptr;
+    const AddedToken* const token =
+        may_begin ? find_at(text, position, special_end(position)) : nullptr;
     if (token == nullptr) {
       ++position;
       continue;
