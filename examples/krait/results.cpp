@@ -325,6 +325,15 @@ std::string to_json(const QuantizeSummary& summary, const std::string& source,
                   {"bytes_after", summary.bytes_after}});
 }
 
+std::string to_json(const ConvertSummary& summary, const std::string& source,
+                    const std::string& destination) {
+  return line_of({{"source", source},
+                  {"destination", destination},
+                  {"tensors", summary.tensors},
+                  {"bytes", summary.bytes},
+                  {"files", summary.files}});
+}
+
 std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds) {
   json result = {{"out", destination}, {"steps", summary.steps}, {"seconds", seconds}};
   if (!summary.was_finished) result["loss"] = summary.loss;

@@ -91,6 +91,10 @@ std::string to_json(const LaserSearchReport& report);
 std::string to_json(const QuantizeSummary& summary, const std::string& source,
                     const std::string& destination, const std::string& form);
 
+/// `convert`.
+std::string to_json(const ConvertSummary& summary, const std::string& source,
+                    const std::string& destination);
+
 /// `train`, `sft`, `dpo`.
 std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds);
 

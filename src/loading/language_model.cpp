@@ -166,6 +166,9 @@ Result<std::shared_ptr<const Tokenizer>> make_tokenizer(const Checkpoint& checkp
                                                         const ModelConfig& config) {
   if (config.is_byte_level) return byte_tokenizer();
   if (!checkpoint.sentencepiece.empty()) return sentencepiece_tokenizer(checkpoint);
+  if (!checkpoint.tokenizer_problem.empty()) {
+    return Error{ErrorCode::unsupported, checkpoint.tokenizer_problem};
+  }
   if (checkpoint.tokenizer.empty()) {
     return Error{ErrorCode::not_found,
                  fmt::format("[tokenizer] tokenizer.json: expected the tokenizer of the model, "
