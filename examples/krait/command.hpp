@@ -116,6 +116,7 @@ void add_tokenize(CommandLine& line);
 void add_perplexity(CommandLine& line);
 void add_inspect(CommandLine& line);
 void add_evaluate(CommandLine& line);
+void add_convert(CommandLine& line);
 void add_quantize(CommandLine& line);
 void add_aqlm(CommandLine& line);
 void add_laser(CommandLine& line);

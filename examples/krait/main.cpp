@@ -26,6 +26,7 @@ int run(int argc, char** argv) {
   add_perplexity(line);
   add_inspect(line);
   add_evaluate(line);
+  add_convert(line);
   add_quantize(line);
   add_aqlm(line);
   add_laser(line);

@@ -142,6 +142,11 @@ std::string to_json(const std::string& text) { return line_of(text); }
 
 std::string text_to_json(const std::string& text) { return line_of({{"text", text}}); }
 
+std::string prompt_to_json(const std::string& prompt, std::span<const Token> tokens) {
+  return line_of(
+      {{"prompt", prompt}, {"tokens", std::vector<Token>(tokens.begin(), tokens.end())}});
+}
+
 std::string to_json(const CheckpointPlan& planned) {
   const auto& [plan, config, checkpoint] = planned;
   json tensors = json::array();
@@ -318,6 +323,15 @@ std::string to_json(const QuantizeSummary& summary, const std::string& source,
                   {"forms", summary.forms},
                   {"bytes_before", summary.bytes_before},
                   {"bytes_after", summary.bytes_after}});
+}
+
+std::string to_json(const ConvertSummary& summary, const std::string& source,
+                    const std::string& destination) {
+  return line_of({{"source", source},
+                  {"destination", destination},
+                  {"tensors", summary.tensors},
+                  {"bytes", summary.bytes},
+                  {"files", summary.files}});
 }
 
 std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds) {

@@ -52,6 +52,8 @@ std::string to_json(const std::vector<LogitsRow>& rows, bool all, Index tokens, 
 /// `tokenize`, and with --decode.
 std::string to_json(std::span<const Token> tokens);
 std::string text_to_json(const std::string& text);
+/// `chat --print-prompt`.
+std::string prompt_to_json(const std::string& prompt, std::span<const Token> tokens);
 /// A JSON string.
 std::string to_json(const std::string& text);
 
@@ -88,6 +90,10 @@ std::string to_json(const LaserSearchReport& report);
 /// `quantize`.
 std::string to_json(const QuantizeSummary& summary, const std::string& source,
                     const std::string& destination, const std::string& form);
+
+/// `convert`.
+std::string to_json(const ConvertSummary& summary, const std::string& source,
+                    const std::string& destination);
 
 /// `train`, `sft`, `dpo`.
 std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds);
