@@ -23,9 +23,7 @@ class RewardStages : public testing::Test {
       : model_{.model = test::tiny_model(spec(), DType::f32),
                .tokenizer = byte_tokenizer(),
                .stop_tokens = {},
-               .bos = {},
-               .tokenizer_config = {},
-               .chat_template = {}} {}
+               .bos = {}} {}
 
   static ModelSpec spec() {
     ModelSpec spec = test::tiny_spec();
