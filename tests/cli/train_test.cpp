@@ -159,6 +159,16 @@ TEST_F(CliDpo, EqualAnswersMoveNothing) {
   EXPECT_EQ(weights("e"), weights("base"));
 }
 
+TEST_F(CliDpo, AnAdapterIsComparedWithItsBase) {
+  const std::string adapter = dpo("a") + " --lora r=4,targets=in+out --steps 20 --lr 0.01";
+  EXPECT_EQ(krait(adapter + " --log " + path("a.jsonl")).code, 0);
+  const std::vector<json> lines = log("a.jsonl");
+  EXPECT_EQ(lines[0]["rewards/chosen"], 0.0);
+  EXPECT_EQ(lines[0]["rewards/rejected"], 0.0);
+  EXPECT_GT(lines.back()["rewards/margins"], 0.1);
+  EXPECT_TRUE(std::filesystem::exists(path("a/adapter_model.safetensors")));
+}
+
 TEST_F(CliDpo, BadInputIsRefused) {
   expect_error("dpo --data x --out y --steps 1", 2, "--model: expected a checkpoint, found none");
   expect_error("dpo -m krait-bytes-draft --out y --steps 1", 2,
