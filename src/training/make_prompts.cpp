@@ -107,7 +107,9 @@ class Pool {
     if (known_.contains(prompt)) return &counts.duplicate;
     const std::vector<std::string> words = words_of(prompt);
     for (const std::string& word : options_.without) {
-      if (std::ranges::search(words, words_of(word)).begin() != words.end()) return &counts.words;
+      const std::vector<std::string> wanted = words_of(word);
+      const auto found = std::search(words.begin(), words.end(), wanted.begin(), wanted.end());
+      if (!wanted.empty() && found != words.end()) return &counts.words;
     }
     const bool is_similar = std::ranges::any_of(words_, [&](const std::vector<std::string>& other) {
       return rouge(words, other) > options_.max_rouge;
