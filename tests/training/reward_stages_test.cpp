@@ -24,8 +24,7 @@ class RewardStages : public testing::Test {
                .tokenizer = byte_tokenizer(),
                .stop_tokens = {},
                .bos = {},
-               .tokenizer_config = {},
-               .chat_template = {}} {}
+               .chat_templates = {}} {}
 
   static ModelSpec spec() {
     ModelSpec spec = test::tiny_spec();
