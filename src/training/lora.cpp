@@ -186,7 +186,10 @@ Result<void> Lora::choose(const ModelSpec& spec, const std::string& prefix) {
     }
     for (const std::string& path : found->second) {
       const Parameter* whole = model.find(path + ".weight");
-      check_contract(whole != nullptr, "[lora] " + path + ": expected a matrix, found none");
+      if (whole == nullptr) {  // of a block that cannot be trained either
+        return Error{ErrorCode::unsupported,
+                     fmt::format("[lora] {}: expected a matrix of its own, found none", path)};
+      }
       const int last = whole->shape.rank() - 1;
       Matrix matrix{.name = whole->name.substr(0, whole->name.size() - 7),
                     .out = whole->shape[last - 1],

@@ -23,7 +23,8 @@ class RewardStages : public testing::Test {
       : model_{.model = test::tiny_model(spec(), DType::f32),
                .tokenizer = byte_tokenizer(),
                .stop_tokens = {},
-               .bos = {}} {}
+               .bos = {},
+               .chat_templates = {}} {}
 
   static ModelSpec spec() {
     ModelSpec spec = test::tiny_spec();
