@@ -5,6 +5,7 @@
 /// krait::tools.
 
 #include "krait/tools/aqlm.hpp"
+#include "krait/tools/convert.hpp"
 #include "krait/tools/cost.hpp"
 #include "krait/tools/drugs_report.hpp"
 #include "krait/tools/evaluate.hpp"

@@ -122,8 +122,8 @@ Result<LanguageModel> load(Checkpoint checkpoint, const WeightOptions& options,
   }
   KRAIT_ASSIGN_OR_RETURN(Model model,
                          build_model(config.spec, checkpoint.weights, config.prefix, options));
-  return LanguageModel{std::move(model), std::move(tokenizer),        std::move(config.stop_tokens),
-                       marks.bos,        checkpoint.tokenizer_config, checkpoint.chat_template};
+  return LanguageModel{std::move(model), std::move(tokenizer), std::move(config.stop_tokens),
+                       marks.bos, read_chat_templates(checkpoint)};
 }
 
 // A SentencePiece file does not say what goes around a text; what is beside it may.
@@ -166,6 +166,9 @@ Result<std::shared_ptr<const Tokenizer>> make_tokenizer(const Checkpoint& checkp
                                                         const ModelConfig& config) {
   if (config.is_byte_level) return byte_tokenizer();
   if (!checkpoint.sentencepiece.empty()) return sentencepiece_tokenizer(checkpoint);
+  if (!checkpoint.tokenizer_problem.empty()) {
+    return Error{ErrorCode::unsupported, checkpoint.tokenizer_problem};
+  }
   if (checkpoint.tokenizer.empty()) {
     return Error{ErrorCode::not_found,
                  fmt::format("[tokenizer] tokenizer.json: expected the tokenizer of the model, "

@@ -15,8 +15,9 @@ TEST_F(Cli, TellsItsVersionAndHelp) {
   EXPECT_EQ(krait("--version").out, "krait 0.1.0\n");
   const Outcome help = krait("--help");
   EXPECT_EQ(help.code, 0);
-  for (const char* command : {"generate", "chat", "logits", "tokenize", "perplexity", "evaluate",
-                              "inspect", "quantize", "aqlm", "laser", "train", "sft", "bench"}) {
+  for (const char* command :
+       {"generate", "chat", "logits", "tokenize", "perplexity", "evaluate", "inspect", "convert",
+        "quantize", "aqlm", "laser", "train", "sft", "bench"}) {
     EXPECT_NE(help.out.find(command), std::string::npos);
     const Outcome one = krait(std::string(command) + " --help");
     EXPECT_EQ(one.code, 0);

@@ -125,10 +125,10 @@ TEST_F(OpenCheckpoint, WhatIsMissingIsNamed) {
 
 TEST_F(OpenCheckpoint, OtherFormatsAreNamed) {
   put("model.gguf", "GGUF");
-  expect_error(path("model.gguf"), ErrorCode::unsupported, "GGUF");
+  expect_error(path("model.gguf"), ErrorCode::bad_format, "version: expected 4 more bytes");
   expect_error(root(), ErrorCode::unsupported, "GGUF");
   put("x.txt", "text");
-  expect_error(path("x.txt"), ErrorCode::unsupported, ".safetensors or .bin");
+  expect_error(path("x.txt"), ErrorCode::unsupported, ".safetensors, .bin or .gguf");
   fs::remove(path("model.gguf"));
   put("config.json", "{}");
   put("pytorch_model.bin.index.json", "{}");
