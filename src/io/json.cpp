@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -64,14 +65,19 @@ class Builder final : public Json::json_sax_t {
 
  private:
   static const std::string* repeated_key(const Metadata::Object& members) {
-    std::vector<const std::string*> keys;
+    // By their hashes: vocabularies have hundreds of thousands of keys.
+    std::vector<std::pair<std::size_t, const std::string*>> keys;
     keys.reserve(members.size());
-    for (const Metadata::Member& member : members) keys.push_back(&member.key);
-    const auto less = [](const std::string* a, const std::string* b) { return *a < *b; };
-    std::sort(keys.begin(), keys.end(), less);
-    const auto same = [](const std::string* a, const std::string* b) { return *a == *b; };
-    const auto found = std::adjacent_find(keys.begin(), keys.end(), same);
-    return found == keys.end() ? nullptr : *found;
+    for (const Metadata::Member& member : members) {
+      keys.emplace_back(std::hash<std::string>{}(member.key), &member.key);
+    }
+    std::sort(keys.begin(), keys.end(), [](const auto& a, const auto& b) {
+      return a.first != b.first ? a.first < b.first : *a.second < *b.second;
+    });
+    const auto found = std::adjacent_find(
+        keys.begin(), keys.end(),
+        [](const auto& a, const auto& b) { return a.first == b.first && *a.second == *b.second; });
+    return found == keys.end() ? nullptr : found->second;
   }
 
   bool refuse(std::string what) {

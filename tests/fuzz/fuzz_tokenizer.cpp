@@ -1,4 +1,4 @@
-// A tokenizer file from anywhere: it is refused, or its tokenizer takes any text and gives it back.
+// A tokenizer file from anywhere: it is refused, or its tokenizer takes any text.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
