@@ -15,7 +15,8 @@ krait_root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 krait_install_packages $krait_build_packages
 # Any build folder will do: one that tests/run.sh made has the program too.
 if ! krait_configured "$krait_root/build"; then
-  krait_configure "$krait_root/build" -DKRAIT_BUILD_TESTS=OFF -DKRAIT_BUILD_BENCH=OFF
+  krait_configure "$krait_root/build" -DKRAIT_BUILD_TESTS=OFF -DKRAIT_BUILD_BENCH=OFF \
+    -DKRAIT_UNITY=ON
 fi
 krait_compile "$krait_root/build" krait_cli
 

@@ -21,6 +21,8 @@ std::unique_ptr<ThreadPool> make_threads(int threads) {
 void add_common(Command& command, CommonOptions& options, const std::string& json_help) {
   command.file("-m,--model", options.model,
                "Checkpoint directory, weight file, or the name of a bundled model");
+  command.file("--lora", options.adapter,
+               "Adapter of low rank over the model: a folder of PEFT's or MLX's files");
   add_threads(command, options.threads);
   std::vector<std::string> forms = {"file"};
   for (const WeightForm* form : weight_forms()) forms.emplace_back(form->name());
@@ -54,7 +56,8 @@ LoadOptions load_options(const CommonOptions& options, Executor* executor) {
           .form = options.dtype,
           .compute = options.compute == "bf16" ? Compute::bf16 : Compute::f32,
           .progress = ProgressLine("loading", "bytes"),
-          .executor = executor};
+          .executor = executor,
+          .adapter = options.adapter};
 }
 
 namespace {
@@ -80,12 +83,8 @@ Result<Runtime> start_without_tokenizer(const CommonOptions& options,
   std::unique_ptr<ThreadPool> threads = make_threads(options.threads);
   KRAIT_ASSIGN_OR_RETURN(Model model,
                          load_model(options.model, load_options(options, threads.get())));
-  LanguageModel loaded{.model = std::move(model),
-                       .tokenizer = byte_tokenizer(),
-                       .stop_tokens = {},
-                       .bos = {},
-                       .tokenizer_config = {},
-                       .chat_template = {}};
+  LanguageModel loaded{
+      .model = std::move(model), .tokenizer = byte_tokenizer(), .stop_tokens = {}, .bos = {}};
   return with_session(std::move(loaded), std::move(threads), session);
 }
 

@@ -25,6 +25,7 @@ struct CommonOptions {
   std::string dtype = "file";
   std::string compute = "f32";
   std::string weights = "map";
+  std::string adapter;
   bool json = false;
 };
 
@@ -33,7 +34,7 @@ void add_threads(Command& command, int& threads);
 /// So many threads, or, for 0, as many as the process may use.
 std::unique_ptr<ThreadPool> make_threads(int threads);
 
-/// Adds -m, --threads, --dtype, --weights; and --json with the given help.
+/// Adds -m, --lora, --threads, --dtype, --compute, --weights; and --json with the given help.
 void add_common(Command& command, CommonOptions& options, const std::string& json_help);
 
 /// The arguments of commands that write a checkpoint made of another.
@@ -115,12 +116,20 @@ void add_tokenize(CommandLine& line);
 void add_perplexity(CommandLine& line);
 void add_inspect(CommandLine& line);
 void add_evaluate(CommandLine& line);
+void add_convert(CommandLine& line);
 void add_quantize(CommandLine& line);
 void add_aqlm(CommandLine& line);
 void add_laser(CommandLine& line);
 void add_drugs_report(CommandLine& line);
 void add_train(CommandLine& line);
 void add_sft(CommandLine& line);
+void add_dpo(CommandLine& line);
+void add_prompts(CommandLine& line);
+void add_candidates(CommandLine& line);
+void add_judge(CommandLine& line);
+void add_pairs(CommandLine& line);
+void add_self_reward(CommandLine& line);
+void add_merge(CommandLine& line);
 void add_bench(CommandLine& line);
 
 }  // namespace krait::cli

@@ -49,6 +49,18 @@ WrongUsage::WrongUsage(std::string_view option, const Error& error) {
              (expected == std::string::npos ? error.message : error.message.substr(expected));
 }
 
+std::vector<std::string> split_list(std::string_view text) {
+  std::vector<std::string> parts(1);
+  for (const char c : text) {
+    if (c == ',') {
+      parts.emplace_back();
+    } else {
+      parts.back() += c;
+    }
+  }
+  return parts;
+}
+
 std::string in_quotes(std::string_view text) {
   constexpr std::size_t limit = 60;
   return "'" + std::string(text.substr(0, limit)) + (text.size() > limit ? "...'" : "'");

@@ -37,6 +37,8 @@ class WrongUsage : public std::exception {
 
 /// The value as it was written, for "found".
 std::string in_quotes(std::string_view text);
+/// The parts of an option's list: "a,b" is two, "" is one.
+std::vector<std::string> split_list(std::string_view text);
 
 /// A command with its options. Names are written "-n,--tokens"; what is declared refers to
 /// variables that must outlive the command.

@@ -24,16 +24,6 @@ struct DraftSpec {
 
 bool is_statistical(const std::string& name) { return name == "ngram" || name == "maxgram"; }
 
-std::vector<std::string> split(const std::string& text) {
-  std::vector<std::string> parts;
-  std::size_t begin = 0;
-  for (std::size_t comma = 0; comma != std::string::npos; begin = comma + 1) {
-    comma = text.find(',', begin);
-    parts.push_back(text.substr(begin, comma - begin));
-  }
-  return parts;
-}
-
 DraftSpec parse(const std::string& text) {
   DraftSpec spec;
   const std::size_t colon = text.find(':');
@@ -46,7 +36,7 @@ DraftSpec parse(const std::string& text) {
   } else if (kind == "model" && !rest.empty()) {
     spec.models = {rest};
   } else if (kind == "cascade" && !rest.empty()) {
-    spec.models = split(rest);
+    spec.models = split_list(rest);
     spec.bottom = spec.models.back();
     spec.models.pop_back();
     const auto is_bad = [](const std::string& one) {
@@ -157,6 +147,7 @@ Result<std::shared_ptr<Speculation>> DraftFlags::load_drafter(const Runtime& run
     KRAIT_ASSIGN_OR_RETURN(DraftModelOptions model, load(common.model, spec_, options, runtime));
     models.push_back(std::move(model));
   }
+  options.adapter.clear();  // it is the model's own
   for (const std::string& path : spec.models) {
     KRAIT_ASSIGN_OR_RETURN(DraftModelOptions model, load(path, path, options, runtime));
     models.push_back(std::move(model));

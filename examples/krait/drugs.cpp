@@ -110,20 +110,8 @@ struct Options {
   std::string out;
 };
 
-std::vector<std::string> split(const std::string& text) {
-  std::vector<std::string> parts(1);
-  for (const char c : text) {
-    if (c == ',') {
-      parts.emplace_back();
-    } else {
-      parts.back() += c;
-    }
-  }
-  return parts;
-}
-
 void read_sites(const std::string& text, std::vector<DrugSite>& sites) {
-  for (const std::string& part : split(text)) {
+  for (const std::string& part : split_list(text)) {
     const std::size_t at = part.size() == 1 ? drug_letters.find(part[0]) : drug_letters.npos;
     if (at == drug_letters.npos) {
       throw WrongUsage("--sites", "letters of H X V B D Q S W A Z O K such as A,H",
@@ -138,7 +126,7 @@ void read_sites(const std::string& text, std::vector<DrugSite>& sites) {
 }
 
 void read_doses(const std::string& text, std::vector<double>& doses) {
-  for (const std::string& part : split(text)) {
+  for (const std::string& part : split_list(text)) {
     const double dose = parse_real(part, "--doses");
     if (!(dose >= 0.0 && dose <= 1e9)) {
       throw WrongUsage("--doses", "numbers of at least 0", in_quotes(part));

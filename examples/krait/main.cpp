@@ -26,12 +26,20 @@ int run(int argc, char** argv) {
   add_perplexity(line);
   add_inspect(line);
   add_evaluate(line);
+  add_convert(line);
   add_quantize(line);
   add_aqlm(line);
   add_laser(line);
   add_drugs_report(line);
   add_train(line);
   add_sft(line);
+  add_dpo(line);
+  add_prompts(line);
+  add_candidates(line);
+  add_judge(line);
+  add_pairs(line);
+  add_self_reward(line);
+  add_merge(line);
   add_bench(line);
   return line.run({argv + std::min(argc, 1), argv + argc});
 }

@@ -3,6 +3,7 @@
 /// \file
 /// Weights: matrices in every form, and the places in a checkpoint where they are found.
 
+#include "krait/weights/adapter.hpp"
 #include "krait/weights/aqlm.hpp"
 #include "krait/weights/binder.hpp"
 #include "krait/weights/convert.hpp"

@@ -8,6 +8,7 @@
 #include <optional>
 #include <utility>
 
+#include "core/bad_argument.hpp"
 #include "decoding/clone_ptr.hpp"
 #include "decoding/exact_math.hpp"
 #include "decoding/steps/steps.hpp"
@@ -20,20 +21,18 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-Error bad(std::string_view what, std::string_view expected, std::string_view found) {
-  return {ErrorCode::bad_argument,
-          fmt::format("[beams] {}: expected {}, found {}", what, expected, found)};
-}
-
 Result<void> check_sampler(const SamplerOptions& options) {
-  if (options.greedy) return bad("sampler", "steps that change logits", "'greedy'");
-  if (options.gumbel) return bad("sampler", "steps that change logits", "'gumbel'");
+  if (options.greedy)
+    return bad_argument("beams", "sampler", "steps that change logits", "'greedy'");
+  if (options.gumbel)
+    return bad_argument("beams", "sampler", "steps that change logits", "'gumbel'");
   constexpr const StepKind* known[] = {&penalties_step, &dry_step, &logit_bias_step,
                                        &bad_words_step, &min_length_step};
   for (const StepKind* kind : step_kinds()) {
     if (!kind->is_on(options) || std::ranges::find(known, kind) != std::end(known)) continue;
-    return bad("sampler", "steps that change logits, and none that is about a draw",
-               fmt::format("'{}'", kind->name));
+    return bad_argument("beams", "sampler",
+                        "steps that change logits, and none that is about a draw",
+                        fmt::format("'{}'", kind->name));
   }
   return {};
 }
@@ -58,10 +57,10 @@ struct Choice {
   TokenMask mask = TokenMask();
 };
 
-class Search {
+class BeamSearch {
  public:
-  Search(Session& session, const Tokenizer& tokenizer, const GenerationOptions& options,
-         const BeamOptions& beams)
+  BeamSearch(Session& session, const Tokenizer& tokenizer, const GenerationOptions& options,
+             const BeamOptions& beams)
       : session_(session),
         tokenizer_(tokenizer),
         options_(options),
@@ -275,24 +274,26 @@ Result<void> validate(const BeamOptions& beams, const GenerationOptions& options
                       const Model& model) {
   constexpr Index most = 1000;
   if (beams.num_beams < 1 || beams.num_beams > most) {
-    return bad("num_beams", fmt::format("1 to {}", most), fmt::to_string(beams.num_beams));
+    return bad_argument("beams", "num_beams", fmt::format("1 to {}", most),
+                        fmt::to_string(beams.num_beams));
   }
   if (!(std::fabs(beams.length_penalty) <= 20.0)) {
-    return bad("length_penalty", "a number from -20 to 20", fmt::to_string(beams.length_penalty));
+    return bad_argument("beams", "length_penalty", "a number from -20 to 20",
+                        fmt::to_string(beams.length_penalty));
   }
   if (beams.num_return_sequences < 1 || beams.num_return_sequences > beams.num_beams) {
-    return bad("num_return_sequences", fmt::format("1 to {}", beams.num_beams),
-               fmt::to_string(beams.num_return_sequences));
+    return bad_argument("beams", "num_return_sequences", fmt::format("1 to {}", beams.num_beams),
+                        fmt::to_string(beams.num_return_sequences));
   }
   KRAIT_RETURN_IF_ERROR(validate(options, model));
   if (options.max_tokens < 1)
-    return bad("tokens", "at least 1", fmt::to_string(options.max_tokens));
+    return bad_argument("beams", "tokens", "at least 1", fmt::to_string(options.max_tokens));
   if (!std::ranges::all_of(options.stop_strings, &std::string::empty)) {
-    return bad("search", "no stop strings, but stop tokens", "some");
+    return bad_argument("beams", "search", "no stop strings, but stop tokens", "some");
   }
-  if (options.speculation) return bad("search", "no drafts", "some");
-  if (options.log_probs) return bad("search", "no log-probabilities", "some");
-  if (options.drugs) return bad("search", "no noise", "some");
+  if (options.speculation) return bad_argument("beams", "search", "no drafts", "some");
+  if (options.log_probs) return bad_argument("beams", "search", "no log-probabilities", "some");
+  if (options.drugs) return bad_argument("beams", "search", "no noise", "some");
   KRAIT_RETURN_IF_ERROR(validate(options.sampler, model.vocab()));
   return check_sampler(options.sampler);
 }
@@ -302,11 +303,11 @@ Result<std::vector<Beam>> beam_search(Session& session, const Tokenizer& tokeniz
                                       const BeamOptions& beams, Progress progress) {
   KRAIT_RETURN_IF_ERROR(validate(beams, options, session.model()));
   KRAIT_RETURN_IF_ERROR(validate(sequence));
-  if (sequence.pending < 1) return bad("prompt", "at least one token", "none");
+  if (sequence.pending < 1) return bad_argument("beams", "prompt", "at least one token", "none");
   Sequence start = sequence;
   start.unshown = 0;
   KRAIT_RETURN_IF_ERROR(prefill(session, start));
-  Search search(session, tokenizer, options, beams);
+  BeamSearch search(session, tokenizer, options, beams);
   KRAIT_RETURN_IF_ERROR(search.begin(std::move(start)));
   bool goes_on = true;
   for (Index done = 1; goes_on; ++done) {

@@ -21,10 +21,10 @@ double score_of(const GenerationResult& result, BestBy by) {
   return sum / static_cast<double>(result.log_probs.size());
 }
 
-class Search {
+class BestSearch {
  public:
-  Search(Session& session, const Tokenizer& tokenizer, GenerationOptions options, Index count,
-         BestBy by, Progress progress)
+  BestSearch(Session& session, const Tokenizer& tokenizer, GenerationOptions options, Index count,
+             BestBy by, Progress progress)
       : session_(&session),
         tokenizer_(&tokenizer),
         options_(std::move(options)),
@@ -122,7 +122,7 @@ Result<Best> best_of(Session& session, const Tokenizer& tokenizer, const Sequenc
   // Noise is each sample's own.
   if (!options.drugs || !start.awaits_noise()) KRAIT_RETURN_IF_ERROR(prefill(session, start));
   const double prompt_seconds = watch.lap();
-  Search search(session, tokenizer, options, count, by, progress);
+  BestSearch search(session, tokenizer, options, count, by, progress);
   const bool is_guided = options.guidance_scale != 1.0;
   const Index batch = is_guided ? 1 : std::max<Index>(1, session.options().max_batch);
   for (Index k = 0; k < count; k += batch) {

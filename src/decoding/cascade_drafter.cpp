@@ -7,6 +7,7 @@
 #include <deque>
 #include <utility>
 
+#include "core/bad_argument.hpp"
 #include "decoding/clone_ptr.hpp"
 #include "decoding/draft_model.hpp"
 #include "krait/io/printable.hpp"
@@ -14,11 +15,6 @@
 namespace krait {
 inline namespace v0_1 {
 namespace {
-
-Error bad(std::string_view what, std::string_view expected, std::string_view found) {
-  return {ErrorCode::bad_argument,
-          fmt::format("[draft] {}: expected {}, found {}", what, expected, found)};
-}
 
 class CascadeDrafter final : public Drafter {
  public:
@@ -109,14 +105,16 @@ Result<void> check_increments(const CascadeOptions& options, Index levels) {
   constexpr Index most = 1024;
   const auto expected = fmt::format("{} rows of {} numbers from 0 to {}", levels, levels, most);
   if (std::ssize(options.increments) != levels) {
-    return bad("increments", expected, fmt::format("{} rows", options.increments.size()));
+    return bad_argument("draft", "increments", expected,
+                        fmt::format("{} rows", options.increments.size()));
   }
   for (const std::vector<Index>& row : options.increments) {
     if (std::ssize(row) != levels) {
-      return bad("increments", expected, fmt::format("a row of {}", row.size()));
+      return bad_argument("draft", "increments", expected, fmt::format("a row of {}", row.size()));
     }
     for (const Index entry : row) {
-      if (entry < 0 || entry > most) return bad("increments", expected, fmt::to_string(entry));
+      if (entry < 0 || entry > most)
+        return bad_argument("draft", "increments", expected, fmt::to_string(entry));
     }
   }
   return {};
@@ -128,22 +126,25 @@ Result<std::unique_ptr<Drafter>> cascade_drafter(std::vector<DraftModelOptions> 
                                                  std::unique_ptr<Drafter> bottom,
                                                  Executor& executor,
                                                  const CascadeOptions& options) {
-  if (models.empty()) return bad("cascade", "at least one model", "none");
+  if (models.empty()) return bad_argument("draft", "cascade", "at least one model", "none");
   const Index levels = std::ssize(models) + (bottom ? 1 : 0);
   for (const DraftModelOptions& one : models) {
     if (one.model.vocab() == models.front().model.vocab()) continue;
-    return bad("cascade", fmt::format("models of {} tokens", models.front().model.vocab()),
-               fmt::format("one of {} ({})", one.model.vocab(), one.name));
+    return bad_argument("draft", "cascade",
+                        fmt::format("models of {} tokens", models.front().model.vocab()),
+                        fmt::format("one of {} ({})", one.model.vocab(), one.name));
   }
   if (bottom && bottom->levels() != 1) {
-    return bad("cascade", "one drafter at the bottom", fmt::format("{}", bottom->levels()));
+    return bad_argument("draft", "cascade", "one drafter at the bottom",
+                        fmt::format("{}", bottom->levels()));
   }
   if (!(options.lenience >= 1.0 && std::isfinite(options.lenience))) {
-    return bad("lenience", "a number of at least 1", fmt::to_string(options.lenience));
+    return bad_argument("draft", "lenience", "a number of at least 1",
+                        fmt::to_string(options.lenience));
   }
   if (options.lenience > 1.0 && levels == 1) {
-    return bad("lenience", "1, where no model reviews another's guesses",
-               fmt::to_string(options.lenience));
+    return bad_argument("draft", "lenience", "1, where no model reviews another's guesses",
+                        fmt::to_string(options.lenience));
   }
   KRAIT_RETURN_IF_ERROR(check_increments(options, levels));
   return std::unique_ptr<Drafter>(

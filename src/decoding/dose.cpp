@@ -14,7 +14,7 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-Error bad(std::string_view what, std::string_view expected, std::string_view found) {
+Error bad_dose(std::string_view what, std::string_view expected, std::string_view found) {
   return {ErrorCode::bad_argument, fmt::format("[drugs] {}: expected {}, found {}", what, expected,
                                                found.empty() ? "nothing" : printable(found))};
 }
@@ -48,11 +48,11 @@ Result<std::vector<double>> numbers(std::string_view what, std::string_view list
   std::vector<double> values;
   for (const std::string_view part : split(list, ',')) {
     const std::optional<double> value = number(part);
-    if (!value) return bad(what, "finite numbers", part);
+    if (!value) return bad_dose(what, "finite numbers", part);
     values.push_back(*value);
   }
   if (values.size() == count) return values;
-  return bad(what, fmt::format("{} numbers", count), fmt::to_string(values.size()));
+  return bad_dose(what, fmt::format("{} numbers", count), fmt::to_string(values.size()));
 }
 
 Result<std::vector<DosePoint>> read_points(std::string_view list) {
@@ -62,10 +62,10 @@ Result<std::vector<DosePoint>> read_points(std::string_view list) {
     const auto depth = number(part.substr(0, colon));
     const auto ratio =
         colon == std::string_view::npos ? std::nullopt : number(part.substr(colon + 1));
-    if (!depth || !ratio) return bad("points", "DEPTH:RATIO with finite numbers", part);
+    if (!depth || !ratio) return bad_dose("points", "DEPTH:RATIO with finite numbers", part);
     points.push_back({*depth, *ratio});
   }
-  if (points.empty()) return bad("points", "at least one DEPTH:RATIO", "");
+  if (points.empty()) return bad_dose("points", "at least one DEPTH:RATIO", "");
   return points;
 }
 
@@ -74,7 +74,7 @@ Result<std::vector<DosePoint>> read_shape(std::string_view text) {
   const std::string_view kind = text.substr(0, open);
   const bool is_known = kind == "rect" || kind == "ramp" || kind == "peak" || kind == "points";
   if (!is_known || open == std::string_view::npos || !text.ends_with(')')) {
-    return bad("shape", "rect(c,h), ramp(a,b), peak(c,w) or points(d:r,…)", text);
+    return bad_dose("shape", "rect(c,h), ramp(a,b), peak(c,w) or points(d:r,…)", text);
   }
   const std::string_view list = text.substr(open + 1, text.size() - open - 2);
   if (kind == "points") return read_points(list);
@@ -82,10 +82,10 @@ Result<std::vector<DosePoint>> read_shape(std::string_view text) {
   const double a = values[0];
   const double b = values[1];
   if (kind == "ramp") {
-    if (!(a < b)) return bad("ramp", "a depth and a greater one", list);
+    if (!(a < b)) return bad_dose("ramp", "a depth and a greater one", list);
     return std::vector<DosePoint>{{a, 0.0}, {b, 1.0}};
   }
-  if (!(b > 0.0)) return bad(kind, "a width above 0", list);
+  if (!(b > 0.0)) return bad_dose(kind, "a width above 0", list);
   if (kind == "peak") return std::vector<DosePoint>{{a - b, 0.0}, {a, 1.0}, {a + b, 0.0}};
   return std::vector<DosePoint>{
       {a - 1.01 * b, 0.0}, {a - b, 1.0}, {a + b, 1.0}, {a + 1.01 * b, 0.0}};
@@ -95,7 +95,7 @@ Result<DoseMode> read_mode(std::string_view text) {
   if (text == "interpolate") return DoseMode::interpolate;
   if (text == "ceil") return DoseMode::ceil;
   if (text == "floor") return DoseMode::floor;
-  return bad("mode", "interpolate, ceil or floor", text);
+  return bad_dose("mode", "interpolate, ceil or floor", text);
 }
 
 // SITE:theta=T[,shape=S][,mode=M]
@@ -104,7 +104,7 @@ Result<Dose> read_dose(std::string_view text) {
   const std::string_view letter = text.substr(0, colon);
   const std::size_t site = letter.size() == 1 ? drug_letters.find(letter[0]) : drug_letters.npos;
   if (site == drug_letters.npos) {
-    return bad("site", fmt::format("one of {}", fmt::join(drug_letters, " ")), letter);
+    return bad_dose("site", fmt::format("one of {}", fmt::join(drug_letters, " ")), letter);
   }
   Dose dose{.site = static_cast<DrugSite>(site)};
   std::vector<std::string_view> seen;
@@ -113,13 +113,13 @@ Result<Dose> read_dose(std::string_view text) {
     const std::string_view key = part.substr(0, part.find('='));
     const std::string_view value = key.size() < part.size() ? part.substr(key.size() + 1) : "";
     if (std::ranges::find(seen, key) != seen.end()) {
-      return bad(letter, fmt::format("one {}", key), "another");
+      return bad_dose(letter, fmt::format("one {}", key), "another");
     }
     seen.push_back(key);
     if (key == "theta") {
       const auto theta = number(value);
       if (!theta || *theta < 0.0) {
-        return bad(fmt::format("{} theta", letter), "a finite number of at least 0", value);
+        return bad_dose(fmt::format("{} theta", letter), "a finite number of at least 0", value);
       }
       dose.theta = *theta;
     } else if (key == "shape") {
@@ -127,10 +127,10 @@ Result<Dose> read_dose(std::string_view text) {
     } else if (key == "mode") {
       KRAIT_ASSIGN_OR_RETURN(dose.mode, read_mode(value));
     } else {
-      return bad(letter, "theta=…, shape=… or mode=…", part);
+      return bad_dose(letter, "theta=…, shape=… or mode=…", part);
     }
   }
-  if (std::ranges::find(seen, "theta") == seen.end()) return bad(letter, "theta=…", values);
+  if (std::ranges::find(seen, "theta") == seen.end()) return bad_dose(letter, "theta=…", values);
   return dose;
 }
 
@@ -175,9 +175,9 @@ Result<void> parse_drug_state(std::string_view text, DrugPlan& plan) {
       plan.shower = passes;
       return {};
     }
-    return bad("shower", "a whole number of at least 1", count);
+    return bad_dose("shower", "a whole number of at least 1", count);
   }
-  return bad("state", "clean, carry or shower(N)", text);
+  return bad_dose("state", "clean, carry or shower(N)", text);
 }
 
 }  // namespace v0_1

@@ -5,17 +5,13 @@
 #include <algorithm>
 #include <cmath>
 #include <utility>
+#include "core/bad_argument.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 namespace {
 
 constexpr Index most_layers = 2048;  // of the counter of random numbers
-
-Error bad(std::string_view what, std::string_view expected, std::string_view found) {
-  return {ErrorCode::bad_argument,
-          fmt::format("[drugs] {}: expected {}, found {}", what, expected, found)};
-}
 
 // The drug of a hook's site, if any.
 std::size_t drug_of(Site site) noexcept {
@@ -61,34 +57,37 @@ bool is_grouped(DrugSite drug) noexcept {
 bool is_of_one_token(Site site) noexcept { return site >= Site::state; }
 
 Result<void> check(const DrugPlan& plan, Index layers) {
-  if (plan.group < 0) return bad("group", "a number of at least 0", fmt::to_string(plan.group));
+  if (plan.group < 0)
+    return bad_argument("drugs", "group", "a number of at least 0", fmt::to_string(plan.group));
   if (plan.state == DrugState::shower && plan.shower < 1) {
-    return bad("shower", "at least 1 pass", fmt::to_string(plan.shower));
+    return bad_argument("drugs", "shower", "at least 1 pass", fmt::to_string(plan.shower));
   }
   if (layers > most_layers) {
-    return bad("model", fmt::format("at most {} layers", most_layers), fmt::to_string(layers));
+    return bad_argument("drugs", "model", fmt::format("at most {} layers", most_layers),
+                        fmt::to_string(layers));
   }
   for (std::size_t i = 0; i < plan.doses.size(); ++i) {
     const Dose& dose = plan.doses[i];
     const char letter = drug_letters[static_cast<std::size_t>(dose.site)];
     if (!std::isfinite(dose.theta) || dose.theta < 0.0) {
-      return bad(fmt::format("{} theta", letter), "a finite number of at least 0",
-                 fmt::to_string(dose.theta));
+      return bad_argument("drugs", fmt::format("{} theta", letter), "a finite number of at least 0",
+                          fmt::to_string(dose.theta));
     }
     for (std::size_t k = 0; k < dose.shape.size(); ++k) {
       const DosePoint& point = dose.shape[k];
       if (!std::isfinite(point.depth) || !std::isfinite(point.ratio) || point.ratio < 0.0) {
-        return bad(fmt::format("{} shape", letter), "finite depths and ratios of at least 0",
-                   fmt::format("{}:{}", point.depth, point.ratio));
+        return bad_argument("drugs", fmt::format("{} shape", letter),
+                            "finite depths and ratios of at least 0",
+                            fmt::format("{}:{}", point.depth, point.ratio));
       }
       if (k > 0 && point.depth < dose.shape[k - 1].depth) {
-        return bad(fmt::format("{} shape", letter), "ascending depths",
-                   fmt::format("{} behind {}", point.depth, dose.shape[k - 1].depth));
+        return bad_argument("drugs", fmt::format("{} shape", letter), "ascending depths",
+                            fmt::format("{} behind {}", point.depth, dose.shape[k - 1].depth));
       }
     }
     for (std::size_t k = 0; k < i; ++k) {
       if (plan.doses[k].site != dose.site) continue;
-      return bad(std::string_view(&letter, 1), "one dose", "another");
+      return bad_argument("drugs", std::string_view(&letter, 1), "one dose", "another");
     }
   }
   return {};
@@ -108,9 +107,9 @@ Result<void> Drugs::add_block(const Block& block, Index layer, std::string path,
     Turn turn{.site = site.site, .drug = dose->site, .width = site.width};
     if (plan_.group > 0 && is_grouped(dose->site)) {
       if (site.width % plan_.group != 0) {
-        return bad(fmt::format("{} group", drug_letters[drug]),
-                   fmt::format("a divisor of {} ({})", site.width, place.path),
-                   fmt::to_string(plan_.group));
+        return bad_argument("drugs", fmt::format("{} group", drug_letters[drug]),
+                            fmt::format("a divisor of {} ({})", site.width, place.path),
+                            fmt::to_string(plan_.group));
       }
       turn.width = plan_.group;
     }
@@ -147,8 +146,8 @@ Result<Drugs> Drugs::make(const DrugPlan& plan, const Model& model) {
     for (std::size_t k = 0; k < found.size(); ++k) {
       if (found[k]) known += (known.empty() ? "" : " ") + std::string(1, drug_letters[k]);
     }
-    return bad("site", fmt::format("one that the model has ({})", known),
-               std::string(1, drug_letters[at]));
+    return bad_argument("drugs", "site", fmt::format("one that the model has ({})", known),
+                        std::string(1, drug_letters[at]));
   }
   return drugs;
 }

@@ -12,7 +12,7 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-Error bad(std::string_view what, std::string_view expected, Index found) {
+Error bad_count(std::string_view what, std::string_view expected, Index found) {
   return {ErrorCode::bad_argument,
           fmt::format("[draft] {}: expected {}, found {}", what, expected, found)};
 }
@@ -20,7 +20,7 @@ Error bad(std::string_view what, std::string_view expected, Index found) {
 Result<void> check_history(Index history) {
   constexpr Index most = Index{1} << 28;
   if (history >= 2 && history <= most) return {};
-  return bad("history", fmt::format("2 to {} tokens", most), history);
+  return bad_count("history", fmt::format("2 to {} tokens", most), history);
 }
 
 // A guess that follows so many tokens which stand further in front too. The numbers are those of
@@ -136,7 +136,7 @@ Index Drafter::backlog(Index /*level*/) const noexcept { return 0; }
 Result<void> Drafter::catch_up() { return {}; }
 
 Result<std::unique_ptr<Drafter>> ngram_drafter(const NgramOptions& options) {
-  if (options.least < 1) return bad("least", "at least 1 token", options.least);
+  if (options.least < 1) return bad_count("least", "at least 1 token", options.least);
   KRAIT_RETURN_IF_ERROR(check_history(options.history));
   return std::unique_ptr<Drafter>(std::make_unique<NgramDrafter>(options));
 }
@@ -145,18 +145,19 @@ Result<std::unique_ptr<Drafter>> maxgram_drafter(const MaxGramOptions& options) 
   KRAIT_RETURN_IF_ERROR(check_history(options.history));
   for (const Token token : options.bigrams) {
     if (token < -1 || token >= std::ssize(options.bigrams)) {
-      return bad("bigrams", fmt::format("-1 or tokens below {}", options.bigrams.size()), token);
+      return bad_count("bigrams", fmt::format("-1 or tokens below {}", options.bigrams.size()),
+                       token);
     }
   }
   return std::unique_ptr<Drafter>(std::make_unique<MaxGramDrafter>(options));
 }
 
 Result<std::vector<Token>> bigram_table(std::span<const Token> text, Index vocab) {
-  if (vocab < 1) return bad("vocabulary", "at least 1 token", vocab);
+  if (vocab < 1) return bad_count("vocabulary", "at least 1 token", vocab);
   std::unordered_map<std::uint64_t, Index> counts;
   for (std::size_t i = 0; i < text.size(); ++i) {
     if (text[i] < 0 || text[i] >= vocab) {
-      return bad("text", fmt::format("token ids from 0 to {}", vocab - 1), text[i]);
+      return bad_count("text", fmt::format("token ids from 0 to {}", vocab - 1), text[i]);
     }
     if (i == 0) continue;
     ++counts[(static_cast<std::uint64_t>(text[i - 1]) << 32U) |

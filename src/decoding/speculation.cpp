@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/bad_argument.hpp"
 #include "decoding/clone_ptr.hpp"
 #include "decoding/draft_policy.hpp"
 #include "decoding/stopwatch.hpp"
@@ -12,11 +13,6 @@
 namespace krait {
 inline namespace v0_1 {
 namespace {
-
-Error bad(std::string_view what, std::string_view expected, std::string_view found) {
-  return {ErrorCode::bad_argument,
-          fmt::format("[draft] {}: expected {}, found {}", what, expected, found)};
-}
 
 // Whether a drafter that began by one of them can go on by the other.
 bool is_same(const DraftSetting& a, const DraftSetting& b) {
@@ -163,14 +159,16 @@ Result<void> Speculation::Impl::guess(Draft& draft, Index most, Index level) {
   const double seconds = watch.lap();
   if (draft.size() > before + most || std::ssize(draft.laws) != draft.size() ||
       std::ssize(draft.marks) != draft.size()) {
-    return bad("drafter", fmt::format("at most {} tokens, each with law and mark", most),
-               fmt::format("{}, {} laws and {} marks", draft.size() - before, draft.laws.size(),
-                           draft.marks.size()));
+    return bad_argument("draft", "drafter",
+                        fmt::format("at most {} tokens, each with law and mark", most),
+                        fmt::format("{}, {} laws and {} marks", draft.size() - before,
+                                    draft.laws.size(), draft.marks.size()));
   }
   for (Index i = before; i < draft.size(); ++i) {
     const Index found = draft.marks[static_cast<std::size_t>(i)].level;
     if (found < 0 || found >= drafter_->levels()) {
-      return bad("level", fmt::format("0 to {}", drafter_->levels() - 1), fmt::to_string(found));
+      return bad_argument("draft", "level", fmt::format("0 to {}", drafter_->levels() - 1),
+                          fmt::to_string(found));
     }
   }
   policy_.guessed(level, draft.size() - before, backlog, seconds);
@@ -286,17 +284,18 @@ Speculation::~Speculation() = default;
 
 Result<Speculation> Speculation::make(std::unique_ptr<Drafter> drafter,
                                       const SpeculationOptions& options) {
-  if (drafter == nullptr) return bad("drafter", "one", "a null pointer");
+  if (drafter == nullptr) return bad_argument("draft", "drafter", "one", "a null pointer");
   const auto range = fmt::format("0 to {} tokens", most_tokens);
   if (options.length && (*options.length < 0 || *options.length > most_tokens)) {
-    return bad("length", range, fmt::to_string(*options.length));
+    return bad_argument("draft", "length", range, fmt::to_string(*options.length));
   }
   if (!options.shares.empty() && std::ssize(options.shares) != drafter->levels()) {
-    return bad("shares", fmt::format("{} numbers", drafter->levels()),
-               fmt::to_string(options.shares.size()));
+    return bad_argument("draft", "shares", fmt::format("{} numbers", drafter->levels()),
+                        fmt::to_string(options.shares.size()));
   }
   for (const Index share : options.shares) {
-    if (share < 0 || share > most_tokens) return bad("shares", range, fmt::to_string(share));
+    if (share < 0 || share > most_tokens)
+      return bad_argument("draft", "shares", range, fmt::to_string(share));
   }
   return Speculation(std::make_unique<Impl>(std::move(drafter), options));
 }

@@ -230,26 +230,28 @@ namespace {
 
 constexpr std::size_t longest_text = 60;
 
-// Stops where the text is longer than what is shown of it.
-void append_value(std::string& json, const Metadata& value) {
-  const auto is_full = [&] { return json.size() > longest_text; };
+// Stops where the text is longer than `longest`; a short one is in ASCII.
+void append_value(std::string& json, const Metadata& value, std::size_t longest) {
+  const bool is_cut = longest != std::string::npos;
+  const auto is_full = [&] { return json.size() > longest; };
   if (const auto* text = value.text()) {
     // A character takes at least a byte.
-    append_json_string(json, std::string_view(*text).substr(0, longest_text + 4), true);
+    append_json_string(json, std::string_view(*text).substr(0, is_cut ? longest + 4 : longest),
+                       is_cut);
   } else if (const auto* items = value.array()) {
     json += '[';
     for (std::size_t i = 0; i < items->size() && !is_full(); ++i) {
       if (i > 0) json += ',';
-      append_value(json, (*items)[i]);
+      append_value(json, (*items)[i], longest);
     }
     json += ']';
   } else if (const auto* members = value.object()) {
     json += '{';
     for (std::size_t i = 0; i < members->size() && !is_full(); ++i) {
       if (i > 0) json += ',';
-      append_value(json, (*members)[i].key);
+      append_json_string(json, (*members)[i].key, is_cut);
       json += ':';
-      append_value(json, (*members)[i].value);
+      append_value(json, (*members)[i].value, longest);
     }
     json += '}';
   } else if (const auto truth = value.boolean()) {
@@ -271,8 +273,14 @@ void append_value(std::string& json, const Metadata& value) {
 
 std::string json_text(const Metadata& value) {
   std::string json;
-  append_value(json, value);
+  append_value(json, value, longest_text);
   return printable(json, longest_text);
+}
+
+std::string full_json(const Metadata& value) {
+  std::string json;
+  append_value(json, value, std::string::npos);
+  return json;
 }
 
 }  // namespace v0_1

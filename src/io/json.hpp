@@ -39,5 +39,8 @@ void append_json_string(std::string& json, std::string_view text, bool ascii = f
 /// The value on one short line, for messages.
 std::string json_text(const Metadata& value);
 
+/// All of the value, on one line. What is no finite number becomes null.
+std::string full_json(const Metadata& value);
+
 }  // namespace v0_1
 }  // namespace krait

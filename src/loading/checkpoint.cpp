@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "krait/io/printable.hpp"
 #include "krait/io/pytorch_bin.hpp"
 #include "krait/io/safetensors.hpp"
+#include "loading/layouts/gguf/gguf.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -39,10 +41,6 @@ Progress progress_of(const CheckpointOptions& options) {
 
 Result<void> read_weights_file(const fs::path& path, const CheckpointOptions& options,
                                Checkpoint& checkpoint) {
-  if (path.extension() == ".gguf") {
-    return unsupported("safetensors or a .bin file", "GGUF, which this version does not read",
-                       path);
-  }
   KRAIT_ASSIGN_OR_RETURN(auto file,
                          open_file(path.string(), options.weights, progress_of(options)));
   checkpoint.files.push_back(path.string());
@@ -52,7 +50,7 @@ Result<void> read_weights_file(const fs::path& path, const CheckpointOptions& op
   if (path.extension() == ".bin" || path.extension() == ".pt" || path.extension() == ".pth") {
     return read_pytorch_bin(std::move(file), checkpoint.weights);
   }
-  return unsupported("a file named .safetensors or .bin", "another name", path);
+  return unsupported("a file named .safetensors, .bin or .gguf", "another name", path);
 }
 
 Result<void> read_weights(const fs::path& folder, const CheckpointOptions& options,
@@ -79,11 +77,26 @@ Result<void> read_weights(const fs::path& folder, const CheckpointOptions& optio
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(folder, ignored)) {
     if (entry.path().extension() == ".gguf") {
-      return unsupported(known_files, "GGUF, which this version does not read", entry.path());
+      return unsupported(known_files, "GGUF, which is opened by the name of the file",
+                         entry.path());
     }
   }
   return Error{ErrorCode::not_found, fmt::format("[checkpoint] expected {}, found none ({})",
                                                  known_files, folder.string())};
+}
+
+Result<void> read_more_chat_templates(const fs::path& folder, Checkpoint& checkpoint) {
+  std::error_code ignored;
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(folder / "additional_chat_templates", ignored)) {
+    if (entry.path().extension() == ".jinja") files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  for (const fs::path& file : files) {
+    KRAIT_ASSIGN_OR_RETURN(std::string text, read_text_file(file.string(), largest_config));
+    checkpoint.more_chat_templates.push_back({file.stem().string(), std::move(text)});
+  }
+  return {};
 }
 
 Result<void> read_texts(const fs::path& folder, Checkpoint& checkpoint) {
@@ -101,6 +114,12 @@ Result<void> read_texts(const fs::path& folder, Checkpoint& checkpoint) {
   if (is_there(folder / "tokenizer.json")) {
     KRAIT_ASSIGN_OR_RETURN(checkpoint.tokenizer,
                            read_text_file((folder / "tokenizer.json").string()));
+  } else {
+    for (const char* name : {"tokenizer.model", "tokenizer.model.v3"}) {
+      if (!is_there(folder / name)) continue;
+      KRAIT_ASSIGN_OR_RETURN(checkpoint.sentencepiece, read_text_file((folder / name).string()));
+      break;
+    }
   }
   const std::pair<const char*, std::string*> others[] = {
       {"tokenizer_config.json", &checkpoint.tokenizer_config},
@@ -111,8 +130,7 @@ Result<void> read_texts(const fs::path& folder, Checkpoint& checkpoint) {
     if (!is_there(folder / name)) continue;
     KRAIT_ASSIGN_OR_RETURN(*text, read_text_file((folder / name).string(), largest_config));
   }
-  checkpoint.has_sentencepiece =
-      is_there(folder / "tokenizer.model") || is_there(folder / "tokenizer.model.v3");
+  KRAIT_RETURN_IF_ERROR(read_more_chat_templates(folder, checkpoint));
   return {};
 }
 
@@ -135,6 +153,12 @@ Result<Checkpoint> open_at(const std::string& path, const CheckpointOptions& opt
     }
     return checkpoint;
   }
+  if (fs::path(path).extension() == ".gguf") {
+    KRAIT_ASSIGN_OR_RETURN(auto file, open_file(path, options.weights, progress_of(options)));
+    checkpoint.files.push_back(path);
+    KRAIT_RETURN_IF_ERROR(read_gguf_checkpoint(std::move(file), checkpoint));
+    return checkpoint;
+  }
   KRAIT_RETURN_IF_ERROR(read_weights_file(path, options, checkpoint));
   const fs::path folder = fs::path(path).parent_path();
   KRAIT_RETURN_IF_ERROR(read_texts(folder.empty() ? "." : folder, checkpoint));
@@ -152,6 +176,11 @@ Result<Checkpoint> open_checkpoint(const CheckpointBytes& bytes) {
   checkpoint.path = "memory";
   checkpoint.config = bytes.config;
   checkpoint.tokenizer = bytes.tokenizer;
+  if (bytes.weights.size() == 1 && bytes.config.empty() && is_gguf(bytes.weights.front())) {
+    KRAIT_RETURN_IF_ERROR(
+        read_gguf_checkpoint(borrow_bytes(bytes.weights.front(), "memory"), checkpoint));
+    return checkpoint;
+  }
   for (const std::span<const std::byte> weights : bytes.weights) {
     auto file = borrow_bytes(weights, "memory");
     const bool is_zip = weights.size() >= 4 && std::memcmp(weights.data(), "PK\x03\x04", 4) == 0;

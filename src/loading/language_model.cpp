@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "io/json.hpp"
+#include "krait/loading/adapter.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -98,8 +99,10 @@ class TextMarks {
   const Tokenizer& tokenizer_;
 };
 
-Result<LanguageModel> load(const Checkpoint& checkpoint, const WeightOptions& options) {
+Result<LanguageModel> load(Checkpoint checkpoint, const WeightOptions& options,
+                           const std::string& adapter = {}) {
   KRAIT_ASSIGN_OR_RETURN(ModelConfig config, read_config(checkpoint));
+  KRAIT_RETURN_IF_ERROR(add_adapter(adapter, config, checkpoint.weights));
   KRAIT_ASSIGN_OR_RETURN(auto tokenizer, make_tokenizer(checkpoint, config));
   // A tokenizer may have more ids than the model has rows, for tokens that were added to it alone.
   config.limit_vocab(tokenizer->vocab());
@@ -119,8 +122,20 @@ Result<LanguageModel> load(const Checkpoint& checkpoint, const WeightOptions& op
   }
   KRAIT_ASSIGN_OR_RETURN(Model model,
                          build_model(config.spec, checkpoint.weights, config.prefix, options));
-  return LanguageModel{std::move(model), std::move(tokenizer),        std::move(config.stop_tokens),
-                       marks.bos,        checkpoint.tokenizer_config, checkpoint.chat_template};
+  return LanguageModel{std::move(model), std::move(tokenizer), std::move(config.stop_tokens),
+                       marks.bos, read_chat_templates(checkpoint)};
+}
+
+// A SentencePiece file does not say what goes around a text; what is beside it may.
+Result<std::shared_ptr<const Tokenizer>> sentencepiece_tokenizer(const Checkpoint& checkpoint) {
+  SentencePieceOptions options;
+  if (!checkpoint.tokenizer_config.empty()) {
+    KRAIT_ASSIGN_OR_RETURN(const Metadata config,
+                           parse_json(checkpoint.tokenizer_config, "tokenizer_config.json"));
+    options.add_bos = config["add_bos_token"].boolean().value_or(options.add_bos);
+    options.add_eos = config["add_eos_token"].boolean().value_or(options.add_eos);
+  }
+  return read_sentencepiece(checkpoint.sentencepiece, options);
 }
 
 }  // namespace
@@ -150,27 +165,28 @@ Result<std::vector<Token>> LanguageModel::encode_prompt(std::string_view text) c
 Result<std::shared_ptr<const Tokenizer>> make_tokenizer(const Checkpoint& checkpoint,
                                                         const ModelConfig& config) {
   if (config.is_byte_level) return byte_tokenizer();
+  if (!checkpoint.sentencepiece.empty()) return sentencepiece_tokenizer(checkpoint);
+  if (!checkpoint.tokenizer_problem.empty()) {
+    return Error{ErrorCode::unsupported, checkpoint.tokenizer_problem};
+  }
   if (checkpoint.tokenizer.empty()) {
     return Error{ErrorCode::not_found,
                  fmt::format("[tokenizer] tokenizer.json: expected the tokenizer of the model, "
-                             "found {} ({})",
-                             checkpoint.has_sentencepiece
-                                 ? "tokenizer.model; SentencePiece is not read by this version"
-                                 : "none",
+                             "found none ({})",
                              checkpoint.path)};
   }
   return read_tokenizer_json(checkpoint.tokenizer);
 }
 
 Result<LanguageModel> load_language_model(const std::string& path, const LoadOptions& options) {
-  KRAIT_ASSIGN_OR_RETURN(const Checkpoint checkpoint, open_model(path, options));
-  return load(checkpoint, options.for_weights());
+  KRAIT_ASSIGN_OR_RETURN(Checkpoint checkpoint, open_model(path, options));
+  return load(std::move(checkpoint), options.for_weights(), options.adapter);
 }
 
 Result<LanguageModel> load_language_model(const CheckpointBytes& bytes,
                                           const WeightOptions& options) {
-  KRAIT_ASSIGN_OR_RETURN(const Checkpoint checkpoint, open_checkpoint(bytes));
-  return load(checkpoint, options);
+  KRAIT_ASSIGN_OR_RETURN(Checkpoint checkpoint, open_checkpoint(bytes));
+  return load(std::move(checkpoint), options);
 }
 
 }  // namespace v0_1

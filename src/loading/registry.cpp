@@ -7,6 +7,7 @@
 
 #include "io/json.hpp"
 #include "krait/io/printable.hpp"
+#include "krait/loading/adapter.hpp"
 #include "krait/loading/bundled_model.hpp"
 #include "krait/weights/aqlm.hpp"
 #include "loading/families/families.hpp"
@@ -69,7 +70,8 @@ Result<ModelConfig> read_any_config(const Checkpoint& checkpoint) {
     KRAIT_RETURN_IF_ERROR(family->read(reader, tensors, config));
     for (std::string& key : reader.unknown()) config.ignored.push_back(std::move(key));
     tensors.apply(config);
-    config.is_byte_level = checkpoint.tokenizer.empty() && config.spec.embedding.vocab == 256;
+    config.is_byte_level = checkpoint.tokenizer.empty() && checkpoint.sentencepiece.empty() &&
+                           config.spec.embedding.vocab == 256;
     if (config.is_byte_level) config.stop_tokens.clear();  // every id is a byte of text
     if (const auto valid = validate(config.spec); !valid) {
       return Error{valid.error().code, fmt::format("{} ({})", valid.error().message, name)};
@@ -101,14 +103,16 @@ Result<Checkpoint> open_model(const std::string& path, const LoadOptions& option
 Result<CheckpointPlan> plan_checkpoint(const std::string& path, const LoadOptions& options) {
   KRAIT_ASSIGN_OR_RETURN(Checkpoint checkpoint, open_model(path, options));
   KRAIT_ASSIGN_OR_RETURN(ModelConfig config, read_config(checkpoint));
+  KRAIT_RETURN_IF_ERROR(add_adapter(options.adapter, config, checkpoint.weights));
   KRAIT_ASSIGN_OR_RETURN(ModelPlan plan, plan_model(config.spec, &checkpoint.weights, config.prefix,
                                                     options.for_weights()));
   return CheckpointPlan{std::move(plan), std::move(config), std::move(checkpoint)};
 }
 
 Result<Model> load_model(const std::string& path, const LoadOptions& options) {
-  KRAIT_ASSIGN_OR_RETURN(const Checkpoint checkpoint, open_model(path, options));
+  KRAIT_ASSIGN_OR_RETURN(Checkpoint checkpoint, open_model(path, options));
   KRAIT_ASSIGN_OR_RETURN(const ModelConfig config, read_config(checkpoint));
+  KRAIT_RETURN_IF_ERROR(add_adapter(options.adapter, config, checkpoint.weights));
   return build_model(config.spec, checkpoint.weights, config.prefix, options.for_weights());
 }
 

@@ -8,7 +8,9 @@
 
 #include <fmt/format.h>
 
+#include "krait/weights/adapter.hpp"
 #include "models/check_weights.hpp"
+#include "weights/adapted.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -24,20 +26,21 @@ bool same_elements(const TensorView& a, const TensorView& b) noexcept {
 // configuration ties them. Files of tied models usually leave it out, but some repeat it.
 Result<Linear> bind_head(const ModelSpec& spec, WeightBinder& binder, Bookings& bookings,
                          const Embedding& embedding, bool embedding_is_head) {
-  if (embedding_is_head) return embedding.tied_head();
+  const Linear tied = without_adapter(embedding.tied_head());
+  if (embedding_is_head) return tied;
   const WeightScope weights = WeightScope(binder, "").scope(spec.head_name);
   const Index rows = spec.embedding.rows();
   if (!spec.tied_head || weights.has_parts()) {
     return Linear::bind(weights, bookings, rows, spec.d_model(), false);
   }
-  if (!weights.contains("weight")) return embedding.tied_head();
+  if (!weights.contains("weight")) return bind_adapter(weights, bookings, tied);
   const TensorView& stored = binder.store()->find(weights.name("weight"))->tensor;
   const WeightStore::Entry* shared = binder.store()->find(binder.uses().front().name);
   if (shared == nullptr || !same_elements(stored, shared->tensor)) {
     return Linear::bind(weights, bookings, rows, spec.d_model(), false);
   }
   binder.ignore(weights.name("weight"));
-  return embedding.tied_head();
+  return bind_adapter(weights, bookings, tied);
 }
 
 Result<Linear> bind_head_with_bias(const ModelSpec& spec, WeightBinder& binder, Bookings& bookings,

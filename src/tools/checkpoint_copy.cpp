@@ -76,6 +76,7 @@ Result<void> copy_texts(const Checkpoint& checkpoint, std::string_view config,
   KRAIT_RETURN_IF_ERROR(copy("tokenizer.json", checkpoint.tokenizer));
   KRAIT_RETURN_IF_ERROR(copy("tokenizer_config.json", checkpoint.tokenizer_config));
   KRAIT_RETURN_IF_ERROR(copy("chat_template.jinja", checkpoint.chat_template));
+  if (checkpoint.path.ends_with(".gguf")) return {};  // what lies beside it may be another's
   // What krait does not read itself, other programs may.
   constexpr std::size_t largest = std::size_t{1} << 30U;
   const auto copy_file = [&](const fs::path& name) -> Result<void> {

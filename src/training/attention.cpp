@@ -39,7 +39,7 @@ class AttentionGradient final : public BlockGradient {
     const auto dk = work.memory.matrix(T, d_kv);
     const auto dv = work.memory.matrix(T, d_kv);
     const ParameterScope o_proj = weights.scope("o_proj");
-    linear_backward(work, {.W = o_proj.value("weight"),
+    linear_backward(work, {.weights = linear_weights(o_proj).without_gradients(),
                            .out = d_model_,
                            .in = d_q,
                            .x = out,

@@ -4,7 +4,6 @@
 
 #include "krait/kernels/elementwise.hpp"
 #include "training/blocks.hpp"
-#include "training/products.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -51,17 +50,6 @@ void gates_backward(const FeedForwardBackward& args, MatrixView<const float> act
 
 }  // namespace
 
-FeedForwardMatrix feed_forward_matrix(const ParameterScope& linear, Index offset) {
-  FeedForwardMatrix matrix{.W = linear.value("weight") + offset};
-  float* dW = linear.gradient("weight");
-  if (dW != nullptr) matrix.dW = dW + offset;
-  if (linear.contains("bias")) {
-    matrix.bias = linear.value("bias");
-    matrix.dbias = linear.gradient("bias");
-  }
-  return matrix;
-}
-
 void feed_forward_backward(const Work& work, const FeedForwardBackward& args) {
   const Workspace::Frame frame(work.memory);
   const Index rows = args.x.rows;
@@ -73,11 +61,11 @@ void feed_forward_backward(const Work& work, const FeedForwardBackward& args) {
   const auto dhidden = work.memory.matrix(rows, d_up);
   constexpr Index row_block = 8;
   const ItemCost cost = ItemCost::of(0, 30 * d_up);
-  multiply(work, args.up.W, d_up, d_model, args.x, args.up.bias, hidden);
+  linear(work, args.up, d_up, d_model, args.x, hidden);
   parallel_for(work.executor, rows, row_block, cost, [&](Range range) {
     for (Index t = range.begin; t < range.end; ++t) activate(args, hidden.row(t), active.row(t));
   });
-  LinearBackward down{.W = args.down.W,
+  LinearBackward down{.weights = args.down.without_gradients(),
                       .out = d_model,
                       .in = args.d_hidden,
                       .x = active,
@@ -90,22 +78,16 @@ void feed_forward_backward(const Work& work, const FeedForwardBackward& args) {
     down.dy = dy;
   }
   down.dx = {};
-  down.dW = args.down.dW;
-  down.db = args.down.dbias;
+  down.weights = args.down;
   linear_backward(work, down);
   parallel_for(work.executor, rows, row_block, cost, [&](Range range) {
     for (Index t = range.begin; t < range.end; ++t) {
       activate_backward(args, hidden.row(t), dactive.row(t), dhidden.row(t));
     }
   });
-  linear_backward(work, {.W = args.up.W,
-                         .out = d_up,
-                         .in = d_model,
-                         .x = args.x,
-                         .dy = dhidden,
-                         .dx = args.dx,
-                         .dW = args.up.dW,
-                         .db = args.up.dbias});
+  linear_backward(
+      work,
+      {.weights = args.up, .out = d_up, .in = d_model, .x = args.x, .dy = dhidden, .dx = args.dx});
 }
 
 namespace {
@@ -116,8 +98,8 @@ class MlpGradient final : public BlockGradient {
 
   void backward(const Work& work, const ParameterScope& weights,
                 const BackwardArgs& args) const override {
-    feed_forward_backward(work, {.up = feed_forward_matrix(weights.scope(spec_.up)),
-                                 .down = feed_forward_matrix(weights.scope(spec_.down)),
+    feed_forward_backward(work, {.up = linear_weights(weights.scope(spec_.up)),
+                                 .down = linear_weights(weights.scope(spec_.down)),
                                  .d_hidden = spec_.d_hidden,
                                  .activation = spec_.activation,
                                  .gated = spec_.gated,

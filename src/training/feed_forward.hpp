@@ -1,29 +1,16 @@
 #pragma once
 
 #include "krait/modules/feed_forward.hpp"
-#include "krait/training/parameters.hpp"
-#include "krait/training/workspace.hpp"
+#include "training/products.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 namespace training {
 
-// One of the two matrices of a feed-forward network, with its gradients; null where there is no
-// bias, or no gradient is wanted.
-struct FeedForwardMatrix {
-  const float* W = nullptr;
-  const float* bias = nullptr;
-  float* dW = nullptr;
-  float* dbias = nullptr;
-};
-
-// `weight` and, if it exists, `bias` of the scope; `offset` floats on, for one of a stack.
-FeedForwardMatrix feed_forward_matrix(const ParameterScope& linear, Index offset = 0);
-
 // The backward pass of y = gate · network(x).
 struct FeedForwardBackward {
-  FeedForwardMatrix up;
-  FeedForwardMatrix down;
+  LinearWeights up;
+  LinearWeights down;
   Index d_hidden = 0;
   Activation activation = Activation::relu;
   bool gated = false;

@@ -53,7 +53,7 @@ class MambaGradient final : public BlockGradient {
     const auto ddt_raw = work.memory.matrix(T, d_inner);
     const auto ddBC = work.memory.matrix(T, d_BC);
     const ParameterScope out_proj = weights.scope("out_proj");
-    linear_backward(work, {.W = out_proj.value("weight"),
+    linear_backward(work, {.weights = linear_weights(out_proj).without_gradients(),
                            .out = d_model_,
                            .in = d_inner,
                            .x = y,

@@ -45,7 +45,7 @@ class Mamba2Gradient final : public BlockGradient {
     const auto out = work.memory.matrix(T, spec_.d_inner);
     const auto dout = work.memory.matrix(T, spec_.d_inner);
     const ParameterScope out_proj = weights.scope("out_proj");
-    linear_backward(work, {.W = out_proj.value("weight"),
+    linear_backward(work, {.weights = linear_weights(out_proj).without_gradients(),
                            .out = d_model_,
                            .in = spec_.d_inner,
                            .x = out,

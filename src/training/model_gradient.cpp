@@ -7,6 +7,8 @@
 
 #include "krait/core/float_environment.hpp"
 #include "krait/kernels/softmax.hpp"
+#include "krait/weights/adapter.hpp"
+#include "training/frozen.hpp"
 #include "training/products.hpp"
 
 namespace krait {
@@ -51,8 +53,10 @@ Result<void> check_factors(const ModelSpec& spec) {
 
 }  // namespace
 
+ModelGradient::ModelGradient(Executor& executor) : executor_(&executor) {}
+
 Result<ModelGradient> ModelGradient::create(const ModelSpec& spec, const std::string& prefix,
-                                            Executor& executor) {
+                                            Executor& executor, std::shared_ptr<const Lora> lora) {
   ModelGradient gradient(executor);
   gradient.spec_ = spec;
   gradient.prefix_ = prefix;
@@ -87,12 +91,25 @@ Result<ModelGradient> ModelGradient::create(const ModelSpec& spec, const std::st
   gradient.head_path_ = gradient.parameters_.find(spec.head_name + ".weight") != nullptr
                             ? spec.head_name
                             : spec.embedding_name;
+  if (lora != nullptr) gradient.parameters_ = lora->parameters();
+  gradient.lora_ = std::move(lora);
   return gradient;
 }
 
 Result<void> ModelGradient::bind(const float* values) {
+  if (lora_ == nullptr) {
+    values_ = values;
+    KRAIT_ASSIGN_OR_RETURN(model_, build_model(spec_, parameters_.store(values), prefix_));
+    return {};
+  }
+  if (model_.has_value() && values == values_) return {};
   values_ = values;
-  KRAIT_ASSIGN_OR_RETURN(model_, build_model(spec_, parameters_.store(values), prefix_));
+  const WeightStore store = lora_->store(values);
+  const WeightOptions options{.executor = executor_};
+  KRAIT_ASSIGN_OR_RETURN(model_, build_model(spec_, store, prefix_, options));
+  KRAIT_ASSIGN_OR_RETURN(training::Frozen frozen,
+                         training::Frozen::bind(spec_, prefix_, store, options));
+  frozen_ = std::make_shared<const training::Frozen>(std::move(frozen));
   return {};
 }
 
@@ -195,16 +212,23 @@ double ModelGradient::head(const Leaf& leaf, MatrixView<const float> normed,
   const Index d_model = spec_.d_model();
   const Index columns = spec_.embedding.rows();
   const auto vocab = static_cast<std::size_t>(spec_.embedding.vocab);
-  const ParameterScope matrix = weights.scope(head_path_);
   const ParameterScope named = weights.scope(spec_.head_name);
-  const float* bias = spec_.head_bias ? named.value("bias") : nullptr;
+  training::LinearWeights matrix;
+  if (frozen_ != nullptr) {
+    matrix.frozen = &model_->parts().head;
+    matrix.workspace = model_->parts().workspace_floats;
+  } else {
+    matrix = training::linear_weights(weights.scope(head_path_));
+  }
+  matrix.bias = spec_.head_bias ? named.value("bias") : nullptr;
+  matrix.db = spec_.head_bias ? named.gradient("bias") : nullptr;
   const auto logits = memory_->matrix(std::min(head_block, normed.rows), columns);
   double loss = 0.0;
   for (Index first = 0; first < normed.rows; first += head_block) {
     const Index count = std::min(head_block, normed.rows - first);
     const auto rows = logits.rows_from(0, count);
     const auto x = normed.rows_from(first, count);
-    training::multiply(work(), matrix.value("weight"), columns, d_model, x, bias, rows);
+    training::linear(work(), matrix, columns, d_model, x, rows);
     parallel_for(*executor_, count, 1, ItemCost::of(0, 60 * columns), [&](Range range) {
       for (Index t = range.begin; t < range.end; ++t) {
         const auto at = static_cast<std::size_t>(first + t);
@@ -233,14 +257,12 @@ double ModelGradient::head(const Leaf& leaf, MatrixView<const float> normed,
       if (weight != 0.0) loss -= weight * static_cast<double>(log_p[at]);
     }
     if (dnormed.data == nullptr) continue;
-    training::linear_backward(work(), {.W = matrix.value("weight"),
+    training::linear_backward(work(), {.weights = matrix,
                                        .out = columns,
                                        .in = d_model,
                                        .x = x,
                                        .dy = rows,
-                                       .dx = dnormed.rows_from(first, count),
-                                       .dW = matrix.gradient("weight"),
-                                       .db = bias != nullptr ? named.gradient("bias") : nullptr});
+                                       .dx = dnormed.rows_from(first, count)});
   }
   return loss;
 }
@@ -281,6 +303,32 @@ void ModelGradient::parts_backward(const Leaf& leaf, const State& before,
   }
 }
 
+// The rows of the embedding in the order of the tokens: E[v] + (s · B[v]) A.
+void ModelGradient::embedding_backward(const Leaf& leaf, MatrixView<const float> dh,
+                                       float* gradients) const {
+  const Index d_model = spec_.d_model();
+  const ParameterScope scope = weights(gradients);
+  const auto adapter = adapter_of(model_->parts().embedding.tied_head());
+  float* whole =
+      frozen_ != nullptr ? nullptr : scope.scope(spec_.embedding_name).gradient("weight");
+  for (Index t = 0; t < dh.rows && gradients != nullptr; ++t) {
+    const Index token = leaf.inputs[static_cast<std::size_t>(t)];
+    if (whole != nullptr) {
+      float* row = whole + token * d_model;
+      for (Index i = 0; i < d_model; ++i) row[i] += dh(t, i);
+    }
+    if (!adapter) continue;
+    const float* B = adapter->B + token * adapter->rank;
+    for (Index k = 0; k < adapter->rank; ++k) {
+      const float* A = adapter->A + k * d_model;
+      float* dA = scope.gradient_of(A);
+      const float factor = adapter->scale * B[k];
+      for (Index i = 0; i < d_model; ++i) dA[i] += factor * dh(t, i);
+      scope.gradient_of(B)[k] += adapter->scale * training::dot(dh.row_data(t), A, d_model);
+    }
+  }
+}
+
 Result<double> ModelGradient::backward(const Leaf& leaf, float* gradients) {
   KRAIT_RETURN_IF_ERROR(check(leaf));
   const FloatEnvironment environment;
@@ -289,7 +337,7 @@ Result<double> ModelGradient::backward(const Leaf& leaf, float* gradients) {
   const State before = own;
   KRAIT_ASSIGN_OR_RETURN(const auto stream, forward(leaf, own));
   const Index tokens = std::ssize(leaf.inputs);
-  const ParameterScope weights(parameters_, values_, gradients);
+  const ParameterScope weights = this->weights(gradients);
   const auto normed = memory_->matrix(tokens, spec_.d_model());
   const auto dh = memory_->matrix(tokens, spec_.d_model());
   model_->parts().final_norm.apply(stream.back(), normed);
@@ -297,11 +345,7 @@ Result<double> ModelGradient::backward(const Leaf& leaf, float* gradients) {
   training::norm_backward(work(), spec_.final_norm, weights.scope(spec_.final_norm_name),
                           stream.back(), dh, dh);
   parts_backward(leaf, before, stream, weights, dh);
-  float* embedding = weights.scope(spec_.embedding_name).gradient("weight");
-  for (Index t = 0; embedding != nullptr && t < tokens; ++t) {
-    float* row = embedding + leaf.inputs[static_cast<std::size_t>(t)] * spec_.d_model();
-    for (Index i = 0; i < spec_.d_model(); ++i) row[i] += dh(t, i);
-  }
+  embedding_backward(leaf, dh, gradients);
   if (leaf.state != nullptr) *leaf.state = std::move(own);
   return loss;
 }
@@ -318,7 +362,7 @@ Result<void> ModelGradient::log_probabilities(const Leaf& leaf, std::span<float>
   KRAIT_ASSIGN_OR_RETURN(const auto stream, forward(leaf, own));
   const auto normed = memory_->matrix(std::ssize(leaf.inputs), spec_.d_model());
   model_->parts().final_norm.apply(stream.back(), normed);
-  head(leaf, normed, {}, ParameterScope(parameters_, values_, nullptr), result);
+  head(leaf, normed, {}, weights(nullptr), result);
   if (leaf.state != nullptr) *leaf.state = std::move(own);
   return {};
 }

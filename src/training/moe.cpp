@@ -62,8 +62,8 @@ class MoeGradient final : public BlockGradient {
 
  private:
   FeedForwardBackward network(const ParameterScope& scope, Index d_hidden) const {
-    return {.up = feed_forward_matrix(scope.scope(spec_.names.up)),
-            .down = feed_forward_matrix(scope.scope(spec_.names.down)),
+    return {.up = linear_weights(scope.scope(spec_.names.up)),
+            .down = linear_weights(scope.scope(spec_.names.down)),
             .d_hidden = d_hidden,
             .activation = spec_.activation,
             .gated = spec_.gated,
@@ -77,15 +77,14 @@ class MoeGradient final : public BlockGradient {
       return network(weights.scope(spec_.names.experts, e), spec_.d_expert);
     }
     const Index d_up = FeedForward::up_rows(spec_.d_expert, spec_.gated);
-    return {
-        .up = feed_forward_matrix(weights.scope(spec_.names.up), e * d_up * d_model_),
-        .down = feed_forward_matrix(weights.scope(spec_.names.down), e * d_model_ * spec_.d_expert),
-        .d_hidden = spec_.d_expert,
-        .activation = spec_.activation,
-        .gated = spec_.gated,
-        .x = {},
-        .dy = {},
-        .dx = {}};
+    return {.up = linear_weights(weights.scope(spec_.names.up), e, d_up * d_model_),
+            .down = linear_weights(weights.scope(spec_.names.down), e, d_model_ * spec_.d_expert),
+            .d_hidden = spec_.d_expert,
+            .activation = spec_.activation,
+            .gated = spec_.gated,
+            .x = {},
+            .dy = {},
+            .dx = {}};
   }
 
   // The tokens that were sent to the expert: gathered, passed through backwards, and scattered.

@@ -6,6 +6,7 @@
 #include "krait/models/model_plan.hpp"
 #include "krait/weights/binder.hpp"
 #include "krait/weights/convert.hpp"
+#include "training/frozen.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -96,7 +97,8 @@ ParameterScope ParameterScope::scope(std::string_view name, Index index) const {
 }
 
 bool ParameterScope::contains(std::string_view name) const {
-  return parameters_->find(path_ + std::string(name)) != nullptr;
+  const std::string path = path_ + std::string(name);
+  return frozen_ == nullptr ? parameters_->find(path) != nullptr : frozen_->values.contains(path);
 }
 
 const Parameter& ParameterScope::at(std::string_view name) const {
@@ -107,11 +109,17 @@ const Parameter& ParameterScope::at(std::string_view name) const {
 }
 
 const float* ParameterScope::value(std::string_view name) const {
-  return values_ + at(name).offset;
+  if (frozen_ == nullptr) return values_ + at(name).offset;
+  const std::string path = path_ + std::string(name);
+  const auto found = frozen_->values.find(path);
+  check_contract(found != frozen_->values.end(),
+                 "[training] " + path + ": expected a parameter, found none");
+  return found->second;
 }
 
 float* ParameterScope::gradient(std::string_view name) const {
-  return gradients_ == nullptr ? nullptr : gradients_ + at(name).offset;
+  if (gradients_ == nullptr || frozen_ != nullptr) return nullptr;
+  return gradients_ + at(name).offset;
 }
 
 }  // namespace v0_1

@@ -6,6 +6,8 @@
 
 #include "krait/kernels/elementwise.hpp"
 #include "krait/kernels/product.hpp"
+#include "krait/weights/adapter.hpp"
+#include "training/frozen.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -59,44 +61,133 @@ void copy_rows(const Work& work, MatrixView<const float> from, MatrixView<float>
   });
 }
 
-void linear_backward(const Work& work, const LinearBackward& args) {
-  const Index tokens = args.x.rows;
-  if (tokens == 0) return;
-  if (args.dx.data != nullptr) {
-    const Workspace::Frame frame(work.memory);
-    const MatrixView<float> transposed = work.memory.matrix(args.in, args.out);
-    transpose(work, {args.W, args.out, args.in}, transposed);
-    multiply(work, transposed.data, args.in, args.out, args.dy, nullptr, args.dx);
-  }
-  if (args.dW != nullptr) {
-    const Workspace::Frame frame(work.memory);
-    const MatrixView<float> x = work.memory.matrix(args.in, tokens);
-    const MatrixView<float> dy = work.memory.matrix(args.out, tokens);
-    const MatrixView<float> dW = work.memory.matrix(args.out, args.in);
-    transpose(work, args.x, x);
-    transpose(work, args.dy, dy);
-    multiply(work, x.data, args.in, tokens, dy, nullptr, dW);
-    add_to(work, dW.data, args.out * args.in, args.dW);
-  }
-  if (args.db != nullptr) add_column_sums(work, args.dy, {}, args.db);
+LinearWeights LinearWeights::without_gradients() const {
+  LinearWeights inputs = *this;
+  inputs.dW = inputs.db = inputs.dA = inputs.dB = nullptr;
+  return inputs;
 }
 
-void linear_backward(const Work& work, const ParameterScope& linear, Index out, Index in,
-                     MatrixView<const float> x, MatrixView<const float> dy, MatrixView<float> dx) {
-  linear_backward(work, {.W = linear.value("weight"),
-                         .out = out,
-                         .in = in,
-                         .x = x,
-                         .dy = dy,
-                         .dx = dx,
-                         .dW = linear.gradient("weight"),
-                         .db = linear.contains("bias") ? linear.gradient("bias") : nullptr});
+LinearWeights linear_weights(const ParameterScope& linear, Index i, Index size) {
+  LinearWeights weights;
+  if (linear.contains("bias")) {
+    weights.bias = linear.value("bias");
+    weights.db = linear.gradient("bias");
+  }
+  const Frozen* frozen = linear.frozen();
+  weights.frozen = frozen == nullptr ? nullptr : frozen->find(linear.path(), i);
+  if (weights.frozen == nullptr) {  // in training, or small, as a router's
+    weights.W = linear.value("weight") + i * size;
+    weights.dW = linear.gradient("weight");
+    if (weights.dW != nullptr) weights.dW += i * size;
+    return weights;
+  }
+  weights.workspace = frozen->workspace;
+  if (const auto adapter = adapter_of(*weights.frozen)) {
+    weights.dA = linear.gradient_of(adapter->A);
+    weights.dB = linear.gradient_of(adapter->B);
+  }
+  return weights;
+}
+
+void linear(const Work& work, const LinearWeights& weights, Index out, Index in,
+            MatrixView<const float> x, MatrixView<float> y) {
+  if (weights.frozen == nullptr) return multiply(work, weights.W, out, in, x, weights.bias, y);
+  if (x.rows == 0) return;
+  const Workspace::Frame frame(work.memory);
+  const std::span<float> workspace = work.memory.floats(weights.workspace * x.rows);
+  weights.frozen->with_bias(weights.bias).apply({work.executor, workspace}, x, y);
 }
 
 void linear(const Work& work, const ParameterScope& linear, Index out, Index in,
             MatrixView<const float> x, MatrixView<float> y) {
-  multiply(work, linear.value("weight"), out, in, x,
-           linear.contains("bias") ? linear.value("bias") : nullptr, y);
+  training::linear(work, linear_weights(linear), out, in, x, y);
+}
+
+namespace {
+
+// y = x M, where M [rows, cols] lies row after row.
+void multiply_transposed(const Work& work, MatrixView<const float> M, MatrixView<const float> x,
+                         MatrixView<float> y) {
+  const Workspace::Frame frame(work.memory);
+  const MatrixView<float> transposed = work.memory.matrix(M.cols, M.rows);
+  transpose(work, M, transposed);
+  multiply(work, transposed.data, M.cols, M.rows, x, nullptr, y);
+}
+
+// to [a.cols, b.cols] += aᵀ b.
+void add_products(const Work& work, MatrixView<const float> a, MatrixView<const float> b,
+                  float* to) {
+  const Workspace::Frame frame(work.memory);
+  const MatrixView<float> x = work.memory.matrix(b.cols, b.rows);
+  const MatrixView<float> dy = work.memory.matrix(a.cols, a.rows);
+  const MatrixView<float> sum = work.memory.matrix(a.cols, b.cols);
+  transpose(work, b, x);
+  transpose(work, a, dy);
+  multiply(work, x.data, b.cols, b.rows, dy, nullptr, sum);
+  add_to(work, sum.data, a.cols * b.cols, to);
+}
+
+void scale_rows(MatrixView<float> x, float factor) {
+  for (Index t = 0; t < x.rows; ++t) {
+    for (float& value : x.row(t)) value *= factor;
+  }
+}
+
+// What the adapter adds to dx, and its own gradients.
+void adapter_backward(const Work& work, const LinearBackward& args, const LowRankAdapter& adapter) {
+  const Workspace::Frame frame(work.memory);
+  const Index T = args.x.rows;
+  const MatrixView<const float> A(adapter.A, adapter.rank, args.in);
+  const MatrixView<const float> B(adapter.B, args.out, adapter.rank);
+  const MatrixView<float> dt = work.memory.matrix(T, adapter.rank);
+  multiply_transposed(work, B, args.dy, dt);
+  scale_rows(dt, adapter.scale);
+  if (args.dx.data != nullptr) {
+    const MatrixView<float> part = work.memory.matrix(T, args.in);
+    multiply_transposed(work, A, dt, part);
+    add_to(work, part, args.dx);
+  }
+  if (args.weights.dA != nullptr) add_products(work, dt, args.x, args.weights.dA);
+  if (args.weights.dB != nullptr) {
+    const MatrixView<float> t = work.memory.matrix(T, adapter.rank);
+    multiply(work, adapter.A, adapter.rank, args.in, args.x, nullptr, t);
+    scale_rows(t, adapter.scale);
+    add_products(work, args.dy, t, args.weights.dB);
+  }
+}
+
+// dx = dy W, with the rows of W as floats.
+void frozen_backward(const Work& work, const LinearBackward& args) {
+  const Workspace::Frame frame(work.memory);
+  const Linear base = without_adapter(*args.weights.frozen);
+  const MatrixView<float> W = work.memory.matrix(args.out, args.in);
+  parallel_for(work.executor, args.out, row_block, row_cost(args.in), [&](Range rows) {
+    for (Index r = rows.begin; r < rows.end; ++r) base.row(r, W.row(r));
+  });
+  multiply_transposed(work, W, args.dy, args.dx);
+}
+
+}  // namespace
+
+void linear_backward(const Work& work, const LinearBackward& args) {
+  if (args.x.rows == 0) return;
+  const LinearWeights& weights = args.weights;
+  if (args.dx.data != nullptr) {
+    weights.frozen == nullptr
+        ? multiply_transposed(work, {weights.W, args.out, args.in}, args.dy, args.dx)
+        : frozen_backward(work, args);
+  }
+  if (weights.frozen != nullptr) {
+    if (const auto adapter = adapter_of(*weights.frozen)) adapter_backward(work, args, *adapter);
+  }
+  if (weights.dW != nullptr) add_products(work, args.dy, args.x, weights.dW);
+  if (weights.db != nullptr) add_column_sums(work, args.dy, {}, weights.db);
+}
+
+void linear_backward(const Work& work, const ParameterScope& linear, Index out, Index in,
+                     MatrixView<const float> x, MatrixView<const float> dy, MatrixView<float> dx) {
+  linear_backward(
+      work, {.weights = linear_weights(linear), .out = out, .in = in, .x = x, .dy = dy, .dx = dx});
 }
 
 void add_column_sums(const Work& work, MatrixView<const float> a, MatrixView<const float> b,

@@ -5,6 +5,7 @@
 
 #include "krait/training/parameters.hpp"
 #include "krait/training/workspace.hpp"
+#include "krait/weights/linear.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -23,25 +24,43 @@ void add_to(const Work& work, const float* from, Index count, float* to);
 void add_to(const Work& work, MatrixView<const float> x, MatrixView<float> y);
 void copy_rows(const Work& work, MatrixView<const float> from, MatrixView<float> to);
 
-/// The backward pass of y = x Wᵀ + b.
+/// The matrix of y = x Wᵀ + b, and where its gradients go; null where none is wanted.
+struct LinearWeights {
+  const float* W = nullptr;        // [out, in], or
+  const Linear* frozen = nullptr;  // one that stays as it is, in whatever form
+  Index workspace = 0;             // floats per token that products with that need
+  const float* bias = nullptr;     // [out]
+  float* dW = nullptr;             // [out, in] += dyᵀ x
+  float* db = nullptr;             // [out] += Σ dy
+  float* dA = nullptr;             // [rank, in], of the adapter of `frozen`
+  float* dB = nullptr;             // [out, rank]
+
+  /// For gradients with respect to inputs alone.
+  LinearWeights without_gradients() const;
+};
+/// `weight` and, if it exists, `bias` of the scope; of a stack of matrices, number `i`, each of
+/// which has `size` floats.
+LinearWeights linear_weights(const ParameterScope& linear, Index i = 0, Index size = 0);
+
+void linear(const Work& work, const LinearWeights& weights, Index out, Index in,
+            MatrixView<const float> x, MatrixView<float> y);
+/// The same with the names of a scope.
+void linear(const Work& work, const ParameterScope& linear, Index out, Index in,
+            MatrixView<const float> x, MatrixView<float> y);
+
+/// The backward pass of that.
 struct LinearBackward {
-  const float* W = nullptr;  // [out, in]
+  LinearWeights weights;
   Index out = 0;
   Index in = 0;
   MatrixView<const float> x;   // [T, in]
   MatrixView<const float> dy;  // [T, out]
   MatrixView<float> dx;        // [T, in] = dy W; data null: not wanted
-  float* dW = nullptr;         // [out, in] += dyᵀ x; null: not wanted
-  float* db = nullptr;         // [out] += Σ dy; null: not wanted
 };
 void linear_backward(const Work& work, const LinearBackward& args);
-
-/// The same with names: `weight` and, if it exists, `bias` of the scope.
+/// The same with the names of a scope.
 void linear_backward(const Work& work, const ParameterScope& linear, Index out, Index in,
                      MatrixView<const float> x, MatrixView<const float> dy, MatrixView<float> dx);
-/// y = x Wᵀ + b with the same names.
-void linear(const Work& work, const ParameterScope& linear, Index out, Index in,
-            MatrixView<const float> x, MatrixView<float> y);
 
 /// sum[c] += Σ_t a[t,c] b[t,c], or Σ_t a[t,c] where b has no data.
 void add_column_sums(const Work& work, MatrixView<const float> a, MatrixView<const float> b,

@@ -6,6 +6,7 @@
 
 #include "krait/io/printable.hpp"
 #include "krait/weights/form.hpp"
+#include "weights/adapted.hpp"
 #include "weights/forms/forms.hpp"
 #include "weights/low_rank.hpp"
 
@@ -78,11 +79,16 @@ Result<void> check_matrices(const WeightScope& weights, const WeightForm& form,
 }
 
 // Binds the matrices in the form that the options ask for. Of a product of factors, each is in it.
+// Adapters stay in f32 beside them.
 Result<Matrices> bind_matrices(const WeightScope& weights, Bookings& bookings,
                                const MatrixShape& shape) {
   const WeightOptions& options = weights.options();
   KRAIT_RETURN_IF_ERROR(check_forms(options));
-  if (is_factored(weights)) return bind_factors(weights, bookings, shape, bind_matrices);
+  if (is_factored(weights)) {
+    KRAIT_ASSIGN_OR_RETURN(Matrices products,
+                           bind_factors(weights, bookings, shape, bind_matrices));
+    return bind_adapters(weights, bookings, shape, std::move(products));
+  }
   KRAIT_ASSIGN_OR_RETURN(const WeightForm* stored, form_in_file(weights));
   KRAIT_ASSIGN_OR_RETURN(const WeightForm* wanted, wanted_form(options, stored));
   KRAIT_ASSIGN_OR_RETURN(Matrices matrices, wanted == stored
@@ -94,7 +100,7 @@ Result<Matrices> bind_matrices(const WeightScope& weights, Bookings& bookings,
                  fmt::format("[build] {}: expected bf16 to compute in bf16, found {}",
                              weights.name("weight"), wanted->name())};
   }
-  return matrices;
+  return bind_adapters(weights, bookings, shape, std::move(matrices));
 }
 
 }  // namespace

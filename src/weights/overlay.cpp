@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "krait/weights/options.hpp"
+#include "weights/adapted.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -15,6 +16,7 @@ void replace_matrix(WeightStore& store, std::string_view name, std::string_view 
     for (auto it = tensors.lower_bound(prefix); it != tensors.end(); ++it) {
       if (!it->first.starts_with(prefix)) break;
       const std::string part = it->first.substr(prefix.size());
+      if (is_part_of_adapter(part)) continue;
       const bool is_of_factor = part.starts_with("u.") || part.starts_with("v.");
       if (is_of_factor || (part != "bias" && part.find('.') == part.npos)) old.push_back(it->first);
     }

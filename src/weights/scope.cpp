@@ -4,6 +4,7 @@
 
 #include "krait/core/aligned_buffer.hpp"
 #include "krait/weights/convert.hpp"
+#include "weights/adapted.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -83,6 +84,7 @@ void for_parts(const WeightStore& store, std::string_view matrix, Body&& body) {
     if (!name.starts_with(prefix)) break;
     const std::string_view part = name.substr(prefix.size());
     if (part == "weight" || part == "bias" || part.find('.') != part.npos) continue;
+    if (is_part_of_adapter(part)) continue;
     body(name, it->second.tensor);
   }
 }

@@ -147,10 +147,10 @@ TEST_F(Examples, CustomWeightForm) {
   const std::string text = output("custom_weight_form");
   EXPECT_EQ(last_line(text), "chunks and threads: the same bits");
   expect_part(text, " matrices in ternary, ");
-  expect_part(
-      text,
-      "without the form: [build] backbone.embeddings.weight: expected a matrix in one "
-      "of the forms f32, bf16, f16, q8, q4, aqlm, aqlm-exact, found 'ternary' in the metadata, ");
+  expect_part(text,
+              "without the form: [build] backbone.embeddings.weight: expected a matrix in one "
+              "of the forms f32, bf16, f16, q8, q4, aqlm, aqlm-exact, gguf, found 'ternary' in the "
+              "metadata, ");
   expect_part(text, "backbone.layers.0.mixer.in_proj.weight ternary [");
   expect_part(text, "it writes 24 bytes\n");
 }

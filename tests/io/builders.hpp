@@ -31,6 +31,38 @@ inline std::string safetensors(const std::string& header, const std::string& dat
   return little(header.size(), 8) + header + data;
 }
 
+/// The pieces of a GGUF file: strings, a key with its value, a tensor's entry, and all together.
+inline std::string gguf_string(const std::string& text) { return little(text.size(), 8) + text; }
+
+inline std::string gguf_pair(const std::string& key, unsigned type, const std::string& value) {
+  return gguf_string(key) + little(type, 4) + value;
+}
+inline std::string gguf_number(const std::string& key, std::uint64_t value) {
+  return gguf_pair(key, 4, little(value, 4));
+}
+inline std::string gguf_text(const std::string& key, const std::string& value) {
+  return gguf_pair(key, 8, gguf_string(value));
+}
+
+/// Extents are innermost first, as in the file.
+inline std::string gguf_tensor(const std::string& name, const std::vector<std::uint64_t>& extents,
+                               unsigned type, std::uint64_t offset) {
+  std::string entry = gguf_string(name) + little(extents.size(), 4);
+  for (const std::uint64_t extent : extents) entry += little(extent, 8);
+  return entry + little(type, 4) + little(offset, 8);
+}
+
+inline std::string gguf(const std::vector<std::string>& pairs,
+                        const std::vector<std::string>& tensors = {}, const std::string& data = {},
+                        std::size_t alignment = 32) {
+  std::string file = "GGUF" + little(3, 4) + little(tensors.size(), 8) + little(pairs.size(), 8);
+  for (const std::string& pair : pairs) file += pair;
+  for (const std::string& tensor : tensors) file += tensor;
+  if (tensors.empty() && data.empty()) return file;
+  file.resize((file.size() + alignment - 1) / alignment * alignment);
+  return file + data;
+}
+
 /// Bytes with shared ownership, as a file. The address is a multiple of 64 plus `shift`.
 class OwnedBytes final : public FileBytes {
  public:

@@ -45,7 +45,7 @@ TEST_F(OpenCheckpoint, AFolderWithSafetensors) {
   EXPECT_EQ(checkpoint.config, "{\"a\":1}");
   EXPECT_EQ(checkpoint.tokenizer, "tokens");
   EXPECT_EQ(checkpoint.tokenizer_config, "more");
-  EXPECT_FALSE(checkpoint.has_sentencepiece);
+  EXPECT_TRUE(checkpoint.sentencepiece.empty());
   EXPECT_EQ(checkpoint.files, std::vector{path("model.safetensors")});
   EXPECT_EQ(checkpoint.weights.size(), 2U);
 }
@@ -56,7 +56,7 @@ TEST_F(OpenCheckpoint, AFolderWithAPytorchFileAndSentencePiece) {
   put("tokenizer.model", "sentencepiece");
   const auto checkpoint = open_checkpoint(root()).value();
   EXPECT_EQ(checkpoint.weights.size(), 3U);
-  EXPECT_TRUE(checkpoint.has_sentencepiece);
+  EXPECT_EQ(checkpoint.sentencepiece, "sentencepiece");
   EXPECT_TRUE(checkpoint.tokenizer.empty());
 }
 
@@ -125,10 +125,10 @@ TEST_F(OpenCheckpoint, WhatIsMissingIsNamed) {
 
 TEST_F(OpenCheckpoint, OtherFormatsAreNamed) {
   put("model.gguf", "GGUF");
-  expect_error(path("model.gguf"), ErrorCode::unsupported, "GGUF");
+  expect_error(path("model.gguf"), ErrorCode::bad_format, "version: expected 4 more bytes");
   expect_error(root(), ErrorCode::unsupported, "GGUF");
   put("x.txt", "text");
-  expect_error(path("x.txt"), ErrorCode::unsupported, ".safetensors or .bin");
+  expect_error(path("x.txt"), ErrorCode::unsupported, ".safetensors, .bin or .gguf");
   fs::remove(path("model.gguf"));
   put("config.json", "{}");
   put("pytorch_model.bin.index.json", "{}");

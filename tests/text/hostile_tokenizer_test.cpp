@@ -38,24 +38,28 @@ std::vector<Case> model_cases() {
   return {
       {[](json& f) { f = json::array(); }, bad_format, "file: expected an object, found an array"},
       {[](json& f) { f.erase("model"); }, bad_format, "model: expected an object, found null"},
-      {[](json& f) { f["model"]["type"] = "Unigram"; }, unsupported,
-       "model.type: expected \"BPE\", found \"Unigram\""},
+      {[](json& f) { f["model"]["type"] = "Unigram"; }, bad_format,
+       "model.vocab: expected an array, found an object"},
       {[](json& f) { f["model"]["type"] = 7; }, unsupported,
-       "model.type: expected \"BPE\", found 7"},
+       "model.type: expected BPE, Unigram, WordPiece or WordLevel, found 7"},
       {[](json& f) { f["model"]["dropout"] = 0.1; }, unsupported, "model.dropout: expected null"},
-      {[](json& f) { f["model"]["end_of_word_suffix"] = "</w>"; }, unsupported,
-       "model.end_of_word_suffix: expected null, found \"</w>\""},
-      {[](json& f) { f["model"]["continuing_subword_prefix"] = "##"; }, unsupported,
-       "model.continuing_subword_prefix"},
-      {[](json& f) { f["model"]["byte_fallback"] = true; }, unsupported,
-       "model.byte_fallback: expected false, found true"},
+      {[](json& f) { f["model"]["end_of_word_suffix"] = 7; }, bad_format,
+       "model.end_of_word_suffix: expected a string, found 7"},
+      {[](json& f) { f["model"]["continuing_subword_prefix"] = "the"; }, bad_format,
+       "model.merges[0]: expected a token that begins with \"the\", found \"h\""},
+      {[](json& f) { f["model"]["byte_fallback"] = 1; }, bad_format,
+       "model.byte_fallback: expected true or false, found 1"},
+      {[](json& f) {
+         f["model"]["unk_token"] = "<none>";
+         f["pre_tokenizer"] = nullptr;
+       },
+       bad_format, "model.unk_token: expected a token of model.vocab, found \"<none>\""},
       {[](json& f) { f["model"]["ignore_merges"] = "yes"; }, bad_format,
        "model.ignore_merges: expected true or false, found \"yes\""},
       {[](json& f) { f["model"]["vocab"] = json::array(); }, bad_format,
        "model.vocab: expected an object, found an array"},
       {[](json& f) { f["model"]["vocab"] = json::object(); }, bad_format,
-       "expected a token for every byte, found none for 0x00"},
-      {[](json& f) { f["model"]["vocab"].erase("A"); }, bad_format, "found none for 0x41"},
+       "model.merges[0]: expected tokens of model.vocab, found \"t\""},
       {[](json& f) { f["model"]["vocab"]["the"] = 256; }, bad_format,
        "model.vocab: expected every id once, found 256 for"},
       {[](json& f) { f["model"]["vocab"]["the"] = -1; }, bad_format,
@@ -90,13 +94,13 @@ std::vector<Case> model_cases() {
 std::vector<Case> other_cases() {
   return {
       {[](json& f) {
-         f["normalizer"] = {{"type", "BertNormalizer"}};
+         f["normalizer"] = {{"type", "Upper"}};
        },
        unsupported, "normalizer.type: expected NFC, NFD"},
       {[](json& f) {
          f["normalizer"] = {{"type", "BertNormalizer"}};
        },
-       unsupported, "found \"BertNormalizer\""},
+       bad_format, "normalizer.clean_text: expected true or false, found null"},
       {[](json& f) { f["normalizer"] = "NFC"; }, bad_format, "normalizer.type: expected a string"},
       {[](json& f) {
          f["normalizer"] = {{"type", "Sequence"}};
@@ -104,7 +108,7 @@ std::vector<Case> other_cases() {
        bad_format, "normalizer.normalizers: expected an array, found null"},
       {[](json& f) {
          f["normalizer"] = {{"type", "Sequence"},
-                            {"normalizers", json::array({{{"type", "NFC"}}, {{"type", "Nmt"}}})}};
+                            {"normalizers", json::array({{{"type", "NFC"}}, {{"type", "Other"}}})}};
        },
        unsupported, "normalizer.normalizers[1].type"},
       {[](json& f) {
@@ -116,14 +120,31 @@ std::vector<Case> other_cases() {
                             {"normalizers", std::vector<json>(1000, {{"type", "NFC"}})}};
        },
        unsupported, "expected at most 64 steps"},
-      {[](json& f) { f["pre_tokenizer"] = nullptr; }, unsupported,
-       "pre_tokenizer: expected one step ByteLevel, found none"},
       {[](json& f) {
-         f["pre_tokenizer"] = {{"type", "Metaspace"}};
+         f["pre_tokenizer"] = {{"type", "Sequence"},
+                               {"pretokenizers", {f["pre_tokenizer"], f["pre_tokenizer"]}}};
        },
-       unsupported,
-       "pre_tokenizer.type: expected ByteLevel, Split, Digits, Punctuation or Sequence, found "
-       "\"Metaspace\""},
+       unsupported, "pre_tokenizer: expected one step ByteLevel, found several"},
+      {[](json& f) {
+         f["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", "ab"}};
+       },
+       bad_format, "pre_tokenizer.replacement: expected one character, found \"ab\""},
+      {[](json& f) {
+         f["pre_tokenizer"] = {{"type", "Cutter"}};
+       },
+       unsupported, "pre_tokenizer.type: expected ByteLevel, Split, Digits, Punctuation, "},
+      {[](json& f) {
+         f["pre_tokenizer"] = {{"type", "FixedLength"}, {"length", 0}};
+       },
+       bad_format, "pre_tokenizer.length: expected a number from 1 on, found 0"},
+      {[](json& f) {
+         f["normalizer"] = {{"type", "Precompiled"}, {"precompiled_charsmap", "A?=="}};
+       },
+       bad_format, "normalizer.precompiled_charsmap: expected base64, found byte 0x3f"},
+      {[](json& f) {
+         f["normalizer"] = {{"type", "Precompiled"}, {"precompiled_charsmap", "////////AAAA"}};
+       },
+       bad_format, "expected a table of as many bytes as its head says, found 9 of 4294967295"},
       {[](json& f) {
          f["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", 1}};
        },
@@ -159,9 +180,22 @@ std::vector<Case> other_cases() {
       {[](json& f) { f["pre_tokenizer"] = split("(((a{900}){900}){900}){900}"); }, unsupported,
        "one with an error"},
       {[](json& f) {
-         f["decoder"] = {{"type", "Metaspace"}};
+         f["decoder"] = {{"type", "Reader"}};
        },
-       unsupported, "decoder.type: expected ByteLevel, found \"Metaspace\""},
+       unsupported, "decoder.type: expected ByteLevel, ByteFallback, Metaspace, "},
+      {[](json& f) {
+         f["decoder"] = {{"type", "Strip"}, {"content", " "}, {"start", -1}, {"stop", 0}};
+       },
+       bad_format, "decoder.start: expected a number up to 1000000, found -1"},
+      {[](json& f) {
+         f["decoder"] = {{"type", "BPEDecoder"}, {"suffix", ""}};
+       },
+       unsupported, "decoder.suffix: expected a string, found an empty one"},
+      {[](json& f) {
+         json step = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aaaaaaaa"}};
+         f["decoder"] = {{"type", "Sequence"}, {"decoders", std::vector<json>(60, step)}};
+       },
+       unsupported, "decoder: expected steps that make at most 72 bytes of a text, found more"},
       {[](json& f) { f["added_tokens"] = 1; }, bad_format,
        "added_tokens: expected an array, found 1"},
       {[](json& f) { f["added_tokens"] = json::array({1}); }, bad_format,

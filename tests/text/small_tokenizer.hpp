@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "src/text/bpe/byte_alphabet.hpp"
+#include "src/text/pipeline/byte_alphabet.hpp"
 
 namespace krait::test {
 

@@ -166,6 +166,29 @@ TEST(TokenizerJson, LeavesSpecialTokensAsTextIfAsked) {
   EXPECT_EQ(load(file)->encode("<s>", plain).value(), (Tokens{'<', 's', '>'}));
 }
 
+TEST(TokenizerJson, LeavesSpecialTokensAsTextInLiteralParts) {
+  json file = with_special(nullptr);
+  const auto encoded = [&](std::string_view text, std::vector<ByteRange> literal) {
+    return load(file)->encode(text, {.literal = literal}).value();
+  };
+  const Tokens spelled{'<', 's', '>'};
+  EXPECT_EQ(encoded("<s><s><s>", {{3, 6}}), (Tokens{259, '<', 's', '>', 259}));
+  // A token that is partly in one, and one that only touches it.
+  EXPECT_EQ(encoded("<s>", {{1, 2}}), spelled);
+  EXPECT_EQ(encoded("<s>", {{0, 1}}), spelled);
+  EXPECT_EQ(encoded("<s>", {{2, 3}}), spelled);
+  EXPECT_EQ(encoded("<s>", {{3, 3}}), (Tokens{259}));
+  EXPECT_EQ(encoded("a<s>b", {{0, 1}, {4, 5}}), (Tokens{'a', 259, 'b'}));
+  // Tokens that are not special are found everywhere.
+  EXPECT_EQ(encoded("<tag><s>", {{0, 8}}), (Tokens{261, '<', 's', '>'}));
+  // A token that is looked for in normalized text.
+  for (json& token : file["added_tokens"]) token["normalized"] = true;
+  EXPECT_EQ(encoded("<s><s>", {{3, 6}}), (Tokens{259, '<', 's', '>'}));
+  file["normalizer"] = {{"type", "Lowercase"}};
+  EXPECT_EQ(encoded("A<s>", {{0, 1}}), (Tokens{'a', '<', 's', '>'}));
+  EXPECT_EQ(encoded("<s>", {}), (Tokens{259}));
+}
+
 TEST(TokenizerJson, TheVocabularysIdGoesBeforeThatOfAnAddedToken) {
   json file = test::small_tokenizer();
   file["added_tokens"] = json::array({added("the", 300, {{"special", true}})});
@@ -175,6 +198,16 @@ TEST(TokenizerJson, TheVocabularysIdGoesBeforeThatOfAnAddedToken) {
   EXPECT_TRUE(tokenizer->is_special(257));
   EXPECT_EQ(tokenizer->find("the"), 257);
   EXPECT_EQ(tokenizer->bytes(257), "the");
+}
+
+TEST(TokenizerJson, BytesWithoutATokenAreLeftOut) {
+  json file = test::small_tokenizer();
+  file["model"]["vocab"].erase("!");
+  EXPECT_EQ(encoded(file, "th!!e"), (Tokens{256, 'e'}));
+  EXPECT_TRUE(encoded(file, "!").empty());
+  file["model"]["vocab"]["?!"] = '!';
+  file["model"]["unk_token"] = "?!";
+  EXPECT_EQ(encoded(file, "t!he"), (Tokens{'t', '!', 'h', 'e'}));
 }
 
 TEST(TokenizerJson, OldFilesDoNotNameTheModelsType) {

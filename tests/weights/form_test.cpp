@@ -393,8 +393,8 @@ TEST(WeightForms, AreFoundByName) {
     names.emplace_back(form->name());
     EXPECT_EQ(find_form(form->name()), form);
   }
-  EXPECT_EQ(names,
-            (std::vector<std::string>{"f32", "bf16", "f16", "q8", "q4", "aqlm", "aqlm-exact"}));
+  EXPECT_EQ(names, (std::vector<std::string>{"f32", "bf16", "f16", "q8", "q4", "aqlm", "aqlm-exact",
+                                             "gguf"}));
   EXPECT_EQ(find_form("file"), nullptr);
   const auto own = std::make_shared<ByteForm>();
   EXPECT_EQ(find_form("bytes"), nullptr);

@@ -16,6 +16,12 @@
 namespace krait {
 inline namespace v0_1 {
 
+/// A text and what it is called.
+struct NamedText {
+  std::string name;
+  std::string text;
+};
+
 /// The parts of a checkpoint. Configuration and tokenizer are kept as the bytes they were found
 /// as: reading them is the business of `registry.hpp` and of the text floor.
 struct Checkpoint {
@@ -23,12 +29,14 @@ struct Checkpoint {
   std::string config;                       ///< config.json or params.json
   std::string config_file = "config.json";  ///< which of the two
   WeightStore weights;
-  std::string tokenizer;           ///< tokenizer.json; empty if there is none
-  std::string tokenizer_config;    ///< tokenizer_config.json; empty if there is none
-  std::string chat_template;       ///< chat_template.jinja; empty if there is none
-  std::string generation_config;   ///< generation_config.json; empty if there is none
-  std::string special_tokens;      ///< special_tokens_map.json; empty if there is none
-  bool has_sentencepiece = false;  ///< there is a tokenizer.model, which is not read
+  std::string tokenizer;                       ///< tokenizer.json; empty if there is none
+  std::string tokenizer_config;                ///< tokenizer_config.json; empty if there is none
+  std::string chat_template;                   ///< chat_template.jinja; empty if there is none
+  std::vector<NamedText> more_chat_templates;  ///< additional_chat_templates/NAME.jinja, by NAME
+  std::string generation_config;               ///< generation_config.json; empty if there is none
+  std::string special_tokens;                  ///< special_tokens_map.json; empty if there is none
+  std::string sentencepiece;       ///< tokenizer.model, where there is no tokenizer.json
+  std::string tokenizer_problem;   ///< why there is no tokenizer, where the file has one
   std::vector<std::string> files;  ///< the weight files, for messages
 };
 
@@ -42,15 +50,17 @@ struct CheckpointOptions {
 /// - a directory with config.json, or Mistral's params.json, and model.safetensors, or its shards
 ///   with model.safetensors.index.json, or pytorch_model.bin (original state-spaces files), or
 ///   consolidated.safetensors;
-/// - a .safetensors or .bin file, whose configuration and tokenizer.json lie beside it.
+/// - a .safetensors or .bin file, whose configuration and tokenizer.json lie beside it;
+/// - a .gguf file, which is turned into the checkpoint that it was made from: configuration,
+///   tokenizer and chat template as the texts of their files, tensors under transformers' names.
 ///
 /// Every length, offset and shape is checked; nothing in a .bin file is executed. Formats that are
-/// recognised but not read (.gguf, tokenizer.model, other archives) give `unsupported`.
+/// recognised but not read (other archives) give `unsupported`.
 KRAIT_API Result<Checkpoint> open_checkpoint(const std::string& path,
                                              const CheckpointOptions& options = {});
 
-/// The same from bytes in memory. Weight files are safetensors or .bin archives; they are used in
-/// place and must outlive the checkpoint.
+/// The same from bytes in memory. Weight files are safetensors, .bin archives, or one GGUF file
+/// without more; they are used in place and must outlive the checkpoint.
 struct CheckpointBytes {
   std::string config;
   std::vector<std::span<const std::byte>> weights;

@@ -49,6 +49,9 @@ struct LoadOptions {
   Function<Flow(Index done, Index total)> progress = {};
   Executor* executor = nullptr;  ///< threads that make q8 and q4 of floats; null: the caller's
 
+  /// An adapter of low rank over the weights (see loading/adapter.hpp); empty: none.
+  std::string adapter = {};
+
   /// Forms of the application's own, beside krait's.
   std::vector<std::shared_ptr<const WeightForm>> forms = {};
 

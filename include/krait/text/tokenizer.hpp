@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,12 +15,23 @@
 namespace krait {
 inline namespace v0_1 {
 
+/// A part of a text, in bytes.
+struct ByteRange {
+  std::size_t begin = 0;
+  std::size_t end = 0;
+
+  friend bool operator==(const ByteRange&, const ByteRange&) = default;
+};
+
 /// How a text is encoded.
 struct EncodeOptions {
   /// Adds the ids that the tokenizer's file puts before and after a text, such as a beginning mark.
   bool add_special = false;
   /// Special tokens spelled out in the text become their ids; if false they are plain text.
   bool parse_special = true;
+  /// Parts of the text, ascending and apart, with which no special token may overlap, such as what
+  /// a user wrote within a prompt: spelled out there, it is plain text.
+  std::span<const ByteRange> literal = {};
 };
 
 /// Text to ids and ids to bytes. Immutable; may be used from several threads.
@@ -33,9 +45,10 @@ class KRAIT_API Tokenizer {
   virtual Result<std::vector<Token>> encode(std::string_view text,
                                             const EncodeOptions& options = {}) const = 0;
 
-  /// The bytes a token stands for, possibly part of a UTF-8 sequence; of a special token its text,
-  /// such as "<|endoftext|>"; empty for an id beyond the vocabulary (a padding row). Valid as long
-  /// as the tokenizer.
+  /// The bytes a token stands for inside a text, possibly part of a UTF-8 sequence; of a special
+  /// token its text, such as "<|endoftext|>"; empty for an id beyond the vocabulary (a padding
+  /// row). Where tokens begin with the space before their word, it is among the bytes, also if no
+  /// word stands before. Valid as long as the tokenizer.
   virtual std::string_view bytes(Token token) const noexcept = 0;
 
   /// Number of ids: every id is below it.
@@ -47,18 +60,32 @@ class KRAIT_API Tokenizer {
   /// Id of the token that stands for exactly this text, such as "<|endoftext|>" or " the".
   virtual std::optional<Token> find(std::string_view text) const = 0;
 
-  /// The bytes of all tokens, one after another; special tokens are left out unless asked for.
-  std::string decode(const std::vector<Token>& tokens, bool with_special = true) const;
+  /// The text of all tokens: their bytes, one after another, but for what the tokenizer's file says
+  /// of texts as a whole, such as no space before the first word. Special tokens are left out
+  /// unless asked for.
+  virtual std::string decode(const std::vector<Token>& tokens, bool with_special = true) const;
 };
 
-/// Makes the tokenizer described by a Hugging Face `tokenizer.json`: byte-level BPE, with the
-/// normalizers, pre-tokenizers and post-processors such files use. It gives the ids the
-/// `tokenizers` package gives; `truncation` and `padding` are left to the caller. Errors:
-/// bad_format; unsupported (a kind of model, normalizer, pre-tokenizer or post-processor that is
-/// not known, by name).
+/// Makes the tokenizer described by a Hugging Face `tokenizer.json`: BPE, Unigram, WordPiece or
+/// WordLevel, with all normalizers, pre-tokenizers, post-processors and decoders of the
+/// `tokenizers` package. It gives the ids that package gives (bytes without a token are left out);
+/// `truncation` and `padding` are left to the caller. Errors: bad_format; unsupported (a kind of
+/// model or stage that is not known, by name).
 ///
 /// Time, of `encode` too, is n log n at most, but for patterns of the file that backtrack.
 KRAIT_API Result<std::shared_ptr<const Tokenizer>> read_tokenizer_json(std::string_view json);
+
+/// What is put around texts by `EncodeOptions::add_special`, of the marks that the file has.
+struct SentencePieceOptions {
+  bool add_bos = true, add_eos = false;
+};
+
+/// Makes the tokenizer of a SentencePiece file, such as `tokenizer.model`: BPE or Unigram. It gives
+/// the ids the `sentencepiece` package gives; control symbols that are spelled out in a text become
+/// their ids if `EncodeOptions::parse_special`. Errors: bad_format; unsupported (other kinds of
+/// model).
+KRAIT_API Result<std::shared_ptr<const Tokenizer>> read_sentencepiece(
+    std::string_view model, const SentencePieceOptions& options = {});
 
 /// One id per byte value, vocabulary 256, no special tokens (MambaByte).
 KRAIT_API std::shared_ptr<const Tokenizer> byte_tokenizer();

@@ -11,6 +11,7 @@
 
 #include "krait/models/builder.hpp"
 #include "krait/training/block_gradient.hpp"
+#include "krait/training/lora.hpp"
 #include "krait/training/parameters.hpp"
 #include "krait/training/workspace.hpp"
 
@@ -46,15 +47,19 @@ struct Leaf {
 /// al. 2022, arXiv:2202.08906, eq. 5).
 class KRAIT_API ModelGradient {
  public:
-  /// The executor must outlive the object. Errors: bad_config; unsupported, for a model with a
-  /// block that has no backward pass.
+  /// The executor must outlive the object. With `lora` the parameters are the factors of that
+  /// adapter alone, and all else stays as it is in its checkpoint; null: everything is in training.
+  /// Errors: bad_config; unsupported, for a model with a block that has no backward pass.
   static Result<ModelGradient> create(const ModelSpec& spec, const std::string& prefix,
-                                      Executor& executor);
+                                      Executor& executor,
+                                      std::shared_ptr<const Lora> lora = nullptr);
 
+  /// What is in training.
   const Parameters& parameters() const noexcept { return parameters_; }
 
   /// Uses these values [parameters().floats()] from now on, which must outlive their use. To be
-  /// called again whenever they have changed.
+  /// called again whenever they have changed. An adapter is used in place: the same address again
+  /// costs nothing.
   Result<void> bind(const float* values);
   /// The model over the bound values.
   const Model& model() const noexcept { return *model_; }
@@ -81,11 +86,15 @@ class KRAIT_API ModelGradient {
     bool parallel = false;
   };
 
-  explicit ModelGradient(Executor& executor) : executor_(&executor) {}
+  explicit ModelGradient(Executor& executor);
 
   Result<void> check(const Leaf& leaf) const;
   Result<void> make_room(Index tokens);
   Work work() { return {*executor_, *memory_}; }
+  ParameterScope weights(float* gradients) const {
+    return {parameters_, values_, gradients, frozen_.get()};
+  }
+  void embedding_backward(const Leaf& leaf, MatrixView<const float> dh, float* gradients) const;
   // The residual stream in front of each part, and behind the last, [parts + 1] · [T, d_model].
   Result<std::vector<MatrixView<float>>> forward(const Leaf& leaf, State& state);
   double head(const Leaf& leaf, MatrixView<const float> normed, MatrixView<float> dnormed,
@@ -100,6 +109,8 @@ class KRAIT_API ModelGradient {
   Parameters parameters_;
   std::vector<Part> parts_;
   std::string head_path_;
+  std::shared_ptr<const Lora> lora_;
+  std::shared_ptr<const training::Frozen> frozen_;  // with an adapter
   const float* values_ = nullptr;
   std::optional<Model> model_;
   std::unique_ptr<Workspace> memory_ = std::make_unique<Workspace>();

@@ -18,6 +18,10 @@
 namespace krait {
 inline namespace v0_1 {
 
+namespace training {
+struct Frozen;
+}  // namespace training
+
 /// One tensor of a model in training.
 struct Parameter {
   std::string name;  ///< in the checkpoint
@@ -34,6 +38,7 @@ struct Parameter {
 class KRAIT_API Parameters {
  public:
   Parameters() = default;
+  explicit Parameters(const std::vector<TensorUse>& uses);
 
   /// The tensors of a model. Names in the checkpoint begin with `prefix`. Errors: bad_config.
   static Result<Parameters> of(const ModelSpec& spec, const std::string& prefix = "");
@@ -54,8 +59,6 @@ class KRAIT_API Parameters {
   WeightStore store(const float* values) const;
 
  private:
-  explicit Parameters(const std::vector<TensorUse>& uses);
-
   std::vector<Parameter> all_;
   std::map<std::string, std::size_t, std::less<>> by_path_;
   Index floats_ = 0;
@@ -65,9 +68,11 @@ class KRAIT_API Parameters {
 /// names must outlive it.
 class KRAIT_API ParameterScope {
  public:
-  /// `gradients` may be null: then only those of inputs are computed.
-  ParameterScope(const Parameters& parameters, const float* values, float* gradients)
-      : parameters_(&parameters), values_(values), gradients_(gradients) {}
+  /// `gradients` may be null: then only those of inputs are computed. `frozen` has what is not in
+  /// training where only adapters are; null: everything is.
+  ParameterScope(const Parameters& parameters, const float* values, float* gradients,
+                 const training::Frozen* frozen = nullptr)
+      : parameters_(&parameters), values_(values), gradients_(gradients), frozen_(frozen) {}
 
   ParameterScope scope(std::string_view name) const;
   ParameterScope scope(std::string_view name, Index index) const;
@@ -77,6 +82,17 @@ class KRAIT_API ParameterScope {
   const float* value(std::string_view name) const;
   /// Where the tensor's gradient is added; null if it is not wanted.
   float* gradient(std::string_view name) const;
+  /// The same for a tensor whose values are at `value`.
+  float* gradient_of(const float* value) const noexcept {
+    return gradients_ == nullptr ? nullptr : gradients_ + (value - values_);
+  }
+
+  /// Null where everything is in training.
+  const training::Frozen* frozen() const noexcept { return frozen_; }
+  /// The scope's own path, "layers.3.mixer".
+  std::string_view path() const noexcept {
+    return std::string_view(path_).substr(0, path_.empty() ? 0 : path_.size() - 1);
+  }
 
  private:
   const Parameter& at(std::string_view name) const;
@@ -84,6 +100,7 @@ class KRAIT_API ParameterScope {
   const Parameters* parameters_;
   const float* values_;
   float* gradients_;
+  const training::Frozen* frozen_;
   std::string path_;  // "layers.3.mixer." or ""
 };
 

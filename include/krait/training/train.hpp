@@ -3,6 +3,7 @@
 /// \file
 /// A whole training run with its files: checkpoints, log, result.
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,19 +14,41 @@
 namespace krait {
 inline namespace v0_1 {
 
+/// A model that answers are compared with.
+struct ReferenceModel {
+  ModelSpec spec;
+  std::string prefix;
+  AlignedBuffer<float> values;
+};
+
+/// Pairs of answers to be trained on.
+struct PreferenceTask {
+  PreferenceOptions options;
+  std::vector<PreferencePair> pairs;             ///< at least one
+  std::optional<ReferenceModel> reference = {};  ///< nothing: the model as it is before training
+};
+
 /// What is trained.
 struct TrainTask {
   Checkpoint checkpoint;  ///< configuration and tokenizer, which the result gets too
   ModelSpec spec;
-  std::string prefix;           ///< what the tensors' names begin with
-  AlignedBuffer<float> values;  ///< the weights to begin with, in the order of `Parameters`
-  std::vector<Token> text;      ///< rows are cut out of it, unless there are examples
-  std::vector<Row> examples;    ///< each is a row
+  std::string prefix;  ///< what the tensors' names begin with
+  /// The weights to begin with, in the order of `Parameters`; with an adapter, its factors.
+  AlignedBuffer<float> values;
+  std::shared_ptr<const Lora> lora;  ///< what is trained instead of the weights; null: the weights
+  std::vector<Token> text;           ///< rows are cut out of it, unless there are examples
+  std::vector<Row> examples;         ///< each is a row
+  std::optional<PreferenceTask> preference = {};  ///< in place of text and examples
 };
 
 /// The weights of a checkpoint. `path` as for `open_model`. Errors: those of `plan_checkpoint`;
 /// dtype_mismatch where a matrix is stored in a form that cannot be trained.
 KRAIT_API Result<TrainTask> open_train_task(const std::string& path);
+
+/// Factors of low rank over the weights of a checkpoint in any form, initialised from `seed`.
+/// Errors: those of `plan_checkpoint` and `Lora::create`.
+KRAIT_API Result<TrainTask> new_lora_task(const std::string& path, const LoraOptions& options,
+                                          std::uint64_t seed);
 
 /// New weights for a model as a configuration (config.json) describes it, from `seed`; a
 /// tokenizer.json beside it is taken along.
@@ -33,27 +56,32 @@ KRAIT_API Result<TrainTask> new_train_task(const std::string& config_path, std::
 
 /// Where a run puts what it makes.
 struct TrainFiles {
-  std::string destination;   ///< folder to make; unfinished work lies in `<destination>.partial`
-  std::string log;           ///< one line of JSON per step; empty: none
-  DType dtype = DType::f32;  ///< of the result's matrices: f32, bf16, f16
+  /// Folder to make, a checkpoint or an adapter; unfinished work lies in `<destination>.partial`.
+  std::string destination;
+  std::string log;               ///< one line of JSON per step; empty: none
+  DType dtype = DType::f32;      ///< of the result's matrices: f32, bf16, f16
   Index checkpoint_every = 100;  ///< steps
   bool resume = false;           ///< go on with unfinished work, if there is any
 };
 
-/// After every step.
+/// After every step; before the first, after every pair that got its reference.
 struct TrainProgress {
-  TrainStep step;
+  TrainStep step = {};
   Index steps = 0;  ///< of the run
   double tokens_per_second = 0.0;
+  Index references = 0;  ///< of `pairs` that have got their reference; 0 behind the first step
+  Index pairs = 0;
 };
 
 struct TrainSummary {
   Index steps = 0;
-  double loss = 0.0;          ///< of the last step; 0 if none was done
-  bool was_finished = false;  ///< nothing was left to do
+  double loss = 0.0;                         ///< of the last step; 0 if none was done
+  std::optional<PairStatistics> pairs = {};  ///< of the last step, if it was over pairs
+  bool was_finished = false;                 ///< nothing was left to do
 };
 
-/// Trains and writes the result. Interrupted at any moment, by the callback (which has a checkpoint
+/// Trains and writes the result. Pairs get their reference first, once: it is kept with unfinished
+/// work. Interrupted at any moment, by the callback (which has a checkpoint
 /// written) or by force, the same call with `resume` goes on, and the result has the bytes of an
 /// uninterrupted run. Errors, beside those of the trainer: bad_argument for a run that is not the
 /// interrupted one (names what differs), places that cannot be written; io_failed; cancelled.

@@ -14,9 +14,9 @@ namespace krait {
 inline namespace v0_1 {
 
 /// Gives the matrix `name` ("backbone.layers.3.mixer.in_proj") of `store` other weights: `parts` of
-/// the form `form`, named by what follows the matrix's name ("weight", "codes"). Its bias stays.
-/// `store` is usually a copy of a checkpoint's, which shares all other tensors. `owner` keeps the
-/// parts' bytes alive as long as the store and the models built from it.
+/// the form `form`, named by what follows the matrix's name ("weight", "codes"). Its bias and its
+/// adapter stay. `store` is usually a copy of a checkpoint's, which shares all other tensors.
+/// `owner` keeps the parts' bytes alive as long as the store and the models built from it.
 ///
 ///   WeightStore changed = checkpoint.weights;
 ///   replace_matrix(changed, "lm_head", "f32", {{"weight", W}}, owner);

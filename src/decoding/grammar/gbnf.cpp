@@ -14,7 +14,7 @@ inline namespace v0_1 {
 namespace grammar {
 namespace {
 
-constexpr int deepest = 200;
+constexpr int deepest_groups = 200;
 
 bool is_name(char32_t c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
@@ -104,7 +104,8 @@ class Parser {
   }
 
   Result<ExprId> alternatives(int depth) {
-    if (depth > deepest) return bad(fmt::format("groups at most {} deep", deepest), "more");
+    if (depth > deepest_groups)
+      return bad(fmt::format("groups at most {} deep", deepest_groups), "more");
     std::vector<ExprId> branches;
     for (;;) {
       KRAIT_ASSIGN_OR_RETURN(const ExprId branch, sequence(depth));

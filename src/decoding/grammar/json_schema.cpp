@@ -19,7 +19,7 @@ constexpr std::string_view type_names[] = {"null",   "boolean", "integer", "numb
                                            "string", "array",   "object"};
 enum Type : std::size_t { null, boolean, integer, number, string, array, object };
 
-constexpr std::uint32_t most_states = 100'000;  // of one string
+constexpr std::uint32_t most_string_states = 100'000;  // of one string
 
 // Which rules have a text, by the least set that agrees with itself.
 std::vector<bool> rules_with_text(const Rules& rules) {
@@ -324,18 +324,18 @@ Result<NumberRange> SchemaCompiler::range_of(const Parts& parts, bool is_integer
 const Dfa& SchemaCompiler::any_char_dfa() {
   if (!any_char_) {
     const ExprId any = json_chars(rules(), any_char());
-    any_char_ = to_dfa(rules(), any, most_states, budget_).value_or(Dfa());
+    any_char_ = to_dfa(rules(), any, most_string_states, budget_).value_or(Dfa());
   }
   return *any_char_;
 }
 
 Result<Dfa> SchemaCompiler::json_dfa(ExprId id) {
-  auto dfa = to_dfa(rules(), id, most_states, budget_);
+  auto dfa = to_dfa(rules(), id, most_string_states, budget_);
   if (dfa) return *std::move(dfa);
   return Error{ErrorCode::unsupported,
                fmt::format("[json-schema] string: expected patterns and lengths that come to at "
                            "most {} states, found more",
-                           most_states)};
+                           most_string_states)};
 }
 
 Result<Dfa> SchemaCompiler::pattern_dfa(SchemaId id, std::string_view keyword,
@@ -356,7 +356,7 @@ Result<std::optional<Dfa>> SchemaCompiler::string_dfa(const Parts& parts) {
   std::optional<Dfa> all;
   const auto narrow = [&](Dfa dfa) -> Result<void> {
     if (all) {
-      auto both = combine(*all, dfa, Product::both, most_states, budget_);
+      auto both = combine(*all, dfa, Product::both, most_string_states, budget_);
       if (!both) return json_dfa(rules().counted({}, 1, 1)).error();
       dfa = *std::move(both);
     }
@@ -396,7 +396,7 @@ Result<ExprId> SchemaCompiler::string_of(const Parts& parts) {
     // Written out, so only where that is short.
     const ExprId any = json_chars(rules(), any_char());
     KRAIT_ASSIGN_OR_RETURN(const Dfa sized, json_dfa(rules().repeat(any, sizes.least, sizes.most)));
-    dfa = combine(*dfa, sized, Product::both, most_states, budget_);
+    dfa = combine(*dfa, sized, Product::both, most_string_states, budget_);
     if (!dfa) return json_dfa(rules().counted({}, 1, 1)).error();
   }
   if (dfa) return rules().seq({quote, rules().dfa(*std::move(dfa)), quote});

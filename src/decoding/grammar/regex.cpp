@@ -21,7 +21,7 @@ struct Node {
   std::uint32_t least = 1, most = 1;
 };
 
-constexpr int deepest = 200;
+constexpr int deepest_regex = 200;
 
 Ranges single(char32_t code) { return {{code, code}}; }
 
@@ -47,9 +47,9 @@ std::optional<ClassEscape> class_escape(char32_t letter) {
   }
 }
 
-class Parser {
+class RegexParser {
  public:
-  explicit Parser(std::string_view pattern) : reader_(pattern) {}
+  explicit RegexParser(std::string_view pattern) : reader_(pattern) {}
 
   Result<Node> run() {
     KRAIT_ASSIGN_OR_RETURN(Node node, alternatives(0));
@@ -71,8 +71,9 @@ class Parser {
   }
 
   Result<Node> alternatives(int depth) {
-    if (depth > deepest) {
-      return fail(ErrorCode::unsupported, fmt::format("groups at most {} deep", deepest), "more");
+    if (depth > deepest_regex) {
+      return fail(ErrorCode::unsupported, fmt::format("groups at most {} deep", deepest_regex),
+                  "more");
     }
     Node node{.kind = Node::Kind::alt};
     do {
@@ -376,7 +377,7 @@ Result<ExprId> parse_regex(Rules& rules, std::string_view pattern, Match match,
         ErrorCode::bad_format,
         fmt::format("[regex] pattern: expected UTF-8, found other bytes (at byte {})", valid)};
   }
-  KRAIT_ASSIGN_OR_RETURN(const Node node, Parser(pattern).run());
+  KRAIT_ASSIGN_OR_RETURN(const Node node, RegexParser(pattern).run());
   const Side side = match == Match::whole ? Side::edge : Side::anything;
   return Lowering(rules, chars).run(node, side, side);
 }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "core/utf8.hpp"
 #include "io/json.hpp"
 
 namespace krait {
@@ -34,6 +35,15 @@ Result<std::string_view> string(const Metadata& object, std::string_view name,
   if (const std::string* text = value.text()) return std::string_view(*text);
   return mismatch(ErrorCode::bad_format, fmt::format("{}.{}", where, name), "a string",
                   describe(value));
+}
+
+Result<char32_t> character(const Metadata& object, std::string_view name, std::string_view where) {
+  KRAIT_ASSIGN_OR_RETURN(const std::string_view text, string(object, name, where));
+  std::size_t end = 0;
+  const char32_t code = text.empty() ? 0 : utf8::next(text, end);
+  if (!text.empty() && end == text.size()) return code;
+  return mismatch(ErrorCode::bad_format, fmt::format("{}.{}", where, name), "one character",
+                  describe(object[name]));
 }
 
 Result<void> elements(const Metadata& object, std::string_view name, std::string_view where,

@@ -28,6 +28,9 @@ Result<bool> boolean(const Metadata& object, std::string_view name, std::string_
 Result<std::string_view> string(const Metadata& object, std::string_view name,
                                 std::string_view where);
 
+/// The field, which must be a string of one character.
+Result<char32_t> character(const Metadata& object, std::string_view name, std::string_view where);
+
 /// Calls `read(element, its place)` for each element of the field, which must be an array, up to
 /// the first error.
 using ReadElement = FunctionRef<Result<void>(const Metadata& element, const std::string& place)>;

@@ -32,6 +32,11 @@ std::optional<std::string_view> Pattern::regex_text() const {
   return text_;
 }
 
+std::optional<std::string_view> Pattern::plain_text() const {
+  if (regex_) return std::nullopt;
+  return text_;
+}
+
 PatternSearch::PatternSearch(const Pattern& pattern) : pattern_(&pattern) {
   if (pattern.regex_) {
     search_.emplace(*pattern.regex_);

@@ -20,6 +20,9 @@ class Pattern {
   /// The regular expression's text, if it is one.
   std::optional<std::string_view> regex_text() const;
 
+  /// The string, if it stands for itself.
+  std::optional<std::string_view> plain_text() const;
+
  private:
   friend class PatternSearch;
   std::string text_;

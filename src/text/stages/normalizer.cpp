@@ -2,10 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "core/utf8.hpp"
 #include "text/huggingface/fields.hpp"
+#include "text/pipeline/byte_alphabet.hpp"
+#include "text/stages/code_points.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -66,6 +69,24 @@ Result<void> Normalizer::add(std::string_view type, const Metadata& normalizer,
     step.kind = Kind::strip;
     KRAIT_ASSIGN_OR_RETURN(step.left, fields::boolean(normalizer, "strip_left", where, true));
     KRAIT_ASSIGN_OR_RETURN(step.right, fields::boolean(normalizer, "strip_right", where, true));
+  } else if (type == "BertNormalizer") {
+    step.kind = Kind::bert;
+    KRAIT_ASSIGN_OR_RETURN(step.bert, read_bert(normalizer, where));
+  } else if (type == "Nmt") {
+    step.kind = Kind::nmt;
+  } else if (type == "StripAccents") {
+    step.kind = Kind::strip_accents;
+  } else if (type == "ByteLevel") {
+    step.kind = Kind::byte_level;
+  } else if (type == "Precompiled") {
+    step.kind = Kind::charsmap;
+    const Metadata& map = normalizer["precompiled_charsmap"];
+    if (!map.is_null()) {
+      KRAIT_ASSIGN_OR_RETURN(const std::string_view base64,
+                             fields::string(normalizer, "precompiled_charsmap", where));
+      KRAIT_ASSIGN_OR_RETURN(step.pieces.charsmap,
+                             Charsmap::read_base64(base64, where + ".precompiled_charsmap"));
+    }
   } else if (type == "Prepend") {
     step.kind = Kind::prepend;
     KRAIT_ASSIGN_OR_RETURN(step.content, fields::string(normalizer, "prepend", where));
@@ -75,11 +96,109 @@ Result<void> Normalizer::add(std::string_view type, const Metadata& normalizer,
     KRAIT_ASSIGN_OR_RETURN(step.pattern, Pattern::read(normalizer["pattern"], where + ".pattern"));
   } else {
     return mismatch(ErrorCode::unsupported, where + ".type",
-                    "NFC, NFD, NFKC, NFKD, Lowercase, Strip, Prepend, Replace or Sequence",
+                    "NFC, NFD, NFKC, NFKD, Lowercase, Strip, StripAccents, Prepend, Replace, "
+                    "BertNormalizer, Nmt, ByteLevel, Precompiled or Sequence",
                     describe(normalizer["type"]));
   }
   steps_.push_back(std::move(step));
   return {};
+}
+
+Normalizer Normalizer::of(SentencePiece step) {
+  Normalizer result;
+  result.steps_.emplace_back();
+  result.steps_.back().kind = Kind::sentencepiece;
+  result.steps_.back().pieces = std::move(step);
+  return result;
+}
+
+bool Normalizer::writes_bytes() const noexcept {
+  return std::any_of(steps_.begin(), steps_.end(),
+                     [](const Step& step) { return step.kind == Kind::byte_level; });
+}
+
+Result<Normalizer::Bert> Normalizer::read_bert(const Metadata& normalizer,
+                                               const std::string& where) {
+  Bert step;
+  KRAIT_ASSIGN_OR_RETURN(step.cleans, fields::boolean(normalizer, "clean_text", where, {}));
+  KRAIT_ASSIGN_OR_RETURN(step.spaces_han,
+                         fields::boolean(normalizer, "handle_chinese_chars", where, {}));
+  KRAIT_ASSIGN_OR_RETURN(step.lowers, fields::boolean(normalizer, "lowercase", where, {}));
+  KRAIT_ASSIGN_OR_RETURN(step.strips_accents,
+                         fields::boolean(normalizer, "strip_accents", where, step.lowers));
+  return step;
+}
+
+std::string Normalizer::bert(const Bert& step, std::string_view text) {
+  std::string result;
+  result.reserve(text.size());
+  for (std::size_t i = 0; i < text.size();) {
+    const char32_t code = utf8::next(text, i);
+    if (step.cleans && code_points::is_removed_by_bert(code)) continue;
+    const bool is_padded = step.spaces_han && code_points::is_han_of_bert(code);
+    if (is_padded) result += ' ';
+    if (code < 0x80) {
+      const bool is_space = step.cleans && (code == ' ' || (code >= '\t' && code <= '\r'));
+      const bool is_upper = step.lowers && code >= 'A' && code <= 'Z';
+      result += is_space ? ' ' : static_cast<char>(is_upper ? code + 32 : code);
+    } else {
+      utf8::append(result, step.cleans && unicode::is_space(code) ? ' ' : code);
+    }
+    if (is_padded) result += ' ';
+  }
+  if (utf8::ascii_prefix(result, 0) == result.size()) return result;
+  if (step.strips_accents) {
+    result = code_points::without(unicode::normalized(result, unicode::Form::nfd), [](char32_t c) {
+      return unicode::category(c) == unicode::Category::mn;
+    });
+  }
+  return step.lowers ? unicode::lowercased(result) : result;
+}
+
+std::string Normalizer::sentencepiece(const SentencePiece& step, std::string_view text,
+                                      std::size_t room) {
+  constexpr std::string_view mark = "\xE2\x96\x81";
+  const std::string_view space = step.escapes_spaces ? mark : " ";
+  // What the text begins with becomes, and how long it is.
+  const auto next = [&](std::string_view rest) {
+    if (const auto kept = step.kept.longest(rest); kept.size > 0) {
+      return Charsmap::Match{kept.size, rest.substr(0, kept.size)};
+    }
+    if (const auto match = step.charsmap.longest(rest); match.size > 0) return match;
+    std::size_t size = 0;
+    utf8::next(rest, size);
+    return Charsmap::Match{size, rest.substr(0, size)};
+  };
+  while (step.removes_extra_spaces && !text.empty()) {
+    const Charsmap::Match match = next(text);
+    if (match.replacement != " ") break;
+    text.remove_prefix(match.size);
+  }
+  std::string result;
+  if (text.empty()) return result;
+  result.reserve(text.size() + text.size() / 2);
+  if (step.adds_dummy_prefix && !step.is_suffix) result += space;
+  bool was_space = step.removes_extra_spaces;
+  while (!text.empty() && result.size() <= room) {
+    const Charsmap::Match match = next(text);
+    text.remove_prefix(match.size);
+    std::string_view part = match.replacement;
+    while (was_space && part.starts_with(' ')) part.remove_prefix(1);
+    if (part.empty()) continue;
+    for (const char c : part) {
+      if (c == ' ') {
+        result += space;
+      } else {
+        result += c;
+      }
+    }
+    was_space = step.removes_extra_spaces && part.ends_with(' ');
+  }
+  while (step.removes_extra_spaces && result.ends_with(space)) {
+    result.resize(result.size() - space.size());
+  }
+  if (step.adds_dummy_prefix && step.is_suffix) result += space;
+  return result;
 }
 
 Result<std::string> Normalizer::replaced(const Step& step, std::string_view text,
@@ -114,6 +233,29 @@ Result<std::string_view> Normalizer::apply(std::string_view text, std::size_t ro
       case Kind::strip:
         text = stripped(text, step.left, step.right);
         continue;
+      case Kind::bert:
+        storage = bert(step.bert, text);
+        break;
+      case Kind::nmt:
+        storage = code_points::nmt(text);
+        break;
+      case Kind::strip_accents:
+        if (utf8::ascii_prefix(text, 0) == text.size()) continue;
+        storage = code_points::without(text, unicode::is_mark);
+        break;
+      case Kind::byte_level: {
+        std::string written;
+        byte_alphabet::append_written(written, text);
+        storage = std::move(written);
+        break;
+      }
+      case Kind::charsmap:
+        if (step.pieces.charsmap.is_empty()) continue;
+        storage = code_points::mapped(step.pieces.charsmap, text, room);
+        break;
+      case Kind::sentencepiece:
+        storage = sentencepiece(step.pieces, text, room);
+        break;
       case Kind::prepend:
         if (text.empty()) continue;
         if (text.size() + step.content.size() > room) return no_room(room);

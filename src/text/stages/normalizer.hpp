@@ -7,7 +7,9 @@
 
 #include "krait/core/error.hpp"
 #include "krait/core/metadata.hpp"
+#include "text/models/token_trie.hpp"
 #include "text/pattern/pattern.hpp"
+#include "text/stages/charsmap.hpp"
 #include "text/unicode/unicode.hpp"
 
 namespace krait {
@@ -17,6 +19,20 @@ inline namespace v0_1 {
 class Normalizer {
  public:
   static Result<Normalizer> read(const Metadata& normalizer);
+
+  /// What the sentencepiece package does, in one step.
+  struct SentencePiece {
+    Charsmap charsmap;
+    TokenTrie kept;  ///< texts that stay as they are: user-defined symbols
+    bool adds_dummy_prefix = true;
+    bool is_suffix = false;  ///< the dummy prefix goes to the end
+    bool removes_extra_spaces = true;
+    bool escapes_spaces = true;  ///< as U+2581
+  };
+  static Normalizer of(SentencePiece step);
+
+  /// Whether it writes bytes in the byte alphabet.
+  bool writes_bytes() const noexcept;
 
   /// Bytes that a text of `size` bytes may become. The forms make a text at most 11 times as long,
   /// marks for spaces 3 times; steps that multiply each other would fill any memory.
@@ -28,7 +44,23 @@ class Normalizer {
                                  std::string& storage) const;
 
  private:
-  enum class Kind { form, lowercase, strip, prepend, replace };
+  enum class Kind {
+    form,
+    lowercase,
+    strip,
+    prepend,
+    replace,
+    bert,
+    nmt,
+    strip_accents,
+    byte_level,
+    charsmap,
+    sentencepiece,
+  };
+
+  struct Bert {
+    bool cleans = true, spaces_han = true, strips_accents = true, lowers = true;
+  };
 
   struct Step {
     Kind kind = Kind::form;
@@ -36,9 +68,15 @@ class Normalizer {
     bool left = true, right = true;  // strip
     std::optional<Pattern> pattern;  // replace
     std::string content;             // prepend, replace
+    Bert bert;
+    SentencePiece pieces;  // sentencepiece; charsmap: the table alone
   };
 
   Result<void> add(std::string_view type, const Metadata& normalizer, const std::string& where);
+  static Result<Bert> read_bert(const Metadata& normalizer, const std::string& where);
+  static std::string bert(const Bert& step, std::string_view text);
+  static std::string sentencepiece(const SentencePiece& step, std::string_view text,
+                                   std::size_t room);
   static Result<std::string> replaced(const Step& step, std::string_view text, std::size_t room);
 
   std::vector<Step> steps_;

@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "core/utf8.hpp"
-#include "text/bpe/byte_alphabet.hpp"
 #include "text/huggingface/fields.hpp"
+#include "text/pipeline/byte_alphabet.hpp"
 #include "text/unicode/unicode.hpp"
 
 namespace krait {
@@ -106,11 +106,20 @@ Result<PreTokenizer> PreTokenizer::read(const Metadata& pre_tokenizer) {
   }
   const auto count = std::count_if(result.steps_.begin(), result.steps_.end(),
                                    [](const Step& step) { return step.kind == Kind::byte_level; });
-  if (count != 1) {
-    return mismatch(ErrorCode::unsupported, "pre_tokenizer", "one step ByteLevel",
-                    count == 0 ? "none" : "several");
+  const auto marks = std::count_if(result.steps_.begin(), result.steps_.end(),
+                                   [](const Step& step) { return step.kind == Kind::metaspace; });
+  if (marks > 4) {  // each may make the pieces longer
+    return mismatch(ErrorCode::unsupported, "pre_tokenizer", "at most 4 steps Metaspace", "more");
+  }
+  if (count > 1) {
+    return mismatch(ErrorCode::unsupported, "pre_tokenizer", "one step ByteLevel", "several");
   }
   return result;
+}
+
+bool PreTokenizer::is_byte_level() const noexcept {
+  return std::any_of(steps_.begin(), steps_.end(),
+                     [](const Step& step) { return step.kind == Kind::byte_level; });
 }
 
 Result<void> PreTokenizer::add(std::string_view type, const Metadata& pre_tokenizer,
@@ -142,12 +151,70 @@ Result<void> PreTokenizer::add(std::string_view type, const Metadata& pre_tokeni
   } else if (type == "Punctuation") {
     step.kind = Kind::punctuation;
     KRAIT_ASSIGN_OR_RETURN(step.behavior, read_behavior(pre_tokenizer, where, Behavior::isolated));
+  } else if (type == "Whitespace") {
+    step.kind = Kind::words;
+    keep_matches_only(step);
+  } else if (type == "WhitespaceSplit") {
+    step.kind = Kind::white_space;
+    step.behavior = Behavior::removed;
+  } else if (type == "BertPreTokenizer") {
+    Step spaces;
+    spaces.kind = Kind::white_space;
+    spaces.behavior = Behavior::removed;
+    steps_.push_back(std::move(spaces));
+    step.kind = Kind::punctuation;
+  } else if (type == "Metaspace") {
+    return add_metaspace(pre_tokenizer, where);
+  } else if (type == "CharDelimiterSplit") {
+    step.kind = Kind::character;
+    step.behavior = Behavior::removed;
+    KRAIT_ASSIGN_OR_RETURN(step.code, fields::character(pre_tokenizer, "delimiter", where));
+  } else if (type == "UnicodeScripts") {
+    step.kind = Kind::scripts;
+    keep_matches_only(step);
+  } else if (type == "FixedLength") {
+    step.kind = Kind::fixed_length;
+    const Metadata& length = pre_tokenizer["length"];
+    const auto value = length.is_null() ? std::uint64_t{5} : length.whole().value_or(0);
+    if (value == 0) {
+      return mismatch(ErrorCode::bad_format, where + ".length", "a number from 1 on",
+                      describe(length));
+    }
+    step.length = static_cast<std::size_t>(value);
+    keep_matches_only(step);
   } else {
     return mismatch(ErrorCode::unsupported, where + ".type",
-                    "ByteLevel, Split, Digits, Punctuation or Sequence",
+                    "ByteLevel, Split, Digits, Punctuation, Whitespace, WhitespaceSplit, "
+                    "BertPreTokenizer, Metaspace, CharDelimiterSplit, UnicodeScripts, FixedLength "
+                    "or Sequence",
                     describe(pre_tokenizer["type"]));
   }
   steps_.push_back(std::move(step));
+  return {};
+}
+
+Result<void> PreTokenizer::add_metaspace(const Metadata& pre_tokenizer, const std::string& where) {
+  Step step;
+  step.kind = Kind::metaspace;
+  Step cut;
+  cut.kind = Kind::character;
+  cut.behavior = Behavior::merged_with_next;
+  KRAIT_ASSIGN_OR_RETURN(cut.code, fields::character(pre_tokenizer, "replacement", where));
+  utf8::append(step.mark, cut.code);
+  const Metadata& scheme = pre_tokenizer["prepend_scheme"];
+  KRAIT_ASSIGN_OR_RETURN(const bool adds,
+                         fields::boolean(pre_tokenizer, "add_prefix_space", where, true));
+  if (scheme.is("first")) {
+    step.prepends = Prepends::first;
+  } else if (scheme.is("never") || (scheme.is_null() && !adds)) {
+    step.prepends = Prepends::never;
+  } else if (!scheme.is_null() && !scheme.is("always")) {
+    return mismatch(ErrorCode::unsupported, where + ".prepend_scheme", "always, first or never",
+                    describe(scheme));
+  }
+  KRAIT_ASSIGN_OR_RETURN(const bool is_cut, fields::boolean(pre_tokenizer, "split", where, true));
+  steps_.push_back(std::move(step));
+  if (is_cut) steps_.push_back(std::move(cut));
   return {};
 }
 
@@ -182,7 +249,7 @@ Result<PreTokenizer::Behavior> PreTokenizer::read_behavior(const Metadata& pre_t
                   describe(pre_tokenizer["behavior"]));
 }
 
-Result<void> PreTokenizer::split(std::string_view text, Scratch& scratch) const {
+Result<void> PreTokenizer::split(std::string_view text, Scratch& scratch, bool is_start) const {
   scratch.text = text;
   scratch.pieces.clear();
   scratch.searches.resize(steps_.size());
@@ -196,10 +263,14 @@ Result<void> PreTokenizer::split(std::string_view text, Scratch& scratch) const 
       add_prefix_spaces(scratch);
     }
     if (step.kind == Kind::byte_level) {
-      if (i + 1 < steps_.size()) {
+      if (i + 1 < steps_.size() || keeps_written_) {
         write_bytes(scratch);
-        is_written_in_bytes = true;
+        is_written_in_bytes = !keeps_written_;
       }
+      continue;
+    }
+    if (step.kind == Kind::metaspace) {
+      write_marks(step, is_start, scratch);
       continue;
     }
     KRAIT_RETURN_IF_ERROR(cut(step, scratch.searches[i], scratch));
@@ -235,18 +306,87 @@ Result<void> PreTokenizer::cut(const Step& step, std::optional<PatternSearch>& s
         cutter.add_match(match.begin, match.end);
       }
     } else {
-      for (std::size_t position = 0; position < text.size();) {
-        const std::size_t begin = position;
-        const char32_t code = utf8::next(text, position);
-        const bool is_match = step.kind == Kind::digits
-                                  ? unicode::kind(code) == unicode::Kind::number
-                                  : unicode::is_punctuation(code);
-        if (is_match) cutter.add_match(begin, position);
-      }
+      cut_by_characters(step, text, cutter);
     }
     cutter.finish(text.size());
   }
   return {};
+}
+
+namespace {
+
+// The scripts of Japanese are one.
+std::size_t script_of(char32_t code) {
+  static const auto place_of = [](std::string_view name) {
+    const auto names = unicode::script_names();
+    const auto found = std::find_if(names.begin(), names.end(),
+                                    [&](const auto& entry) { return entry.name == name; });
+    return static_cast<std::size_t>(found - names.begin());
+  };
+  static const std::size_t han = place_of("han");
+  static const std::size_t hiragana = place_of("hiragana");
+  static const std::size_t katakana = place_of("katakana");
+  if (code == 0x30FC) return han;
+  const std::size_t script = unicode::script(code);
+  return script == hiragana || script == katakana ? han : script;
+}
+
+bool has_no_script(char32_t code) {
+  return code == ' ' || unicode::category(code) == unicode::Category::cn ||
+         unicode::category(code) == unicode::Category::co;
+}
+
+}  // namespace
+
+// Steps that need no more than one code point after another. Matches are pieces; what lies between
+// them is cut off or left out by the step's behavior.
+void PreTokenizer::cut_by_characters(const Step& step, std::string_view text, Cutter& cutter) {
+  std::size_t open = text.size();  // where the run begins that is not given out yet
+  std::size_t kind = 0;            // of that run
+  std::size_t count = 0;
+  for (std::size_t position = 0; position < text.size();) {
+    const std::size_t begin = position;
+    const char32_t code = utf8::next(text, position);
+    bool is_match = false;
+    switch (step.kind) {
+      case Kind::digits:
+        is_match = unicode::kind(code) == unicode::Kind::number;
+        break;
+      case Kind::punctuation:
+        is_match = unicode::is_punctuation(code);
+        break;
+      case Kind::white_space:
+        is_match = unicode::is_space(code);
+        break;
+      case Kind::character:
+        is_match = code == step.code;
+        break;
+      default: {
+        // Runs of one kind; a run that ends goes out.
+        bool has_kind = true;
+        std::size_t next = kind;
+        bool is_new = false;
+        if (step.kind == Kind::words) {
+          has_kind = !unicode::is_space(code);
+          next = unicode::is_word(code) ? 1 : 2;
+          is_new = !has_kind || next != kind;
+        } else if (step.kind == Kind::scripts) {
+          next = has_no_script(code) ? kind : script_of(code) + 1;
+          is_new = next != kind;
+          has_kind = next != 0;
+        } else {
+          is_new = count++ % step.length == 0;
+        }
+        if (!is_new) continue;
+        if (open < begin) cutter.add_match(open, begin);
+        open = has_kind ? begin : text.size();
+        kind = has_kind ? next : 0;
+        continue;
+      }
+    }
+    if (is_match) cutter.add_match(begin, position);
+  }
+  if (open < text.size()) cutter.add_match(open, text.size());
 }
 
 // Puts a space before every piece that does not begin with one.
@@ -257,6 +397,28 @@ void PreTokenizer::add_prefix_spaces(Scratch& scratch) {
     const std::size_t begin = text.size();
     if (scratch.text[piece.begin] != ' ') text += ' ';
     text += scratch.text.substr(piece.begin, piece.end - piece.begin);
+    piece = {begin, text.size()};
+  }
+  std::swap(scratch.storage, scratch.other_storage);
+  scratch.text = scratch.storage;
+}
+
+// Writes the mark for every space, and before pieces that do not begin with one.
+void PreTokenizer::write_marks(const Step& step, bool is_start, Scratch& scratch) {
+  std::string& text = scratch.other_storage;
+  text.clear();
+  for (Piece& piece : scratch.pieces) {
+    const std::size_t begin = text.size();
+    const std::string_view old = scratch.text.substr(piece.begin, piece.end - piece.begin);
+    const bool may_add = step.prepends == Prepends::always ||
+                         (step.prepends == Prepends::first && is_start && piece.begin == 0);
+    if (may_add && !old.starts_with(' ') && !old.starts_with(step.mark)) text += step.mark;
+    for (std::size_t from = 0; from < old.size();) {
+      const std::size_t to = std::min(old.find(' ', from), old.size());
+      text += old.substr(from, to - from);
+      if (to < old.size()) text += step.mark;
+      from = to + 1;
+    }
     piece = {begin, text.size()};
   }
   std::swap(scratch.storage, scratch.other_storage);

@@ -14,11 +14,18 @@ inline namespace v0_1 {
 
 /// Cuts a text into the pieces within which tokens are formed: the `pre_tokenizer` of a file.
 ///
-/// Each step cuts every piece of the step before, seeing that piece only. One of the steps is
-/// "ByteLevel"; steps after it see the byte alphabet (byte_alphabet.hpp) instead of the text.
+/// Each step cuts every piece of the step before, seeing that piece only. One of the steps may be
+/// "ByteLevel"; steps after it see the byte alphabet (byte_alphabet.hpp) instead of the text. What
+/// comes out are bytes all the same, unless they are asked to stay written in it.
 class PreTokenizer {
  public:
   static Result<PreTokenizer> read(const Metadata& pre_tokenizer);
+
+  /// Whether a step is "ByteLevel".
+  bool is_byte_level() const noexcept;
+
+  /// Pieces are given out in the byte alphabet, for models whose tokens are written in it.
+  void keep_written() noexcept { keeps_written_ = true; }
 
   struct Piece {
     std::size_t begin = 0, end = 0;
@@ -33,11 +40,25 @@ class PreTokenizer {
     std::vector<std::optional<PatternSearch>> searches;  // one for each step
   };
 
-  /// Cuts `text`, well-formed UTF-8, which must outlive the use of the result.
-  Result<void> split(std::string_view text, Scratch& scratch) const;
+  /// Cuts `text`, well-formed UTF-8, which must outlive the use of the result. `is_start`: nothing
+  /// stands before it.
+  Result<void> split(std::string_view text, Scratch& scratch, bool is_start = true) const;
 
  private:
-  enum class Kind { byte_level, gpt2, pattern, digits, punctuation };
+  enum class Kind {
+    byte_level,
+    gpt2,
+    pattern,
+    digits,
+    punctuation,
+    white_space,
+    words,      // "Whitespace": runs of word characters, and of others
+    metaspace,  // writes marks for spaces
+    character,
+    scripts,
+    fixed_length,
+  };
+  enum class Prepends { always, first, never };
   enum class Behavior { removed, isolated, merged_with_previous, merged_with_next, contiguous };
 
   struct Step {
@@ -46,6 +67,10 @@ class PreTokenizer {
     bool inverted = false;
     bool adds_prefix_space = false;  // byte_level
     std::optional<Pattern> pattern;
+    char32_t code = 0;  // character
+    std::string mark;   // metaspace
+    Prepends prepends = Prepends::always;
+    std::size_t length = 0;  // fixed_length
   };
 
   class Cutter;
@@ -55,11 +80,19 @@ class PreTokenizer {
   static Result<Behavior> read_behavior(const Metadata& pre_tokenizer, const std::string& where,
                                         Behavior fallback);
   Result<void> cut(const Step& step, std::optional<PatternSearch>& search, Scratch& scratch) const;
+  static void keep_matches_only(Step& step) noexcept {
+    step.behavior = Behavior::removed;
+    step.inverted = true;
+  }
+  Result<void> add_metaspace(const Metadata& pre_tokenizer, const std::string& where);
+  static void cut_by_characters(const Step& step, std::string_view text, Cutter& cutter);
   static void add_prefix_spaces(Scratch& scratch);
+  static void write_marks(const Step& step, bool is_start, Scratch& scratch);
   static void write_bytes(Scratch& scratch);
   static void read_bytes(Scratch& scratch);
 
   std::vector<Step> steps_;
+  bool keeps_written_ = false;
 };
 
 /// End of the piece that begins at `begin`, by the pattern of GPT-2:

@@ -233,7 +233,13 @@ const Ranges& spaces() {
 const Ranges& words() {
   static const Ranges ranges = united(
       of_categories(group('l') | group('m') | category("nd") | category("nl") | category("pc")),
-      {{0x24B6, 0x24E9}, {0x1F130, 0x1F149}, {0x1F150, 0x1F169}, {0x1F170, 0x1F189}});
+      {{0xB2, 0xB3},
+       {0xB9, 0xB9},
+       {0xBC, 0xBE},
+       {0x24B6, 0x24E9},
+       {0x1F130, 0x1F149},
+       {0x1F150, 0x1F169},
+       {0x1F170, 0x1F189}});
   return ranges;
 }
 

@@ -37,7 +37,7 @@ std::optional<std::string> fast_members(std::uint32_t categories, std::string_vi
 std::optional<Ranges> posix(std::string_view name);
 
 const Ranges& spaces();  ///< White_Space
-const Ranges& words();   ///< \w: Alphabetic, marks, decimal digits, connectors
+const Ranges& words();   ///< \w: Alphabetic, marks, decimal digits, connectors, numbers of Latin-1
 const Ranges& digits();  ///< \d: decimal digits
 
 /// The members of a character class, without brackets. Empty if the set has none that a pattern can

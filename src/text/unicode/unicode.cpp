@@ -174,8 +174,46 @@ Category category(char32_t code) noexcept {
   return static_cast<Category>(*std::prev(after) & 31U);
 }
 
+std::size_t script(char32_t code) noexcept {
+  const auto scripts = script_runs();
+  const auto after = std::upper_bound(
+      scripts.begin(), scripts.end(), code,
+      [](char32_t value, std::uint32_t run) { return value < static_cast<char32_t>(run >> 8U); });
+  return *std::prev(after) & 255U;
+}
+
+bool is_mark(char32_t code) noexcept {
+  const Category found = category(code);
+  return found == Category::mn || found == Category::mc || found == Category::me;
+}
+
+std::size_t end_of_grapheme(std::string_view text, std::size_t begin) noexcept {
+  std::size_t end = begin;
+  char32_t before = utf8::next(text, end);
+  utf8proc_int32_t state = 0;
+  while (end < text.size()) {
+    std::size_t after = end;
+    const char32_t code = utf8::next(text, after);
+    // Between characters of ASCII only CR LF is no boundary.
+    if (before < 0x80 && code < 0x80
+            ? before != '\r' || code != '\n'
+            : utf8proc_grapheme_break_stateful(static_cast<utf8proc_int32_t>(before),
+                                               static_cast<utf8proc_int32_t>(code), &state)) {
+      break;
+    }
+    before = code;
+    end = after;
+  }
+  return end;
+}
+
 bool is_word(char32_t code) noexcept {
   if (code == 0x200C || code == 0x200D) return true;  // the joiners
+  // Letters in circles and squares, which are symbols and yet alphabetic.
+  if ((code >= 0x24B6 && code <= 0x24E9) || (code >= 0x1F130 && code <= 0x1F149) ||
+      (code >= 0x1F150 && code <= 0x1F169) || (code >= 0x1F170 && code <= 0x1F189)) {
+    return true;
+  }
   switch (category(code)) {
     case Category::mn:
     case Category::mc:

@@ -64,6 +64,9 @@ struct ScriptNames {
 };
 std::span<const ScriptNames> script_names() noexcept;
 
+/// The place of a code point's script in `script_names`.
+std::size_t script(char32_t code) noexcept;
+
 /// Code points that have another category than in Unicode 14.0, the oldest version of installed
 /// libraries that need not be worked around.
 struct CategoryChange {
@@ -92,6 +95,7 @@ inline Kind kind(char32_t code) noexcept {
 
 bool is_space(char32_t code) noexcept;        ///< White_Space
 bool is_word(char32_t code) noexcept;         ///< \w: letters, marks, digits, connectors
+bool is_mark(char32_t code) noexcept;         ///< \p{M}
 bool is_punctuation(char32_t code) noexcept;  ///< \p{P}, and all of ASCII's punctuation
 
 /// Normalization forms, by Unicode 9.0.
@@ -103,6 +107,9 @@ std::string normalized(std::string_view text, Form form);
 /// True only if the form leaves the text as it is; costs one look at every byte. Texts in Latin
 /// script are recognised, others may not be.
 bool is_surely_normalized(std::string_view text, Form form) noexcept;
+
+/// End of the extended grapheme cluster that begins at `begin`, inside well-formed UTF-8.
+std::size_t end_of_grapheme(std::string_view text, std::size_t begin) noexcept;
 
 /// `text`, well-formed UTF-8, in lower case: code point by code point, without regard to context.
 std::string lowercased(std::string_view text);

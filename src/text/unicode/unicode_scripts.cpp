@@ -9,7 +9,7 @@ inline namespace v0_1 {
 namespace unicode {
 namespace {
 
-constexpr std::uint32_t runs[] = {
+constexpr std::uint32_t script_table[] = {
     0xA9, 0x4148, 0x5BA9, 0x6148, 0x7BA9, 0xAA48, 0xABA9, 0xBA48, 0xBBA9, 0xC048, 0xD7A9, 0xD848,
     0xF7A9, 0xF848, 0x2B9A9, 0x2E048, 0x2E5A9, 0x2EA0D, 0x2ECA9, 0x300A8, 0x3702C, 0x374A9, 0x3752C,
     0x378AA, 0x37A2C, 0x37EA9, 0x37F2C, 0x380AA, 0x3842C, 0x385A9, 0x3862C, 0x387A9, 0x3882C,
@@ -385,7 +385,7 @@ constexpr ScriptNames names[] = {
 
 }  // namespace
 
-std::span<const std::uint32_t> script_runs() noexcept { return runs; }
+std::span<const std::uint32_t> script_runs() noexcept { return script_table; }
 std::span<const ScriptNames> script_names() noexcept { return names; }
 
 }  // namespace unicode

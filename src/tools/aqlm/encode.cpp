@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "core/bad_argument.hpp"
 #include "krait/core/float_environment.hpp"
 #include "krait/tools/aqlm.hpp"
 #include "tools/aqlm/fit.hpp"
@@ -11,11 +12,6 @@
 namespace krait {
 inline namespace v0_1 {
 namespace {
-
-Error bad(std::string_view what, std::string_view expected, std::string_view found) {
-  return {ErrorCode::bad_argument,
-          fmt::format("[aqlm] {}: expected {}, found {}", what, expected, found)};
-}
 
 // Takes a number from the front of the text, with nothing but digits.
 bool take_number(std::string_view& text, Index& number) {
@@ -41,19 +37,20 @@ constexpr std::string_view possible_schemes =
 
 Result<void> check_range(std::string_view what, Index value, Index least, Index most) {
   if (value >= least && value <= most) return {};
-  return bad(what, fmt::format("{} to {}", least, most), fmt::to_string(value));
+  return bad_argument("aqlm", what, fmt::format("{} to {}", least, most), fmt::to_string(value));
 }
 
 Result<void> check(MatrixView<const float> W, const SecondMoments& H, const AqlmScheme& scheme,
                    const AqlmEffort& effort) {
-  if (!is_possible(scheme)) return bad("scheme", possible_schemes, to_string(scheme));
+  if (!is_possible(scheme))
+    return bad_argument("aqlm", "scheme", possible_schemes, to_string(scheme));
   KRAIT_RETURN_IF_ERROR(check_range("beam", effort.beam, 1, 64));
   KRAIT_RETURN_IF_ERROR(check_range("rounds", effort.rounds, 0, 1000));
   KRAIT_RETURN_IF_ERROR(check_range("solver steps", effort.solver_steps, 0, 1000));
   KRAIT_RETURN_IF_ERROR(check_range("k-means rounds", effort.kmeans_rounds, 1, 1000));
   if (W.rows < 1 || W.cols < 1 || W.cols % scheme.in_group != 0) {
-    return bad("matrix", fmt::format("inputs in groups of {}", scheme.in_group),
-               fmt::format("[{},{}]", W.rows, W.cols));
+    return bad_argument("aqlm", "matrix", fmt::format("inputs in groups of {}", scheme.in_group),
+                        fmt::format("[{},{}]", W.rows, W.cols));
   }
   for (Index i = 0; i < W.rows; ++i) {
     for (const float w : W.row(i)) {
@@ -64,8 +61,8 @@ Result<void> check(MatrixView<const float> W, const SecondMoments& H, const Aqlm
   }
   const Index size = std::ssize(H.values);
   if (size != 0 && size != W.cols && size != W.cols * W.cols) {
-    return bad("second moments", fmt::format("[{0}] or [{0},{0}] values", W.cols),
-               fmt::to_string(size));
+    return bad_argument("aqlm", "second moments", fmt::format("[{0}] or [{0},{0}] values", W.cols),
+                        fmt::to_string(size));
   }
   for (const float value : H.values) {
     if (std::isfinite(value)) continue;
@@ -77,10 +74,12 @@ Result<void> check(MatrixView<const float> W, const SecondMoments& H, const Aqlm
     const Index at = size == W.cols ? i : i * W.cols + i;
     const float value = H.values[static_cast<std::size_t>(at)];
     if (value < 0.0F)
-      return bad("second moments", "a diagonal of at least 0", fmt::to_string(value));
+      return bad_argument("aqlm", "second moments", "a diagonal of at least 0",
+                          fmt::to_string(value));
     sum += static_cast<double>(value);
   }
-  if (size > 0 && !(sum > 0.0)) return bad("second moments", "one above 0", "zeros");
+  if (size > 0 && !(sum > 0.0))
+    return bad_argument("aqlm", "second moments", "one above 0", "zeros");
   return {};
 }
 
@@ -95,7 +94,8 @@ Result<void> round_to_f16(aqlm::Fit& fit, Index beam, std::uint64_t seed, std::u
   if (are_finite(fit.codebooks)) aqlm::improve_scales(fit);
   for (float& value : fit.scales) value = rounded(value);
   if (!are_finite(fit.codebooks) || !are_finite(fit.scales)) {
-    return bad("matrix", "weights that codebooks and scales in f16 can stand for", "larger ones");
+    return bad_argument("aqlm", "matrix", "weights that codebooks and scales in f16 can stand for",
+                        "larger ones");
   }
   aqlm::update_error(fit);
   aqlm::improve_codes(fit, beam, seed, sweep);
@@ -114,7 +114,7 @@ Result<AqlmScheme> parse_aqlm_scheme(std::string_view text) {
   scheme.bits = static_cast<int>(bits);
   if (good && !rest.empty()) good = take_letter(rest, 'g') && take_number(rest, scheme.in_group);
   if (good && rest.empty() && is_possible(scheme)) return scheme;
-  return bad("scheme", possible_schemes, fmt::format("'{}'", text));
+  return bad_argument("aqlm", "scheme", possible_schemes, fmt::format("'{}'", text));
 }
 
 std::string to_string(const AqlmScheme& scheme) {

@@ -10,15 +10,15 @@ namespace aqlm {
 namespace {
 
 // Rows that one product takes, so that its workspace stays small.
-constexpr Index rows_at_once = 256;
+constexpr Index rows_of_error = 256;
 
 // Y = X Wᵀ.
 void multiply(Executor& executor, MatrixView<const float> X, const float* W, MatrixView<float> Y) {
-  AlignedBuffer<float> workspace(std::min(rows_at_once, X.rows) *
+  AlignedBuffer<float> workspace(std::min(rows_of_error, X.rows) *
                                  kernels::product_workspace(X.cols));
   const kernels::DenseWeights weights{W, DType::f32, Y.cols, X.cols};
-  for (Index first = 0; first < X.rows; first += rows_at_once) {
-    const Index count = std::min(rows_at_once, X.rows - first);
+  for (Index first = 0; first < X.rows; first += rows_of_error) {
+    const Index count = std::min(rows_of_error, X.rows - first);
     kernels::product({executor, workspace.span()}, weights,
                      {.x = X.rows_from(first, count), .y = Y.rows_from(first, count)});
   }

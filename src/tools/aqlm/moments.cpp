@@ -9,7 +9,7 @@ inline namespace v0_1 {
 namespace aqlm {
 namespace {
 
-constexpr Index rows_at_once = 256;
+constexpr Index rows_of_moments = 256;
 
 }  // namespace
 
@@ -25,7 +25,7 @@ std::size_t InputMoments::watch(std::string_view path, Site site, Index expert, 
   watched.sums = AlignedBuffer<double>(diagonal ? width : width * width);
   if (!diagonal && product_.size() < width * width) {
     product_ = AlignedBuffer<float>(width * width);
-    workspace_ = AlignedBuffer<float>(rows_at_once * kernels::product_workspace(batch));
+    workspace_ = AlignedBuffer<float>(rows_of_moments * kernels::product_workspace(batch));
   }
   watched_.push_back(std::move(watched));
   return watched_.size() - 1;
@@ -60,8 +60,8 @@ void InputMoments::flush(Watched& watched) noexcept {
   } else {
     const MatrixView<const float> X(columns, width, batch);
     const MatrixView<float> XX(product_.data(), width, width);
-    for (Index first = 0; first < width; first += rows_at_once) {
-      const Index count = std::min(rows_at_once, width - first);
+    for (Index first = 0; first < width; first += rows_of_moments) {
+      const Index count = std::min(rows_of_moments, width - first);
       kernels::product({executor_, workspace_.span()}, {columns, DType::f32, width, batch},
                        {.x = X.rows_from(first, count), .y = XX.rows_from(first, count)});
     }

@@ -8,6 +8,7 @@
 #include <memory>
 #include <set>
 
+#include "core/bad_argument.hpp"
 #include "io/content_checksum.hpp"
 #include "krait/io/atomic_file.hpp"
 #include "krait/io/safetensors.hpp"
@@ -39,16 +40,11 @@ constexpr Preset presets[] = {
     {"best", {.beam = 32, .rounds = 25, .least_gain = 0.0005}, false, true},
 };
 
-Error bad(std::string_view what, std::string_view expected, std::string_view found) {
-  return {ErrorCode::bad_argument,
-          fmt::format("[aqlm] {}: expected {}, found {}", what, expected, found)};
-}
-
 Result<Preset> preset_of(std::string_view name) {
   for (const Preset& preset : presets) {
     if (preset.name == name) return preset;
   }
-  return bad("preset", "fast, default or best", fmt::format("'{}'", name));
+  return bad_argument("aqlm", "preset", "fast, default or best", fmt::format("'{}'", name));
 }
 
 // Whether a text fits a pattern in which `*` is any run of characters.
@@ -83,8 +79,8 @@ Result<void> check_patterns(const CheckpointPlan& plan, const std::vector<std::s
       return fits(pattern, name) || fits(pattern, name.substr(0, name.rfind('.')));
     });
     if (fits_any) continue;
-    return bad(
-        "keep",
+    return bad_argument(
+        "aqlm", "keep",
         fmt::format("a pattern that fits a module, such as *.{}.0.*", plan.config.spec.layers_name),
         fmt::format("'{}', which fits none", pattern));
   }
@@ -148,14 +144,15 @@ Result<std::vector<Job>> list_jobs(const CheckpointPlan& plan, const AqlmOptions
         job.in = shape[shape.rank() - 1];
         job.each.push_back(std::move(matrix));
         if (job.in % options.scheme.in_group != 0) {
-          return bad(job.name, fmt::format("inputs in groups of {}", options.scheme.in_group),
-                     fmt::format("{} inputs", job.in));
+          return bad_argument("aqlm", job.name,
+                              fmt::format("inputs in groups of {}", options.scheme.in_group),
+                              fmt::format("{} inputs", job.in));
         }
         jobs.push_back(std::move(job));
       }
     }
   }
-  if (jobs.empty()) return bad("keep", "a matrix to quantise", "none");
+  if (jobs.empty()) return bad_argument("aqlm", "keep", "a matrix to quantise", "none");
   return jobs;
 }
 

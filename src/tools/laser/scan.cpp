@@ -24,7 +24,7 @@ constexpr double shrinking_fractions[] = {0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0};
 
 // A trial that is worse by so many standard errors, on so many samples, is known well enough.
 constexpr double clearly_worse = 6.0;
-constexpr Index fewest_samples = 6;
+constexpr Index fewest_scored = 6;
 
 constexpr Index most_floats = Index{64} << 20;  // of the activations that are kept
 
@@ -249,7 +249,7 @@ Result<void> Scan::try_one(Trial& trial, Index layer, Stream& stream,
     after.push_back(nats);
     found = paired(before_, after, search_);
     const bool is_known = std::isinf(found.change) || found.change > clearly_worse * found.error;
-    if (found.samples >= fewest_samples && is_known) break;
+    if (found.samples >= fewest_scored && is_known) break;
   }
   trial.found = found;
   return {};

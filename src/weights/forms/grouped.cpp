@@ -68,7 +68,7 @@ class GroupedForm final : public RowForm {
     GroupedWeights W = of_size(form_, out, in);
     W.codes = static_cast<const std::uint8_t*>(parts[0].data);
     W.scales = static_cast<const f16*>(parts[1].data);
-    return std::make_shared<GroupedMatrix>(W);
+    return grouped_matrix(W);
   }
 
   Index workspace(Index in) const noexcept override {
@@ -80,6 +80,10 @@ class GroupedForm final : public RowForm {
 };
 
 }  // namespace
+
+std::shared_ptr<const WeightMatrix> grouped_matrix(const GroupedWeights& W) {
+  return std::make_shared<GroupedMatrix>(W);
+}
 
 const WeightForm& q8_form() noexcept {
   static const GroupedForm form(kernels::GroupedForm::q8);

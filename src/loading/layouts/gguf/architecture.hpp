@@ -1,0 +1,122 @@
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "io/gguf.hpp"
+#include "loading/config_reader.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+
+/// The keys of one file's architecture: number("ssm.state_size") is that of "mamba.ssm.state_size".
+/// A value of the wrong type or range is an error that names the key.
+class GgufKeys {
+ public:
+  GgufKeys(const GgufFile& file, std::string architecture)
+      : file_(file),
+        reader_(file.metadata, file.file->name()),
+        prefix_(std::move(architecture) + ".") {}
+
+  /// Without `fallback`, the key must be there.
+  Result<Index> number(std::string_view key, Index least,
+                       std::optional<Index> fallback = {}) const {
+    return reader_.number(name(key), least, fallback);
+  }
+  Result<double> real(std::string_view key, float fallback) const;
+  Result<bool> boolean(std::string_view key, bool fallback) const {
+    return reader_.boolean(name(key), fallback);
+  }
+  Result<std::string> text(std::string_view key, std::string_view fallback) const {
+    return reader_.text(name(key), fallback);
+  }
+  bool has(std::string_view key) const { return reader_.has(name(key)); }
+
+  /// One number for every layer, written once if they are equal.
+  Result<std::vector<Index>> per_layer(std::string_view key, Index n_layer,
+                                       std::optional<Index> fallback = {}) const;
+
+  /// The file's tensor of that name; null without one.
+  const GgufTensor* tensor(std::string_view name) const noexcept;
+  bool has_tensor(std::string_view name) const noexcept { return tensor(name) != nullptr; }
+
+  /// Rows of the embedding. Errors: missing_tensor.
+  Result<Index> vocab() const;
+
+  Error fail(std::string_view key, std::string_view expected, std::string_view found) const {
+    return reader_.fail(name(key), expected, found, ErrorCode::unsupported);
+  }
+
+ private:
+  std::string name(std::string_view key) const { return prefix_ + std::string(key); }
+
+  const GgufFile& file_;
+  ConfigReader reader_;
+  std::string prefix_;
+};
+
+/// A configuration that is made, in the order of its keys.
+class ConfigObject {
+ public:
+  void set(std::string key, Metadata value) {
+    members_.push_back({std::move(key), std::move(value)});
+  }
+  Metadata take() { return Metadata(std::move(members_)); }
+
+ private:
+  Metadata::Object members_;
+};
+
+/// How the shape of a tensor in the file follows from that in transformers.
+enum class GgufShape {
+  same,
+  column,     ///< [n, 1] of [n]
+  groups,     ///< [groups, n / groups] of [n], as many groups as the configuration's n_groups
+  depthwise,  ///< [channels, taps] of [channels, 1, taps]
+};
+
+/// What the file has in place of a value.
+enum class GgufValues {
+  same,
+  negative_exp,  ///< -exp(x): A in place of A_log
+  pairs,         ///< the rows of each head in the order in which rotary pairs are neighbours
+};
+
+/// What a tensor is called. In both names, * is the number of the layer; in the second, # is the
+/// number of an expert, where the file has those of a layer in one tensor.
+struct GgufName {
+  std::string_view gguf;
+  std::string_view name;  ///< in transformers
+  GgufShape shape = GgufShape::same;
+  GgufValues values = GgufValues::same;
+};
+
+/// How llama.cpp's converter writes one kind of model. A new one is a file that defines one, and a
+/// line in the list below.
+struct GgufArchitecture {
+  std::string_view name;                          ///< `general.architecture`
+  std::span<const std::string_view> model_types;  ///< transformers' names of what it holds
+  /// Fills in transformers' configuration. Where rows are in the order of `pairs`, it has
+  /// "rope_interleave": true.
+  Result<void> (*configure)(const GgufKeys& keys, ConfigObject& config);
+  /// The other way: fills in the file's keys from transformers' configuration.
+  Result<void> (*describe)(const ConfigReader& config, ConfigObject& metadata);
+  std::span<const GgufName> names;
+};
+
+// clang-format off
+#define KRAIT_GGUF_ARCHITECTURES(architecture) \
+  architecture(gguf_mamba) \
+  architecture(gguf_mamba2) \
+  architecture(gguf_llama)
+// clang-format on
+
+#define KRAIT_DECLARE_ARCHITECTURE(architecture) extern const GgufArchitecture architecture;
+KRAIT_GGUF_ARCHITECTURES(KRAIT_DECLARE_ARCHITECTURE)
+#undef KRAIT_DECLARE_ARCHITECTURE
+
+}  // namespace v0_1
+}  // namespace krait

@@ -1,0 +1,97 @@
+#include "loading/layouts/gguf/export.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+
+#include "io/json.hpp"
+#include "krait/io/printable.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace {
+
+#define KRAIT_ADDRESS(architecture) &architecture,
+constexpr std::array architectures = {KRAIT_GGUF_ARCHITECTURES(KRAIT_ADDRESS)};
+#undef KRAIT_ADDRESS
+
+Error fail(std::string_view what, std::string_view expected, std::string_view found) {
+  return {ErrorCode::unsupported, fmt::format("[convert] {}: expected {}, found {}",
+                                              printable(what), expected, printable(found))};
+}
+
+Result<const GgufArchitecture*> architecture_for(const Metadata& config) {
+  std::string known;
+  for (const GgufArchitecture* architecture : architectures) {
+    for (const std::string_view type : architecture->model_types) {
+      if (config["model_type"].is(type)) return architecture;
+      known += fmt::format("{}{}", known.empty() ? "" : ", ", type);
+    }
+  }
+  return fail("model_type", "one of " + known, json_text(config["model_type"]));
+}
+
+// "backbone.layers.*.norm.weight" and layer "3" of "backbone.layers.3.norm.weight".
+std::pair<std::string, std::string> without_layer(const std::string& name) {
+  constexpr std::string_view mark = "layers.";
+  const std::size_t place = name.find(mark);
+  if (place == name.npos) return {name, {}};
+  const std::size_t begin = place + mark.size();
+  const std::size_t end = name.find_first_not_of("0123456789", begin);
+  if (end == name.npos || end == begin) return {name, {}};
+  return {name.substr(0, begin) + "*" + name.substr(end), name.substr(begin, end - begin)};
+}
+
+std::vector<Index> extents_of(const GgufName& rule, std::vector<Index> extents, Index n_group) {
+  if (rule.shape == GgufShape::depthwise && extents.size() == 3 && extents[1] == 1) {
+    extents.erase(extents.begin() + 1);
+  } else if (rule.shape == GgufShape::column && extents.size() == 1) {
+    extents.push_back(1);
+  } else if (rule.shape == GgufShape::groups && extents.size() == 1 && extents[0] % n_group == 0) {
+    extents = {n_group, extents[0] / n_group};
+  }
+  return extents;
+}
+
+}  // namespace
+
+Result<GgufExport> export_gguf(const Checkpoint& checkpoint, const std::string& config_text,
+                               const std::vector<GgufSource>& tensors) {
+  KRAIT_ASSIGN_OR_RETURN(const Metadata config, parse_json(config_text, checkpoint.path));
+  KRAIT_ASSIGN_OR_RETURN(const GgufArchitecture* architecture, architecture_for(config));
+  const ConfigReader reader(config, checkpoint.path);
+  ConfigObject metadata;
+  metadata.set("general.architecture", std::string(architecture->name));
+  metadata.set("general.type", std::string("model"));
+  KRAIT_RETURN_IF_ERROR(architecture->describe(reader, metadata));
+  const Index n_group = config["n_groups"].integer().value_or(1);
+  std::map<std::string_view, const GgufName*, std::less<>> names;
+  for (const GgufName& name : architecture->names) names.emplace(name.name, &name);
+  GgufExport result;
+  Index rows = 0;
+  for (const GgufSource& tensor : tensors) {
+    const auto [pattern, layer] = without_layer(tensor.name);
+    const auto found = names.find(pattern);
+    if (found == names.end()) {
+      return fail(tensor.name, fmt::format("a tensor of {}", architecture->name), "another");
+    }
+    const GgufName& rule = *found->second;
+    std::string name(rule.gguf);
+    if (const std::size_t star = name.find('*'); star != name.npos) name.replace(star, 1, layer);
+    if (name == "token_embd.weight") rows = tensor.extents.front();
+    const GgufType type = tensor.is_matrix ? tensor.type : *GgufType::of(DType::f32);
+    result.tensors.push_back(
+        {{std::move(name), type, extents_of(rule, tensor.extents, n_group)}, rule.values});
+  }
+  KRAIT_RETURN_IF_ERROR(export_gguf_tokenizer(checkpoint, config, rows, metadata));
+  const auto n_head = config["num_attention_heads"].integer().value_or(1);
+  result.pair_rows = config["head_dim"].integer().value_or(
+      config["hidden_size"].integer().value_or(0) / std::max<std::int64_t>(n_head, 1));
+  result.metadata = metadata.take();
+  return result;
+}
+
+}  // namespace v0_1
+}  // namespace krait

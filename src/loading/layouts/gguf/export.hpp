@@ -1,0 +1,46 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "io/gguf.hpp"
+#include "krait/core/metadata.hpp"
+#include "krait/loading/checkpoint.hpp"
+#include "loading/layouts/gguf/architecture.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+
+/// A tensor of a checkpoint of transformers, for a GGUF file.
+struct GgufSource {
+  std::string name;  ///< in transformers
+  GgufType type;     ///< that it would have
+  std::vector<Index> extents;
+  bool is_matrix = false;  ///< everything else is written in f32
+};
+
+/// What becomes of it.
+struct GgufExportTensor {
+  GgufOutput output;
+  GgufValues values = GgufValues::same;
+};
+
+struct GgufExport {
+  Metadata metadata;
+  std::vector<GgufExportTensor> tensors;  ///< one for each source
+  Index pair_rows = 0;                    ///< rows of a head, for those in pairs
+};
+
+/// Describes a checkpoint as llama.cpp has it. `config` is transformers' config.json. Errors:
+/// unsupported (a model that has no architecture here, a tensor without a name, a tokenizer of
+/// another kind), bad_config.
+Result<GgufExport> export_gguf(const Checkpoint& checkpoint, const std::string& config,
+                               const std::vector<GgufSource>& tensors);
+
+/// Adds the keys of the vocabulary, which has `rows` tokens, from the files of the tokenizer.
+Result<void> export_gguf_tokenizer(const Checkpoint& checkpoint, const Metadata& config, Index rows,
+                                   ConfigObject& metadata);
+
+}  // namespace v0_1
+}  // namespace krait

@@ -1,0 +1,266 @@
+#include "loading/layouts/gguf/gguf.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <map>
+
+#include "io/json.hpp"
+#include "io/place_tensor.hpp"
+#include "krait/core/aligned_buffer.hpp"
+#include "krait/io/printable.hpp"
+#include "krait/modules/block_spec.hpp"
+#include "krait/weights/convert.hpp"
+#include "krait/weights/options.hpp"
+#include "loading/layouts/gguf/architecture.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace {
+
+#define KRAIT_ADDRESS(architecture) &architecture,
+constexpr std::array architectures = {KRAIT_GGUF_ARCHITECTURES(KRAIT_ADDRESS)};
+#undef KRAIT_ADDRESS
+
+// Tensors whose values change are read and kept in memory when the file is opened: none is large.
+constexpr Index largest_changed = Index{64} << 20U;  // bytes of floats
+
+Error fail(ErrorCode code, std::string_view what, std::string_view expected, std::string_view found,
+           const GgufFile& file) {
+  return {code, fmt::format("[gguf] {}: expected {}, found {} ({})", printable(what), expected,
+                            printable(found), file.file->name())};
+}
+
+Result<const GgufArchitecture*> architecture_of(const GgufFile& file) {
+  constexpr std::string_view key = "general.architecture";
+  const Metadata& name = file.metadata[key];
+  std::string known;
+  for (const GgufArchitecture* architecture : architectures) {
+    if (name.is(architecture->name)) return architecture;
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", architecture->name);
+  }
+  return fail(ErrorCode::unsupported, key, "one of " + known,
+              name.is_null() ? "none" : json_text(name), file);
+}
+
+// "blk.*.ssm_a" and layer "3" of "blk.3.ssm_a"; a name without a layer stays.
+std::pair<std::string, std::string_view> without_layer(std::string_view name) {
+  constexpr std::string_view begin = "blk.";
+  if (!name.starts_with(begin)) return {std::string(name), {}};
+  const std::string_view rest = name.substr(begin.size());
+  const std::size_t digits = rest.find_first_not_of("0123456789");
+  if (digits == 0 || digits == rest.npos) return {std::string(name), {}};
+  return {fmt::format("blk.*{}", rest.substr(digits)), rest.substr(0, digits)};
+}
+
+std::string with_number(std::string_view name, char mark, std::string_view number) {
+  const std::size_t place = name.find(mark);
+  if (place == name.npos) return std::string(name);
+  return fmt::format("{}{}{}", name.substr(0, place), number, name.substr(place + 1));
+}
+
+// Adds the tensors of a file to a store.
+class Tensors {
+ public:
+  Tensors(const GgufFile& file, const GgufArchitecture& architecture, WeightStore& store)
+      : file_(file), store_(store) {
+    for (const GgufName& name : architecture.names) names_.emplace(name.gguf, &name);
+  }
+
+  Result<void> add_all() {
+    for (const GgufTensor& tensor : file_.tensors) {
+      const auto [pattern, layer] = without_layer(tensor.name);
+      const auto known = names_.find(pattern);
+      // What no rule names keeps its own name, and is reported as unused.
+      static constexpr GgufName unknown;
+      const GgufName& rule = known == names_.end() ? unknown : *known->second;
+      const std::string name =
+          known == names_.end() ? tensor.name : with_number(rule.name, '*', layer);
+      KRAIT_RETURN_IF_ERROR(add_stack(tensor, rule, name));
+    }
+    store_.keep(file_.file);
+    return {};
+  }
+
+ private:
+  // A tensor, or one for each expert.
+  Result<void> add_stack(const GgufTensor& tensor, const GgufName& rule, const std::string& name) {
+    if (rule.name.find('#') == rule.name.npos) return add(tensor, rule, name);
+    constexpr Index most_experts = 4096;
+    if (tensor.extents.size() != 3 || tensor.extents[0] > most_experts) {
+      return fail(ErrorCode::shape_mismatch, tensor.name,
+                  fmt::format("at most {} matrices in one tensor", most_experts), tensor.describe(),
+                  file_);
+    }
+    GgufTensor one = tensor;
+    one.extents.erase(one.extents.begin());
+    one.bytes = tensor.bytes / tensor.extents[0];
+    for (Index i = 0; i < tensor.extents[0]; ++i) {
+      KRAIT_RETURN_IF_ERROR(add(one, rule, with_number(name, '#', fmt::to_string(i))));
+      one.data += one.bytes;
+    }
+    return {};
+  }
+
+  Result<void> add(const GgufTensor& tensor, const GgufName& rule, const std::string& name) {
+    std::vector<Index> extents = tensor.extents;
+    const bool is_flat = rule.shape == GgufShape::column || rule.shape == GgufShape::groups;
+    if (is_flat && !tensor.type.blocks) {
+      Index all = 1;
+      for (const Index extent : extents) all *= extent;
+      extents = {all};
+    } else if (rule.shape == GgufShape::depthwise && extents.size() == 2) {
+      extents.insert(extents.begin() + 1, 1);
+    }
+    if (rule.values == GgufValues::negative_exp) return add_logarithms(tensor, extents, name);
+    if (tensor.type.blocks) return add_blocks(tensor, name), Result<void>();
+    const auto shape = Shape::make(extents);
+    if (!tensor.type.dtype || !shape) {
+      store_.add_unreadable(name, {tensor.describe(), file_.file->name()});
+      return {};
+    }
+    place_tensor(store_, name, {tensor.data, *tensor.type.dtype, *shape}, file_.file);
+    return {};
+  }
+
+  // The blocks of a matrix are a part of it; the metadata says in which format they are.
+  void add_blocks(const GgufTensor& tensor, const std::string& name) {
+    constexpr std::string_view weight = ".weight";
+    const std::string matrix =
+        name.ends_with(weight) ? name.substr(0, name.size() - weight.size()) : name;
+    const BlockFormatInfo& info = info_of(*tensor.type.blocks);
+    std::vector<Index> extents = tensor.extents;
+    extents.back() /= info.elements;
+    extents.push_back(info.bytes);
+    store_.add(matrix + ".blocks", {tensor.data, DType::u8, *Shape::make(extents)}, nullptr,
+               file_.file->name());
+    store_.metadata[fmt::format("{}:{}", weight_form_key, matrix)] = info.name;
+  }
+
+  // x of the -exp(x) that the file has.
+  Result<void> add_logarithms(const GgufTensor& tensor, const std::vector<Index>& extents,
+                              const std::string& name) {
+    const auto shape = Shape::make(extents);
+    if (!tensor.type.dtype || !is_float(*tensor.type.dtype) || !shape ||
+        shape->size() > largest_changed / bytes_of(DType::f32)) {
+      return fail(ErrorCode::dtype_mismatch, tensor.name,
+                  fmt::format("f32, f16 or bf16, and at most {} elements",
+                              largest_changed / bytes_of(DType::f32)),
+                  tensor.describe(), file_);
+    }
+    auto values = std::make_shared<AlignedBuffer<float>>(shape->size());
+    convert_floats({tensor.data, *tensor.type.dtype, *shape}, DType::f32, values->data());
+    for (float& value : values->span()) {
+      if (!(value <= 0.0F)) {
+        return fail(ErrorCode::bad_format, tensor.name, "numbers of at most 0",
+                    fmt::to_string(value), file_);
+      }
+      value = static_cast<float>(std::log(-static_cast<double>(value)));
+    }
+    const float* data = values->data();
+    store_.add(name, {data, DType::f32, *shape}, std::move(values), file_.file->name());
+    return {};
+  }
+
+  const GgufFile& file_;
+  WeightStore& store_;
+  std::map<std::string_view, const GgufName*, std::less<>> names_;
+};
+
+// Ids that end and begin texts, as transformers has them in a configuration.
+void add_marks(const Metadata& metadata, ConfigObject& config) {
+  const auto id_of = [&](const char* key) { return metadata[key].integer(); };
+  if (const auto bos = id_of("tokenizer.ggml.bos_token_id")) config.set("bos_token_id", *bos);
+  Metadata::Array ends;
+  for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                          "tokenizer.ggml.eom_token_id"}) {
+    const auto id = id_of(key);
+    if (id && std::find(ends.begin(), ends.end(), Metadata(*id)) == ends.end()) {
+      ends.emplace_back(*id);
+    }
+  }
+  if (ends.size() == 1) config.set("eos_token_id", ends.front());
+  if (ends.size() > 1) config.set("eos_token_id", std::move(ends));
+}
+
+Result<void> read_file(std::shared_ptr<const FileBytes> bytes, Checkpoint& checkpoint) {
+  KRAIT_ASSIGN_OR_RETURN(const GgufFile file, read_gguf(std::move(bytes)));
+  const Metadata& parts = file.metadata["split.count"];
+  if (parts.whole().value_or(1) > 1) {
+    return fail(ErrorCode::unsupported, "split.count", "a model in one file", json_text(parts),
+                file);
+  }
+  KRAIT_ASSIGN_OR_RETURN(const GgufArchitecture* architecture, architecture_of(file));
+  ConfigObject config;
+  const GgufKeys keys(file, std::string(architecture->name));
+  KRAIT_RETURN_IF_ERROR(architecture->configure(keys, config));
+  add_marks(file.metadata, config);
+  checkpoint.config_file = "config.json";
+  checkpoint.config = full_json(config.take());
+  KRAIT_ASSIGN_OR_RETURN(GgufTokenizer tokenizer,
+                         read_gguf_tokenizer(file.metadata, file.file->name()));
+  checkpoint.tokenizer = std::move(tokenizer.json);
+  checkpoint.tokenizer_config = std::move(tokenizer.config);
+  checkpoint.tokenizer_problem = std::move(tokenizer.problem);
+  if (const std::string* text = file.metadata["tokenizer.chat_template"].text()) {
+    checkpoint.chat_template = *text;
+  }
+  return Tensors(file, *architecture, checkpoint.weights).add_all();
+}
+
+}  // namespace
+
+Result<double> GgufKeys::real(std::string_view key, float fallback) const {
+  KRAIT_ASSIGN_OR_RETURN(const float value, reader_.positive_float(name(key), fallback));
+  return static_cast<double>(value);
+}
+
+Result<std::vector<Index>> GgufKeys::per_layer(std::string_view key, Index n_layer,
+                                               std::optional<Index> fallback) const {
+  const Metadata& list = file_.metadata[name(key)];
+  if (list.array() == nullptr) {
+    KRAIT_ASSIGN_OR_RETURN(const Index value, number(key, 0, fallback));
+    return std::vector<Index>(static_cast<std::size_t>(n_layer), value);
+  }
+  std::vector<Index> values;
+  for (const Metadata& value : *list.array()) {
+    const auto integer = value.integer();
+    if (!integer || *integer < 0 || *integer > largest_extent) break;
+    values.push_back(*integer);
+  }
+  if (std::ssize(values) != n_layer || values.size() != list.size()) {
+    return fail(key, fmt::format("a whole number for each of {} layers", n_layer), json_text(list));
+  }
+  return values;
+}
+
+const GgufTensor* GgufKeys::tensor(std::string_view name) const noexcept {
+  for (const GgufTensor& tensor : file_.tensors) {
+    if (tensor.name == name) return &tensor;
+  }
+  return nullptr;
+}
+
+Result<Index> GgufKeys::vocab() const {
+  constexpr std::string_view name = "token_embd.weight";
+  const GgufTensor* embedding = tensor(name);
+  if (embedding == nullptr || embedding->extents.size() != 2) {
+    return krait::fail(ErrorCode::missing_tensor, name, "a matrix",
+                       embedding == nullptr ? "none" : embedding->describe(), file_);
+  }
+  return embedding->extents[0];
+}
+
+bool is_gguf(std::span<const std::byte> bytes) noexcept {
+  return bytes.size() >= 4 && std::memcmp(bytes.data(), "GGUF", 4) == 0;
+}
+
+Result<void> read_gguf_checkpoint(std::shared_ptr<const FileBytes> file, Checkpoint& checkpoint) {
+  return printable(read_file(std::move(file), checkpoint));
+}
+
+}  // namespace v0_1
+}  // namespace krait

@@ -1,0 +1,166 @@
+// The keys of a GGUF file's vocabulary from a tokenizer.json.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "io/json.hpp"
+#include "krait/io/printable.hpp"
+#include "krait/text/tokenizer.hpp"
+#include "loading/layouts/gguf/export.hpp"
+#include "loading/layouts/gguf/pre_kinds.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace {
+
+Error fail(std::string_view what, std::string_view expected, std::string_view found) {
+  return {ErrorCode::unsupported, fmt::format("[convert] tokenizer.json {}: expected {}, found {}",
+                                              what, expected, printable(found))};
+}
+
+// Whether two steps cut texts alike; what only other steps have is null in both.
+bool same_step(const Metadata& a, const Metadata& b) {
+  for (const char* key : {"type", "pattern", "behavior", "individual_digits"}) {
+    if (!(a[key] == b[key])) return false;
+  }
+  const auto flag = [](const Metadata& step, const char* key, bool fallback) {
+    return step[key].boolean().value_or(fallback);
+  };
+  return flag(a, "invert", false) == flag(b, "invert", false) &&
+         flag(a, "add_prefix_space", false) == flag(b, "add_prefix_space", false) &&
+         flag(a, "use_regex", true) == flag(b, "use_regex", true);
+}
+
+// The name of the way in which texts are cut.
+Result<std::string_view> pre_kind(const Metadata& tokenizer) {
+  const Metadata& pre = tokenizer["pre_tokenizer"];
+  const Metadata list =
+      pre["type"].is("Sequence") ? pre["pretokenizers"] : Metadata(Metadata::Array{pre});
+  const bool ignores = tokenizer["model"]["ignore_merges"].boolean().value_or(false);
+  for (const PreKind& kind : pre_kinds) {
+    KRAIT_ASSIGN_OR_RETURN(const Metadata steps,
+                           parse_json(fmt::format("[{}]", kind.steps), "kind"));
+    if (kind.ignores_merges != ignores || steps.size() != list.size()) continue;
+    bool is_same = true;
+    for (std::size_t i = 0; i < list.size(); ++i) is_same = is_same && same_step(steps[i], list[i]);
+    if (is_same) return kind.name;
+  }
+  return fail("pre_tokenizer", "one that llama.cpp has a name for", json_text(pre));
+}
+
+std::string merge_text(const Metadata& merge) {
+  if (merge.text() != nullptr) return *merge.text();
+  if (merge.size() != 2 || merge[0].text() == nullptr || merge[1].text() == nullptr) return {};
+  return *merge[0].text() + " " + *merge[1].text();
+}
+
+struct Vocabulary {
+  Metadata::Array tokens, types;
+
+  Result<void> read(const Metadata& tokenizer, Index rows) {
+    for (Index id = 0; id < rows; ++id) {
+      tokens.emplace_back(fmt::format("[PAD{}]", id));
+      types.emplace_back(static_cast<std::int64_t>(TokenType::unused));
+    }
+    const Metadata& vocab = tokenizer["model"]["vocab"];
+    if (vocab.object() == nullptr) return fail("model.vocab", "an object", json_text(vocab));
+    for (const auto& [text, id] : *vocab.object()) {
+      KRAIT_RETURN_IF_ERROR(set(id, text, TokenType::normal));
+    }
+    const Metadata& added = tokenizer["added_tokens"];
+    for (std::size_t i = 0; i < added.size(); ++i) {
+      const std::string* text = added[i]["content"].text();
+      const bool is_special = added[i]["special"].boolean().value_or(false);
+      KRAIT_RETURN_IF_ERROR(set(added[i]["id"], text == nullptr ? "" : *text,
+                                is_special ? TokenType::control : TokenType::user_defined));
+    }
+    return {};
+  }
+
+ private:
+  Result<void> set(const Metadata& id, const std::string& text, TokenType type) {
+    const auto number = id.whole();
+    if (!number || *number >= tokens.size()) {
+      return fail("ids", fmt::format("ids below {}, the rows of the model", tokens.size()),
+                  json_text(id));
+    }
+    tokens[static_cast<std::size_t>(*number)] = Metadata(text);
+    types[static_cast<std::size_t>(*number)] = Metadata(static_cast<std::int64_t>(type));
+    return {};
+  }
+};
+
+// Whether the tokenizer puts `mark` alone before (or after) a text.
+struct Ends {
+  std::optional<Token> begin, end;
+
+  Result<void> read(const std::string& json) {
+    KRAIT_ASSIGN_OR_RETURN(const auto tokenizer, read_tokenizer_json(json));
+    KRAIT_ASSIGN_OR_RETURN(const auto plain, tokenizer->encode("a"));
+    KRAIT_ASSIGN_OR_RETURN(const auto marked, tokenizer->encode("a", {.add_special = true}));
+    const auto place = std::search(marked.begin(), marked.end(), plain.begin(), plain.end());
+    const auto before = place - marked.begin();
+    const auto after = std::ssize(marked) - before - std::ssize(plain);
+    if (before > 1 || after > 1) {
+      return fail("post_processor", "at most one token before and after a text",
+                  fmt::format("{} and {}", before, after));
+    }
+    if (before == 1) begin = marked.front();
+    if (after == 1) end = marked.back();
+    return {};
+  }
+};
+
+// An id of the configuration; of a list, the first.
+std::optional<std::int64_t> id_of(const Metadata& config, const char* key) {
+  const Metadata& value = config[key];
+  const auto id = value.array() != nullptr ? value[0].integer() : value.integer();
+  return id && *id >= 0 ? id : std::nullopt;
+}
+
+}  // namespace
+
+Result<void> export_gguf_tokenizer(const Checkpoint& checkpoint, const Metadata& config, Index rows,
+                                   ConfigObject& metadata) {
+  const auto set = [&](const char* key, Metadata value) {
+    metadata.set(fmt::format("tokenizer.ggml.{}", key), std::move(value));
+  };
+  if (checkpoint.tokenizer.empty()) {
+    if (!checkpoint.tokenizer_problem.empty()) {
+      return Error{ErrorCode::unsupported, checkpoint.tokenizer_problem};
+    }
+    set("model", std::string("no_vocab"));
+    return {};
+  }
+  KRAIT_ASSIGN_OR_RETURN(const Metadata tokenizer,
+                         parse_json(checkpoint.tokenizer, "tokenizer.json", JsonWords::none));
+  KRAIT_ASSIGN_OR_RETURN(const std::string_view kind, pre_kind(tokenizer));
+  Vocabulary vocabulary;
+  KRAIT_RETURN_IF_ERROR(vocabulary.read(tokenizer, rows));
+  Metadata::Array merges;
+  const Metadata& list = tokenizer["model"]["merges"];
+  for (std::size_t i = 0; i < list.size(); ++i) merges.emplace_back(merge_text(list[i]));
+  Ends ends;
+  KRAIT_RETURN_IF_ERROR(ends.read(checkpoint.tokenizer));
+  const auto bos =
+      ends.begin ? std::optional<std::int64_t>(*ends.begin) : id_of(config, "bos_token_id");
+  const auto eos =
+      ends.end ? std::optional<std::int64_t>(*ends.end) : id_of(config, "eos_token_id");
+  set("model", std::string("gpt2"));
+  set("pre", std::string(kind));
+  set("tokens", std::move(vocabulary.tokens));
+  set("token_type", std::move(vocabulary.types));
+  set("merges", std::move(merges));
+  if (bos) set("bos_token_id", *bos);
+  if (eos) set("eos_token_id", *eos);
+  set("add_bos_token", ends.begin.has_value());
+  set("add_eos_token", ends.end.has_value());
+  if (!checkpoint.chat_template.empty()) {
+    metadata.set("tokenizer.chat_template", checkpoint.chat_template);
+  }
+  return {};
+}
+
+}  // namespace v0_1
+}  // namespace krait

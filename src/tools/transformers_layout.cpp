@@ -1,0 +1,159 @@
+#include "tools/transformers_layout.hpp"
+
+#include <fmt/format.h>
+
+#include "io/json.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace {
+
+Error unsupported(std::string_view what, std::string_view expected, const Metadata& found) {
+  return {ErrorCode::unsupported,
+          fmt::format("[convert] {}: expected {}, found {}", what, expected, json_text(found))};
+}
+
+// The number under a key, or what the original classes have without it.
+Index number_or(const Metadata& config, std::string_view key, Index fallback) {
+  const auto value = config[key].integer();
+  return value ? *value : fallback;
+}
+
+bool flag_or(const Metadata& config, std::string_view key, bool fallback) {
+  return config[key].boolean().value_or(fallback);
+}
+
+// transformers' classes have none of what these keys change.
+Result<void> check_original(const Metadata& config) {
+  const Metadata& ssm = config["ssm_cfg"];
+  for (const char* key : {"d_ssm", "norm_before_gate", "D_has_hdim"}) {
+    const Metadata& value = ssm[key];
+    if (!value.is_null() && value.boolean() != false) {
+      return unsupported(fmt::format("ssm_cfg.{}", key), "what transformers has a class for",
+                         value);
+    }
+  }
+  if (!flag_or(ssm, "rmsnorm", true)) {
+    return unsupported("ssm_cfg.rmsnorm", "true", ssm["rmsnorm"]);
+  }
+  if (!flag_or(config, "rms_norm", true)) {
+    return unsupported("rms_norm", "true", config["rms_norm"]);
+  }
+  if (!config["moe_cfg"].is_null()) return unsupported("moe_cfg", "none", config["moe_cfg"]);
+  return {};
+}
+
+// config.json of transformers for an original one, of state-spaces or Mistral.
+Result<std::string> transformers_config(const Metadata& original, const ModelConfig& model) {
+  KRAIT_RETURN_IF_ERROR(check_original(original));
+  const Metadata& ssm = original["ssm_cfg"];
+  const bool is_mistral = original["d_model"].is_null();
+  const bool is_mamba2 = is_mistral || ssm["layer"].is("Mamba2");
+  const Index d_model = model.spec.embedding.d_model;
+  const Index expand = number_or(ssm, "expand", 2);
+  Metadata::Object config;
+  const auto set = [&](const char* key, Metadata value) {
+    config.push_back({key, std::move(value)});
+  };
+  set("architectures",
+      Metadata::Array{std::string(is_mamba2 ? "Mamba2ForCausalLM" : "MambaForCausalLM")});
+  set("model_type", std::string(is_mamba2 ? "mamba2" : "mamba"));
+  set("hidden_size", d_model);
+  set("num_hidden_layers", static_cast<Index>(model.spec.layers.size()));
+  set("vocab_size", model.spec.embedding.rows());
+  set("tie_word_embeddings", model.spec.tied_head);
+  set("state_size", number_or(ssm, "d_state", is_mamba2 ? 128 : 16));
+  set("conv_kernel", number_or(ssm, "d_conv", 4));
+  set("expand", expand);
+  set("use_bias", flag_or(ssm, "bias", false));
+  set("use_conv_bias", flag_or(ssm, "conv_bias", true));
+  set("hidden_act", std::string("silu"));
+  set("layer_norm_epsilon", original["norm_epsilon"].number().value_or(1e-5));
+  set("residual_in_fp32", true);
+  if (is_mamba2) {
+    const Index head_dim = number_or(ssm, "headdim", 64);
+    set("head_dim", head_dim);
+    set("num_heads", expand * d_model / head_dim);
+    set("n_groups", number_or(is_mistral ? original : ssm, is_mistral ? "n_groups" : "ngroups", 1));
+    if (!ssm["dt_limit"].is_null()) set("time_step_limit", ssm["dt_limit"]);
+  } else {
+    set("intermediate_size", expand * d_model);
+    set("time_step_rank", number_or(ssm, "dt_rank", (d_model + 15) / 16));
+  }
+  return full_json(Metadata(std::move(config)));
+}
+
+// The text with the type that it names replaced; a text that names none stays as it is.
+std::string with_dtype(std::string config, DType dtype) {
+  const std::string_view name = dtype == DType::f32   ? "float32"
+                                : dtype == DType::f16 ? "float16"
+                                                      : "bfloat16";
+  for (const std::string_view key : {"\"torch_dtype\"", "\"dtype\""}) {
+    const std::size_t place = config.find(key);
+    if (place == config.npos) continue;
+    const std::size_t open = config.find_first_not_of(" \t\r\n:", place + key.size());
+    if (open == config.npos || config[open] != '"') continue;
+    const std::size_t close = config.find('"', open + 1);
+    if (close != config.npos) config.replace(open + 1, close - open - 1, name);
+  }
+  return config;
+}
+
+// What stands for `from` at the beginning of a name: all of it, or a part before a dot.
+bool begins_with_part(std::string_view name, std::string_view from) {
+  return !from.empty() && name.starts_with(from) &&
+         (name.size() == from.size() || name[from.size()] == '.');
+}
+
+}  // namespace
+
+Result<TransformersLayout> TransformersLayout::of(const Checkpoint& checkpoint,
+                                                  const ModelConfig& config,
+                                                  std::optional<DType> dtype) {
+  KRAIT_ASSIGN_OR_RETURN(const Metadata json, parse_json(checkpoint.config, checkpoint.path));
+  TransformersLayout layout;
+  const bool is_original = !json["d_model"].is_null() || checkpoint.config_file != "config.json";
+  if (!is_original) {
+    layout.config_ = checkpoint.config;
+    const std::string pairs = R"("rope_interleave":true,)";
+    const std::size_t place = layout.config_.find(pairs);
+    if (checkpoint.path.ends_with(".gguf") && place != std::string::npos) {
+      layout.config_.erase(place, pairs.size());
+      layout.pair_rows_ = number_or(json, "head_dim", 0);
+    }
+  } else {
+    KRAIT_ASSIGN_OR_RETURN(layout.config_, transformers_config(json, config));
+    const ModelSpec& spec = config.spec;
+    layout.renames_ = true;
+    layout.old_prefix_ = config.prefix.empty() ? "" : config.prefix + ".";
+    layout.old_embedding_ = layout.old_prefix_ + spec.embedding_name;
+    layout.old_layers_ = layout.old_prefix_ + spec.layers_name;
+    layout.old_norm_ = layout.old_prefix_ + spec.final_norm_name;
+    layout.old_head_ = spec.head_name;
+  }
+  if (dtype) layout.config_ = with_dtype(std::move(layout.config_), *dtype);
+  return layout;
+}
+
+std::string TransformersLayout::name(const std::string& stored) const {
+  if (!renames_) return stored;
+  const std::pair<const std::string*, std::string_view> parts[] = {
+      {&old_embedding_, "backbone.embeddings"},
+      {&old_layers_, "backbone.layers"},
+      {&old_norm_, "backbone.norm_f"},
+      {&old_head_, "lm_head"}};
+  for (const auto& [from, to] : parts) {
+    if (begins_with_part(stored, *from)) return std::string(to) + stored.substr(from->size());
+  }
+  return stored;
+}
+
+Index TransformersLayout::pair_rows(std::string_view name) const noexcept {
+  if (pair_rows_ == 0) return 0;
+  const bool is_paired =
+      name.find(".self_attn.q_proj.") != name.npos || name.find(".self_attn.k_proj.") != name.npos;
+  return is_paired ? pair_rows_ : 0;
+}
+
+}  // namespace v0_1
+}  // namespace krait

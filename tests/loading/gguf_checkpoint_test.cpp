@@ -1,0 +1,293 @@
+// GGUF files as checkpoints.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "krait/loading/language_model.hpp"
+#include "krait/models/session.hpp"
+#include "tests/io/builders.hpp"
+#include "tests/support/support.hpp"
+
+namespace krait {
+namespace {
+
+using test::gguf;
+using test::gguf_number;
+using test::gguf_pair;
+using test::gguf_string;
+using test::gguf_tensor;
+using test::gguf_text;
+using test::little;
+using namespace std::string_literals;
+
+Result<Checkpoint> open_bytes(const std::string& bytes) {
+  CheckpointBytes file;
+  file.weights = {std::as_bytes(std::span(bytes))};
+  return open_checkpoint(file);
+}
+
+std::string golden(const std::string& name) {
+  return (test::data_dir() / "golden" / name).string();
+}
+
+std::vector<float> logits_of(const Model& model, std::span<const Token> tokens) {
+  SerialExecutor executor;
+  Session session(model, executor);
+  State state = model.initial_state();
+  std::vector<float> logits(tokens.size() * static_cast<std::size_t>(model.vocab_padded()));
+  EXPECT_TRUE(session.prefill_all(tokens, state,
+                                  {logits.data(), std::ssize(tokens), model.vocab_padded()}));
+  return logits;
+}
+
+std::vector<Token> tokens_of(const std::string& folder) {
+  return nlohmann::json::parse(test::read_file(golden(folder) + "/golden.json"))["tokens"]
+      .get<std::vector<Token>>();
+}
+
+// Files that the `gguf` package wrote of golden checkpoints (tests/golden/gguf_models.py) give the
+// logits of transformers.
+TEST(GgufCheckpoint, GivesTheLogitsOfTheCheckpointItWasMadeOf) {
+  for (const auto& [file, folder] :
+       {std::pair("gguf/mamba.gguf", "hf_f32"), std::pair("gguf/mamba2.gguf", "hf_mamba2_f32")}) {
+    SCOPED_TRACE(file);
+    const std::vector<Token> tokens = tokens_of(folder);
+    const std::string bytes = test::read_file(golden(folder) + "/logits.bin");
+    std::vector<float> expected(bytes.size() / sizeof(float));
+    std::memcpy(expected.data(), bytes.data(), bytes.size());
+    const Model model = load_model(golden(file)).value();
+    const std::vector<float> logits = logits_of(model, tokens);
+    ASSERT_EQ(logits.size(), expected.size());
+    float largest = 0.0F;
+    float difference = 0.0F;
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+      largest = std::max(largest, std::abs(expected[i]));
+      difference = std::max(difference, std::abs(logits[i] - expected[i]));
+    }
+    EXPECT_LE(difference, 1e-4F * largest);
+    const auto read = read_config(open_checkpoint(golden(file)).value()).value();
+    const auto original = read_config(open_checkpoint(golden(folder)).value()).value();
+    EXPECT_EQ(read.spec.layers, original.spec.layers);
+    EXPECT_TRUE(read.ignored.empty());
+  }
+}
+
+// Blocks are used as they are stored; q8_0 and q4_0 as q8 and q4.
+TEST(GgufCheckpoint, HoldsBlocksAsTheyAreStored) {
+  const std::string file = golden("gguf/mamba_types.gguf");
+  const CheckpointPlan plan = plan_checkpoint(file).value();
+  std::set<std::string> forms;
+  for (const TensorUse& use : plan.plan.tensors) {
+    if (use.role == TensorRole::matrix) forms.insert(use.form);
+  }
+  EXPECT_EQ(forms,
+            (std::set<std::string>{"bf16", "f16", "f32", "q4", "q4_1", "q5_0", "q5_1", "q8"}));
+  EXPECT_TRUE(plan.plan.unused.empty());
+  const std::vector<Token> tokens = tokens_of("hf_f32");
+  const Model exact = load_model(file, {.form = "f32"}).value();
+  for (const TensorUse& use : exact.plan().tensors) EXPECT_EQ(use.form, "f32") << use.name;
+  const std::vector<float> stored = logits_of(load_model(file).value(), tokens);
+  const std::vector<float> widened = logits_of(exact, tokens);
+  double sum = 0.0;
+  double difference = 0.0;
+  for (std::size_t i = 0; i < stored.size(); ++i) {
+    sum += std::abs(static_cast<double>(widened[i]));
+    difference += std::abs(static_cast<double>(stored[i] - widened[i]));
+  }
+  EXPECT_LT(difference, 0.05 * sum);  // activations of 8 bits in two of seven matrices
+  const std::string bytes = test::read_file(file);
+  EXPECT_EQ(open_bytes(bytes).value().weights.size(), plan.checkpoint.weights.size());
+}
+
+// A file of the smallest Mamba, with a vocabulary.
+std::vector<std::string> small_pairs() {
+  return {gguf_text("general.architecture", "mamba"), gguf_number("mamba.embedding_length", 2),
+          gguf_number("mamba.block_count", 1),        gguf_number("mamba.ssm.state_size", 2),
+          gguf_number("mamba.ssm.conv_kernel", 2),    gguf_number("mamba.ssm.inner_size", 4),
+          gguf_number("mamba.ssm.time_step_rank", 1)};
+}
+
+std::vector<std::string> small_tensors() {
+  return {gguf_tensor("token_embd.weight", {2, 300}, 0, 0),
+          gguf_tensor("blk.0.ssm_a", {2, 4}, 0, 2400)};
+}
+
+std::string small_data(float a) {
+  std::string data(2400 + 32, '\0');
+  for (int i = 0; i < 8; ++i) std::memcpy(data.data() + 2400 + 4 * i, &a, sizeof a);
+  return data;
+}
+
+std::string strings(const std::string& key, const std::vector<std::string>& texts) {
+  std::string list = little(8, 4) + little(texts.size(), 8);
+  for (const std::string& text : texts) list += gguf_string(text);
+  return gguf_pair("tokenizer.ggml." + key, 9, list);
+}
+
+std::string numbers(const std::string& key, const std::vector<unsigned>& values) {
+  std::string list = little(5, 4) + little(values.size(), 8);
+  for (const unsigned value : values) list += little(value, 4);
+  return gguf_pair("tokenizer.ggml." + key, 9, list);
+}
+
+// The bytes in the byte alphabet, four tokens more, and one that pads.
+std::vector<std::string> vocabulary() {
+  std::vector<std::string> tokens;
+  unsigned next = 0x100;
+  for (unsigned byte = 0; byte < 256; ++byte) {
+    const bool is_itself =
+        (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
+    const unsigned code = is_itself ? byte : next++;
+    if (code < 0x80) {
+      tokens.emplace_back(1, static_cast<char>(code));
+    } else {
+      tokens.push_back(
+          {static_cast<char>(0xC0U | code >> 6U), static_cast<char>(0x80U | (code & 0x3FU))});
+    }
+  }
+  for (const char* token : {"he", "hel", "<s>", "</s>", "[PAD260]"}) tokens.emplace_back(token);
+  return tokens;
+}
+
+std::vector<std::string> with_vocabulary(std::vector<std::string> pairs, const std::string& pre) {
+  std::vector<unsigned> types(261, 1);
+  types[258] = types[259] = 3;
+  types[260] = 5;
+  pairs.push_back(gguf_text("tokenizer.ggml.model", "gpt2"));
+  pairs.push_back(gguf_text("tokenizer.ggml.pre", pre));
+  pairs.push_back(strings("tokens", vocabulary()));
+  pairs.push_back(numbers("token_type", types));
+  pairs.push_back(strings("merges", {"h e", "he l"}));
+  pairs.push_back(gguf_number("tokenizer.ggml.bos_token_id", 258));
+  pairs.push_back(gguf_number("tokenizer.ggml.eos_token_id", 259));
+  return pairs;
+}
+
+TEST(GgufCheckpoint, ReadsTheVocabulary) {
+  auto pairs = with_vocabulary(small_pairs(), "gpt-2");
+  pairs.push_back(gguf_text("tokenizer.chat_template", "{{ messages }}"));
+  const std::string file = gguf(pairs, small_tensors(), small_data(-1.0F));
+  const Checkpoint checkpoint = open_bytes(file).value();
+  EXPECT_EQ(checkpoint.chat_template, "{{ messages }}");
+  const auto marks = nlohmann::json::parse(checkpoint.tokenizer_config);
+  EXPECT_EQ(marks["bos_token"], "<s>");
+  EXPECT_EQ(marks["eos_token"], "</s>");
+  const ModelConfig config = read_config(checkpoint).value();
+  EXPECT_EQ(config.stop_tokens, std::vector<Token>{259});
+  const auto tokenizer = make_tokenizer(checkpoint, config).value();
+  EXPECT_EQ(tokenizer->vocab(), 260);  // without the padding
+  EXPECT_EQ(tokenizer->encode("hello</s>").value(), (std::vector<Token>{257, 'l', 'o', 259}));
+  EXPECT_EQ(tokenizer->encode("he", {.add_special = true}).value(), std::vector<Token>{256});
+  EXPECT_TRUE(tokenizer->is_special(258));
+}
+
+// What is put around a text is the kind's custom, unless the file says otherwise.
+TEST(GgufCheckpoint, PutsMarksAroundTexts) {
+  struct Case {
+    const char* pre;
+    std::vector<std::string> more;
+    std::vector<Token> expected;
+  };
+  const std::string no_bos = gguf_pair("tokenizer.ggml.add_bos_token", 7, "\0"s);
+  const std::string bos = gguf_pair("tokenizer.ggml.add_bos_token", 7, "\1"s);
+  const std::string eos = gguf_pair("tokenizer.ggml.add_eos_token", 7, "\1"s);
+  for (const Case& c :
+       {Case{"gpt-2", {}, {256}}, Case{"gpt-2", {bos}, {258, 256}},
+        Case{"gpt-2", {bos, eos}, {258, 256, 259}}, Case{"llama-bpe", {}, {258, 256}},
+        Case{"llama-bpe", {no_bos}, {256}}, Case{"smollm", {}, {256}},
+        Case{"qwen2", {eos}, {256, 259}}, Case{"tekken", {}, {258, 256}}, Case{"falcon", {}, {256}},
+        Case{"gpt-4o", {}, {256}}}) {
+    SCOPED_TRACE(c.pre);
+    auto pairs = with_vocabulary(small_pairs(), c.pre);
+    pairs.insert(pairs.end(), c.more.begin(), c.more.end());
+    const std::string file = gguf(pairs, small_tensors(), small_data(-1.0F));
+    const Checkpoint checkpoint = open_bytes(file).value();
+    const auto tokenizer = make_tokenizer(checkpoint, read_config(checkpoint).value()).value();
+    EXPECT_EQ(tokenizer->encode("he", {.add_special = true}).value(), c.expected);
+  }
+}
+
+TEST(GgufCheckpoint, RefusesWhatItCannotUse) {
+  const auto message = [](const std::string& bytes) {
+    const auto opened = open_bytes(bytes);
+    if (!opened) return opened.error().message;
+    const auto config = read_config(*opened);
+    if (!config) return config.error().message;
+    const auto tokenizer = make_tokenizer(*opened, *config);
+    return tokenizer ? std::string("none") : tokenizer.error().message;
+  };
+  const auto without = [](std::size_t i) {
+    auto pairs = small_pairs();
+    pairs.erase(pairs.begin() + static_cast<std::ptrdiff_t>(i));
+    return pairs;
+  };
+  const auto with = [](std::vector<std::string> pairs, const std::string& more) {
+    pairs.push_back(more);
+    return pairs;
+  };
+  const std::string data = small_data(-1.0F);
+  auto other = small_pairs();
+  other[0] = gguf_text("general.architecture", "rwkv7");
+  auto words = small_pairs();
+  words[3] = gguf_text("mamba.ssm.state_size", "two");
+  const auto vocabulary_with = [&](const std::string& pair) {
+    return gguf(with(with_vocabulary(small_pairs(), "gpt-2"), pair), small_tensors(), data);
+  };
+  const std::pair<std::string, std::string> cases[] = {
+      {gguf(without(0)),
+       "[gguf] general.architecture: expected one of mamba, mamba2, llama, found none"},
+      {gguf(other), "general.architecture: expected one of mamba, mamba2, llama, found \"rwkv7\""},
+      {gguf(with(small_pairs(), gguf_number("split.count", 3))),
+       "[gguf] split.count: expected a model in one file, found 3"},
+      {gguf(without(1), small_tensors(), data),
+       "mamba.embedding_length: expected a number, found none"},
+      {gguf(words, small_tensors(), data), "mamba.ssm.state_size: expected a whole number"},
+      {gguf(small_pairs()), "[gguf] token_embd.weight: expected a matrix, found none"},
+      {gguf(small_pairs(), small_tensors(), small_data(1.0F)),
+       "[gguf] blk.0.ssm_a: expected numbers of at most 0, found 1"},
+      {gguf(small_pairs(), small_tensors(), small_data(std::nanf(""))),
+       "blk.0.ssm_a: expected numbers of at most 0, found nan"},
+      {gguf(with_vocabulary(small_pairs(), "bloom"), small_tensors(), data),
+       "[tokenizer] tokenizer.ggml.pre: expected one of gpt-2, mpt"},
+      {gguf(with(small_pairs(), gguf_text("tokenizer.ggml.model", "gpt2")), small_tensors(), data),
+       "[tokenizer] tokenizer.ggml.tokens: expected a list, found none"},
+      {gguf(with(with(small_pairs(), gguf_text("tokenizer.ggml.model", "gpt2")),
+                 numbers("tokens", {1})),
+            small_tensors(), data),
+       "tokenizer.ggml.tokens: expected a list of strings, found 1"},
+      {gguf(with(with(with(small_pairs(), gguf_text("tokenizer.ggml.model", "gpt2")),
+                      strings("tokens", {"a"})),
+                 numbers("token_type", {1, 1})),
+            small_tensors(), data),
+       "tokenizer.ggml.token_type: expected one for each of 1 tokens, found 2"},
+      {gguf(with(with(small_pairs(), gguf_text("tokenizer.ggml.model", "rwkv")),
+                 strings("tokens", {"a"})),
+            small_tensors(), data),
+       "tokenizer.ggml.model: expected gpt2"},
+      {vocabulary_with(gguf_number("tokenizer.ggml.eos_token_idx", 1)), "none"},
+      {gguf(with(with(small_pairs(), gguf_text("tokenizer.ggml.model", "gpt2")),
+                 strings("tokens", {"a"})),
+            small_tensors(), data),
+       "tokenizer.ggml.pre: expected"},
+  };
+  for (const auto& [bytes, expected] : cases) {
+    const std::string found = message(bytes);
+    EXPECT_NE(found.find(expected), std::string::npos) << found << "\ninstead of " << expected;
+    EXPECT_EQ(found.find('\n'), std::string::npos);
+  }
+}
+
+TEST(GgufCheckpoint, NotesAMatrixOfAnUnknownType) {
+  auto tensors = small_tensors();
+  tensors.push_back(gguf_tensor("blk.0.ssm_in.weight", {256}, 16, 2432));
+  const std::string file = gguf(small_pairs(), tensors, small_data(-1.0F));
+  const Checkpoint checkpoint = open_bytes(file).value();
+  const auto& unreadable = checkpoint.weights.unreadable();
+  EXPECT_EQ(unreadable.at("backbone.layers.0.mixer.in_proj.weight").what, "type 16 [256]");
+}
+
+}  // namespace
+}  // namespace krait

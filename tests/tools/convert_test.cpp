@@ -1,0 +1,200 @@
+#include "krait/tools/convert.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "krait/loading/registry.hpp"
+#include "krait/models/session.hpp"
+#include "tests/support/support.hpp"
+
+namespace krait {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+class Convert : public testing::Test {
+ protected:
+  std::string out(const std::string& name) const { return (folder_.path() / name).string(); }
+
+  static std::string golden(const std::string& name) {
+    return (test::data_dir() / "golden" / name).string();
+  }
+
+  static std::vector<float> logits_of(const std::string& path) {
+    const Model model = load_model(path).value();
+    const std::vector<Token> tokens = {22, 0, 38, 21, 12, 18, 7, 3, 39};
+    SerialExecutor executor;
+    Session session(model, executor);
+    State state = model.initial_state();
+    std::vector<float> logits(tokens.size() * static_cast<std::size_t>(model.vocab_padded()));
+    EXPECT_TRUE(session.prefill_all(tokens, state,
+                                    {logits.data(), std::ssize(tokens), model.vocab_padded()}));
+    return logits;
+  }
+
+  static void expect_same_tensors(const WeightStore& a, const WeightStore& b) {
+    ASSERT_EQ(a.size(), b.size());
+    for (const auto& [name, entry] : a.entries()) {
+      const WeightStore::Entry* other = b.find(name);
+      ASSERT_NE(other, nullptr) << name;
+      EXPECT_EQ(entry.tensor.dtype, other->tensor.dtype) << name;
+      EXPECT_EQ(entry.tensor.shape, other->tensor.shape) << name;
+      EXPECT_EQ(std::memcmp(entry.tensor.data, other->tensor.data,
+                            static_cast<std::size_t>(entry.tensor.bytes())),
+                0)
+          << name;
+    }
+  }
+
+  static std::string error_of(const std::string& source, const std::string& destination,
+                              const ConvertOptions& options = {}) {
+    const auto result = convert_checkpoint(source, destination, options);
+    return result ? "none" : result.error().message;
+  }
+
+  test::TemporaryDirectory folder_;
+};
+
+TEST_F(Convert, KeepsEveryByteOfACheckpointOfTransformers) {
+  for (const char* name : {"hf_bf16", "hf_falcon_f32", "hf_mamba2_f16_alog", "hf_sharded"}) {
+    SCOPED_TRACE(name);
+    const auto summary = convert_checkpoint(golden(name), out(name), {}).value();
+    EXPECT_EQ(summary.files, std::vector<std::string>{"model.safetensors"});
+    const Checkpoint made = open_checkpoint(out(name)).value();
+    const Checkpoint source = open_checkpoint(golden(name)).value();
+    expect_same_tensors(source.weights, made.weights);
+    EXPECT_EQ(made.config, source.config);
+    EXPECT_EQ(made.weights.metadata.at("format"), "pt");
+  }
+}
+
+TEST_F(Convert, BeginsAnotherFileAboveASize) {
+  ConvertOptions options;
+  options.shard_bytes = 20000;
+  const auto summary = convert_checkpoint(golden("hf_f32"), out("a"), options).value();
+  ASSERT_GT(summary.files.size(), 3U);
+  const json index = json::parse(test::read_file(out("a/model.safetensors.index.json")));
+  EXPECT_EQ(index["metadata"]["total_size"], summary.bytes);
+  EXPECT_EQ(static_cast<Index>(index["weight_map"].size()), summary.tensors);
+  for (const std::string& file : summary.files) {
+    EXPECT_LT(fs::file_size(out("a/" + file)), 24000U) << file;
+  }
+  EXPECT_FALSE(fs::exists(out("a/model.safetensors")));
+  expect_same_tensors(open_checkpoint(golden("hf_f32")).value().weights,
+                      open_checkpoint(out("a")).value().weights);
+}
+
+// The matrices alone change their type, as they do at load.
+TEST_F(Convert, RoundsMatrices) {
+  ConvertOptions options;
+  options.dtype = DType::bf16;
+  ASSERT_TRUE(convert_checkpoint(golden("hf_f32"), out("a"), options));
+  const CheckpointPlan plan = plan_checkpoint(out("a")).value();
+  for (const TensorUse& use : plan.plan.tensors) {
+    EXPECT_EQ(use.form, use.role == TensorRole::matrix ? "bf16" : "f32") << use.name;
+  }
+  EXPECT_EQ(json::parse(plan.checkpoint.config)["dtype"], "bfloat16");
+  EXPECT_EQ(load_model(out("a")).value().fingerprint(),
+            load_model(golden("hf_f32"), {.form = "bf16"}).value().fingerprint());
+}
+
+TEST_F(Convert, GivesOriginalCheckpointsTheNamesOfTransformers) {
+  for (const char* name : {"orig_bin", "orig_mamba2", "codestral", "orig_two_heads"}) {
+    SCOPED_TRACE(name);
+    const auto converted = convert_checkpoint(golden(name), out(name), {});
+    if (std::string(name) == "orig_two_heads" && !converted) continue;  // LayerNorm
+    ASSERT_TRUE(converted) << converted.error().message;
+    EXPECT_TRUE(json::parse(test::read_file(out(name) + "/config.json")).contains("model_type"));
+    const auto expected = logits_of(golden(name));
+    EXPECT_TRUE(test::same_bits<float>(logits_of(out(name)), expected));
+    EXPECT_TRUE(open_checkpoint(out(name)).value().weights.contains("backbone.embeddings.weight"));
+  }
+  EXPECT_NE(error_of(golden("orig_layernorm"), out("x")).find("[convert] rms_norm: expected true"),
+            std::string::npos);
+  EXPECT_NE(error_of(golden("moe_mamba"), out("x")).find("[convert] moe_cfg: expected none"),
+            std::string::npos);
+  EXPECT_FALSE(fs::exists(out("x")));
+}
+
+// Through A and back, A_log may change by a unit in its last place.
+TEST_F(Convert, WritesGgufAndReadsItBack) {
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  for (const char* name : {"hf_f32", "hf_bf16", "hf_mamba2_f32", "hf_mamba2_sharded", "orig_bin"}) {
+    SCOPED_TRACE(name);
+    const std::string file = out(std::string(name) + ".gguf");
+    const auto summary = convert_checkpoint(golden(name), file, gguf);
+    ASSERT_TRUE(summary) << summary.error().message;
+    const auto expected = logits_of(golden(name));
+    const auto written = logits_of(file);
+    ASSERT_TRUE(convert_checkpoint(file, out(name), {}));
+    const auto back = logits_of(out(name));
+    EXPECT_TRUE(test::same_bits<float>(back, written));
+    ASSERT_EQ(written.size(), expected.size());
+    float largest = 0.0F;
+    float difference = 0.0F;
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      largest = std::max(largest, std::abs(expected[i]));
+      difference = std::max(difference, std::abs(written[i] - expected[i]));
+    }
+    EXPECT_LE(difference, 1e-5F * largest);
+    EXPECT_EQ(read_config(open_checkpoint(out(name)).value()).value().spec.layers,
+              read_config(open_checkpoint(file).value()).value().spec.layers);
+  }
+}
+
+// Blocks become floats in a folder and stay blocks in a GGUF file.
+TEST_F(Convert, DecodesOrCopiesBlocks) {
+  const std::string source = golden("gguf/mamba_types.gguf");
+  ASSERT_TRUE(convert_checkpoint(source, out("a"), {}));
+  const Model decoded = load_model(source, {.form = "f32"}).value();
+  ConvertOptions widened;
+  widened.dtype = DType::f32;
+  ASSERT_TRUE(convert_checkpoint(source, out("b"), widened));
+  EXPECT_EQ(load_model(out("b")).value().fingerprint(), decoded.fingerprint());
+  EXPECT_EQ(load_model(out("a"), {.form = "f32"}).value().fingerprint(), decoded.fingerprint());
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  ASSERT_TRUE(convert_checkpoint(source, out("c.gguf"), gguf));
+  expect_same_tensors(open_checkpoint(source).value().weights,
+                      open_checkpoint(out("c.gguf")).value().weights);
+  const auto expected = logits_of(source);
+  EXPECT_TRUE(test::same_bits<float>(logits_of(out("c.gguf")), expected));
+}
+
+TEST_F(Convert, RefusesWhatItCannotWrite) {
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  ConvertOptions rounded;
+  rounded.dtype = DType::f16;
+  test::write_file(out("there.gguf"), "x");
+  const std::pair<std::string, std::string> cases[] = {
+      {error_of(golden("hf_falcon_f32"), out("x"), gguf), "expand: expected 2, the only one"},
+      {error_of(golden("hf_no_conv_bias_use_bias"), out("x"), gguf), "use_bias: expected false"},
+      {error_of(golden("hf_f32"), out("there.gguf"), gguf),
+       "destination: expected the name of a new file, found one that exists"},
+      {error_of(golden("hf_f32"), golden("hf_f32") + "/x"), "a place outside the source"},
+      {error_of(golden("hf_aqlm_4x4g8"), out("x"), rounded), "expected floats to convert"},
+      {error_of(golden("blackmamba"), out("x"), gguf), "expected"},
+      {error_of(out("absent"), out("x")), "absent"},
+  };
+  for (const auto& [found, expected] : cases) {
+    EXPECT_NE(found.find(expected), std::string::npos) << found << "\ninstead of " << expected;
+  }
+  EXPECT_FALSE(fs::exists(out("x")));
+  EXPECT_EQ(test::read_file(out("there.gguf")), "x");
+  ConvertOptions options;
+  const auto stop = [](Index, Index) { return Flow::stop; };
+  const auto stopped = convert_checkpoint(golden("hf_f32"), out("x"), options, stop);
+  ASSERT_FALSE(stopped);
+  EXPECT_EQ(stopped.error().code, ErrorCode::cancelled);
+  EXPECT_FALSE(fs::exists(out("x")));
+}
+
+}  // namespace
+}  // namespace krait
