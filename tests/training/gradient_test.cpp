@@ -337,7 +337,7 @@ TEST(BlockGradient, NamesABlockThatHasNone) {
 }
 
 // Options without a backward pass are named, not left out.
-TEST(Gradients, OfOptionsThatCannotBeTrainedAreRefused) {
+TEST(BlockGradient, NamesOptionsThatItLacks) {
   MlpSpec own_gate;
   own_gate.gate = "gate_proj";
   MoeSpec squared;
