@@ -67,6 +67,7 @@ const Architecture architectures[] = {
     {"mamba2", test::tiny_mamba2_spec},
     {"experts", test::tiny_expert_spec},
     {"hybrid", test::tiny_hybrid_spec},
+    {"hybrid_options", test::tiny_hybrid_options_spec},
 };
 
 struct Case {
@@ -347,10 +348,32 @@ TEST_P(StoredDigests, HoldOnEveryInstructionSet) {
 }
 
 TEST(StoredDigestsOfFamilies, HoldToo) {
-  for (const char* name :
-       {"hf_dt_rank", "orig_layernorm", "hf_falcon_f32", "hf_mamba2_f32", "hf_mamba2_limits",
-        "orig_mamba2_norm_before_gate", "orig_mamba2_mlp", "orig_mamba2_no_norm", "codestral",
-        "moe_mamba", "moe_mamba_layernorm", "blackmamba", "blackmamba_bias"}) {
+  for (const char* name : {"hf_dt_rank",
+                           "orig_layernorm",
+                           "hf_falcon_f32",
+                           "hf_mamba2_f32",
+                           "hf_mamba2_limits",
+                           "orig_mamba2_norm_before_gate",
+                           "orig_mamba2_mlp",
+                           "orig_mamba2_no_norm",
+                           "codestral",
+                           "moe_mamba",
+                           "moe_mamba_layernorm",
+                           "blackmamba",
+                           "blackmamba_bias",
+                           "hf_llama",
+                           "hf_llama3_scaled",
+                           "hf_mistral",
+                           "hf_bamba",
+                           "hf_granite_dense",
+                           "hf_granite_experts",
+                           "hf_jamba",
+                           "hf_jamba_dense",
+                           "hf_nemotron_h",
+                           "hf_nemotron_experts",
+                           "hf_falcon_h1",
+                           "hf_falcon_h1_no_norm",
+                           "orig_mamba2attn"}) {
     expect_stored_digest(name, name, {});
   }
 }

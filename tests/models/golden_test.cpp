@@ -96,23 +96,26 @@ TEST_P(Golden, StorageTypeChangesNoBitWhereValuesAreEqual) {
   EXPECT_TRUE(test::same_bits<float>(logits[0], logits[2]));
 }
 
-INSTANTIATE_TEST_SUITE_P(Checkpoints, Golden,
-                         testing::Values(
-                             // Mamba
-                             "hf_f32", "hf_dt_rank", "hf_no_conv_bias_use_bias", "hf_bf16",
-                             "hf_f16", "hf_sharded", "orig_bin", "orig_layernorm",
-                             "orig_mambabyte_names", "orig_two_heads",
-                             // Falcon-Mamba
-                             "hf_falcon_f32", "hf_falcon_bf16",
-                             // Mamba-2
-                             "hf_mamba2_f32", "hf_mamba2_bf16", "hf_mamba2_f16_alog",
-                             "hf_mamba2_limits", "hf_mamba2_infinity", "hf_mamba2_sharded",
-                             "orig_mamba2", "orig_mamba2_norm_before_gate", "orig_mamba2_mlp",
-                             "orig_mamba2_no_norm", "codestral",
-                             // mixtures of experts
-                             "moe_mamba", "moe_mamba_layernorm", "moe_mamba_bytes", "blackmamba",
-                             "blackmamba_alternating", "blackmamba_bias"),
-                         [](const auto& test) { return std::string(test.param); });
+INSTANTIATE_TEST_SUITE_P(
+    Checkpoints, Golden,
+    testing::Values(
+        // Mamba
+        "hf_f32", "hf_dt_rank", "hf_no_conv_bias_use_bias", "hf_bf16", "hf_f16", "hf_sharded",
+        "orig_bin", "orig_layernorm", "orig_mambabyte_names", "orig_two_heads",
+        // Falcon-Mamba
+        "hf_falcon_f32", "hf_falcon_bf16",
+        // Mamba-2
+        "hf_mamba2_f32", "hf_mamba2_bf16", "hf_mamba2_f16_alog", "hf_mamba2_limits",
+        "hf_mamba2_infinity", "hf_mamba2_sharded", "orig_mamba2", "orig_mamba2_norm_before_gate",
+        "orig_mamba2_mlp", "orig_mamba2_no_norm", "codestral",
+        // mixtures of experts
+        "moe_mamba", "moe_mamba_layernorm", "moe_mamba_bytes", "blackmamba",
+        "blackmamba_alternating", "blackmamba_bias",
+        // attention, alone and among mixers
+        "hf_llama", "hf_llama3_scaled", "hf_mistral", "hf_bamba", "hf_granite_dense",
+        "hf_granite_experts", "hf_jamba", "hf_jamba_dense", "hf_nemotron_h", "hf_nemotron_experts",
+        "hf_falcon_h1", "hf_falcon_h1_no_norm", "orig_mamba2attn"),
+    [](const auto& test) { return std::string(test.param); });
 
 // Checkpoints with additively quantised matrices, and logits from transformers with the `aqlm`
 // package (tests/golden/make_golden_aqlm_models.py).

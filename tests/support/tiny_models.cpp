@@ -113,6 +113,43 @@ ModelSpec tiny_hybrid_spec() {
   return spec;
 }
 
+ModelSpec tiny_hybrid_options_spec() {
+  const AttentionSpec windowed{
+      .n_head = 3,
+      .n_kv_head = 1,
+      .d_head = 6,
+      .rotary = RotarySpec{.dim = 4, .factor = 8.0, .original_context = 16},
+      .window = 9};
+  AttentionSpec convolved{.n_head = 2, .d_head = 5, .d_conv = 4};
+  convolved.names = {.qkv = "in_proj", .out = "out_proj"};
+  Mamba2Spec scaled{.d_state = 7, .head_dim = 5};
+  scaled.scales = {.z = 0.7F, .x = 1.3F, .B = 0.9F, .C = 1.1F, .dt = 0.5F};
+  const MambaSpec normed{
+      .d_state = 5, .dt_rank = 3, .inner_norm_eps = 1e-6F, .inner_norm_weights = true};
+  const MlpSpec own_gate{.d_hidden = 13, .gate = "gate_proj", .gate_scale = 0.6F};
+  const MlpSpec gate_last{.d_hidden = 11, .activation = Activation::gelu, .gate_last = true};
+  const MlpSpec squared{.d_hidden = 9, .activation = Activation::relu_squared, .gated = false};
+  MoeSpec moe{.n_expert = 3, .top_k = 2, .d_expert = 7, .gated = true};
+  moe.names.experts = "experts";
+  moe.names.gate = "gate_proj";
+  const RmsNormSpec norm;
+  ModelSpec spec = ModelBuilder{}
+                       .embedding("embedding", {.vocab = 61, .d_model = 20, .vocab_padded = 64})
+                       .final_norm("norm_f", norm)
+                       .tied_head()
+                       .spec();
+  spec.embedding.scale = 1.5F;
+  spec.logit_scale = 0.3F;
+  spec.layers = {{{{"norm", norm, "mixer", scaled, 0.8F},
+                   {"norm", norm, "attention", windowed, 1.2F, true},
+                   {"norm2", norm, "mlp", own_gate}}},
+                 {{{"norm", norm, "attention", convolved}, {"norm2", norm, "mlp", gate_last}}},
+                 {{{"norm", norm, "mixer", normed, 0.7F},
+                   {"norm2", norm, "moe", moe, 0.7F},
+                   {"norm2", norm, "mlp", squared, 0.7F, true}}}};
+  return spec;
+}
+
 Model tiny_model(DType dtype, const WeightOptions& options, Index n_layer) {
   return tiny_model(tiny_spec(n_layer), dtype, options);
 }

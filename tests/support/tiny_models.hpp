@@ -27,6 +27,10 @@ ModelSpec tiny_expert_spec();
 /// embedding of either kind, beside a mixer and before one.
 ModelSpec tiny_hybrid_spec();
 
+/// The same with the options of hybrid families: windows, convolved and fused projections, factors,
+/// gates of their own, weights of inner norms, blocks beside others that share a norm.
+ModelSpec tiny_hybrid_options_spec();
+
 /// Random weights for a spec, a pure function of it.
 Model tiny_model(const ModelSpec& spec, DType dtype, const WeightOptions& options = {});
 

@@ -336,6 +336,33 @@ TEST(BlockGradient, NamesABlockThatHasNone) {
             "[training] block: expected one that can be trained, found own");
 }
 
+// Options without a backward pass are named, not left out.
+TEST(BlockGradient, NamesOptionsThatItLacks) {
+  MlpSpec own_gate;
+  own_gate.gate = "gate_proj";
+  MoeSpec squared;
+  squared.activation = Activation::relu_squared;
+  MambaSpec weighted;
+  weighted.inner_norm_eps = 1e-6F;
+  weighted.inner_norm_weights = true;
+  Mamba2Spec scaled{.head_dim = 8};
+  scaled.scales.z = 2.0F;
+  const std::pair<BlockSpec, const char*> table[] = {
+      {AttentionSpec{.n_head = 2, .window = 4}, "no sliding window"},
+      {AttentionSpec{.n_head = 2, .d_conv = 4}, "no convolution"},
+      {own_gate, "the gate in the first rows of the first matrix"},
+      {squared, "relu or silu"},
+      {weighted, "inner norms without weights"},
+      {scaled, "no factors behind in_proj"}};
+  for (const auto& [spec, what] : table) {
+    const auto result = make_block_gradient(spec, 16);
+    ASSERT_FALSE(result) << what;
+    EXPECT_TRUE(result.error().message.starts_with(
+        "[training] block: expected " + std::string(what) + ", which can be trained, found "))
+        << result.error().message;
+  }
+}
+
 // A law that is sure of a token is that token as the target.
 TEST(Gradient, OfLawsThatAreSureIsThatOfTargets) {
   Case c(test::tiny_spec());
