@@ -3,6 +3,7 @@
 /// \file
 /// Checkpoint: what a published model consists of, whatever its files are called.
 
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -15,6 +16,8 @@
 
 namespace krait {
 inline namespace v0_1 {
+
+struct TokenTable;
 
 /// The parts of a checkpoint. Configuration and tokenizer are kept as the bytes they were found
 /// as: reading them is the business of `registry.hpp` and of the text floor.
@@ -29,8 +32,8 @@ struct Checkpoint {
   std::string generation_config;   ///< generation_config.json; empty if there is none
   std::string special_tokens;      ///< special_tokens_map.json; empty if there is none
   bool has_sentencepiece = false;  ///< there is a tokenizer.model, which is not read
-  std::string tokenizer_problem;   ///< why there is no tokenizer, where the file has one
-  std::vector<std::string> files;  ///< the weight files, for messages
+  std::shared_ptr<const TokenTable> token_table;  ///< the vocabulary of a GGUF file, else null
+  std::vector<std::string> files;                 ///< the weight files, for messages
 };
 
 struct CheckpointOptions {
@@ -44,8 +47,8 @@ struct CheckpointOptions {
 ///   with model.safetensors.index.json, or pytorch_model.bin (original state-spaces files), or
 ///   consolidated.safetensors;
 /// - a .safetensors or .bin file, whose configuration and tokenizer.json lie beside it;
-/// - a .gguf file, which is turned into the checkpoint that it was made from: configuration,
-///   tokenizer and chat template as the texts of their files, tensors under transformers' names.
+/// - a .gguf file, which is turned into the checkpoint that it was made from: configuration
+///   and chat template as the texts of their files, tensors under transformers' names.
 ///
 /// Every length, offset and shape is checked; nothing in a .bin file is executed. Formats that are
 /// recognised but not read (tokenizer.model, other archives) give `unsupported`.
