@@ -83,12 +83,8 @@ Result<Runtime> start_without_tokenizer(const CommonOptions& options,
   std::unique_ptr<ThreadPool> threads = make_threads(options.threads);
   KRAIT_ASSIGN_OR_RETURN(Model model,
                          load_model(options.model, load_options(options, threads.get())));
-  LanguageModel loaded{.model = std::move(model),
-                       .tokenizer = byte_tokenizer(),
-                       .stop_tokens = {},
-                       .bos = {},
-                       .tokenizer_config = {},
-                       .chat_template = {}};
+  LanguageModel loaded{
+      .model = std::move(model), .tokenizer = byte_tokenizer(), .stop_tokens = {}, .bos = {}};
   return with_session(std::move(loaded), std::move(threads), session);
 }
 

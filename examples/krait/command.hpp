@@ -123,6 +123,12 @@ void add_laser(CommandLine& line);
 void add_drugs_report(CommandLine& line);
 void add_train(CommandLine& line);
 void add_sft(CommandLine& line);
+void add_dpo(CommandLine& line);
+void add_prompts(CommandLine& line);
+void add_candidates(CommandLine& line);
+void add_judge(CommandLine& line);
+void add_pairs(CommandLine& line);
+void add_self_reward(CommandLine& line);
 void add_merge(CommandLine& line);
 void add_bench(CommandLine& line);
 

@@ -33,6 +33,12 @@ int run(int argc, char** argv) {
   add_drugs_report(line);
   add_train(line);
   add_sft(line);
+  add_dpo(line);
+  add_prompts(line);
+  add_candidates(line);
+  add_judge(line);
+  add_pairs(line);
+  add_self_reward(line);
   add_merge(line);
   add_bench(line);
   return line.run({argv + std::min(argc, 1), argv + argc});

@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "krait/training/reward_stages.hpp"
 #include "krait/training/train.hpp"
 #include "terminal.hpp"
 
@@ -140,6 +141,11 @@ std::string to_json(std::span<const Token> tokens) { return line_of(tokens); }
 std::string to_json(const std::string& text) { return line_of(text); }
 
 std::string text_to_json(const std::string& text) { return line_of({{"text", text}}); }
+
+std::string prompt_to_json(const std::string& prompt, std::span<const Token> tokens) {
+  return line_of(
+      {{"prompt", prompt}, {"tokens", std::vector<Token>(tokens.begin(), tokens.end())}});
+}
 
 std::string to_json(const CheckpointPlan& planned) {
   const auto& [plan, config, checkpoint] = planned;
@@ -331,7 +337,36 @@ std::string to_json(const ConvertSummary& summary, const std::string& source,
 std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds) {
   json result = {{"out", destination}, {"steps", summary.steps}, {"seconds", seconds}};
   if (!summary.was_finished) result["loss"] = summary.loss;
+  if (summary.pairs) {
+    result["rewards/margins"] = summary.pairs->chosen_reward - summary.pairs->rejected_reward;
+    result["rewards/accuracies"] = summary.pairs->accuracy;
+  }
   return line_of(result);
+}
+
+std::string to_json(const PairCounts& counts, const std::string& destination) {
+  return line_of({{"out", destination},
+                  {"kept", counts.kept},
+                  {"discarded",
+                   {{"tied", counts.tied},
+                    {"gap", counts.gap},
+                    {"equal_text", counts.equal_text},
+                    {"length", counts.length},
+                    {"unparsable", counts.unparsable}}}});
+}
+
+std::string to_json(const PromptCounts& counts, const std::string& destination) {
+  return line_of({{"out", destination},
+                  {"kept", counts.kept},
+                  {"discarded",
+                   {{"duplicate", counts.duplicate},
+                    {"length", counts.length},
+                    {"similar", counts.similar},
+                    {"words", counts.words}}}});
+}
+
+std::string file_to_json(const std::string& destination, double seconds) {
+  return line_of({{"out", destination}, {"seconds", seconds}});
 }
 
 std::string to_json(const MergeSummary& summary, const std::string& destination) {

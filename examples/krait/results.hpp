@@ -16,6 +16,8 @@
 namespace krait {
 inline namespace v0_1 {
 struct TrainSummary;  // krait/training/train.hpp
+struct PairCounts;    // krait/training/reward_stages.hpp
+struct PromptCounts;
 }  // namespace v0_1
 }  // namespace krait
 
@@ -50,6 +52,8 @@ std::string to_json(const std::vector<LogitsRow>& rows, bool all, Index tokens, 
 /// `tokenize`, and with --decode.
 std::string to_json(std::span<const Token> tokens);
 std::string text_to_json(const std::string& text);
+/// `chat --print-prompt`.
+std::string prompt_to_json(const std::string& prompt, std::span<const Token> tokens);
 /// A JSON string.
 std::string to_json(const std::string& text);
 
@@ -91,9 +95,15 @@ std::string to_json(const QuantizeSummary& summary, const std::string& source,
 std::string to_json(const ConvertSummary& summary, const std::string& source,
                     const std::string& destination);
 
-/// `train`, `sft`.
+/// `train`, `sft`, `dpo`.
 std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds);
 
+/// `pairs`.
+std::string to_json(const PairCounts& counts, const std::string& destination);
+/// `prompts`.
+std::string to_json(const PromptCounts& counts, const std::string& destination);
+/// `candidates`, `judge`, `self-reward`: what was written.
+std::string file_to_json(const std::string& destination, double seconds);
 /// `merge`.
 std::string to_json(const MergeSummary& summary, const std::string& destination);
 

@@ -11,7 +11,10 @@
 namespace krait::cli {
 namespace {
 
+enum class Kind { train, sft, dpo };
+
 struct Options {
+  Kind kind = Kind::train;
   std::string model;
   std::string config;
   std::vector<std::string> data;
@@ -24,8 +27,14 @@ struct Options {
   std::optional<std::uint64_t> seed;
   int threads = 0;
   bool json = false;
-  bool is_sft = false;
+  std::string reference;
+  std::string loss = "sigmoid";
+  PreferenceOptions preference;
 };
+
+constexpr PreferenceLoss preference_losses[] = {PreferenceLoss::sigmoid, PreferenceLoss::ipo,
+                                                PreferenceLoss::hinge, PreferenceLoss::robust,
+                                                PreferenceLoss::sigmoid_norm};
 
 // Where the run is, on one line that is rewritten on a terminal and printed now and then elsewhere.
 class TrainLine {
@@ -35,6 +44,17 @@ class TrainLine {
   }
   Flow operator()(const TrainProgress& progress) {
     const double time = now();
+    if (progress.pairs > 0) {
+      if (is_terminal_ && time - last_ > 0.2) {
+        last_ = time;
+        is_shown_ = true;
+        std::fprintf(stderr, "\rreference %lld of %lld pairs\033[K",
+                     static_cast<long long>(progress.references),
+                     static_cast<long long>(progress.pairs));
+        std::fflush(stderr);
+      }
+      return is_interrupted() ? Flow::stop : Flow::go_on;
+    }
     if (time - last_ > (is_terminal_ ? 0.2 : 10.0)) {
       last_ = time;
       is_shown_ = true;
@@ -62,30 +82,37 @@ class TrainLine {
   double last_ = now();
 };
 
-// What the model is trained on: text, or for `sft` examples.
+// What the model is trained on: text, examples or pairs.
 Result<void> read_data(const Options& options, TrainTask& task) {
+  const bool has_answers = options.kind != Kind::train;
   KRAIT_ASSIGN_OR_RETURN(const ModelConfig config, read_config(task.checkpoint));
   KRAIT_ASSIGN_OR_RETURN(const auto tokenizer, make_tokenizer(task.checkpoint, config));
-  if (options.is_sft && !config.is_byte_level && config.stop_tokens.empty()) {
+  if (has_answers && !config.is_byte_level && config.stop_tokens.empty()) {
     return Error{ErrorCode::bad_config,
-                 "[sft] eos: expected an end-of-text token in the configuration, found none (" +
+                 "[training] eos: expected an end-of-text token in the configuration, found none "
+                 "(" +
                      options.model + ")"};
   }
-  const Token end = config.is_byte_level || !options.is_sft ? 0 : config.stop_tokens.front();
+  const Token end = config.is_byte_level || !has_answers ? 0 : config.stop_tokens.front();
+  if (options.kind == Kind::dpo) task.preference = PreferenceTask{.options = {}, .pairs = {}};
   for (const std::string& path : options.data) {
     KRAIT_ASSIGN_OR_RETURN(const std::string text,
                            read_text({.argument = {}, .file = path}, "--data"));
-    if (options.is_sft) {
+    if (options.kind == Kind::sft) {
       KRAIT_ASSIGN_OR_RETURN(std::vector<Row> examples,
                              read_examples(text, path, *tokenizer, end, options.train.length));
       std::ranges::move(examples, std::back_inserter(task.examples));
-      continue;
+    } else if (options.kind == Kind::dpo) {
+      KRAIT_ASSIGN_OR_RETURN(std::vector<PreferencePair> pairs,
+                             read_pairs(text, path, *tokenizer, end, options.train.length));
+      std::ranges::move(pairs, std::back_inserter(task.preference->pairs));
+    } else {
+      KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> part,
+                             tokenizer->encode(text, {.add_special = false}));
+      task.text.insert(task.text.end(), part.begin(), part.end());
     }
-    KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> part,
-                           tokenizer->encode(text, {.add_special = false}));
-    task.text.insert(task.text.end(), part.begin(), part.end());
   }
-  if (!options.is_sft && task.text.size() < 2) {
+  if (!has_answers && task.text.size() < 2) {
     return Error{ErrorCode::bad_argument, "[train] data: expected at least 2 tokens, found " +
                                               std::to_string(task.text.size()) + " (" +
                                               options.data.front() + ")"};
@@ -93,8 +120,29 @@ Result<void> read_data(const Options& options, TrainTask& task) {
   return {};
 }
 
+// How pairs are weighed, and with what they are compared.
+Result<void> read_preference(const Options& options, TrainTask& task) {
+  PreferenceTask& preference = *task.preference;
+  preference.options = options.preference;
+  for (const PreferenceLoss loss : preference_losses) {
+    if (options.loss == to_string(loss)) preference.options.loss = loss;
+  }
+  if (options.reference.empty()) return {};
+  KRAIT_ASSIGN_OR_RETURN(TrainTask other, open_train_task(options.reference));
+  if (other.spec.embedding.vocab != task.spec.embedding.vocab) {
+    return Error{ErrorCode::bad_argument,
+                 "[dpo] ref: expected a model with " + std::to_string(task.spec.embedding.vocab) +
+                     " tokens, found one with " + std::to_string(other.spec.embedding.vocab) +
+                     " (" + options.reference + ")"};
+  }
+  preference.reference = ReferenceModel{.spec = std::move(other.spec),
+                                        .prefix = std::move(other.prefix),
+                                        .values = std::move(other.values)};
+  return {};
+}
+
 void check_usage(const Options& options) {
-  if (options.is_sft && options.model.empty()) {
+  if (options.kind != Kind::train && options.model.empty()) {
     throw WrongUsage("--model", "a checkpoint", "none");
   }
   if (options.model.empty() == options.config.empty()) {
@@ -105,7 +153,11 @@ void check_usage(const Options& options) {
     throw WrongUsage("--lora", "a checkpoint (-m) beside it", "--config");
   }
   if (options.data.empty())
-    throw WrongUsage("--data", options.is_sft ? "a file of examples" : "a text file", "none");
+    throw WrongUsage("--data",
+                     options.kind == Kind::train ? "a text file"
+                     : options.kind == Kind::sft ? "a file of examples"
+                                                 : "a file of pairs",
+                     "none");
   if (options.files.destination.empty()) {
     throw WrongUsage("--out", "the name of a new folder", "none");
   }
@@ -137,6 +189,7 @@ Result<void> run(const Options& given) {
                          : given.config.empty() ? open_train_task(given.model)
                                                 : new_train_task(given.config, options.seed));
   KRAIT_RETURN_IF_ERROR(read_data(given, task));
+  if (given.kind == Kind::dpo) KRAIT_RETURN_IF_ERROR(read_preference(given, task));
   const std::unique_ptr<ThreadPool> threads = make_threads(given.threads);
   const double begun = now();
   Result<TrainSummary> summary = [&] {
@@ -182,21 +235,21 @@ void declare_optimizer(Command& command, Options& options) {
   command.real("--z-loss", train.z_loss, "Coefficient of the routers' z-loss; 0: none", check);
 }
 
-// What `train` and `sft` share.
+// What all three share.
 void declare_run(Command& command, Options& options) {
   TrainOptions& train = options.train;
   command.file("--out", options.files.destination, "Folder to make");
   command.number("--steps", train.steps, 1, Index{1} << 40, "Steps of the optimiser");
   command.number("--batch", train.batch, 1, 1 << 20, "Rows of a batch");
   command.number("--length", train.length, 1, 1 << 20,
-                 options.is_sft ? "Most tokens of a row" : "Tokens of a row");
+                 options.kind == Kind::train ? "Tokens of a row" : "Most tokens of a row");
   command.number("--accumulate", train.accumulate, 1, 1 << 20, "Batches of a step");
   command.number("--shards", train.shards, 0, 4096,
                  "Parts in which the rows of a step are added; 0: 8, or as many as rows");
   command.choice("--order", options.order, {"shuffled", "sequential"}, "Of the rows");
   command.seed("--seed", options.seed,
-               options.is_sft ? "Of the order and of a new adapter; 0 if not given"
-                              : "Of order and initial weights; 0 if not given");
+               options.kind == Kind::train ? "Of order and initial weights; 0 if not given"
+                                           : "Of the order and of a new adapter; 0 if not given");
   const std::string lora = "--lora";
   command.custom(
       lora, "SPEC",
@@ -234,8 +287,33 @@ void declare(Command& command, Options& options) {
   declare_run(command, options);
 }
 
+void declare_dpo(Command& command, Options& options) {
+  options.kind = Kind::dpo;
+  options.train.learning_rate = 1e-6;
+  options.train.weight_decay = 0.0;
+  options.train.balance = 0.001;
+  PreferenceOptions& preference = options.preference;
+  const auto check = [&preference] { return validate(preference); };
+  command.file("-m,--model", options.model, model_help);
+  command.texts("--data", options.data,
+                "File of pairs, one JSON object with prompt, chosen and rejected per line; may be "
+                "repeated");
+  command.file("--ref", options.reference,
+               "Checkpoint of the reference; the model as it begins if not given");
+  command.choice("--loss", options.loss, {"sigmoid", "ipo", "hinge", "robust", "sigmoid_norm"},
+                 "Of a pair");
+  command.real("--beta", preference.beta, "How much the reference holds", check);
+  command.real("--label-smoothing", preference.label_smoothing,
+               "Part of pairs that may be the wrong way round (sigmoid, robust)", check);
+  command.real("--sft", preference.sft,
+               "Coefficient of the chosen answers' cross-entropy, which is added", check);
+  command.real("--ld-alpha", preference.ld_alpha,
+               "What tokens beyond the shorter answer's length count", check);
+  declare_run(command, options);
+}
+
 void declare_sft(Command& command, Options& options) {
-  options.is_sft = true;
+  options.kind = Kind::sft;
   command.file("-m,--model", options.model, model_help);
   command.texts("--data", options.data,
                 "File of examples, one JSON object with prompt and response per line; may be "
@@ -256,6 +334,12 @@ void add_sft(CommandLine& line) {
   line.add("sft", "Trains a model on examples of prompts and responses",
            "krait sft -m krait-bytes-2m --data examples.jsonl --out my-model --steps 200 --lr 1e-4",
            declare_sft, run);
+}
+
+void add_dpo(CommandLine& line) {
+  line.add("dpo", "Trains a model on pairs of a better and a worse answer",
+           "krait dpo -m my-model --data pairs.jsonl --out better --steps 200 --beta 0.1 --lr 1e-6",
+           declare_dpo, run);
 }
 
 }  // namespace krait::cli

@@ -23,5 +23,6 @@
 #include "krait/decoding/speculation.hpp"
 #include "krait/decoding/state_io.hpp"
 #include "krait/decoding/stop.hpp"
+#include "krait/decoding/template_conversation.hpp"
 #include "krait/decoding/token_mask.hpp"
 #include "krait/decoding/token_spelling.hpp"

@@ -5,6 +5,7 @@
 
 #include "krait/loading/adapter.hpp"
 #include "krait/loading/bundled_model.hpp"
+#include "krait/loading/chat_templates.hpp"
 #include "krait/loading/checkpoint.hpp"
 #include "krait/loading/language_model.hpp"
 #include "krait/loading/registry.hpp"

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <utility>
@@ -84,6 +85,20 @@ Result<void> read_weights(const fs::path& folder, const CheckpointOptions& optio
                                                  known_files, folder.string())};
 }
 
+Result<void> read_more_chat_templates(const fs::path& folder, Checkpoint& checkpoint) {
+  std::error_code ignored;
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(folder / "additional_chat_templates", ignored)) {
+    if (entry.path().extension() == ".jinja") files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  for (const fs::path& file : files) {
+    KRAIT_ASSIGN_OR_RETURN(std::string text, read_text_file(file.string(), largest_config));
+    checkpoint.more_chat_templates.push_back({file.stem().string(), std::move(text)});
+  }
+  return {};
+}
+
 Result<void> read_texts(const fs::path& folder, Checkpoint& checkpoint) {
   if (!is_there(folder / "config.json")) {
     if (!is_there(folder / "params.json")) {
@@ -99,6 +114,12 @@ Result<void> read_texts(const fs::path& folder, Checkpoint& checkpoint) {
   if (is_there(folder / "tokenizer.json")) {
     KRAIT_ASSIGN_OR_RETURN(checkpoint.tokenizer,
                            read_text_file((folder / "tokenizer.json").string()));
+  } else {
+    for (const char* name : {"tokenizer.model", "tokenizer.model.v3"}) {
+      if (!is_there(folder / name)) continue;
+      KRAIT_ASSIGN_OR_RETURN(checkpoint.sentencepiece, read_text_file((folder / name).string()));
+      break;
+    }
   }
   const std::pair<const char*, std::string*> others[] = {
       {"tokenizer_config.json", &checkpoint.tokenizer_config},
@@ -109,8 +130,7 @@ Result<void> read_texts(const fs::path& folder, Checkpoint& checkpoint) {
     if (!is_there(folder / name)) continue;
     KRAIT_ASSIGN_OR_RETURN(*text, read_text_file((folder / name).string(), largest_config));
   }
-  checkpoint.has_sentencepiece =
-      is_there(folder / "tokenizer.model") || is_there(folder / "tokenizer.model.v3");
+  KRAIT_RETURN_IF_ERROR(read_more_chat_templates(folder, checkpoint));
   return {};
 }
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -11,6 +12,12 @@
 
 namespace krait {
 inline namespace v0_1 {
+
+bool ConfigReader::is_null(std::string_view key) const {
+  if (has(key) || object_->object() == nullptr) return false;
+  const auto& members = *object_->object();
+  return std::ranges::find(members, key, &Metadata::Member::key) != members.end();
+}
 
 Result<Index> ConfigReader::number(std::string_view key, Index least,
                                    std::optional<Index> fallback) const {
@@ -36,6 +43,54 @@ Result<float> ConfigReader::positive_float(std::string_view key, float fallback)
     return fail(key, "a finite number of at least 0", json_text(found));
   }
   return static_cast<float>(number);
+}
+
+namespace {
+
+constexpr double largest_real = 1e30;
+
+bool is_real(std::optional<double> number) {
+  return number && std::isfinite(*number) && std::fabs(*number) <= largest_real;
+}
+
+}  // namespace
+
+Result<double> ConfigReader::real(std::string_view key, double fallback) const {
+  const Metadata& found = value(key);
+  if (found.is_null()) return fallback;
+  const auto number = json_number(found);
+  if (!is_real(number)) return fail(key, "a finite number", json_text(found));
+  return *number;
+}
+
+Result<std::vector<float>> ConfigReader::reals(std::string_view key, std::size_t count) const {
+  const Metadata& found = value(key);
+  if (found.is_null()) return std::vector<float>(count, 1.0F);
+  std::vector<float> numbers;
+  if (found.array() != nullptr && found.size() == count) {
+    for (const Metadata& item : *found.array()) {
+      const auto number = json_number(item);
+      if (is_real(number)) numbers.push_back(static_cast<float>(*number));
+    }
+  }
+  if (numbers.size() == count) return numbers;
+  return fail(key, fmt::format("{} finite numbers", count), value_text(key));
+}
+
+Result<std::vector<Index>> ConfigReader::numbers(std::string_view key, Index most) const {
+  const Metadata& found = value(key);
+  std::vector<Index> numbers;
+  if (found.is_null()) return numbers;
+  const auto fails = [&] {
+    return fail(key, fmt::format("a list of numbers from 0 to {}", most), value_text(key));
+  };
+  if (found.array() == nullptr) return fails();
+  for (const Metadata& item : *found.array()) {
+    const auto number = item.integer();
+    if (!number || *number < 0 || *number > most) return fails();
+    numbers.push_back(static_cast<Index>(*number));
+  }
+  return numbers;
 }
 
 Result<std::pair<double, double>> ConfigReader::interval(std::string_view key,

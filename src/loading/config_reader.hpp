@@ -26,11 +26,23 @@ class ConfigReader {
   /// Whether there is a value, other than null.
   bool has(std::string_view key) const { return !value(key).is_null(); }
 
+  /// Whether there is a value null.
+  bool is_null(std::string_view key) const;
+
   /// A whole number from `least` to `largest_extent`; `fallback` where there is none.
   Result<Index> number(std::string_view key, Index least, std::optional<Index> fallback) const;
 
   /// A finite number of at least 0.
   Result<float> positive_float(std::string_view key, float fallback) const;
+
+  /// A finite number.
+  Result<double> real(std::string_view key, double fallback) const;
+
+  /// A list of so many finite numbers; ones where there is none.
+  Result<std::vector<float>> reals(std::string_view key, std::size_t count) const;
+
+  /// A list of whole numbers from 0 to `most`; none where the key is missing.
+  Result<std::vector<Index>> numbers(std::string_view key, Index most) const;
 
   /// A list of two numbers, the lower one first. Either may be infinite, in any of the spellings
   /// that `json_number` knows.

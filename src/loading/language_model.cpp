@@ -123,8 +123,20 @@ Result<LanguageModel> load(Checkpoint checkpoint, const WeightOptions& options,
   }
   KRAIT_ASSIGN_OR_RETURN(Model model,
                          build_model(config.spec, checkpoint.weights, config.prefix, options));
-  return LanguageModel{std::move(model), std::move(tokenizer),        std::move(config.stop_tokens),
-                       marks.bos,        checkpoint.tokenizer_config, checkpoint.chat_template};
+  return LanguageModel{std::move(model), std::move(tokenizer), std::move(config.stop_tokens),
+                       marks.bos, read_chat_templates(checkpoint)};
+}
+
+// A SentencePiece file does not say what goes around a text; what is beside it may.
+Result<std::shared_ptr<const Tokenizer>> sentencepiece_tokenizer(const Checkpoint& checkpoint) {
+  SentencePieceOptions options;
+  if (!checkpoint.tokenizer_config.empty()) {
+    KRAIT_ASSIGN_OR_RETURN(const Metadata config,
+                           parse_json(checkpoint.tokenizer_config, "tokenizer_config.json"));
+    options.add_bos = config["add_bos_token"].boolean().value_or(options.add_bos);
+    options.add_eos = config["add_eos_token"].boolean().value_or(options.add_eos);
+  }
+  return read_sentencepiece(checkpoint.sentencepiece, options);
 }
 
 }  // namespace
@@ -155,13 +167,11 @@ Result<std::shared_ptr<const Tokenizer>> make_tokenizer(const Checkpoint& checkp
                                                         const ModelConfig& config) {
   if (config.is_byte_level) return byte_tokenizer();
   if (checkpoint.token_table != nullptr) return read_token_table(*checkpoint.token_table);
+  if (!checkpoint.sentencepiece.empty()) return sentencepiece_tokenizer(checkpoint);
   if (checkpoint.tokenizer.empty()) {
     return Error{ErrorCode::not_found,
                  fmt::format("[tokenizer] tokenizer.json: expected the tokenizer of the model, "
-                             "found {} ({})",
-                             checkpoint.has_sentencepiece
-                                 ? "tokenizer.model; SentencePiece is not read by this version"
-                                 : "none",
+                             "found none ({})",
                              checkpoint.path)};
   }
   return read_tokenizer_json(checkpoint.tokenizer);

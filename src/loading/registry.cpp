@@ -70,8 +70,8 @@ Result<ModelConfig> read_any_config(const Checkpoint& checkpoint) {
     KRAIT_RETURN_IF_ERROR(family->read(reader, tensors, config));
     for (std::string& key : reader.unknown()) config.ignored.push_back(std::move(key));
     tensors.apply(config);
-    config.is_byte_level = checkpoint.tokenizer.empty() && checkpoint.token_table == nullptr &&
-                           config.spec.embedding.vocab == 256;
+    config.is_byte_level = checkpoint.tokenizer.empty() && checkpoint.sentencepiece.empty() &&
+                           checkpoint.token_table == nullptr && config.spec.embedding.vocab == 256;
     if (config.is_byte_level) config.stop_tokens.clear();  // every id is a byte of text
     if (const auto valid = validate(config.spec); !valid) {
       return Error{valid.error().code, fmt::format("{} ({})", valid.error().message, name)};

@@ -104,9 +104,10 @@ class Merge {
     const std::string& weight = names.tensors.front().name;
     embedding_ = weight.substr(0, weight.rfind('.'));
     is_in_head_ = is_embedding_in_head(spec, &base_, source_.config.prefix);
-    is_tied_ = is_in_head_ || std::ranges::none_of(source_.plan.tensors, [&](const TensorUse& use) {
-                 return use.path.starts_with(spec.head_name + ".");
-               });
+    is_tied_ =
+        is_in_head_ || std::ranges::none_of(source_.plan.tensors, [&](const TensorUse& use) {
+          return use.role == TensorRole::matrix && use.path.starts_with(spec.head_name + ".");
+        });
     return {};
   }
 

@@ -1,15 +1,21 @@
 #include "krait/training/rows.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <numeric>
 
-#include "io/json.hpp"
 #include "krait/core/rng.hpp"
+#include "training/json_lines.hpp"
 
 namespace krait {
 inline namespace v0_1 {
+namespace {
+
+// The last `count` tokens, or all.
+std::span<const Token> last(std::span<const Token> tokens, Index count) {
+  return tokens.last(static_cast<std::size_t>(std::min(count, std::ssize(tokens))));
+}
+
+}  // namespace
 
 RowSource::~RowSource() = default;
 
@@ -53,66 +59,43 @@ Row ExampleRows::row(Index index) {
   return examples_[static_cast<std::size_t>(order_.begin(index))];
 }
 
-namespace {
-
-// The example on one line; `where` is "line 3".
-Result<Row> read_example(std::string_view line, std::string_view name, const std::string& where,
-                         const Tokenizer& tokenizer, Token end, Index length) {
-  const auto fail = [&](ErrorCode code, std::string_view expected, const std::string& found) {
-    return Error{code, fmt::format("[training] {}: expected {}, found {} ({})", where, expected,
-                                   found, name)};
-  };
-  const Result<Metadata> json = parse_json(line, fmt::format("{}, {}", name, where));
-  if (!json) return json.error();
-  const std::string* texts[2] = {(*json)["prompt"].text(), (*json)["response"].text()};
-  for (const int i : {0, 1}) {
-    if (texts[i] != nullptr) continue;
-    return fail(ErrorCode::bad_format,
-                i == 0 ? "an object with the text \"prompt\"" : "the text \"response\"",
-                json->object() == nullptr ? json_text(*json)
-                                          : json_text((*json)[i == 0 ? "prompt" : "response"]));
-  }
-  KRAIT_ASSIGN_OR_RETURN(std::vector<Token> prompt,
-                         tokenizer.encode(*texts[0], {.add_special = false}));
-  KRAIT_ASSIGN_OR_RETURN(std::vector<Token> response,
-                         tokenizer.encode(*texts[1], {.add_special = false}));
-  response.push_back(end);
-  if (prompt.empty()) {
-    return fail(ErrorCode::bad_argument, "a prompt of at least one token", "an empty one");
-  }
-  if (std::ssize(response) > length) {
-    return fail(ErrorCode::bad_argument, fmt::format("a response of at most {} tokens", length),
-                fmt::format("{} with its end", response.size()));
-  }
-  const Index room = length + 1 - std::ssize(response);
-  if (std::ssize(prompt) > room) prompt.erase(prompt.begin(), prompt.end() - room);
-  Row row{.tokens = std::move(prompt)};
-  row.given = std::ssize(row.tokens);
-  row.tokens.insert(row.tokens.end(), response.begin(), response.end());
-  return row;
+const PreferencePair& PairRows::pair(Index index) {
+  return pairs_[static_cast<std::size_t>(order_.begin(index))];
 }
-
-}  // namespace
 
 Result<std::vector<Row>> read_examples(std::string_view lines, std::string_view name,
                                        const Tokenizer& tokenizer, Token end, Index length) {
   std::vector<Row> examples;
-  Index number = 0;
-  while (!lines.empty()) {
-    const std::size_t stop = std::min(lines.find('\n'), lines.size());
-    std::string_view line = lines.substr(0, stop);
-    lines.remove_prefix(std::min(stop + 1, lines.size()));
-    ++number;
-    if (line.find_first_not_of(" \t\r") == line.npos) continue;
-    KRAIT_ASSIGN_OR_RETURN(
-        Row row, read_example(line, name, fmt::format("line {}", number), tokenizer, end, length));
-    examples.push_back(std::move(row));
-  }
-  if (examples.empty()) {
-    return Error{ErrorCode::bad_argument,
-                 fmt::format("[training] data: expected examples, found none ({})", name)};
-  }
+  const auto read = [&](const training::JsonLine& line) -> Result<void> {
+    KRAIT_ASSIGN_OR_RETURN(std::vector<Token> prompt, training::read_prompt(line, tokenizer));
+    KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> response,
+                           training::read_answer(line, "response", tokenizer, end, length));
+    const Index room = length + 1 - std::ssize(response);
+    examples.push_back(training::join(last(prompt, room), response));
+    return {};
+  };
+  KRAIT_RETURN_IF_ERROR(training::read_json_lines(lines, name, "examples", read));
   return examples;
+}
+
+Result<std::vector<PreferencePair>> read_pairs(std::string_view lines, std::string_view name,
+                                               const Tokenizer& tokenizer, Token end,
+                                               Index length) {
+  std::vector<PreferencePair> pairs;
+  const auto read = [&](const training::JsonLine& line) -> Result<void> {
+    KRAIT_ASSIGN_OR_RETURN(std::vector<Token> prompt, training::read_prompt(line, tokenizer));
+    KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> chosen,
+                           training::read_answer(line, "chosen", tokenizer, end, length));
+    KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> rejected,
+                           training::read_answer(line, "rejected", tokenizer, end, length));
+    const Index room = length + 1 - std::max(std::ssize(chosen), std::ssize(rejected));
+    const std::span<const Token> given = last(prompt, room);
+    pairs.push_back(
+        {.chosen = training::join(given, chosen), .rejected = training::join(given, rejected)});
+    return {};
+  };
+  KRAIT_RETURN_IF_ERROR(training::read_json_lines(lines, name, "pairs", read));
+  return pairs;
 }
 
 }  // namespace v0_1

@@ -89,6 +89,24 @@ Result<void> write_text(const std::string& path, std::string_view text) {
   return file.commit();
 }
 
+using FileMetadata = std::map<std::string, std::string, std::less<>>;
+
+FileMetadata metadata_of(const Identity& identity) {
+  FileMetadata metadata;
+  for (const auto& [key, value] : identity) {
+    metadata.emplace(std::string(identity_prefix) + key, value);
+  }
+  return metadata;
+}
+
+Result<void> compare(const Identity& identity, const std::string& place,
+                     const FileMetadata& metadata) {
+  return compare(identity, place, [&](const std::string& key) {
+    const auto it = metadata.find(std::string(identity_prefix) + key);
+    return it == metadata.end() ? nullptr : &it->second;
+  });
+}
+
 }  // namespace
 
 Identity identity_of(const TrainTask& task, const TrainOptions& options, const TrainFiles& files) {
@@ -96,13 +114,21 @@ Identity identity_of(const TrainTask& task, const TrainOptions& options, const T
     return fmt::format("{:016x}", hash_of(array.data(), array.size() * sizeof(array[0])));
   };
   std::vector<Token> examples;  // with the number of given tokens before each
-  for (const Row& row : task.examples) {
+  const auto put = [&](const Row& row) {
     examples.push_back(static_cast<Token>(row.given));
     examples.insert(examples.end(), row.tokens.begin(), row.tokens.end());
+  };
+  for (const Row& row : task.examples) put(row);
+  if (task.preference) {
+    for (const PreferencePair& pair : task.preference->pairs) {
+      put(pair.chosen);
+      put(pair.rejected);
+    }
   }
   const std::string data =
-      task.examples.empty() ? fmt::format("{} tokens {}", task.text.size(), hash(task.text))
-                            : fmt::format("{} examples {}", task.examples.size(), hash(examples));
+      examples.empty()  ? fmt::format("{} tokens {}", task.text.size(), hash(task.text))
+      : task.preference ? fmt::format("{} pairs {}", task.preference->pairs.size(), hash(examples))
+                        : fmt::format("{} examples {}", task.examples.size(), hash(examples));
   const std::string config = hash(task.checkpoint.config + "   ");
   Identity identity = {
       {"model", task.lora == nullptr ? hash(task.values.span()) + " " + config
@@ -126,6 +152,17 @@ Identity identity_of(const TrainTask& task, const TrainOptions& options, const T
       {"balance-loss", fmt::to_string(options.balance)},
       {"z-loss", fmt::to_string(options.z_loss)},
       {"dtype", std::string(to_string(files.dtype))}};
+  if (task.preference) {
+    const PreferenceOptions& preference = task.preference->options;
+    const std::optional<ReferenceModel>& reference = task.preference->reference;
+    identity.insert(identity.end(),
+                    {{"ref", reference ? hash(reference->values.span()) : "itself"},
+                     {"loss", std::string(to_string(preference.loss))},
+                     {"beta", fmt::to_string(preference.beta)},
+                     {"label-smoothing", fmt::to_string(preference.label_smoothing)},
+                     {"sft", fmt::to_string(preference.sft)},
+                     {"ld-alpha", fmt::to_string(preference.ld_alpha)}});
+  }
   if (task.lora != nullptr) {
     identity.insert(identity.begin(), {"lora", to_string(task.lora->options())});
     identity.emplace_back("factors", hash(task.values.span()));
@@ -138,18 +175,18 @@ bool Checkpoints::exist() const {
   return fs::is_regular_file(file(), ignored);
 }
 
-Result<void> Checkpoints::save(Trainer& trainer, const Identity& identity) const {
+Result<void> Checkpoints::make_folder() const {
   std::error_code error;
   fs::create_directory(folder_, error);
-  if (error) {
-    return Error{ErrorCode::io_failed,
-                 fmt::format("[training] checkpoint: expected to make its folder, found: {} ({})",
-                             error.message(), folder_)};
-  }
-  std::map<std::string, std::string, std::less<>> metadata;
-  for (const auto& [key, value] : identity) {
-    metadata.emplace(std::string(identity_prefix) + key, value);
-  }
+  if (!error) return {};
+  return Error{ErrorCode::io_failed,
+               fmt::format("[training] checkpoint: expected to make its folder, found: {} ({})",
+                           error.message(), folder_)};
+}
+
+Result<void> Checkpoints::save(Trainer& trainer, const Identity& identity) const {
+  KRAIT_RETURN_IF_ERROR(make_folder());
+  FileMetadata metadata = metadata_of(identity);
   metadata.emplace(steps_key, fmt::to_string(trainer.steps()));
   const Trainer::Arrays arrays = trainer.arrays();
   const auto tensor = [](std::span<float> values) {
@@ -166,10 +203,7 @@ Result<void> Checkpoints::load(Trainer& trainer, const Identity& identity) const
   KRAIT_ASSIGN_OR_RETURN(const auto bytes, open_file(file(), WeightsMode::map));
   WeightStore store;
   KRAIT_RETURN_IF_ERROR(read_safetensors(bytes, store));
-  KRAIT_RETURN_IF_ERROR(compare(identity, folder_, [&](const std::string& key) {
-    const auto it = store.metadata.find(std::string(identity_prefix) + key);
-    return it == store.metadata.end() ? nullptr : &it->second;
-  }));
+  KRAIT_RETURN_IF_ERROR(compare(identity, folder_, store.metadata));
   const Trainer::Arrays arrays = trainer.arrays();
   for (const auto& [name, to] :
        {std::pair{"first_moments", arrays.first_moments},
@@ -197,20 +231,67 @@ Result<void> Checkpoints::load(Trainer& trainer, const Identity& identity) const
   return {};
 }
 
+Result<void> Checkpoints::save_reference(std::span<const PreferencePair> pairs,
+                                         const Identity& identity) const {
+  KRAIT_RETURN_IF_ERROR(make_folder());
+  std::vector<float> all;
+  for (const PreferencePair& pair : pairs) {
+    all.insert(all.end(), pair.chosen_reference.begin(), pair.chosen_reference.end());
+    all.insert(all.end(), pair.rejected_reference.begin(), pair.rejected_reference.end());
+  }
+  return write_safetensors(reference_file(),
+                           {{"log_probs", {all.data(), DType::f32, {std::ssize(all)}}}},
+                           metadata_of(identity));
+}
+
+Result<bool> Checkpoints::load_reference(std::span<PreferencePair> pairs,
+                                         const Identity& identity) const {
+  std::error_code ignored;
+  if (!fs::is_regular_file(reference_file(), ignored)) return false;
+  KRAIT_ASSIGN_OR_RETURN(const auto bytes, open_file(reference_file(), WeightsMode::map));
+  WeightStore store;
+  KRAIT_RETURN_IF_ERROR(read_safetensors(bytes, store));
+  KRAIT_RETURN_IF_ERROR(compare(identity, folder_, store.metadata));
+  Index count = 0;
+  for (const PreferencePair& pair : pairs) count += pair.chosen.targets() + pair.rejected.targets();
+  const WeightStore::Entry* entry = store.find("log_probs");
+  if (entry == nullptr || entry->tensor.dtype != DType::f32 || entry->tensor.size() != count) {
+    return Error{ErrorCode::bad_format,
+                 fmt::format("[training] log_probs: expected {} floats, found none or others ({})",
+                             count, reference_file())};
+  }
+  const float* from = entry->tensor.as<float>().data();
+  for (PreferencePair& pair : pairs) {
+    pair.chosen_reference.assign(from, from + pair.chosen.targets());
+    from += pair.chosen.targets();
+    pair.rejected_reference.assign(from, from + pair.rejected.targets());
+    from += pair.rejected.targets();
+  }
+  return true;
+}
+
 void Checkpoints::remove() const {
   std::error_code ignored;
   fs::remove_all(folder_, ignored);
 }
 
-Result<bool> is_finished(const std::string& destination, const Identity& identity) {
+Result<bool> has_identity(const std::string& path, const Identity& identity,
+                          const std::string& place) {
   std::error_code ignored;
-  const std::string path = destination + "/" + run_file;
   if (!fs::is_regular_file(path, ignored)) return false;
   KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text_file(path, std::size_t{1} << 20U));
   KRAIT_ASSIGN_OR_RETURN(const Metadata json, parse_json(text, path));
   KRAIT_RETURN_IF_ERROR(
-      compare(identity, destination, [&](const std::string& key) { return json[key].text(); }));
+      compare(identity, place, [&](const std::string& key) { return json[key].text(); }));
   return true;
+}
+
+Result<void> write_identity(const std::string& path, const Identity& identity) {
+  return write_text(path, identity_json(identity));
+}
+
+Result<bool> is_finished(const std::string& destination, const Identity& identity) {
+  return has_identity(destination + "/" + run_file, identity, destination);
 }
 
 Result<void> write_result(const TrainTask& task, const TrainFiles& files, Trainer& trainer,
@@ -246,7 +327,7 @@ Result<void> write_result(const TrainTask& task, const TrainFiles& files, Traine
     if (text->empty()) continue;
     KRAIT_RETURN_IF_ERROR(write_text(folder.path() + "/" + name, *text));
   }
-  KRAIT_RETURN_IF_ERROR(write_text(folder.path() + "/" + run_file, identity_json(identity)));
+  KRAIT_RETURN_IF_ERROR(write_identity(folder.path() + "/" + run_file, identity));
   return folder.commit();
 }
 
@@ -276,8 +357,17 @@ Result<void> Log::write(const TrainProgress& progress) {
   const TrainStep& step = progress.step;
   stream_ << fmt::format(
       "{{\"step\": {}, \"loss\": {}, \"grad_norm\": {}, \"learning_rate\": {}, "
-      "\"tokens_per_second\": {:.1f}}}\n",
+      "\"tokens_per_second\": {:.1f}",
       step.step, step.loss, step.grad_norm, step.learning_rate, progress.tokens_per_second);
+  if (step.pairs) {
+    const PairStatistics& pairs = *step.pairs;
+    stream_ << fmt::format(
+        ", \"rewards/chosen\": {}, \"rewards/rejected\": {}, \"rewards/margins\": {}, "
+        "\"rewards/accuracies\": {}, \"logps/chosen\": {}, \"logps/rejected\": {}",
+        pairs.chosen_reward, pairs.rejected_reward, pairs.chosen_reward - pairs.rejected_reward,
+        pairs.accuracy, pairs.chosen_log_p, pairs.rejected_log_p);
+  }
+  stream_ << "}\n";
   stream_.flush();
   if (!stream_) return failed("log", path_);
   return {};

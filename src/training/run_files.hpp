@@ -26,16 +26,27 @@ class Checkpoints {
   Result<void> save(Trainer& trainer, const Identity& identity) const;
   // Puts the arrays back. Errors: bad_argument where the run is another one.
   Result<void> load(Trainer& trainer, const Identity& identity) const;
+  // The pairs' references. `load_reference` says whether there were some of this run.
+  Result<void> save_reference(std::span<const PreferencePair> pairs,
+                              const Identity& identity) const;
+  Result<bool> load_reference(std::span<PreferencePair> pairs, const Identity& identity) const;
   // Best effort: what stays is ignored by a later run.
   void remove() const;
 
  private:
+  Result<void> make_folder() const;
   std::string file() const { return folder_ + "/checkpoint.safetensors"; }
+  std::string reference_file() const { return folder_ + "/reference.safetensors"; }
   std::string folder_;
 };
 
 // Whether a finished run lies at the destination; an error if it is another one.
 Result<bool> is_finished(const std::string& destination, const Identity& identity);
+
+// The same for any file of an identity.
+Result<bool> has_identity(const std::string& path, const Identity& identity,
+                          const std::string& place);
+Result<void> write_identity(const std::string& path, const Identity& identity);
 
 // The result as a checkpoint, whole or not at all.
 Result<void> write_result(const TrainTask& task, const TrainFiles& files, Trainer& trainer,

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 
@@ -113,11 +114,48 @@ Result<TrainTask> new_train_task(const std::string& config_path, std::uint64_t s
   return task;
 }
 
+namespace {
+
+// Gives the pairs their reference, or puts back what an interrupted run had found.
+Result<void> find_reference(TrainTask& task, const training::Checkpoints& checkpoints,
+                            const training::Identity& identity, bool resume, Executor& executor,
+                            FunctionRef<Flow(const TrainProgress&)> progress, Index steps) {
+  PreferenceTask& preference = *task.preference;
+  const auto has_reference = [](const PreferencePair& pair) {
+    return !pair.chosen_reference.empty() && !pair.rejected_reference.empty();
+  };
+  if (std::ranges::all_of(preference.pairs, has_reference)) return {};
+  if (resume) {
+    KRAIT_ASSIGN_OR_RETURN(const bool is_there,
+                           checkpoints.load_reference(preference.pairs, identity));
+    if (is_there) return {};
+  }
+  const std::optional<ReferenceModel>& other = preference.reference;
+  KRAIT_ASSIGN_OR_RETURN(
+      ModelGradient model,
+      ModelGradient::create(other ? other->spec : task.spec, other ? other->prefix : task.prefix,
+                            executor, other ? nullptr : task.lora));
+  KRAIT_RETURN_IF_ERROR(model.bind((other ? other->values : task.values).data()));
+  const auto report = [&](Index done, Index all) {
+    return progress({.steps = steps, .references = done, .pairs = all});
+  };
+  KRAIT_RETURN_IF_ERROR(set_reference(model, preference.pairs, report));
+  preference.reference.reset();
+  return checkpoints.save_reference(preference.pairs, identity);
+}
+
+}  // namespace
+
 Result<TrainSummary> train(TrainTask task, const TrainOptions& options, const TrainFiles& files,
                            Executor& executor, FunctionRef<Flow(const TrainProgress&)> progress) {
   KRAIT_RETURN_IF_ERROR(validate(options));
   KRAIT_RETURN_IF_ERROR(check_files(files));
-  if (task.examples.empty() && task.text.size() < 2) {
+  if (task.preference) {
+    KRAIT_RETURN_IF_ERROR(validate(task.preference->options));
+    if (task.preference->pairs.empty()) {
+      return Error{ErrorCode::bad_argument, "[training] data: expected pairs, found none"};
+    }
+  } else if (task.examples.empty() && task.text.size() < 2) {
     return Error{
         ErrorCode::bad_argument,
         fmt::format("[training] data: expected at least 2 tokens, found {}", task.text.size())};
@@ -132,6 +170,10 @@ Result<TrainSummary> train(TrainTask task, const TrainOptions& options, const Tr
     }
   }
   KRAIT_RETURN_IF_ERROR(AtomicDirectory::create(files.destination));  // and not kept
+  if (task.preference) {
+    KRAIT_RETURN_IF_ERROR(find_reference(task, checkpoints, identity, files.resume, executor,
+                                         progress, options.steps));
+  }
   KRAIT_ASSIGN_OR_RETURN(Trainer trainer,
                          Trainer::create(task.spec, task.prefix, options, std::move(task.values),
                                          executor, task.lora));
@@ -142,17 +184,23 @@ Result<TrainSummary> train(TrainTask task, const TrainOptions& options, const Tr
   TextRows text(options, task.text);
   ExampleRows examples(options, task.examples);
   RowSource& rows = task.examples.empty() ? static_cast<RowSource&>(text) : examples;
+  const std::span<const PreferencePair> all_pairs =
+      task.preference ? task.preference->pairs : std::span<const PreferencePair>();
+  PairRows pairs(options, all_pairs);
   TrainSummary summary{.steps = options.steps};
   using Clock = std::chrono::steady_clock;
   while (trainer.steps() < options.steps) {
     const auto begun = Clock::now();
-    KRAIT_ASSIGN_OR_RETURN(const TrainStep step, trainer.step(rows));
+    KRAIT_ASSIGN_OR_RETURN(const TrainStep step, task.preference
+                                                     ? trainer.step(pairs, task.preference->options)
+                                                     : trainer.step(rows));
     const double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
     const TrainProgress done{
         .step = step,
         .steps = options.steps,
         .tokens_per_second = static_cast<double>(step.tokens) / std::max(seconds, 1e-9)};
     summary.loss = step.loss;
+    summary.pairs = step.pairs;
     KRAIT_RETURN_IF_ERROR(log.write(done));
     const bool stops = progress(done) == Flow::stop;
     const bool is_last = trainer.steps() == options.steps;

@@ -36,32 +36,9 @@ Trainer::Trainer(ModelGradient gradient, const TrainOptions& options, AlignedBuf
       first_(values_.size()),
       second_(values_.size()) {}
 
-// The rows' gradients, in order, to sum.
-Result<void> Trainer::add_rows(RowSource& source, Range rows, float* sum, Found& found) {
-  for (Index i = rows.begin; i < rows.end; ++i) {
-    const Row row = source.row(step_ * options_.rows() + i);
-    const std::span<const Token> tokens = row.tokens;
-    std::vector<float> weights(row.tokens.size() - 1, 1.0F);
-    std::fill_n(weights.begin(), row.given - 1, 0.0F);
-    // Coefficients are per target, as the cross-entropy is.
-    const double share = static_cast<double>(row.targets()) / static_cast<double>(weights.size());
-    KRAIT_ASSIGN_OR_RETURN(const double loss,
-                           gradient_.backward({.inputs = tokens.first(weights.size()),
-                                               .targets = tokens.subspan(1),
-                                               .weights = weights,
-                                               .balance = options_.balance * share,
-                                               .z_loss = options_.z_loss * share},
-                                              sum));
-    found.loss += loss;
-    found.targets += row.targets();
-    found.tokens += std::ssize(weights);
-  }
-  return {};
-}
-
 // The sum of all rows' gradients, in sums_.front(). Shards are added as
 // the leaves of a binary tree: a finished subtree waits for its sibling.
-Result<Trainer::Found> Trainer::gradient(RowSource& source) {
+Result<Trainer::Found> Trainer::gradient(AddLeaf add) {
   const Index shards = options_.used_shards();
   const Index rows = options_.rows();
   std::vector<Index> sizes;  // shards of the subtrees that wait, each a power of two
@@ -80,8 +57,9 @@ Result<Trainer::Found> Trainer::gradient(RowSource& source) {
     if (sizes.size() == sums_.size()) sums_.emplace_back(values_.size());
     AlignedBuffer<float>& sum = sums_[sizes.size()];
     std::ranges::fill(sum.span(), 0.0F);
-    KRAIT_RETURN_IF_ERROR(
-        add_rows(source, {rows * shard / shards, rows * (shard + 1) / shards}, sum.data(), found));
+    for (Index i = rows * shard / shards; i < rows * (shard + 1) / shards; ++i) {
+      KRAIT_RETURN_IF_ERROR(add(step_ * rows + i, sum.data(), found));
+    }
     sizes.push_back(1);
     while (sizes.size() > 1 && sizes[sizes.size() - 1] == sizes[sizes.size() - 2]) merge();
   }
@@ -108,18 +86,64 @@ void Trainer::update(const TrainStep& found, float factor) {
 }
 
 Result<TrainStep> Trainer::step(RowSource& rows) {
+  return step([&](Index index, float* sum, Found& found) -> Result<void> {
+    const Row row = rows.row(index);
+    const std::span<const Token> tokens = row.tokens;
+    std::vector<float> weights(row.tokens.size() - 1, 1.0F);
+    std::fill_n(weights.begin(), row.given - 1, 0.0F);
+    // Coefficients are per target, as the cross-entropy is.
+    const double share = static_cast<double>(row.targets()) / static_cast<double>(weights.size());
+    KRAIT_ASSIGN_OR_RETURN(const double loss,
+                           gradient_.backward({.inputs = tokens.first(weights.size()),
+                                               .targets = tokens.subspan(1),
+                                               .weights = weights,
+                                               .balance = options_.balance * share,
+                                               .z_loss = options_.z_loss * share},
+                                              sum));
+    found.loss += loss;
+    found.parts += row.targets();
+    found.tokens += std::ssize(weights);
+    return {};
+  });
+}
+
+Result<TrainStep> Trainer::step(PairRows& pairs, const PreferenceOptions& preference) {
+  KRAIT_RETURN_IF_ERROR(validate(preference));
+  PairWeights weights{.balance = options_.balance, .z_loss = options_.z_loss};
+  if (preference.sft > 0.0) {  // per pair, so that behind the division by pairs it is per token
+    Index targets = 0;
+    for (Index i = 0; i < options_.rows(); ++i) {
+      targets += pairs.pair(step_ * options_.rows() + i).chosen.targets();
+    }
+    weights.sft =
+        preference.sft * static_cast<double>(options_.rows()) / static_cast<double>(targets);
+  }
+  return step([&](Index index, float* sum, Found& found) -> Result<void> {
+    const PreferencePair& pair = pairs.pair(index);
+    KRAIT_ASSIGN_OR_RETURN(const PairStatistics statistics,
+                           pair_backward(gradient_, pair, preference, weights, sum));
+    found.loss += statistics.loss;
+    found.parts += 1;
+    found.tokens += std::ssize(pair.chosen.tokens) + std::ssize(pair.rejected.tokens) - 2;
+    found.pairs.add(statistics);
+    return {};
+  });
+}
+
+Result<TrainStep> Trainer::step(AddLeaf add) {
   KRAIT_RETURN_IF_ERROR(gradient_.bind(values_.data()));
-  KRAIT_ASSIGN_OR_RETURN(const Found sums, gradient(rows));
+  KRAIT_ASSIGN_OR_RETURN(const Found sums, gradient(add));
   const FloatEnvironment environment;
-  const auto targets = static_cast<double>(sums.targets);
+  const auto parts = static_cast<double>(sums.parts);
   const std::span<float> sum = sums_.front().span();
-  const auto share = static_cast<float>(1.0 / targets);
+  const auto share = static_cast<float>(1.0 / parts);
   for (float& g : sum) g *= share;
-  const TrainStep found{.step = step_,
-                        .loss = sums.loss / targets,
-                        .grad_norm = gradient_norm(sum),
-                        .learning_rate = learning_rate(options_, step_),
-                        .tokens = sums.tokens};
+  TrainStep found{.step = step_,
+                  .loss = sums.loss / parts,
+                  .grad_norm = gradient_norm(sum),
+                  .learning_rate = learning_rate(options_, step_),
+                  .tokens = sums.tokens};
+  if (sums.pairs.count > 0) found.pairs = sums.pairs.mean();
   if (!std::isfinite(found.loss) || !std::isfinite(found.grad_norm)) {
     return Error{
         ErrorCode::not_finite,

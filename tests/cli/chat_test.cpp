@@ -193,7 +193,7 @@ TEST_F(CliChat, ChatMlIsWrittenToTheLetter) {
                "--reply-prefix: expected a model without a chat template");
 }
 
-TEST_F(CliChat, TemplatesThatWriteTurnsAlikeAreKnown) {
+TEST_F(CliChat, TemplatesOfChatMlsKindAreWrittenToTheLetter) {
   const std::string turns = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nX";
   const std::string system = "<|im_start|>system\nBe kind.<|im_end|>\n";
   const std::string loop(chatml);
@@ -241,30 +241,41 @@ TEST_F(CliChat, TemplatesThatWriteTurnsAlikeAreKnown) {
   }
 }
 
-TEST_F(CliChat, OtherTemplatesAreToldAndNotGuessed) {
+TEST_F(CliChat, TemplatesWriteTurnsAsTheyWish) {
+  const std::string loop(chatml);
+  const std::string turns = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n";
+  const std::vector<std::pair<json, std::string>> cases = {
+      {"{# <|im_start|> #}{% for m in messages %}{{ m.content }}{% endfor %}", "hiX"},
+      {loop + "!", turns + "!X"},
+      {"{% if messages[0].role == 'system' %}{{ 1/0 }}{% endif %}" + loop, turns + "X"},
+      {"{% if tools %}{{ tools }}{% endif %}" + loop, turns + "X"},
+      {"{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | upper }}<|im_end|>\n"
+       "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+       "<|im_start|>user\nHI<|im_end|>\n<|im_start|>assistant\nX"},
+      {"{% for m in messages %}{{ m.role }} {{ m.content }}{% endfor %}"
+       "{% if add_generation_prompt %}assistant {% endif %}",
+       "user hiassistant X"},
+      {"{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+       "{% if add_generation_prompt %}[model] {% endif %}",
+       "[user] hi\n[model] X"},
+      {"{% for m in messages %}{{ '[Q]' + m.content + '[/Q]' if m.role == 'user' else m.content }}"
+       "{% endfor %}",
+       "[Q]hi[/Q]X"},
+  };
+  for (const auto& [jinja, expected] : cases) {
+    EXPECT_EQ(talk("hi\\n", "-n 1 -m " + with_template(jinja) + xyxy), expected) << jinja;
+    EXPECT_EQ(outcome_.err, "") << jinja;
+  }
+}
+
+TEST_F(CliChat, TemplatesThatCannotBeUsedAreTold) {
   const std::string loop(chatml);
   const std::vector<json> cases = {
-      "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}",
-      "{# <|im_start|> #}{% for m in messages %}{{ m.content }}{% endfor %}",
-      "{% set mark = '<|im_start|>' %}{% for m in messages %}{{ m.content }}{% endfor %}",
-      loop + "!",
-      "{% if messages[0].role == 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}" +
-          loop,
-      "{% if tools %}<|im_start|>system\n{{ tools }}<|im_end|>\n{% endif %}" + loop,
-      "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | upper }}<|im_end|>\n"
-      "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-      "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ n.content }}<|im_end|>\n"
-      "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-      "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}",
-      "{% for m in messages %}{{ m.role }} {{ m.content }}{% endfor %}"
-      "{% if add_generation_prompt %}assistant {% endif %}",
-      "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
-      "{% if add_generation_prompt %}[model] {% endif %}",
       "{% for m in messages",
       "{{ '<|im_start|>",
       "{",
       "{% %}{{ }}",
-      json::array({{{"name", "tool_use"}, {"template", loop}}}),
+      json::array({{{"name", "other"}, {"template", loop}}}),
       json::array({1, json::object()}),
       json::object(),
       5,
@@ -278,6 +289,150 @@ TEST_F(CliChat, OtherTemplatesAreToldAndNotGuessed) {
   // None is none.
   EXPECT_EQ(talk("hi\\n", "-n 1 -m " + with_template(nullptr) + xyxy), "User: hi\nAssistant:X");
   EXPECT_EQ(outcome_.err, "");
+  // One that does not say how replies begin leaves that to the model.
+  const std::string silent = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}";
+  EXPECT_EQ(talk("hi\\n", "-n 1 -m " + with_template(silent) + xyxy), "[user] hi\nX");
+  EXPECT_NE(outcome_.err.find("template is not known"), std::string::npos) << outcome_.err;
+  // What fails, fails with its line, and the conversation goes on.
+  const std::string failing = "\n{% if messages | length > 1 %}{{ n.content }}{% endif %}" + loop;
+  const std::string model = "-m " + with_template(failing) + xyxy;
+  EXPECT_EQ(talk("hi\\nmore\\n", "-n 1 " + model),
+            "\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nX");
+  EXPECT_NE(outcome_.err.find("'n' is undefined (chat template, line 2)"), std::string::npos)
+      << outcome_.err;
+}
+
+TEST_F(CliChat, SystemToolsAndVariablesReachTheTemplate) {
+  const std::string model = "-m " +
+                            with_template(
+                                "{% if tools %}<{{ tools[0].name }}>{% endif %}"
+                                "{{ mood }}" +
+                                std::string(chatml)) +
+                            xyxy + "-n 1 ";
+  test::write_file(path("tools.json"), R"([{"name": "f"}])");
+  EXPECT_EQ(talk("hi\\n", model + "--system 'Be kind.' --tools " + path("tools.json") +
+                              " --variables '{\"mood\": \"good\"}'"),
+            "<f>good<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n"
+            "<|im_start|>assistant\nX");
+  EXPECT_EQ(outcome_.err, "");
+  expect_error("chat --variables 5 " + model + "</dev/null", 2,
+               "--variables: expected a JSON object");
+  expect_error("chat --variables '{' " + model + "</dev/null", 1,
+               "[json] variables: expected JSON");
+  expect_error("chat --tools /no/such " + model + "</dev/null", 1, "/no/such");
+  expect_error("chat --system a </dev/null", 2, "--system: expected a model with a chat template");
+}
+
+// What others say within a conversation writes no control tokens.
+TEST_F(CliChat, TextOfUsersIsNoControlToken) {
+  const std::string spelled = "<|im_end|>";
+  const std::string one = "<|im_start|>user\n" + spelled + "<|im_end|>\n<|im_start|>assistant\n";
+  EXPECT_EQ(talk(spelled + "\\n", "-n 1 -m " + with_template(chatml) + xyxy), one + "X");
+  const std::vector<Token> tokens = state_tokens(path("talk"));
+  EXPECT_EQ(std::count(tokens.begin(), tokens.end(), im_end), 1);
+}
+
+TEST_F(CliChat, WhatATemplateChangesRunsAgain) {
+  // Earlier replies are left out, as thinking is.
+  const std::string forgetful =
+      "{% for m in messages %}{% if m.role == 'user' %}[{{ m.content }}]{% else %}(){% endif %}"
+      "{% endfor %}{{ '=' if add_generation_prompt }}";
+  const std::string model = "-n 2 -m " + with_template(forgetful) + xyxy;
+  EXPECT_EQ(talk("a\\nb\\nc\\n", model), "[a]()[b]()[c]=XY");
+  EXPECT_EQ(std::count(outcome_.err.begin(), outcome_.err.end(), '\n'), 2) << outcome_.err;
+  EXPECT_NE(outcome_.err.find("tokens ran again"), std::string::npos) << outcome_.err;
+  // Replies that are only cut go on from the prompt before them.
+  const std::string cut =
+      "{% for m in messages %}{% if m.role == 'user' %}[{{ m.content }}]={% else %}{{ "
+      "m.content[:1] "
+      "}}{% endif %}{% endfor %}";
+  EXPECT_EQ(talk("a\\nb\\nc\\n", "-n 2 -m " + with_template(cut) + xyxy), "[a]=X[b]=Y[c]=XY");
+  EXPECT_NE(outcome_.err.find("; 2 tokens ran again"), std::string::npos) << outcome_.err;
+}
+
+class CliPrintPrompt : public CliChat {
+ protected:
+  std::string print(const std::string& variables, const std::string& arguments = "") {
+    test::write_file(path("prompt.json"), variables);
+    outcome_ = krait("chat -m " + chatml_model_ + " --print-prompt " + path("prompt.json") + " " +
+                     arguments);
+    return outcome_.out;
+  }
+};
+
+TEST_F(CliPrintPrompt, WritesTheTemplatesTextAndItsTokens) {
+  with_template("{{ bos_token }}" + std::string(chatml));
+  const std::string messages = R"("messages": [{"role": "user", "content": "<|im_end|>é"}])";
+  EXPECT_EQ(print("{" + messages + "}"),
+            "<|bos|><|im_start|>user\n<|im_end|>é<|im_end|>\n<|im_start|>assistant\n");
+  EXPECT_EQ(outcome_.err, "");
+  EXPECT_EQ(print("{" + messages + R"(, "add_generation_prompt": false})"),
+            "<|bos|><|im_start|>user\n<|im_end|>é<|im_end|>\n");
+  const json printed = json::parse(print("{" + messages + "}", "--json"));
+  EXPECT_EQ(printed["prompt"],
+            "<|bos|><|im_start|>user\n<|im_end|>é<|im_end|>\n<|im_start|>assistant\n");
+  const std::vector<Token> tokens = printed["tokens"];
+  EXPECT_EQ(std::vector<Token>(tokens.begin(), tokens.begin() + 2),
+            (std::vector<Token>{bos, im_start}));
+  EXPECT_EQ(std::count(tokens.begin(), tokens.end(), im_end), 1);
+  // The order of keys is kept; every key is a variable.
+  with_template("{{ messages | tojson }}{{ tools is none }}{{ x | tojson }}");
+  EXPECT_EQ(print(R"({"x": {"b": 1, "a": [1.0, null]}, "messages": [{"z": 1, "a": 2}]})"),
+            R"([{"z": 1, "a": 2}]True{"b": 1, "a": [1.0, null]})");
+}
+
+TEST_F(CliPrintPrompt, ChoosesTheTemplate) {
+  const std::string tools = R"({"messages": [], "tools": []})";
+  with_template(json::array(
+      {{{"name", "default"}, {"template", "D"}}, {{"name", "tool_use"}, {"template", "T"}}}));
+  EXPECT_EQ(print(R"({"messages": []})"), "D");
+  EXPECT_EQ(print(tools), "T");
+  const fs::path more = fs::path(chatml_model_) / "additional_chat_templates";
+  fs::create_directory(more);
+  test::write_file(more / "tool_use.jinja", "A");
+  EXPECT_EQ(print(tools), "A");
+  test::write_file(fs::path(chatml_model_) / "chat_template.jinja", "F");
+  EXPECT_EQ(print(R"({"messages": []})"), "F");
+  EXPECT_EQ(print(tools), "A");
+}
+
+TEST_F(CliPrintPrompt, TellsWhatIsWrongInOneLine) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"{% if %}", "[template] expression: expected a value, found '%}' (chat template, line 1)"},
+      {"\n{{ raise_exception('No.') }}", "that it refuses them: \"No.\" (chat template, line 2)"},
+      {"{{ x | nosuch }}", "the filter 'nosuch' (chat template, line 1)"},
+      {"{% include 'x' %}", "the statement 'include'"},
+      {"{{ 'a' * 10**12 }}", "at most 256 MiB"},
+  };
+  for (const auto& [jinja, message] : cases) {
+    with_template(jinja);
+    EXPECT_EQ(print(R"({"messages": []})"), "");
+    EXPECT_EQ(outcome_.code, 1);
+    EXPECT_NE(outcome_.err.find(message), std::string::npos) << outcome_.err;
+    EXPECT_EQ(std::count(outcome_.err.begin(), outcome_.err.end(), '\n'), 1) << outcome_.err;
+  }
+  with_template(nullptr);
+  EXPECT_EQ(print(R"({"messages": []})"), "");
+  EXPECT_EQ(outcome_.code, 1);
+  EXPECT_NE(outcome_.err.find("found none in the checkpoint"), std::string::npos) << outcome_.err;
+  with_template("x");
+  for (const auto& [file, message] : std::vector<std::pair<std::string, const char*>>{
+           {"", "expected JSON"},
+           {"{", "expected JSON"},
+           {"[]", "messages: expected a list"},
+           {"{}", "messages: expected a list"},
+           {R"({"messages": 5})", "messages: expected a list"},
+           {R"({"messages": [], "x": 100000000000000000000})", "whole numbers below"},
+           {R"({"messages": ")"
+            "\xFF"
+            R"("})",
+            "expected JSON"},
+           {R"({"messages": )" + std::string(1000, '[') + std::string(1000, ']') + "}",
+            "nested at most 150 deep"}}) {
+    EXPECT_EQ(print(file), "") << file;
+    EXPECT_EQ(outcome_.code, 1) << file;
+    EXPECT_NE(outcome_.err.find(message), std::string::npos) << outcome_.err;
+  }
 }
 
 TEST_F(CliChat, TheFileOfATemplateGoesFirstAndIsCopied) {
@@ -289,8 +444,7 @@ TEST_F(CliChat, TheFileOfATemplateGoesFirstAndIsCopied) {
   EXPECT_EQ(talk("hi\\n", "-n 1 -m " + path("q8") + xyxy), expected);
   EXPECT_EQ(outcome_.err, "");
   test::write_file(fs::path(model) / "chat_template.jinja", "{{ messages }}");
-  EXPECT_EQ(talk("hi\\n", "-n 1 -m " + model + xyxy), "User: hi\nAssistant:X");
-  EXPECT_NE(outcome_.err.find("template is not known"), std::string::npos);
+  EXPECT_EQ(talk("hi\\n", "-n 1 -m " + model + xyxy), "[{'role': 'user', 'content': 'hi'}]X");
 }
 
 TEST_F(CliChat, KeepsTheConversationWhenNothingCanBeWritten) {

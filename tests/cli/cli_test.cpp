@@ -297,11 +297,18 @@ TEST_F(Cli, ATokenizerThatIsNotReadLeavesTokens) {
                "tokenizer.json: expected the tokenizer of the model, found none");
   test::write_file(folder / "tokenizer.model.v3", "sentences");
   for (const char* command : {"generate a", "tokenize a", "logits --text a"}) {
-    expect_error(command + model, 1, "SentencePiece is not read by this version");
+    expect_error(command + model, 1, "[tokenizer] SentencePiece file: expected ");
   }
   const Outcome logits = krait("logits --tokens 1,2,3 --top 2" + model);
   EXPECT_EQ(logits.code, 0) << logits.err;
   EXPECT_NE(logits.out, "");
+  std::filesystem::copy_file(golden("tokenizers") + "/bpe.model", folder / "tokenizer.model");
+  const Outcome tokens = krait("tokenize 'The fox.' --json" + model);
+  EXPECT_EQ(tokens.code, 0) << tokens.err;
+  EXPECT_EQ(tokens.out.substr(0, 3), "[1,") << tokens.out;
+  EXPECT_EQ(
+      krait("tokenize --decode '" + tokens.out.substr(3, tokens.out.size() - 5) + "'" + model).out,
+      "The fox.");
 }
 
 TEST_F(Cli, TheOnePageModelAgrees) {

@@ -1,5 +1,6 @@
 // Training from the command line: what is interrupted ends with the same bytes.
 
+#include <cmath>
 #include <iterator>
 #include <sstream>
 
@@ -80,6 +81,101 @@ TEST_F(CliTrain, ExamplesAreLearned) {
   EXPECT_EQ(krait_json("generate -m " + path("s") + " Z -n 3 --greedy")["text"], "xyz");
   expect_error(sft + path("t") + " --steps 1 --length 3", 1,
                "line 1: expected a response of at most 3 tokens, found 4 with its end");
+}
+
+class CliDpo : public CliTrain {
+ protected:
+  CliDpo() {
+    EXPECT_EQ(krait("train --config " + path("config.json") + " --data " + path("text") +
+                    " --out " + path("base") + " --steps 30 --length 20 --lr 0.01")
+                  .code,
+              0);
+    std::string pairs;
+    for (int i = 0; i < 40; ++i) {
+      pairs += "{\"prompt\": \"Q" + std::to_string(i % 7) +
+               ":\", \"chosen\": \"yes\", \"rejected\": \"no " + std::to_string(i) + "\"}\n";
+    }
+    test::write_file(path("pairs.jsonl"), pairs);
+  }
+
+  std::string dpo(const std::string& out, const char* data = "pairs.jsonl") const {
+    return "dpo -m " + path("base") + " --data " + path(data) + " --out " + path(out.c_str());
+  }
+  std::vector<json> log(const char* name) const {
+    std::vector<json> lines;
+    std::istringstream text(test::read_file(path(name)));
+    for (std::string line; std::getline(text, line);) lines.push_back(json::parse(line));
+    return lines;
+  }
+};
+
+TEST_F(CliDpo, KilledAndInterruptedItEndsWithTheSameBytes) {
+  const auto command = [this](const std::string& out) {
+    return dpo(out) + " --log " + path((out + ".jsonl").c_str()) +
+           " --steps 200 --lr 1e-3 --checkpoint-every 3 --loss ipo --sft 0.1 --ld-alpha 0.5";
+  };
+  const json done = krait_json(command("whole"));
+  EXPECT_EQ(done["steps"], 200);
+  EXPECT_GT(done["rewards/margins"], 0.0);
+  for (const int signal : {SIGKILL, SIGINT}) {
+    std::istringstream words(command("cut") + " --resume");
+    const std::vector<std::string> arguments{std::istream_iterator<std::string>(words), {}};
+    const std::string log = path("cut.jsonl");
+    if (!std::filesystem::exists(log)) test::write_file(log, "");
+    Running running(arguments, path("out"), path("err"));
+    Running::wait_for_lines(log, log_lines("cut") + 5);
+    running.signal(signal);
+    const int code = running.wait();
+    EXPECT_EQ(code, signal == SIGINT ? 130 : 128 + SIGKILL) << test::read_file(path("err"));
+  }
+  expect_error(command("cut") + " --resume --beta 0.2", 1, "beta: expected 0.1, as in the");
+  expect_error(command("cut") + " --resume --ref krait-bytes-draft", 1, "ref: expected ");
+  EXPECT_EQ(krait(command("cut") + " --resume --threads 1").code, 0);
+  EXPECT_EQ(weights("whole"), weights("cut"));
+  EXPECT_EQ(log_lines("cut"), 200);
+}
+
+TEST_F(CliDpo, LogsWhatTrlLogs) {
+  EXPECT_EQ(krait(dpo("a") + " --steps 2 --batch 4 --lr 0.01 --log " + path("a.jsonl")).code, 0);
+  const std::vector<json> lines = log("a.jsonl");
+  ASSERT_EQ(lines.size(), 2U);
+  EXPECT_NEAR(lines[0]["loss"], std::log(2.0), 1e-12);
+  EXPECT_EQ(lines[0]["rewards/chosen"], 0.0);
+  EXPECT_EQ(lines[0]["rewards/margins"], 0.0);
+  EXPECT_LT(lines[0]["logps/chosen"], 0.0);
+  EXPECT_LT(lines[1]["loss"], lines[0]["loss"]);
+  EXPECT_GT(lines[1]["rewards/margins"], 0.0);
+  EXPECT_EQ(lines[1]["rewards/accuracies"], 1.0);
+  EXPECT_GT(lines[1]["logps/chosen"], lines[0]["logps/chosen"]);
+  EXPECT_LT(lines[1]["logps/rejected"], 0.0);
+}
+
+TEST_F(CliDpo, EqualAnswersMoveNothing) {
+  test::write_file(path("equal.jsonl"),
+                   "{\"prompt\": \"Q\", \"chosen\": \"a\", \"rejected\": \"a\"}\n");
+  EXPECT_EQ(krait(dpo("e", "equal.jsonl") + " --steps 3 --lr 0.1 --log " + path("e.jsonl")).code,
+            0);
+  for (const json& line : log("e.jsonl")) EXPECT_EQ(line["grad_norm"], 0.0);
+  EXPECT_EQ(weights("e"), weights("base"));
+}
+
+TEST_F(CliDpo, BadInputIsRefused) {
+  expect_error("dpo --data x --out y --steps 1", 2, "--model: expected a checkpoint, found none");
+  expect_error("dpo -m krait-bytes-draft --out y --steps 1", 2,
+               "--data: expected a file of pairs, found none");
+  expect_error(dpo("x") + " --steps 1 --loss dpo", 2, "--loss: expected one of sigmoid");
+  expect_error(dpo("x") + " --steps 1 --beta 0", 2, "expected a finite number above 0, found 0");
+  expect_error(dpo("x") + " --steps 1 --loss hinge --label-smoothing 0.1", 1,
+               "label-smoothing: expected 0 with the loss hinge");
+  test::write_file(path("bad.jsonl"), "\n{\"prompt\": \"Q\", \"chosen\": \"a\"}\n");
+  expect_error(dpo("x", "bad.jsonl") + " --steps 1", 1,
+               "line 2: expected the text \"rejected\", found null");
+  test::write_file(path("none.jsonl"), "");
+  expect_error(dpo("x", "none.jsonl") + " --steps 1", 1, "data: expected pairs, found none");
+  expect_error(dpo("x") + " --steps 9 --lr 1e30 --clip 0 --checkpoint-every 1", 1,
+               "step 1: expected a finite loss");
+  EXPECT_TRUE(std::filesystem::exists(path("x.partial/checkpoint.safetensors")));
+  EXPECT_FALSE(std::filesystem::exists(path("x")));
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "krait/core/executor.hpp"
+#include "krait/decoding/template_conversation.hpp"
 #include "tests/support/support.hpp"
 
 namespace krait {
@@ -74,6 +75,36 @@ TEST_F(Conversations, StandAsBeforeAfterAnError) {
   EXPECT_EQ(stopped.sequence().pending, before.pending);
   EXPECT_TRUE(stopped.sequence().state == before.state);
   EXPECT_EQ(stopped.reply("Why?").value().text, conversation.reply("Why?").value().text);
+}
+
+TEST_F(Conversations, OfATemplateAreThoseOfTheWholeText) {
+  const ChatTemplate written_by =
+      ChatTemplate::parse(
+          "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+          "{{ 'assistant:' if add_generation_prompt }}")
+          .value();
+  ChatSetup setup{written_by};
+  setup.system = "A talk.";
+  setup.stops = find_turn_marks(setup, *lm_.tokenizer).stops;
+  EXPECT_EQ(setup.stops, (std::vector<std::string>{"\nuser: "}));
+  const GenerationOptions options{.max_tokens = 20, .sampler = {.seed = 3}};
+  TemplateConversation conversation(session_, lm_, options, setup, Sequence(lm_.model));
+  std::string text = "system: A talk.\n";
+  for (const std::string line : {"Hello", "Who are you?", "Tell me more"}) {
+    text += "user: " + line + "\nassistant:";
+    Sequence alone(lm_.model, lm_.tokenizer->encode(text).value());
+    GenerationOptions once = options;
+    once.stop_strings = setup.stops;
+    once.hold_back = false;
+    const GenerationResult expected = generate(session_, *lm_.tokenizer, alone, once).value();
+    const GenerationResult reply = conversation.reply(line).value();
+    EXPECT_EQ(reply.text, expected.text);
+    // The template writes a blank in front of a reply, which the model need not have written: then
+    // the text of the reply moved, and ran again.
+    EXPECT_EQ(conversation.sequence().tokens, alone.tokens);
+    EXPECT_TRUE(conversation.sequence().state == alone.state);
+    text += " " + reply.text + "\n";
+  }
 }
 
 }  // namespace

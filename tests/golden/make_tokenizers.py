@@ -4,7 +4,9 @@ packages make of texts with them.
 
 `<base>.json` and `<name>.model` are tokenizer files, trained here. `cases.json` has `texts`, and for
 each of `variants` a base, a JSON merge patch over it (but objects with a `type` replace), and for every text the ids and what they decode
-to (null where the package fails); `sentencepiece` has the same for the binary files, without patches.
+to (null where that is the text); null in place of ids where the package fails. `sentencepiece` has the
+same for the binary files, without patches; `tables` the contents of two of them. Some of the trainers
+break ties by chance, so that another run writes other vocabularies.
 """
 
 import base64
@@ -265,18 +267,37 @@ def sentencepieces():
     yield "unigram_suffix", suffix
 
 
+def table(model):
+    """What a GGUF file has of the model."""
+    return {"tokens": [piece.piece for piece in model.pieces], "scores": [piece.score for piece in model.pieces],
+            "types": [piece.type for piece in model.pieces], "charsmap": list(model.normalizer_spec.precompiled_charsmap),
+            "user_defined": [piece.piece for piece in model.pieces if piece.type == proto.ModelProto.SentencePiece.USER_DEFINED]}
+
+
+def write_fuzz_seed(name, model):
+    """The first pieces of the model, which are enough to begin with."""
+    seed = proto.ModelProto()
+    seed.CopyFrom(model)
+    del seed.pieces[330 if model.trainer_spec.byte_fallback else 60:]
+    folder = HERE.parent / "fuzz" / "corpus" / "sentencepiece"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.model").write_bytes(seed.SerializeToString())
+
+
 def dump(value, path):
     path.write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 def main():
     OUT.mkdir(exist_ok=True)
-    pieces, charsmap = {}, b""
+    pieces, charsmap, tables = {}, b"", {}
     for name, model in sentencepieces():
         path = OUT / f"{name}.model"
         path.write_bytes(model.SerializeToString())
         processor = spm.SentencePieceProcessor(model_file=str(path))
         pieces[name] = results(processor.encode, processor.decode)
+        tables[name] = table(model)
+        write_fuzz_seed(name, model)
         if model.normalizer_spec.precompiled_charsmap:
             charsmap = model.normalizer_spec.precompiled_charsmap
     files, next_id = {}, {}
@@ -296,7 +317,8 @@ def main():
             # The package gives added tokens back in their normalized form, krait as the file has them.
             del case["decoded"]
         cases.append(case)
-    dump({"texts": TEXTS, "variants": cases, "sentencepiece": pieces}, OUT / "cases.json")
+    dump({"texts": TEXTS, "variants": cases, "sentencepiece": pieces,
+          "tables": {name: tables[name] for name in ("bpe", "unigram")}}, OUT / "cases.json")
 
 
 main()

@@ -45,7 +45,7 @@ TEST_F(OpenCheckpoint, AFolderWithSafetensors) {
   EXPECT_EQ(checkpoint.config, "{\"a\":1}");
   EXPECT_EQ(checkpoint.tokenizer, "tokens");
   EXPECT_EQ(checkpoint.tokenizer_config, "more");
-  EXPECT_FALSE(checkpoint.has_sentencepiece);
+  EXPECT_TRUE(checkpoint.sentencepiece.empty());
   EXPECT_EQ(checkpoint.files, std::vector{path("model.safetensors")});
   EXPECT_EQ(checkpoint.weights.size(), 2U);
 }
@@ -56,7 +56,7 @@ TEST_F(OpenCheckpoint, AFolderWithAPytorchFileAndSentencePiece) {
   put("tokenizer.model", "sentencepiece");
   const auto checkpoint = open_checkpoint(root()).value();
   EXPECT_EQ(checkpoint.weights.size(), 3U);
-  EXPECT_TRUE(checkpoint.has_sentencepiece);
+  EXPECT_EQ(checkpoint.sentencepiece, "sentencepiece");
   EXPECT_TRUE(checkpoint.tokenizer.empty());
 }
 

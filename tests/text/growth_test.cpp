@@ -9,6 +9,7 @@
 #include "src/core/utf8.hpp"
 #include "src/text/models/byte_pairs.hpp"
 #include "src/text/unicode/unicode.hpp"
+#include "tests/support/support.hpp"
 #include "tests/text/small_tokenizer.hpp"
 
 namespace krait {
@@ -62,6 +63,31 @@ TEST(Growth, MegabytesOfOneKindEncode) {
     const auto tokens = tokenizer->encode(text);
     ASSERT_TRUE(tokens) << unit;
     EXPECT_EQ(tokenizer->decode(*tokens), unicode::normalized(text, unicode::Form::nfc)) << unit;
+  }
+}
+
+TEST(Growth, MegabytesOfOneKindEncodeWithEveryModel) {
+  const auto folder = test::data_dir() / "golden/tokenizers";
+  std::vector<std::shared_ptr<const Tokenizer>> tokenizers;
+  for (const char* name : {"chars", "affixes", "unigram", "pieces", "level"}) {
+    auto file = nlohmann::json::parse(test::read_file(folder / (std::string(name) + ".json")));
+    tokenizers.push_back(read_tokenizer_json(file.dump()).value());
+    if (std::string_view(name) == "chars") continue;  // nothing is cut there as it is
+    file["pre_tokenizer"] = nullptr;
+    file["model"]["max_input_chars_per_word"] = 2 * megabyte;
+    tokenizers.push_back(read_tokenizer_json(file.dump()).value());
+  }
+  for (const char* name : {"bpe", "bpe_rules", "unigram", "unigram_suffix"}) {
+    tokenizers.push_back(
+        read_sentencepiece(test::read_file(folder / (std::string(name) + ".model"))).value());
+  }
+  for (const std::string_view unit : {"a", "\xE4\xB8\x80"}) {
+    const std::string text = repeated(unit);
+    for (const auto& tokenizer : tokenizers) {
+      const auto tokens = tokenizer->encode(text);
+      ASSERT_TRUE(tokens) << tokens.error().message;
+      tokenizer->decode(*tokens);
+    }
   }
 }
 

@@ -200,6 +200,16 @@ TEST(TokenizerJson, TheVocabularysIdGoesBeforeThatOfAnAddedToken) {
   EXPECT_EQ(tokenizer->bytes(257), "the");
 }
 
+TEST(TokenizerJson, BytesWithoutATokenAreLeftOut) {
+  json file = test::small_tokenizer();
+  file["model"]["vocab"].erase("!");
+  EXPECT_EQ(encoded(file, "th!!e"), (Tokens{256, 'e'}));
+  EXPECT_TRUE(encoded(file, "!").empty());
+  file["model"]["vocab"]["?!"] = '!';
+  file["model"]["unk_token"] = "?!";
+  EXPECT_EQ(encoded(file, "t!he"), (Tokens{'t', '!', 'h', 'e'}));
+}
+
 TEST(TokenizerJson, OldFilesDoNotNameTheModelsType) {
   json file = test::small_tokenizer();
   file["model"].erase("type");

@@ -45,7 +45,9 @@ TEST(Examples, OfAnotherFormAreRefusedWithTheirLine) {
   EXPECT_EQ(message(good + "\n{\"prompt\": \"a\"}"),
             "[training] line 3: expected the text \"response\", found null (f.jsonl)");
   EXPECT_EQ(message(good + "{\"prompt\": 3, \"response\": \"b\"}"),
-            "[training] line 2: expected an object with the text \"prompt\", found 3 (f.jsonl)");
+            "[training] line 2: expected the text \"prompt\", found 3 (f.jsonl)");
+  EXPECT_EQ(message("[1]"),
+            "[training] line 1: expected an object with the text \"prompt\", found [1] (f.jsonl)");
   EXPECT_EQ(message("{\"prompt\": \"\", \"response\": \"b\"}"),
             "[training] line 1: expected a prompt of at least one token, found an empty one "
             "(f.jsonl)");
@@ -53,6 +55,26 @@ TEST(Examples, OfAnotherFormAreRefusedWithTheirLine) {
             "[training] line 1: expected a response of at most 4 tokens, found 5 with its end "
             "(f.jsonl)");
   EXPECT_NE(message(good + "{\"prompt\"").find("line 2"), std::string::npos);
+}
+
+TEST(Pairs, ShareWhatIsKeptOfTheirPrompt) {
+  const auto read_them = [&](const std::string& lines) {
+    return read_pairs(lines, "p.jsonl", *byte_tokenizer(), 0, 5);
+  };
+  const auto pairs =
+      read_them("{\"prompt\": \"abcd\", \"chosen\": \"x\", \"rejected\": \"yz\"}").value();
+  ASSERT_EQ(pairs.size(), 1U);
+  EXPECT_EQ(pairs[0].chosen.tokens, (std::vector<Token>{'b', 'c', 'd', 'x', 0}));
+  EXPECT_EQ(pairs[0].rejected.tokens, (std::vector<Token>{'b', 'c', 'd', 'y', 'z', 0}));
+  EXPECT_EQ(pairs[0].chosen.given, 3);
+  EXPECT_EQ(pairs[0].rejected.targets(), 3);
+  EXPECT_EQ(read_them("").error().message, "[training] data: expected pairs, found none (p.jsonl)");
+  EXPECT_EQ(read_them("{\"prompt\": \"a\", \"chosen\": \"b\"}").error().message,
+            "[training] line 1: expected the text \"rejected\", found null (p.jsonl)");
+  EXPECT_EQ(
+      read_them("{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"12345\"}").error().message,
+      "[training] line 1: expected a rejected answer of at most 5 tokens, found 6 with its end "
+      "(p.jsonl)");
 }
 
 TEST(ExampleRows, SequentialOnesComeInTurn) {

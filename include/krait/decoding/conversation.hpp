@@ -13,7 +13,7 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// What stands around the turns of a conversation.
+/// What stands around the turns of a conversation with a model that has no chat template.
 struct ChatTurns {
   std::string opening = {};       ///< once, in front of all
   std::string before_user = {};   ///< in front of what the user says
@@ -22,9 +22,6 @@ struct ChatTurns {
   std::string after_reply =
       {};  ///< behind it, where the model has not written that itself; not empty
   std::vector<std::string> stops = {};  ///< a reply ends before the first of these
-  /// Whether these are the marks of the checkpoint's own template. Then the opening says whether a
-  /// token begins the text; else `LanguageModel::encode_prompt` does.
-  bool has_template = false;
 };
 
 /// A text that a user and a model write in turns. Nothing is consumed twice: the state remembers

@@ -19,6 +19,12 @@ inline namespace v0_1 {
 
 struct TokenTable;
 
+/// A text and what it is called.
+struct NamedText {
+  std::string name;
+  std::string text;
+};
+
 /// The parts of a checkpoint. Configuration and tokenizer are kept as the bytes they were found
 /// as: reading them is the business of `registry.hpp` and of the text floor.
 struct Checkpoint {
@@ -26,12 +32,13 @@ struct Checkpoint {
   std::string config;                       ///< config.json or params.json
   std::string config_file = "config.json";  ///< which of the two
   WeightStore weights;
-  std::string tokenizer;           ///< tokenizer.json; empty if there is none
-  std::string tokenizer_config;    ///< tokenizer_config.json; empty if there is none
-  std::string chat_template;       ///< chat_template.jinja; empty if there is none
-  std::string generation_config;   ///< generation_config.json; empty if there is none
-  std::string special_tokens;      ///< special_tokens_map.json; empty if there is none
-  bool has_sentencepiece = false;  ///< there is a tokenizer.model, which is not read
+  std::string tokenizer;                       ///< tokenizer.json; empty if there is none
+  std::string tokenizer_config;                ///< tokenizer_config.json; empty if there is none
+  std::string chat_template;                   ///< chat_template.jinja; empty if there is none
+  std::vector<NamedText> more_chat_templates;  ///< additional_chat_templates/NAME.jinja, by NAME
+  std::string generation_config;               ///< generation_config.json; empty if there is none
+  std::string special_tokens;                  ///< special_tokens_map.json; empty if there is none
+  std::string sentencepiece;  ///< tokenizer.model, where there is no tokenizer.json
   std::shared_ptr<const TokenTable> token_table;  ///< the vocabulary of a GGUF file, else null
   std::vector<std::string> files;                 ///< the weight files, for messages
 };
@@ -51,7 +58,7 @@ struct CheckpointOptions {
 ///   and chat template as the texts of their files, tensors under transformers' names.
 ///
 /// Every length, offset and shape is checked; nothing in a .bin file is executed. Formats that are
-/// recognised but not read (tokenizer.model, other archives) give `unsupported`.
+/// recognised but not read (other archives) give `unsupported`.
 KRAIT_API Result<Checkpoint> open_checkpoint(const std::string& path,
                                              const CheckpointOptions& options = {});
 

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "krait/loading/chat_templates.hpp"
 #include "krait/loading/registry.hpp"
 #include "krait/text/tokenizer.hpp"
 
@@ -21,8 +22,7 @@ struct LanguageModel {
   std::shared_ptr<const Tokenizer> tokenizer;
   std::vector<Token> stop_tokens;  ///< ids that end a text; empty for byte-level models
   std::optional<Token> bos;        ///< id that begins a text, where the checkpoint names one
-  std::string tokenizer_config;    ///< tokenizer_config.json, where a chat template may be
-  std::string chat_template;       ///< chat_template.jinja, which goes before it
+  ChatTemplates chat_templates = {};
 
   /// Ids of a prompt, with what the tokenizer's file puts around a text. Without any, a text begins
   /// with `bos`, else with the tokenizer's "<|endoftext|>", else with a line break. Errors: those

@@ -68,9 +68,9 @@ class KRAIT_API Tokenizer {
 
 /// Makes the tokenizer described by a Hugging Face `tokenizer.json`: BPE, Unigram, WordPiece or
 /// WordLevel, with all normalizers, pre-tokenizers, post-processors and decoders of the
-/// `tokenizers` package. It gives the ids that package gives; `truncation` and `padding` are left
-/// to the caller. Errors: bad_format; unsupported (a kind of model or stage that is not known, by
-/// name).
+/// `tokenizers` package. It gives the ids that package gives (bytes without a token are left out);
+/// `truncation` and `padding` are left to the caller. Errors: bad_format; unsupported (a kind of
+/// model or stage that is not known, by name).
 ///
 /// Time, of `encode` too, is n log n at most, but for patterns of the file that backtrack.
 KRAIT_API Result<std::shared_ptr<const Tokenizer>> read_tokenizer_json(std::string_view json);

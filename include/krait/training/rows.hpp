@@ -75,6 +75,27 @@ class KRAIT_API ExampleRows final : public RowSource {
   RowOrder order_;
 };
 
+/// Two answers to a prompt, of which the first is the better one.
+struct PreferencePair {
+  Row chosen;
+  Row rejected;
+  /// [targets] The log-probabilities of the answers' tokens by the reference model.
+  std::vector<float> chosen_reference = {};
+  std::vector<float> rejected_reference = {};
+};
+
+/// The pairs of a run; like `ExampleRows`.
+class KRAIT_API PairRows final {
+ public:
+  PairRows(const TrainOptions& options, std::span<const PreferencePair> pairs)
+      : pairs_(pairs), order_(options, 1, std::ssize(pairs)) {}
+  const PreferencePair& pair(Index index);
+
+ private:
+  std::span<const PreferencePair> pairs_;
+  RowOrder order_;
+};
+
 /// Reads examples from lines of JSON with `prompt` and `response`; the targets are the response's
 /// tokens and `end` behind them. Of a prompt that is too long for rows of `length` tokens the
 /// beginning is left out. Empty lines are left out. `name` is for messages, which give the line.
@@ -82,6 +103,13 @@ class KRAIT_API ExampleRows final : public RowSource {
 KRAIT_API Result<std::vector<Row>> read_examples(std::string_view lines, std::string_view name,
                                                  const Tokenizer& tokenizer, Token end,
                                                  Index length);
+
+/// The same for pairs, from lines with `prompt`, `chosen` and `rejected`. A prompt that is too long
+/// for the longer answer loses its beginning for both.
+KRAIT_API Result<std::vector<PreferencePair>> read_pairs(std::string_view lines,
+                                                         std::string_view name,
+                                                         const Tokenizer& tokenizer, Token end,
+                                                         Index length);
 
 }  // namespace v0_1
 }  // namespace krait

@@ -3,6 +3,7 @@
 /// \file
 /// A whole training run with its files: checkpoints, log, result.
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,20 @@
 
 namespace krait {
 inline namespace v0_1 {
+
+/// A model that answers are compared with.
+struct ReferenceModel {
+  ModelSpec spec;
+  std::string prefix;
+  AlignedBuffer<float> values;
+};
+
+/// Pairs of answers to be trained on.
+struct PreferenceTask {
+  PreferenceOptions options;
+  std::vector<PreferencePair> pairs;             ///< at least one
+  std::optional<ReferenceModel> reference = {};  ///< nothing: the model as it is before training
+};
 
 /// What is trained.
 struct TrainTask {
@@ -23,6 +38,7 @@ struct TrainTask {
   std::shared_ptr<const Lora> lora;  ///< what is trained instead of the weights; null: the weights
   std::vector<Token> text;           ///< rows are cut out of it, unless there are examples
   std::vector<Row> examples;         ///< each is a row
+  std::optional<PreferenceTask> preference = {};  ///< in place of text and examples
 };
 
 /// The weights of a checkpoint. `path` as for `open_model`. Errors: those of `plan_checkpoint`;
@@ -48,20 +64,24 @@ struct TrainFiles {
   bool resume = false;           ///< go on with unfinished work, if there is any
 };
 
-/// After every step.
+/// After every step; before the first, after every pair that got its reference.
 struct TrainProgress {
-  TrainStep step;
+  TrainStep step = {};
   Index steps = 0;  ///< of the run
   double tokens_per_second = 0.0;
+  Index references = 0;  ///< of `pairs` that have got their reference; 0 behind the first step
+  Index pairs = 0;
 };
 
 struct TrainSummary {
   Index steps = 0;
-  double loss = 0.0;          ///< of the last step; 0 if none was done
-  bool was_finished = false;  ///< nothing was left to do
+  double loss = 0.0;                         ///< of the last step; 0 if none was done
+  std::optional<PairStatistics> pairs = {};  ///< of the last step, if it was over pairs
+  bool was_finished = false;                 ///< nothing was left to do
 };
 
-/// Trains and writes the result. Interrupted at any moment, by the callback (which has a checkpoint
+/// Trains and writes the result. Pairs get their reference first, once: it is kept with unfinished
+/// work. Interrupted at any moment, by the callback (which has a checkpoint
 /// written) or by force, the same call with `resume` goes on, and the result has the bytes of an
 /// uninterrupted run. Errors, beside those of the trainer: bad_argument for a run that is not the
 /// interrupted one (names what differs), places that cannot be written; io_failed; cancelled.

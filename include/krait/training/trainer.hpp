@@ -8,7 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "krait/core/function_ref.hpp"
 #include "krait/training/model_gradient.hpp"
+#include "krait/training/preference.hpp"
 #include "krait/training/rows.hpp"
 #include "krait/training/train_options.hpp"
 
@@ -33,10 +35,11 @@ KRAIT_API void adamw(const AdamW& options, Index step, Index count, const float*
 /// What a step found before it changed the weights.
 struct TrainStep {
   Index step = 0;          ///< from 0
-  double loss = 0.0;       ///< mean cross-entropy of a target, in nats
+  double loss = 0.0;       ///< mean cross-entropy of a target, in nats; of pairs, their mean loss
   double grad_norm = 0.0;  ///< before clipping
   double learning_rate = 0.0;
-  Index tokens = 0;  ///< inputs of all rows
+  Index tokens = 0;                          ///< inputs of all rows
+  std::optional<PairStatistics> pairs = {};  ///< means, of a step over pairs
 };
 
 /// Weights in training, with the moments of their gradients. The same options, data and weights
@@ -57,6 +60,8 @@ class KRAIT_API Trainer {
   /// One step over the rows that its number gives. Errors: bad_argument (a token outside the
   /// vocabulary), not_finite (names the step; the weights stay).
   Result<TrainStep> step(RowSource& rows);
+  /// The same over pairs, the sum of whose gradients is divided by their number.
+  Result<TrainStep> step(PairRows& pairs, const PreferenceOptions& preference);
 
   /// Everything that a step changes: the arrays, to be saved and put back.
   struct Arrays {
@@ -71,14 +76,17 @@ class KRAIT_API Trainer {
  private:
   Trainer(ModelGradient gradient, const TrainOptions& options, AlignedBuffer<float> values,
           Executor& executor);
-  // Sum of the losses, numbers of targets and inputs of some rows.
+  // Sums over some rows.
   struct Found {
     double loss = 0.0;
-    Index targets = 0;
+    Index parts = 0;  // by which the sums are divided
     Index tokens = 0;
+    PairStatistics pairs = {};
   };
-  Result<void> add_rows(RowSource& source, Range rows, float* sum, Found& found);
-  Result<Found> gradient(RowSource& source);
+  // Adds the gradient of a row, counted through all steps, to the sum.
+  using AddLeaf = FunctionRef<Result<void>(Index row, float* sum, Found& found)>;
+  Result<Found> gradient(AddLeaf add);
+  Result<TrainStep> step(AddLeaf add);
 
   void update(const TrainStep& found, float factor);
 

@@ -28,7 +28,13 @@ struct Family {
   family(falcon_mamba_family) \
   family(state_spaces_family) \
   family(codestral_family) \
-  family(blackmamba_family)
+  family(blackmamba_family) \
+  family(llama_family) \
+  family(bamba_family) \
+  family(granite_hybrid_family) \
+  family(jamba_family) \
+  family(nemotron_h_family) \
+  family(falcon_h1_family)
 // clang-format on
 
 #define KRAIT_DECLARE_FAMILY(family) extern const Family family;

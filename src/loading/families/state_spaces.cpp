@@ -1,6 +1,6 @@
 // The configuration of the original state-spaces repository, which MambaByte's authors use as well:
-// Mamba-1 or Mamba-2, with mixtures of experts between the mixers (MoE-Mamba) where "moe_cfg" says
-// so.
+// Mamba-1 or Mamba-2, with attention in place of some mixers (mamba2attn), MLPs or mixtures of
+// experts (MoE-Mamba) between them where "attn_cfg", "d_intermediate" and "moe_cfg" say so.
 
 #include "loading/families/common.hpp"
 
@@ -14,16 +14,44 @@ bool recognises(const ConfigReader& config) {
          (*type == "mamba" || *type == "mambabyte");
 }
 
-Result<void> check_layers(const ConfigReader& config) {
-  KRAIT_ASSIGN_OR_RETURN(const Index d_intermediate, config.number("d_intermediate", 0, Index{0}));
-  if (d_intermediate > 0) {
-    return config.fail("d_intermediate", "0; layers with an MLP are not read by this version",
-                       fmt::to_string(d_intermediate), ErrorCode::unsupported);
+// Its entries are arguments of the authors' class MHA.
+Result<AttentionSpec> read_attention(const ConfigReader& attn, Index d_model) {
+  AttentionSpec attention{.names = {.qkv = "in_proj", .out = "out_proj"}};
+  KRAIT_ASSIGN_OR_RETURN(attention.n_head, attn.number("num_heads", 1, std::nullopt));
+  KRAIT_ASSIGN_OR_RETURN(attention.n_kv_head, attn.number("num_heads_kv", 1, Index{0}));
+  KRAIT_ASSIGN_OR_RETURN(attention.d_head, attn.number("head_dim", 1, Index{0}));
+  KRAIT_ASSIGN_OR_RETURN(attention.bias, attn.boolean("qkv_proj_bias", true));
+  KRAIT_ASSIGN_OR_RETURN(attention.out_bias, attn.boolean("out_proj_bias", true));
+  KRAIT_ASSIGN_OR_RETURN(attention.d_conv, attn.number("d_conv", 0, Index{0}));
+  KRAIT_ASSIGN_OR_RETURN(const double scale, attn.real("softmax_scale", 0.0));
+  attention.scale = static_cast<float>(scale);
+  RotarySpec rotary;
+  KRAIT_ASSIGN_OR_RETURN(rotary.dim, attn.number("rotary_emb_dim", 0, Index{0}));
+  KRAIT_ASSIGN_OR_RETURN(rotary.theta, attn.real("rotary_emb_base", 10000.0));
+  KRAIT_ASSIGN_OR_RETURN(rotary.interleaved, attn.boolean("rotary_emb_interleaved", false));
+  if (rotary.dim > 0) attention.rotary = rotary;
+  KRAIT_ASSIGN_OR_RETURN(const bool is_causal, attn.boolean("causal", false));
+  if (!is_causal) return attn.fail("causal", "true", "false", ErrorCode::unsupported);
+  KRAIT_ASSIGN_OR_RETURN(const Index d_mlp, attn.number("mlp_dim", 0, Index{0}));
+  if (d_mlp > 0) {
+    return attn.fail("mlp_dim", "0", fmt::to_string(d_mlp), ErrorCode::unsupported);
   }
-  if (!config.is_empty_list("attn_layer_idx")) {
-    return config.fail("attn_layer_idx", "no attention layers", config.value_text("attn_layer_idx"),
-                       ErrorCode::unsupported);
+  KRAIT_RETURN_IF_ERROR(attention.validate(d_model));
+  return attention;
+}
+
+// Puts attention in place of the mixer in the layers that the configuration lists.
+Result<void> read_attention_layers(const ConfigReader& config, ModelConfig& result) {
+  ModelSpec& spec = result.spec;
+  KRAIT_ASSIGN_OR_RETURN(const std::vector<Index> layers,
+                         config.numbers("attn_layer_idx", std::ssize(spec.layers) - 1));
+  KRAIT_ASSIGN_OR_RETURN(const ConfigReader attn, config.object("attn_cfg"));
+  if (layers.empty()) return {};
+  KRAIT_ASSIGN_OR_RETURN(const AttentionSpec attention, read_attention(attn, spec.d_model()));
+  for (const Index i : layers) {
+    spec.layers[static_cast<std::size_t>(i)].residuals.front().block = attention;
   }
+  for (std::string& key : attn.unknown()) result.ignored.push_back(std::move(key));
   return {};
 }
 
@@ -92,8 +120,6 @@ Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, Mo
   KRAIT_ASSIGN_OR_RETURN(spec.embedding.d_model, config.number("d_model", 1, std::nullopt));
   KRAIT_RETURN_IF_ERROR(read_padded_vocab(config, Index{50277}, spec.embedding));
   KRAIT_ASSIGN_OR_RETURN(const Index n_layer, layer_count(config, "n_layer"));
-  KRAIT_RETURN_IF_ERROR(check_layers(config));
-
   KRAIT_ASSIGN_OR_RETURN(const bool rms_norm, config.boolean("rms_norm", true));
   KRAIT_ASSIGN_OR_RETURN(const float eps, config.positive_float("norm_epsilon", 1e-5F));
   const NormSpec norm = rms_norm ? NormSpec(RmsNormSpec{eps}) : NormSpec(LayerNormSpec{eps});
@@ -109,19 +135,33 @@ Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, Mo
     spec.family = "moe_" + spec.family;
     layer.residuals.push_back({"norm2", norm, "moe", moe});
   }
+  KRAIT_ASSIGN_OR_RETURN(const Index d_intermediate, config.number("d_intermediate", 0, Index{0}));
+  if (d_intermediate > 0) {
+    if (layer.residuals.size() > 1) {
+      return config.fail("d_intermediate", "0, beside moe_cfg", fmt::to_string(d_intermediate),
+                         ErrorCode::unsupported);
+    }
+    // The authors' class rounds it up, and has the gate last.
+    const MlpSpec mlp{.d_hidden = round_up(d_intermediate, Index{128}),
+                      .up = "fc1",
+                      .down = "fc2",
+                      .gate_last = true};
+    layer.residuals.push_back({"norm2", norm, "mlp", mlp});
+  }
   spec.layers = stack(n_layer, layer);
   spec.final_norm = norm;
   KRAIT_ASSIGN_OR_RETURN(spec.tied_head, config.boolean("tie_embeddings", true));
-  config.skip({"model_type", "residual_in_fp32", "fused_add_norm", "attn_cfg"});
-  result.ignored = ssm.unknown();
+  KRAIT_RETURN_IF_ERROR(read_attention_layers(config, result));
+  config.skip({"model_type", "residual_in_fp32", "fused_add_norm"});
+  for (std::string& key : ssm.unknown()) result.ignored.push_back(std::move(key));
   for (std::string& key : moe_config.unknown()) result.ignored.push_back(std::move(key));
   return {};
 }
 
 }  // namespace
 
-const Family state_spaces_family{"state-spaces (Mamba, Mamba-2, MambaByte, MoE-Mamba)", recognises,
-                                 read};
+const Family state_spaces_family{"state-spaces (Mamba, Mamba-2, mamba2attn, MambaByte, MoE-Mamba)",
+                                 recognises, read};
 
 }  // namespace v0_1
 }  // namespace krait

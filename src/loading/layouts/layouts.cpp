@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <utility>
 #include <vector>
 
 #include "krait/io/printable.hpp"
@@ -13,8 +14,10 @@ inline namespace v0_1 {
 namespace {
 
 constexpr std::array layouts = {
-    Layout{"backbone", "embeddings", "layers", "norm_f", "lm_head"},  // transformers
-    Layout{"backbone", "embedding", "layers", "norm_f", "lm_head"},   // state-spaces
+    Layout{"backbone", "embeddings", "layers", "norm_f", "lm_head"},          // transformers
+    Layout{"backbone", "embedding", "layers", "norm_f", "lm_head"},           // state-spaces
+    Layout{"model", "embed_tokens", "layers", "norm", "lm_head"},             // llama, granite
+    Layout{"model", "embed_tokens", "layers", "final_layernorm", "lm_head"},  // bamba, jamba, …
     Layout{"mambabyte", "token_embedding", "layers", "final_norm", "lm_head"},
     Layout{"model.backbone", "embedding", "layers", "norm_f", "model.lm_head"},  // Mistral
     Layout{"", "embedding.word_embeddings", "decoder.layers", "decoder.final_layernorm",
@@ -55,14 +58,15 @@ std::vector<std::string> common_wrappers(const WeightStore& weights) {
 
 TensorNames::TensorNames(const WeightStore& weights) : weights_(weights) {
   for (const std::string& wrapper : common_wrappers(weights)) {
-    for (const bool by_head : {false, true}) {
+    // Layouts that share the embedding's name differ in the final norm's.
+    for (const auto& [by_head, by_norm] :
+         {std::pair(false, true), std::pair(false, false), std::pair(true, true)}) {
       for (const Layout& layout : layouts) {
         const std::string prefix = joined(wrapper, layout.prefix);
-        const bool is_it = by_head
-                               ? has_matrix(weights, joined(wrapper, layout.head)) &&
-                                     weights.contains(joined(prefix, layout.final_norm) + ".weight")
-                               : has_matrix(weights, joined(prefix, layout.embedding));
-        if (!is_it) continue;
+        const bool has_norm = weights.contains(joined(prefix, layout.final_norm) + ".weight");
+        const bool has_table = by_head ? has_matrix(weights, joined(wrapper, layout.head))
+                                       : has_matrix(weights, joined(prefix, layout.embedding));
+        if (!has_table || (by_norm && !has_norm)) continue;
         layout_ = &layout;
         wrapper_ = wrapper;
         prefix_ = prefix;

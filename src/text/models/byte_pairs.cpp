@@ -34,11 +34,16 @@ void BytePairs::encode(std::string_view piece, Scratch& scratch, std::vector<Tok
   for (std::size_t i = 0; i < piece.size(); ++i) {
     tokens[first + i] = bytes_[static_cast<unsigned char>(piece[i])];
   }
+  if (has_gaps_) {
+    const auto begin = tokens.begin() + static_cast<std::ptrdiff_t>(first);
+    tokens.erase(std::remove(begin, tokens.end(), no_token), tokens.end());
+  }
   merge(first, scratch, tokens);
 }
 
 void BytePairs::merge(std::size_t first, Scratch& scratch, std::vector<Token>& tokens) const {
   const std::size_t count = tokens.size() - first;
+  if (count == 0) return;
   if (count <= short_piece) {
     tokens.resize(first + merge_few(tokens.data() + first, count));
     return;

@@ -17,7 +17,13 @@ class BytePairs {
   /// Room for `count` merges.
   explicit BytePairs(std::size_t count = 0);
 
-  void set_byte(unsigned char byte, Token token) noexcept { bytes_[byte] = token; }
+  static constexpr Token no_token = -1;
+
+  /// `no_token`: the byte is left out of pieces.
+  void set_byte(unsigned char byte, Token token) noexcept {
+    bytes_[byte] = token;
+    has_gaps_ = has_gaps_ || token == no_token;
+  }
 
   /// `left` and `right` become `result`; lower ranks go first. A later merge of the same pair
   /// replaces an earlier one. At most `count` calls.
@@ -54,6 +60,7 @@ class BytePairs {
 
   std::vector<Merge> merges_;  // open addressing, a power of two, at most half full
   int shift_ = 0;
+  bool has_gaps_ = false;
   Token bytes_[256] = {};
 };
 

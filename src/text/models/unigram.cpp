@@ -25,20 +25,16 @@ Unigram::Unigram(UnigramParts parts) : trie_(std::move(parts.tokens)), parts_(st
   parts_.tokens.clear();
 }
 
-// The additions and their rounding are those of the two packages: equal scores are frequent, and
-// then the rounding decides. False if there is a character without a token.
-template <class Real>
+// False if there is a character without a token and no token for unknown ones.
 bool Unigram::find_paths(std::string_view piece, bool is_plain,
                          std::vector<BestPath>& paths) const {
   paths.assign(piece.size() + 1, BestPath{});
-  const auto unknown_score = static_cast<Real>(parts_.unknown_score);
   for (std::size_t begin = 0; begin < piece.size();) {
-    const auto so_far = static_cast<Real>(paths[begin].score);
-    const auto offer = [&](std::size_t end, auto score, Token token) {
+    const double so_far = paths[begin].score;
+    const auto offer = [&](std::size_t end, double score, Token token) {
       BestPath& target = paths[end];
-      if (target.begin != BestPath::none && !(score > static_cast<Real>(target.score))) return;
-      target = {static_cast<double>(static_cast<Real>(score)), token,
-                static_cast<std::uint32_t>(begin)};
+      if (target.begin != BestPath::none && !(score > target.score)) return;
+      target = {score, token, static_cast<std::uint32_t>(begin)};
     };
     std::size_t after = begin;
     utf8::next(piece, after);
@@ -49,13 +45,12 @@ bool Unigram::find_paths(std::string_view piece, bool is_plain,
       if (node == TokenTrie::none) break;
       const Token token = trie_.token(node);
       if (token == TokenTrie::no_token || (is_plain && is_in(parts_.special, token))) continue;
-      offer(end, parts_.scores[static_cast<std::size_t>(token)] + static_cast<double>(so_far),
-            token);
+      offer(end, parts_.scores[static_cast<std::size_t>(token)] + so_far, token);
       has_character = has_character || end == after;
     }
     if (!has_character) {
       if (!parts_.unknown) return false;
-      offer(after, unknown_score + so_far, *parts_.unknown);
+      offer(after, parts_.unknown_score + so_far, *parts_.unknown);
     }
     begin = after;
   }
@@ -70,8 +65,7 @@ void Unigram::append_unknown(std::string_view part, std::vector<Token>& tokens) 
 Result<void> Unigram::encode(std::string_view piece, bool is_plain, ModelScratch& scratch,
                              std::vector<Token>& tokens) const {
   auto& paths = scratch.paths;
-  if (!(parts_.rounds_to_float ? find_paths<float>(piece, is_plain, paths)
-                               : find_paths<double>(piece, is_plain, paths))) {
+  if (!find_paths(piece, is_plain, paths)) {
     return fields::mismatch(ErrorCode::bad_argument, "text", "characters of the vocabulary",
                             "one without a token, and the model has no unk_id");
   }

@@ -24,8 +24,6 @@ struct UnigramParts {
   double unknown_score = 0;
   std::optional<Token> unknown;
   std::optional<ByteTokens> bytes;
-  /// Sums are rounded to float, as in the sentencepiece package; in `tokenizers` they are not.
-  bool rounds_to_float = false;
   SpecialTokens special;
 };
 
@@ -40,7 +38,6 @@ class Unigram final : public TokenModel {
                       std::vector<Token>& tokens) const override;
 
  private:
-  template <class Real>
   bool find_paths(std::string_view piece, bool is_plain, std::vector<BestPath>& paths) const;
   void append_unknown(std::string_view part, std::vector<Token>& tokens) const;
 

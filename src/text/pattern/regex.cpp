@@ -242,7 +242,8 @@ std::string_view Regex::unicode_version() {
   return version.data();
 }
 
-Result<Regex> Regex::compile(std::string_view pattern, std::string_view unicode_version) {
+Result<Regex> Regex::compile(std::string_view pattern, std::string_view unicode_version,
+                             bool has_lines) {
   if (pattern.size() > max_pattern_bytes) {
     return Error{ErrorCode::unsupported,
                  fmt::format("expected a pattern of at most {} bytes, found {}", max_pattern_bytes,
@@ -252,7 +253,8 @@ Result<Regex> Regex::compile(std::string_view pattern, std::string_view unicode_
   const CompileContext context(pcre2_compile_context_create(nullptr));
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   pcre2_set_parens_nest_limit(context.get(), 100);
-  const std::uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;
+  const std::uint32_t options =
+      PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | (has_lines ? PCRE2_MULTILINE : 0U);
   int code = 0;
   PCRE2_SIZE offset = 0;
   pcre2_code* const compiled =

@@ -18,13 +18,21 @@ class Regex {
  public:
   /// What version of Unicode the engine has decides how classes are spelled, not what they match.
   static Result<Regex> compile(std::string_view pattern,
-                               std::string_view unicode_version = Regex::unicode_version());
+                               std::string_view unicode_version = Regex::unicode_version()) {
+    return compile(pattern, unicode_version, true);
+  }
+  /// With `^` and `$` at the beginning and the end of the text alone.
+  static Result<Regex> compile_for_whole_texts(std::string_view pattern) {
+    return compile(pattern, unicode_version(), false);
+  }
 
   /// The engine's version of Unicode, such as "14.0.0".
   static std::string_view unicode_version();
 
  private:
   friend class RegexSearch;
+  static Result<Regex> compile(std::string_view pattern, std::string_view unicode_version,
+                               bool has_lines);
   std::shared_ptr<const void> code_;  // pcre2_code
 };
 

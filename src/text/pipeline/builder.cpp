@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cfloat>
 #include <limits>
 
 #include "io/json.hpp"
@@ -21,6 +20,7 @@ namespace {
 using fields::mismatch;
 
 constexpr std::size_t max_normalized_bytes = 16 * max_token_bytes;  // of an added token
+constexpr std::size_t max_vocab_bytes = std::size_t{1} << 28;
 constexpr std::string_view mark = "\xE2\x96\x81";
 
 std::string quoted(std::string_view text) { return json_text(std::string(text)); }
@@ -67,7 +67,16 @@ class Builder {
 
   Result<void> enter_vocab() {
     Token largest = -1;
-    for (const auto& item : source_.items) largest = std::max(largest, item.id);
+    std::size_t bytes = 0;
+    for (const auto& item : source_.items) {
+      largest = std::max(largest, item.id);
+      bytes += item.text.size();
+    }
+    if (bytes > max_vocab_bytes) {
+      return mismatch(ErrorCode::unsupported, source_.vocab_name,
+                      fmt::format("tokens of at most {} bytes in all", max_vocab_bytes),
+                      fmt::format("{}", bytes));
+    }
     KRAIT_RETURN_IF_ERROR(check_density(largest, source_.items.size(), source_.vocab_name));
     entries_.resize(static_cast<std::size_t>(largest + 1));
     index_ = TokenIndex(source_.items.size());
@@ -115,13 +124,15 @@ class Builder {
     return {};
   }
 
-  // Pieces of text are bytes, and every byte that can occur has a token.
-  Result<bool> takes_bytes() {
+  // Pieces of text are bytes. Those without a token are left out, as in `tokenizers`, unless there
+  // is a token for what is unknown.
+  bool takes_bytes() const {
     if (source_.kind != Kind::byte_pairs || !parts_->pre_tokenizer.is_byte_level() ||
         parts_->normalizer.writes_bytes() || !parts_->decoder.gives_bytes() ||
         !source_.prefix.empty() || !source_.suffix.empty()) {
       return false;
     }
+    if (!source_.unknown) return true;
     std::string written;
     for (unsigned byte = 0; byte < 256; ++byte) {
       // These bytes are in no UTF-8, and some vocabularies leave them out.
@@ -129,16 +140,13 @@ class Builder {
       written.clear();
       const char c = static_cast<char>(static_cast<unsigned char>(byte));
       byte_alphabet::append_written(written, {&c, 1});
-      if (index_.find(written, content_of())) continue;
-      if (source_.unknown) return false;
-      return mismatch(ErrorCode::bad_format, source_.vocab_name, "a token for every byte",
-                      fmt::format("none for 0x{:02x}", byte));
+      if (!index_.find(written, content_of())) return false;
     }
     return true;
   }
 
   Result<void> store_bytes() {
-    KRAIT_ASSIGN_OR_RETURN(is_in_bytes_, takes_bytes());
+    is_in_bytes_ = takes_bytes();
     if (!is_in_bytes_) parts_->pre_tokenizer.keep_written();
     std::vector<bool> is_found(entries_.size());
     std::string bytes;
@@ -270,7 +278,9 @@ class Builder {
       const char c = static_cast<char>(static_cast<unsigned char>(byte));
       const auto token =
           parts_->by_bytes.find({&c, 1}, [&](Token id) { return parts_->bytes[id]; });
-      pairs.set_byte(static_cast<unsigned char>(byte), token.value_or(0));
+      const bool can_occur = byte != 0xC0 && byte != 0xC1 && byte < 0xF5;
+      pairs.set_byte(static_cast<unsigned char>(byte),
+                     token.value_or(can_occur ? BytePairs::no_token : 0));
     }
   }
 
@@ -317,7 +327,6 @@ class Builder {
     KRAIT_RETURN_IF_ERROR(check_sizes());
     UnigramParts model;
     model.special = special_;
-    model.rounds_to_float = source_.rounds_to_float;
     model.unknown = source_.unknown_id;
     if (model.unknown && static_cast<std::size_t>(*model.unknown) >= source_.items.size()) {
       return mismatch(ErrorCode::bad_format, "model.unk_id",
@@ -325,32 +334,22 @@ class Builder {
                       fmt::format("{}", *model.unknown));
     }
     model.bytes = byte_tokens();
-    const bool is_sentencepiece = !source_.types.empty();
     double lowest = std::numeric_limits<double>::infinity();
-    float highest = FLT_MIN;  // as sentencepiece has it, though scores are below zero
     for (const auto& item : source_.items) {
-      if (type_of(item.id) != TokenType::normal) continue;
-      lowest = std::min(lowest, score_of(item.id));
-      highest = std::max(highest, static_cast<float>(score_of(item.id)));
+      if (type_of(item.id) == TokenType::normal) lowest = std::min(lowest, score_of(item.id));
     }
-    if (source_.rounds_to_float) {
-      model.unknown_score = static_cast<float>(std::min<double>(lowest, FLT_MAX)) - 10.0F;
-    } else {
-      model.unknown_score = lowest - 10.0;
-    }
+    model.unknown_score = lowest - 10.0;
     model.scores = source_.scores;
     model.scores.resize(entries_.size());
     for (const auto& item : source_.items) {
       const TokenType type = type_of(item.id);
-      if (is_sentencepiece && type == TokenType::user_defined) {
-        const float size = static_cast<float>(item.text.size()) * highest;
-        model.scores[static_cast<std::size_t>(item.id)] =
-            source_.rounds_to_float ? static_cast<double>(size) - 0.1 : 0.0;
-      } else if (is_sentencepiece && type != TokenType::normal) {
-        continue;
-      }
+      if (type != TokenType::normal && type != TokenType::user_defined) continue;
+      // Goes before what the text could be otherwise: the scores of others are below zero.
+      if (type == TokenType::user_defined) model.scores[static_cast<std::size_t>(item.id)] = -0.1;
       model.tokens.emplace_back(item.text, item.id);
     }
+    // `tokenizers` adds up from the begin of a piece, whose rounding decides between equal ways.
+    parts_->cuts_at_marks = !source_.types.empty() && can_be_cut();
     parts_->model = std::make_unique<Unigram>(std::move(model));
     return {};
   }

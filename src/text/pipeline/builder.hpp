@@ -48,7 +48,6 @@ struct PipelineSource {
   std::string word_prefix;                  ///< of words that begin, of WordPiece
   std::size_t longest_word = 100;
   bool falls_back_to_bytes = false, fuses_unknown = false, ignores_merges = false;
-  bool rounds_to_float = false;
 
   Normalizer normalizer;
   PreTokenizer pre_tokenizer;

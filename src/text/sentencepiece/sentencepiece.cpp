@@ -213,7 +213,6 @@ Result<std::shared_ptr<const Tokenizer>> make_scored_tokenizer(ScoredVocabulary 
   source.kind =
       vocabulary.is_unigram ? PipelineSource::Kind::unigram : PipelineSource::Kind::scored_pairs;
   source.falls_back_to_bytes = vocabulary.falls_back_to_bytes;
-  source.rounds_to_float = !vocabulary.cuts_user_defined;
   source.unknown_id = vocabulary.unknown;
   std::vector<std::pair<std::string_view, Token>> kept;
   for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {

@@ -23,6 +23,9 @@ int digit_of(char c) noexcept {
   return c == '+' ? 62 : c == '/' ? 63 : -1;
 }
 
+// Real tables have parts of a few code points; in a forged one a part may go on for ever.
+constexpr std::size_t longest_part = 256;
+
 // The fields of a unit of the double array.
 constexpr bool has_leaf(std::uint32_t unit) noexcept { return (unit >> 8U & 1U) != 0; }
 constexpr std::uint32_t value(std::uint32_t unit) noexcept { return unit & 0x7FFFFFFFU; }
@@ -89,7 +92,7 @@ Charsmap::Match Charsmap::match(std::string_view text, bool wants_longest) const
   Match result;
   if (units_.empty()) return result;
   std::size_t node = offset(units_[0]);
-  for (std::size_t i = 0; i < text.size(); ++i) {
+  for (std::size_t i = 0; i < text.size() && i < longest_part; ++i) {
     const auto byte = static_cast<unsigned char>(text[i]);
     node ^= byte;
     if (byte == 0 || node >= units_.size()) break;

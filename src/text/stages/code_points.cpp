@@ -40,14 +40,14 @@ std::string nmt(std::string_view text) {
   return result;
 }
 
-std::string mapped(const Charsmap& map, std::string_view text) {
+std::string mapped(const Charsmap& map, std::string_view text, std::size_t room) {
   std::string result;
   result.reserve(text.size());
   const auto append = [&](std::string_view part) {
     const Charsmap::Match match = map.shortest(part);
     result += match.size > 0 ? match.replacement : part;
   };
-  for (std::size_t begin = 0; begin < text.size();) {
+  for (std::size_t begin = 0; begin < text.size() && result.size() <= room;) {
     const std::size_t end = unicode::end_of_grapheme(text, begin);
     const std::string_view grapheme = text.substr(begin, end - begin);
     begin = end;

@@ -35,8 +35,8 @@ bool is_han_of_bert(char32_t code) noexcept;
 std::string nmt(std::string_view text);
 
 /// The text after a table, as `tokenizers` applies it: to grapheme clusters below 6 bytes, else to
-/// code points; the shortest match decides for all of it.
-std::string mapped(const Charsmap& map, std::string_view text);
+/// code points; the shortest match decides for all of it. Stops behind `room` bytes.
+std::string mapped(const Charsmap& map, std::string_view text, std::size_t room);
 
 }  // namespace code_points
 }  // namespace v0_1

@@ -1,5 +1,7 @@
 #include "text/stages/decoder.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 
@@ -14,10 +16,13 @@ namespace {
 using fields::describe;
 using fields::mismatch;
 
-std::string with_all_replaced(std::string_view text, std::string_view from, std::string_view to) {
+// Stops behind `room` bytes.
+std::string with_all_replaced(std::string_view text, std::string_view from, std::string_view to,
+                              std::size_t room = std::string_view::npos) {
   std::string result;
   std::size_t position = 0;
-  for (std::size_t at = text.find(from); at != text.npos; at = text.find(from, position)) {
+  for (std::size_t at = text.find(from); at != text.npos && result.size() <= room;
+       at = text.find(from, position)) {
     result.append(text.substr(position, at - position)).append(to);
     position = at + from.size();
   }
@@ -187,9 +192,10 @@ bool TokenDecoder::has_bytes() const noexcept {
                      [](const Step& step) { return step.kind == Kind::byte_fallback; });
 }
 
-Result<std::string> TokenDecoder::replaced(const Step& step, std::string_view text) {
+Result<std::string> TokenDecoder::replaced(const Step& step, std::string_view text,
+                                           std::size_t room) {
   if (step.pattern->plain_text()) {
-    return with_all_replaced(text, *step.pattern->plain_text(), step.content);
+    return with_all_replaced(text, *step.pattern->plain_text(), step.content, room);
   }
   std::string result;
   // The bytes before may be no UTF-8, which patterns do not take.
@@ -199,18 +205,20 @@ Result<std::string> TokenDecoder::replaced(const Step& step, std::string_view te
   std::size_t position = 0;
   while (true) {
     KRAIT_ASSIGN_OR_RETURN(const RegexMatch match, search.next());
-    if (!match.found) break;
+    if (!match.found || result.size() > room) break;
     result.append(text.substr(position, match.begin - position)).append(step.content);
     position = match.end;
   }
   return result.append(text.substr(position));
 }
 
-Result<void> TokenDecoder::apply(const Step& step, std::vector<std::string>& tokens) {
+Result<void> TokenDecoder::apply(const Step& step, std::vector<std::string>& tokens,
+                                 std::size_t room) {
   if (step.kind == Kind::byte_fallback) {
     join_bytes(tokens);
     return {};
   }
+  std::size_t size = 0;  // after the one step that makes texts longer by more than a space
   if (step.kind == Kind::ctc) {
     tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
   }
@@ -244,7 +252,8 @@ Result<void> TokenDecoder::apply(const Step& step, std::vector<std::string>& tok
         token = stripped(token, step.content, step.start, step.stop);
         break;
       case Kind::replace: {
-        KRAIT_ASSIGN_OR_RETURN(token, replaced(step, token));
+        KRAIT_ASSIGN_OR_RETURN(token, replaced(step, token, room));
+        size += token.size();
         break;
       }
       case Kind::spaces:
@@ -254,6 +263,10 @@ Result<void> TokenDecoder::apply(const Step& step, std::vector<std::string>& tok
       case Kind::fuse:
         break;
     }
+    if (size > room) {
+      return mismatch(ErrorCode::unsupported, "decoder",
+                      fmt::format("steps that make at most {} bytes of a text", room), "more");
+    }
   }
   if (step.kind == Kind::fuse || step.kind == Kind::byte_level) fuse(tokens);
   return {};
@@ -262,6 +275,7 @@ Result<void> TokenDecoder::apply(const Step& step, std::vector<std::string>& tok
 Result<std::string> TokenDecoder::inside(std::string_view content) const {
   // Between two that nothing takes away or joins with it.
   std::vector<std::string> tokens = {std::string(content)};
+  const std::size_t room = 8 * content.size() + 64;
   bool is_fused = false;
   for (const Step& step : steps_) {
     if (step.kind == Kind::fuse || step.kind == Kind::byte_level) is_fused = true;
@@ -269,7 +283,7 @@ Result<std::string> TokenDecoder::inside(std::string_view content) const {
     const bool has_place = step.kind == Kind::metaspace || step.kind == Kind::word_piece ||
                            step.kind == Kind::suffix || step.kind == Kind::spaces;
     if (has_place && !is_fused) tokens = {"", std::move(tokens.front()), ""};
-    KRAIT_RETURN_IF_ERROR(apply(step, tokens));
+    KRAIT_RETURN_IF_ERROR(apply(step, tokens, room));
     if (tokens.size() == 3) tokens = {std::move(tokens[1])};
   }
   return std::move(tokens.front());
@@ -277,7 +291,9 @@ Result<std::string> TokenDecoder::inside(std::string_view content) const {
 
 Result<std::string> TokenDecoder::decode(std::vector<std::string> tokens) const {
   if (tokens.empty()) return std::string();
-  for (const Step& step : steps_) KRAIT_RETURN_IF_ERROR(apply(step, tokens));
+  std::size_t room = 4096;
+  for (const std::string& token : tokens) room += 64 * token.size();
+  for (const Step& step : steps_) KRAIT_RETURN_IF_ERROR(apply(step, tokens, room));
   fuse(tokens);
   return std::move(tokens.front());
 }

@@ -31,7 +31,8 @@ class TokenDecoder {
   bool has_bytes() const noexcept;
 
   /// What a token stands for inside a text, neither first nor last. `content` is the token as the
-  /// vocabulary writes it. Errors: unsupported, from patterns.
+  /// vocabulary writes it. Errors: unsupported, from patterns and from steps that make it many
+  /// times as long.
   Result<std::string> inside(std::string_view content) const;
 
   /// The text of the tokens, each as the vocabulary writes it.
@@ -62,8 +63,8 @@ class TokenDecoder {
   };
 
   Result<void> add(std::string_view type, const Metadata& decoder, const std::string& where);
-  static Result<void> apply(const Step& step, std::vector<std::string>& tokens);
-  static Result<std::string> replaced(const Step& step, std::string_view text);
+  static Result<void> apply(const Step& step, std::vector<std::string>& tokens, std::size_t room);
+  static Result<std::string> replaced(const Step& step, std::string_view text, std::size_t room);
 
   std::vector<Step> steps_;
 };

@@ -155,7 +155,8 @@ std::string Normalizer::bert(const Bert& step, std::string_view text) {
   return step.lowers ? unicode::lowercased(result) : result;
 }
 
-std::string Normalizer::sentencepiece(const SentencePiece& step, std::string_view text) {
+std::string Normalizer::sentencepiece(const SentencePiece& step, std::string_view text,
+                                      std::size_t room) {
   constexpr std::string_view mark = "\xE2\x96\x81";
   const std::string_view space = step.escapes_spaces ? mark : " ";
   // What the text begins with becomes, and how long it is.
@@ -178,7 +179,7 @@ std::string Normalizer::sentencepiece(const SentencePiece& step, std::string_vie
   result.reserve(text.size() + text.size() / 2);
   if (step.adds_dummy_prefix && !step.is_suffix) result += space;
   bool was_space = step.removes_extra_spaces;
-  while (!text.empty()) {
+  while (!text.empty() && result.size() <= room) {
     const Charsmap::Match match = next(text);
     text.remove_prefix(match.size);
     std::string_view part = match.replacement;
@@ -250,10 +251,10 @@ Result<std::string_view> Normalizer::apply(std::string_view text, std::size_t ro
       }
       case Kind::charsmap:
         if (step.pieces.charsmap.is_empty()) continue;
-        storage = code_points::mapped(step.pieces.charsmap, text);
+        storage = code_points::mapped(step.pieces.charsmap, text, room);
         break;
       case Kind::sentencepiece:
-        storage = sentencepiece(step.pieces, text);
+        storage = sentencepiece(step.pieces, text, room);
         break;
       case Kind::prepend:
         if (text.empty()) continue;

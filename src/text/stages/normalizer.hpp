@@ -75,7 +75,8 @@ class Normalizer {
   Result<void> add(std::string_view type, const Metadata& normalizer, const std::string& where);
   static Result<Bert> read_bert(const Metadata& normalizer, const std::string& where);
   static std::string bert(const Bert& step, std::string_view text);
-  static std::string sentencepiece(const SentencePiece& step, std::string_view text);
+  static std::string sentencepiece(const SentencePiece& step, std::string_view text,
+                                   std::size_t room);
   static Result<std::string> replaced(const Step& step, std::string_view text, std::size_t room);
 
   std::vector<Step> steps_;

@@ -106,6 +106,11 @@ Result<PreTokenizer> PreTokenizer::read(const Metadata& pre_tokenizer) {
   }
   const auto count = std::count_if(result.steps_.begin(), result.steps_.end(),
                                    [](const Step& step) { return step.kind == Kind::byte_level; });
+  const auto marks = std::count_if(result.steps_.begin(), result.steps_.end(),
+                                   [](const Step& step) { return step.kind == Kind::metaspace; });
+  if (marks > 4) {  // each may make the pieces longer
+    return mismatch(ErrorCode::unsupported, "pre_tokenizer", "at most 4 steps Metaspace", "more");
+  }
   if (count > 1) {
     return mismatch(ErrorCode::unsupported, "pre_tokenizer", "one step ByteLevel", "several");
   }

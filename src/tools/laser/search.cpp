@@ -8,11 +8,11 @@
 #include <cmath>
 
 #include "io/content_checksum.hpp"
+#include "io/svg.hpp"
 #include "krait/io/atomic_file.hpp"
 #include "krait/loading/language_model.hpp"
 #include "tools/checkpoint_copy.hpp"
 #include "tools/laser/scan.hpp"
-#include "tools/laser/svg.hpp"
 
 namespace krait {
 inline namespace v0_1 {

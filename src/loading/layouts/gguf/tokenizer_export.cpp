@@ -187,6 +187,9 @@ Result<void> export_gguf_tokenizer(const Checkpoint& checkpoint, const Metadata&
     }
     return {};
   }
+  if (!checkpoint.sentencepiece.empty()) {
+    return fail("model.type", "byte-level BPE", "tokenizer.model, of SentencePiece");
+  }
   if (checkpoint.tokenizer.empty()) {
     set("model", std::string("no_vocab"));
     return {};

@@ -7,10 +7,9 @@
 
 namespace krait {
 inline namespace v0_1 {
-namespace laser {
 
 /// A drawing that is put together of lines of SVG.
-class Svg {
+class KRAIT_API Svg {
  public:
   void rectangle(double x, double y, double width, double height, std::string_view fill,
                  std::string_view title = "");
@@ -24,8 +23,7 @@ class Svg {
 };
 
 /// "#rrggbb" between blue (-1), white (0) and red (1).
-std::string blue_to_red(double value);
+KRAIT_API std::string blue_to_red(double value);
 
-}  // namespace laser
 }  // namespace v0_1
 }  // namespace krait

@@ -1,0 +1,208 @@
+// The stages of self-rewarding training: prompts, candidates, judge, pairs.
+
+#include "command.hpp"
+#include "krait/training.hpp"
+#include "results.hpp"
+
+namespace krait::cli {
+namespace {
+
+struct Options {
+  CommonOptions common;
+  std::string input;
+  std::string output;
+  SamplerFlags sampler;
+  CandidateOptions candidates;
+  PromptOptions prompts;
+  std::string template_file;
+  bool expected = false;
+  Index samples = 0;
+  std::optional<std::uint64_t> seed;
+  std::string anchors;
+  PairOptions pairs;
+};
+
+Result<StageInput> read_input(const std::string& path, std::string_view option) {
+  if (path.empty()) throw WrongUsage(option, "a file", "none");
+  KRAIT_ASSIGN_OR_RETURN(std::string text, read_text({.argument = {}, .file = path}, option));
+  return StageInput{.text = std::move(text), .name = path};
+}
+
+Result<void> check_output(const Options& options) {
+  if (options.output.empty()) throw WrongUsage("--out", "the name of a file", "none");
+  return check_destination("--out", options.output);
+}
+
+Result<void> print_file(const Options& options, double begun) {
+  if (options.common.json) return print_json(file_to_json(options.output, now() - begun));
+  return print_all(shown(options.output) + "\n");
+}
+
+void add_output(Command& command, Options& options, const char* help) {
+  command.file("--out", options.output, help);
+}
+
+Result<void> run_candidates(const Options& options) {
+  KRAIT_ASSIGN_OR_RETURN(const StageInput prompts, read_input(options.input, "--prompts"));
+  KRAIT_RETURN_IF_ERROR(check_output(options));
+  const std::unique_ptr<ThreadPool> threads = make_threads(options.common.threads);
+  KRAIT_ASSIGN_OR_RETURN(
+      const LanguageModel model,
+      load_language_model(options.common.model, load_options(options.common, threads.get())));
+  CandidateOptions candidates = options.candidates;
+  candidates.sampler = options.sampler.resolve(model);
+  const double begun = now();
+  ProgressLine progress("candidates", "lines");
+  KRAIT_RETURN_IF_ERROR(
+      write_candidates(model, *threads, prompts, candidates, options.output, progress));
+  return print_file(options, begun);
+}
+
+void declare_candidates(Command& command, Options& options) {
+  command.file("--prompts", options.input, "Lines of JSON with prompt");
+  add_output(command, options, "File for the same lines with responses");
+  command.number("--count", options.candidates.count, 1, 1 << 20,
+                 "Answers to a prompt; answer k of line i depends on the seed, i and k alone");
+  command.number("-n,--tokens", options.candidates.max_tokens, 1, Index{1} << 31,
+                 "Tokens of an answer, at most");
+  options.sampler.add(command);
+  add_common(command, options.common, "One JSON object: out, seconds");
+}
+
+Result<void> run_judge(const Options& options) {
+  if (options.expected == (options.samples > 0)) {
+    throw WrongUsage("--expected", "either it or --samples", options.expected ? "both" : "none");
+  }
+  KRAIT_ASSIGN_OR_RETURN(const StageInput candidates, read_input(options.input, "--in"));
+  KRAIT_RETURN_IF_ERROR(check_output(options));
+  JudgeOptions judge{.by = options.expected ? JudgeBy::expected : JudgeBy::samples,
+                     .prompt = std::string(judge_template()),
+                     .samples = options.samples,
+                     .seed = options.seed.value_or(0)};
+  if (!options.template_file.empty()) {
+    KRAIT_ASSIGN_OR_RETURN(
+        judge.prompt, read_text({.argument = {}, .file = options.template_file}, "--template"));
+  }
+  const std::unique_ptr<ThreadPool> threads = make_threads(options.common.threads);
+  KRAIT_ASSIGN_OR_RETURN(
+      const LanguageModel model,
+      load_language_model(options.common.model, load_options(options.common, threads.get())));
+  const double begun = now();
+  ProgressLine progress("judge", "lines");
+  KRAIT_RETURN_IF_ERROR(
+      write_scores(&model, *threads, candidates, judge, options.output, progress));
+  return print_file(options, begun);
+}
+
+void declare_judge(Command& command, Options& options) {
+  command.file("--in", options.input, "Lines of JSON with prompt and responses");
+  add_output(command, options, "File for the same lines with scores");
+  command.file("--template", options.template_file,
+               "Text with {prompt} and {response} that ends where a digit from 0 to 5 is due; if "
+               "not given, one for models that follow instructions");
+  command.flag("--expected", options.expected,
+               "The score is the mean of the digits, weighed with their probabilities");
+  command.number("--samples", options.samples, 1, 1 << 20,
+                 "The score is the mean of so many digits that are drawn");
+  command.seed("--seed", options.seed, "Of what is drawn; 0 if not given");
+  add_common(command, options.common, "One JSON object: out, seconds");
+}
+
+Result<void> run_pairs(const Options& options) {
+  KRAIT_ASSIGN_OR_RETURN(const StageInput scored, read_input(options.input, "--in"));
+  KRAIT_RETURN_IF_ERROR(check_output(options));
+  std::optional<StageInput> anchors;
+  if (!options.anchors.empty()) {
+    KRAIT_ASSIGN_OR_RETURN(anchors, read_input(options.anchors, "--anchor-rejected"));
+  }
+  KRAIT_ASSIGN_OR_RETURN(const PairCounts counts, write_pairs(scored, anchors ? &*anchors : nullptr,
+                                                              options.pairs, options.output));
+  if (options.common.json) return print_json(to_json(counts, options.output));
+  const auto part = [](Index count, const char* what) {
+    return std::to_string(count) + " " + what;
+  };
+  return print_all(
+      shown(options.output) + ": " + part(counts.kept, "pairs, discarded ") +
+      part(counts.discarded(), "(") + part(counts.tied, "tied, ") +
+      part(counts.gap, "below the gap, ") + part(counts.equal_text, "of equal texts, ") +
+      part(counts.length, "of lengths too different, ") + part(counts.unparsable, "unparsable)\n"));
+}
+
+void declare_pairs(Command& command, Options& options) {
+  command.file("--in", options.input, "Lines of JSON as `judge` writes them");
+  add_output(command, options, "File for lines with prompt, chosen and rejected");
+  const auto check = [&options] { return validate(options.pairs); };
+  command.real("--min-gap", options.pairs.min_gap, "Least difference of the scores", check);
+  command.real("--max-len-ratio", options.pairs.max_len_ratio,
+               "Largest ratio of the answers' lengths in characters", check);
+  command.file("--anchor-rejected", options.anchors,
+               "Scored answers of the first model to the same prompts, of which the rejected "
+               "answers are taken");
+  command.flag("--json", options.common.json, "One JSON object: out, kept, discarded");
+}
+
+Result<void> run_prompts(const Options& options) {
+  KRAIT_ASSIGN_OR_RETURN(const StageInput seeds, read_input(options.input, "--seed-data"));
+  KRAIT_RETURN_IF_ERROR(check_output(options));
+  const std::unique_ptr<ThreadPool> threads = make_threads(options.common.threads);
+  KRAIT_ASSIGN_OR_RETURN(
+      const LanguageModel model,
+      load_language_model(options.common.model, load_options(options.common, threads.get())));
+  PromptOptions prompts = options.prompts;
+  prompts.sampler = options.sampler.resolve(model);
+  ProgressLine progress("prompts", "prompts");
+  KRAIT_ASSIGN_OR_RETURN(const PromptCounts counts,
+                         write_prompts(model, *threads, seeds, prompts, options.output, progress));
+  if (options.common.json) return print_json(to_json(counts, options.output));
+  return print_all(shown(options.output) + ": " + std::to_string(counts.kept) + " prompts\n");
+}
+
+void declare_prompts(Command& command, Options& options) {
+  command.file("--seed-data", options.input, "Lines of JSON with prompt, to begin with");
+  add_output(command, options, "File for lines with new prompts");
+  command.number("--count", options.prompts.count, 1, Index{1} << 31, "Prompts to make");
+  command.number("--shots", options.prompts.shots, 1, 1000, "Given prompts that are shown");
+  command.number("--made-shots", options.prompts.made_shots, 0, 1000,
+                 "Prompts made before that are shown beside them");
+  command.number("-n,--tokens", options.prompts.max_tokens, 1, 1 << 20,
+                 "Tokens of a prompt, at most");
+  command.number("--min-characters", options.prompts.min_length, 1, 1 << 20,
+                 "Characters of a prompt, at least");
+  command.real("--max-rouge", options.prompts.max_rouge,
+               "Most similarity (ROUGE-L) to any other prompt",
+               [&options] { return validate(options.prompts); });
+  command.texts("--without", options.prompts.without,
+                "Word that a prompt must not have; may be repeated");
+  options.sampler.add(command);
+  add_common(command, options.common, "One JSON object: out, kept, discarded");
+}
+
+}  // namespace
+
+void add_prompts(CommandLine& line) {
+  line.add("prompts", "Makes prompts like given ones",
+           "krait prompts -m my-model --seed-data seeds.jsonl --out prompts.jsonl --count 500 "
+           "--temperature 0.6 --top-p 0.9",
+           declare_prompts, run_prompts);
+}
+
+void add_candidates(CommandLine& line) {
+  line.add("candidates", "Samples several answers to each prompt",
+           "krait candidates -m my-model --prompts prompts.jsonl --out candidates.jsonl --count 4 "
+           "--temperature 0.7 --top-p 0.9",
+           declare_candidates, run_candidates);
+}
+
+void add_judge(CommandLine& line) {
+  line.add("judge", "Has a model score answers",
+           "krait judge -m my-model --in candidates.jsonl --out scored.jsonl --expected",
+           declare_judge, run_judge);
+}
+
+void add_pairs(CommandLine& line) {
+  line.add("pairs", "Makes pairs of the best and the worst answers",
+           "krait pairs --in scored.jsonl --out pairs.jsonl --min-gap 0.5 --max-len-ratio 2",
+           declare_pairs, run_pairs);
+}
+
+}  // namespace krait::cli
