@@ -22,7 +22,8 @@ class Reader {
     if (model == nullptr || *model == "none" || *model == "no_vocab") {
       return std::shared_ptr<const TokenTable>();
     }
-    TokenTable table{.model = *model};
+    TokenTable table;
+    table.model = *model;
     if (const std::string* pre = value("pre").text()) table.pre = *pre;
     KRAIT_ASSIGN_OR_RETURN(table.tokens, texts("tokens"));
     KRAIT_ASSIGN_OR_RETURN(table.merges, texts("merges"));
