@@ -13,23 +13,19 @@ KRAIT_DECODE float half_at(const std::uint8_t* bytes) {
 }
 
 // Nibbles [16]: the low halves are weights 0 … 15, the high ones 16 … 31.
-KRAIT_DECODE void decode_q4_0(const std::uint8_t* block, float* out) {
+KRAIT_DECODE void decode_q4_0(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
   const float d = half_at(block);
   const std::uint8_t* q = block + 2;
-  for (int j = 0; j < 16; ++j) {
-    out[j] = d * static_cast<float>((q[j] & 15) - 8);
-    out[j + 16] = d * static_cast<float>((q[j] >> 4) - 8);
-  }
+  for (int j = 0; j < 16; ++j) out[j] = d * static_cast<float>((q[j] & 15) - 8);
+  for (int j = 0; j < 16; ++j) out[j + 16] = d * static_cast<float>((q[j] >> 4) - 8);
 }
 
-KRAIT_DECODE void decode_q4_1(const std::uint8_t* block, float* out) {
+KRAIT_DECODE void decode_q4_1(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
   const float d = half_at(block);
   const float m = half_at(block + 2);
   const std::uint8_t* q = block + 4;
-  for (int j = 0; j < 16; ++j) {
-    out[j] = d * static_cast<float>(q[j] & 15) + m;
-    out[j + 16] = d * static_cast<float>(q[j] >> 4) + m;
-  }
+  for (int j = 0; j < 16; ++j) out[j] = d * static_cast<float>(q[j] & 15) + m;
+  for (int j = 0; j < 16; ++j) out[j + 16] = d * static_cast<float>(q[j] >> 4) + m;
 }
 
 // The fifth bits of 32 weights.
@@ -39,30 +35,30 @@ KRAIT_DECODE std::uint32_t bits_at(const std::uint8_t* bytes) {
   return bits;
 }
 
-KRAIT_DECODE void decode_q5_0(const std::uint8_t* block, float* out) {
+KRAIT_DECODE void decode_q5_0(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
   const float d = half_at(block);
   const std::uint32_t high = bits_at(block + 2);
   const std::uint8_t* q = block + 6;
-  for (unsigned j = 0; j < 16; ++j) {
+  for (unsigned j = 0; j < 16; ++j)
     out[j] = d * static_cast<float>(static_cast<int>((q[j] & 15U) | (high >> j & 1U) << 4U) - 16);
+  for (unsigned j = 0; j < 16; ++j)
     out[j + 16] =
         d * static_cast<float>(static_cast<int>((q[j] >> 4U) | (high >> (j + 16) & 1U) << 4U) - 16);
-  }
 }
 
-KRAIT_DECODE void decode_q5_1(const std::uint8_t* block, float* out) {
+KRAIT_DECODE void decode_q5_1(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
   const float d = half_at(block);
   const float m = half_at(block + 2);
   const std::uint32_t high = bits_at(block + 4);
   const std::uint8_t* q = block + 8;
-  for (unsigned j = 0; j < 16; ++j) {
+  for (unsigned j = 0; j < 16; ++j)
     out[j] = d * static_cast<float>(static_cast<int>((q[j] & 15U) | (high >> j & 1U) << 4U)) + m;
+  for (unsigned j = 0; j < 16; ++j)
     out[j + 16] =
         d * static_cast<float>(static_cast<int>((q[j] >> 4U) | (high >> (j + 16) & 1U) << 4U)) + m;
-  }
 }
 
-KRAIT_DECODE void decode_q8_0(const std::uint8_t* block, float* out) {
+KRAIT_DECODE void decode_q8_0(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
   const float d = half_at(block);
   for (int j = 0; j < 32; ++j)
     out[j] = d * static_cast<float>(static_cast<std::int8_t>(block[2 + j]));
@@ -70,7 +66,7 @@ KRAIT_DECODE void decode_q8_0(const std::uint8_t* block, float* out) {
 
 // Scales [16] of 16 weights each, 4 bits for the scale and 4 for the minimum; codes [64] of 2 bits:
 // bits 2 s and 2 s + 1 of byte l of a half are weight 32 s + l; scale and minimum of the block.
-KRAIT_DECODE void decode_q2_k(const std::uint8_t* block, float* out) {
+KRAIT_DECODE void decode_q2_k(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
   const float d = half_at(block + 80);
   const float m = half_at(block + 82);
   for (int part = 0; part < 16; ++part) {
@@ -86,7 +82,7 @@ KRAIT_DECODE void decode_q2_k(const std::uint8_t* block, float* out) {
 
 // High bits [32], inverted: bit i of byte l is of weight 32 i + l; codes [64] as in q2_k; scales
 // [12] of 6 bits.
-KRAIT_DECODE void decode_q3_k(const std::uint8_t* block, float* out) {
+KRAIT_DECODE void decode_q3_k(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
   const std::uint8_t* scales = block + 96;
   const float d = half_at(block + 108);
   for (int part = 0; part < 16; ++part) {
@@ -114,7 +110,7 @@ KRAIT_DECODE void part_scale(const std::uint8_t* packed, int part, int& scale, i
   }
 }
 
-KRAIT_DECODE void decode_q4_k(const std::uint8_t* block, float* out) {
+KRAIT_DECODE void decode_q4_k(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
   const float d = half_at(block);
   const float m = half_at(block + 2);
   for (int part = 0; part < 8; ++part) {
@@ -131,7 +127,7 @@ KRAIT_DECODE void decode_q4_k(const std::uint8_t* block, float* out) {
   }
 }
 
-KRAIT_DECODE void decode_q5_k(const std::uint8_t* block, float* out) {
+KRAIT_DECODE void decode_q5_k(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
   const float d = half_at(block);
   const float m = half_at(block + 2);
   for (int part = 0; part < 8; ++part) {
@@ -151,7 +147,7 @@ KRAIT_DECODE void decode_q5_k(const std::uint8_t* block, float* out) {
 }
 
 // Low halves [128], high quarters [64], scales [16] of 8 bits with a sign, the block's scale.
-KRAIT_DECODE void decode_q6_k(const std::uint8_t* block, float* out) {
+KRAIT_DECODE void decode_q6_k(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
   const float d = half_at(block + 208);
   for (int part = 0; part < 16; ++part) {
     const int quarter = part / 2 % 4;  // of 32 weights in a half of 128
@@ -165,16 +161,14 @@ KRAIT_DECODE void decode_q6_k(const std::uint8_t* block, float* out) {
   }
 }
 
-KRAIT_DECODE void decode_iq4_nl(const std::uint8_t* block, float* out) {
+KRAIT_DECODE void decode_iq4_nl(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
   const float d = half_at(block);
   const std::uint8_t* q = block + 2;
-  for (int j = 0; j < 16; ++j) {
-    out[j] = d * uneven_steps[q[j] & 15];
-    out[j + 16] = d * uneven_steps[q[j] >> 4];
-  }
+  for (int j = 0; j < 16; ++j) out[j] = d * uneven_steps[q[j] & 15];
+  for (int j = 0; j < 16; ++j) out[j + 16] = d * uneven_steps[q[j] >> 4];
 }
 
-KRAIT_DECODE void decode_iq4_xs(const std::uint8_t* block, float* out) {
+KRAIT_DECODE void decode_iq4_xs(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
   const float d = half_at(block);
   const int high = block[2] | block[3] << 8;
   for (int part = 0; part < 8; ++part) {
@@ -189,20 +183,19 @@ KRAIT_DECODE void decode_iq4_xs(const std::uint8_t* block, float* out) {
 }
 
 // An exponent for 32 floats of 4 bits, which stand doubled in the table.
-KRAIT_DECODE void decode_mxfp4(const std::uint8_t* block, float* out) {
+KRAIT_DECODE void decode_mxfp4(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
   const std::uint32_t exponent = block[0];
   const float d =
       std::bit_cast<float>(exponent < 2 ? 0x00200000U << exponent : (exponent - 1) << 23U);
   const std::uint8_t* q = block + 1;
-  for (int j = 0; j < 16; ++j) {
-    out[j] = d * float4_values[q[j] & 15];
-    out[j + 16] = d * float4_values[q[j] >> 4];
-  }
+  for (int j = 0; j < 16; ++j) out[j] = d * float4_values[q[j] & 15];
+  for (int j = 0; j < 16; ++j) out[j + 16] = d * float4_values[q[j] >> 4];
 }
 
 // Blocks of `n` weights.
 template <void (*decode)(const std::uint8_t*, float*), BlockFormat format>
-KRAIT_DECODE void decode_all(const std::uint8_t* block, Index n, float* out) {
+KRAIT_DECODE void decode_all(const std::uint8_t* HWY_RESTRICT block, Index n,
+                             float* HWY_RESTRICT out) {
   constexpr BlockFormatInfo info = info_of(format);
   for (Index k = 0; k < n; k += info.elements, block += info.bytes) decode(block, out + k);
 }

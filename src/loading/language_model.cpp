@@ -8,6 +8,7 @@
 
 #include "io/json.hpp"
 #include "krait/loading/adapter.hpp"
+#include "krait/text/token_table.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -165,10 +166,8 @@ Result<std::vector<Token>> LanguageModel::encode_prompt(std::string_view text) c
 Result<std::shared_ptr<const Tokenizer>> make_tokenizer(const Checkpoint& checkpoint,
                                                         const ModelConfig& config) {
   if (config.is_byte_level) return byte_tokenizer();
+  if (checkpoint.token_table != nullptr) return read_token_table(*checkpoint.token_table);
   if (!checkpoint.sentencepiece.empty()) return sentencepiece_tokenizer(checkpoint);
-  if (!checkpoint.tokenizer_problem.empty()) {
-    return Error{ErrorCode::unsupported, checkpoint.tokenizer_problem};
-  }
   if (checkpoint.tokenizer.empty()) {
     return Error{ErrorCode::not_found,
                  fmt::format("[tokenizer] tokenizer.json: expected the tokenizer of the model, "

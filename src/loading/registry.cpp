@@ -71,7 +71,7 @@ Result<ModelConfig> read_any_config(const Checkpoint& checkpoint) {
     for (std::string& key : reader.unknown()) config.ignored.push_back(std::move(key));
     tensors.apply(config);
     config.is_byte_level = checkpoint.tokenizer.empty() && checkpoint.sentencepiece.empty() &&
-                           config.spec.embedding.vocab == 256;
+                           checkpoint.token_table == nullptr && config.spec.embedding.vocab == 256;
     if (config.is_byte_level) config.stop_tokens.clear();  // every id is a byte of text
     if (const auto valid = validate(config.spec); !valid) {
       return Error{valid.error().code, fmt::format("{} ({})", valid.error().message, name)};

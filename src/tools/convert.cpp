@@ -18,6 +18,7 @@
 #include "krait/weights/convert.hpp"
 #include "krait/weights/options.hpp"
 #include "loading/layouts/gguf/export.hpp"
+#include "loading/layouts/gguf/gguf.hpp"
 #include "tools/checkpoint_copy.hpp"
 #include "tools/transformers_layout.hpp"
 
@@ -387,6 +388,9 @@ Result<ConvertSummary> convert_checkpoint(const std::string& source, const std::
       ConvertSummary summary,
       write_folder(jobs, directory.path(), kept_metadata(checkpoint.weights), options, progress));
   checkpoint.config_file = "config.json";
+  if (checkpoint.token_table != nullptr) {
+    KRAIT_ASSIGN_OR_RETURN(checkpoint.tokenizer, tokenizer_json_of(*checkpoint.token_table));
+  }
   KRAIT_RETURN_IF_ERROR(copy_texts(checkpoint, layout.config(), directory.path()));
   KRAIT_RETURN_IF_ERROR(directory.commit());
   return summary;

@@ -3,6 +3,7 @@
 /// \file
 /// Checkpoint: what a published model consists of, whatever its files are called.
 
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -15,6 +16,8 @@
 
 namespace krait {
 inline namespace v0_1 {
+
+struct TokenTable;
 
 /// A text and what it is called.
 struct NamedText {
@@ -35,9 +38,9 @@ struct Checkpoint {
   std::vector<NamedText> more_chat_templates;  ///< additional_chat_templates/NAME.jinja, by NAME
   std::string generation_config;               ///< generation_config.json; empty if there is none
   std::string special_tokens;                  ///< special_tokens_map.json; empty if there is none
-  std::string sentencepiece;       ///< tokenizer.model, where there is no tokenizer.json
-  std::string tokenizer_problem;   ///< why there is no tokenizer, where the file has one
-  std::vector<std::string> files;  ///< the weight files, for messages
+  std::string sentencepiece;  ///< tokenizer.model, where there is no tokenizer.json
+  std::shared_ptr<const TokenTable> token_table;  ///< the vocabulary of a GGUF file, else null
+  std::vector<std::string> files;                 ///< the weight files, for messages
 };
 
 struct CheckpointOptions {
@@ -51,8 +54,8 @@ struct CheckpointOptions {
 ///   with model.safetensors.index.json, or pytorch_model.bin (original state-spaces files), or
 ///   consolidated.safetensors;
 /// - a .safetensors or .bin file, whose configuration and tokenizer.json lie beside it;
-/// - a .gguf file, which is turned into the checkpoint that it was made from: configuration,
-///   tokenizer and chat template as the texts of their files, tensors under transformers' names.
+/// - a .gguf file, which is turned into the checkpoint that it was made from: configuration
+///   and chat template as the texts of their files, tensors under transformers' names.
 ///
 /// Every length, offset and shape is checked; nothing in a .bin file is executed. Formats that are
 /// recognised but not read (other archives) give `unsupported`.

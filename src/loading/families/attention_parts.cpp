@@ -100,6 +100,8 @@ Result<RotarySpec> read_rotary(const ConfigReader& config, Index d_head, double 
     KRAIT_RETURN_IF_ERROR(read_scaling(object, context, rotary));
     for (std::string& unknown : object.unknown()) result.ignored.push_back(std::move(unknown));
   }
+  // What llama.cpp stores has neighbours as pairs; layouts/gguf/ says so.
+  KRAIT_ASSIGN_OR_RETURN(rotary.interleaved, config.boolean("rope_interleave", false));
   if (!(part > 0.0 && part <= 1.0)) {
     return config.fail("partial_rotary_factor", "a number above 0, at most 1",
                        fmt::to_string(part));

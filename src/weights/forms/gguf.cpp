@@ -1,5 +1,6 @@
-// The block formats of GGUF files, as they lie there: products decode them while they read. What is
-// one of krait's own forms in another order (q8_0, q4_0) becomes that form when it is bound.
+// The block formats of GGUF files, as they lie there: products decode them while they read, and
+// take activations as they are. What is q8 or q4 in another order (q8_0, q4_0) becomes that form,
+// whose products round activations, where that one is asked for.
 //
 // A matrix is one part, `blocks` [out, blocks of a row, bytes of a block]; the metadata names its
 // format under the key of forms ("krait.form:layers.3.mixer.in_proj": "q4_k").
@@ -35,6 +36,11 @@ class BlockMatrix final : public WeightMatrix {
   BlockWeights W_;
 };
 
+// Of q8_0 and q4_0.
+constexpr GroupedForm grouped_form(BlockFormat format) noexcept {
+  return format == BlockFormat::q8_0 ? GroupedForm::q8 : GroupedForm::q4;
+}
+
 const std::byte* bytes_from(const void* data, Index offset) noexcept {
   return data == nullptr ? nullptr : static_cast<const std::byte*>(data) + offset;
 }
@@ -58,7 +64,10 @@ class GgufForm final : public WeightForm {
     }
     const WeightPart part{"blocks", DType::u8,
                           shape.tensor({shape.out, shape.in / info.elements, info.bytes})};
-    if (kernels::is_grouped(format)) return bind_grouped(weights, bookings, shape, format, part);
+    const std::string_view wanted = weights.options().form;
+    if (kernels::is_grouped(format) && wanted == to_string(grouped_form(format))) {
+      return bind_grouped(weights, bookings, shape, format, part);
+    }
     bookings.workspace(kernels::product_blocks_workspace(shape.in));
     KRAIT_ASSIGN_OR_RETURN(
         const auto parts,
@@ -90,9 +99,7 @@ class GgufForm final : public WeightForm {
   static Result<Matrices> bind_grouped(const WeightScope& weights, Bookings& bookings,
                                        const MatrixShape& shape, BlockFormat format,
                                        const WeightPart& stored) {
-    GroupedWeights W{.form = format == BlockFormat::q8_0 ? GroupedForm::q8 : GroupedForm::q4,
-                     .rows = shape.out,
-                     .cols = shape.in};
+    GroupedWeights W{.form = grouped_form(format), .rows = shape.out, .cols = shape.in};
     const Index code_bytes = W.row_blocks() * W.groups() * block_bytes(W.form);
     bookings.workspace(kernels::product_grouped_workspace(shape.in));
     const auto regroup = [&](const TensorView& blocks, std::byte* data) -> Result<void> {

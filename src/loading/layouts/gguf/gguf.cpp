@@ -200,11 +200,11 @@ Result<void> read_file(std::shared_ptr<const FileBytes> bytes, Checkpoint& check
   add_marks(file.metadata, config);
   checkpoint.config_file = "config.json";
   checkpoint.config = full_json(config.take());
-  KRAIT_ASSIGN_OR_RETURN(GgufTokenizer tokenizer,
-                         read_gguf_tokenizer(file.metadata, file.file->name()));
-  checkpoint.tokenizer = std::move(tokenizer.json);
-  checkpoint.tokenizer_config = std::move(tokenizer.config);
-  checkpoint.tokenizer_problem = std::move(tokenizer.problem);
+  KRAIT_ASSIGN_OR_RETURN(checkpoint.token_table,
+                         read_gguf_vocabulary(file.metadata, file.file->name()));
+  if (checkpoint.token_table != nullptr) {
+    checkpoint.tokenizer_config = tokenizer_config_of(*checkpoint.token_table);
+  }
   if (const std::string* text = file.metadata["tokenizer.chat_template"].text()) {
     checkpoint.chat_template = *text;
   }

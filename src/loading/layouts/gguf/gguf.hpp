@@ -5,12 +5,13 @@
 
 #include "io/gguf.hpp"
 #include "krait/loading/checkpoint.hpp"
+#include "krait/text/token_table.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 
-/// Turns a GGUF file into the checkpoint of transformers that it was made from: configuration,
-/// tokenizer and chat template as the texts of their files, tensors under transformers' names.
+/// Turns a GGUF file into the checkpoint of transformers that it was made from: configuration
+/// and chat template as the texts of their files, tensors under transformers' names.
 /// Matrices stay where the file has them, in its formats. Fills in everything but the path.
 /// Errors: those of read_gguf; unsupported (an architecture that is not known, by name),
 /// bad_config.
@@ -19,15 +20,17 @@ Result<void> read_gguf_checkpoint(std::shared_ptr<const FileBytes> file, Checkpo
 /// Whether the bytes begin as GGUF files do.
 bool is_gguf(std::span<const std::byte> bytes) noexcept;
 
-/// The tokenizer of a file as the text of a tokenizer.json, and what its tokenizer_config.json
-/// would say; empty where the file has none. `problem` says why there is none, if it has one of a
-/// kind that is not read. Errors: bad_format.
-struct GgufTokenizer {
-  std::string json;
-  std::string config;
-  std::string problem;
-};
-Result<GgufTokenizer> read_gguf_tokenizer(const Metadata& metadata, const std::string& path);
+/// The vocabulary of a file; null if it has none. Tokens at the end that no text reaches are left
+/// out: they pad the matrices. Errors: bad_format.
+Result<std::shared_ptr<const TokenTable>> read_gguf_vocabulary(const Metadata& metadata,
+                                                               const std::string& path);
+
+/// What a tokenizer_config.json says of it: the texts of the marks around a text.
+std::string tokenizer_config_of(const TokenTable& table);
+
+/// The same vocabulary as a tokenizer.json. Errors: unsupported (another `model` than gpt2, a `pre`
+/// that is not known here, by name).
+Result<std::string> tokenizer_json_of(const TokenTable& table);
 
 }  // namespace v0_1
 }  // namespace krait

@@ -8,7 +8,14 @@ namespace krait {
 inline namespace v0_1 {
 
 /// Types of tokens, by their numbers in the file.
-enum class TokenType : std::int64_t { normal = 1, unknown, control, user_defined, unused, byte };
+enum class GgufTokenType : std::int64_t {
+  normal = 1,
+  unknown,
+  control,
+  user_defined,
+  unused,
+  byte
+};
 
 /// How text is cut before pairs are merged, named by `tokenizer.ggml.pre`.
 struct PreKind {

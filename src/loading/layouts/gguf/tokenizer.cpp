@@ -1,9 +1,8 @@
-// The vocabulary of a GGUF file as the text of a tokenizer.json.
+// The vocabulary of a GGUF file, and as the text of a tokenizer.json.
 
 #include <fmt/format.h>
 
 #include <limits>
-#include <unordered_set>
 
 #include "io/json.hpp"
 #include "krait/io/printable.hpp"
@@ -14,179 +13,219 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-class Builder {
+class Reader {
  public:
-  Builder(const Metadata& metadata, const std::string& path) : metadata_(metadata), path_(path) {}
+  Reader(const Metadata& metadata, const std::string& path) : metadata_(metadata), path_(path) {}
 
-  Result<GgufTokenizer> run() {
-    const std::string* model = metadata_["tokenizer.ggml.model"].text();
-    tokens_ = metadata_["tokenizer.ggml.tokens"].array();
-    GgufTokenizer result;
-    if (model == nullptr || *model == "none" || *model == "no_vocab") return result;
-    if (tokens_ == nullptr) return fail("tokens", "a list", "none");
-    for (const Metadata& token : *tokens_) {
-      if (token.text() == nullptr) return fail("tokens", "a list of strings", json_text(token));
+  Result<std::shared_ptr<const TokenTable>> run() {
+    const std::string* model = value("model").text();
+    if (model == nullptr || *model == "none" || *model == "no_vocab") {
+      return std::shared_ptr<const TokenTable>();
     }
-    types_ = metadata_["tokenizer.ggml.token_type"].array();
-    if (types_ != nullptr && types_->size() != tokens_->size()) {
-      return fail("token_type", fmt::format("one for each of {} tokens", tokens_->size()),
-                  fmt::to_string(types_->size()));
+    TokenTable table;
+    table.model = *model;
+    if (const std::string* pre = value("pre").text()) table.pre = *pre;
+    KRAIT_ASSIGN_OR_RETURN(table.tokens, texts("tokens"));
+    KRAIT_ASSIGN_OR_RETURN(table.merges, texts("merges"));
+    KRAIT_RETURN_IF_ERROR(read_numbers(table));
+    KRAIT_RETURN_IF_ERROR(read_marks(table));
+    for (const auto& [key, flag] :
+         {std::pair("add_bos_token", &table.add_bos), std::pair("add_eos_token", &table.add_eos),
+          std::pair("add_sep_token", &table.add_sep),
+          std::pair("add_space_prefix", &table.add_space_prefix),
+          std::pair("remove_extra_whitespaces", &table.remove_extra_whitespaces)}) {
+      *flag = value(key).boolean();
     }
-    KRAIT_ASSIGN_OR_RETURN(result.config, make_config());
-    if (*model != "gpt2") {
-      result.problem = unsupported("model", "gpt2", *model);
-      return result;
+    const Metadata& charsmap = value("precompiled_charsmap");
+    for (std::size_t i = 0; i < charsmap.size(); ++i) {
+      table.precompiled_charsmap += static_cast<char>(charsmap[i].integer().value_or(0));
     }
-    const Metadata& pre = metadata_["tokenizer.ggml.pre"];
-    std::string known;
-    for (const PreKind& kind : pre_kinds) {
-      if (pre.is(kind.name)) {
-        KRAIT_ASSIGN_OR_RETURN(result.json, make_json(kind));
-        return result;
-      }
-      known += fmt::format("{}{}", known.empty() ? "" : ", ", kind.name);
+    while (!table.types.empty() && table.types.size() == table.tokens.size() &&
+           table.types.back() == static_cast<std::int32_t>(GgufTokenType::unused)) {
+      table.types.pop_back();
+      table.tokens.pop_back();
+      if (table.scores.size() > table.tokens.size()) table.scores.pop_back();
     }
-    result.problem = unsupported("pre", "one of " + known, pre.is_null() ? "none" : json_text(pre));
-    return result;
+    return std::make_shared<const TokenTable>(std::move(table));
   }
 
  private:
-  Error fail(std::string_view key, std::string_view expected, std::string_view found) const {
-    return {ErrorCode::bad_format, fmt::format("[tokenizer] tokenizer.ggml.{}: expected {}, found "
-                                               "{} ({})",
-                                               key, expected, found, path_)};
-  }
-  std::string unsupported(std::string_view key, std::string_view expected,
-                          std::string_view found) const {
-    return printable(fail(key, expected, printable(found))).message;
+  const Metadata& value(std::string_view key) const {
+    return metadata_["tokenizer.ggml." + std::string(key)];
   }
 
-  TokenType type_of(std::size_t id) const {
-    const auto type = types_ == nullptr ? std::nullopt : (*types_)[id].integer();
-    return type ? static_cast<TokenType>(*type) : TokenType::normal;
+  Error fail(std::string_view key, std::string_view expected, const Metadata& found) const {
+    return {ErrorCode::bad_format,
+            fmt::format("[tokenizer] tokenizer.ggml.{}: expected {}, found {} ({})", key, expected,
+                        found.is_null() ? "none" : json_text(found), path_)};
   }
 
-  Result<std::optional<std::size_t>> mark(const char* name) const {
-    const std::string key = fmt::format("{}_token_id", name);
-    const Metadata& value = metadata_["tokenizer.ggml." + key];
-    const auto id = value.whole();
-    if (value.is_null() || id == std::numeric_limits<std::uint32_t>::max()) {
-      return std::optional<std::size_t>();
+  Result<std::vector<std::string>> texts(std::string_view key) const {
+    std::vector<std::string> texts;
+    const Metadata& list = value(key);
+    for (std::size_t i = 0; i < list.size(); ++i) {
+      if (list[i].text() == nullptr) return fail(key, "a list of strings", list[i]);
+      texts.push_back(*list[i].text());
     }
-    if (!id || *id >= tokens_->size()) {
-      return fail(key, fmt::format("an id below {}", tokens_->size()), json_text(value));
+    return texts;
+  }
+
+  Result<void> read_numbers(TokenTable& table) const {
+    const Metadata& types = value("token_type");
+    for (std::size_t i = 0; i < types.size(); ++i) {
+      const auto type = types[i].integer();
+      if (!type || !std::in_range<std::int32_t>(*type)) {
+        return fail("token_type", "a list of numbers", types[i]);
+      }
+      table.types.push_back(static_cast<std::int32_t>(*type));
     }
-    return std::optional(static_cast<std::size_t>(*id));
-  }
-
-  bool flag(const char* key, bool fallback) const {
-    return metadata_[std::string("tokenizer.ggml.") + key].boolean().value_or(fallback);
-  }
-
-  const std::string& text_of(std::size_t id) const { return *(*tokens_)[id].text(); }
-
-  Result<std::string> make_config() const {
-    Metadata::Object config;
-    for (const char* name : {"bos", "eos"}) {
-      KRAIT_ASSIGN_OR_RETURN(const auto id, mark(name));
-      if (id) config.push_back({fmt::format("{}_token", name), text_of(*id)});
+    const Metadata& scores = value("scores");
+    for (std::size_t i = 0; i < scores.size(); ++i) {
+      const auto score = scores[i].number();
+      if (!score) return fail("scores", "a list of numbers", scores[i]);
+      table.scores.push_back(static_cast<float>(*score));
     }
-    return full_json(Metadata(std::move(config)));
+    return {};
   }
 
-  Result<std::string> make_json(const PreKind& kind) {
-    const Metadata::Array* merges = metadata_["tokenizer.ggml.merges"].array();
-    if (merges == nullptr) return fail("merges", "a list", "none");
-    std::string json = R"({"version":"1.0","truncation":null,"padding":null,"added_tokens":[)";
-    append_added(json);
-    json += R"(],"normalizer":null,"pre_tokenizer":{"type":"Sequence","pretokenizers":[)";
-    json += kind.steps;
-    json += R"(]},"post_processor":)";
-    KRAIT_RETURN_IF_ERROR(append_ends(json, kind));
-    json += R"(,"decoder":{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,)";
-    json += R"("use_regex":true},"model":{"type":"BPE","dropout":null,"unk_token":null,)";
-    json += R"("continuing_subword_prefix":null,"end_of_word_suffix":null,"fuse_unk":false,)";
-    json += R"("byte_fallback":false,"ignore_merges":)";
-    json += kind.ignores_merges ? "true" : "false";
-    json += R"(,"vocab":{)";
-    append_vocab(json);
-    json += R"(},"merges":)";
-    json += full_json(metadata_["tokenizer.ggml.merges"]);
-    return json + "}}";
+  Result<void> read_marks(TokenTable& table) const {
+    for (const auto& [key, mark] :
+         {std::pair("bos_token_id", &table.bos), std::pair("eos_token_id", &table.eos),
+          std::pair("unknown_token_id", &table.unknown),
+          std::pair("seperator_token_id", &table.separator)}) {
+      const Metadata& id = value(key);
+      const auto number = id.whole();
+      // Some files write -1 for none.
+      if (id.is_null() || number == std::numeric_limits<std::uint32_t>::max()) continue;
+      if (!number || *number >= table.tokens.size()) {
+        return fail(key, fmt::format("an id below {}", table.tokens.size()), id);
+      }
+      *mark = static_cast<Token>(*number);
+    }
+    return {};
   }
 
+  const Metadata& metadata_;
+  const std::string& path_;
+};
+
+// The text of a tokenizer.json, piece by piece.
+class JsonText {
+ public:
+  JsonText(const TokenTable& table, const PreKind& kind) : table_(table), kind_(kind) {}
+
+  std::string run() {
+    json_ = R"({"version":"1.0","truncation":null,"padding":null,"added_tokens":[)";
+    append_added();
+    json_ += R"(],"normalizer":null,"pre_tokenizer":{"type":"Sequence","pretokenizers":[)";
+    json_ += kind_.steps;
+    json_ += R"(]},"post_processor":)";
+    append_ends();
+    json_ += R"(,"decoder":{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,)";
+    json_ += R"("use_regex":true},"model":{"type":"BPE","dropout":null,"unk_token":null,)";
+    json_ += R"("continuing_subword_prefix":null,"end_of_word_suffix":null,"fuse_unk":false,)";
+    json_ +=
+        fmt::format(R"("byte_fallback":false,"ignore_merges":{},"vocab":{{)", kind_.ignores_merges);
+    for (std::size_t id = 0; id < table_.tokens.size(); ++id) {
+      if (id > 0) json_ += ',';
+      append_json_string(json_, table_.tokens[id]);
+      json_ += fmt::format(":{}", id);
+    }
+    json_ += R"(},"merges":[)";
+    for (std::size_t i = 0; i < table_.merges.size(); ++i) {
+      if (i > 0) json_ += ',';
+      append_json_string(json_, table_.merges[i]);
+    }
+    return json_ + "]}}";
+  }
+
+ private:
   // Tokens that are found in texts by their spelling.
-  void append_added(std::string& json) const {
+  void append_added() {
     bool is_first = true;
-    for (std::size_t id = 0; id < tokens_->size(); ++id) {
-      const TokenType type = type_of(id);
-      const bool is_special = type == TokenType::control || type == TokenType::unknown;
-      if ((!is_special && type != TokenType::user_defined) || text_of(id).empty()) continue;
-      json += fmt::format(R"({}{{"id":{},"content":)", is_first ? "" : ",", id);
-      append_json_string(json, text_of(id));
-      json += fmt::format(
+    for (std::size_t id = 0; id < table_.types.size() && id < table_.tokens.size(); ++id) {
+      const auto type = static_cast<GgufTokenType>(table_.types[id]);
+      const bool is_special = type == GgufTokenType::control || type == GgufTokenType::unknown;
+      if (!is_special && type != GgufTokenType::user_defined) continue;
+      json_ += fmt::format(R"({}{{"id":{},"content":)", is_first ? "" : ",", id);
+      append_json_string(json_, table_.tokens[id]);
+      json_ += fmt::format(
           R"(,"single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":{}}})",
           is_special);
       is_first = false;
     }
   }
 
-  // Rows that no text reaches are left out: they pad the matrices. Of equal texts, the first
-  // counts.
-  void append_vocab(std::string& json) const {
-    std::unordered_set<std::string_view> texts;
-    for (std::size_t id = 0; id < tokens_->size(); ++id) {
-      if (type_of(id) == TokenType::unused || !texts.insert(text_of(id)).second) continue;
-      if (texts.size() > 1) json += ',';
-      append_json_string(json, text_of(id));
-      json += fmt::format(":{}", id);
-    }
-  }
-
   // What is put around a text.
-  Result<void> append_ends(std::string& json, const PreKind& kind) const {
-    KRAIT_ASSIGN_OR_RETURN(auto bos, mark("bos"));
-    KRAIT_ASSIGN_OR_RETURN(auto eos, mark("eos"));
-    if (!flag("add_bos_token", kind.begins)) bos.reset();
-    if (!flag("add_eos_token", false)) eos.reset();
+  void append_ends() {
+    std::optional<Token> bos, eos;
+    if (table_.add_bos.value_or(kind_.begins)) bos = table_.bos;
+    if (table_.add_eos.value_or(false)) eos = table_.eos;
     if (!bos && !eos) {
-      json +=
-          R"({"type":"ByteLevel","add_prefix_space":true,"trim_offsets":false,"use_regex":true})";
-      return {};
+      json_ += R"({"type":"ByteLevel","add_prefix_space":true,"trim_offsets":false,)";
+      json_ += R"("use_regex":true})";
+      return;
     }
-    const auto piece = [&](std::size_t id) {
-      Metadata::Object special = {{"id", text_of(id)}, {"type_id", 0}};
+    const auto text = [&](Token id) { return table_.tokens[static_cast<std::size_t>(id)]; };
+    const auto piece = [&](Token id) {
+      Metadata::Object special = {{"id", text(id)}, {"type_id", 0}};
       return full_json(Metadata(Metadata::Object{{"SpecialToken", std::move(special)}}));
     };
     const std::string begin = bos ? piece(*bos) + "," : "";
     const std::string end = eos ? "," + piece(*eos) : "";
-    json += fmt::format(
+    json_ += fmt::format(
         R"({{"type":"TemplateProcessing","single":[{0}{{"Sequence":{{"id":"A","type_id":0}}}}{1}],)"
         R"("pair":[{0}{{"Sequence":{{"id":"A","type_id":0}}}}{1},)"
         R"({{"Sequence":{{"id":"B","type_id":1}}}}],"special_tokens":)",
         begin, end);
     Metadata::Object tokens;
     for (const auto& id : {bos, eos}) {
-      if (!id || (!tokens.empty() && tokens.front().key == text_of(*id))) continue;
-      tokens.push_back({text_of(*id), Metadata::Object{{"id", text_of(*id)},
-                                                       {"ids", Metadata::Array{*id}},
-                                                       {"tokens", Metadata::Array{text_of(*id)}}}});
+      if (!id || (!tokens.empty() && tokens.front().key == text(*id))) continue;
+      tokens.push_back({text(*id), Metadata::Object{{"id", text(*id)},
+                                                    {"ids", Metadata::Array{*id}},
+                                                    {"tokens", Metadata::Array{text(*id)}}}});
     }
-    json += full_json(Metadata(std::move(tokens)));
-    json += '}';
-    return {};
+    json_ += full_json(Metadata(std::move(tokens)));
+    json_ += '}';
   }
 
-  const Metadata& metadata_;
-  const std::string& path_;
-  const Metadata::Array* tokens_ = nullptr;
-  const Metadata::Array* types_ = nullptr;
+  const TokenTable& table_;
+  const PreKind& kind_;
+  std::string json_;
 };
+
+Error unsupported(std::string_view key, std::string_view expected, std::string_view found) {
+  return {ErrorCode::unsupported,
+          fmt::format("[convert] tokenizer.ggml.{}: expected {}, found {}", key, expected,
+                      found.empty() ? "none" : printable(found))};
+}
 
 }  // namespace
 
-Result<GgufTokenizer> read_gguf_tokenizer(const Metadata& metadata, const std::string& path) {
-  return printable(Builder(metadata, path).run());
+Result<std::shared_ptr<const TokenTable>> read_gguf_vocabulary(const Metadata& metadata,
+                                                               const std::string& path) {
+  return printable(Reader(metadata, path).run());
+}
+
+std::string tokenizer_config_of(const TokenTable& table) {
+  Metadata::Object config;
+  for (const auto& [key, id] :
+       {std::pair("bos_token", table.bos), std::pair("eos_token", table.eos)}) {
+    if (id && static_cast<std::size_t>(*id) < table.tokens.size()) {
+      config.push_back({key, table.tokens[static_cast<std::size_t>(*id)]});
+    }
+  }
+  return full_json(Metadata(std::move(config)));
+}
+
+Result<std::string> tokenizer_json_of(const TokenTable& table) {
+  if (table.model != "gpt2") return unsupported("model", "gpt2", table.model);
+  std::string known;
+  for (const PreKind& kind : pre_kinds) {
+    if (table.pre == kind.name) return JsonText(table, kind).run();
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", kind.name);
+  }
+  return unsupported("pre", "one of " + known, table.pre);
 }
 
 }  // namespace v0_1

@@ -6,7 +6,7 @@
 
 #include "io/json.hpp"
 #include "krait/io/printable.hpp"
-#include "krait/text/tokenizer.hpp"
+#include "krait/text/token_table.hpp"
 #include "loading/layouts/gguf/export.hpp"
 #include "loading/layouts/gguf/pre_kinds.hpp"
 
@@ -49,6 +49,17 @@ Result<std::string_view> pre_kind(const Metadata& tokenizer) {
   return fail("pre_tokenizer", "one that llama.cpp has a name for", json_text(pre));
 }
 
+// llama.cpp composes no characters: like its converter, this lets NFC go.
+Result<void> check_kind(const Metadata& tokenizer) {
+  const Metadata& model = tokenizer["model"];
+  const bool is_byte_level = !model["byte_fallback"].boolean().value_or(false) &&
+                             (model["type"].is("BPE") || model["type"].is_null());
+  if (!is_byte_level) return fail("model.type", "byte-level BPE", json_text(model["type"]));
+  const Metadata& normalizer = tokenizer["normalizer"];
+  if (normalizer.is_null() || normalizer["type"].is("NFC")) return {};
+  return fail("normalizer", "none, or NFC", json_text(normalizer));
+}
+
 std::string merge_text(const Metadata& merge) {
   if (merge.text() != nullptr) return *merge.text();
   if (merge.size() != 2 || merge[0].text() == nullptr || merge[1].text() == nullptr) return {};
@@ -61,25 +72,25 @@ struct Vocabulary {
   Result<void> read(const Metadata& tokenizer, Index rows) {
     for (Index id = 0; id < rows; ++id) {
       tokens.emplace_back(fmt::format("[PAD{}]", id));
-      types.emplace_back(static_cast<std::int64_t>(TokenType::unused));
+      types.emplace_back(static_cast<std::int64_t>(GgufTokenType::unused));
     }
     const Metadata& vocab = tokenizer["model"]["vocab"];
     if (vocab.object() == nullptr) return fail("model.vocab", "an object", json_text(vocab));
     for (const auto& [text, id] : *vocab.object()) {
-      KRAIT_RETURN_IF_ERROR(set(id, text, TokenType::normal));
+      KRAIT_RETURN_IF_ERROR(set(id, text, GgufTokenType::normal));
     }
     const Metadata& added = tokenizer["added_tokens"];
     for (std::size_t i = 0; i < added.size(); ++i) {
       const std::string* text = added[i]["content"].text();
       const bool is_special = added[i]["special"].boolean().value_or(false);
       KRAIT_RETURN_IF_ERROR(set(added[i]["id"], text == nullptr ? "" : *text,
-                                is_special ? TokenType::control : TokenType::user_defined));
+                                is_special ? GgufTokenType::control : GgufTokenType::user_defined));
     }
     return {};
   }
 
  private:
-  Result<void> set(const Metadata& id, const std::string& text, TokenType type) {
+  Result<void> set(const Metadata& id, const std::string& text, GgufTokenType type) {
     const auto number = id.whole();
     if (!number || *number >= tokens.size()) {
       return fail("ids", fmt::format("ids below {}, the rows of the model", tokens.size()),
@@ -119,6 +130,49 @@ std::optional<std::int64_t> id_of(const Metadata& config, const char* key) {
   return id && *id >= 0 ? id : std::nullopt;
 }
 
+// The keys of a table that came from such a file.
+void export_table(const TokenTable& table, Index rows, ConfigObject& metadata) {
+  const auto set = [&](const char* key, Metadata value) {
+    metadata.set(fmt::format("tokenizer.ggml.{}", key), std::move(value));
+  };
+  Metadata::Array tokens(table.tokens.begin(), table.tokens.end());
+  Metadata::Array types(table.types.begin(), table.types.end());
+  Metadata::Array scores;
+  for (const float score : table.scores) scores.emplace_back(static_cast<double>(score));
+  types.resize(tokens.size(), Metadata(1));
+  while (std::ssize(tokens) < rows) {
+    tokens.emplace_back(fmt::format("[PAD{}]", tokens.size()));
+    types.emplace_back(static_cast<std::int64_t>(GgufTokenType::unused));
+    if (!scores.empty()) scores.emplace_back(-1000.0);
+  }
+  set("model", table.model);
+  if (!table.pre.empty()) set("pre", table.pre);
+  set("tokens", std::move(tokens));
+  set("token_type", std::move(types));
+  if (!scores.empty()) set("scores", std::move(scores));
+  if (!table.merges.empty()) {
+    set("merges", Metadata::Array(table.merges.begin(), table.merges.end()));
+  }
+  for (const auto& [key, id] :
+       {std::pair("bos_token_id", table.bos), std::pair("eos_token_id", table.eos),
+        std::pair("unknown_token_id", table.unknown),
+        std::pair("seperator_token_id", table.separator)}) {
+    if (id) set(key, *id);
+  }
+  for (const auto& [key, flag] :
+       {std::pair("add_bos_token", table.add_bos), std::pair("add_eos_token", table.add_eos),
+        std::pair("add_sep_token", table.add_sep),
+        std::pair("add_space_prefix", table.add_space_prefix),
+        std::pair("remove_extra_whitespaces", table.remove_extra_whitespaces)}) {
+    if (flag) set(key, *flag);
+  }
+  if (!table.precompiled_charsmap.empty()) {
+    Metadata::Array bytes;
+    for (const char c : table.precompiled_charsmap) bytes.emplace_back(static_cast<int>(c));
+    set("precompiled_charsmap", std::move(bytes));
+  }
+}
+
 }  // namespace
 
 Result<void> export_gguf_tokenizer(const Checkpoint& checkpoint, const Metadata& config, Index rows,
@@ -126,15 +180,23 @@ Result<void> export_gguf_tokenizer(const Checkpoint& checkpoint, const Metadata&
   const auto set = [&](const char* key, Metadata value) {
     metadata.set(fmt::format("tokenizer.ggml.{}", key), std::move(value));
   };
-  if (checkpoint.tokenizer.empty()) {
-    if (!checkpoint.tokenizer_problem.empty()) {
-      return Error{ErrorCode::unsupported, checkpoint.tokenizer_problem};
+  if (checkpoint.token_table != nullptr) {
+    export_table(*checkpoint.token_table, rows, metadata);
+    if (!checkpoint.chat_template.empty()) {
+      metadata.set("tokenizer.chat_template", checkpoint.chat_template);
     }
+    return {};
+  }
+  if (!checkpoint.sentencepiece.empty()) {
+    return fail("model.type", "byte-level BPE", "tokenizer.model, of SentencePiece");
+  }
+  if (checkpoint.tokenizer.empty()) {
     set("model", std::string("no_vocab"));
     return {};
   }
   KRAIT_ASSIGN_OR_RETURN(const Metadata tokenizer,
                          parse_json(checkpoint.tokenizer, "tokenizer.json", JsonWords::none));
+  KRAIT_RETURN_IF_ERROR(check_kind(tokenizer));
   KRAIT_ASSIGN_OR_RETURN(const std::string_view kind, pre_kind(tokenizer));
   Vocabulary vocabulary;
   KRAIT_RETURN_IF_ERROR(vocabulary.read(tokenizer, rows));
