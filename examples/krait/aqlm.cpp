@@ -8,7 +8,7 @@
 namespace krait::cli {
 namespace {
 
-struct Options {
+struct AqlmFlags {
   SourceAndDestination places;
   std::string scheme = "4x4g8";
   std::string calibration;
@@ -19,7 +19,7 @@ struct Options {
   bool json = false;
 };
 
-Result<void> run(const Options& options) {
+Result<void> run(const AqlmFlags& options) {
   options.places.check();
   AqlmOptions aqlm;
   if (const auto scheme = parse_aqlm_scheme(options.scheme)) {
@@ -66,7 +66,7 @@ Result<void> run(const Options& options) {
   return print_all(text);
 }
 
-void declare(Command& command, Options& options) {
+void declare(Command& command, AqlmFlags& options) {
   options.places.add(command);
   command.text("--scheme", options.scheme, "MxBgG: M codebooks of B bits for groups of G weights");
   command.file("--calibration", options.calibration,
@@ -82,8 +82,9 @@ void declare(Command& command, Options& options) {
 }  // namespace
 
 void add_aqlm(CommandLine& line) {
-  line.add("aqlm", "Writes a checkpoint with about 2 bits per weight (additive quantisation)",
-           "krait aqlm mamba-130m-hf mamba-130m-aqlm --calibration book.txt", declare, run);
+  line.add<AqlmFlags>(
+      "aqlm", "Writes a checkpoint with about 2 bits per weight (additive quantisation)",
+      "krait aqlm mamba-130m-hf mamba-130m-aqlm --calibration book.txt", declare, run);
 }
 
 }  // namespace krait::cli

@@ -10,7 +10,7 @@
 namespace krait::cli {
 namespace {
 
-struct Options {
+struct BenchFlags {
   CommonOptions common;
   Index prompt = 256;
   std::optional<Index> tokens;
@@ -84,7 +84,7 @@ Result<BenchReport::Verification> measure_verification(Index repeat, Index count
                                    median(keep) / step_seconds};
 }
 
-Result<void> measure_all(const Options& options, Runtime& runtime, BenchReport& report) {
+Result<void> measure_all(const BenchFlags& options, Runtime& runtime, BenchReport& report) {
   Session& session = *runtime.session;
   const Model& model = runtime.model();
   const auto prompt = varied_tokens(options.prompt, model.vocab());
@@ -151,7 +151,7 @@ Result<BenchReport::Profile> profile_of(std::string what, Index repeat, double t
   return fastest;
 }
 
-Result<void> profile_all(const Options& options, Runtime& runtime, BenchReport& report) {
+Result<void> profile_all(const BenchFlags& options, Runtime& runtime, BenchReport& report) {
   Session& session = *runtime.session;
   State state = runtime.model().initial_state();
   const auto prompt = varied_tokens(options.prompt, runtime.model().vocab());
@@ -228,7 +228,7 @@ Result<void> print_table(const BenchReport& report) {
   return print_all(text);
 }
 
-Result<void> run(const Options& options) {
+Result<void> run(const BenchFlags& options) {
   options.draft.check();
   if (options.draft.is_given() != !options.text.empty()) {
     throw WrongUsage(options.text.empty() ? "--text" : "--draft", "both --draft and --text",
@@ -272,7 +272,7 @@ Result<void> run(const Options& options) {
   return print_table(report);
 }
 
-void declare(Command& command, Options& options) {
+void declare(Command& command, BenchFlags& options) {
   command.number("--prompt", options.prompt, 1, Index{1} << 24, "Tokens of the prompt");
   command.number("--tokens", options.tokens, 1, Index{1} << 24,
                  "Tokens decoded in a run; 64, with --draft as many as half of the text has");
@@ -294,9 +294,10 @@ void declare(Command& command, Options& options) {
 }  // namespace
 
 void add_bench(CommandLine& line) {
-  line.add("bench",
-           "Measures prefill, decode, batch and verification speed, memory, the machine's limits",
-           "krait bench --threads 2 --users 1,4", declare, run);
+  line.add<BenchFlags>(
+      "bench",
+      "Measures prefill, decode, batch and verification speed, memory, the machine's limits",
+      "krait bench --threads 2 --users 1,4", declare, run);
 }
 
 }  // namespace krait::cli

@@ -11,7 +11,7 @@
 namespace krait::cli {
 namespace {
 
-struct Options {
+struct ChatFlags {
   CommonOptions common;
   SamplerFlags sampler;
   DraftFlags draft;
@@ -44,7 +44,7 @@ struct Chat {
   }
 };
 
-ChatTurns plain_turns(const Options& options) {
+ChatTurns plain_turns(const ChatFlags& options) {
   ChatTurns turns;
   turns.before_user = options.user.value_or("User: ");
   turns.after_user = "\n";
@@ -56,7 +56,7 @@ ChatTurns plain_turns(const Options& options) {
 }
 
 // What the template is given beside the messages.
-Result<Metadata> variables_of(const Options& options) {
+Result<Metadata> variables_of(const ChatFlags& options) {
   Metadata variables = Metadata::Object();
   if (options.variables) {
     KRAIT_ASSIGN_OR_RETURN(variables, parse_variables(*options.variables, "--variables"));
@@ -79,7 +79,7 @@ Result<Metadata> variables_of(const Options& options) {
 }
 
 // The checkpoint's own template; nothing, and a word about it, where it is of no use.
-Result<std::optional<ChatSetup>> find_setup(const Options& options, const LanguageModel& model) {
+Result<std::optional<ChatSetup>> find_setup(const ChatFlags& options, const LanguageModel& model) {
   if (model.chat_templates.is_empty()) return std::optional<ChatSetup>();
   KRAIT_ASSIGN_OR_RETURN(Metadata variables, variables_of(options));
   const bool has_tools = !variables["tools"].is_null();
@@ -108,7 +108,7 @@ Result<std::optional<ChatSetup>> find_setup(const Options& options, const Langua
   return std::optional<ChatSetup>();
 }
 
-Result<Chat> find_form(const Options& options, const LanguageModel& model) {
+Result<Chat> find_form(const ChatFlags& options, const LanguageModel& model) {
   Chat chat;
   KRAIT_ASSIGN_OR_RETURN(chat.setup, find_setup(options, model));
   using Option = std::pair<std::string_view, bool>;
@@ -164,7 +164,7 @@ Result<void> talk(Chat& conversation) {
 }
 
 // What --print-prompt asks for.
-Result<void> run_print(const Options& options) {
+Result<void> run_print(const ChatFlags& options) {
   KRAIT_ASSIGN_OR_RETURN(const Metadata variables, read_variables(options.print_prompt));
   KRAIT_ASSIGN_OR_RETURN(const LanguageModel model,
                          load_language_model(options.common.model, load_options(options.common)));
@@ -174,7 +174,7 @@ Result<void> run_print(const Options& options) {
   return print_all(prompt.text);
 }
 
-Result<void> run(const Options& options) {
+Result<void> run(const ChatFlags& options) {
   options.draft.check();
   options.drugs.check();
   if (!options.print_prompt.empty()) return run_print(options);
@@ -223,7 +223,7 @@ Result<void> run(const Options& options) {
   return talked;
 }
 
-void declare(Command& command, Options& options) {
+void declare(Command& command, ChatFlags& options) {
   command.number("-n,--tokens", options.tokens, 1, Index{1} << 31, "Tokens of a reply, at most");
   options.sampler.add(command);
   options.draft.add(command);
@@ -249,8 +249,8 @@ void declare(Command& command, Options& options) {
 }  // namespace
 
 void add_chat(CommandLine& line) {
-  line.add("chat", "Talks line by line; the model's state remembers everything",
-           "krait chat --state-out talk.safetensors", declare, run);
+  line.add<ChatFlags>("chat", "Talks line by line; the model's state remembers everything",
+                      "krait chat --state-out talk.safetensors", declare, run);
 }
 
 }  // namespace krait::cli

@@ -4,7 +4,7 @@
 namespace krait::cli {
 namespace {
 
-struct Options {
+struct ConvertFlags {
   SourceAndDestination places;
   std::string dtype;
   std::string format;
@@ -31,7 +31,7 @@ std::optional<Index> size_of(const std::string& text) {
   return std::nullopt;
 }
 
-Result<void> run(const Options& options) {
+Result<void> run(const ConvertFlags& options) {
   options.places.check();
   ConvertOptions convert;
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
@@ -56,7 +56,7 @@ Result<void> run(const Options& options) {
                    (summary.files.size() == 1 ? " file\n" : " files\n"));
 }
 
-void declare(Command& command, Options& options) {
+void declare(Command& command, ConvertFlags& options) {
   options.places.add(command);
   command.choice("--to", options.format, {"safetensors", "gguf"},
                  "A folder of transformers (the default) or a GGUF file");
@@ -74,8 +74,8 @@ void declare(Command& command, Options& options) {
 }  // namespace
 
 void add_convert(CommandLine& line) {
-  line.add("convert", "Writes a checkpoint as transformers or llama.cpp read it",
-           "krait convert model.gguf model-hf --dtype bf16", declare, run);
+  line.add<ConvertFlags>("convert", "Writes a checkpoint as transformers or llama.cpp read it",
+                         "krait convert model.gguf model-hf --dtype bf16", declare, run);
 }
 
 }  // namespace krait::cli

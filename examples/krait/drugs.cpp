@@ -100,7 +100,7 @@ void DrugFlags::check() const {
 
 namespace {
 
-struct Options {
+struct DrugsFlags {
   CommonOptions common;
   DrugFlags drugs;
   TextSource text;
@@ -156,7 +156,7 @@ Result<void> write(const std::string& path, const std::string& text) {
   return file.commit();
 }
 
-Result<void> run(const Options& options) {
+Result<void> run(const DrugsFlags& options) {
   if (options.text.file.empty()) throw WrongUsage("--file", "a text", "none");
   if (options.sites.empty()) throw WrongUsage("--sites", "letters such as A,H", "none");
   if (options.doses.empty()) throw WrongUsage("--doses", "numbers such as 0.05,0.1", "none");
@@ -193,7 +193,7 @@ Result<void> run(const Options& options) {
   return print_all(lines);
 }
 
-void declare(Command& command, Options& options) {
+void declare(Command& command, DrugsFlags& options) {
   command.file("--file", options.text.file, "Text file; '-': standard input");
   command.number("--limit", options.limit, 1, Index{1} << 60, "Only the first N bytes");
   command.custom("--sites", "LIST", "Sites, such as A,H",
@@ -208,10 +208,11 @@ void declare(Command& command, Options& options) {
 }  // namespace
 
 void add_drugs_report(CommandLine& line) {
-  line.add("drugs-report", "Measures what noise inside the model does to its predictions",
-           "krait drugs-report --file book.txt --limit 1024 --sites A,H --doses 0.1,0.3 --out "
-           "report",
-           declare, run);
+  line.add<DrugsFlags>(
+      "drugs-report", "Measures what noise inside the model does to its predictions",
+      "krait drugs-report --file book.txt --limit 1024 --sites A,H --doses 0.1,0.3 --out "
+      "report",
+      declare, run);
 }
 
 }  // namespace krait::cli

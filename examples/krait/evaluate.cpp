@@ -6,14 +6,14 @@
 namespace krait::cli {
 namespace {
 
-struct Options {
+struct EvaluateFlags {
   CommonOptions common;
   std::string reference;
   TextSource text;
   std::optional<Index> limit;
 };
 
-Result<void> run(const Options& options) {
+Result<void> run(const EvaluateFlags& options) {
   if (options.reference.empty()) throw WrongUsage("--kl", "a reference model", "none");
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common));
   // As it is stored: --dtype is for the model.
@@ -36,7 +36,7 @@ Result<void> run(const Options& options) {
   return print_all(line);
 }
 
-void declare(Command& command, Options& options) {
+void declare(Command& command, EvaluateFlags& options) {
   command.file("--kl", options.reference,
                "Reference model, run as it is stored: mean KL divergence from it");
   command.file("--file", options.text.file,
@@ -48,8 +48,9 @@ void declare(Command& command, Options& options) {
 }  // namespace
 
 void add_evaluate(CommandLine& line) {
-  line.add("evaluate", "Measures how far a model's predictions are from another's",
-           "krait evaluate --kl krait-bytes-moe --dtype q4 --file book.txt", declare, run);
+  line.add<EvaluateFlags>("evaluate", "Measures how far a model's predictions are from another's",
+                          "krait evaluate --kl krait-bytes-moe --dtype q4 --file book.txt", declare,
+                          run);
 }
 
 }  // namespace krait::cli

@@ -12,7 +12,7 @@
 namespace krait::cli {
 namespace {
 
-struct Options {
+struct GenerateFlags {
   CommonOptions common;
   SamplerFlags sampler;
   DraftFlags draft;
@@ -29,7 +29,7 @@ struct Options {
   std::string state_out;
 };
 
-void check(const Options& options) {
+void check(const GenerateFlags& options) {
   options.draft.check();
   if (options.prompt.argument && !options.prompt.file.empty()) {
     throw WrongUsage("--prompt-file", "no prompt beside it", in_quotes(*options.prompt.argument));
@@ -45,13 +45,14 @@ void check(const Options& options) {
 }
 
 // A saved text goes on without a prompt where none is given.
-Result<std::string> read_prompt(const Options& options) {
+Result<std::string> read_prompt(const GenerateFlags& options) {
   if (!options.state_in.empty() && !options.prompt.is_given()) return std::string();
   return read_text(options.prompt, "prompt");
 }
 
 // The text so far, with the prompt appended.
-Result<Sequence> begin(const Options& options, const std::string& prompt, const Runtime& runtime) {
+Result<Sequence> begin(const GenerateFlags& options, const std::string& prompt,
+                       const Runtime& runtime) {
   Sequence sequence(runtime.model());
   if (!options.state_in.empty()) {
     KRAIT_ASSIGN_OR_RETURN(sequence, read_state(runtime.model(), options.state_in));
@@ -85,7 +86,7 @@ void print_drafts(const GenerationResult& generation) {
                static_cast<long long>(generation.drafted));
 }
 
-Result<void> run(const Options& options) {
+Result<void> run(const GenerateFlags& options) {
   check(options);
   KRAIT_RETURN_IF_ERROR(check_destination("--state-out", options.state_out));
   if (!options.state_out.empty()) outlive_readers();
@@ -161,7 +162,7 @@ Result<void> run(const Options& options) {
   return print_json(to_json(samples));
 }
 
-void declare(Command& command, Options& options) {
+void declare(Command& command, GenerateFlags& options) {
   command.positional("prompt", options.prompt.argument,
                      "Text to continue; '-', or none where text is piped in and there is no "
                      "--state-in: standard input");
@@ -188,10 +189,10 @@ void declare(Command& command, Options& options) {
 }  // namespace
 
 void add_generate(CommandLine& line) {
-  line.add("generate", "Continues a text",
-           "krait generate \"It was a dark and stormy night\" -n 200 "
-           "--temperature 0.8 --seed 7",
-           declare, run);
+  line.add<GenerateFlags>("generate", "Continues a text",
+                          "krait generate \"It was a dark and stormy night\" -n 200 "
+                          "--temperature 0.8 --seed 7",
+                          declare, run);
 }
 
 }  // namespace krait::cli

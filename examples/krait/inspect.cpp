@@ -7,7 +7,7 @@
 namespace krait::cli {
 namespace {
 
-struct Options {
+struct InspectFlags {
   CommonOptions common;
   std::optional<std::string> path;
   bool tensors = false;
@@ -39,7 +39,7 @@ std::string to_table(const std::vector<ExpertUse>& layers) {
 }
 
 // Runs the text and shows where its tokens went.
-Result<void> run_router_stats(const Options& options) {
+Result<void> run_router_stats(const InspectFlags& options) {
   CommonOptions common = options.common;
   if (options.path) common.model = *options.path;
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(common));
@@ -70,7 +70,7 @@ Result<void> run_router_stats(const Options& options) {
 }
 
 // Draws the singular values of all matrices.
-Result<void> run_spectrum(const Options& options) {
+Result<void> run_spectrum(const InspectFlags& options) {
   KRAIT_RETURN_IF_ERROR(check_destination("--spectrum", options.spectrum));
   const std::unique_ptr<ThreadPool> threads = make_threads(options.common.threads);
   KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan plan,
@@ -82,7 +82,7 @@ Result<void> run_spectrum(const Options& options) {
   return file.commit();
 }
 
-Result<void> run(const Options& options) {
+Result<void> run(const InspectFlags& options) {
   if (options.path && options.path->empty()) throw WrongUsage("path", "a checkpoint", "no name");
   if (!options.router_stats.empty()) return run_router_stats(options);
   if (!options.spectrum.empty()) return run_spectrum(options);
@@ -115,7 +115,7 @@ Result<void> run(const Options& options) {
   return print_all(text);
 }
 
-void declare(Command& command, Options& options) {
+void declare(Command& command, InspectFlags& options) {
   command.positional("path", options.path, "Checkpoint; the default is that of --model");
   command.flag("--tensors", options.tensors, "Also list every tensor on a line of its own");
   command.file("--router-stats", options.router_stats,
@@ -130,8 +130,8 @@ void declare(Command& command, Options& options) {
 }  // namespace
 
 void add_inspect(CommandLine& line) {
-  line.add("inspect", "Shows a model: tensors, sizes, and the memory it will take",
-           "krait inspect krait-bytes-moe", declare, run);
+  line.add<InspectFlags>("inspect", "Shows a model: tensors, sizes, and the memory it will take",
+                         "krait inspect krait-bytes-moe", declare, run);
 }
 
 }  // namespace krait::cli

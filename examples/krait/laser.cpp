@@ -12,7 +12,7 @@
 namespace krait::cli {
 namespace {
 
-struct Options {
+struct LaserFlags {
   SourceAndDestination places;
   std::vector<std::string> set;
   bool dense = false;
@@ -29,7 +29,7 @@ struct Options {
   bool json = false;
 };
 
-void check(const Options& options) {
+void check(const LaserFlags& options) {
   options.places.check();
   if (options.search && !options.set.empty()) throw WrongUsage("--set", "no --search", "both");
   if (options.search && options.data.empty()) throw WrongUsage("--data", "a file", "none");
@@ -49,7 +49,7 @@ LaserTask task_of(const std::string& name) {
   return name == "jsonl" ? LaserTask::jsonl : LaserTask::text;
 }
 
-Result<void> run_cuts(const Options& options, const CheckpointPlan& plan, Executor& executor) {
+Result<void> run_cuts(const LaserFlags& options, const CheckpointPlan& plan, Executor& executor) {
   std::vector<LaserCut> cuts;
   const std::vector<LaserMatrix> matrices = laser_matrices(plan);
   for (const std::string& text : options.set) {
@@ -108,7 +108,7 @@ std::string table_of(const LaserSearchReport& report, const std::string& destina
                             report.bytes_before);
 }
 
-Result<void> run_search(const Options& options, const CheckpointPlan& plan, Executor& executor) {
+Result<void> run_search(const LaserFlags& options, const CheckpointPlan& plan, Executor& executor) {
   KRAIT_RETURN_IF_ERROR(check_destination("--svg", options.svg));
   KRAIT_ASSIGN_OR_RETURN(const std::string data,
                          read_text({.argument = {}, .file = options.data}, "--data"));
@@ -133,7 +133,7 @@ Result<void> run_search(const Options& options, const CheckpointPlan& plan, Exec
   return print_all(table_of(report, *options.places.destination));
 }
 
-Result<void> run(const Options& options) {
+Result<void> run(const LaserFlags& options) {
   check(options);
   const std::unique_ptr<ThreadPool> threads = make_threads(options.threads);
   KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan plan, plan_checkpoint(*options.places.source));
@@ -146,7 +146,7 @@ Result<void> at_least_zero(double value, std::string_view unit) {
                fmt::format("[command] expected {} of at least 0, found {}", unit, value)};
 }
 
-void declare(Command& command, Options& options) {
+void declare(Command& command, LaserFlags& options) {
   options.places.add(command);
   command.texts("--set", options.set,
                 "LAYER:MATRIX:RANK cuts a matrix (in, in_x, x_B, out, ...; emb:RANK) to a rank, or "
@@ -173,8 +173,8 @@ void declare(Command& command, Options& options) {
 }  // namespace
 
 void add_laser(CommandLine& line) {
-  line.add("laser", "Writes a checkpoint with matrices cut to lower ranks (LASER)",
-           "krait laser krait-bytes-2m smaller --set 7:out:0.25", declare, run);
+  line.add<LaserFlags>("laser", "Writes a checkpoint with matrices cut to lower ranks (LASER)",
+                       "krait laser krait-bytes-2m smaller --set 7:out:0.25", declare, run);
 }
 
 }  // namespace krait::cli

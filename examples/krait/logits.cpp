@@ -9,7 +9,7 @@
 namespace krait::cli {
 namespace {
 
-struct Options {
+struct LogitsFlags {
   CommonOptions common;
   DrugFlags drugs;
   std::optional<std::string> tokens;
@@ -20,7 +20,7 @@ struct Options {
   std::string out;
 };
 
-Result<std::vector<Token>> read_tokens(const Options& options, const Runtime& runtime) {
+Result<std::vector<Token>> read_tokens(const LogitsFlags& options, const Runtime& runtime) {
   if (options.tokens) {
     return parse_tokens(*options.tokens, "--tokens", runtime.model().vocab_padded() - 1);
   }
@@ -49,7 +49,7 @@ std::vector<Candidate> best(std::span<const float> row, const Model& model, Inde
   return candidates;
 }
 
-Result<void> show(const Options& options, const Runtime& runtime, Index position,
+Result<void> show(const LogitsFlags& options, const Runtime& runtime, Index position,
                   std::span<const float> row, std::vector<LogitsRow>& rows) {
   auto candidates = best(row, runtime.model(), options.top);
   if (options.common.json) {
@@ -66,7 +66,7 @@ Result<void> show(const Options& options, const Runtime& runtime, Index position
   return print(text);
 }
 
-void check(const Options& options) {
+void check(const LogitsFlags& options) {
   options.drugs.check();
   const int given = (options.tokens ? 1 : 0) + (options.text.argument ? 1 : 0) +
                     (options.text.file.empty() ? 0 : 1);
@@ -76,7 +76,7 @@ void check(const Options& options) {
   }
 }
 
-Result<void> run(const Options& options) {
+Result<void> run(const LogitsFlags& options) {
   check(options);
   KRAIT_RETURN_IF_ERROR(check_destination("--out", options.out, true));
   const SessionOptions session{.chunk = options.chunk, .max_batch = 1};
@@ -138,7 +138,7 @@ Result<void> run(const Options& options) {
   return print_json(to_json(rows, options.all, total, model.vocab()));
 }
 
-void declare(Command& command, Options& options) {
+void declare(Command& command, LogitsFlags& options) {
   command.text("--tokens", options.tokens, "Token ids such as 1,2,3 or \"1 2 3\"");
   command.text("--text", options.text.argument,
                "Text; '-', or no input given where text is piped in: standard input");
@@ -156,8 +156,9 @@ void declare(Command& command, Options& options) {
 }  // namespace
 
 void add_logits(CommandLine& line) {
-  line.add("logits", "Shows what the model expects after a text",
-           "krait logits --text \"It was a dark and stormy nigh\" --top 3", declare, run);
+  line.add<LogitsFlags>("logits", "Shows what the model expects after a text",
+                        "krait logits --text \"It was a dark and stormy nigh\" --top 3", declare,
+                        run);
 }
 
 }  // namespace krait::cli

@@ -4,7 +4,7 @@
 namespace krait::cli {
 namespace {
 
-struct Options {
+struct MergeFlags {
   std::string model;
   std::string adapter;
   std::string destination;
@@ -13,7 +13,7 @@ struct Options {
   bool json = false;
 };
 
-Result<void> run(const Options& options) {
+Result<void> run(const MergeFlags& options) {
   if (options.model.empty()) throw WrongUsage("--model", "a checkpoint", "none");
   if (options.adapter.empty()) throw WrongUsage("--lora", "an adapter", "none");
   if (options.destination.empty()) throw WrongUsage("--out", "the name of a new folder", "none");
@@ -32,7 +32,7 @@ Result<void> run(const Options& options) {
                    std::to_string(summary.bytes) + " bytes\n");
 }
 
-void declare(Command& command, Options& options) {
+void declare(Command& command, MergeFlags& options) {
   command.file("-m,--model", options.model,
                "Checkpoint directory, weight file, or the name of a bundled model");
   command.file("--lora", options.adapter, "Adapter of low rank: a folder of PEFT's or MLX's files");
@@ -47,8 +47,9 @@ void declare(Command& command, Options& options) {
 }  // namespace
 
 void add_merge(CommandLine& line) {
-  line.add("merge", "Writes a checkpoint with an adapter of low rank added to its matrices",
-           "krait merge -m krait-bytes-2m --lora my-adapter --out my-model", declare, run);
+  line.add<MergeFlags>(
+      "merge", "Writes a checkpoint with an adapter of low rank added to its matrices",
+      "krait merge -m krait-bytes-2m --lora my-adapter --out my-model", declare, run);
 }
 
 }  // namespace krait::cli

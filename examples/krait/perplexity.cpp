@@ -6,14 +6,14 @@
 namespace krait::cli {
 namespace {
 
-struct Options {
+struct PerplexityFlags {
   CommonOptions common;
   DrugFlags drugs;
   std::optional<std::string> file;
   std::optional<Index> limit;
 };
 
-Result<void> run(const Options& options) {
+Result<void> run(const PerplexityFlags& options) {
   if (options.file && options.file->empty()) throw WrongUsage("file", "a name", "an empty one");
   options.drugs.check();
   const TextSource source{.argument = {}, .file = options.file.value_or("")};
@@ -48,7 +48,7 @@ Result<void> run(const Options& options) {
   return {};
 }
 
-void declare(Command& command, Options& options) {
+void declare(Command& command, PerplexityFlags& options) {
   command.positional("file", options.file,
                      "Text file; '-', or none where text is piped in: standard input");
   command.number("--limit", options.limit, 1, Index{1} << 60, "Only the first N bytes");
@@ -59,8 +59,8 @@ void declare(Command& command, Options& options) {
 }  // namespace
 
 void add_perplexity(CommandLine& line) {
-  line.add("perplexity", "Measures how well the model predicts a text",
-           "krait perplexity book.txt --limit 65536", declare, run);
+  line.add<PerplexityFlags>("perplexity", "Measures how well the model predicts a text",
+                            "krait perplexity book.txt --limit 65536", declare, run);
 }
 
 }  // namespace krait::cli

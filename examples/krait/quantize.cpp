@@ -4,7 +4,7 @@
 namespace krait::cli {
 namespace {
 
-struct Options {
+struct QuantizeFlags {
   SourceAndDestination places;
   std::string form;
   int threads = 0;
@@ -26,7 +26,7 @@ std::string joined(const std::vector<std::string>& names) {
   return text;
 }
 
-Result<void> run(const Options& options) {
+Result<void> run(const QuantizeFlags& options) {
   options.places.check();
   if (options.form.empty()) throw WrongUsage("--to", "one of " + joined(forms()), "none");
   const std::unique_ptr<ThreadPool> threads = make_threads(options.threads);
@@ -47,7 +47,7 @@ Result<void> run(const Options& options) {
                    " bytes of " + std::to_string(summary.bytes_before) + "\n");
 }
 
-void declare(Command& command, Options& options) {
+void declare(Command& command, QuantizeFlags& options) {
   options.places.add(command);
   command.choice("--to", options.form, forms(), "Form of the weight matrices");
   add_threads(command, options.threads);
@@ -57,8 +57,9 @@ void declare(Command& command, Options& options) {
 }  // namespace
 
 void add_quantize(CommandLine& line) {
-  line.add("quantize", "Writes a checkpoint with its weight matrices in another form",
-           "krait quantize mamba-130m-hf mamba-130m-q8 --to q8", declare, run);
+  line.add<QuantizeFlags>("quantize",
+                          "Writes a checkpoint with its weight matrices in another form",
+                          "krait quantize mamba-130m-hf mamba-130m-q8 --to q8", declare, run);
 }
 
 }  // namespace krait::cli

@@ -7,7 +7,7 @@
 namespace krait::cli {
 namespace {
 
-struct Options {
+struct RewardStagesFlags {
   CommonOptions common;
   std::string input;
   std::string output;
@@ -28,21 +28,21 @@ Result<StageInput> read_input(const std::string& path, std::string_view option) 
   return StageInput{.text = std::move(text), .name = path};
 }
 
-Result<void> check_output(const Options& options) {
+Result<void> check_output(const RewardStagesFlags& options) {
   if (options.output.empty()) throw WrongUsage("--out", "the name of a file", "none");
   return check_destination("--out", options.output);
 }
 
-Result<void> print_file(const Options& options, double begun) {
+Result<void> print_file(const RewardStagesFlags& options, double begun) {
   if (options.common.json) return print_json(file_to_json(options.output, now() - begun));
   return print_all(shown(options.output) + "\n");
 }
 
-void add_output(Command& command, Options& options, const char* help) {
+void add_output(Command& command, RewardStagesFlags& options, const char* help) {
   command.file("--out", options.output, help);
 }
 
-Result<void> run_candidates(const Options& options) {
+Result<void> run_candidates(const RewardStagesFlags& options) {
   KRAIT_ASSIGN_OR_RETURN(const StageInput prompts, read_input(options.input, "--prompts"));
   KRAIT_RETURN_IF_ERROR(check_output(options));
   const std::unique_ptr<ThreadPool> threads = make_threads(options.common.threads);
@@ -58,7 +58,7 @@ Result<void> run_candidates(const Options& options) {
   return print_file(options, begun);
 }
 
-void declare_candidates(Command& command, Options& options) {
+void declare_candidates(Command& command, RewardStagesFlags& options) {
   command.file("--prompts", options.input, "Lines of JSON with prompt");
   add_output(command, options, "File for the same lines with responses");
   command.number("--count", options.candidates.count, 1, 1 << 20,
@@ -69,7 +69,7 @@ void declare_candidates(Command& command, Options& options) {
   add_common(command, options.common, "One JSON object: out, seconds");
 }
 
-Result<void> run_judge(const Options& options) {
+Result<void> run_judge(const RewardStagesFlags& options) {
   if (options.expected == (options.samples > 0)) {
     throw WrongUsage("--expected", "either it or --samples", options.expected ? "both" : "none");
   }
@@ -94,7 +94,7 @@ Result<void> run_judge(const Options& options) {
   return print_file(options, begun);
 }
 
-void declare_judge(Command& command, Options& options) {
+void declare_judge(Command& command, RewardStagesFlags& options) {
   command.file("--in", options.input, "Lines of JSON with prompt and responses");
   add_output(command, options, "File for the same lines with scores");
   command.file("--template", options.template_file,
@@ -108,7 +108,7 @@ void declare_judge(Command& command, Options& options) {
   add_common(command, options.common, "One JSON object: out, seconds");
 }
 
-Result<void> run_pairs(const Options& options) {
+Result<void> run_pairs(const RewardStagesFlags& options) {
   KRAIT_ASSIGN_OR_RETURN(const StageInput scored, read_input(options.input, "--in"));
   KRAIT_RETURN_IF_ERROR(check_output(options));
   std::optional<StageInput> anchors;
@@ -128,7 +128,7 @@ Result<void> run_pairs(const Options& options) {
       part(counts.length, "of lengths too different, ") + part(counts.unparsable, "unparsable)\n"));
 }
 
-void declare_pairs(Command& command, Options& options) {
+void declare_pairs(Command& command, RewardStagesFlags& options) {
   command.file("--in", options.input, "Lines of JSON as `judge` writes them");
   add_output(command, options, "File for lines with prompt, chosen and rejected");
   const auto check = [&options] { return validate(options.pairs); };
@@ -141,7 +141,7 @@ void declare_pairs(Command& command, Options& options) {
   command.flag("--json", options.common.json, "One JSON object: out, kept, discarded");
 }
 
-Result<void> run_prompts(const Options& options) {
+Result<void> run_prompts(const RewardStagesFlags& options) {
   KRAIT_ASSIGN_OR_RETURN(const StageInput seeds, read_input(options.input, "--seed-data"));
   KRAIT_RETURN_IF_ERROR(check_output(options));
   const std::unique_ptr<ThreadPool> threads = make_threads(options.common.threads);
@@ -157,7 +157,7 @@ Result<void> run_prompts(const Options& options) {
   return print_all(shown(options.output) + ": " + std::to_string(counts.kept) + " prompts\n");
 }
 
-void declare_prompts(Command& command, Options& options) {
+void declare_prompts(Command& command, RewardStagesFlags& options) {
   command.file("--seed-data", options.input, "Lines of JSON with prompt, to begin with");
   add_output(command, options, "File for lines with new prompts");
   command.number("--count", options.prompts.count, 1, Index{1} << 31, "Prompts to make");
@@ -180,29 +180,33 @@ void declare_prompts(Command& command, Options& options) {
 }  // namespace
 
 void add_prompts(CommandLine& line) {
-  line.add("prompts", "Makes prompts like given ones",
-           "krait prompts -m my-model --seed-data seeds.jsonl --out prompts.jsonl --count 500 "
-           "--temperature 0.6 --top-p 0.9",
-           declare_prompts, run_prompts);
+  line.add<RewardStagesFlags>(
+      "prompts", "Makes prompts like given ones",
+      "krait prompts -m my-model --seed-data seeds.jsonl --out prompts.jsonl --count 500 "
+      "--temperature 0.6 --top-p 0.9",
+      declare_prompts, run_prompts);
 }
 
 void add_candidates(CommandLine& line) {
-  line.add("candidates", "Samples several answers to each prompt",
-           "krait candidates -m my-model --prompts prompts.jsonl --out candidates.jsonl --count 4 "
-           "--temperature 0.7 --top-p 0.9",
-           declare_candidates, run_candidates);
+  line.add<RewardStagesFlags>(
+      "candidates", "Samples several answers to each prompt",
+      "krait candidates -m my-model --prompts prompts.jsonl --out candidates.jsonl --count 4 "
+      "--temperature 0.7 --top-p 0.9",
+      declare_candidates, run_candidates);
 }
 
 void add_judge(CommandLine& line) {
-  line.add("judge", "Has a model score answers",
-           "krait judge -m my-model --in candidates.jsonl --out scored.jsonl --expected",
-           declare_judge, run_judge);
+  line.add<RewardStagesFlags>(
+      "judge", "Has a model score answers",
+      "krait judge -m my-model --in candidates.jsonl --out scored.jsonl --expected", declare_judge,
+      run_judge);
 }
 
 void add_pairs(CommandLine& line) {
-  line.add("pairs", "Makes pairs of the best and the worst answers",
-           "krait pairs --in scored.jsonl --out pairs.jsonl --min-gap 0.5 --max-len-ratio 2",
-           declare_pairs, run_pairs);
+  line.add<RewardStagesFlags>(
+      "pairs", "Makes pairs of the best and the worst answers",
+      "krait pairs --in scored.jsonl --out pairs.jsonl --min-gap 0.5 --max-len-ratio 2",
+      declare_pairs, run_pairs);
 }
 
 }  // namespace krait::cli

@@ -7,7 +7,7 @@
 namespace krait::cli {
 namespace {
 
-struct Options {
+struct SelfRewardFlags {
   std::optional<std::string> config;
   std::string folder;
   int threads = 0;
@@ -35,7 +35,7 @@ class StageLines {
   std::optional<ProgressLine> line_;
 };
 
-Result<void> run(const Options& options) {
+Result<void> run(const SelfRewardFlags& options) {
   if (!options.config) throw WrongUsage("config", "a configuration file", "none");
   if (options.folder.empty()) throw WrongUsage("--out", "the name of a folder", "none");
   KRAIT_ASSIGN_OR_RETURN(const SelfRewardConfig config, read_self_reward_config(*options.config));
@@ -51,7 +51,7 @@ Result<void> run(const Options& options) {
   return print_all(to_table(*report));
 }
 
-void declare(Command& command, Options& options) {
+void declare(Command& command, SelfRewardFlags& options) {
   command.positional("config", options.config, "Configuration, a JSON file");
   command.file("--out", options.folder,
                "Folder to make; the same command goes on with what is unfinished in it");
@@ -62,8 +62,8 @@ void declare(Command& command, Options& options) {
 }  // namespace
 
 void add_self_reward(CommandLine& line) {
-  line.add("self-reward", "Trains a model on its own judgement of its answers",
-           "krait self-reward config.json --out run", declare, run);
+  line.add<SelfRewardFlags>("self-reward", "Trains a model on its own judgement of its answers",
+                            "krait self-reward config.json --out run", declare, run);
 }
 
 }  // namespace krait::cli

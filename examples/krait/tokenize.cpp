@@ -4,13 +4,13 @@
 namespace krait::cli {
 namespace {
 
-struct Options {
+struct TokenizeFlags {
   CommonOptions common;
   TextSource text;
   std::optional<std::string> decode;
 };
 
-Result<void> run_decode(const Options& options, const Tokenizer& tokenizer) {
+Result<void> run_decode(const TokenizeFlags& options, const Tokenizer& tokenizer) {
   std::string list = *options.decode;
   if (list == "-") {
     KRAIT_ASSIGN_OR_RETURN(list, Input::standard().rest());
@@ -21,7 +21,7 @@ Result<void> run_decode(const Options& options, const Tokenizer& tokenizer) {
   return print_all(text);
 }
 
-Result<void> run(const Options& options) {
+Result<void> run(const TokenizeFlags& options) {
   if (options.text.argument && !options.text.file.empty()) {
     throw WrongUsage("--file", "no text beside it", in_quotes(*options.text.argument));
   }
@@ -40,7 +40,7 @@ Result<void> run(const Options& options) {
   return print_all(line + "\n");
 }
 
-void declare(Command& command, Options& options) {
+void declare(Command& command, TokenizeFlags& options) {
   command.positional("text", options.text.argument,
                      "Text; '-', or none where text is piped in: standard input");
   command.file("--file", options.text.file, "Read the text from a file");
@@ -52,8 +52,8 @@ void declare(Command& command, Options& options) {
 }  // namespace
 
 void add_tokenize(CommandLine& line) {
-  line.add("tokenize", "Turns text into token ids, and back",
-           "krait tokenize \"Hello world\" --json", declare, run);
+  line.add<TokenizeFlags>("tokenize", "Turns text into token ids, and back",
+                          "krait tokenize \"Hello world\" --json", declare, run);
 }
 
 }  // namespace krait::cli

@@ -13,7 +13,7 @@ namespace {
 
 enum class Kind { train, sft, dpo };
 
-struct Options {
+struct TrainFlags {
   Kind kind = Kind::train;
   std::string model;
   std::string config;
@@ -83,7 +83,7 @@ class TrainLine {
 };
 
 // What the model is trained on: text, examples or pairs.
-Result<void> read_data(const Options& options, TrainTask& task) {
+Result<void> read_data(const TrainFlags& options, TrainTask& task) {
   const bool has_answers = options.kind != Kind::train;
   KRAIT_ASSIGN_OR_RETURN(const ModelConfig config, read_config(task.checkpoint));
   KRAIT_ASSIGN_OR_RETURN(const auto tokenizer, make_tokenizer(task.checkpoint, config));
@@ -121,7 +121,7 @@ Result<void> read_data(const Options& options, TrainTask& task) {
 }
 
 // How pairs are weighed, and with what they are compared.
-Result<void> read_preference(const Options& options, TrainTask& task) {
+Result<void> read_preference(const TrainFlags& options, TrainTask& task) {
   PreferenceTask& preference = *task.preference;
   preference.options = options.preference;
   for (const PreferenceLoss loss : preference_losses) {
@@ -141,7 +141,7 @@ Result<void> read_preference(const Options& options, TrainTask& task) {
   return {};
 }
 
-void check_usage(const Options& options) {
+void check_usage(const TrainFlags& options) {
   if (options.kind != Kind::train && options.model.empty()) {
     throw WrongUsage("--model", "a checkpoint", "none");
   }
@@ -171,7 +171,7 @@ void check_usage(const Options& options) {
   at_most("--shards", options.train.shards, options.train.rows(), "rows of a step");
 }
 
-Result<void> run(const Options& given) {
+Result<void> run(const TrainFlags& given) {
   check_usage(given);
   TrainOptions options = given.train;
   options.seed = given.seed.value_or(0);
@@ -211,7 +211,7 @@ Result<void> run(const Options& given) {
   return print_all(text + "\n");
 }
 
-void declare_optimizer(Command& command, Options& options) {
+void declare_optimizer(Command& command, TrainFlags& options) {
   TrainOptions& train = options.train;
   const auto check = [&train] {
     TrainOptions probe = train;  // whole numbers are checked elsewhere
@@ -236,7 +236,7 @@ void declare_optimizer(Command& command, Options& options) {
 }
 
 // What all three share.
-void declare_run(Command& command, Options& options) {
+void declare_run(Command& command, TrainFlags& options) {
   TrainOptions& train = options.train;
   command.file("--out", options.files.destination, "Folder to make");
   command.number("--steps", train.steps, 1, Index{1} << 40, "Steps of the optimiser");
@@ -280,14 +280,14 @@ void declare_run(Command& command, Options& options) {
 constexpr const char* model_help =
     "Checkpoint to begin with: a directory, weight file, or the name of a bundled model";
 
-void declare(Command& command, Options& options) {
+void declare(Command& command, TrainFlags& options) {
   command.file("-m,--model", options.model, model_help);
   command.file("--config", options.config, "config.json of a new model, initialised from --seed");
   command.texts("--data", options.data, "Text file; may be repeated: they are joined");
   declare_run(command, options);
 }
 
-void declare_dpo(Command& command, Options& options) {
+void declare_dpo(Command& command, TrainFlags& options) {
   options.kind = Kind::dpo;
   options.train.learning_rate = 1e-6;
   options.train.weight_decay = 0.0;
@@ -312,7 +312,7 @@ void declare_dpo(Command& command, Options& options) {
   declare_run(command, options);
 }
 
-void declare_sft(Command& command, Options& options) {
+void declare_sft(Command& command, TrainFlags& options) {
   options.kind = Kind::sft;
   command.file("-m,--model", options.model, model_help);
   command.texts("--data", options.data,
@@ -324,22 +324,25 @@ void declare_sft(Command& command, Options& options) {
 }  // namespace
 
 void add_train(CommandLine& line) {
-  line.add("train", "Trains a model on text",
-           "krait train --config config.json --data book.txt --out my-model --steps 1000 "
-           "--schedule cosine --warmup 100 --resume",
-           declare, run);
+  line.add<TrainFlags>(
+      "train", "Trains a model on text",
+      "krait train --config config.json --data book.txt --out my-model --steps 1000 "
+      "--schedule cosine --warmup 100 --resume",
+      declare, run);
 }
 
 void add_sft(CommandLine& line) {
-  line.add("sft", "Trains a model on examples of prompts and responses",
-           "krait sft -m krait-bytes-2m --data examples.jsonl --out my-model --steps 200 --lr 1e-4",
-           declare_sft, run);
+  line.add<TrainFlags>(
+      "sft", "Trains a model on examples of prompts and responses",
+      "krait sft -m krait-bytes-2m --data examples.jsonl --out my-model --steps 200 --lr 1e-4",
+      declare_sft, run);
 }
 
 void add_dpo(CommandLine& line) {
-  line.add("dpo", "Trains a model on pairs of a better and a worse answer",
-           "krait dpo -m my-model --data pairs.jsonl --out better --steps 200 --beta 0.1 --lr 1e-6",
-           declare_dpo, run);
+  line.add<TrainFlags>(
+      "dpo", "Trains a model on pairs of a better and a worse answer",
+      "krait dpo -m my-model --data pairs.jsonl --out better --steps 200 --beta 0.1 --lr 1e-6",
+      declare_dpo, run);
 }
 
 }  // namespace krait::cli

@@ -16,16 +16,19 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
+Error misuse(std::string_view what, std::string_view expected, std::string_view found) {
+  return bad_argument("generate", what, expected, found);
+}
+
 Result<void> check_count(Index max_tokens) {
   if (max_tokens >= 0) return {};
-  return bad_argument("generate", "tokens", "a number of at least 0", fmt::to_string(max_tokens));
+  return misuse("tokens", "a number of at least 0", fmt::to_string(max_tokens));
 }
 
 Result<void> check_tokens(std::string_view what, std::span<const Token> tokens, Index rows) {
   for (const Token token : tokens) {
     if (token < 0 || token >= rows) {
-      return bad_argument("generate", what, fmt::format("token ids from 0 to {}", rows - 1),
-                          fmt::to_string(token));
+      return misuse(what, fmt::format("token ids from 0 to {}", rows - 1), fmt::to_string(token));
     }
   }
   return {};
@@ -34,26 +37,24 @@ Result<void> check_tokens(std::string_view what, std::span<const Token> tokens, 
 Result<void> check_laws(std::span<const Token> draft, std::span<const TokenLaw> laws, Index vocab) {
   if (laws.empty()) return {};
   if (laws.size() != draft.size()) {
-    return bad_argument("generate", "laws", fmt::format("{}, or none", draft.size()),
-                        fmt::to_string(laws.size()));
+    return misuse("laws", fmt::format("{}, or none", draft.size()), fmt::to_string(laws.size()));
   }
   for (std::size_t i = 0; i < laws.size(); ++i) {
     KRAIT_RETURN_IF_ERROR(validate(laws[i], vocab));
     if (laws[i](draft[i]) > 0.0) continue;
-    return bad_argument("generate", "law",
-                        fmt::format("one by which token {} can be drawn", draft[i]),
-                        "a probability of 0");
+    return misuse("law", fmt::format("one by which token {} can be drawn", draft[i]),
+                  "a probability of 0");
   }
   return {};
 }
 
 Result<void> check(const Model& model, const Sequence& sequence, const GenerationOptions& options) {
   KRAIT_RETURN_IF_ERROR(validate(sequence));
-  if (sequence.pending < 1) return bad_argument("generate", "prompt", "at least one token", "none");
+  if (sequence.pending < 1) return misuse("prompt", "at least one token", "none");
   KRAIT_RETURN_IF_ERROR(validate(options, model));
   if (options.guidance_scale != 1.0) {
-    return bad_argument("generate", "guidance scale", "1, where generate does not run the text",
-                        fmt::to_string(options.guidance_scale));
+    return misuse("guidance scale", "1, where generate does not run the text",
+                  fmt::to_string(options.guidance_scale));
   }
   return check_tokens("prompt", sequence.pending_tokens(), model.vocab_padded());
 }
@@ -216,16 +217,15 @@ Result<void> Generation::Impl::begin(const Sequence& sequence, bool restarts_con
 }
 
 Result<RunItem> Generation::Impl::next(Index most) {
-  if (most < 1) return bad_argument("generate", "next", "at least 1 token", fmt::to_string(most));
+  if (most < 1) return misuse("next", "at least 1 token", fmt::to_string(most));
   drop_events();
   if (is_finished_) {
     return RunItem{.tokens = {}, .state = &sequence_.state, .logits = RunItem::Logits::none};
   }
   if (is_astray()) {
-    return bad_argument(
-        "generate", "state",
-        fmt::format("one that has consumed {} tokens, by accept and keep", accepted_),
-        fmt::to_string(consumed()));
+    return misuse("state",
+                  fmt::format("one that has consumed {} tokens, by accept and keep", accepted_),
+                  fmt::to_string(consumed()));
   }
   update_pending();
   if (noise_ && sequence_.noised >= noise_->drugs().most_noised()) {
@@ -266,16 +266,15 @@ Result<RunItem> Generation::Impl::next(Index most) {
 
 Result<void> Generation::Impl::propose(std::span<const Token> draft,
                                        std::span<const TokenLaw> laws) {
-  if (is_finished_)
-    return bad_argument("generate", "generation", "one that goes on", "one that is finished");
-  if (draft.empty()) return bad_argument("generate", "draft", "at least one token", "none");
+  if (is_finished_) return misuse("generation", "one that goes on", "one that is finished");
+  if (draft.empty()) return misuse("draft", "at least one token", "none");
   KRAIT_RETURN_IF_ERROR(check_tokens("draft", draft, rows_));
   KRAIT_RETURN_IF_ERROR(check_laws(draft, laws, vocab_));
   const Index pending = std::ssize(sequence_.tokens) - static_cast<Index>(consumed());
   if (is_astray() || pending != 1) {
-    return bad_argument("generate", "draft", "a text of which one token is to be run next",
-                        is_astray() ? "one whose state waits for accept and keep"
-                                    : fmt::format("one of which {} are", pending));
+    return misuse("draft", "a text of which one token is to be run next",
+                  is_astray() ? "one whose state waits for accept and keep"
+                              : fmt::format("one of which {} are", pending));
   }
   std::vector<Token> proposed;
   proposed.reserve(1 + draft.size());
@@ -287,25 +286,22 @@ Result<void> Generation::Impl::propose(std::span<const Token> draft,
 }
 
 Result<void> Generation::Impl::accept(MatrixView<const float> logits) {
-  if (is_finished_)
-    return bad_argument("generate", "generation", "one that goes on", "one that is finished");
+  if (is_finished_) return misuse("generation", "one that goes on", "one that is finished");
   const Index known = std::ssize(sequence_.tokens);
   const Index now = sequence_.state.position() - origin_;
   const Index drafted = std::max<Index>(1, std::ssize(proposed_)) - 1;
   const Index most = options_.max_tokens > 0 ? known + drafted : known - 1;
   if (awaits_keep_ || now <= accepted_ || now > most) {
-    return bad_argument("generate", "state",
-                        fmt::format("one that has consumed 1 to {} tokens more", most - accepted_),
-                        fmt::to_string(now - accepted_));
+    return misuse("state",
+                  fmt::format("one that has consumed 1 to {} tokens more", most - accepted_),
+                  fmt::to_string(now - accepted_));
   }
   const Index rows = now < known ? 0 : now - known + 1;
   if (logits.rows < rows) {
-    return bad_argument("generate", "logits", fmt::format("at least {} rows", rows),
-                        fmt::to_string(logits.rows));
+    return misuse("logits", fmt::format("at least {} rows", rows), fmt::to_string(logits.rows));
   }
   if (rows > 0 && logits.cols < vocab_) {
-    return bad_argument("generate", "logits", fmt::format("at least {}", vocab_),
-                        fmt::to_string(logits.cols));
+    return misuse("logits", fmt::format("at least {}", vocab_), fmt::to_string(logits.cols));
   }
   drop_events();
   kept_ = forced_ = 0;
@@ -522,14 +518,12 @@ std::vector<Token> Generation::Impl::encode_part(std::string_view part) const {
 }
 
 Result<void> Generation::Impl::resume(Index max_tokens, std::span<const Token> more) {
-  if (!is_closed_)
-    return bad_argument("generate", "generation", "one that is closed", "one that goes on");
+  if (!is_closed_) return misuse("generation", "one that is closed", "one that goes on");
   update_pending();
   KRAIT_RETURN_IF_ERROR(validate(sequence_));
   KRAIT_RETURN_IF_ERROR(check_count(max_tokens));
   KRAIT_RETURN_IF_ERROR(check_tokens("prompt", more, rows_));
-  if (sequence_.pending < 1 && more.empty())
-    return bad_argument("generate", "prompt", "at least one token", "none");
+  if (sequence_.pending < 1 && more.empty()) return misuse("prompt", "at least one token", "none");
   const bool is_new = !more.empty() || result_.reason == FinishReason::stop_token;
   sequence_.append(more);
   options_.max_tokens = max_tokens;

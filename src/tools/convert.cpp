@@ -36,7 +36,7 @@ Error fail(ErrorCode code, std::string_view what, std::string_view expected,
 }
 
 // A tensor of the source and what it becomes.
-struct Job {
+struct ConvertJob {
   NamedTensor output;
   TensorView stored;
   std::optional<BlockFormat> blocks;  // of which `stored` is the bytes
@@ -71,7 +71,7 @@ class Plan {
        const ConvertOptions& options)
       : checkpoint_(checkpoint), layout_(layout), options_(options) {}
 
-  Result<std::vector<Job>> make(const ModelPlan& model) {
+  Result<std::vector<ConvertJob>> make(const ModelPlan& model) {
     for (const TensorUse& use : model.tensors) {
       if (use.role == TensorRole::matrix) matrices_.insert(use.name);
     }
@@ -80,9 +80,9 @@ class Plan {
       const auto& [name, tensor] = *weights.unreadable().begin();
       return fail(ErrorCode::unsupported, name, "a type that krait reads", tensor.what);
     }
-    std::vector<Job> jobs;
+    std::vector<ConvertJob> jobs;
     for (const auto& [name, entry] : weights.entries()) {
-      KRAIT_ASSIGN_OR_RETURN(Job job, job_of(name, entry.tensor));
+      KRAIT_ASSIGN_OR_RETURN(ConvertJob job, job_of(name, entry.tensor));
       jobs.push_back(std::move(job));
     }
     return jobs;
@@ -103,8 +103,8 @@ class Plan {
                                                       : find_block_format(form->second);
   }
 
-  Result<Job> job_of(const std::string& name, const TensorView& stored) const {
-    Job job{{layout_.name(name), stored}, stored, std::nullopt};
+  Result<ConvertJob> job_of(const std::string& name, const TensorView& stored) const {
+    ConvertJob job{{layout_.name(name), stored}, stored, std::nullopt};
     if (std::string_view(name).ends_with(blocks_part)) {
       const std::string matrix = name.substr(0, name.size() - blocks_part.size());
       job.blocks = block_format(matrix);
@@ -137,13 +137,14 @@ class Plan {
 // Writes the values of jobs, some rows at a time.
 class Writing {
  public:
-  Writing(const std::vector<Job>& jobs, Progress progress) : jobs_(jobs), progress_(progress) {
-    for (const Job& job : jobs) total_ += job.output.tensor.bytes();
+  Writing(const std::vector<ConvertJob>& jobs, Progress progress)
+      : jobs_(jobs), progress_(progress) {
+    for (const ConvertJob& job : jobs) total_ += job.output.tensor.bytes();
   }
 
   // A job's bytes in order, handed to `sink(offset, bytes)`.
   using Sink = FunctionRef<Result<void>(Index offset, std::span<const std::byte> bytes)>;
-  Result<void> write(const Job& job, Sink sink) {
+  Result<void> write(const ConvertJob& job, Sink sink) {
     if (job.keeps_blocks) return write_blocks(job, sink);
     const TensorView& out = job.output.tensor;
     const bool is_vector = out.shape.rank() < 2;  // of one number for each row
@@ -173,7 +174,7 @@ class Writing {
     return {};
   }
 
-  Result<void> write_blocks(const Job& job, Sink sink) {
+  Result<void> write_blocks(const ConvertJob& job, Sink sink) {
     const Index rows = job.stored.shape.size() / job.row_bytes();
     for (Index r = 0; r < rows; ++r) {
       const auto* row = static_cast<const std::byte*>(job.stored.data);
@@ -185,13 +186,13 @@ class Writing {
   }
 
   // Rows as they lie in the source.
-  static TensorView direct(const Job& job, Index first, Index count, Index cols) {
+  static TensorView direct(const ConvertJob& job, Index first, Index count, Index cols) {
     const auto* data = static_cast<const std::byte*>(job.stored.data);
     return {data + first * cols * bytes_of(job.stored.dtype), job.stored.dtype, {count, cols}};
   }
 
   // Rows that are decoded, or that lie in another order.
-  TensorView gathered(const Job& job, Index first, Index count, Index cols) {
+  TensorView gathered(const ConvertJob& job, Index first, Index count, Index cols) {
     const BlockFormatInfo* info = job.blocks ? &info_of(*job.blocks) : nullptr;
     const DType dtype = info != nullptr ? DType::f32 : job.stored.dtype;
     const Index stored_bytes =
@@ -211,7 +212,7 @@ class Writing {
     return {rows_.data(), dtype, {count, cols}};
   }
 
-  Result<TensorView> converted(const Job& job, const TensorView& stored, Index first) {
+  Result<TensorView> converted(const ConvertJob& job, const TensorView& stored, Index first) {
     const DType dtype = job.output.tensor.dtype;
     if (stored.dtype == dtype && !job.negative_exp) return stored;
     values_.resize(static_cast<std::size_t>(stored.size() * bytes_of(dtype)));
@@ -231,7 +232,7 @@ class Writing {
     return made;
   }
 
-  const std::vector<Job>& jobs_;
+  const std::vector<ConvertJob>& jobs_;
   Progress progress_;
   std::vector<std::byte> rows_;
   std::vector<std::byte> values_;
@@ -240,10 +241,10 @@ class Writing {
 };
 
 // Jobs [first, last) of each file.
-std::vector<Range> shards_of(const std::vector<Job>& jobs, Index most_bytes) {
+std::vector<Range> shards_of(const std::vector<ConvertJob>& jobs, Index most_bytes) {
   std::vector<Range> shards = {{0, 0}};
   Index bytes = 0;
-  for (const Job& job : jobs) {
+  for (const ConvertJob& job : jobs) {
     const Index size = job.output.tensor.bytes();
     if (bytes > 0 && size > most_bytes - bytes) {
       shards.push_back({shards.back().end, shards.back().end});
@@ -260,7 +261,7 @@ std::string shard_name(std::size_t shard, std::size_t count) {
   return fmt::format("model-{:05}-of-{:05}.safetensors", shard + 1, count);
 }
 
-Result<ConvertSummary> write_folder(const std::vector<Job>& jobs, const std::string& folder,
+Result<ConvertSummary> write_folder(const std::vector<ConvertJob>& jobs, const std::string& folder,
                                     std::map<std::string, std::string, std::less<>> metadata,
                                     const ConvertOptions& options, Progress progress) {
   ConvertSummary summary;
@@ -272,9 +273,9 @@ Result<ConvertSummary> write_folder(const std::vector<Job>& jobs, const std::str
   for (std::size_t s = 0; s < shards.size(); ++s) {
     const std::string name = shard_name(s, shards.size());
     std::vector<NamedTensor> outputs;
-    const std::span<const Job> of_shard = std::span(jobs).subspan(
+    const std::span<const ConvertJob> of_shard = std::span(jobs).subspan(
         static_cast<std::size_t>(shards[s].begin), static_cast<std::size_t>(shards[s].size()));
-    for (const Job& job : of_shard) {
+    for (const ConvertJob& job : of_shard) {
       outputs.push_back(job.output);
       summary.bytes += job.output.tensor.bytes();
       places.push_back({job.output.name, name});
@@ -302,12 +303,12 @@ Result<ConvertSummary> write_folder(const std::vector<Job>& jobs, const std::str
 }
 
 // The jobs as tensors of a GGUF file.
-Result<ConvertSummary> write_gguf(std::vector<Job> jobs, const Checkpoint& checkpoint,
+Result<ConvertSummary> write_gguf(std::vector<ConvertJob> jobs, const Checkpoint& checkpoint,
                                   const TransformersLayout& layout, const std::string& path,
                                   const std::set<std::string, std::less<>>& matrices,
                                   std::optional<DType> dtype, Progress progress) {
   std::vector<GgufSource> sources;
-  for (Job& job : jobs) {
+  for (ConvertJob& job : jobs) {
     const Shape& shape = job.output.tensor.shape;
     GgufSource source;
     source.name = job.output.name;
@@ -327,7 +328,7 @@ Result<ConvertSummary> write_gguf(std::vector<Job> jobs, const Checkpoint& check
   std::vector<GgufOutput> outputs;
   ConvertSummary summary;
   for (std::size_t i = 0; i < jobs.size(); ++i) {
-    Job& job = jobs[i];
+    ConvertJob& job = jobs[i];
     const GgufExportTensor& tensor = plan.tensors[i];
     if (!job.keeps_blocks) job.output.tensor.dtype = *tensor.output.type.dtype;
     job.negative_exp = tensor.values == GgufValues::negative_exp;
@@ -341,7 +342,7 @@ Result<ConvertSummary> write_gguf(std::vector<Job> jobs, const Checkpoint& check
   summary.files = {path};
   KRAIT_ASSIGN_OR_RETURN(auto writer, GgufWriter::create(path, plan.metadata, outputs));
   Writing writing(jobs, progress);
-  for (const Job& job : jobs) {
+  for (const ConvertJob& job : jobs) {
     KRAIT_RETURN_IF_ERROR(writing.write(
         job, [&](Index, std::span<const std::byte> bytes) { return writer.write(bytes); }));
   }
@@ -377,7 +378,7 @@ Result<ConvertSummary> convert_checkpoint(const std::string& source, const std::
   KRAIT_ASSIGN_OR_RETURN(const TransformersLayout layout,
                          TransformersLayout::of(checkpoint, stored.config, options.dtype));
   Plan plan(checkpoint, layout, options);
-  KRAIT_ASSIGN_OR_RETURN(std::vector<Job> jobs, plan.make(stored.plan));
+  KRAIT_ASSIGN_OR_RETURN(std::vector<ConvertJob> jobs, plan.make(stored.plan));
   if (options.to_gguf) {
     KRAIT_RETURN_IF_ERROR(check_new(destination));
     return write_gguf(std::move(jobs), checkpoint, layout, destination, plan.matrices(),

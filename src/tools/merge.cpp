@@ -25,7 +25,7 @@ namespace {
 constexpr std::string_view scale_suffix = ".lora_scale";
 
 // A matrix, or a stack of them, and its factors in f32.
-struct Job {
+struct MergeJob {
   std::string name;    // of the matrix
   std::string result;  // of the tensor
   DType dtype = DType::f32;
@@ -116,15 +116,15 @@ class Merge {
     const TensorView& B = adapted.find(name + ".lora_B")->tensor;
     const TensorView& scale = adapted.find(name + std::string(scale_suffix))->tensor;
     const int last = A.shape.rank() - 1;
-    Job job{.name = name,
-            .result = name + ".weight",
-            .out = B.shape[last - 1],
-            .in = A.shape[last],
-            .rank = B.shape[last],
-            .count = last == 2 ? A.shape[0] : 0,
-            .A = AlignedBuffer<float>(A.size()),
-            .B = AlignedBuffer<float>(B.size()),
-            .scale = static_cast<double>(scale.as<float>().front())};
+    MergeJob job{.name = name,
+                 .result = name + ".weight",
+                 .out = B.shape[last - 1],
+                 .in = A.shape[last],
+                 .rank = B.shape[last],
+                 .count = last == 2 ? A.shape[0] : 0,
+                 .A = AlignedBuffer<float>(A.size()),
+                 .B = AlignedBuffer<float>(B.size()),
+                 .scale = static_cast<double>(scale.as<float>().front())};
     convert_floats(A, DType::f32, job.A.data());
     convert_floats(B, DType::f32, job.B.data());
     const std::string& head = source_.config.spec.head_name;
@@ -254,7 +254,7 @@ class Merge {
   }
 
   // Row r of matrix e: W + s · B A.
-  static void merge_row(const Job& job, const Linear& W, Index e, Index r, std::byte* to) {
+  static void merge_row(const MergeJob& job, const Linear& W, Index e, Index r, std::byte* to) {
     std::vector<float> row(static_cast<std::size_t>(job.in));
     W.row(r, row);
     const float* A = job.A.data() + e * job.rank * job.in;
@@ -271,7 +271,7 @@ class Merge {
     convert_floats({row.data(), DType::f32, {job.in}}, job.dtype, to);
   }
 
-  Result<std::vector<Linear>> bind(const Job& job, WeightBinder& binder) const {
+  Result<std::vector<Linear>> bind(const MergeJob& job, WeightBinder& binder) const {
     Bookings bookings(source_.config.spec.d_model());
     const WeightScope scope = WeightScope(binder, "").scope(job.name);
     if (job.count > 0) return Linear::bind_stack(scope, bookings, job.count, job.out, job.in);
@@ -279,7 +279,7 @@ class Merge {
     return std::vector<Linear>{one};
   }
 
-  Result<void> merge(const Job& job, std::size_t i, SafetensorsWriter& writer) {
+  Result<void> merge(const MergeJob& job, std::size_t i, SafetensorsWriter& writer) {
     WeightBinder binder(&base_, {});
     KRAIT_ASSIGN_OR_RETURN(const std::vector<Linear> W, bind(job, binder));
     const Index row_bytes = job.in * bytes_of(job.dtype);
@@ -320,7 +320,7 @@ class Merge {
   std::string embedding_;
   bool is_in_head_ = false;
   bool is_tied_ = false;
-  std::map<std::string, Job> jobs_;  // by the name of their tensor
+  std::map<std::string, MergeJob> jobs_;  // by the name of their tensor
   std::vector<NamedTensor> outputs_;
   MergeSummary summary_;
   Index done_ = 0;

@@ -18,7 +18,7 @@ inline namespace v0_1 {
 namespace {
 
 // Elements that are converted at once, between two reports of progress.
-constexpr Index chunk_elements = Index{1} << 22;
+constexpr Index quantized_at_once = Index{1} << 22;
 
 // How the part of a matrix of floats is called.
 constexpr std::string_view dense_part = "weight";
@@ -133,7 +133,7 @@ class Conversion {
   template <class Body>
   Result<void> for_rows(const Job& job, Body&& body) {
     const auto [count, rows, cols, is_stack] = *job.matrices;
-    const Index step = round_up(std::max(Index{1}, chunk_elements / cols), form_.block_rows());
+    const Index step = round_up(std::max(Index{1}, quantized_at_once / cols), form_.block_rows());
     const TensorView all{job.tensor.data, job.tensor.dtype, {count * rows, cols}};
     for (Index matrix = 0; matrix < count; ++matrix) {
       for (Index first = 0; first < rows; first += step) {
@@ -198,7 +198,7 @@ class Conversion {
   }
 
   Result<void> copy(const Job& job, SafetensorsWriter& writer) {
-    constexpr Index step = chunk_elements * 4;
+    constexpr Index step = quantized_at_once * 4;
     const auto* data = static_cast<const std::byte*>(job.tensor.data);
     for (Index first = 0; first < job.tensor.bytes(); first += step) {
       const Index count = std::min(step, job.tensor.bytes() - first);

@@ -12,15 +12,15 @@ namespace {
 
 using training::JsonLine;
 
-struct Answer {
+struct JudgedAnswer {
   std::string text;
   double score = 0.0;
   std::optional<double> log_p;
 };
 
 struct Answers {
-  std::vector<Answer> scored;  // in order
-  bool is_complete = true;     // whether all have a score
+  std::vector<JudgedAnswer> scored;  // in order
+  bool is_complete = true;           // whether all have a score
 };
 
 Result<Answers> answers_of(const JsonLine& line) {
@@ -54,8 +54,8 @@ double length_of(std::string_view text) {
 }
 
 // Which count the pair belongs to.
-Index& count_of(const Answer& chosen, const Answer& rejected, const PairOptions& options,
-                PairCounts& counts) {
+Index& count_of(const JudgedAnswer& chosen, const JudgedAnswer& rejected,
+                const PairOptions& options, PairCounts& counts) {
   const double gap = chosen.score - rejected.score;
   if (!(gap > 0.0)) return counts.tied;
   if (gap < options.min_gap) return counts.gap;
@@ -66,8 +66,8 @@ Index& count_of(const Answer& chosen, const Answer& rejected, const PairOptions&
   return counts.kept;
 }
 
-std::string pair_json(const JsonLine& line, const Answer& chosen, const Answer& rejected,
-                      bool with_log_probs) {
+std::string pair_json(const JsonLine& line, const JudgedAnswer& chosen,
+                      const JudgedAnswer& rejected, bool with_log_probs) {
   const auto text = [](const std::string& words) {
     return training::json_of(std::string_view(words));
   };
@@ -139,8 +139,9 @@ Result<ChosenPairs> choose_pairs(const StageInput& scored, const StageInput* anc
       ++(is_complete ? counts.tied : counts.unparsable);
       continue;
     }
-    const Answer& best = *std::ranges::max_element(answers.scored, {}, &Answer::score);
-    const Answer& worst = *std::ranges::min_element(rejected.scored, {}, &Answer::score);
+    const JudgedAnswer& best = *std::ranges::max_element(answers.scored, {}, &JudgedAnswer::score);
+    const JudgedAnswer& worst =
+        *std::ranges::min_element(rejected.scored, {}, &JudgedAnswer::score);
     Index& count = count_of(best, worst, options, counts);
     ++count;
     if (&count == &counts.kept) pairs.push_back(pair_json(line, best, worst, with_log_probs));

@@ -17,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t most_bytes = std::size_t{256} << 20U;
+constexpr std::size_t most_config_bytes = std::size_t{256} << 20U;
 
 // An object of the configuration. Values are taken out of it one by one; behind the first error
 // nothing more is read.
@@ -153,7 +153,7 @@ struct Reader {
 
   // A file whose contents count, not its name.
   Result<std::string> read(std::string_view key, const std::string& path) {
-    KRAIT_ASSIGN_OR_RETURN(std::string text, read_text_file(path, most_bytes));
+    KRAIT_ASSIGN_OR_RETURN(std::string text, read_text_file(path, most_config_bytes));
     config.values.emplace_back(key, training::hash_of(text));
     return text;
   }
@@ -259,7 +259,7 @@ struct Reader {
 }  // namespace
 
 Result<SelfRewardConfig> read_self_reward_config(const std::string& path) {
-  KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text_file(path, most_bytes));
+  KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text_file(path, most_config_bytes));
   KRAIT_ASSIGN_OR_RETURN(const Metadata json, parse_json(text, path));
   Reader reader{.json = json, .file = path};
   KRAIT_RETURN_IF_ERROR(reader.top());

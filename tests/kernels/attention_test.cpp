@@ -267,7 +267,9 @@ TEST(Attention, KeysBeforeTheWindowDoNotEnter) {
       for (Index t = 0; t < tokens; ++t) {
         ASSERT_TRUE(same_bits<float>(problem.args().y.row(t), poisoned.args().y.row(t))) << t;
       }
-      if (tokens == 1) ASSERT_TRUE(same_bits<float>(problem.args().y.row(0), args.y.row(0)));
+      if (tokens == 1) {
+        ASSERT_TRUE(same_bits<float>(problem.args().y.row(0), args.y.row(0)));
+      }
     });
     compare(poisoned);
   }

@@ -127,7 +127,8 @@ INSTANTIATE_TEST_SUITE_P(Kinds, RunMix,
                          testing::Values([] { return test::tiny_spec(); },
                                          [] { return test::tiny_mamba2_spec(); },
                                          [] { return test::tiny_expert_spec(); },
-                                         [] { return test::tiny_hybrid_spec(); }));
+                                         [] { return test::tiny_hybrid_spec(); },
+                                         [] { return test::tiny_hybrid_options_spec(); }));
 
 TEST(Run, OfNothingIsNothing) {
   const Model model = tiny_model();
@@ -315,7 +316,8 @@ INSTANTIATE_TEST_SUITE_P(Kinds, Hooks,
                          testing::Values([] { return test::tiny_spec(); },
                                          [] { return test::tiny_mamba2_spec(); },
                                          [] { return test::tiny_expert_spec(); },
-                                         [] { return test::tiny_hybrid_spec(); }));
+                                         [] { return test::tiny_hybrid_spec(); },
+                                         [] { return test::tiny_hybrid_options_spec(); }));
 
 TEST(Hooks, BelongToTheirItem) {
   const Model model = tiny_model();

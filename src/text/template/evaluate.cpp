@@ -11,7 +11,7 @@ namespace krait {
 inline namespace v0_1 {
 namespace jinja {
 
-using Kind = Expression::Kind;
+using ExpressionKind = Expression::Kind;
 
 Value Renderer::evaluate(const Expression& expression) {
   const Level level(*this);
@@ -24,54 +24,54 @@ Value Renderer::evaluate(const Expression& expression) {
 Value Renderer::evaluate_any(const Expression& expression) {
   const auto& parts = expression.parts;
   switch (expression.kind) {
-    case Kind::constant:
+    case ExpressionKind::constant:
       return expression.value;
-    case Kind::name:
+    case ExpressionKind::name:
       return variable(expression);
-    case Kind::list:
+    case ExpressionKind::list:
       return make_list(budget_, evaluate_parts(expression));
-    case Kind::tuple:
+    case ExpressionKind::tuple:
       return make_list(budget_, evaluate_parts(expression), List::Kind::tuple);
-    case Kind::dict:
+    case ExpressionKind::dict:
       return evaluate_dict(expression);
-    case Kind::attribute:
+    case ExpressionKind::attribute:
       return attribute(evaluate(*parts[0]), expression.name);
-    case Kind::subscript: {
+    case ExpressionKind::subscript: {
       const Value object = evaluate(*parts[0]);
       return subscript(object, evaluate(*parts[1]));
     }
-    case Kind::slice:
+    case ExpressionKind::slice:
       return slice(expression);
-    case Kind::call:
+    case ExpressionKind::call:
       return evaluate_call(expression, nullptr);
-    case Kind::filter:
-    case Kind::test:
+    case ExpressionKind::filter:
+    case ExpressionKind::test:
       return evaluate_filter(expression, nullptr);
-    case Kind::inline_if:
+    case ExpressionKind::inline_if:
       if (is_true(evaluate(*parts[0]))) return evaluate(*parts[1]);
       if (parts[2] != nullptr) return evaluate(*parts[2]);
       return undefined("the inline if-expression without else evaluated to false");
-    case Kind::all:
-    case Kind::any: {
-      const bool ends = expression.kind == Kind::any;
+    case ExpressionKind::all:
+    case ExpressionKind::any: {
+      const bool ends = expression.kind == ExpressionKind::any;
       for (const ExpressionPtr& part : parts) {
         Value value = evaluate(*part);
         if (part == parts.back() || is_true(value) == ends) return value;
       }
       return None();
     }
-    case Kind::negation:
+    case ExpressionKind::negation:
       return !is_true(evaluate(*parts[0]));
-    case Kind::minus:
-    case Kind::plus:
+    case ExpressionKind::minus:
+    case ExpressionKind::plus:
       return unary(expression);
-    case Kind::binary: {
+    case ExpressionKind::binary: {
       const Value left = evaluate(*parts[0]);
       return binary(expression.name, left, evaluate(*parts[1]));
     }
-    case Kind::concatenation:
+    case ExpressionKind::concatenation:
       return concatenation(expression);
-    case Kind::comparison:
+    case ExpressionKind::comparison:
       return comparison(expression);
   }
   return None();
@@ -113,7 +113,7 @@ Value Renderer::concatenation(const Expression& expression) {
 
 Value Renderer::unary(const Expression& expression) {
   const Value value = evaluate(*expression.parts[0]);
-  const bool negates = expression.kind == Kind::minus;
+  const bool negates = expression.kind == ExpressionKind::minus;
   if (const auto* none = value.get<Undefined>()) fail_undefined(*none);
   if (negates && value.is<double>()) return -*value.get<double>();
   if (negates) return binary("-", std::int64_t{0}, value);
@@ -236,7 +236,7 @@ Value Renderer::evaluate_filter(const Expression& expression, const Value* subje
   const Arguments arguments = evaluate_arguments(*expression.arguments);
   if (expression.function == nullptr) {
     // Templates ask for filters that only some programs have where they know that they are there.
-    const bool is_test = expression.kind == Kind::test;
+    const bool is_test = expression.kind == ExpressionKind::test;
     fail_unsupported((is_test ? "the test '" : "the filter '") + expression.name + "'",
                      expression.line);
   }

@@ -15,7 +15,7 @@ inline namespace v0_1 {
 namespace jinja {
 namespace {
 
-using Kind = TemplateToken::Kind;
+using TokenKind = TemplateToken::Kind;
 constexpr auto npos = std::string_view::npos;
 
 // Every kind of line break as '\n'; one at the end is left out.
@@ -61,7 +61,7 @@ class Lexer {
         read_tag(inside, is_output);
       }
     }
-    add(Kind::end, "");
+    add(TokenKind::end, "");
     return std::move(tokens_);
   }
 
@@ -70,9 +70,11 @@ class Lexer {
     throw Failure{ErrorCode::bad_format, std::move(what), line_};
   }
 
-  void add(Kind kind, std::string text) { tokens_.push_back({kind, std::move(text), {}, line_}); }
+  void add(TokenKind kind, std::string text) {
+    tokens_.push_back({kind, std::move(text), {}, line_});
+  }
   void add_text(std::string_view text) {
-    if (!text.empty()) add(Kind::text, std::string(text));
+    if (!text.empty()) add(TokenKind::text, std::string(text));
   }
 
   // Goes on at `position`, and counts the lines up to there.
@@ -146,7 +148,7 @@ class Lexer {
 
   // {{ … }} or {% … %}; brackets may hold what would else be its end.
   void read_tag(std::size_t inside, bool is_output) {
-    add(is_output ? Kind::begin_output : Kind::begin_statement, "");
+    add(is_output ? TokenKind::begin_output : TokenKind::begin_statement, "");
     move_to(inside);
     std::string brackets;
     for (;;) {
@@ -158,7 +160,7 @@ class Lexer {
       if (brackets.empty()) {
         const std::size_t behind = behind_end(at_, is_output ? "}}" : "%}", !is_output);
         if (behind != npos) {
-          add(is_output ? Kind::end_output : Kind::end_statement, "");
+          add(is_output ? TokenKind::end_output : TokenKind::end_statement, "");
           move_to(behind);
           return;
         }
@@ -176,7 +178,7 @@ class Lexer {
     } else if (is_word_at(at_)) {
       std::size_t end = at_;
       while (end < rest_.size() && is_word_at(end)) utf8::next(rest_, end);
-      add(Kind::name, std::string(rest_.substr(at_, end - at_)));
+      add(TokenKind::name, std::string(rest_.substr(at_, end - at_)));
       move_to(end);
     } else {
       read_sign(brackets);
@@ -210,7 +212,7 @@ class Lexer {
       }
       brackets.pop_back();
     }
-    add(Kind::sign, std::string(*sign));
+    add(TokenKind::sign, std::string(*sign));
     move_to(at_ + sign->size());
   }
 
@@ -272,7 +274,7 @@ class Lexer {
   }
 
   void add_number(const std::string& text, Value value, std::size_t end) {
-    tokens_.push_back({Kind::number, text, std::move(value), line_});
+    tokens_.push_back({TokenKind::number, text, std::move(value), line_});
     move_to(end);
   }
 
@@ -288,7 +290,7 @@ class Lexer {
       }
     }
     if (i >= rest_.size()) fail_here("string: expected its end, found that of the template");
-    add(Kind::string, std::move(content));
+    add(TokenKind::string, std::move(content));
     move_to(i + 1);
   }
 

@@ -71,7 +71,7 @@ struct MacroNode {
   std::string name = {};
   std::vector<std::string> parameters = {};
   std::vector<ExpressionPtr> defaults = {};  ///< of the last parameters
-  Block body = {};
+  Block body;
   bool uses_caller = false, uses_varargs = false, uses_kwargs = false;
 };
 

@@ -8,7 +8,7 @@ inline namespace v0_1 {
 namespace jinja {
 namespace {
 
-using Kind = Expression::Kind;
+using ExpressionKind = Expression::Kind;
 using TokenKind = TemplateToken::Kind;
 
 constexpr int max_nesting = 100;
@@ -69,7 +69,7 @@ Nesting::Nesting(int& depth, std::size_t line) : depth_(depth) {
   ++depth;
 }
 
-ExpressionPtr ExpressionParser::make(Kind kind, std::string name) {
+ExpressionPtr ExpressionParser::make(ExpressionKind kind, std::string name) {
   auto node = std::make_unique<Expression>();
   node->kind = kind;
   node->line = tokens_.peek().line;
@@ -85,7 +85,7 @@ ExpressionPtr ExpressionParser::parse(bool with_condition) {
 ExpressionPtr ExpressionParser::parse_condition() {
   ExpressionPtr value = parse_any();
   while (tokens_.peek().is_name("if")) {
-    ExpressionPtr node = make(Kind::inline_if);
+    ExpressionPtr node = make(ExpressionKind::inline_if);
     tokens_.take();
     node->parts.push_back(parse_any());
     node->parts.push_back(std::move(value));
@@ -98,7 +98,7 @@ ExpressionPtr ExpressionParser::parse_condition() {
 ExpressionPtr ExpressionParser::parse_any() {
   ExpressionPtr left = parse_all();
   if (!tokens_.peek().is_name("or")) return left;
-  ExpressionPtr node = make(Kind::any);
+  ExpressionPtr node = make(ExpressionKind::any);
   node->parts.push_back(std::move(left));
   while (tokens_.take_name("or")) node->parts.push_back(parse_all());
   return node;
@@ -107,7 +107,7 @@ ExpressionPtr ExpressionParser::parse_any() {
 ExpressionPtr ExpressionParser::parse_all() {
   ExpressionPtr left = parse_not();
   if (!tokens_.peek().is_name("and")) return left;
-  ExpressionPtr node = make(Kind::all);
+  ExpressionPtr node = make(ExpressionKind::all);
   node->parts.push_back(std::move(left));
   while (tokens_.take_name("and")) node->parts.push_back(parse_not());
   return node;
@@ -116,7 +116,7 @@ ExpressionPtr ExpressionParser::parse_all() {
 ExpressionPtr ExpressionParser::parse_not() {
   if (!tokens_.peek().is_name("not")) return parse_comparison();
   const Nesting nesting(depth, tokens_.peek().line);
-  ExpressionPtr node = make(Kind::negation);
+  ExpressionPtr node = make(ExpressionKind::negation);
   tokens_.take();
   node->parts.push_back(parse_not());
   return node;
@@ -134,7 +134,7 @@ ExpressionPtr ExpressionParser::parse_comparison() {
     if (tokens_.peek().is_name("not") && tokens_.peek(1).is_name("in")) sign = "not in";
     if (sign.empty()) break;
     if (node == nullptr) {
-      node = make(Kind::comparison);
+      node = make(ExpressionKind::comparison);
       node->parts.push_back(std::move(left));
     }
     tokens_.take();
@@ -156,7 +156,7 @@ ExpressionPtr ExpressionParser::parse_binary(std::initializer_list<std::string_v
     // Each is one level more in the tree.
     if (count == 4 * max_nesting)
       tokens_.fail_here("expression", "at most 400 operations in a row");
-    ExpressionPtr node = make(Kind::binary, std::string(*sign));
+    ExpressionPtr node = make(ExpressionKind::binary, std::string(*sign));
     tokens_.take();
     node->parts.push_back(std::move(left));
     node->parts.push_back((this->*operand)());
@@ -171,7 +171,7 @@ ExpressionPtr ExpressionParser::parse_sum() {
 ExpressionPtr ExpressionParser::parse_concatenation() {
   ExpressionPtr left = parse_product();
   if (!tokens_.peek().is_sign("~")) return left;
-  ExpressionPtr node = make(Kind::concatenation);
+  ExpressionPtr node = make(ExpressionKind::concatenation);
   node->parts.push_back(std::move(left));
   while (tokens_.take_sign("~")) node->parts.push_back(parse_product());
   return node;
@@ -185,7 +185,7 @@ ExpressionPtr ExpressionParser::parse_power() {
   ExpressionPtr left = parse_unary(true);
   for (int count = 0; tokens_.peek().is_sign("**"); ++count) {
     if (count == max_nesting) tokens_.fail_here("expression", "at most 100 powers in a row");
-    ExpressionPtr node = make(Kind::binary, "**");
+    ExpressionPtr node = make(ExpressionKind::binary, "**");
     tokens_.take();
     node->parts.push_back(std::move(left));
     node->parts.push_back(parse_unary(true));
@@ -198,7 +198,7 @@ ExpressionPtr ExpressionParser::parse_unary(bool with_filters) {
   const Nesting nesting(depth, tokens_.peek().line);
   ExpressionPtr node;
   if (tokens_.peek().is_sign("-") || tokens_.peek().is_sign("+")) {
-    node = make(tokens_.peek().is_sign("-") ? Kind::minus : Kind::plus);
+    node = make(tokens_.peek().is_sign("-") ? ExpressionKind::minus : ExpressionKind::plus);
     tokens_.take();
     node->parts.push_back(parse_unary(false));
   } else {
@@ -209,13 +209,13 @@ ExpressionPtr ExpressionParser::parse_unary(bool with_filters) {
 }
 
 ExpressionPtr ExpressionParser::parse_name() {
-  ExpressionPtr node = make(Kind::name);
+  ExpressionPtr node = make(ExpressionKind::name);
   node->name = tokens_.take().text;
   const std::string& name = node->name;
   const bool is_constant = name == "true" || name == "True" || name == "false" || name == "False" ||
                            name == "none" || name == "None";
   if (is_constant) {
-    node->kind = Kind::constant;
+    node->kind = ExpressionKind::constant;
     if (name != "none" && name != "None") node->value = name == "true" || name == "True";
     return node;
   }
@@ -231,14 +231,14 @@ ExpressionPtr ExpressionParser::parse_primary() {
   const TemplateToken& token = tokens_.peek();
   if (token.kind == TokenKind::name) return parse_name();
   if (token.kind == TokenKind::string) {
-    ExpressionPtr node = make(Kind::constant);
+    ExpressionPtr node = make(ExpressionKind::constant);
     std::string text;
     while (tokens_.peek().kind == TokenKind::string) text += tokens_.take().text;
     node->value = make_string(text);
     return node;
   }
   if (token.kind == TokenKind::number) {
-    ExpressionPtr node = make(Kind::constant);
+    ExpressionPtr node = make(ExpressionKind::constant);
     node->value = tokens_.take().value;
     return node;
   }
@@ -260,7 +260,7 @@ bool ExpressionParser::at_tuple_end() const {
 
 ExpressionPtr ExpressionParser::parse_tuple(bool with_condition, bool in_brackets) {
   const Nesting nesting(depth, tokens_.peek().line);
-  ExpressionPtr node = make(Kind::tuple);
+  ExpressionPtr node = make(ExpressionKind::tuple);
   bool has_comma = false;
   for (;;) {
     if (has_comma && node->parts.empty()) break;
@@ -276,7 +276,7 @@ ExpressionPtr ExpressionParser::parse_tuple(bool with_condition, bool in_bracket
 }
 
 ExpressionPtr ExpressionParser::parse_target(bool with_namespace) {
-  ExpressionPtr node = make(Kind::tuple);
+  ExpressionPtr node = make(ExpressionKind::tuple);
   const auto one = [&]() -> ExpressionPtr {
     if (tokens_.take_sign("(")) {
       const Nesting nesting(depth, tokens_.peek().line);
@@ -284,7 +284,7 @@ ExpressionPtr ExpressionParser::parse_target(bool with_namespace) {
       tokens_.expect_sign(")");
       return inner;
     }
-    ExpressionPtr name = make(Kind::name, tokens_.expect_name());
+    ExpressionPtr name = make(ExpressionKind::name, tokens_.expect_name());
     constexpr std::string_view taken[] = {"true", "false", "none", "True", "False", "None", "loop"};
     if (std::find(std::begin(taken), std::end(taken), name->name) != std::end(taken)) {
       throw Failure{ErrorCode::bad_format,
@@ -292,7 +292,7 @@ ExpressionPtr ExpressionParser::parse_target(bool with_namespace) {
                     name->line};
     }
     if (!with_namespace || !tokens_.take_sign(".")) return name;
-    ExpressionPtr attribute = make(Kind::attribute, tokens_.expect_name());
+    ExpressionPtr attribute = make(ExpressionKind::attribute, tokens_.expect_name());
     attribute->parts.push_back(std::move(name));
     return attribute;
   };
@@ -306,7 +306,7 @@ ExpressionPtr ExpressionParser::parse_target(bool with_namespace) {
 }
 
 ExpressionPtr ExpressionParser::parse_list() {
-  ExpressionPtr node = make(Kind::list);
+  ExpressionPtr node = make(ExpressionKind::list);
   tokens_.expect_sign("[");
   while (!tokens_.peek().is_sign("]")) {
     if (!node->parts.empty()) tokens_.expect_sign(",");
@@ -318,7 +318,7 @@ ExpressionPtr ExpressionParser::parse_list() {
 }
 
 ExpressionPtr ExpressionParser::parse_dict() {
-  ExpressionPtr node = make(Kind::dict);
+  ExpressionPtr node = make(ExpressionKind::dict);
   tokens_.expect_sign("{");
   while (!tokens_.peek().is_sign("}")) {
     if (!node->parts.empty()) tokens_.expect_sign(",");
@@ -372,12 +372,12 @@ ExpressionPtr ExpressionParser::parse_filters(ExpressionPtr subject, bool is_fir
 }
 
 ExpressionPtr ExpressionParser::parse_attribute(ExpressionPtr subject) {
-  ExpressionPtr node = make(Kind::attribute);
+  ExpressionPtr node = make(ExpressionKind::attribute);
   tokens_.take();
   if (tokens_.peek().kind == TokenKind::number && tokens_.peek().value.is<std::int64_t>()) {
-    node->kind = Kind::subscript;
+    node->kind = ExpressionKind::subscript;
     node->parts.push_back(std::move(subject));
-    node->parts.push_back(make(Kind::constant));
+    node->parts.push_back(make(ExpressionKind::constant));
     node->parts.back()->value = tokens_.take().value;
     return node;
   }
@@ -388,7 +388,7 @@ ExpressionPtr ExpressionParser::parse_attribute(ExpressionPtr subject) {
 
 // One subscript or slice; several are a tuple, which no value of a template takes.
 ExpressionPtr ExpressionParser::parse_subscript(ExpressionPtr subject) {
-  ExpressionPtr node = make(Kind::subscript);
+  ExpressionPtr node = make(ExpressionKind::subscript);
   tokens_.take();
   node->parts.push_back(std::move(subject));
   const auto part = [&]() -> ExpressionPtr {
@@ -398,7 +398,7 @@ ExpressionPtr ExpressionParser::parse_subscript(ExpressionPtr subject) {
   };
   node->parts.push_back(part());
   if (tokens_.take_sign(":")) {
-    node->kind = Kind::slice;
+    node->kind = ExpressionKind::slice;
     node->parts.push_back(part());
     node->parts.push_back(tokens_.take_sign(":") ? part() : nullptr);
   } else if (node->parts[1] == nullptr) {
@@ -441,14 +441,14 @@ std::unique_ptr<WrittenArguments> ExpressionParser::parse_arguments() {
 }
 
 ExpressionPtr ExpressionParser::parse_call(ExpressionPtr subject) {
-  ExpressionPtr node = make(Kind::call);
+  ExpressionPtr node = make(ExpressionKind::call);
   node->parts.push_back(std::move(subject));
   node->arguments = parse_arguments();
   return node;
 }
 
 ExpressionPtr ExpressionParser::parse_filter(ExpressionPtr subject) {
-  ExpressionPtr node = make(Kind::filter);
+  ExpressionPtr node = make(ExpressionKind::filter);
   node->name = tokens_.expect_name();
   while (tokens_.take_sign(".")) node->name += "." + tokens_.expect_name();
   node->function = find_filter(node->name);
@@ -459,7 +459,7 @@ ExpressionPtr ExpressionParser::parse_filter(ExpressionPtr subject) {
 }
 
 ExpressionPtr ExpressionParser::parse_test(ExpressionPtr subject) {
-  ExpressionPtr node = make(Kind::test);
+  ExpressionPtr node = make(ExpressionKind::test);
   tokens_.take();
   const bool is_negated = tokens_.take_name("not");
   node->name = tokens_.expect_name();
@@ -479,7 +479,7 @@ ExpressionPtr ExpressionParser::parse_test(ExpressionPtr subject) {
     if (has_argument) node->arguments->positional.push_back(parse_postfix(parse_primary()));
   }
   if (!is_negated) return node;
-  ExpressionPtr negation = make(Kind::negation);
+  ExpressionPtr negation = make(ExpressionKind::negation);
   negation->line = node->line;
   negation->parts.push_back(std::move(node));
   return negation;

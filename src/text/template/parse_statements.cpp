@@ -7,7 +7,7 @@ inline namespace v0_1 {
 namespace jinja {
 namespace {
 
-using Kind = Statement::Kind;
+using StatementKind = Statement::Kind;
 using TokenKind = TemplateToken::Kind;
 using Names = std::initializer_list<std::string_view>;
 
@@ -23,7 +23,7 @@ class StatementParser {
   }
 
  private:
-  Statement make(Kind kind) const {
+  Statement make(StatementKind kind) const {
     Statement statement;
     statement.kind = kind;
     statement.line = tokens_.peek().line;
@@ -41,11 +41,11 @@ class StatementParser {
         tokens_.fail_here("statement", "'" + std::string(*(ends.end() - 1)) + "'");
       }
       if (token.kind == TokenKind::text) {
-        block.push_back(make(Kind::text));
+        block.push_back(make(StatementKind::text));
         block.back().text = tokens_.take().text;
       } else if (token.kind == TokenKind::begin_output) {
         tokens_.take();
-        block.push_back(make(Kind::output));
+        block.push_back(make(StatementKind::output));
         block.back().expressions.push_back(expressions_.parse_tuple());
         tokens_.expect(TokenKind::end_output, "'}}'");
       } else {
@@ -95,7 +95,7 @@ class StatementParser {
   }
 
   Statement parse_if() {
-    Statement statement = make(Kind::condition);
+    Statement statement = make(StatementKind::condition);
     tokens_.take();
     std::string end;
     do {
@@ -109,7 +109,7 @@ class StatementParser {
   }
 
   Statement parse_for() {
-    Statement statement = make(Kind::loop);
+    Statement statement = make(StatementKind::loop);
     tokens_.take();
     statement.expressions.push_back(expressions_.parse_target());
     tokens_.expect_name("in");
@@ -130,7 +130,7 @@ class StatementParser {
   }
 
   Statement parse_set() {
-    Statement statement = make(Kind::assign);
+    Statement statement = make(StatementKind::assign);
     tokens_.take();
     statement.expressions.push_back(expressions_.parse_target(true));
     if (tokens_.take_sign("=")) {
@@ -138,7 +138,7 @@ class StatementParser {
       expect_end();
       return statement;
     }
-    statement.kind = Kind::assign_text;
+    statement.kind = StatementKind::assign_text;
     statement.expressions.push_back(expressions_.parse_filters(nullptr, false));
     statement.blocks.push_back(parse_body("endset"));
     return statement;
@@ -169,7 +169,7 @@ class StatementParser {
   }
 
   Statement parse_macro() {
-    Statement statement = make(Kind::macro);
+    Statement statement = make(StatementKind::macro);
     tokens_.take();
     statement.macro = std::make_unique<MacroNode>();
     statement.macro->name = tokens_.expect_name();
@@ -179,7 +179,7 @@ class StatementParser {
   }
 
   Statement parse_call() {
-    Statement statement = make(Kind::call);
+    Statement statement = make(StatementKind::call);
     tokens_.take();
     statement.macro = std::make_unique<MacroNode>();
     statement.macro->name = "caller";
@@ -193,7 +193,7 @@ class StatementParser {
   }
 
   Statement parse_filter() {
-    Statement statement = make(Kind::filter);
+    Statement statement = make(StatementKind::filter);
     tokens_.take();
     statement.expressions.push_back(expressions_.parse_filters(nullptr, true));
     statement.blocks.push_back(parse_body("endfilter"));
@@ -201,7 +201,7 @@ class StatementParser {
   }
 
   Statement parse_with() {
-    Statement statement = make(Kind::scope);
+    Statement statement = make(StatementKind::scope);
     tokens_.take();
     while (tokens_.peek().kind != TokenKind::end_statement) {
       if (!statement.expressions.empty()) tokens_.expect_sign(",");
@@ -215,7 +215,7 @@ class StatementParser {
 
   // What a model writes: for training a mask, for a prompt a scope.
   Statement parse_generation() {
-    Statement statement = make(Kind::generation);
+    Statement statement = make(StatementKind::generation);
     tokens_.take();
     const int loops = std::exchange(loops_, 0);
     statement.blocks.push_back(parse_body("endgeneration"));
@@ -223,15 +223,15 @@ class StatementParser {
     return statement;
   }
 
-  Statement parse_jump(Kind kind) {
+  Statement parse_jump(StatementKind kind) {
     Statement statement = make(kind);
     if (loops_ == 0) tokens_.fail_here("statement", "one in a loop");
     tokens_.take();
     expect_end();
     return statement;
   }
-  Statement parse_break() { return parse_jump(Kind::break_loop); }
-  Statement parse_continue() { return parse_jump(Kind::continue_loop); }
+  Statement parse_break() { return parse_jump(StatementKind::break_loop); }
+  Statement parse_continue() { return parse_jump(StatementKind::continue_loop); }
 
   Tokens tokens_;
   ExpressionParser expressions_;

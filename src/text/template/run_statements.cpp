@@ -8,7 +8,7 @@ namespace krait {
 inline namespace v0_1 {
 namespace jinja {
 
-using Kind = Statement::Kind;
+using StatementKind = Statement::Kind;
 
 void Frame::set(std::string_view name, Value value) {
   for (auto& [known, old] : values_) {
@@ -62,33 +62,33 @@ Renderer::Flow Renderer::run(const Statement& statement, TextBuilder& out) {
   const Level level(*this);
   line_ = statement.line;
   switch (statement.kind) {
-    case Kind::text:
+    case StatementKind::text:
       out.append(statement.text);
       break;
-    case Kind::output:
+    case StatementKind::output:
       append_text(out, evaluate(*statement.expressions[0]));
       break;
-    case Kind::condition:
+    case StatementKind::condition:
       return run_condition(statement, out);
-    case Kind::loop: {
+    case StatementKind::loop: {
       // Only the outermost run of a recursive loop is one that was not asked for by it.
       const Value iterable = evaluate(*statement.expressions[1]);
       run_loop(statement, iterable, 0, out);
       break;
     }
-    case Kind::assign:
+    case StatementKind::assign:
       assign(*statement.expressions[0], evaluate(*statement.expressions[1]));
       break;
-    case Kind::assign_text:
+    case StatementKind::assign_text:
       run_assign_text(statement);
       break;
-    case Kind::macro:
+    case StatementKind::macro:
       frame_->set(statement.macro->name, make_macro(*statement.macro));
       break;
-    case Kind::call:
+    case StatementKind::call:
       run_call(statement, out);
       break;
-    case Kind::filter: {
+    case StatementKind::filter: {
       Value text;
       {
         const Scope scope(*this, frame_);
@@ -97,12 +97,12 @@ Renderer::Flow Renderer::run(const Statement& statement, TextBuilder& out) {
       append_text(out, filtered(statement.expressions[0].get(), std::move(text)));
       break;
     }
-    case Kind::generation:
-    case Kind::scope:
+    case StatementKind::generation:
+    case StatementKind::scope:
       return run_scope(statement, out);
-    case Kind::break_loop:
+    case StatementKind::break_loop:
       return Flow::break_loop;
-    case Kind::continue_loop:
+    case StatementKind::continue_loop:
       return Flow::continue_loop;
   }
   return Flow::go_on;

@@ -12,7 +12,7 @@ inline namespace v0_1 {
 namespace jinja {
 namespace {
 
-constexpr std::size_t npos = std::string::npos;
+constexpr std::size_t not_found = std::string::npos;
 
 const String& self_of(const Value& self) { return *self.string(); }
 
@@ -80,7 +80,7 @@ Value split_at(Budget& budget, const String& text, std::string_view mark, std::i
     budget.step();
     const std::size_t at = from_end ? std::string_view(text.bytes).substr(0, end).rfind(mark)
                                     : text.bytes.find(mark, begin);
-    if (at == npos) break;
+    if (at == not_found) break;
     if (from_end) {
       parts.push_back(make_part(budget, text, at + mark.size(), end));
       end = at;
@@ -124,7 +124,7 @@ Value partition(Renderer& renderer, std::string_view name, const Value& self,
   const std::size_t at = from_end ? text.bytes.rfind(mark) : text.bytes.find(mark);
   const Value whole = make_part(budget, text, 0, text.bytes.size());
   const Value empty = make_string("");
-  if (at == npos) {
+  if (at == not_found) {
     return make_list(budget,
                      from_end ? std::vector<Value>{empty, empty, whole}
                               : std::vector<Value>{whole, empty, empty},
@@ -207,7 +207,7 @@ std::int64_t find_text(std::string_view name, const Value& self, const Arguments
   const std::string_view text = bytes.substr(0, window.end);
   const std::string& sought = given.string(0).bytes;
   std::size_t at = from_end ? text.rfind(sought) : text.find(sought, window.begin);
-  if (at == npos || at < window.begin) return -1;
+  if (at == not_found || at < window.begin) return -1;
   return static_cast<std::int64_t>(count_characters(bytes.substr(0, at)));
 }
 
@@ -237,7 +237,8 @@ Value count_text(Renderer&, const Value& self, const Arguments& arguments) {
   const std::string& sought = given.string(0).bytes;
   if (sought.empty()) return static_cast<std::int64_t>(count_characters(text)) + 1;
   std::int64_t count = 0;
-  for (std::size_t at = text.find(sought); at != npos; at = text.find(sought, at + sought.size())) {
+  for (std::size_t at = text.find(sought); at != not_found;
+       at = text.find(sought, at + sought.size())) {
     ++count;
   }
   return count;
@@ -332,10 +333,10 @@ Value all_are(Renderer& renderer, const Value& self, const Arguments& arguments)
   return !text.empty();
 }
 
-Value is_upper_text(Renderer&, const Value& self, const Arguments&) {
+Value is_upper_method(Renderer&, const Value& self, const Arguments&) {
   return has_one_case(self_of(self).bytes, true);
 }
-Value is_lower_text(Renderer&, const Value& self, const Arguments&) {
+Value is_lower_method(Renderer&, const Value& self, const Arguments&) {
   return has_one_case(self_of(self).bytes, false);
 }
 
@@ -356,10 +357,10 @@ constexpr std::array<Method, 41> methods = {{
     {"isdecimal", all_are<is_decimal>},
     {"isdigit", all_are<is_decimal>},
     {"isidentifier", nullptr},
-    {"islower", is_lower_text},
+    {"islower", is_lower_method},
     {"isnumeric", all_are<is_decimal>},
     {"isspace", all_are<is_space>},
-    {"isupper", is_upper_text},
+    {"isupper", is_upper_method},
     {"join", join},
     {"ljust", pad_right},
     {"lower", changed<lower>},

@@ -14,7 +14,7 @@ inline namespace v0_1 {
 namespace {
 
 #define KRAIT_ADDRESS(architecture) &architecture,
-constexpr std::array architectures = {KRAIT_GGUF_ARCHITECTURES(KRAIT_ADDRESS)};
+constexpr std::array writable = {KRAIT_GGUF_ARCHITECTURES(KRAIT_ADDRESS)};
 #undef KRAIT_ADDRESS
 
 Error fail(std::string_view what, std::string_view expected, std::string_view found) {
@@ -24,7 +24,7 @@ Error fail(std::string_view what, std::string_view expected, std::string_view fo
 
 Result<const GgufArchitecture*> architecture_for(const Metadata& config) {
   std::string known;
-  for (const GgufArchitecture* architecture : architectures) {
+  for (const GgufArchitecture* architecture : writable) {
     for (const std::string_view type : architecture->model_types) {
       if (config["model_type"].is(type)) return architecture;
       known += fmt::format("{}{}", known.empty() ? "" : ", ", type);

@@ -14,7 +14,7 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-Error fail(std::string_view what, std::string_view expected, std::string_view found) {
+Error fail_export(std::string_view what, std::string_view expected, std::string_view found) {
   return {ErrorCode::unsupported, fmt::format("[convert] tokenizer.json {}: expected {}, found {}",
                                               what, expected, printable(found))};
 }
@@ -46,7 +46,7 @@ Result<std::string_view> pre_kind(const Metadata& tokenizer) {
     for (std::size_t i = 0; i < list.size(); ++i) is_same = is_same && same_step(steps[i], list[i]);
     if (is_same) return kind.name;
   }
-  return fail("pre_tokenizer", "one that llama.cpp has a name for", json_text(pre));
+  return fail_export("pre_tokenizer", "one that llama.cpp has a name for", json_text(pre));
 }
 
 // llama.cpp composes no characters: like its converter, this lets NFC go.
@@ -54,10 +54,10 @@ Result<void> check_kind(const Metadata& tokenizer) {
   const Metadata& model = tokenizer["model"];
   const bool is_byte_level = !model["byte_fallback"].boolean().value_or(false) &&
                              (model["type"].is("BPE") || model["type"].is_null());
-  if (!is_byte_level) return fail("model.type", "byte-level BPE", json_text(model["type"]));
+  if (!is_byte_level) return fail_export("model.type", "byte-level BPE", json_text(model["type"]));
   const Metadata& normalizer = tokenizer["normalizer"];
   if (normalizer.is_null() || normalizer["type"].is("NFC")) return {};
-  return fail("normalizer", "none, or NFC", json_text(normalizer));
+  return fail_export("normalizer", "none, or NFC", json_text(normalizer));
 }
 
 std::string merge_text(const Metadata& merge) {
@@ -75,7 +75,7 @@ struct Vocabulary {
       types.emplace_back(static_cast<std::int64_t>(GgufTokenType::unused));
     }
     const Metadata& vocab = tokenizer["model"]["vocab"];
-    if (vocab.object() == nullptr) return fail("model.vocab", "an object", json_text(vocab));
+    if (vocab.object() == nullptr) return fail_export("model.vocab", "an object", json_text(vocab));
     for (const auto& [text, id] : *vocab.object()) {
       KRAIT_RETURN_IF_ERROR(set(id, text, GgufTokenType::normal));
     }
@@ -93,8 +93,8 @@ struct Vocabulary {
   Result<void> set(const Metadata& id, const std::string& text, GgufTokenType type) {
     const auto number = id.whole();
     if (!number || *number >= tokens.size()) {
-      return fail("ids", fmt::format("ids below {}, the rows of the model", tokens.size()),
-                  json_text(id));
+      return fail_export("ids", fmt::format("ids below {}, the rows of the model", tokens.size()),
+                         json_text(id));
     }
     tokens[static_cast<std::size_t>(*number)] = Metadata(text);
     types[static_cast<std::size_t>(*number)] = Metadata(static_cast<std::int64_t>(type));
@@ -114,8 +114,8 @@ struct Ends {
     const auto before = place - marked.begin();
     const auto after = std::ssize(marked) - before - std::ssize(plain);
     if (before > 1 || after > 1) {
-      return fail("post_processor", "at most one token before and after a text",
-                  fmt::format("{} and {}", before, after));
+      return fail_export("post_processor", "at most one token before and after a text",
+                         fmt::format("{} and {}", before, after));
     }
     if (before == 1) begin = marked.front();
     if (after == 1) end = marked.back();
@@ -188,7 +188,7 @@ Result<void> export_gguf_tokenizer(const Checkpoint& checkpoint, const Metadata&
     return {};
   }
   if (!checkpoint.sentencepiece.empty()) {
-    return fail("model.type", "byte-level BPE", "tokenizer.model, of SentencePiece");
+    return fail_export("model.type", "byte-level BPE", "tokenizer.model, of SentencePiece");
   }
   if (checkpoint.tokenizer.empty()) {
     set("model", std::string("no_vocab"));
