@@ -2,9 +2,6 @@
 
 #include <atomic>
 #include <exception>
-#include <string>
-
-#include "core/bad_argument.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -39,14 +36,6 @@ std::string_view to_string(ErrorCode code) noexcept {
       return "no_memory";
   }
   return "unknown";
-}
-
-Error bad_argument(std::string_view area, std::string_view what, std::string_view expected,
-                   std::string_view found) {
-  std::string message;
-  message.append("[").append(area).append("] ").append(what);
-  message.append(": expected ").append(expected).append(", found ").append(found);
-  return {ErrorCode::bad_argument, std::move(message)};
 }
 
 namespace {
