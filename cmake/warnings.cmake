@@ -13,6 +13,11 @@ function(krait_warnings target)
     # std::variant that are read before they are set.
     target_compile_options(${target} PRIVATE -Wno-restrict -Wno-maybe-uninitialized)
   endif()
+  if(KRAIT_UNITY AND NOT CMAKE_CXX_COMPILER_ID STREQUAL "MSVC")
+    # Of files that know nothing of each other.
+    target_compile_options(${target} PRIVATE -Wno-shadow
+      $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)
+  endif()
   if(KRAIT_WERROR)
     target_compile_options(${target} PRIVATE $<IF:$<CXX_COMPILER_ID:MSVC>,/WX,-Werror>)
   endif()

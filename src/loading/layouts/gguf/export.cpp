@@ -34,7 +34,7 @@ Result<const GgufArchitecture*> architecture_for(const Metadata& config) {
 }
 
 // "backbone.layers.*.norm.weight" and layer "3" of "backbone.layers.3.norm.weight".
-std::pair<std::string, std::string> without_layer(const std::string& name) {
+std::pair<std::string, std::string> pattern_of(const std::string& name) {
   constexpr std::string_view mark = "layers.";
   const std::size_t place = name.find(mark);
   if (place == name.npos) return {name, {}};
@@ -72,7 +72,7 @@ Result<GgufExport> export_gguf(const Checkpoint& checkpoint, const std::string& 
   GgufExport result;
   Index rows = 0;
   for (const GgufSource& tensor : tensors) {
-    const auto [pattern, layer] = without_layer(tensor.name);
+    const auto [pattern, layer] = pattern_of(tensor.name);
     const auto found = names.find(pattern);
     if (found == names.end()) {
       return fail(tensor.name, fmt::format("a tensor of {}", architecture->name), "another");
