@@ -9,7 +9,20 @@
 
 #include "krait/core/cpu.hpp"
 
-#if defined(__x86_64__)
+// ThreadSanitizer looks at who touches what, which is the same at every level: there, one is
+// compiled and serves as all, since its checks make kernels slow to compile.
+#if defined(__SANITIZE_THREAD__)
+#  define KRAIT_ONE_LEVEL
+#elif defined(__has_feature)
+#  if __has_feature(thread_sanitizer)
+#    define KRAIT_ONE_LEVEL
+#  endif
+#endif
+
+#if defined(__x86_64__) && defined(KRAIT_ONE_LEVEL)
+#  define HWY_BASELINE_TARGETS HWY_AVX2
+#  define HWY_COMPILE_ONLY_STATIC
+#elif defined(__x86_64__)
 // SSE4 is the weakest vector level; below it the scalar model runs.
 #  define HWY_BASELINE_TARGETS HWY_SSE4
 #  define HWY_DISABLED_TARGETS (~(HWY_SSE4 | HWY_AVX2 | HWY_AVX3))
@@ -31,7 +44,7 @@
 /// KRAIT_KERNEL_VNNI(name, scalar, vnni), KRAIT_KERNEL_BF16(name, scalar, bf16): the same, with the
 /// function `vnni` or `bf16` where the processor has that extension of AVX-512, for which Highway
 /// has no target.
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(KRAIT_ONE_LEVEL)
 #  define KRAIT_KERNEL_TABLE(name, scalar, vnni, bf16)                                    \
     ([]() noexcept {                                                                      \
       static constexpr decltype(&(scalar)) table[isa_count] = {                           \
