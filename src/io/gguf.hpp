@@ -23,7 +23,7 @@ inline namespace v0_1 {
 
 /// How the elements of a tensor are stored: plain ones, or blocks; neither if krait does not know
 /// the type of that number.
-struct GgufType {
+struct KRAIT_API GgufType {
   std::uint32_t number = 0;
   std::optional<DType> dtype = {};
   std::optional<BlockFormat> blocks = {};
@@ -70,7 +70,7 @@ struct GgufOutput {
 
 /// Writes a file of version 3 under a temporary name; `commit` renames it. Whole numbers are
 /// written as u32, in arrays as i32; other numbers as f32.
-class GgufWriter {
+class KRAIT_API GgufWriter {
  public:
   /// `metadata` is an object. Errors: io_failed; bad_argument (a number that does not fit).
   static Result<GgufWriter> create(const std::string& path, const Metadata& metadata,

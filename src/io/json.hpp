@@ -24,8 +24,8 @@ enum class JsonWords {
 /// Parses JSON from outside. Refuses, beside what is no JSON: duplicate keys, nesting beyond
 /// `max_json_depth`, more than `max_json_bytes`. `name` is for messages, which give line and
 /// column.
-Result<Metadata> parse_json(std::string_view text, std::string_view name,
-                            JsonWords words = JsonWords::python);
+KRAIT_API Result<Metadata> parse_json(std::string_view text, std::string_view name,
+                                      JsonWords words = JsonWords::python);
 
 /// The number that a value stands for: a JSON number, the words Infinity, -Infinity and NaN as
 /// strings (as which `parse_json` reads the bare ones), or {"__float__": word}. Nothing for all
@@ -34,13 +34,13 @@ std::optional<double> json_number(const Metadata& value);
 
 /// Appends the string in quotes. Bytes that are no UTF-8 become U+FFFD; `ascii` has all characters
 /// beyond ASCII escaped.
-void append_json_string(std::string& json, std::string_view text, bool ascii = false);
+KRAIT_API void append_json_string(std::string& json, std::string_view text, bool ascii = false);
 
 /// The value on one short line, for messages.
-std::string json_text(const Metadata& value);
+KRAIT_API std::string json_text(const Metadata& value);
 
 /// All of the value, on one line. What is no finite number becomes null.
-std::string full_json(const Metadata& value);
+KRAIT_API std::string full_json(const Metadata& value);
 
 }  // namespace v0_1
 }  // namespace krait

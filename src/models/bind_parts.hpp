@@ -10,8 +10,8 @@ inline namespace v0_1 {
 
 /// Whether the checkpoint holds the matrix that embedding and head share under the head's name
 /// only. False without a checkpoint.
-bool is_embedding_in_head(const ModelSpec& spec, const WeightStore* weights,
-                          const std::string& prefix);
+KRAIT_API bool is_embedding_in_head(const ModelSpec& spec, const WeightStore* weights,
+                                    const std::string& prefix);
 
 /// Binds every part of a model, the embedding first. `tree` gets a name for each.
 Result<Model::Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder,

@@ -14,7 +14,7 @@ inline namespace v0_1 {
 ///
 /// Files write patterns for the engine of the original tokenizers (Oniguruma, Ruby syntax): `\s`
 /// is the White_Space property and `^` and `$` match at every line.
-class Regex {
+class KRAIT_API Regex {
  public:
   /// What version of Unicode the engine has decides how classes are spelled, not what they match.
   static Result<Regex> compile(std::string_view pattern,
@@ -42,7 +42,7 @@ struct RegexMatch {
 };
 
 /// Searches texts with one pattern.
-class RegexSearch {
+class KRAIT_API RegexSearch {
  public:
   explicit RegexSearch(const Regex& regex);
   ~RegexSearch();

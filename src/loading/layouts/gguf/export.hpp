@@ -35,8 +35,8 @@ struct GgufExport {
 /// Describes a checkpoint as llama.cpp has it. `config` is transformers' config.json. Errors:
 /// unsupported (a model that has no architecture here, a tensor without a name, a tokenizer of
 /// another kind), bad_config.
-Result<GgufExport> export_gguf(const Checkpoint& checkpoint, const std::string& config,
-                               const std::vector<GgufSource>& tensors);
+KRAIT_API Result<GgufExport> export_gguf(const Checkpoint& checkpoint, const std::string& config,
+                                         const std::vector<GgufSource>& tensors);
 
 /// Adds the keys of the vocabulary, which has `rows` tokens, from the files of the tokenizer.
 Result<void> export_gguf_tokenizer(const Checkpoint& checkpoint, const Metadata& config, Index rows,

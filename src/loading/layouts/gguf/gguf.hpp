@@ -30,7 +30,7 @@ std::string tokenizer_config_of(const TokenTable& table);
 
 /// The same vocabulary as a tokenizer.json. Errors: unsupported (another `model` than gpt2, a `pre`
 /// that is not known here, by name).
-Result<std::string> tokenizer_json_of(const TokenTable& table);
+KRAIT_API Result<std::string> tokenizer_json_of(const TokenTable& table);
 
 }  // namespace v0_1
 }  // namespace krait
