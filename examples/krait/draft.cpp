@@ -2,6 +2,8 @@
 
 #include "draft.hpp"
 
+#include "krait/tools/laser.hpp"
+
 #include <algorithm>
 #include <utility>
 
@@ -9,13 +11,16 @@ namespace krait::cli {
 namespace {
 
 constexpr const char* known_drafters =
-    "ngram, maxgram, model:PATH, cascade:PATH,...,ngram, cascade:PATH,...,maxgram, self:q4";
+    "ngram, maxgram, model:PATH, cascade:PATH,...,ngram, cascade:PATH,...,maxgram, self:q4, "
+    "self:laser=RANK, self:laser=LAYER:MATRIX:RANK,...";
+
+constexpr std::string_view laser = "self:laser=";
 
 // What --draft says.
 struct DraftSpec {
   std::vector<std::string> models;  // paths, the largest first
   std::string bottom;               // "ngram", "maxgram", or none
-  bool is_self = false;             // the model itself, in q4
+  std::string self;                 // the model itself: "q4", or "laser=" and what is cut
 };
 
 [[noreturn]] void refuse(const std::string& expected, const std::string& text) {
@@ -31,8 +36,8 @@ DraftSpec parse(const std::string& text) {
   const std::string rest = colon == std::string::npos ? "" : text.substr(colon + 1);
   if (is_statistical(text)) {
     spec.bottom = text;
-  } else if (text == "self:q4") {
-    spec.is_self = true;
+  } else if (text == "self:q4" || (text.starts_with(laser) && text.size() > laser.size())) {
+    spec.self = rest;
   } else if (kind == "model" && !rest.empty()) {
     spec.models = {rest};
   } else if (kind == "cascade" && !rest.empty()) {
@@ -57,17 +62,38 @@ DraftSpec parse(const std::string& text) {
   return spec;
 }
 
-Result<DraftModelOptions> load(const std::string& path, const std::string& name,
-                               const LoadOptions& options, const Runtime& runtime) {
+// A model that drafts, and its tokens.
+struct Loaded {
+  DraftModelOptions options;
+  std::shared_ptr<const Tokenizer> tokenizer;
+};
+
+Result<Loaded> load(const std::string& path, const std::string& name, const LoadOptions& options) {
   KRAIT_ASSIGN_OR_RETURN(const LanguageModel loaded, load_language_model(path, options));
-  KRAIT_RETURN_IF_ERROR(check_same_tokens(*loaded.tokenizer, runtime.tokenizer(), path));
-  if (loaded.model.vocab() != runtime.model().vocab()) {
-    return Error{ErrorCode::bad_argument,
-                 "[draft] vocabulary: expected that of the model (" +
-                     std::to_string(runtime.model().vocab()) + " tokens), found " +
-                     std::to_string(loaded.model.vocab()) + " (" + printable(path) + ")"};
+  return Loaded{{loaded.model, name}, loaded.tokenizer};
+}
+
+// The model itself, with matrices of lower rank. RANK alone stands for the whole matrices of all
+// layers.
+Result<Model> load_cut(const std::string& path, const std::string& text, const LoadOptions& options,
+                       Executor& executor) {
+  KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan plan, plan_checkpoint(path, options));
+  const std::vector<LaserMatrix> matrices = laser_matrices(plan);
+  std::vector<LaserCut> cuts;
+  const auto add = [&](const std::string& cut) {
+    const Result<LaserCut> parsed = parse_laser_cut(cut, matrices);
+    if (!parsed) throw WrongUsage("--draft", parsed.error());
+    cuts.push_back(*parsed);
+  };
+  if (text.find(':') == std::string::npos) {
+    for (const LaserMatrix& matrix : matrices) {
+      if (matrix.layer < 0 || !matrix.is_whole()) continue;
+      add(std::to_string(matrix.layer) + ":" + matrix.name + ":" + text);
+    }
+  } else {
+    for (const std::string& cut : split_list(text)) add(cut);
   }
-  return DraftModelOptions{loaded.model, name};
+  return cut_model(plan, cuts, executor, options.for_weights());
 }
 
 // A cascade in which a model stands twice never ends, or reviews itself.
@@ -81,6 +107,21 @@ Result<void> check_distinct(const std::vector<DraftModelOptions>& models, const 
                        printable(one.name) + " twice"};
     }
     seen.push_back(one.model.fingerprint());
+  }
+  return {};
+}
+
+// Models of a cascade review each other's tokens.
+Result<void> check_one_vocabulary(const std::vector<Loaded>& models) {
+  for (const Loaded& one : models) {
+    const Loaded& first = models.front();
+    if (one.options.model.vocab() == first.options.model.vocab() &&
+        check_same_tokens(*one.tokenizer, *first.tokenizer, one.options.name)) {
+      continue;
+    }
+    return Error{ErrorCode::bad_argument,
+                 "[draft] cascade: expected models of one vocabulary, found those of " +
+                     printable(first.options.name) + " and " + printable(one.options.name)};
   }
   return {};
 }
@@ -140,22 +181,38 @@ Result<std::shared_ptr<Speculation>> DraftFlags::load_drafter(const Runtime& run
                                                               const CommonOptions& common) const {
   const DraftSpec spec = parse(spec_);
   KRAIT_ASSIGN_OR_RETURN(std::unique_ptr<Drafter> drafter, bottom_of(spec));
-  std::vector<DraftModelOptions> models;
+  std::vector<Loaded> loaded;
   LoadOptions options = load_options(common, runtime.threads.get());
-  options.form = spec.is_self ? "q4" : "file";
-  if (spec.is_self) {
-    KRAIT_ASSIGN_OR_RETURN(DraftModelOptions model, load(common.model, spec_, options, runtime));
-    models.push_back(std::move(model));
+  options.form = spec.self == "q4" ? "q4" : "file";
+  if (spec.self == "q4") {
+    KRAIT_ASSIGN_OR_RETURN(Loaded model, load(common.model, spec_, options));
+    loaded.push_back(std::move(model));
   }
   options.adapter.clear();  // it is the model's own
-  for (const std::string& path : spec.models) {
-    KRAIT_ASSIGN_OR_RETURN(DraftModelOptions model, load(path, path, options, runtime));
-    models.push_back(std::move(model));
+  if (spec.self.starts_with("laser=")) {
+    KRAIT_ASSIGN_OR_RETURN(
+        Model model, load_cut(common.model, spec_.substr(laser.size()), options, *runtime.threads));
+    loaded.push_back({{std::move(model), spec_}, runtime.language_model.tokenizer});
   }
-  if (!models.empty()) {
+  for (const std::string& path : spec.models) {
+    KRAIT_ASSIGN_OR_RETURN(Loaded model, load(path, path, options));
+    loaded.push_back(std::move(model));
+  }
+  if (!loaded.empty()) {
+    KRAIT_RETURN_IF_ERROR(check_one_vocabulary(loaded));
+    const std::shared_ptr<const Tokenizer> tokenizer = loaded.front().tokenizer;
+    const bool is_own =
+        loaded.front().options.model.vocab() == runtime.model().vocab() &&
+        check_same_tokens(*tokenizer, runtime.tokenizer(), loaded.front().options.name);
+    std::vector<DraftModelOptions> models;
+    for (Loaded& one : loaded) models.push_back(std::move(one.options));
     if (drafter) KRAIT_RETURN_IF_ERROR(check_distinct(models, runtime.model()));
     KRAIT_ASSIGN_OR_RETURN(
         drafter, cascade_drafter(std::move(models), std::move(drafter), *runtime.threads));
+    if (!is_own) {
+      drafter =
+          retokenizing_drafter(std::move(drafter), tokenizer, runtime.language_model.tokenizer);
+    }
   }
   KRAIT_ASSIGN_OR_RETURN(Speculation speculation,
                          Speculation::make(std::move(drafter), {.length = length_}));

@@ -1,11 +1,16 @@
 // The program with --draft.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <string>
+#include <utility>
 
 #include "krait/io/safetensors.hpp"
+#include "krait/loading/registry.hpp"
+#include "krait/models/random_weights.hpp"
 #include "tests/cli/cli.hpp"
 #include "tests/support/support.hpp"
+#include "tests/text/small_tokenizer.hpp"
 
 namespace krait {
 namespace {
@@ -17,6 +22,8 @@ class CliDraft : public Cli {
                                              "model:krait-bytes-draft",
                                              "model:krait-bytes-2m",
                                              "self:q4",
+                                             "self:laser=0.3",
+                                             "self:laser=0:in:0.5,7:out:20",
                                              "cascade:krait-bytes-draft,ngram",
                                              "cascade:krait-bytes-moe,krait-bytes-draft,maxgram"};
 
@@ -96,6 +103,49 @@ TEST_F(CliDraft, AModelThatDraftsForItselfIsRight) {
   EXPECT_EQ(sample["levels"][0]["drafter"], "krait-bytes-draft");
 }
 
+// A model of subwords that knows nothing drafts for one of bytes, and the other way round.
+TEST_F(CliDraft, ADrafterMayHaveAnotherVocabulary) {
+  const std::string words = path("words");
+  std::filesystem::create_directory(words);
+  Checkpoint checkpoint;
+  checkpoint.config =
+      R"({"model_type": "mamba", "hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 259})";
+  const WeightStore weights =
+      random_weights(read_config(checkpoint).value().spec, 1, "backbone").value();
+  std::vector<NamedTensor> tensors;
+  for (const auto& [name, entry] : weights.entries()) tensors.push_back({name, entry.tensor});
+  write_safetensors(words + "/model.safetensors", tensors).value();
+  test::write_file(words + "/config.json", checkpoint.config);
+  test::write_file(words + "/tokenizer.json", test::small_tokenizer().dump());
+
+  for (const auto& [target, drafter] :
+       {std::pair<std::string, std::string>("krait-bytes-draft", "model:" + words),
+        {"krait-bytes-draft", "cascade:" + words + ",ngram"},
+        {words, "model:krait-bytes-draft"}}) {
+    SCOPED_TRACE(drafter);
+    const std::string run =
+        "generate 'the theme of the theatre; the theme of' -n 60 --seed 3 -m " + target;
+    const json plain = krait_json(run + " --state-out " + path("plain"));
+    for (const char* length : {"3", "auto"}) {
+      const json drafted = krait_json(run + " --draft-length " + length + " --draft " + drafter +
+                                      " --state-out " + path("drafted"));
+      EXPECT_EQ(drafted["tokens"], plain["tokens"]);
+      expect_sums(drafted);
+      EXPECT_EQ(test::read_file(path("drafted")), test::read_file(path("plain")));
+      if (length == std::string("3")) {
+        EXPECT_GT(drafted["drafted"], 0);
+      }
+    }
+  }
+  const std::string run = "generate a -n 4 -m krait-bytes-2m --draft ";
+  expect_error(run + "cascade:krait-bytes-draft," + words + ",ngram", 1,
+               "[draft] cascade: expected models of one vocabulary, found those of "
+               "krait-bytes-draft and " +
+                   words);
+  expect_error(run + "model:" + golden("hf_f32"), 1,
+               "tokenizer.json: expected the tokenizer of the model, found none");
+}
+
 TEST_F(CliDraft, RepliesOfAChatAreThoseOfThePlainRun) {
   const std::string run = "printf 'Hello there\\nHello there\\n' | " + std::string(KRAIT_PROGRAM) +
                           " chat -m krait-bytes-draft -n 30 --seed 3 --state-out ";
@@ -129,11 +179,16 @@ TEST_F(CliDraft, SaysWhatIsWrongInOneLine) {
   const std::string run = "generate a -n 4 -m krait-bytes-draft ";
   const std::string list =
       "--draft: expected one of ngram, maxgram, model:PATH, cascade:PATH,...,ngram, "
-      "cascade:PATH,...,maxgram, self:q4, found ";
+      "cascade:PATH,...,maxgram, self:q4, self:laser=RANK, "
+      "self:laser=LAYER:MATRIX:RANK,..., found ";
   expect_error(run + "--draft foo", 2, list + "'foo'");
   expect_error(run + "--draft ''", 2, list + "''");
   expect_error(run + "--draft model:", 2, list + "'model:'");
-  expect_error(run + "--draft self:laser=3", 2, list + "'self:laser=3'");
+  expect_error(run + "--draft self:laser=", 2, list + "'self:laser='");
+  expect_error(run + "--draft self:laser=9:in:3", 2,
+               "--draft: expected a layer from 0 to 1, found '9:in:3'");
+  expect_error(run + "--draft self:laser=0:foo:3", 2, "--draft: expected");
+  expect_error(run + "--draft self:laser=none", 2, "--draft: expected a rank from 1 to");
   const std::string cascade =
       "--draft: expected cascade:PATH,...,ngram or cascade:PATH,...,maxgram with at least one "
       "model, found ";

@@ -11,6 +11,7 @@
 #include "krait/decoding/generate.hpp"
 #include "krait/decoding/rejection.hpp"
 #include "krait/models/random_weights.hpp"
+#include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
 namespace krait {
@@ -110,6 +111,13 @@ class Speculated : public testing::TestWithParam<const char*> {
       return cascade_drafter(models(2), maxgram_drafter().value(), executor_,
                              {.increments = {{0, 2, 2}, {0, 0, 3}, {0, 0, 0}}, .lenience = 3.0})
           .value();
+    };
+    all["other vocabulary"] = [this] {
+      static const std::shared_ptr<const Tokenizer> words =
+          read_tokenizer_json(
+              test::read_file(test::data_dir() / "data/gpt-neox-20b/tokenizer.json"))
+              .value();
+      return retokenizing_drafter(ngram_drafter({.least = 1}).value(), words, tokenizer_);
     };
     all["wrong"] = [text] {
       return std::make_unique<Scripted>(text,
@@ -286,7 +294,7 @@ TEST_P(Speculated, GoesOnWhereItWas) {
 
 TEST_P(Speculated, TextsOfABatchDraftDifferently) {
   GenerationOptions options{.max_tokens = 30, .sampler = {.temperature = 0.8}};
-  Session session(model_, executor_, {.max_verify = 64, .max_verify_batch = 8});
+  Session session(model_, executor_, {.max_verify = 64, .max_verify_batch = 16});
   std::vector<Tokens> expected;
   std::vector<Generation> texts;
   std::vector<Speculation> speculations;

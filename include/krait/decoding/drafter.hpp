@@ -142,6 +142,21 @@ KRAIT_API Result<std::unique_ptr<Drafter>> cascade_drafter(std::vector<DraftMode
                                                            Executor& executor,
                                                            const CascadeOptions& options = {});
 
+/// A drafter of another vocabulary. Only texts pass between the two: what is known of the text is
+/// given to the drafter in tokens of its own, and what it guesses becomes tokens of the target. So
+/// a model of subwords drafts for one of bytes (Wang et al. 2024, "MambaByte", arXiv:2401.13660,
+/// section 3.3; that paper accepts a byte among the target's three most probable, which changes the
+/// distribution and is not done here), one of bytes for one of subwords, and subwords for others.
+///
+/// The drafter is asked for the tokens that it thinks most probable; a guess of a determined token
+/// is exact under every rule of acceptance. It goes on from the last place where a word begins,
+/// with its own tokens if they spell what follows that place, else with those its tokenizer makes
+/// of it. Special tokens end a guess, and those of the text are not shown to the drafter. Neither
+/// tokenizer may be null.
+KRAIT_API std::unique_ptr<Drafter> retokenizing_drafter(std::unique_ptr<Drafter> drafter,
+                                                        std::shared_ptr<const Tokenizer> own,
+                                                        std::shared_ptr<const Tokenizer> target);
+
 /// Whether a drafter's tokens are those of the model it drafts for: as many, with the same bytes.
 /// `name` says in the error whose they are. Errors: bad_argument.
 KRAIT_API Result<void> check_same_tokens(const Tokenizer& drafter, const Tokenizer& target,
