@@ -13,7 +13,8 @@ function(krait_warnings target)
     # std::variant that are read before they are set.
     target_compile_options(${target} PRIVATE -Wno-restrict -Wno-maybe-uninitialized)
   endif()
-  if(KRAIT_UNITY AND NOT CMAKE_CXX_COMPILER_ID STREQUAL "MSVC")
+  if(KRAIT_UNITY AND NOT target STREQUAL "krait_kernels"
+      AND NOT CMAKE_CXX_COMPILER_ID STREQUAL "MSVC")
     # Of files that know nothing of each other.
     target_compile_options(${target} PRIVATE -Wno-shadow
       $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)

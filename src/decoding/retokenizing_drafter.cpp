@@ -22,13 +22,13 @@ bool is_bytewise(const Tokenizer& tokenizer) {
   return true;
 }
 
-bool is_space(char byte) noexcept { return byte == ' ' || byte == '\n' || byte == '\t'; }
+bool begins_word(char byte) noexcept { return byte == ' ' || byte == '\n' || byte == '\t'; }
 
 // Behind the last token that no later text changes: vocabularies of words have none in which a
 // space follows something else. 0: nowhere.
 std::size_t last_boundary(std::string_view text) noexcept {
   for (std::size_t i = text.size(); i-- > 1;) {
-    if (is_space(text[i]) && !is_space(text[i - 1])) return i;
+    if (begins_word(text[i]) && !begins_word(text[i - 1])) return i;
   }
   return 0;
 }
@@ -119,7 +119,7 @@ class RetokenizingDrafter final : public Drafter {
     // the letter has tokens of its own.
     const EncodeOptions plain = {.parse_special = false};
     const std::string letter = "a";
-    if (is_space(text.front())) {
+    if (begins_word(text.front())) {
       const Result<std::vector<Token>> alone = tokenizer.encode(letter, plain);
       Result<std::vector<Token>> both = tokenizer.encode(letter + std::string(text), plain);
       if (alone && both && both->size() > alone->size() &&
