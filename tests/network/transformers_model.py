@@ -5,7 +5,7 @@
 
 The reference is transformers' model on the weights as the gguf package decodes them, in float32. Per
 prompt: the ids of the tokenizers package, log-probabilities of all tokens at all positions, and a
-greedy continuation; then the perplexity of the first 32 KiB of a text. Prints what it finds and exits
+greedy continuation; then the perplexity of the beginning of a text. Prints what it finds and exits
 with 1 where a difference is too large. Needs torch, transformers, tokenizers, gguf and numpy; says so
 and exits with 77 where one is missing.
 """
@@ -31,7 +31,6 @@ except ImportError as error:
 LOG_PROB = 0.01  # most that a log-probability may differ by
 PERPLEXITY = 0.001  # … and a perplexity, relative to itself
 N_GREEDY = 40
-LIMIT = 32768  # bytes of the text
 
 USER = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 PROMPTS = [
@@ -208,7 +207,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("krait")
     parser.add_argument("model")
-    parser.add_argument("--text", action="append", default=[], help="a text for the perplexity")
+    parser.add_argument("--text", help="a text for the perplexity")
+    parser.add_argument("--limit", type=int, default=32768, help="bytes of it")
     options = parser.parse_args()
     reference = Reference(options.model)
     failed = False
@@ -220,14 +220,14 @@ def main():
             for line in wrong:
                 print("  " + line, flush=True)
             failed = failed or bool(wrong)
-        for path in options.text:
-            text = Path(path).read_bytes()[:LIMIT].decode(errors="ignore")
+        if options.text:
+            text = Path(options.text).read_bytes()[: options.limit].decode(errors="ignore")
             ids = reference.tokenizer.encode(text).ids
             same = krait.ids(text) == ids
             expected = reference.perplexity(ids)
             found = krait.perplexity(krait.written(text))
             away = abs(found / expected - 1)
-            print(f"{path}: {len(ids)} tokens, perplexity {expected:.6f}, krait {found:.6f} ({away:.2%} away)")
+            print(f"{options.text}: {len(ids)} tokens, perplexity {expected:.6f}, krait {found:.6f} ({away:.2%} away)")
             if not same:
                 print("  ids: expected those of the reference, found others")
             failed = failed or not same or away > PERPLEXITY
