@@ -107,13 +107,26 @@ HWY_INLINE void multiply_one(const MatmulBlocksArgs& args, Index r0) {
   constexpr BlockFormatInfo info = info_of(format);
   const BlockWeights& W = args.W;
   const auto* data = reinterpret_cast<const std::uint8_t*>(W.data) + r0 * W.row_bytes();
-  HWY_ALIGN Array<float, rows * static_cast<int>(virtual_lanes)> acc = {};
-  Array<Codes, rows> codes;
+  HWY_ALIGN Array<float, rows* static_cast<int>(virtual_lanes)> acc = {};
+  const Index row_bytes = W.row_bytes();
   for (Index k = 0; k < W.cols; k += chunk) {
     const Index n = std::min(chunk, W.cols - k);
-    for (Index r = 0; r < rows; ++r) {
-      unpack<format>(data + r * W.row_bytes() + k / info.elements * info.bytes, n, codes[r]);
+    const std::uint8_t* blocks = data + k / info.elements * info.bytes;
+    // The same place of the next tile, which is needed when this one is done; smaller weights take
+    // longer than memory to bring more.
+    for (Index r = 0; info.bytes > info.elements && r < rows; ++r) {
+      Fetch next{reinterpret_cast<std::uintptr_t>(blocks + (rows + r) * row_bytes),
+                 static_cast<std::uintptr_t>(n / info.elements * info.bytes)};
+      next.advance();
     }
+#if HWY_TARGET == HWY_AVX3
+    if constexpr (has_nibbles<format>) {
+      continue_nibbles<format, rows>(blocks, row_bytes, args.x.data + k, n, acc);
+      continue;
+    }
+#endif
+    Array<Codes, rows> codes;
+    for (Index r = 0; r < rows; ++r) unpack<format>(blocks + r * row_bytes, n, codes[r]);
     continue_with<format, rows>(codes, args.x.data + k, n, acc);
   }
   for (Index r = 0; r < rows; ++r) {

@@ -419,6 +419,94 @@ HWY_INLINE void continue_with(const Codes* codes, const float* x, Index n, float
   for (int i = 0; i < rows * parts; ++i) hn::Store(sum[i], d, acc + i * vector_lanes);
 }
 
+#  if HWY_TARGET == HWY_AVX3
+// With 16 lanes a register holds what all codes of 4 bits stand for in a group, and one instruction
+// looks 16 of them up: the operations of weights_at, once for a group.
+
+// Whether a format is of this kind, and its codes as floats.
+template <BlockFormat format>
+constexpr bool has_nibbles =
+    format == BlockFormat::q4_0 || format == BlockFormat::q4_1 || format == BlockFormat::q4_k ||
+    format == BlockFormat::iq4_nl || format == BlockFormat::mxfp4;
+
+template <BlockFormat format>
+HWY_INLINE VF nibble_values() {
+  const DF d;
+  if constexpr (format == BlockFormat::iq4_nl || format == BlockFormat::mxfp4) {
+    const std::int8_t* codes = format == BlockFormat::iq4_nl ? uneven_codes : float4_codes;
+    return hn::ConvertTo(d, hn::PromoteTo(DI(), hn::LoadU(hn::Rebind<std::int8_t, DI>(), codes)));
+  } else {
+    return hn::Iota(d, format == BlockFormat::q4_0 ? -8.0F : 0.0F);
+  }
+}
+
+HWY_INLINE VF half_vector(const std::uint8_t* p) {
+  const hn::Rebind<std::uint16_t, DF> d16;
+  return widen_as(DF(), f16(), hn::Set(d16, word_from<std::uint16_t>(p)));
+}
+
+// The low or the high halves of 16 bytes in the table.
+HWY_INLINE VF look_up_low(VF table, hn::Vec<DI> bytes) {
+  return hn::TableLookupLanes(table, hn::IndicesFromVec(DF(), hn::And(bytes, hn::Set(DI(), 15))));
+}
+HWY_INLINE VF look_up_high(VF table, hn::Vec<DI> bytes) {
+  return hn::TableLookupLanes(table, hn::IndicesFromVec(DF(), hn::ShiftRight<4>(bytes)));
+}
+
+HWY_INLINE hn::Vec<DI> wide_bytes(const std::uint8_t* p) {
+  return hn::PromoteTo(DI(), hn::LoadU(hn::Rebind<std::uint8_t, DI>(), p));
+}
+
+// As continue_with, from blocks `stride` bytes apart from row to row.
+template <BlockFormat format, int rows>
+HWY_INLINE void continue_nibbles(const std::uint8_t* block, Index stride, const float* x, Index n,
+                                 float* acc) {
+  constexpr BlockFormatInfo info = info_of(format);
+  const DF d;
+  const VF values = nibble_values<format>();
+  Array<VF, rows> sum;
+  KRAIT_UNROLL
+  for (int r = 0; r < rows; ++r) sum[r] = hn::Load(d, acc + r * virtual_lanes);
+  if constexpr (format == BlockFormat::q4_k) {
+    Array<Codes, rows> codes;
+    for (int r = 0; r < rows; ++r) unpack_part_scales(block + r * stride, codes[r]);
+    for (Index pair = 0; pair < 4; ++pair) {
+      KRAIT_UNROLL
+      for (int r = 0; r < rows; ++r) {
+        const float* scale = codes[r].scale + 2 * pair;
+        const float* least = codes[r].offset + 2 * pair;
+        const VF first = hn::Sub(hn::Mul(hn::Set(d, scale[0]), values), hn::Set(d, least[0]));
+        const VF second = hn::Sub(hn::Mul(hn::Set(d, scale[1]), values), hn::Set(d, least[1]));
+        const std::uint8_t* q = block + r * stride + 16 + 32 * pair;
+        const auto lower = wide_bytes(q);
+        const auto upper = wide_bytes(q + 16);
+        const float* xs = x + 64 * pair;
+        sum[r] = fma(look_up_low(first, lower), load(xs), sum[r]);
+        sum[r] = fma(look_up_low(first, upper), load(xs + 16), sum[r]);
+        sum[r] = fma(look_up_high(second, lower), load(xs + 32), sum[r]);
+        sum[r] = fma(look_up_high(second, upper), load(xs + 48), sum[r]);
+      }
+    }
+  } else {
+    for (Index k = 0; k < n; k += 32, block += info.bytes) {
+      KRAIT_UNROLL
+      for (int r = 0; r < rows; ++r) {
+        const std::uint8_t* b = block + r * stride;
+        const VF scale =
+            format == BlockFormat::mxfp4 ? hn::Set(d, mxfp4_scale(b[0])) : half_vector(b);
+        VF table = hn::Mul(scale, values);
+        if constexpr (format == BlockFormat::q4_1) table = hn::Add(table, half_vector(b + 2));
+        const auto bytes = wide_bytes(b + info.bytes - 16);
+        sum[r] = fma(look_up_low(table, bytes), load(x + k), sum[r]);
+        sum[r] = fma(look_up_high(table, bytes), load(x + k + 16), sum[r]);
+      }
+    }
+  }
+  KRAIT_UNROLL
+  for (int r = 0; r < rows; ++r) hn::Store(sum[r], d, acc + r * virtual_lanes);
+}
+#  endif
+
 }  // namespace kernels::HWY_NAMESPACE
 }  // namespace v0_1
 }  // namespace krait
