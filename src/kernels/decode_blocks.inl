@@ -181,8 +181,7 @@ inline void decode_mxfp4(const std::uint8_t* __restrict block, float* __restrict
 
 // Blocks of `n` weights.
 template <void (*decode)(const std::uint8_t*, float*), BlockFormat format>
-inline void decode_all(const std::uint8_t* __restrict block, Index n,
-                             float* __restrict out) {
+inline void decode_all(const std::uint8_t* __restrict block, Index n, float* __restrict out) {
   constexpr BlockFormatInfo info = info_of(format);
   for (Index k = 0; k < n; k += info.elements, block += info.bytes) decode(block, out + k);
 }

@@ -115,7 +115,8 @@ HWY_INLINE void multiply_one(const MatmulBlocksArgs& args, Index r0) {
     // The same place of the next tile, which is needed when this one is done; smaller weights take
     // longer than memory to bring more.
     for (Index r = 0; info.bytes > info.elements && r < rows; ++r) {
-      Fetch next{reinterpret_cast<std::uintptr_t>(blocks + (rows + r) * row_bytes),
+      Fetch next{reinterpret_cast<std::uintptr_t>(blocks) +
+                     static_cast<std::uintptr_t>((rows + r) * row_bytes),
                  static_cast<std::uintptr_t>(n / info.elements * info.bytes)};
       next.advance();
     }
