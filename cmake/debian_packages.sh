@@ -1,5 +1,5 @@
 # The Debian packages that krait is built with, and how to get them. Sourced by examples/run.sh,
-# tests/run.sh and .ci/run; Debian 12 and 13 have all of them.
+# examples/real_model.sh, tests/run.sh and .ci/run; Debian 12 and 13 have all of them.
 
 # The library and the program. ccache is here because it pays for itself.
 krait_build_packages="g++ cmake ninja-build pkg-config ccache libhwy-dev libfmt-dev
@@ -117,4 +117,18 @@ krait_compile() {
   fi
   echo "Building with $(nproc) cores" >&2
   "$(krait_cmake)" --build "$1" --target "$2" --parallel "$(nproc)" >&2
+}
+
+# krait_build_program: the command line program of the tree at $krait_root, built where it is not,
+# as $krait_program.
+krait_build_program() {
+  # shellcheck disable=SC2086
+  krait_install_packages $krait_build_packages
+  # Any build folder will do: one that tests/run.sh made has the program too.
+  if ! krait_configured "$krait_root/build"; then
+    krait_configure "$krait_root/build" -DKRAIT_BUILD_TESTS=OFF -DKRAIT_BUILD_BENCH=OFF \
+      -DKRAIT_UNITY=ON
+  fi
+  krait_compile "$krait_root/build" krait_cli
+  krait_program=$krait_root/build/examples/krait/krait
 }

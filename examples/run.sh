@@ -11,16 +11,8 @@ set -eu
 krait_root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 . "$krait_root/cmake/debian_packages.sh"
 
-# shellcheck disable=SC2086
-krait_install_packages $krait_build_packages
-# Any build folder will do: one that tests/run.sh made has the program too.
-if ! krait_configured "$krait_root/build"; then
-  krait_configure "$krait_root/build" -DKRAIT_BUILD_TESTS=OFF -DKRAIT_BUILD_BENCH=OFF \
-    -DKRAIT_UNITY=ON
-fi
-krait_compile "$krait_root/build" krait_cli
-
+krait_build_program
 if [ $# = 0 ]; then
   set -- "It was a dark and stormy night" -n 200
 fi
-exec "$krait_root/build/examples/krait/krait" generate --echo "$@"
+exec "$krait_program" generate --echo "$@"

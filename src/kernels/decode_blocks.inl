@@ -1,26 +1,15 @@
-// The block formats of GGUF: bytes of a block to floats, in plain loops that compilers vectorise.
-// Included once for every instruction set, inside its namespace, and once for the scalar level.
-
-// f16 at any address, widened exactly and without branches: by a product with 2^112, which no
-// subnormal number escapes. Infinity and NaN get the exponent that they need.
-KRAIT_DECODE float half_at(const std::uint8_t* bytes) {
-  const auto bits = static_cast<std::uint32_t>(bytes[0] | bytes[1] << 8);
-  const std::uint32_t magnitude = bits & 0x7FFFU;
-  const std::uint32_t special = magnitude >= 0x7C00U ? 0x7F800000U : 0U;
-  const float scaled = std::bit_cast<float>(magnitude << 13U) * 0x1p112F;
-  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scaled) | special |
-                              (bits & 0x8000U) << 16U);
-}
+// The block formats of GGUF: bytes of a block to floats, in plain loops. The scalar level; what the
+// vectors of unpack_blocks-inl.hpp must equal.
 
 // Nibbles [16]: the low halves are weights 0 … 15, the high ones 16 … 31.
-KRAIT_DECODE void decode_q4_0(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
+inline void decode_q4_0(const std::uint8_t* __restrict block, float* __restrict out) {
   const float d = half_at(block);
   const std::uint8_t* q = block + 2;
   for (int j = 0; j < 16; ++j) out[j] = d * static_cast<float>((q[j] & 15) - 8);
   for (int j = 0; j < 16; ++j) out[j + 16] = d * static_cast<float>((q[j] >> 4) - 8);
 }
 
-KRAIT_DECODE void decode_q4_1(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
+inline void decode_q4_1(const std::uint8_t* __restrict block, float* __restrict out) {
   const float d = half_at(block);
   const float m = half_at(block + 2);
   const std::uint8_t* q = block + 4;
@@ -29,13 +18,13 @@ KRAIT_DECODE void decode_q4_1(const std::uint8_t* HWY_RESTRICT block, float* HWY
 }
 
 // The fifth bits of 32 weights.
-KRAIT_DECODE std::uint32_t bits_at(const std::uint8_t* bytes) {
+inline std::uint32_t bits_at(const std::uint8_t* bytes) {
   std::uint32_t bits = 0;
   for (unsigned i = 0; i < 4; ++i) bits |= static_cast<std::uint32_t>(bytes[i]) << (8 * i);
   return bits;
 }
 
-KRAIT_DECODE void decode_q5_0(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
+inline void decode_q5_0(const std::uint8_t* __restrict block, float* __restrict out) {
   const float d = half_at(block);
   const std::uint32_t high = bits_at(block + 2);
   const std::uint8_t* q = block + 6;
@@ -46,7 +35,7 @@ KRAIT_DECODE void decode_q5_0(const std::uint8_t* HWY_RESTRICT block, float* HWY
         d * static_cast<float>(static_cast<int>((q[j] >> 4U) | (high >> (j + 16) & 1U) << 4U) - 16);
 }
 
-KRAIT_DECODE void decode_q5_1(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
+inline void decode_q5_1(const std::uint8_t* __restrict block, float* __restrict out) {
   const float d = half_at(block);
   const float m = half_at(block + 2);
   const std::uint32_t high = bits_at(block + 4);
@@ -58,7 +47,7 @@ KRAIT_DECODE void decode_q5_1(const std::uint8_t* HWY_RESTRICT block, float* HWY
         d * static_cast<float>(static_cast<int>((q[j] >> 4U) | (high >> (j + 16) & 1U) << 4U)) + m;
 }
 
-KRAIT_DECODE void decode_q8_0(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
+inline void decode_q8_0(const std::uint8_t* __restrict block, float* __restrict out) {
   const float d = half_at(block);
   for (int j = 0; j < 32; ++j)
     out[j] = d * static_cast<float>(static_cast<std::int8_t>(block[2 + j]));
@@ -66,7 +55,7 @@ KRAIT_DECODE void decode_q8_0(const std::uint8_t* HWY_RESTRICT block, float* HWY
 
 // Scales [16] of 16 weights each, 4 bits for the scale and 4 for the minimum; codes [64] of 2 bits:
 // bits 2 s and 2 s + 1 of byte l of a half are weight 32 s + l; scale and minimum of the block.
-KRAIT_DECODE void decode_q2_k(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
+inline void decode_q2_k(const std::uint8_t* __restrict block, float* __restrict out) {
   const float d = half_at(block + 80);
   const float m = half_at(block + 82);
   for (int part = 0; part < 16; ++part) {
@@ -82,7 +71,7 @@ KRAIT_DECODE void decode_q2_k(const std::uint8_t* HWY_RESTRICT block, float* HWY
 
 // High bits [32], inverted: bit i of byte l is of weight 32 i + l; codes [64] as in q2_k; scales
 // [12] of 6 bits.
-KRAIT_DECODE void decode_q3_k(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
+inline void decode_q3_k(const std::uint8_t* __restrict block, float* __restrict out) {
   const std::uint8_t* scales = block + 96;
   const float d = half_at(block + 108);
   for (int part = 0; part < 16; ++part) {
@@ -100,7 +89,7 @@ KRAIT_DECODE void decode_q3_k(const std::uint8_t* HWY_RESTRICT block, float* HWY
 }
 
 // Scale and minimum, 6 bits each, of part `part` of 32 weights; 12 bytes hold those of 8 parts.
-KRAIT_DECODE void part_scale(const std::uint8_t* packed, int part, int& scale, int& least) {
+inline void part_scale(const std::uint8_t* packed, int part, int& scale, int& least) {
   if (part < 4) {
     scale = packed[part] & 63;
     least = packed[part + 4] & 63;
@@ -110,7 +99,7 @@ KRAIT_DECODE void part_scale(const std::uint8_t* packed, int part, int& scale, i
   }
 }
 
-KRAIT_DECODE void decode_q4_k(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
+inline void decode_q4_k(const std::uint8_t* __restrict block, float* __restrict out) {
   const float d = half_at(block);
   const float m = half_at(block + 2);
   for (int part = 0; part < 8; ++part) {
@@ -127,7 +116,7 @@ KRAIT_DECODE void decode_q4_k(const std::uint8_t* HWY_RESTRICT block, float* HWY
   }
 }
 
-KRAIT_DECODE void decode_q5_k(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
+inline void decode_q5_k(const std::uint8_t* __restrict block, float* __restrict out) {
   const float d = half_at(block);
   const float m = half_at(block + 2);
   for (int part = 0; part < 8; ++part) {
@@ -147,7 +136,7 @@ KRAIT_DECODE void decode_q5_k(const std::uint8_t* HWY_RESTRICT block, float* HWY
 }
 
 // Low halves [128], high quarters [64], scales [16] of 8 bits with a sign, the block's scale.
-KRAIT_DECODE void decode_q6_k(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
+inline void decode_q6_k(const std::uint8_t* __restrict block, float* __restrict out) {
   const float d = half_at(block + 208);
   for (int part = 0; part < 16; ++part) {
     const int quarter = part / 2 % 4;  // of 32 weights in a half of 128
@@ -161,14 +150,14 @@ KRAIT_DECODE void decode_q6_k(const std::uint8_t* HWY_RESTRICT block, float* HWY
   }
 }
 
-KRAIT_DECODE void decode_iq4_nl(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
+inline void decode_iq4_nl(const std::uint8_t* __restrict block, float* __restrict out) {
   const float d = half_at(block);
   const std::uint8_t* q = block + 2;
-  for (int j = 0; j < 16; ++j) out[j] = d * uneven_steps[q[j] & 15];
-  for (int j = 0; j < 16; ++j) out[j + 16] = d * uneven_steps[q[j] >> 4];
+  for (int j = 0; j < 16; ++j) out[j] = d * static_cast<float>(uneven_codes[q[j] & 15]);
+  for (int j = 0; j < 16; ++j) out[j + 16] = d * static_cast<float>(uneven_codes[q[j] >> 4]);
 }
 
-KRAIT_DECODE void decode_iq4_xs(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
+inline void decode_iq4_xs(const std::uint8_t* __restrict block, float* __restrict out) {
   const float d = half_at(block);
   const int high = block[2] | block[3] << 8;
   for (int part = 0; part < 8; ++part) {
@@ -176,26 +165,23 @@ KRAIT_DECODE void decode_iq4_xs(const std::uint8_t* HWY_RESTRICT block, float* H
     const float scale = d * static_cast<float>(six - 32);
     const std::uint8_t* q = block + 8 + 16 * part;
     for (int j = 0; j < 16; ++j) {
-      out[32 * part + j] = scale * uneven_steps[q[j] & 15];
-      out[32 * part + 16 + j] = scale * uneven_steps[q[j] >> 4];
+      out[32 * part + j] = scale * static_cast<float>(uneven_codes[q[j] & 15]);
+      out[32 * part + 16 + j] = scale * static_cast<float>(uneven_codes[q[j] >> 4]);
     }
   }
 }
 
 // An exponent for 32 floats of 4 bits, which stand doubled in the table.
-KRAIT_DECODE void decode_mxfp4(const std::uint8_t* HWY_RESTRICT block, float* HWY_RESTRICT out) {
-  const std::uint32_t exponent = block[0];
-  const float d =
-      std::bit_cast<float>(exponent < 2 ? 0x00200000U << exponent : (exponent - 1) << 23U);
+inline void decode_mxfp4(const std::uint8_t* __restrict block, float* __restrict out) {
+  const float d = mxfp4_scale(block[0]);
   const std::uint8_t* q = block + 1;
-  for (int j = 0; j < 16; ++j) out[j] = d * float4_values[q[j] & 15];
-  for (int j = 0; j < 16; ++j) out[j + 16] = d * float4_values[q[j] >> 4];
+  for (int j = 0; j < 16; ++j) out[j] = d * static_cast<float>(float4_codes[q[j] & 15]);
+  for (int j = 0; j < 16; ++j) out[j + 16] = d * static_cast<float>(float4_codes[q[j] >> 4]);
 }
 
 // Blocks of `n` weights.
 template <void (*decode)(const std::uint8_t*, float*), BlockFormat format>
-KRAIT_DECODE void decode_all(const std::uint8_t* HWY_RESTRICT block, Index n,
-                             float* HWY_RESTRICT out) {
+inline void decode_all(const std::uint8_t* __restrict block, Index n, float* __restrict out) {
   constexpr BlockFormatInfo info = info_of(format);
   for (Index k = 0; k < n; k += info.elements, block += info.bytes) decode(block, out + k);
 }
@@ -211,6 +197,6 @@ constexpr void (*decoders[])(const std::uint8_t*, Index, float*) = {
     decode_all<decode_mxfp4, BlockFormat::mxfp4>};
 static_assert(std::size(decoders) == block_formats.size());
 
-KRAIT_DECODE void decode_many(BlockFormat format, const std::byte* blocks, Index n, float* out) {
+inline void decode_many(BlockFormat format, const std::byte* blocks, Index n, float* out) {
   decoders[static_cast<std::size_t>(format)](reinterpret_cast<const std::uint8_t*>(blocks), n, out);
 }

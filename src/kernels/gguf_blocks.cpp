@@ -1,11 +1,13 @@
 #include "kernels/gguf_blocks.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <iterator>
+#include <utility>
 
 #include "krait/kernels/ref/lanes.hpp"
 
@@ -23,14 +25,28 @@ namespace kernels {
 namespace {
 
 // What the 16 codes of iq4_nl and iq4_xs stand for.
-constexpr float uneven_steps[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                    1,    13,   25,  38,  53,  69,  89,  113};
+constexpr std::int8_t uneven_codes[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                          1,    13,   25,  38,  53,  69,  89,  113};
 
 // Twice the floats of 4 bits (OCP microscaling formats 1.0, E2M1).
-constexpr float float4_values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+constexpr std::int8_t float4_codes[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
-// Weights that are decoded at a time: whole blocks of every format, and few enough for L1.
-constexpr Index chunk = 256;
+// f16 at any address, widened exactly and without branches: by a product with 2^112, which no
+// subnormal number escapes. Infinity and NaN get the exponent that they need.
+inline float half_at(const std::uint8_t* bytes) {
+  const auto bits = static_cast<std::uint32_t>(bytes[0] | bytes[1] << 8);
+  const std::uint32_t magnitude = bits & 0x7FFFU;
+  const std::uint32_t special = magnitude >= 0x7C00U ? 0x7F800000U : 0U;
+  const float scaled = std::bit_cast<float>(magnitude << 13U) * 0x1p112F;
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scaled) | special |
+                              (bits & 0x8000U) << 16U);
+}
+
+// Half of the power of two that the exponent means: the codes stand doubled in the table.
+inline float mxfp4_scale(std::uint32_t exponent) {
+  return std::bit_cast<float>(exponent < 2 ? 0x00200000U << exponent : (exponent - 1) << 23U);
+}
+
 constexpr Index most_tokens = 8;
 
 }  // namespace
@@ -39,14 +55,14 @@ constexpr Index most_tokens = 8;
 }  // namespace krait
 #endif
 
+#include "kernels/unpack_blocks-inl.hpp"
+
 HWY_BEFORE_NAMESPACE();
 namespace krait {
 inline namespace v0_1 {
 namespace kernels::HWY_NAMESPACE {
 
-#undef KRAIT_DECODE
-#define KRAIT_DECODE HWY_ATTR inline
-#include "kernels/decode_blocks.inl"
+constexpr Index chunk = unpacked;
 
 // Outputs at a time, each with its chain in every register part.
 constexpr int tile_rows = static_cast<int>(8 / vector_parts);
@@ -73,12 +89,83 @@ HWY_INLINE void continue_lanes(const float* w, const float* x, Index n, float* a
   for (int i = 0; i < tile_rows * parts; ++i) hn::Store(sum[i], d, acc + i * vector_lanes);
 }
 
+template <BlockFormat format>
+void decode_row(const std::byte* blocks, Index n, float* out) noexcept {
+  constexpr BlockFormatInfo info = info_of(format);
+  Codes codes;
+  for (Index k = 0; k < n; k += chunk) {
+    const Index count = std::min(chunk, n - k);
+    unpack<format>(reinterpret_cast<const std::uint8_t*>(blocks) + k / info.elements * info.bytes,
+                   count, codes);
+    widen<format>(codes, count, out + k);
+  }
+}
+
+// One token: the weights meet it in registers.
+template <BlockFormat format, int rows>
+HWY_INLINE void multiply_one(const MatmulBlocksArgs& args, Index r0) {
+  constexpr BlockFormatInfo info = info_of(format);
+  const BlockWeights& W = args.W;
+  const auto* data = reinterpret_cast<const std::uint8_t*>(W.data) + r0 * W.row_bytes();
+  HWY_ALIGN Array<float, rows* static_cast<int>(virtual_lanes)> acc = {};
+  const Index row_bytes = W.row_bytes();
+  for (Index k = 0; k < W.cols; k += chunk) {
+    const Index n = std::min(chunk, W.cols - k);
+    const std::uint8_t* blocks = data + k / info.elements * info.bytes;
+    // The same place of the next tile, which is needed when this one is done; smaller weights take
+    // longer than memory to bring more.
+    for (Index r = 0; info.bytes > info.elements && r < rows; ++r) {
+      Fetch next{reinterpret_cast<std::uintptr_t>(blocks) +
+                     static_cast<std::uintptr_t>((rows + r) * row_bytes),
+                 static_cast<std::uintptr_t>(n / info.elements * info.bytes)};
+      next.advance();
+    }
+#if HWY_TARGET == HWY_AVX3
+    if constexpr (has_nibbles<format>) {
+      continue_nibbles<format, rows>(blocks, row_bytes, args.x.data + k, n, acc);
+      continue;
+    }
+#endif
+    Array<Codes, rows> codes;
+    for (Index r = 0; r < rows; ++r) unpack<format>(blocks + r * row_bytes, n, codes[r]);
+    continue_with<format, rows>(codes, args.x.data + k, n, acc);
+  }
+  for (Index r = 0; r < rows; ++r) {
+    ref::Lanes lanes;
+    std::copy_n(acc + r * virtual_lanes, virtual_lanes, lanes.data());
+    const float sum = ref::reduce(lanes);
+    args.y(0, r0 + r) = args.bias == nullptr ? sum : sum + args.bias[r0 + r];
+  }
+}
+
+template <BlockFormat format>
+void multiply_rows(const MatmulBlocksArgs& args) noexcept {
+  constexpr int rows = HWY_TARGET == HWY_SSE4 ? 2 : 4;
+  Index r = args.outputs.begin;
+  for (; r + rows <= args.outputs.end; r += rows) multiply_one<format, rows>(args, r);
+  for (; r < args.outputs.end; ++r) multiply_one<format, 1>(args, r);
+}
+
+// The functions of every format, in the order of BlockFormat.
+struct FormatFunctions {
+  void (*decode)(const std::byte*, Index, float*) noexcept;
+  void (*multiply)(const MatmulBlocksArgs&) noexcept;
+};
+template <std::size_t... formats>
+constexpr std::array<FormatFunctions, sizeof...(formats)> functions_of(
+    std::index_sequence<formats...> /*list*/) {
+  return {{{decode_row<static_cast<BlockFormat>(formats)>,
+            multiply_rows<static_cast<BlockFormat>(formats)>}...}};
+}
+constexpr auto functions = functions_of(std::make_index_sequence<block_formats.size()>());
+
 void decode(BlockFormat format, const std::byte* blocks, Index n, float* out) noexcept {
-  decode_many(format, blocks, n, out);
+  functions[static_cast<std::size_t>(format)].decode(blocks, n, out);
 }
 
 void multiply(const MatmulBlocksArgs& args) noexcept {
   const BlockWeights& W = args.W;
+  if (args.x.rows == 1) return functions[static_cast<std::size_t>(W.format)].multiply(args);
   const BlockFormatInfo& info = info_of(W.format);
   HWY_ALIGN float w[tile_rows * chunk] = {};
   HWY_ALIGN float acc[most_tokens * tile_rows * virtual_lanes];
@@ -90,8 +177,8 @@ void multiply(const MatmulBlocksArgs& args) noexcept {
       for (Index k = 0; k < W.cols; k += chunk) {
         const Index n = std::min(chunk, W.cols - k);
         for (Index r = 0; r < rows; ++r) {
-          decode_many(W.format, W.data + (r0 + r) * W.row_bytes() + k / info.elements * info.bytes,
-                      n, w + r * chunk);
+          decode(W.format, W.data + (r0 + r) * W.row_bytes() + k / info.elements * info.bytes, n,
+                 w + r * chunk);
         }
         for (Index t = 0; t < tokens; ++t) {
           continue_lanes(w, args.x.row(t0 + t).data() + k, n, acc + t * tile_rows * virtual_lanes);
@@ -121,8 +208,6 @@ namespace kernels {
 namespace scalar_blocks {
 namespace {
 
-#  undef KRAIT_DECODE
-#  define KRAIT_DECODE inline
 #  include "kernels/decode_blocks.inl"
 
 void decode(BlockFormat format, const std::byte* blocks, Index n, float* out) noexcept {
@@ -132,7 +217,7 @@ void decode(BlockFormat format, const std::byte* blocks, Index n, float* out) no
 void multiply(const MatmulBlocksArgs& args) noexcept {
   const BlockWeights& W = args.W;
   const BlockFormatInfo& info = info_of(W.format);
-  float w[chunk];
+  float w[256];
   for (Index r = args.outputs.begin; r < args.outputs.end; ++r) {
     for (Index t = 0; t < args.x.rows; ++t) {
       ref::Lanes lanes{};
@@ -200,7 +285,7 @@ void product(const ProductContext& ctx, const BlockWeights& W, const ProductArgs
   if (product_of_decoded(ctx, W, args)) return;
   const Index decodings = (args.x.rows + most_tokens - 1) / most_tokens;
   const ItemCost cost =
-      ItemCost::of(W.row_bytes(), 2 * W.cols * args.x.rows + 20 * W.cols * decodings);
+      ItemCost::of(W.row_bytes(), 2 * W.cols * args.x.rows + 6 * W.cols * decodings);
   parallel_for(ctx.executor, W.rows, output_block, cost, [&](Range outputs) {
     matmul_blocks({.W = W, .x = args.x, .bias = args.bias, .y = args.y, .outputs = outputs});
   });

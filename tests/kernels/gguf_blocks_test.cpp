@@ -105,6 +105,55 @@ TEST(GgufBlocks, ProductsHaveTheBitsOfThoseOfTheDecodedMatrix) {
   }
 }
 
+// Any bytes: scales that are subnormal, infinite or no numbers, and every code. Vectors give what
+// plain loops give.
+TEST(GgufBlocks, EveryInstructionSetDecodesAnyBytesAlike) {
+  for (const BlockFormatInfo& info : block_formats) {
+    SCOPED_TRACE(info.name);
+    const Index n = 400 * info.elements;
+    std::vector<std::byte> bytes(static_cast<std::size_t>(n / info.elements * info.bytes));
+    const auto numbers = random_floats(std::ssize(bytes), 7, 128.0F);
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      bytes[i] = static_cast<std::byte>(static_cast<int>(numbers[i]) & 0xFF);
+    }
+    std::vector<float> expected;
+    for_each_isa([&](Isa isa) {
+      std::vector<float> decoded(static_cast<std::size_t>(n));
+      kernels::decode_blocks(info.format, bytes.data(), decoded);
+      if (isa == Isa::scalar) expected = decoded;
+      EXPECT_TRUE(same_bits<float>(decoded, expected));
+    });
+  }
+}
+
+// One token, which meets the weights in registers: every number of rows beside the whole tiles, and
+// every length behind the whole chunks.
+TEST(GgufBlocks, OneTokenMeetsAnyNumberOfRowsAndBlocks) {
+  SerialExecutor serial;
+  for (const BlockFormatInfo& info : block_formats) {
+    SCOPED_TRACE(info.name);
+    for (Index blocks = 1; blocks <= (info.elements == 256 ? 3 : 17); ++blocks) {
+      const Index rows = 1 + blocks % 9;
+      const Index cols = blocks * info.elements;
+      const std::vector<std::byte> bytes = random_blocks(info, rows, cols);
+      std::vector<float> decoded(static_cast<std::size_t>(rows * cols));
+      kernels::decode_blocks(info.format, bytes.data(), decoded);
+      const auto x = random_floats(cols, 3);
+      std::vector<float> expected(static_cast<std::size_t>(rows));
+      ref::matvec({.W = {decoded.data(), DType::f32, rows, cols},
+                   .x = x.data(),
+                   .y = expected.data(),
+                   .outputs = {0, rows}});
+      for_each_isa([&](Isa) {
+        std::vector<float> y(expected.size());
+        kernels::product({serial, {}}, {info.format, bytes.data(), rows, cols},
+                         {.x = {x.data(), 1, cols}, .y = {y.data(), 1, rows}});
+        ASSERT_TRUE(same_bits<float>(y, expected)) << rows << " rows of " << cols;
+      });
+    }
+  }
+}
+
 // q8_0 and q4_0 are q8 and q4 in another order, the code -128 included.
 TEST(GgufBlocks, KeepTheirValuesAsGroups) {
   for (const auto format : {BlockFormat::q8_0, BlockFormat::q4_0}) {
