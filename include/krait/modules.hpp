@@ -16,3 +16,4 @@
 #include "krait/modules/moe.hpp"
 #include "krait/modules/norms.hpp"
 #include "krait/modules/residual.hpp"
+#include "krait/modules/shared_transformer.hpp"

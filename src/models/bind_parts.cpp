@@ -54,16 +54,16 @@ Result<Linear> bind_head_with_bias(const ModelSpec& spec, WeightBinder& binder, 
 }
 
 // The norm of a layer's residual r, which a parallel block may share with the one before it.
-Result<Norm> bind_norm(const ModelSpec& spec, std::span<const ResidualSpec> residuals,
-                       std::size_t r, const WeightScope& layer, const Model::Parts& parts,
+Result<Norm> bind_norm(std::span<const ResidualSpec> residuals, std::size_t r,
+                       const WeightScope& layer, Index width, const Model::Parts& parts,
                        ModelTree& tree) {
   const ResidualSpec& residual = residuals[r];
   if (residual.beside && residuals[r - 1].norm_name == residual.norm_name &&
       residuals[r - 1].norm == residual.norm) {
     return parts.residuals.back().norm();
   }
-  KRAIT_ASSIGN_OR_RETURN(
-      Norm norm, Norm::bind(residual.norm, layer.scope(residual.norm_name), spec.d_model()));
+  KRAIT_ASSIGN_OR_RETURN(Norm norm,
+                         Norm::bind(residual.norm, layer.scope(residual.norm_name), width));
   tree.name(layer.path(residual.norm_name), norm.description());
   return norm;
 }
@@ -92,32 +92,50 @@ Result<Model::Parts> bind_parts(const ModelSpec& spec, WeightBinder& binder,
   tree.name(spec.embedding_name, "Embedding");
 
   const ScratchSlot branch = bookings.scratch(spec.d_model());
-  const bool is_parallel = std::ranges::any_of(spec.layers, [](const LayerSpec& layer) {
-    return std::ranges::any_of(layer.residuals, &ResidualSpec::beside);
-  });
-  const ScratchSlot saved = is_parallel ? bookings.scratch(spec.d_model()) : ScratchSlot{};
+  const auto has = [&](auto&& what) {
+    return std::ranges::any_of(spec.layers, [&](const LayerSpec& layer) {
+      return std::ranges::any_of(layer.residuals, what);
+    });
+  };
+  const auto is_wide = [](const ResidualSpec& residual) {
+    return std::visit([](const auto& kind) { return reads_embedding(kind); }, residual.block);
+  };
+  const bool is_saved = has(&ResidualSpec::beside) || has(&ResidualSpec::aside);
+  const ScratchSlot saved = is_saved ? bookings.scratch(spec.d_model()) : ScratchSlot{};
+  if (has(is_wide)) parts.embedding_rows = bookings.scratch(spec.d_model());
   const Index mark = bookings.scratch_layout().mark();
   for (std::size_t i = 0; i < spec.layers.size(); ++i) {
-    const WeightScope layer = root.scope(spec.layers_name, static_cast<Index>(i));
+    const WeightScope own = root.scope(spec.layers_name, static_cast<Index>(i));
     const std::vector<ResidualSpec>& residuals = spec.layers[i].residuals;
     for (std::size_t r = 0; r < residuals.size(); ++r) {
       const ResidualSpec& residual = residuals[r];
       bookings.scratch_layout().release_to(mark);  // blocks run one after another
+      const WeightScope layer = residual.weights_of < 0
+                                    ? own
+                                    : own.shared(root.scope(spec.layers_name, residual.weights_of));
       const WeightScope block_scope = layer.scope(residual.block_name);
-      KRAIT_ASSIGN_OR_RETURN(Norm norm, bind_norm(spec, residuals, r, layer, parts, tree));
+      const Index width = is_wide(residual) ? 2 * spec.d_model() : spec.d_model();
+      bookings.set_d_input(width);
+      Residual::Slots slots{branch, saved, {}, {}};
+      if (width != spec.d_model()) {
+        slots.branch = bookings.scratch(width);
+        slots.embedding = parts.embedding_rows;
+      }
+      KRAIT_ASSIGN_OR_RETURN(Norm norm, bind_norm(residuals, r, layer, width, parts, tree));
       const Index stateless = bookings.state_floats() + bookings.cache_floats();
       KRAIT_ASSIGN_OR_RETURN(
           auto block, std::visit([&](const auto& kind) { return kind.bind(block_scope, bookings); },
                                  residual.block));
       const bool has_state = bookings.state_floats() + bookings.cache_floats() > stateless;
-      const ScratchSlot trail = has_state ? bookings.trail(spec.d_model()) : ScratchSlot{};
+      if (has_state) slots.trail = bookings.trail(width);
       const bool is_first = r + 1 < residuals.size() && residuals[r + 1].beside;
-      const auto source = residual.beside ? Residual::Source::saved
-                          : is_first      ? Residual::Source::first_of_parallel
-                                          : Residual::Source::stream;
+      const bool reads_saved = residual.beside || (r > 0 && residuals[r - 1].aside);
+      const auto source = reads_saved ? Residual::Source::saved
+                          : is_first  ? Residual::Source::first_of_parallel
+                                      : Residual::Source::stream;
       tree.name(layer.path(residual.block_name), block->description());
       parts.residuals.emplace_back(std::move(norm), std::move(block), residual.scale, source,
-                                   Residual::Slots{branch, saved, trail}, static_cast<Index>(i),
+                                   residual.aside, slots, static_cast<Index>(i),
                                    layer.path(residual.block_name));
     }
   }

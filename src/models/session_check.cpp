@@ -10,6 +10,7 @@
 
 #include "krait/core/float_environment.hpp"
 #include "krait/models/session.hpp"
+#include "models/keep_embedding.hpp"
 #include "models/session_error.hpp"
 
 namespace krait {
@@ -159,6 +160,7 @@ std::optional<std::string> Session::first_bad_layer(Token token, const State& st
   const FloatEnvironment environment;
   model_.parts().embedding.lookup({&token, 1}, x);
   if (!is_finite(x.row(0))) return spec.embedding_name;
+  keep_embedding(model_.parts(), ctx);
   auto residual = model_.parts().residuals.begin();
   for (std::size_t i = 0; i < spec.layers.size(); ++i) {
     for (const ResidualSpec& part : spec.layers[i].residuals) {

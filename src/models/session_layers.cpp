@@ -28,7 +28,8 @@ Result<void> Session::embed(std::span<const Token> tokens, MatrixView<float> x) 
   return {};
 }
 
-Result<void> Session::run_layers(Range layers, MatrixView<float> x, State& state) {
+Result<void> Session::run_layers(Range layers, MatrixView<float> x, State& state,
+                                 std::span<const Token> tokens) {
   const std::vector<LayerSpec>& all = model_.spec().layers;
   if (layers.begin < 0 || layers.end < layers.begin || layers.end > std::ssize(all)) {
     return bad_argument("layers", fmt::format("a range within 0 to {}", all.size()),
@@ -43,6 +44,13 @@ Result<void> Session::run_layers(Range layers, MatrixView<float> x, State& state
     (i < layers.begin ? first : count) += all[static_cast<std::size_t>(i)].residuals.size();
   }
   const auto residuals = std::span(model_.parts().residuals).subspan(first, count);
+  const bool reads_embedding = std::ranges::any_of(residuals, &Residual::reads_embedding);
+  if (reads_embedding && std::ssize(tokens) != x.rows) {
+    return bad_argument("layers",
+                        fmt::format("the {} tokens of the rows, whose embedding they read", x.rows),
+                        fmt::format("{} tokens", tokens.size()));
+  }
+  KRAIT_RETURN_IF_ERROR(check_tokens(tokens));
   const FloatEnvironment environment;
   for (Index row = 0; row < x.rows; row += options_.chunk) {
     const SequenceRows rows{.first = 0,
@@ -53,6 +61,12 @@ Result<void> Session::run_layers(Range layers, MatrixView<float> x, State& state
                             .hook = options_.hook};
     BlockContext ctx = context(x.rows_from(row, rows.count), {&rows, 1});
     ctx.has_hooks = rows.hook != nullptr;
+    if (reads_embedding) {
+      const Model::Parts& parts = model_.parts();
+      parts.embedding.lookup(
+          tokens.subspan(static_cast<std::size_t>(row), static_cast<std::size_t>(rows.count)),
+          ctx.scratch(parts.embedding_rows, x.cols));
+    }
     for (const Residual& residual : residuals) residual.forward(ctx);
     state.set_position(rows.position + rows.count);
     state.cache_.set_rows(state.position());

@@ -6,6 +6,7 @@
 #include "krait/core/float_environment.hpp"
 #include "krait/core/profile.hpp"
 #include "krait/models/session.hpp"
+#include "models/keep_embedding.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -65,6 +66,7 @@ void Session::advance(std::span<const RunItem> items) {
                              ctx.x.rows_from(rows.first, rows.count));
     }
   }
+  keep_embedding(parts, ctx);
   for (const Residual& residual : parts.residuals) residual.forward(ctx);
   for (const RunItem& item : items) {
     item.state->set_position(item.state->position_ + std::ssize(item.tokens));

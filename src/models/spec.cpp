@@ -29,6 +29,20 @@ Result<void> check_scale(std::string_view what, float scale) {
   return bad_spec(what, "a finite number", spec_number(scale));
 }
 
+// A block that is aside needs one that takes its output, and what it adds to is the stream.
+Result<void> check_aside(const LayerSpec& layer, const ResidualSpec& residual) {
+  if (!residual.aside) return {};
+  if (residual.beside) return bad_spec("aside", "a block that is not beside another", "one");
+  if (&residual == &layer.residuals.back()) {
+    return bad_spec("aside", "a block after it in the layer", "none");
+  }
+  const ResidualSpec& next = *(&residual + 1);
+  if (next.beside || next.aside) {
+    return bad_spec("aside", "a block after it that is neither beside it nor aside", "one that is");
+  }
+  return {};
+}
+
 // Whether every block reads the layer's input.
 bool is_parallel(const LayerSpec& layer) {
   return layer.residuals.size() > 1 &&
@@ -54,6 +68,11 @@ Result<void> validate(const ModelSpec& spec) {
     for (const ResidualSpec& residual : layer.residuals) {
       if (residual.beside && &residual == &layer.residuals.front()) {
         return bad_spec("beside", "a block before it in the layer", "none");
+      }
+      KRAIT_RETURN_IF_ERROR(check_aside(layer, residual));
+      if (residual.weights_of < -1 || residual.weights_of >= std::ssize(spec.layers)) {
+        return bad_spec("weights_of", fmt::format("-1 to {}", spec.layers.size() - 1),
+                        fmt::to_string(residual.weights_of));
       }
       KRAIT_RETURN_IF_ERROR(check_scale("residual scale", residual.scale));
       KRAIT_RETURN_IF_ERROR(validate(residual.norm_name, residual.norm));
@@ -91,9 +110,14 @@ std::string to_string(const ModelSpec& spec) {
     for (const ResidualSpec& residual : spec.layers[first].residuals) {
       const std::string block = std::visit(
           [&](const auto& kind) { return kind.to_string(spec.d_model()); }, residual.block);
-      text += fmt::format("  {} {}\n  {} {}{}{}\n", residual.norm_name, to_string(residual.norm),
-                          residual.block_name, block, scaled(residual.scale),
-                          residual.beside && !all_beside ? " beside" : "");
+      const std::string owner =
+          residual.weights_of < 0
+              ? std::string()
+              : fmt::format(" weights of {}.{}", spec.layers_name, residual.weights_of);
+      text += fmt::format("  {} {}\n  {} {}{}{}{}{}\n", residual.norm_name,
+                          to_string(residual.norm), residual.block_name, block,
+                          scaled(residual.scale), residual.beside && !all_beside ? " beside" : "",
+                          residual.aside ? " aside" : "", owner);
     }
     first = last + 1;
   }

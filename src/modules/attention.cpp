@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "krait/kernels/ref/attention.hpp"
+#include "weights/adapted.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -64,6 +65,11 @@ Result<void> AttentionSpec::validate(Index d_model) const {
     KRAIT_RETURN_IF_ERROR(
         check_extent("d_conv · channels", d_conv * (n_head + 2 * spec.n_kv_head) * spec.d_head));
   }
+  if (adapter_rank != 0) {
+    KRAIT_RETURN_IF_ERROR(check_extent("adapter_rank", adapter_rank));
+    if (!names.qkv.empty())
+      return bad_spec("adapter_rank", "0, beside a fused matrix", "an adapter");
+  }
   return rotary ? spec.rotary->validate(spec.d_head) : Result<void>();
 }
 
@@ -105,6 +111,7 @@ std::string AttentionSpec::to_string(Index d_model) const {
   }
   if (window > 0) text += fmt::format(" window {}", window);
   if (d_conv > 0) text += fmt::format(" d_conv {}{}", d_conv, conv_bias ? "" : " no-conv-bias");
+  if (adapter_rank > 0) text += fmt::format(" adapters {}", adapter_rank);
   return text + (bias ? " bias" : "") + (out_bias ? " out-bias" : "");
 }
 
@@ -117,15 +124,19 @@ Result<std::unique_ptr<const Block>> Attention::bind(const AttentionSpec& unreso
   const Index d_q = spec.n_head * spec.d_head;
   const Index d_kv = spec.n_kv_head * spec.d_head;
   block->is_fused_ = !spec.names.qkv.empty();
-  const auto bind = [&](const std::string& name, Index rows) {
-    return Linear::bind(weights.scope(name), bookings, rows, d_model, spec.bias);
+  const auto bind = [&](const std::string& name, const std::string& adapter,
+                        Index rows) -> Result<Linear> {
+    KRAIT_ASSIGN_OR_RETURN(Linear linear, Linear::bind(weights.scope(name), bookings, rows,
+                                                       bookings.d_input(), spec.bias));
+    if (spec.adapter_rank == 0) return linear;
+    return bind_own_adapter(weights.scope(adapter), bookings, linear, spec.adapter_rank);
   };
   if (block->is_fused_) {
-    KRAIT_ASSIGN_OR_RETURN(block->qkv_proj_, bind(spec.names.qkv, d_q + 2 * d_kv));
+    KRAIT_ASSIGN_OR_RETURN(block->qkv_proj_, bind(spec.names.qkv, {}, d_q + 2 * d_kv));
   } else {
-    KRAIT_ASSIGN_OR_RETURN(block->q_proj_, bind(spec.names.q, d_q));
-    KRAIT_ASSIGN_OR_RETURN(block->k_proj_, bind(spec.names.k, d_kv));
-    KRAIT_ASSIGN_OR_RETURN(block->v_proj_, bind(spec.names.v, d_kv));
+    KRAIT_ASSIGN_OR_RETURN(block->q_proj_, bind(spec.names.q, spec.names.q_adapter, d_q));
+    KRAIT_ASSIGN_OR_RETURN(block->k_proj_, bind(spec.names.k, spec.names.k_adapter, d_kv));
+    KRAIT_ASSIGN_OR_RETURN(block->v_proj_, bind(spec.names.v, spec.names.v_adapter, d_kv));
   }
   KRAIT_ASSIGN_OR_RETURN(block->out_proj_, Linear::bind(weights.scope(spec.names.out), bookings,
                                                         d_model, d_q, spec.out_bias));
@@ -220,7 +231,7 @@ void Attention::attend_changed(const BlockContext& ctx, const SequenceRows& rows
 }
 
 std::vector<Block::NoiseSite> Attention::noise_sites() const {
-  std::vector<NoiseSite> sites = {{Site::input, out_proj_.out()},
+  std::vector<NoiseSite> sites = {{Site::input, (is_fused_ ? qkv_proj_ : q_proj_).in()},
                                   {Site::unrotated, spec_.d_head},
                                   {Site::scan, spec_.d_head},
                                   {Site::mixed, out_proj_.in()}};

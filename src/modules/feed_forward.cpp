@@ -1,5 +1,7 @@
 #include "krait/modules/feed_forward.hpp"
 
+#include "weights/adapted.hpp"
+
 namespace krait {
 inline namespace v0_1 {
 
@@ -28,6 +30,10 @@ Result<FeedForward> FeedForward::bind(const Parts& parts, const WeightScope& wei
   const Index rows = up_rows(parts.d_hidden, parts.gated && !gate);
   KRAIT_ASSIGN_OR_RETURN(
       auto up, Linear::bind(weights.scope(parts.up), bookings, rows, d_model, parts.bias));
+  if (parts.adapter_rank > 0) {
+    KRAIT_ASSIGN_OR_RETURN(
+        up, bind_own_adapter(weights.scope(parts.adapter), bookings, up, parts.adapter_rank));
+  }
   KRAIT_ASSIGN_OR_RETURN(auto down, Linear::bind(weights.scope(parts.down), bookings, d_model,
                                                  parts.d_hidden, parts.bias));
   FeedForward network(std::move(up), std::move(down), parts.activation);

@@ -15,13 +15,15 @@ Result<void> MlpSpec::validate(Index d_model) const {
   if (!std::isfinite(gate_scale)) {
     return bad_spec("gate_scale", "a finite number", spec_number(gate_scale));
   }
+  if (adapter_rank != 0) KRAIT_RETURN_IF_ERROR(check_extent("adapter_rank", adapter_rank));
   return check_extent("d_hidden", resolved(d_model).d_hidden);
 }
 
 std::string MlpSpec::to_string(Index d_model) const {
   return "Mlp d_hidden " + std::to_string(resolved(d_model).d_hidden) + ' ' +
          krait::to_string(activation) + (gated ? " gated" : "") + (bias ? " bias" : "") +
-         (gate_scale == 1.0F ? "" : " gate-scale " + spec_number(gate_scale));
+         (gate_scale == 1.0F ? "" : " gate-scale " + spec_number(gate_scale)) +
+         (adapter_rank == 0 ? "" : " adapter " + std::to_string(adapter_rank));
 }
 
 namespace {
@@ -35,7 +37,9 @@ FeedForward::Parts parts_of(const MlpSpec& spec, Index d_model) {
           .down = spec.down,
           .gate = spec.gate,
           .gate_last = spec.gate_last,
-          .gate_scale = spec.gate_scale};
+          .gate_scale = spec.gate_scale,
+          .adapter_rank = spec.adapter_rank,
+          .adapter = spec.adapter};
 }
 
 }  // namespace

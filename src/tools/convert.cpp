@@ -327,6 +327,24 @@ Result<ConvertSummary> write_gguf(std::vector<ConvertJob> jobs, const Checkpoint
   KRAIT_ASSIGN_OR_RETURN(const GgufExport plan, export_gguf(checkpoint, layout.config(), sources));
   std::vector<GgufOutput> outputs;
   ConvertSummary summary;
+  std::vector<std::size_t> order;  // experts of a stack one after another
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    const GgufExportTensor& tensor = plan.tensors[i];
+    if (tensor.expert > 0) continue;
+    outputs.push_back(tensor.output);
+    summary.bytes += tensor.output.type.bytes(tensor.output.extents).value_or(0);
+    if (tensor.expert < 0) {
+      order.push_back(i);
+      continue;
+    }
+    const std::size_t first = order.size();
+    order.resize(first + static_cast<std::size_t>(tensor.output.extents.front()));
+    for (std::size_t k = 0; k < jobs.size(); ++k) {
+      if (plan.tensors[k].output.name == tensor.output.name) {
+        order[first + static_cast<std::size_t>(plan.tensors[k].expert)] = k;
+      }
+    }
+  }
   for (std::size_t i = 0; i < jobs.size(); ++i) {
     ConvertJob& job = jobs[i];
     const GgufExportTensor& tensor = plan.tensors[i];
@@ -335,16 +353,14 @@ Result<ConvertSummary> write_gguf(std::vector<ConvertJob> jobs, const Checkpoint
     // What a GGUF file had in pairs stays so.
     if (tensor.values == GgufValues::pairs && job.pairs_from == 0) job.pairs_to = plan.pair_rows;
     job.pairs_from = 0;
-    summary.bytes += tensor.output.type.bytes(tensor.output.extents).value_or(0);
-    outputs.push_back(tensor.output);
   }
-  summary.tensors = std::ssize(jobs);
+  summary.tensors = std::ssize(outputs);
   summary.files = {path};
   KRAIT_ASSIGN_OR_RETURN(auto writer, GgufWriter::create(path, plan.metadata, outputs));
   Writing writing(jobs, progress);
-  for (const ConvertJob& job : jobs) {
+  for (const std::size_t i : order) {
     KRAIT_RETURN_IF_ERROR(writing.write(
-        job, [&](Index, std::span<const std::byte> bytes) { return writer.write(bytes); }));
+        jobs[i], [&](Index, std::span<const std::byte> bytes) { return writer.write(bytes); }));
   }
   KRAIT_RETURN_IF_ERROR(writer.commit());
   return summary;

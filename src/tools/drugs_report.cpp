@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
+#include <string>
 #include <utility>
 
 #include "io/svg.hpp"
@@ -20,8 +22,14 @@ namespace {
 // add to it.
 class Streams final : public ActivationHook {
  public:
-  Streams(Index layers, Index d_model)
-      : d_model_(d_model), behind_(static_cast<std::size_t>(layers)) {}
+  explicit Streams(const ModelSpec& spec) : d_model_(spec.d_model()), behind_(spec.layers.size()) {
+    for (std::size_t i = 0; i < spec.layers.size(); ++i) {
+      for (const ResidualSpec& part : spec.layers[i].residuals) {
+        factors_[fmt::format("{}.{}.{}", spec.layers_name, i, part.block_name)] =
+            part.aside ? 0.0F : part.scale;
+      }
+    }
+  }
 
   Result<void> begin(Session& session, std::span<const Token> tokens) {
     const Index rows = std::ssize(tokens);
@@ -32,8 +40,10 @@ class Streams final : public ActivationHook {
   void at(const ActivationPlace& place, MatrixView<float> values) noexcept override {
     if (place.site != Site::output) return;
     const MatrixView<float> stream(stream_.data(), values.rows, d_model_);
-    for (Index t = 0; t < values.rows; ++t)
-      kernels::add(stream.row(t), values.row(t), stream.row(t));
+    const auto factor = factors_.find(place.path);
+    for (Index t = 0; factor != factors_.end() && t < values.rows; ++t) {
+      kernels::add_scaled(factor->second, values.row(t), stream.row(t));
+    }
     std::vector<float>& behind = behind_[static_cast<std::size_t>(place.layer)];
     behind.assign(stream_.data(), stream_.data() + values.rows * d_model_);
   }
@@ -47,6 +57,7 @@ class Streams final : public ActivationHook {
  private:
   Index d_model_;
   AlignedBuffer<float> stream_;
+  std::map<std::string, float, std::less<>> factors_;  // of blocks, by their paths
   std::vector<std::vector<float>> behind_;
 };
 
@@ -73,7 +84,7 @@ Result<Trace> trace(Session& session, const std::shared_ptr<const Drugs>& drugs,
                     std::span<const Token> tokens) {
   const Model& model = session.model();
   const Index layers = std::ssize(model.spec().layers);
-  Streams streams(layers, model.d_model());
+  Streams streams(model.spec());
   NoisedRun run(session, drugs, 0, &streams);
   Trace result;
   result.streams.resize(static_cast<std::size_t>(layers));

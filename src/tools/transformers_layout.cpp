@@ -114,6 +114,10 @@ Result<TransformersLayout> TransformersLayout::of(const Checkpoint& checkpoint,
   TransformersLayout layout;
   const bool is_original = !json["d_model"].is_null() || checkpoint.config_file != "config.json";
   if (!is_original) {
+    if (!json["gate_in_input_linear"].is_null()) {
+      return unsupported("model_type", "a model whose gates transformers has as this file has them",
+                         json["model_type"]);
+    }
     layout.config_ = checkpoint.config;
     const std::string pairs = R"("rope_interleave":true,)";
     const std::size_t place = layout.config_.find(pairs);

@@ -13,6 +13,7 @@ namespace {
 std::string_view untrained(const AttentionSpec& spec) {
   if (spec.window > 0) return "no sliding window";
   if (spec.d_conv > 0) return "no convolution";
+  if (spec.adapter_rank > 0) return "no adapters of its own";
   if (!(spec.names == AttentionNames{})) return "q_proj, k_proj, v_proj and o_proj";
   return {};
 }
@@ -25,6 +26,7 @@ std::string_view untrained(Activation activation) {
 std::string_view untrained(const MlpSpec& spec) {
   if (!spec.gate.empty() || spec.gate_last) return "the gate in the first rows of the first matrix";
   if (spec.gate_scale != 1.0F) return "no factor of the gate";
+  if (spec.adapter_rank > 0) return "no adapter of its own";
   return untrained(spec.activation);
 }
 
@@ -40,6 +42,8 @@ std::string_view untrained(const MambaSpec& spec) {
 std::string_view untrained(const Mamba2Spec& spec) {
   return spec.scales != Mamba2Scales{} ? "no factors behind in_proj" : "";
 }
+
+std::string_view untrained(const SharedTransformerSpec& /*spec*/) { return {}; }
 
 std::string_view untrained(const CustomSpec& /*spec*/) { return {}; }
 

@@ -46,6 +46,12 @@ Result<void> check_factors(const ModelSpec& spec) {
   for (const LayerSpec& layer : spec.layers) {
     for (const ResidualSpec& residual : layer.residuals) {
       if (residual.scale != 1.0F) return refuse("residual scale", residual.scale);
+      if (residual.aside || residual.weights_of >= 0) {
+        return Error{ErrorCode::unsupported,
+                     fmt::format("[training] {}: expected a block with weights of its own, whose "
+                                 "output goes to the residual stream, found a shared one",
+                                 residual.block_name)};
+      }
     }
   }
   return {};

@@ -146,6 +146,15 @@ Result<Linear> bind_adapter(const WeightScope& weights, Bookings& bookings, cons
   return Linear(std::make_shared<AdaptedMatrix>(linear, adapter));
 }
 
+Result<Linear> bind_own_adapter(const WeightScope& weights, Bookings& bookings,
+                                const Linear& linear, Index rank) {
+  KRAIT_ASSIGN_OR_RETURN(const auto A, weights.get<float>("0.weight", {rank, linear.in()}));
+  KRAIT_ASSIGN_OR_RETURN(const auto B, weights.get<float>("1.weight", {linear.out(), rank}));
+  bookings.workspace(AdaptedMatrix::workspace(linear.out(), linear.in(), rank));
+  const LowRankAdapter adapter{.rank = rank, .A = A.data(), .B = B.data(), .scale = 1.0F};
+  return Linear(std::make_shared<AdaptedMatrix>(linear, adapter), linear.bias());
+}
+
 std::optional<LowRankAdapter> adapter_of(const Linear& linear) noexcept {
   const AdaptedMatrix* matrix = adapted(linear);
   return matrix == nullptr ? std::nullopt : std::optional(matrix->adapter());

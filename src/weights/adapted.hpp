@@ -17,5 +17,10 @@ Result<WeightForm::Matrices> bind_adapters(const WeightScope& weights, Bookings&
 /// The same for a head that shares another scope's matrix.
 Result<Linear> bind_adapter(const WeightScope& weights, Bookings& bookings, const Linear& linear);
 
+/// The map with an adapter that belongs to the model, y = W x + B A x: `0.weight`, A [rank, in],
+/// and `1.weight`, B [out, rank], of the scope `weights`.
+Result<Linear> bind_own_adapter(const WeightScope& weights, Bookings& bookings,
+                                const Linear& linear, Index rank);
+
 }  // namespace v0_1
 }  // namespace krait

@@ -107,8 +107,17 @@ Result<Matrices> bind_matrices(const WeightScope& weights, Bookings& bookings,
 
 Result<Linear> Linear::bind(const WeightScope& weights, Bookings& bookings, Index out, Index in,
                             bool has_bias) {
-  KRAIT_ASSIGN_OR_RETURN(auto matrices, bind_matrices(weights, bookings, {.out = out, .in = in}));
-  Linear bound(std::move(matrices.front()));
+  auto* const shared = weights.shared_matrix();
+  const bool is_bound =
+      shared != nullptr && *shared != nullptr && (*shared)->out() == out && (*shared)->in() == in;
+  Linear bound;
+  if (is_bound) {
+    bound = Linear(*shared);
+  } else {
+    KRAIT_ASSIGN_OR_RETURN(auto matrices, bind_matrices(weights, bookings, {.out = out, .in = in}));
+    if (shared != nullptr) *shared = matrices.front();
+    bound = Linear(std::move(matrices.front()));
+  }
   if (!has_bias) return bound;
   KRAIT_ASSIGN_OR_RETURN(const auto bias, weights.get<float>("bias", {out}));
   return bound.with_bias(bias.data());

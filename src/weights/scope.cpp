@@ -31,7 +31,29 @@ std::string WeightScope::path(std::string_view name) const {
   return path_ + std::string(name);
 }
 
-std::string WeightScope::name(std::string_view name) const { return prefix_ + path(name); }
+std::string WeightScope::name(std::string_view name) const {
+  return prefix_ + (owner_.empty() ? path(name) : owner_ + path(name).substr(own_));
+}
+
+WeightScope WeightScope::shared(const WeightScope& owner) const {
+  WeightScope scope = *this;
+  scope.owner_ = owner.path_;
+  scope.own_ = path_.size();
+  return scope;
+}
+
+WeightScope WeightScope::beside(std::string_view name) const {
+  WeightScope scope = *this;
+  scope.owner_.clear();
+  // Up to the dot in front of this scope's last word.
+  const std::size_t dot = path_.size() < 2 ? path_.npos : path_.rfind('.', path_.size() - 2);
+  scope.path_ = dot == path_.npos ? std::string() : path_.substr(0, dot + 1);
+  return scope.scope(name);
+}
+
+std::shared_ptr<const WeightMatrix>* WeightScope::shared_matrix() const {
+  return owner_.empty() ? nullptr : &binder_->shared_matrices_[name("")];
+}
 
 // The name without its final dot.
 std::string WeightScope::here() const {
@@ -210,9 +232,17 @@ Result<TensorView> WeightScope::decoded(const Shape& matrix, DType dtype,
 
 Result<std::span<const float>> WeightScope::floats(std::string_view name,
                                                    const Shape& shape) const {
-  KRAIT_ASSIGN_OR_RETURN(const TensorView held,
-                         binder_->hold(this->name(name), path(name), shape, DType::f32,
-                                       TensorRole::parameter, active_));
+  TensorView held;
+  const auto shared = binder_->shared_tensors_.find(this->name(name));
+  if (!owner_.empty() && shared != binder_->shared_tensors_.end() &&
+      shared->second.shape == shape) {
+    held = shared->second;
+    return std::span<const float>{static_cast<const float*>(held.data),
+                                  held.data == nullptr ? 0 : static_cast<std::size_t>(held.size())};
+  }
+  KRAIT_ASSIGN_OR_RETURN(held, binder_->hold(this->name(name), path(name), shape, DType::f32,
+                                             TensorRole::parameter, active_));
+  if (!owner_.empty()) binder_->shared_tensors_.emplace(this->name(name), held);
   return std::span<const float>{static_cast<const float*>(held.data),
                                 held.data == nullptr ? 0 : static_cast<std::size_t>(held.size())};
 }

@@ -23,7 +23,7 @@ from transformers import (
     BambaConfig, BambaForCausalLM, FalconH1Config, FalconH1ForCausalLM, GraniteMoeHybridConfig,
     GraniteMoeHybridForCausalLM, JambaConfig, JambaForCausalLM, LlamaConfig, LlamaForCausalLM,
     Mamba2Config, Mamba2ForCausalLM, MistralConfig, MistralForCausalLM, NemotronHConfig,
-    NemotronHForCausalLM)
+    NemotronHForCausalLM, Zamba2Config, Zamba2ForCausalLM)
 
 N_GREEDY = 12
 MIN_GAP = 2e-3
@@ -105,6 +105,20 @@ CASES = {
     "orig_mamba2attn": (None, None, 70, "state-spaces layout: attention in layer 1 with a fused "
                         "projection, a convolution of 4 taps and half of each head rotated; MLPs of "
                         "d_intermediate 40, made 128, with the gate last"),
+    "hf_zamba2": (Zamba2ForCausalLM, Zamba2Config(
+        hidden_size=12, vocab_size=44, num_hidden_layers=5, layers_block_type=[
+            "linear_attention", "hybrid", "linear_attention", "hybrid", "hybrid"],
+        num_mem_blocks=2, adapter_rank=3, use_shared_attention_adapter=True, use_mem_rope=True,
+        num_attention_heads=3, intermediate_size=11, n_mamba_heads=4, mamba_ngroups=2,
+        mamba_d_state=5, chunk_size=16, time_step_min=1e-9), 75,
+        "two blocks in three layers, adapters everywhere, a rotary embedding, 2 groups, tied"),
+    "hf_zamba2_plain": (Zamba2ForCausalLM, Zamba2Config(
+        hidden_size=12, vocab_size=41, num_hidden_layers=3, layers_block_type=[
+            "hybrid", "linear_attention", "hybrid"], adapter_rank=5, num_attention_heads=4,
+        intermediate_size=13, add_bias_linear=True, n_mamba_heads=4, mamba_d_state=5,
+        mamba_d_conv=3, chunk_size=16, time_step_min=1e-9, tie_word_embeddings=False), 60,
+        "untied, and so a block of each layer's own; no positions, adapters of the network alone, "
+        "biases"),
 }
 
 
@@ -126,6 +140,8 @@ def draw(model, seed):
                 v = 1 + 0.4 * random.uniform(*shape)
             elif name.endswith("bias"):
                 v = 0.4 * random.uniform(*shape)
+            elif "adapter" in name or ".linear." in name:  # of Zamba2: no layer outweighs others
+                v = 0.3 * np.sqrt(3 / shape[-1]) * random.uniform(*shape)
             elif "embed" in name:
                 v = 1.2 * random.uniform(*shape)
             elif "conv1d" in name:

@@ -2,7 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "krait/loading/registry.hpp"
+#include "krait/models/builder.hpp"
+#include "krait/models/session.hpp"
+#include "tests/support/support.hpp"
 
 namespace krait {
 namespace {
@@ -114,6 +119,68 @@ TEST(Families, OfFalconH1FoldFactorsIntoScalesOfScoresAndOutputs) {
   EXPECT_EQ(block<MlpSpec>(config, 0, 2).gate_scale, 3.0F);
 }
 
+const std::string small_zamba2 =
+    R"("n_mamba_heads":6,"layers_block_type":["hybrid","mamba","hybrid"],"adapter_rank":7)";
+
+TEST(Families, OfZamba2ShareBlocksThatReadTheEmbedding) {
+  const auto config = read(of("zamba2", small_zamba2 + R"(,"use_mem_rope":true)")).value();
+  const auto& layers = config.spec.layers;
+  ASSERT_EQ(layers.size(), 3U);
+  const auto shared = block<SharedTransformerSpec>(config, 2, 0);
+  EXPECT_TRUE(layers[2].residuals[0].aside);
+  EXPECT_EQ(layers[2].residuals[0].weights_of, 0);
+  EXPECT_EQ(layers[1].residuals.size(), 1U);
+  EXPECT_EQ(shared.attention.d_head, 16);
+  EXPECT_FLOAT_EQ(shared.attention.scale, 1.0F / std::sqrt(8.0F));
+  EXPECT_EQ(shared.attention.rotary->dim, 16);
+  EXPECT_EQ(shared.attention.adapter_rank, 0);
+  EXPECT_EQ(shared.mlp.adapter, "gate_up_proj_adapter_list.1");
+  EXPECT_EQ(shared.mlp.adapter_rank, 7);
+  EXPECT_EQ(shared.mlp.activation, Activation::gelu);
+  EXPECT_EQ(block<Mamba2Spec>(config, 1, 0).head_dim, 8);
+  EXPECT_TRUE(config.spec.tied_head);
+  EXPECT_TRUE(config.ignored.empty());
+  // Two blocks take turns.
+  const auto two = read(of("zamba2", small_zamba2 + R"(,"num_mem_blocks":2,)"
+                                                    R"("use_shared_attention_adapter":true)"))
+                       .value();
+  EXPECT_EQ(two.spec.layers[0].residuals[0].weights_of, 0);
+  EXPECT_EQ(two.spec.layers[2].residuals[0].weights_of, 2);
+  EXPECT_EQ(block<SharedTransformerSpec>(two, 2, 0).attention.names.k_adapter,
+            "linear_k_adapter_list.1");
+}
+
+// Some writers keep the shared tensors under the name of the last layer that uses them.
+TEST(Families, OfZamba2FindSharedTensorsUnderTheNameOfAnyUser) {
+  const std::string folder = (test::data_dir() / "golden/hf_zamba2").string();
+  const auto logits_of = [](const Checkpoint& checkpoint, Index owner) {
+    const ModelConfig config = read_config(checkpoint).value();
+    for (const std::size_t layer : {1U, 4U}) {
+      EXPECT_EQ(config.spec.layers[layer].residuals[0].weights_of, owner);
+    }
+    EXPECT_EQ(config.spec.layers[3].residuals[0].weights_of, 3);
+    const Model model = build_model(config.spec, checkpoint.weights, config.prefix).value();
+    EXPECT_TRUE(model.plan().unused.empty());
+    SerialExecutor executor;
+    Session session(model, executor);
+    State state = model.initial_state();
+    const Token tokens[] = {3, 1, 4, 1, 5};
+    std::vector<float> logits(5 * 44);
+    EXPECT_TRUE(session.prefill_all(tokens, state, {logits.data(), 5, 44}));
+    return logits;
+  };
+  const Checkpoint checkpoint = open_checkpoint(folder).value();
+  Checkpoint renamed = checkpoint;
+  renamed.weights = {};
+  for (const auto& [name, entry] : checkpoint.weights.entries()) {
+    std::string other = name;
+    const std::string own = "layers.1.shared_transformer";
+    if (const std::size_t at = name.find(own); at != name.npos) other[at + 7] = '4';
+    renamed.weights.add(other, entry.tensor, nullptr);
+  }
+  EXPECT_EQ(logits_of(checkpoint, 1), logits_of(renamed, 4));
+}
+
 TEST(Families, RefuseWhatTheyCannotRun) {
   const struct {
     std::string config;
@@ -156,6 +223,16 @@ TEST(Families, RefuseWhatTheyCannotRun) {
        "attn_cfg.causal: expected true, found false"},
       {R"({"d_model":16,"n_layer":2,"vocab_size":41,"attn_layer_idx":[1]})",
        "attn_cfg.num_heads: expected a number, found none"},
+      {of("zamba2", R"("n_mamba_heads":6)"),
+       "layers_block_type: expected one entry per layer (3), found 0"},
+      {of("zamba2", R"("n_mamba_heads":6,"layers_block_type":["mamba","mamba","attention"])"),
+       "layers_block_type: expected one of mamba, linear_attention, hybrid, found attention"},
+      {of("zamba2", small_zamba2 + R"(,"mamba_headdim":7)"),
+       "n_mamba_heads: expected 48 channels in heads of 7, found 6 heads"},
+      {of("zamba2", small_zamba2 + R"(,"use_long_context":true)"),
+       "use_long_context: expected false, found true"},
+      {of("zamba2", small_zamba2 + R"(,"hidden_act":"silu")"), "hidden_act: expected gelu"},
+      {of("zamba2", small_zamba2 + R"(,"use_conv_bias":false)"), "use_conv_bias: expected true"},
       {of("rwkv7", ""), "model_type: expected one of mamba, "},
   };
   for (const auto& bad : table) {

@@ -76,6 +76,92 @@ TEST(GgufCheckpoint, GivesTheLogitsOfTheCheckpointItWasMadeOf) {
   }
 }
 
+// Files that llama.cpp's converter wrote of golden hybrids (tests/golden/gguf_hybrids.py), with
+// matrices in f16, give the logits of those checkpoints with matrices in f16; Falcon-H1's, in f32
+// with its factors multiplied into matrices, those of transformers.
+TEST(GgufCheckpoint, OfHybridsGivesTheLogitsOfTheCheckpointItWasMadeOf) {
+  const std::filesystem::path without_positions =
+      std::filesystem::path(testing::TempDir()) / "granite_without_positions";
+  std::filesystem::remove_all(without_positions);
+  std::filesystem::copy(golden("hf_granite_experts"), without_positions);
+  std::string config = test::read_file(without_positions / "config.json");
+  config.replace(config.find("\"rope\""), 6, "\"nope\"");
+  test::write_file(without_positions / "config.json", config);
+  const struct {
+    const char* file;
+    const char* folder;
+    std::string source;
+    const char* form;
+  } table[] = {{"jamba", "hf_jamba", golden("hf_jamba"), "f16"},
+               {"granite", "hf_granite_dense", golden("hf_granite_dense"), "f16"},
+               {"granite_moe", "hf_granite_experts", without_positions.string(), "f16"},
+               {"nemotron_h", "hf_nemotron_h", golden("hf_nemotron_h"), "f16"},
+               {"nemotron_h_moe", "hf_nemotron_experts", golden("hf_nemotron_experts"), "f16"},
+               {"falcon_h1", "hf_falcon_h1", golden("hf_falcon_h1"), "f32"}};
+  for (const auto& [name, folder, source, form] : table) {
+    SCOPED_TRACE(name);
+    const std::string file = golden(std::string("gguf/") + name + ".gguf");
+    const std::vector<Token> tokens = tokens_of(folder);
+    const std::vector<float> logits = logits_of(load_model(file).value(), tokens);
+    const std::vector<float> expected =
+        logits_of(load_model(source, {.form = form}).value(), tokens);
+    ASSERT_EQ(logits.size(), expected.size());
+    float largest = 0.0F;
+    float difference = 0.0F;
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+      largest = std::max(largest, std::abs(expected[i]));
+      difference = std::max(difference, std::abs(logits[i] - expected[i]));
+    }
+    EXPECT_GT(largest, 1.0F);
+    EXPECT_LE(difference, 5e-6F * largest);
+    const CheckpointPlan plan = plan_checkpoint(file).value();
+    EXPECT_TRUE(plan.plan.unused.empty());
+    EXPECT_TRUE(plan.config.ignored.empty());
+    const ModelPlan original = plan_checkpoint(source).value().plan;
+    EXPECT_EQ(plan.plan.parameters, original.parameters);
+    EXPECT_EQ(plan.plan.state_bytes, original.state_bytes);
+    EXPECT_EQ(plan.plan.cache_bytes_per_token, original.cache_bytes_per_token);
+  }
+}
+
+// The bytes of a golden file in which bytes behind a key and `skip` more are others.
+std::string changed(const std::string& file, const std::string& key, std::size_t skip,
+                    const std::string& bytes) {
+  std::string all = test::read_file(golden("gguf/" + file));
+  const std::size_t at = all.find(key) + key.size() + skip;
+  return all.replace(at, bytes.size(), bytes);
+}
+
+TEST(GgufCheckpoint, OfHybridsRefusesWhatItCannotUse) {
+  constexpr std::size_t type = 4;                    // of a value
+  constexpr std::size_t array = type + 4 + 8;        // of a list: the types and the count
+  const std::string kv = "attention.head_count_kv";  // [0, 1, 0, 0] in jamba.gguf
+  const std::pair<std::string, std::string> cases[] = {
+      {changed("granite.gguf", "granitehybrid.rope.scaling.finetuned", type, "\1"s),
+       "rope.scaling.finetuned: expected false: attention without positions, found true"},
+      {changed("granite.gguf", "granitehybrid.ssm.inner_size", type, little(47, 4)),
+       "ssm.inner_size: expected a multiple of 24, the width, found 47"},
+      {changed("jamba.gguf", kv, array, little(2, 4)),
+       "head_count_kv: expected the same number in all layers with attention, found 2 and 1"},
+      {changed("jamba.gguf", kv, array, little(1, 4) + little(1, 4) + little(0, 4) + little(1, 4)),
+       "block_count: expected layers with attn at equal distances, found layer 2, which breaks"},
+      {changed("jamba.gguf", "jamba.block_count", type, little(5000, 4)),
+       "block_count: expected at most 4096, found 5000"},
+      {changed("jamba.gguf", "jamba.block_count", type, little(3, 4)),
+       "head_count_kv: expected a whole number for each of 3 layers, found [0,1,0,0]"},
+      {changed("nemotron_h.gguf", "nemotron_h.ssm.time_step_rank", type, little(5, 4)),
+       "ssm.time_step_rank: expected a divisor of 42, found 5"},
+      {changed("falcon_h1.gguf", "falcon-h1.attention.head_count_kv", type, little(0, 4)),
+       "head_count_kv: expected attention in every layer, found a layer without"},
+  };
+  for (const auto& [bytes, expected] : cases) {
+    const auto opened = open_bytes(bytes);
+    ASSERT_FALSE(opened) << expected;
+    EXPECT_NE(opened.error().message.find(expected), std::string::npos)
+        << opened.error().message << "\ninstead of " << expected;
+  }
+}
+
 std::set<std::string> forms_of(const std::string& file, const std::string& form) {
   std::set<std::string> forms;
   for (const TensorUse& use : plan_checkpoint(file, {.form = form}).value().plan.tensors) {
@@ -243,8 +329,11 @@ TEST(GgufCheckpoint, RefusesWhatItCannotUse) {
   };
   const std::pair<std::string, std::string> cases[] = {
       {gguf(without(0)),
-       "[gguf] general.architecture: expected one of mamba, mamba2, llama, found none"},
-      {gguf(other), "general.architecture: expected one of mamba, mamba2, llama, found \"rwkv7\""},
+       "[gguf] general.architecture: expected one of mamba, mamba2, llama, jamba, granitehybrid, "
+       "nemotron_h, nemotron_h_moe, falcon-h1, found none"},
+      {gguf(other),
+       "general.architecture: expected one of mamba, mamba2, llama, jamba, granitehybrid, "
+       "nemotron_h, nemotron_h_moe, falcon-h1, found \"rwkv7\""},
       {gguf(with(small_pairs(), gguf_number("split.count", 3))),
        "[gguf] split.count: expected a model in one file, found 3"},
       {gguf(without(1), small_tensors(), data),

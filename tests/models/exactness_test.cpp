@@ -68,6 +68,7 @@ const Architecture architectures[] = {
     {"experts", test::tiny_expert_spec},
     {"hybrid", test::tiny_hybrid_spec},
     {"hybrid_options", test::tiny_hybrid_options_spec},
+    {"shared", test::tiny_shared_spec},
 };
 
 struct Case {
@@ -373,7 +374,9 @@ TEST(StoredDigestsOfFamilies, HoldToo) {
                            "hf_nemotron_experts",
                            "hf_falcon_h1",
                            "hf_falcon_h1_no_norm",
-                           "orig_mamba2attn"}) {
+                           "orig_mamba2attn",
+                           "hf_zamba2",
+                           "hf_zamba2_plain"}) {
     expect_stored_digest(name, name, {});
   }
 }

@@ -128,7 +128,8 @@ INSTANTIATE_TEST_SUITE_P(Kinds, RunMix,
                                          [] { return test::tiny_mamba2_spec(); },
                                          [] { return test::tiny_expert_spec(); },
                                          [] { return test::tiny_hybrid_spec(); },
-                                         [] { return test::tiny_hybrid_options_spec(); }));
+                                         [] { return test::tiny_hybrid_options_spec(); },
+                                         [] { return test::tiny_shared_spec(); }));
 
 TEST(Run, OfNothingIsNothing) {
   const Model model = tiny_model();
@@ -317,7 +318,8 @@ INSTANTIATE_TEST_SUITE_P(Kinds, Hooks,
                                          [] { return test::tiny_mamba2_spec(); },
                                          [] { return test::tiny_expert_spec(); },
                                          [] { return test::tiny_hybrid_spec(); },
-                                         [] { return test::tiny_hybrid_options_spec(); }));
+                                         [] { return test::tiny_hybrid_options_spec(); },
+                                         [] { return test::tiny_shared_spec(); }));
 
 TEST(Hooks, BelongToTheirItem) {
   const Model model = tiny_model();

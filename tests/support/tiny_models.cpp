@@ -150,6 +150,45 @@ ModelSpec tiny_hybrid_options_spec() {
   return spec;
 }
 
+ModelSpec tiny_shared_spec() {
+  const RmsNormSpec norm;
+  const MambaSpec mixer{.d_state = 5, .dt_rank = 3};
+  SharedTransformerSpec shared;
+  shared.attention = {
+      .n_head = 5, .d_head = 8, .scale = 0.5F, .rotary = RotarySpec{}, .adapter_rank = 3};
+  shared.mlp.d_hidden = 13;
+  shared.mlp.activation = Activation::gelu;
+  shared.mlp.bias = true;
+  shared.mlp.adapter_rank = 2;
+  const auto of_use = [&](const std::string& use) {
+    SharedTransformerSpec block = shared;
+    block.attention.names.q_adapter = "q_adapter." + use;
+    block.attention.names.k_adapter = "k_adapter." + use;
+    block.attention.names.v_adapter = "v_adapter." + use;
+    block.mlp.adapter = "adapter." + use;
+    return ResidualSpec{.norm_name = "shared.norm",
+                        .norm = norm,
+                        .block_name = "shared",
+                        .block = block,
+                        .aside = true,
+                        .weights_of = 1};
+  };
+  ModelSpec spec = ModelBuilder{}
+                       .embedding("embedding", {.vocab = 61, .d_model = 20, .vocab_padded = 64})
+                       .final_norm("norm_f", norm)
+                       .tied_head()
+                       .spec();
+  ResidualSpec scaled{"norm2", norm, "mlp", MlpSpec{.d_hidden = 11}, 0.7F};
+  scaled.aside = true;
+  spec.layers = {{{{"norm", norm, "mixer", mixer}}},
+                 {{of_use("0"), {"norm", norm, "mixer", Mamba2Spec{.d_state = 7, .head_dim = 5}}}},
+                 {{scaled,
+                   {"norm", norm, "mixer", mixer},
+                   {"norm", norm, "mlp2", MlpSpec{.d_hidden = 9}, 1.0F, true}}},
+                 {{of_use("1"), {"norm", norm, "attention", AttentionSpec{.n_head = 2}}}}};
+  return spec;
+}
+
 Model tiny_model(DType dtype, const WeightOptions& options, Index n_layer) {
   return tiny_model(tiny_spec(n_layer), dtype, options);
 }

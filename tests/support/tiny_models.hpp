@@ -31,6 +31,10 @@ ModelSpec tiny_hybrid_spec();
 /// gates of their own, weights of inner norms, blocks beside others that share a norm.
 ModelSpec tiny_hybrid_options_spec();
 
+/// The same with a shared transformer block in two of four layers, which reads the embedding, and
+/// blocks that are aside: in front of a mixer, of attention, and of parallel blocks.
+ModelSpec tiny_shared_spec();
+
 /// Random weights for a spec, a pure function of it.
 Model tiny_model(const ModelSpec& spec, DType dtype, const WeightOptions& options = {});
 

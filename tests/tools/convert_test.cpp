@@ -125,7 +125,8 @@ TEST_F(Convert, GivesOriginalCheckpointsTheNamesOfTransformers) {
 TEST_F(Convert, WritesGgufAndReadsItBack) {
   ConvertOptions gguf;
   gguf.to_gguf = true;
-  for (const char* name : {"hf_f32", "hf_bf16", "hf_mamba2_f32", "hf_mamba2_sharded", "orig_bin"}) {
+  for (const char* name : {"hf_f32", "hf_bf16", "hf_mamba2_f32", "hf_mamba2_sharded", "orig_bin",
+                           "hf_jamba", "hf_jamba_dense", "hf_nemotron_h", "hf_nemotron_experts"}) {
     SCOPED_TRACE(name);
     const std::string file = out(std::string(name) + ".gguf");
     const auto summary = convert_checkpoint(golden(name), file, gguf);
@@ -181,6 +182,11 @@ TEST_F(Convert, RefusesWhatItCannotWrite) {
       {error_of(golden("hf_f32"), golden("hf_f32") + "/x"), "a place outside the source"},
       {error_of(golden("hf_aqlm_4x4g8"), out("x"), rounded), "expected floats to convert"},
       {error_of(golden("blackmamba"), out("x"), gguf), "expected"},
+      {error_of(golden("hf_zamba2"), out("x"), gguf),
+       "model_type: expected one of mamba, falcon_mamba, mamba2, llama, mistral, jamba, "
+       "nemotron_h, found \"zamba2\""},
+      {error_of(golden("gguf/granite.gguf"), out("x")),
+       "model_type: expected a model whose gates transformers has as this file has them"},
       {error_of(out("absent"), out("x")), "absent"},
   };
   for (const auto& [found, expected] : cases) {

@@ -200,7 +200,7 @@ TEST_F(Quantize, TheResultIsTheSourceLoadedInThatForm) {
 // Stacks of experts, experts of their own tensors, and configurations of other names.
 TEST_F(Quantize, EveryFamilyIsWritten) {
   for (const char* name : {"moe_mamba", "blackmamba", "hf_mamba2_f32", "codestral", "hf_jamba",
-                           "hf_granite_experts", "orig_mamba2attn"}) {
+                           "hf_granite_experts", "orig_mamba2attn", "hf_zamba2"}) {
     const fs::path golden = test::data_dir() / "golden" / name;
     for (const std::string form : all_forms) {
       SCOPED_TRACE(std::string(name) + " to " + std::string(form));

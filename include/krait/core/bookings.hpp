@@ -59,9 +59,14 @@ struct CacheTensor {
 ///   task memory  per thread, grows with the context  attention's scores
 class Bookings {
  public:
-  explicit Bookings(Index d_model) : d_model_(d_model) {}
+  explicit Bookings(Index d_model) : d_model_(d_model), d_input_(d_model) {}
 
   Index d_model() const noexcept { return d_model_; }
+
+  /// Width of the rows that the block which is bound reads: d_model, or twice that if it reads the
+  /// embedding beside the residual stream. What it writes has d_model floats.
+  Index d_input() const noexcept { return d_input_; }
+  void set_d_input(Index d_input) noexcept { d_input_ = d_input; }
 
   /// A tensor of the state: it lives as long as the sequence and is zero at its start. `path` names
   /// it in saved states ("layers.3.mixer.ssm_state").
@@ -111,6 +116,7 @@ class Bookings {
 
  private:
   Index d_model_;
+  Index d_input_;
   ScratchLayout scratch_;
   ScratchLayout trail_;
   Index workspace_ = 0;  // floats per token

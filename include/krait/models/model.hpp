@@ -24,6 +24,7 @@ class KRAIT_API Model {
     ModelPlan plan;
     Embedding embedding;
     std::vector<Residual> residuals;  // all layers, in order
+    ScratchSlot embedding_rows;       // of the tokens of a run, where a block reads them
     Norm final_norm;
     Linear head;
     ScratchLayout scratch;

@@ -173,7 +173,9 @@ class KRAIT_API Session {
   /// Runs layers [begin, end) of the model on x [tokens, d_model], the residual stream, which
   /// becomes their output. `state` advances in these layers alone: it is of use for the same layers
   /// only. SessionOptions::hook sees the blocks. Numbers that are not finite are no error here.
-  Result<void> run_layers(Range layers, MatrixView<float> x, State& state);
+  /// Layers that read the embedding too need the `tokens` of the rows.
+  Result<void> run_layers(Range layers, MatrixView<float> x, State& state,
+                          std::span<const Token> tokens = {});
 
   /// Logits [tokens, vocab_padded] of the residual stream behind the last layer, x [tokens,
   /// d_model]: final norm and head.

@@ -19,6 +19,7 @@
 #include "krait/modules/mlp.hpp"
 #include "krait/modules/moe.hpp"
 #include "krait/modules/norms.hpp"
+#include "krait/modules/shared_transformer.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -42,7 +43,8 @@ struct CustomSpec {
 };
 
 /// The kinds of block. Each alternative is an AnyBlockSpec (modules/block_spec.hpp).
-using BlockSpec = std::variant<MambaSpec, Mamba2Spec, AttentionSpec, MlpSpec, MoeSpec, CustomSpec>;
+using BlockSpec = std::variant<MambaSpec, Mamba2Spec, AttentionSpec, MlpSpec, MoeSpec,
+                               SharedTransformerSpec, CustomSpec>;
 
 /// h = h + scale block(norm(h)), with the names of both in the checkpoint.
 struct ResidualSpec {
@@ -54,6 +56,10 @@ struct ResidualSpec {
   /// Whether it reads what the block before it in the layer read, instead of what that one left.
   /// Such neighbours with one name of a norm share the norm.
   bool beside = false;
+  /// Whether its output is added to what the block after it in the layer reads, and not to h.
+  bool aside = false;
+  /// The layer whose tensors norm and block use; layers with the same one share them. -1: its own.
+  Index weights_of = -1;
   friend bool operator==(const ResidualSpec&, const ResidualSpec&) = default;
 };
 

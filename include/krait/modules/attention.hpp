@@ -56,6 +56,9 @@ struct AttentionNames {
   std::string qkv = {};  ///< one matrix with the rows of all three instead; empty: three
   std::string out = "o_proj";
   std::string conv = "conv1d";
+  std::string q_adapter = {};  ///< of the projections' own adapters
+  std::string k_adapter = {};
+  std::string v_adapter = {};
 
   friend bool operator==(const AttentionNames&, const AttentionNames&) = default;
 };
@@ -74,6 +77,9 @@ struct AttentionSpec {
   /// front of the rotary embedding; 0: none.
   Index d_conv = 0;
   bool conv_bias = true;  ///< the convolution has a bias
+  /// Queries, keys and values are W x + B A x, A [rank, d_model], with tensors `0.weight`, A, and
+  /// `1.weight`, B, of their own; 0: W x.
+  Index adapter_rank = 0;
   AttentionNames names = {};
 
   /// A copy with every 0 replaced by the value it stands for.
@@ -135,6 +141,7 @@ class Attention final : public Block {
     ctx.visit(Site::scan, q);
     ctx.visit(Site::mixed, q);
     zone.next("out_proj");
+    ctx.x = ctx.x.cols_from(0, out_proj_.out());  // of rows that have the embedding too
     out_proj_.apply(ctx, q, ctx.x);
   }
 

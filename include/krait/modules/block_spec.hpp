@@ -60,6 +60,14 @@ constexpr Index expert_count(const Spec& spec) noexcept {
   }
 }
 
+/// Whether the block reads the token's embedding beside the residual stream: rows [h; e] of 2
+/// d_model floats, behind a norm of that width. Such a spec has a member `reads_embedding`, which
+/// is true.
+template <AnyBlockSpec Spec>
+constexpr bool reads_embedding(const Spec& /*spec*/) noexcept {
+  return requires { Spec::reads_embedding; };
+}
+
 /// Larger extents are taken for mistakes. Products of two extents and an element size fit in Index.
 inline constexpr Index largest_extent = Index{1} << 28;
 

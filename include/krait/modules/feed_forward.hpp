@@ -56,6 +56,8 @@ class FeedForward {
     std::string_view gate = {};  // the gate's own matrix; empty: it is the first rows of `up`
     bool gate_last = false;      // the gate is the last rows of `up`
     float gate_scale = 1.0F;     // multiplies the gate in front of the activation
+    Index adapter_rank = 0;      // of the adapter that `up` has of its own; 0: none
+    std::string_view adapter = {};
   };
   KRAIT_API static Result<FeedForward> bind(const Parts& parts, const WeightScope& weights,
                                             Bookings& bookings);

@@ -26,6 +26,10 @@ struct MlpSpec {
   std::string gate = {};    ///< the gate's own matrix; empty: it is in `up`
   bool gate_last = false;   ///< the gate is the last rows of `up`
   float gate_scale = 1.0F;  ///< multiplies the gate in front of the activation
+  /// `up` is W x + B A x, A [rank, d_model], with tensors `0.weight`, A, and `1.weight`, B, of its
+  /// own below `adapter`; 0: W x.
+  Index adapter_rank = 0;
+  std::string adapter = {};
 
   MlpSpec resolved(Index d_model) const {
     MlpSpec spec = *this;

@@ -2,6 +2,9 @@
 
 /// \file
 /// The pre-norm wrapper: h = h + scale block(norm(h)).
+///
+/// A block that reads the embedding e of the token gets norm([h; e]). One that is aside leaves h as
+/// it is: the block after it reads h + scale block(norm(h)) instead (Zamba2).
 
 #include <algorithm>
 #include <memory>
@@ -23,20 +26,23 @@ class Residual {
   /// read. The first of such parallel blocks saves it.
   enum class Source { stream, first_of_parallel, saved };
 
-  /// Slots in scratch and trail, [rows, d_model] each.
+  /// Slots in scratch and trail, [rows, d_model] each; branch and trail are twice as wide for a
+  /// block that reads the embedding.
   struct Slots {
-    ScratchSlot branch;  // the block's input and output
-    ScratchSlot saved;   // what parallel blocks read
-    ScratchSlot trail;   // for the block's input; of no size if the block has no state
+    ScratchSlot branch;     // the block's input and output
+    ScratchSlot saved;      // what parallel blocks read, or the block after one that is aside
+    ScratchSlot trail;      // for the block's input; of no size if the block has no state
+    ScratchSlot embedding;  // of no size if the block does not read it
   };
 
   /// `scale` multiplies the block's output.
-  Residual(Norm norm, std::unique_ptr<const Block> block, float scale, Source source, Slots slots,
-           Index layer, std::string path)
+  Residual(Norm norm, std::unique_ptr<const Block> block, float scale, Source source, bool aside,
+           Slots slots, Index layer, std::string path)
       : norm_(std::move(norm)),
         block_(std::move(block)),
         scale_(scale),
         source_(source),
+        aside_(aside),
         slots_(slots),
         layer_(layer),
         path_(std::move(path)) {}
@@ -44,7 +50,8 @@ class Residual {
   /// h [rows, d_model] in and out.
   void forward(BlockContext& ctx) const noexcept {
     const MatrixView<float> h = ctx.x;
-    ctx.x = ctx.scratch(slots_.branch, h.cols);
+    const bool is_wide = reads_embedding();
+    ctx.x = ctx.scratch(slots_.branch, is_wide ? 2 * h.cols : h.cols);
     const MatrixView<float> source =
         source_ == Source::stream ? h : ctx.scratch(slots_.saved, h.cols);
     const ItemCost cost = ItemCost::of(0, 8 * h.cols);  // of a row's norm or sum
@@ -53,8 +60,12 @@ class Residual {
       for (Index t = rows.begin; source_ == Source::first_of_parallel && t < rows.end; ++t) {
         std::ranges::copy(h.row(t), source.row_data(t));
       }
-      norm_.apply(source.rows_from(rows.begin, rows.size()),
-                  ctx.x.rows_from(rows.begin, rows.size()));
+      const MatrixView<float> x = ctx.x.rows_from(rows.begin, rows.size());
+      for (Index t = rows.begin; is_wide && t < rows.end; ++t) {
+        std::ranges::copy(source.row(t), ctx.x.row_data(t));
+        std::ranges::copy(ctx.scratch(slots_.embedding, h.cols).row(t), ctx.x.row_data(t) + h.cols);
+      }
+      norm_.apply(is_wide ? x : source.rows_from(rows.begin, rows.size()), x);
     });
     zone.next("block");
     ctx.place = {layer_, path_};
@@ -67,10 +78,12 @@ class Residual {
     }
     ctx.visit(Site::output, ctx.x);
     zone.next("residual");
+    const MatrixView<float> target = aside_ ? ctx.scratch(slots_.saved, h.cols) : h;
     parallel_for(ctx.executor, h.rows, row_block, cost, [&](Range rows) {
       for (Index t = rows.begin; t < rows.end; ++t) {
-        scale_ == 1.0F ? kernels::add(h.row(t), ctx.x.row(t), h.row(t))
-                       : kernels::add_scaled(scale_, ctx.x.row(t), h.row(t));
+        if (aside_) std::ranges::copy(h.row(t), target.row_data(t));
+        scale_ == 1.0F ? kernels::add(target.row(t), ctx.x.row(t), target.row(t))
+                       : kernels::add_scaled(scale_, ctx.x.row(t), target.row(t));
       }
     });
     ctx.x = h;
@@ -80,8 +93,9 @@ class Residual {
   void replay(BlockContext& ctx) const noexcept {
     if (!has_state()) return;
     const MatrixView<float> h = ctx.x;
-    const MatrixView<const float> input = ctx.recorded(slots_.trail, h.cols);
-    ctx.x = ctx.scratch(slots_.branch, h.cols);
+    const Index width = reads_embedding() ? 2 * h.cols : h.cols;
+    const MatrixView<const float> input = ctx.recorded(slots_.trail, width);
+    ctx.x = ctx.scratch(slots_.branch, width);
     for (Index t = 0; t < h.rows; ++t) std::ranges::copy(input.row(t), ctx.x.row_data(t));
     ctx.place = {layer_, path_};
     // The trail does not have what a hook changed: the block runs again, with the hook.
@@ -91,6 +105,7 @@ class Residual {
 
   const Norm& norm() const noexcept { return norm_; }
   const Block& block() const noexcept { return *block_; }
+  bool reads_embedding() const noexcept { return slots_.embedding.floats_per_token > 0; }
 
  private:
   static constexpr Index row_block = 16;  // threads share the rows in such blocks
@@ -101,6 +116,7 @@ class Residual {
   std::unique_ptr<const Block> block_;
   float scale_;
   Source source_;
+  bool aside_;  // whether the output goes to `saved` instead of the stream
   Slots slots_;
   Index layer_;
   std::string path_;  // of the block: "layers.3.mixer"

@@ -3,6 +3,7 @@
 /// \file
 /// WeightBinder: connects a model with the tensors of a checkpoint, and owns converted copies.
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,6 +18,8 @@
 
 namespace krait {
 inline namespace v0_1 {
+
+class WeightMatrix;
 
 /// How a model holds one of its tensors.
 enum class Placement {
@@ -99,6 +102,9 @@ class KRAIT_API WeightBinder {
   std::vector<TensorUse> uses_;
   std::vector<std::string> used_names_;  // in order of use, some of them twice
   std::vector<std::shared_ptr<const void>> blocks_;
+  // What shared scopes have bound, by its name.
+  std::map<std::string, std::shared_ptr<const WeightMatrix>, std::less<>> shared_matrices_;
+  std::map<std::string, TensorView, std::less<>> shared_tensors_;
   std::shared_ptr<const void> narrowed_;  // the f64 tensor found last, in f32
 };
 

@@ -53,6 +53,7 @@ class KRAIT_API Linear {
   Linear with_bias(const float* bias) const { return Linear(matrix_, bias); }
 
   const WeightMatrix& matrix() const noexcept { return *matrix_; }
+  const float* bias() const noexcept { return bias_; }
 
  private:
   std::shared_ptr<const WeightMatrix> matrix_;

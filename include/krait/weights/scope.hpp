@@ -31,6 +31,16 @@ class KRAIT_API WeightScope {
   WeightScope scope(std::string_view name) const;
   WeightScope scope(std::string_view name, Index index) const;
 
+  /// This place in the model, with the tensors of the place `owner`. What scopes with one owner
+  /// bind is held, listed and counted once.
+  WeightScope shared(const WeightScope& owner) const;
+
+  /// The scope of that name beside this one, with tensors of its own.
+  WeightScope beside(std::string_view name) const;
+
+  /// In a shared scope its matrix, which is null until it is bound; a null pointer elsewhere.
+  std::shared_ptr<const WeightMatrix>* shared_matrix() const;
+
   /// The scope of a factor, "u" or "v", of this scope's matrix: its floats, `weight` elsewhere, are
   /// the tensor of the scope's own name, "….in_proj.u".
   WeightScope factor(std::string_view name) const;
@@ -136,6 +146,8 @@ class KRAIT_API WeightScope {
   WeightBinder* binder_;
   std::string prefix_;  // "backbone." or ""
   std::string path_;    // "layers.3.mixer." or ""
+  std::string owner_;  // of a shared scope: "layers.1.", in place of so many characters of the path
+  std::size_t own_ = 0;
   double active_ = 1.0;
   bool is_factor_ = false;
 };

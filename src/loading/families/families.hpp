@@ -34,7 +34,8 @@ struct Family {
   family(granite_hybrid_family) \
   family(jamba_family) \
   family(nemotron_h_family) \
-  family(falcon_h1_family)
+  family(falcon_h1_family) \
+  family(zamba2_family)
 // clang-format on
 
 #define KRAIT_DECLARE_FAMILY(family) extern const Family family;

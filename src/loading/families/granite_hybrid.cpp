@@ -39,24 +39,30 @@ Result<std::vector<ResidualSpec>> read_networks(const ConfigReader& config,
   KRAIT_ASSIGN_OR_RETURN(const Index top_k, config.number("num_experts_per_tok", 0, 2));
   KRAIT_ASSIGN_OR_RETURN(const Index d_expert, config.number("intermediate_size", 1, 11008));
   KRAIT_ASSIGN_OR_RETURN(const Index d_shared, config.number("shared_intermediate_size", 1, 1024));
-  const std::string up = "input_linear";
   const std::string down = "output_linear";
+  // GGUF files have the gates in matrices of their own; layouts/gguf/ says so.
+  KRAIT_ASSIGN_OR_RETURN(const bool is_joined, config.boolean("gate_in_input_linear", true));
+  const std::string up = is_joined ? "input_linear" : "up_proj";
+  const std::string gate = is_joined ? "" : "gate_proj";
   const std::string norm_name = "post_attention_layernorm";
   if (n_expert > 0) {
-    residuals.push_back(
-        {norm_name, norm, "block_sparse_moe",
-         MoeSpec{.n_expert = n_expert,
-                 .top_k = top_k,
-                 .d_expert = d_expert,
-                 .router = {.score = kernels::RouterScore::softmax_of_chosen},
-                 .activation = Activation::silu,
-                 .gated = true,
-                 .names = {.router = "router.layer", .experts = "", .up = up, .down = down}}});
+    residuals.push_back({norm_name, norm, "block_sparse_moe",
+                         MoeSpec{.n_expert = n_expert,
+                                 .top_k = top_k,
+                                 .d_expert = d_expert,
+                                 .router = {.score = kernels::RouterScore::softmax_of_chosen},
+                                 .activation = Activation::silu,
+                                 .gated = true,
+                                 .names = {.router = "router.layer",
+                                           .experts = is_joined ? "" : "experts",
+                                           .up = up,
+                                           .down = is_joined ? down : "down_proj",
+                                           .gate = gate}}});
   }
   residuals.push_back({.norm_name = norm_name,
                        .norm = norm,
                        .block_name = "shared_mlp",
-                       .block = MlpSpec{.d_hidden = d_shared, .up = up, .down = down},
+                       .block = MlpSpec{.d_hidden = d_shared, .up = up, .down = down, .gate = gate},
                        .beside = n_expert > 0});
   return residuals;
 }

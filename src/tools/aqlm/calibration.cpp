@@ -324,13 +324,17 @@ Result<std::vector<MatrixStatistics>> Calibration::see(Index layer,
   for (Index first = 0; first < std::ssize(text_); first += tokens_at_once) {
     const Index count = std::min(tokens_at_once, std::ssize(text_) - first);
     const MatrixView<float> rows(copy.data(), count, width);
+    const auto tokens =
+        std::span(text_).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
     comparison.begin();
     std::copy_n(stream_.data() + first * width, count * width, copy.data());
-    KRAIT_RETURN_IF_ERROR(quantised_session.run_layers({layer, layer + 1}, rows, quantised_state));
+    KRAIT_RETURN_IF_ERROR(
+        quantised_session.run_layers({layer, layer + 1}, rows, quantised_state, tokens));
     if (diagonal) continue;
     std::copy_n(reference_.data() + first * width, count * width, copy.data());
     std::copy_n(copy.data(), count * width, lost.data());
-    KRAIT_RETURN_IF_ERROR(original_session.run_layers({layer, layer + 1}, rows, original_state));
+    KRAIT_RETURN_IF_ERROR(
+        original_session.run_layers({layer, layer + 1}, rows, original_state, tokens));
     const MatrixView<float> difference(lost.data(), count, width);
     subtract(difference, {stream_.data() + first * width, count, width});
     comparison.add(difference);
@@ -353,7 +357,7 @@ Result<void> Calibration::advance(Index layer) {
     Session session(model, executor_, few_sequences());
     State state = model.initial_state();
     return session.run_layers({layer, layer + 1}, {stream.data(), stream.size() / width, width},
-                              state);
+                              state, text_);
   };
   KRAIT_ASSIGN_OR_RETURN(const Model quantised, this->quantised());
   KRAIT_RETURN_IF_ERROR(run(quantised, stream_));

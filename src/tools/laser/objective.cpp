@@ -108,8 +108,9 @@ Result<void> Stream::run(const Model& model, Index end, Executor& executor) {
       const auto k = static_cast<std::size_t>(i);
       State state = model.initial_state();
       const MatrixView<float> x = rows(k);
-      results[k] = session.embed(samples_[k]->answer().tokens, x);
-      if (results[k]) results[k] = session.run_layers({0, end}, x, state);
+      const std::vector<Token>& tokens = samples_[k]->answer().tokens;
+      results[k] = session.embed(tokens, x);
+      if (results[k]) results[k] = session.run_layers({0, end}, x, state, tokens);
     }
   });
   for (const Result<void>& result : results) KRAIT_RETURN_IF_ERROR(result);
@@ -142,7 +143,7 @@ Result<double> Scorer::run(const Sequence& sequence, Index first, bool* is_greed
   const MatrixView<float> x(x_.data(), tokens, model_.d_model());
   state_.reset();
   const Index layers = std::ssize(model_.spec().layers);
-  KRAIT_RETURN_IF_ERROR(session_.run_layers({first, layers}, x, state_));
+  KRAIT_RETURN_IF_ERROR(session_.run_layers({first, layers}, x, state_, sequence.tokens));
   if (is_greedy != nullptr) *is_greedy = true;
   double nats = 0.0;
   for (Index row = sequence.first - 1; row < tokens - 1; row += logit_rows) {

@@ -97,21 +97,31 @@ struct GgufName {
 /// How llama.cpp's converter writes one kind of model. A new one is a file that defines one, and a
 /// line in the list below.
 struct GgufArchitecture {
-  std::string_view name;                          ///< `general.architecture`
-  std::span<const std::string_view> model_types;  ///< transformers' names of what it holds
+  std::string_view name;  ///< `general.architecture`
+  /// transformers' names of what is written so; none where such files are only read.
+  std::span<const std::string_view> model_types;
   /// Fills in transformers' configuration. Where rows are in the order of `pairs`, it has
   /// "rope_interleave": true.
   Result<void> (*configure)(const GgufKeys& keys, ConfigObject& config);
-  /// The other way: fills in the file's keys from transformers' configuration.
+  /// The other way: fills in the file's keys from transformers' configuration. May be null where
+  /// there are no model types.
   Result<void> (*describe)(const ConfigReader& config, ConfigObject& metadata);
   std::span<const GgufName> names;
+  /// Of architectures with the same model types, whether a configuration is written as this one;
+  /// null where there is one.
+  bool (*is_of)(const ConfigReader& config) = nullptr;
 };
 
 // clang-format off
 #define KRAIT_GGUF_ARCHITECTURES(architecture) \
   architecture(gguf_mamba) \
   architecture(gguf_mamba2) \
-  architecture(gguf_llama)
+  architecture(gguf_llama) \
+  architecture(gguf_jamba) \
+  architecture(gguf_granite) \
+  architecture(gguf_nemotron) \
+  architecture(gguf_nemotron_moe) \
+  architecture(gguf_falcon_h1)
 // clang-format on
 
 #define KRAIT_DECLARE_ARCHITECTURE(architecture) extern const GgufArchitecture architecture;

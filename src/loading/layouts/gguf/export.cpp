@@ -22,26 +22,54 @@ Error fail(std::string_view what, std::string_view expected, std::string_view fo
                                               printable(what), expected, printable(found))};
 }
 
-Result<const GgufArchitecture*> architecture_for(const Metadata& config) {
+Result<const GgufArchitecture*> architecture_for(const Metadata& config,
+                                                 const ConfigReader& reader) {
   std::string known;
   for (const GgufArchitecture* architecture : writable) {
     for (const std::string_view type : architecture->model_types) {
-      if (config["model_type"].is(type)) return architecture;
-      known += fmt::format("{}{}", known.empty() ? "" : ", ", type);
+      const bool is_of = architecture->is_of == nullptr || architecture->is_of(reader);
+      if (config["model_type"].is(type) && is_of) return architecture;
+      const std::string word = fmt::format("{}{}", known.empty() ? "" : ", ", type);
+      if (!known.ends_with(word)) known += word;
     }
   }
   return fail("model_type", "one of " + known, json_text(config["model_type"]));
 }
 
-// "backbone.layers.*.norm.weight" and layer "3" of "backbone.layers.3.norm.weight".
-std::pair<std::string, std::string> pattern_of(const std::string& name) {
-  constexpr std::string_view mark = "layers.";
+// Puts `sign` for the number behind `mark`, which it returns: "" if there is none.
+std::string take_number(std::string& name, std::string_view mark, char sign) {
   const std::size_t place = name.find(mark);
-  if (place == name.npos) return {name, {}};
+  if (place == name.npos) return {};
   const std::size_t begin = place + mark.size();
   const std::size_t end = name.find_first_not_of("0123456789", begin);
-  if (end == name.npos || end == begin) return {name, {}};
-  return {name.substr(0, begin) + "*" + name.substr(end), name.substr(begin, end - begin)};
+  if (end == name.npos || end == begin) return {};
+  std::string number = name.substr(begin, end - begin);
+  name.replace(begin, end - begin, 1, sign);
+  return number;
+}
+
+// Experts of one stack: their number goes in front of its extents.
+Result<void> join_stacks(std::vector<GgufExportTensor>& tensors) {
+  std::map<std::string, std::pair<Index, GgufType>, std::less<>> stacks;
+  for (const GgufExportTensor& tensor : tensors) {
+    if (tensor.expert < 0) continue;
+    const auto stack = stacks.try_emplace(tensor.output.name, 0, tensor.output.type).first;
+    ++stack->second.first;
+    const GgufType& type = stack->second.second;
+    if (type.dtype != tensor.output.type.dtype || type.blocks != tensor.output.type.blocks) {
+      return fail(tensor.output.name, "experts of one type", "several");
+    }
+  }
+  for (GgufExportTensor& tensor : tensors) {
+    if (tensor.expert < 0) continue;
+    const Index count = stacks.find(tensor.output.name)->second.first;
+    if (tensor.expert >= count) {
+      return fail(tensor.output.name, fmt::format("experts 0 to {}", count - 1),
+                  fmt::format("expert {}", tensor.expert));
+    }
+    tensor.output.extents.insert(tensor.output.extents.begin(), count);
+  }
+  return {};
 }
 
 std::vector<Index> extents_of(const GgufName& rule, std::vector<Index> extents, Index n_group) {
@@ -60,8 +88,8 @@ std::vector<Index> extents_of(const GgufName& rule, std::vector<Index> extents, 
 Result<GgufExport> export_gguf(const Checkpoint& checkpoint, const std::string& config_text,
                                const std::vector<GgufSource>& tensors) {
   KRAIT_ASSIGN_OR_RETURN(const Metadata config, parse_json(config_text, checkpoint.path));
-  KRAIT_ASSIGN_OR_RETURN(const GgufArchitecture* architecture, architecture_for(config));
   const ConfigReader reader(config, checkpoint.path);
+  KRAIT_ASSIGN_OR_RETURN(const GgufArchitecture* architecture, architecture_for(config, reader));
   ConfigObject metadata;
   metadata.set("general.architecture", std::string(architecture->name));
   metadata.set("general.type", std::string("model"));
@@ -72,7 +100,10 @@ Result<GgufExport> export_gguf(const Checkpoint& checkpoint, const std::string& 
   GgufExport result;
   Index rows = 0;
   for (const GgufSource& tensor : tensors) {
-    const auto [pattern, layer] = pattern_of(tensor.name);
+    // "backbone.layers.*.norm.weight" and layer "3" of "backbone.layers.3.norm.weight".
+    std::string pattern = tensor.name;
+    const std::string layer = take_number(pattern, "layers.", '*');
+    const std::string expert = take_number(pattern, "experts.", '#');
     const auto found = names.find(pattern);
     if (found == names.end()) {
       return fail(tensor.name, fmt::format("a tensor of {}", architecture->name), "another");
@@ -83,8 +114,11 @@ Result<GgufExport> export_gguf(const Checkpoint& checkpoint, const std::string& 
     if (name == "token_embd.weight") rows = tensor.extents.front();
     const GgufType type = tensor.is_matrix ? tensor.type : *GgufType::of(DType::f32);
     result.tensors.push_back(
-        {{std::move(name), type, extents_of(rule, tensor.extents, n_group)}, rule.values});
+        {{std::move(name), type, extents_of(rule, tensor.extents, n_group)},
+         rule.values,
+         expert.empty() || expert.size() > 6 ? -1 : static_cast<Index>(std::stol(expert))});
   }
+  KRAIT_RETURN_IF_ERROR(join_stacks(result.tensors));
   KRAIT_RETURN_IF_ERROR(export_gguf_tokenizer(checkpoint, config, rows, metadata));
   const auto n_head = config["num_attention_heads"].integer().value_or(1);
   result.pair_rows = config["head_dim"].integer().value_or(

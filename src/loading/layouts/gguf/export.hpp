@@ -22,8 +22,9 @@ struct GgufSource {
 
 /// What becomes of it.
 struct GgufExportTensor {
-  GgufOutput output;
+  GgufOutput output;  ///< of an expert's matrix, the stack that it is in
   GgufValues values = GgufValues::same;
+  Index expert = -1;  ///< its place in the stack; -1: it is no expert's
 };
 
 struct GgufExport {
