@@ -27,6 +27,7 @@ struct TrainFlags {
   std::optional<std::uint64_t> seed;
   int threads = 0;
   bool json = false;
+  bool memory = false;
   std::string reference;
   std::string loss = "sigmoid";
   PreferenceOptions preference;
@@ -158,6 +159,7 @@ void check_usage(const TrainFlags& options) {
                      : options.kind == Kind::sft ? "a file of examples"
                                                  : "a file of pairs",
                      "none");
+  if (options.memory) return;
   if (options.files.destination.empty()) {
     throw WrongUsage("--out", "the name of a new folder", "none");
   }
@@ -169,6 +171,31 @@ void check_usage(const TrainFlags& options) {
   };
   at_most("--warmup", options.train.warmup, options.train.steps, "--steps");
   at_most("--shards", options.train.shards, options.train.rows(), "rows of a step");
+}
+
+// What the run would need, as a table.
+Result<void> print_memory(const TrainFlags& given, const TrainTask& task, TrainOptions options) {
+  options.steps = std::max({Index{1}, options.steps, options.warmup});
+  const std::unique_ptr<ThreadPool> threads = make_threads(given.threads);
+  KRAIT_ASSIGN_OR_RETURN(const TrainMemory memory, train_memory(task, options, threads->width()));
+  if (given.json) return print_json(to_json(memory));
+  std::string text;
+  const auto line = [&](const char* name, Index bytes, const char* of) {
+    char buffer[128];
+    std::snprintf(buffer, sizeof buffer, "%-11s %14lld bytes  %s\n", name,
+                  static_cast<long long>(bytes), of);
+    text += buffer;
+  };
+  line("weights", memory.weights, "and what is derived from them");
+  line("gradients", memory.gradients, "sums of rows");
+  line("optimizer", memory.optimizer, "moments of the gradients");
+  line("activations", memory.kept, "kept: of a row, in front of every block");
+  line("", memory.recomputed, "recomputed: of one block, or of the head");
+  line("workspaces", memory.forward, "of the pass of inference, and states");
+  line("data", memory.data, "tokens");
+  line("total", memory.total(), "");
+  if (memory.mapped > 0) line("mapped", memory.mapped, "weights that stay in their file");
+  return print_all(text);
 }
 
 Result<void> run(const TrainFlags& given) {
@@ -184,11 +211,13 @@ Result<void> run(const TrainFlags& given) {
   files.dtype = given.dtype == "bf16"  ? DType::bf16
                 : given.dtype == "f16" ? DType::f16
                                        : DType::f32;
-  KRAIT_ASSIGN_OR_RETURN(TrainTask task,
-                         given.lora ? new_lora_task(given.model, *given.lora, options.seed)
-                         : given.config.empty() ? open_train_task(given.model)
-                                                : new_train_task(given.config, options.seed));
+  const TaskValues values = given.memory ? TaskValues::left_out : TaskValues::made;
+  KRAIT_ASSIGN_OR_RETURN(
+      TrainTask task, given.lora ? new_lora_task(given.model, *given.lora, options.seed, values)
+                      : given.config.empty() ? open_train_task(given.model, values)
+                                             : new_train_task(given.config, options.seed, values));
   KRAIT_RETURN_IF_ERROR(read_data(given, task));
+  if (given.memory) return print_memory(given, task, options);
   if (given.kind == Kind::dpo) KRAIT_RETURN_IF_ERROR(read_preference(given, task));
   const std::unique_ptr<ThreadPool> threads = make_threads(given.threads);
   const double begun = now();
@@ -274,6 +303,8 @@ void declare_run(Command& command, TrainFlags& options) {
   command.file("--log", options.files.log, "File for one line of JSON per step");
   command.choice("--dtype", options.dtype, {"f32", "bf16", "f16"}, "Of the matrices in the result");
   add_threads(command, options.threads);
+  command.flag("--memory", options.memory,
+               "Print the bytes that the run would need, by their purpose, and do not train");
   command.flag("--json", options.json, "One JSON object: out, steps, loss, seconds");
 }
 

@@ -10,6 +10,7 @@
 #include "krait/weights/adapter.hpp"
 #include "training/frozen.hpp"
 #include "training/products.hpp"
+#include "training/room.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -63,7 +64,10 @@ Result<ModelGradient> ModelGradient::create(const ModelSpec& spec, const std::st
   KRAIT_RETURN_IF_ERROR(check_factors(spec));
   KRAIT_ASSIGN_OR_RETURN(gradient.parameters_, Parameters::of(spec, prefix));
   WeightBinder binder(nullptr, {});
-  Bookings bookings(spec.d_model());
+  const auto booked = std::make_shared<Bookings>(spec.d_model());
+  Bookings& bookings = *booked;
+  gradient.bookings_ = booked;
+  gradient.size_.threads = executor.width();
   const WeightScope root(binder, prefix);
   for (std::size_t i = 0; i < spec.layers.size(); ++i) {
     const LayerSpec& layer = spec.layers[i];
@@ -91,7 +95,16 @@ Result<ModelGradient> ModelGradient::create(const ModelSpec& spec, const std::st
   gradient.head_path_ = gradient.parameters_.find(spec.head_name + ".weight") != nullptr
                             ? spec.head_name
                             : spec.embedding_name;
-  if (lora != nullptr) gradient.parameters_ = lora->parameters();
+  if (lora != nullptr) {
+    gradient.parameters_ = lora->parameters();
+    gradient.size_.rank = lora->options().rank;
+  }
+  const AlignedBuffer<float> factors(lora == nullptr ? 0 : lora->parameters().floats());
+  const WeightStore store = lora == nullptr ? WeightStore() : lora->store(factors.data());
+  KRAIT_ASSIGN_OR_RETURN(ModelPlan plan,
+                         plan_model(spec, lora == nullptr ? nullptr : &store, prefix));
+  gradient.size_.workspace = plan.workspace_bytes_per_token / Index{sizeof(float)};
+  gradient.plan_ = std::make_shared<const ModelPlan>(std::move(plan));
   gradient.lora_ = std::move(lora);
   return gradient;
 }
@@ -99,6 +112,7 @@ Result<ModelGradient> ModelGradient::create(const ModelSpec& spec, const std::st
 Result<void> ModelGradient::bind(const float* values) {
   if (lora_ == nullptr) {
     values_ = values;
+    model_.reset();  // what it derived from the old values
     KRAIT_ASSIGN_OR_RETURN(model_, build_model(spec_, parameters_.store(values), prefix_));
     return {};
   }
@@ -159,7 +173,62 @@ Result<void> ModelGradient::check(const Leaf& leaf) const {
   return {};
 }
 
-Result<void> ModelGradient::make_room(Index tokens) {
+Index ModelGradient::stream_floats(Index tokens) const {
+  return (std::ssize(parts_) + 1) * round_up(tokens * spec_.d_model(), Index{16});
+}
+
+// What the passes take of memory_, in their order.
+Index ModelGradient::stack_floats(Index tokens, bool is_backward) const {
+  BackwardSize size = size_;
+  size.tokens = tokens;
+  training::Room room(size);
+  const Index d_model = spec_.d_model();
+  const Index columns = spec_.embedding.rows();
+  room.floats(stream_floats(tokens));
+  room.matrix(tokens, d_model);
+  if (is_backward) {
+    room.matrix(tokens, d_model);
+    room.floats(tokens);
+  }
+  {
+    const training::Room::Frame frame(room);
+    const Index count = std::min(head_block, tokens);
+    room.matrix(count, columns);
+    room.linear(columns, d_model, count);
+    if (is_backward) room.linear_backward(columns, d_model, count, {});
+  }
+  if (!is_backward) return room.most();
+  room.norm_backward(tokens, d_model);
+  for (int i = 0; i < 3; ++i) room.matrix(tokens, d_model);
+  room.norm_backward(tokens, d_model);
+  Index most = room.most();
+  const Index held = stream_floats(tokens) + 5 * round_up(tokens * d_model, Index{16}) +
+                     round_up(tokens, Index{16});
+  for (const Part& part : parts_) most = std::max(most, held + part.block->memory(size));
+  return most;
+}
+
+RowMemory ModelGradient::memory(Index tokens) const {
+  const ModelPlan& plan = *plan_;
+  constexpr Index bytes = sizeof(float);
+  Index tasks = 0;
+  for (const Bookings::TaskMemory& size : bookings_->task_memories()) {
+    tasks = std::max(tasks, round_up(size(tokens, tokens), Index{16}));
+  }
+  const Index pages = (tokens + cache_page_tokens - 1) / cache_page_tokens;
+  RowMemory result;
+  result.kept = stream_floats(tokens) * bytes;
+  result.recomputed = stack_floats(tokens, true) * bytes - result.kept;
+  result.forward = (plan.scratch_bytes_per_token - spec_.d_model() * bytes) * tokens +
+                   tasks * size_.threads * bytes + 2 * plan.state_bytes +
+                   pages * cache_page_tokens * plan.cache_bytes_per_token;
+  result.derived = plan.owned_bytes;
+  if (lora_ != nullptr) result.mapped = plan.in_place_bytes;
+  return result;
+}
+
+Result<void> ModelGradient::make_room(Index tokens, bool is_backward) {
+  memory_->reserve(stack_floats(tokens, is_backward));
   if (tokens <= room_) return {};
   const Model::Parts& parts = model_->parts();
   scratch_ = Scratch(parts.scratch, tokens);
@@ -173,10 +242,11 @@ Result<void> ModelGradient::make_room(Index tokens) {
   return {};
 }
 
-Result<std::vector<MatrixView<float>>> ModelGradient::forward(const Leaf& leaf, State& state) {
+Result<std::vector<MatrixView<float>>> ModelGradient::forward(const Leaf& leaf, State& state,
+                                                              bool is_backward) {
   const Index tokens = std::ssize(leaf.inputs);
   const Model::Parts& parts = model_->parts();
-  KRAIT_RETURN_IF_ERROR(make_room(tokens));
+  KRAIT_RETURN_IF_ERROR(make_room(tokens, is_backward));
   KRAIT_RETURN_IF_ERROR(state.reserve(tokens));
   const SequenceRows rows{.first = 0,
                           .count = tokens,
@@ -335,7 +405,7 @@ Result<double> ModelGradient::backward(const Leaf& leaf, float* gradients) {
   const Workspace::Frame frame(*memory_);
   State own = leaf.state == nullptr ? model_->initial_state() : *leaf.state;
   const State before = own;
-  KRAIT_ASSIGN_OR_RETURN(const auto stream, forward(leaf, own));
+  KRAIT_ASSIGN_OR_RETURN(const auto stream, forward(leaf, own, true));
   const Index tokens = std::ssize(leaf.inputs);
   const ParameterScope weights = this->weights(gradients);
   const auto normed = memory_->matrix(tokens, spec_.d_model());
@@ -359,7 +429,7 @@ Result<void> ModelGradient::log_probabilities(const Leaf& leaf, std::span<float>
   const FloatEnvironment environment;
   const Workspace::Frame frame(*memory_);
   State own = leaf.state == nullptr ? model_->initial_state() : *leaf.state;
-  KRAIT_ASSIGN_OR_RETURN(const auto stream, forward(leaf, own));
+  KRAIT_ASSIGN_OR_RETURN(const auto stream, forward(leaf, own, false));
   const auto normed = memory_->matrix(std::ssize(leaf.inputs), spec_.d_model());
   model_->parts().final_norm.apply(stream.back(), normed);
   head(leaf, normed, {}, weights(nullptr), result);

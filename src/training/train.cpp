@@ -69,8 +69,9 @@ Result<TrainTask> open_task(const std::string& path) {
 
 }  // namespace
 
-Result<TrainTask> open_train_task(const std::string& path) {
+Result<TrainTask> open_train_task(const std::string& path, TaskValues values) {
   KRAIT_ASSIGN_OR_RETURN(TrainTask task, open_task(path));
+  if (values == TaskValues::left_out) return task;
   KRAIT_ASSIGN_OR_RETURN(const Parameters parameters, Parameters::of(task.spec, task.prefix));
   task.values = AlignedBuffer<float>(parameters.floats());
   KRAIT_RETURN_IF_ERROR(parameters.read(task.checkpoint.weights, task.values.span()));
@@ -78,16 +79,18 @@ Result<TrainTask> open_train_task(const std::string& path) {
 }
 
 Result<TrainTask> new_lora_task(const std::string& path, const LoraOptions& options,
-                                std::uint64_t seed) {
+                                std::uint64_t seed, TaskValues values) {
   KRAIT_ASSIGN_OR_RETURN(TrainTask task, open_task(path));
   KRAIT_ASSIGN_OR_RETURN(task.lora,
                          Lora::create(task.spec, task.prefix, task.checkpoint.weights, options));
+  if (values == TaskValues::left_out) return task;
   task.values = AlignedBuffer<float>(task.lora->parameters().floats());
   task.lora->initial_values(seed, task.values.span());
   return task;
 }
 
-Result<TrainTask> new_train_task(const std::string& config_path, std::uint64_t seed) {
+Result<TrainTask> new_train_task(const std::string& config_path, std::uint64_t seed,
+                                 TaskValues values) {
   TrainTask task;
   std::error_code ignored;
   fs::path path = config_path;
@@ -108,6 +111,7 @@ Result<TrainTask> new_train_task(const std::string& config_path, std::uint64_t s
   task.checkpoint.config_file = "config.json";
   task.spec = std::move(config.spec);
   task.prefix = config.prefix;
+  if (values == TaskValues::left_out) return task;
   KRAIT_ASSIGN_OR_RETURN(const Parameters parameters, Parameters::of(task.spec, task.prefix));
   task.values = AlignedBuffer<float>(parameters.floats());
   initial_weights(task.spec, parameters, seed, task.values.span());

@@ -83,6 +83,33 @@ TEST_F(CliTrain, ExamplesAreLearned) {
                "line 1: expected a response of at most 3 tokens, found 4 with its end");
 }
 
+TEST_F(CliTrain, TellsItsMemoryAndDoesNotTrain) {
+  const std::string config = "train --config " + path("config.json") + " --data " + path("text");
+  const json memory = krait_json(config + " --memory --length 100 --threads 1");
+  // 256 embeddings, two layers and the final norm, each tensor from a multiple of 16 floats on.
+  const Index floats =
+      256 * 16 + 2 * (16 + 2 * 32 * 16 + 32 * 4 + 32 + 9 * 32 + 32 + 32 + 32 * 4 + 32 + 16 * 32) +
+      16;
+  EXPECT_EQ(memory["optimizer"], 8 * floats);
+  EXPECT_EQ(memory["gradients"], 4 * 4 * floats);
+  EXPECT_EQ(memory["activations"]["kept"], 3 * 100 * 16 * 4);
+  EXPECT_GE(memory["weights"], 4 * floats);
+  Index sum =
+      memory["activations"]["kept"].get<Index>() + memory["activations"]["recomputed"].get<Index>();
+  for (const char* part : {"weights", "gradients", "optimizer", "workspaces", "data"}) {
+    sum += memory[part].get<Index>();
+  }
+  EXPECT_EQ(memory["total"], sum);
+  const Outcome text = krait(config + " --memory --out " + path("m"));
+  EXPECT_EQ(text.code, 0);
+  EXPECT_NE(text.out.find("recomputed: of one block, or of the head"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(path("m")));
+  test::write_file(path("e.jsonl"), "{\"prompt\": \"Q\", \"response\": \"abc\"}\n");
+  const json sft = krait_json("sft -m krait-bytes-draft --data " + path("e.jsonl") +
+                              " --memory --lora r=2,targets=in");
+  EXPECT_GT(sft["mapped"].get<Index>(), 10 * sft["optimizer"].get<Index>());
+}
+
 class CliDpo : public CliTrain {
  protected:
   CliDpo() {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "krait/models/builder.hpp"
+#include "krait/models/model_plan.hpp"
 #include "krait/training/block_gradient.hpp"
 #include "krait/training/lora.hpp"
 #include "krait/training/parameters.hpp"
@@ -35,6 +36,15 @@ struct Leaf {
   /// In: the gradient with respect to the state after the row. Out: to the one before. Of the
   /// layout of State::block; empty: zeros, and not wanted.
   std::span<float> dstate = {};
+};
+
+/// Bytes that the passes over a row need, known before anything is allocated.
+struct RowMemory {
+  Index kept = 0;        ///< the residual stream in front of every block and behind the last
+  Index recomputed = 0;  ///< what the head or one block computes again, and its products
+  Index forward = 0;     ///< working memory and states of the pass of inference
+  Index derived = 0;     ///< what the model derives from its weights
+  Index mapped = 0;      ///< weights under an adapter that are used where they are
 };
 
 /// The forward pass of inference and an exact backward pass, for one row after another. Working
@@ -73,6 +83,12 @@ class KRAIT_API ModelGradient {
 
   /// Bytes of working memory that are held.
   std::size_t bytes() const noexcept;
+  /// Most floats of it that passes took at a time, without those of the pass of inference.
+  Index most_floats() const noexcept { return memory_->most(); }
+
+  /// What `backward` needs for a row of `tokens` tokens; values need not be bound. Of experts, as
+  /// if one got all tokens; under an adapter, as if all matrices had one.
+  RowMemory memory(Index tokens) const;
 
  private:
   struct Part {  // one residual block
@@ -89,14 +105,16 @@ class KRAIT_API ModelGradient {
   explicit ModelGradient(Executor& executor);
 
   Result<void> check(const Leaf& leaf) const;
-  Result<void> make_room(Index tokens);
+  Result<void> make_room(Index tokens, bool is_backward);
+  Index stream_floats(Index tokens) const;
+  Index stack_floats(Index tokens, bool is_backward) const;
   Work work() { return {*executor_, *memory_}; }
   ParameterScope weights(float* gradients) const {
     return {parameters_, values_, gradients, frozen_.get()};
   }
   void embedding_backward(const Leaf& leaf, MatrixView<const float> dh, float* gradients) const;
   // The residual stream in front of each part, and behind the last, [parts + 1] · [T, d_model].
-  Result<std::vector<MatrixView<float>>> forward(const Leaf& leaf, State& state);
+  Result<std::vector<MatrixView<float>>> forward(const Leaf& leaf, State& state, bool is_backward);
   double head(const Leaf& leaf, MatrixView<const float> normed, MatrixView<float> dnormed,
               const ParameterScope& weights, std::span<float> log_p);
   void parts_backward(const Leaf& leaf, const State& before,
@@ -108,11 +126,14 @@ class KRAIT_API ModelGradient {
   std::string prefix_;
   Parameters parameters_;
   std::vector<Part> parts_;
+  std::shared_ptr<const Bookings> bookings_;  // of the blocks
+  std::shared_ptr<const ModelPlan> plan_;
   std::string head_path_;
   std::shared_ptr<const Lora> lora_;
   std::shared_ptr<const training::Frozen> frozen_;  // with an adapter
   const float* values_ = nullptr;
   std::optional<Model> model_;
+  BackwardSize size_;  // without tokens
   std::unique_ptr<Workspace> memory_ = std::make_unique<Workspace>();
   Scratch scratch_;
   AlignedBuffer<float> workspace_;  // of inference's products
