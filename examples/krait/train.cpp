@@ -18,6 +18,7 @@ struct TrainFlags {
   std::string model;
   std::string config;
   std::vector<std::string> data;
+  std::string held_out;
   TrainFiles files;
   std::string dtype = "f32";
   std::string schedule = "constant";
@@ -96,28 +97,48 @@ Result<void> read_data(const TrainFlags& options, TrainTask& task) {
   }
   const Token end = config.is_byte_level || !has_answers ? 0 : config.stop_tokens.front();
   if (options.kind == Kind::dpo) task.preference = PreferenceTask{.options = {}, .pairs = {}};
-  for (const std::string& path : options.data) {
+  struct Part {
+    std::vector<Token> text;
+    std::vector<Row> examples;
+    std::vector<PreferencePair> pairs;
+  };
+  const auto read = [&](const std::string& path, const char* option) -> Result<Part> {
     KRAIT_ASSIGN_OR_RETURN(const std::string text,
-                           read_text({.argument = {}, .file = path}, "--data"));
+                           read_text({.argument = {}, .file = path}, option));
+    Part part;
     if (options.kind == Kind::sft) {
-      KRAIT_ASSIGN_OR_RETURN(std::vector<Row> examples,
+      KRAIT_ASSIGN_OR_RETURN(part.examples,
                              read_examples(text, path, *tokenizer, end, options.train.length));
-      std::ranges::move(examples, std::back_inserter(task.examples));
     } else if (options.kind == Kind::dpo) {
-      KRAIT_ASSIGN_OR_RETURN(std::vector<PreferencePair> pairs,
+      KRAIT_ASSIGN_OR_RETURN(part.pairs,
                              read_pairs(text, path, *tokenizer, end, options.train.length));
-      std::ranges::move(pairs, std::back_inserter(task.preference->pairs));
     } else {
-      KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> part,
-                             tokenizer->encode(text, {.add_special = false}));
-      task.text.insert(task.text.end(), part.begin(), part.end());
+      KRAIT_ASSIGN_OR_RETURN(part.text, tokenizer->encode(text, {.add_special = false}));
+    }
+    return part;
+  };
+  const auto check_length = [&](std::size_t tokens, const char* what,
+                                const std::string& path) -> Result<void> {
+    if (has_answers || tokens >= 2) return {};
+    return Error{ErrorCode::bad_argument, std::string("[train] ") + what +
+                                              ": expected at least 2 tokens, found " +
+                                              std::to_string(tokens) + " (" + path + ")"};
+  };
+  for (const std::string& path : options.data) {
+    KRAIT_ASSIGN_OR_RETURN(Part part, read(path, "--data"));
+    task.text.insert(task.text.end(), part.text.begin(), part.text.end());
+    std::ranges::move(part.examples, std::back_inserter(task.examples));
+    if (task.preference) {
+      std::ranges::move(part.pairs, std::back_inserter(task.preference->pairs));
     }
   }
-  if (!has_answers && task.text.size() < 2) {
-    return Error{ErrorCode::bad_argument, "[train] data: expected at least 2 tokens, found " +
-                                              std::to_string(task.text.size()) + " (" +
-                                              options.data.front() + ")"};
-  }
+  KRAIT_RETURN_IF_ERROR(check_length(task.text.size(), "data", options.data.front()));
+  if (options.held_out.empty()) return {};
+  KRAIT_ASSIGN_OR_RETURN(Part part, read(options.held_out, "--held-out"));
+  KRAIT_RETURN_IF_ERROR(check_length(part.text.size(), "held-out", options.held_out));
+  task.held_out =
+      has_answers ? std::move(part.examples) : cut_rows(part.text, options.train.length);
+  task.held_out_pairs = std::move(part.pairs);
   return {};
 }
 
@@ -300,7 +321,11 @@ void declare_run(Command& command, TrainFlags& options) {
   command.number("--checkpoint-every", options.files.checkpoint_every, 1, Index{1} << 40,
                  "Steps after which unfinished work is saved, in the folder <out>.partial");
   command.flag("--resume", options.files.resume, "Go on with unfinished work, if there is any");
-  command.file("--log", options.files.log, "File for one line of JSON per step");
+  command.file("--held-out", options.held_out,
+               "File like those of --data that is not trained on, whose loss is measured at "
+               "checkpoints and in the end, and logged");
+  command.file("--log", options.files.log,
+               "File for one line of JSON per step; <file>.svg gets a drawing of the losses");
   command.choice("--dtype", options.dtype, {"f32", "bf16", "f16"}, "Of the matrices in the result");
   add_threads(command, options.threads);
   command.flag("--memory", options.memory,

@@ -341,7 +341,10 @@ Result<Log> Log::open(const std::string& path, Index steps) {
     {
       std::ifstream old(path);
       std::string line;
-      for (Index i = 0; i < steps && std::getline(old, line); ++i) kept += line + "\n";
+      for (Index i = 0; i < steps && std::getline(old, line); ++i) {
+        kept += line + "\n";
+        log.curve_.add(line);
+      }
     }
     KRAIT_RETURN_IF_ERROR(write_text(path, kept));
     log.stream_.open(path, std::ios::app);
@@ -349,12 +352,14 @@ Result<Log> Log::open(const std::string& path, Index steps) {
     log.stream_.open(path, std::ios::trunc);
   }
   if (!log.stream_) return failed("log", path);
+  log.is_drawn_ = fs::is_regular_file(path, ignored);
   return log;
 }
 
 Result<void> Log::write(const TrainProgress& progress) {
   if (path_.empty()) return {};
   const TrainStep& step = progress.step;
+  curve_.add(step.step, step.loss, progress.held_out_loss);
   stream_ << fmt::format(
       "{{\"step\": {}, \"loss\": {}, \"grad_norm\": {}, \"learning_rate\": {}, "
       "\"tokens_per_second\": {:.1f}",
@@ -367,10 +372,18 @@ Result<void> Log::write(const TrainProgress& progress) {
         pairs.chosen_reward, pairs.rejected_reward, pairs.chosen_reward - pairs.rejected_reward,
         pairs.accuracy, pairs.chosen_log_p, pairs.rejected_log_p);
   }
+  if (progress.held_out_loss) {
+    stream_ << fmt::format(", \"held_out_loss\": {}", *progress.held_out_loss);
+  }
   stream_ << "}\n";
   stream_.flush();
   if (!stream_) return failed("log", path_);
   return {};
+}
+
+Result<void> Log::draw() const {
+  if (!is_drawn_) return {};
+  return write_text(path_ + ".svg", curve_.svg());
 }
 
 }  // namespace training

@@ -39,9 +39,10 @@ Result<void> check_files(const TrainFiles& files) {
         ErrorCode::not_found,
         fmt::format("[training] log: expected a folder for it, found none ({})", files.log)};
   }
-  if (fs::is_directory(files.log, ignored)) {
+  for (const std::string& file : {files.log, files.log + ".svg"}) {
+    if (!fs::is_directory(file, ignored)) continue;
     return Error{ErrorCode::bad_argument,
-                 fmt::format("[training] log: expected a file, found a folder ({})", files.log)};
+                 fmt::format("[training] log: expected a file, found a folder ({})", file)};
   }
   return {};
 }
@@ -128,12 +129,11 @@ Result<void> find_reference(TrainTask& task, const training::Checkpoints& checkp
   const auto has_reference = [](const PreferencePair& pair) {
     return !pair.chosen_reference.empty() && !pair.rejected_reference.empty();
   };
-  if (std::ranges::all_of(preference.pairs, has_reference)) return {};
-  if (resume) {
-    KRAIT_ASSIGN_OR_RETURN(const bool is_there,
-                           checkpoints.load_reference(preference.pairs, identity));
-    if (is_there) return {};
+  bool is_there = std::ranges::all_of(preference.pairs, has_reference);
+  if (!is_there && resume) {
+    KRAIT_ASSIGN_OR_RETURN(is_there, checkpoints.load_reference(preference.pairs, identity));
   }
+  if (is_there && std::ranges::all_of(task.held_out_pairs, has_reference)) return {};
   const std::optional<ReferenceModel>& other = preference.reference;
   KRAIT_ASSIGN_OR_RETURN(
       ModelGradient model,
@@ -143,9 +143,23 @@ Result<void> find_reference(TrainTask& task, const training::Checkpoints& checkp
   const auto report = [&](Index done, Index all) {
     return progress({.steps = steps, .references = done, .pairs = all});
   };
-  KRAIT_RETURN_IF_ERROR(set_reference(model, preference.pairs, report));
+  if (!is_there) {
+    KRAIT_RETURN_IF_ERROR(set_reference(model, preference.pairs, report));
+    KRAIT_RETURN_IF_ERROR(checkpoints.save_reference(preference.pairs, identity));
+  }
+  KRAIT_RETURN_IF_ERROR(set_reference(model, task.held_out_pairs, report));
   preference.reference.reset();
-  return checkpoints.save_reference(preference.pairs, identity);
+  return {};
+}
+
+Result<std::optional<double>> held_out_loss(const TrainTask& task, Trainer& trainer) {
+  std::optional<double> loss;
+  if (!task.held_out.empty()) {
+    KRAIT_ASSIGN_OR_RETURN(loss, trainer.loss(task.held_out));
+  } else if (task.preference && !task.held_out_pairs.empty()) {
+    KRAIT_ASSIGN_OR_RETURN(loss, trainer.loss(task.held_out_pairs, task.preference->options));
+  }
+  return loss;
 }
 
 }  // namespace
@@ -199,16 +213,21 @@ Result<TrainSummary> train(TrainTask task, const TrainOptions& options, const Tr
                                                      ? trainer.step(pairs, task.preference->options)
                                                      : trainer.step(rows));
     const double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
-    const TrainProgress done{
+    TrainProgress done{
         .step = step,
         .steps = options.steps,
         .tokens_per_second = static_cast<double>(step.tokens) / std::max(seconds, 1e-9)};
     summary.loss = step.loss;
     summary.pairs = step.pairs;
+    const bool is_last = trainer.steps() == options.steps;
+    const bool is_due = is_last || trainer.steps() % files.checkpoint_every == 0;
+    if (is_due) {
+      KRAIT_ASSIGN_OR_RETURN(done.held_out_loss, held_out_loss(task, trainer));
+    }
     KRAIT_RETURN_IF_ERROR(log.write(done));
     const bool stops = progress(done) == Flow::stop;
-    const bool is_last = trainer.steps() == options.steps;
-    if (!is_last && (stops || trainer.steps() % files.checkpoint_every == 0)) {
+    if (is_due || stops) KRAIT_RETURN_IF_ERROR(log.draw());
+    if (!is_last && (is_due || stops)) {
       KRAIT_RETURN_IF_ERROR(checkpoints.save(trainer, identity));
     }
     if (stops && !is_last) {

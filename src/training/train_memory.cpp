@@ -58,6 +58,11 @@ DataSize size_of(const TrainTask& task, const TrainOptions& options) {
     size.bytes = static_cast<Index>(task.text.capacity() * sizeof(Token));
     pieces = std::ssize(task.text) / options.length + 1;
   }
+  for (const Row& row : task.held_out) size.add(row);
+  for (const PreferencePair& pair : task.held_out_pairs) {
+    size.add(pair.chosen);
+    size.add(pair.rejected);
+  }
   if (options.order == DataOrder::shuffled) size.bytes += pieces * Index{sizeof(Index)};
   return size;
 }

@@ -130,6 +130,30 @@ Result<TrainStep> Trainer::step(PairRows& pairs, const PreferenceOptions& prefer
   });
 }
 
+Result<double> Trainer::loss(std::span<const Row> rows) {
+  KRAIT_RETURN_IF_ERROR(gradient_.bind(values_.data()));
+  double sum = 0.0;
+  Index targets = 0;
+  for (const Row& row : rows) {
+    KRAIT_ASSIGN_OR_RETURN(const auto log_p, target_log_probabilities(gradient_, row));
+    for (const float value : log_p) sum -= static_cast<double>(value);
+    targets += row.targets();
+  }
+  return sum / static_cast<double>(targets);
+}
+
+Result<double> Trainer::loss(std::span<const PreferencePair> pairs,
+                             const PreferenceOptions& preference) {
+  KRAIT_RETURN_IF_ERROR(gradient_.bind(values_.data()));
+  double sum = 0.0;
+  for (const PreferencePair& pair : pairs) {
+    KRAIT_ASSIGN_OR_RETURN(const PairStatistics found,
+                           pair_statistics(gradient_, pair, preference));
+    sum += found.loss;
+  }
+  return sum / static_cast<double>(pairs.size());
+}
+
 Result<TrainStep> Trainer::step(AddLeaf add) {
   KRAIT_RETURN_IF_ERROR(gradient_.bind(values_.data()));
   KRAIT_ASSIGN_OR_RETURN(const Found sums, gradient(add));

@@ -83,6 +83,30 @@ TEST_F(CliTrain, ExamplesAreLearned) {
                "line 1: expected a response of at most 3 tokens, found 4 with its end");
 }
 
+TEST_F(CliTrain, DrawsItsLosses) {
+  const std::string held_out = " --held-out " + path("held");
+  test::write_file(path("held"), "line 4 of a text\nline 9 of a text\n");
+  EXPECT_EQ(krait(command("a") + held_out).code, 0);
+  EXPECT_NE(test::read_file(path("a.jsonl.svg")).find("held-out loss"), std::string::npos);
+  EXPECT_NE(test::read_file(path("a.jsonl")).find("held_out_loss"), std::string::npos);
+  test::write_file(path("e.jsonl"), "{\"prompt\": \"Q\", \"response\": \"abc\"}\n");
+  test::write_file(path("p.jsonl"),
+                   "{\"prompt\": \"Q\", \"chosen\": \"a\", \"rejected\": \"b\"}\n");
+  for (const auto& [kind, data] : {std::pair{"sft", "e.jsonl"}, {"dpo", "p.jsonl"}}) {
+    const std::string log = path(kind);
+    EXPECT_EQ(
+        krait(std::string(kind) + " -m " + path("a") + " --data " + path(data) + " --held-out " +
+              path(data) + " --steps 3 --length 8 --out " + log + "-out --log " + log)
+            .code,
+        0);
+    EXPECT_NE(test::read_file(log + ".svg").find("held-out loss"), std::string::npos) << kind;
+  }
+  std::filesystem::create_directory(path("b.jsonl.svg"));
+  expect_error(command("b"), 1, "log: expected a file, found a folder");
+  expect_error(command("c") + " --held-out /dev/null", 1,
+               "held-out: expected at least 2 tokens, found 0");
+}
+
 TEST_F(CliTrain, TellsItsMemoryAndDoesNotTrain) {
   const std::string config = "train --config " + path("config.json") + " --data " + path("text");
   const json memory = krait_json(config + " --memory --length 100 --threads 1");

@@ -39,6 +39,10 @@ struct TrainTask {
   std::vector<Token> text;           ///< rows are cut out of it, unless there are examples
   std::vector<Row> examples;         ///< each is a row
   std::optional<PreferenceTask> preference = {};  ///< in place of text and examples
+  /// What is measured at checkpoints and the end, and not trained on: rows, or with a preference
+  /// pairs.
+  std::vector<Row> held_out = {};
+  std::vector<PreferencePair> held_out_pairs = {};
 };
 
 /// Whether a task gets its values. Without them it cannot be trained, but `train_memory` tells what
@@ -64,7 +68,9 @@ KRAIT_API Result<TrainTask> new_train_task(const std::string& config_path, std::
 struct TrainFiles {
   /// Folder to make, a checkpoint or an adapter; unfinished work lies in `<destination>.partial`.
   std::string destination;
-  std::string log;               ///< one line of JSON per step; empty: none
+  /// One line of JSON per step; empty: none. `<log>.svg` gets a drawing of the losses, at
+  /// checkpoints and in the end.
+  std::string log;
   DType dtype = DType::f32;      ///< of the result's matrices: f32, bf16, f16
   Index checkpoint_every = 100;  ///< steps
   bool resume = false;           ///< go on with unfinished work, if there is any
@@ -100,6 +106,7 @@ struct TrainProgress {
   TrainStep step = {};
   Index steps = 0;  ///< of the run
   double tokens_per_second = 0.0;
+  std::optional<double> held_out_loss = {};  ///< behind the step, where it was measured
   Index references = 0;  ///< of `pairs` that have got their reference; 0 behind the first step
   Index pairs = 0;
 };

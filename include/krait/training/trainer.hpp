@@ -63,6 +63,12 @@ class KRAIT_API Trainer {
   /// The same over pairs, the sum of whose gradients is divided by their number.
   Result<TrainStep> step(PairRows& pairs, const PreferenceOptions& preference);
 
+  /// The mean cross-entropy of the rows' targets with the present weights, in nats: the sum in
+  /// ascending order. At least one row. Errors: bad_argument.
+  Result<double> loss(std::span<const Row> rows);
+  /// The mean loss of pairs that have their reference; without the options' cross-entropy.
+  Result<double> loss(std::span<const PreferencePair> pairs, const PreferenceOptions& preference);
+
   /// Everything that a step changes: the arrays, to be saved and put back.
   struct Arrays {
     std::span<float> values;
