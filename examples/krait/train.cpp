@@ -23,6 +23,7 @@ struct TrainFlags {
   std::string dtype = "f32";
   std::string schedule = "constant";
   std::string order = "shuffled";
+  std::string optimizer = "adamw";
   TrainOptions train;
   std::optional<LoraOptions> lora;
   std::optional<std::uint64_t> seed;
@@ -227,6 +228,7 @@ Result<void> run(const TrainFlags& given) {
        {Schedule::constant, Schedule::linear, Schedule::cosine, Schedule::wsd}) {
     if (given.schedule == to_string(schedule)) options.schedule = schedule;
   }
+  options.optimizer = given.optimizer == "muon" ? Optimizer::muon : Optimizer::adamw;
   options.order = given.order == "sequential" ? DataOrder::sequential : DataOrder::shuffled;
   TrainFiles files = given.files;
   files.dtype = given.dtype == "bf16"  ? DType::bf16
@@ -274,6 +276,9 @@ void declare_optimizer(Command& command, TrainFlags& options) {
                  "Of the learning rate, after the warm-up; all but constant end at a tenth");
   command.number("--warmup", train.warmup, 0, Index{1} << 40,
                  "Steps over which the learning rate rises");
+  command.choice("--optimizer", options.optimizer, {"adamw", "muon"},
+                 "muon: Muon for matrices, AdamW for embedding, head and all else");
+  command.real("--momentum", train.momentum, "Muon: mean of gradients", check);
   command.real("--weight-decay", train.weight_decay, "Of matrices and the embedding; 0: none",
                check);
   command.real("--beta1", train.beta1, "AdamW: mean of gradients", check);

@@ -43,6 +43,7 @@ class Room {
   // Products of matrices [out, in] with `rows` rows; those of the model, unless `is_small`, stay as
   // they are where adapters are in training.
   void multiply(Index in, Index rows);
+  void multiply_transposed(Index rows, Index cols, Index x_rows);
   void linear(Index out, Index in, Index rows, bool is_small = false);
   struct Wanted {
     bool inputs = true;
@@ -55,7 +56,6 @@ class Room {
   void feed_forward_backward(Index d_model, Index d_hidden, bool gated, Index rows, bool has_gates);
 
  private:
-  void multiply_transposed(Index rows, Index cols, Index x_rows);
   void add_products(Index a_cols, Index b_cols, Index rows);
   void adapter_backward(Index out, Index in, Index rows, Wanted wanted);
   bool is_frozen() const noexcept { return size_.rank > 0; }

@@ -148,10 +148,14 @@ Identity identity_of(const TrainTask& task, const TrainOptions& options, const T
       {"beta1", fmt::to_string(options.beta1)},
       {"beta2", fmt::to_string(options.beta2)},
       {"eps", fmt::to_string(options.eps)},
+      {"optimizer", std::string(to_string(options.optimizer))},
       {"clip", fmt::to_string(options.clip)},
       {"balance-loss", fmt::to_string(options.balance)},
       {"z-loss", fmt::to_string(options.z_loss)},
       {"dtype", std::string(to_string(files.dtype))}};
+  if (options.optimizer == Optimizer::muon) {
+    identity.emplace_back("momentum", fmt::to_string(options.momentum));
+  }
   if (task.preference) {
     const PreferenceOptions& preference = task.preference->options;
     const std::optional<ReferenceModel>& reference = task.preference->reference;

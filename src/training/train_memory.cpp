@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "krait/training/train.hpp"
+#include "training/muon.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -76,12 +77,19 @@ Result<TrainMemory> train_memory(const TrainTask& task, const TrainOptions& opti
                          ModelGradient::create(task.spec, task.prefix, executor, task.lora));
   const DataSize data = size_of(task, options);
   const RowMemory row = gradient.memory(data.longest);
+  Index muon = 0;
+  for (const Parameter& parameter : gradient.parameters().all()) {
+    const Shape& shape = parameter.shape;
+    if (options.optimizer != Optimizer::muon || muon_matrices(task.spec, parameter) == 0) continue;
+    muon = std::max(muon, training::muon_memory(shape[shape.rank() - 2], shape[shape.rank() - 1]));
+  }
+  const Index recomputed = std::max(row.recomputed, muon * Index{sizeof(float)} - row.kept);
   const Index array = gradient.parameters().floats() * Index{sizeof(float)};
   return TrainMemory{.weights = array + row.derived,
                      .gradients = sums_of(options.used_shards()) * array,
                      .optimizer = 2 * array,
                      .kept = row.kept,
-                     .recomputed = row.recomputed,
+                     .recomputed = recomputed,
                      .forward = row.forward,
                      .data = data.bytes,
                      .mapped = row.mapped};

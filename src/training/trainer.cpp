@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "krait/core/float_environment.hpp"
+#include "training/muon.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -21,10 +22,35 @@ Result<Trainer> Trainer::create(const ModelSpec& spec, const std::string& prefix
                                 Executor& executor, std::shared_ptr<const Lora> lora) {
   KRAIT_RETURN_IF_ERROR(validate(options));
   KRAIT_ASSIGN_OR_RETURN(ModelGradient gradient,
-                         ModelGradient::create(spec, prefix, executor, std::move(lora)));
+                         ModelGradient::create(spec, prefix, executor, lora));
   check_contract(values.size() == gradient.parameters().floats(),
                  "[training] values: expected as many floats as the parameters have");
-  return Trainer(std::move(gradient), options, std::move(values), executor);
+  if (options.optimizer == Optimizer::muon && lora != nullptr) {
+    return Error{ErrorCode::unsupported,
+                 "[training] optimizer: expected adamw with an adapter, found muon"};
+  }
+  Trainer trainer(std::move(gradient), options, std::move(values), executor);
+  if (options.optimizer == Optimizer::muon) trainer.use_muon(spec);
+  return trainer;
+}
+
+void Trainer::use_muon(const ModelSpec& spec) {
+  for (std::size_t i = 0; i < muon_.size(); ++i) {
+    const Parameter& parameter = parameters().all()[i];
+    const Shape& shape = parameter.shape;
+    muon_[i] = muon_matrices(spec, parameter);
+    if (muon_[i] == 0) continue;
+    muon_floats_ = std::max(
+        muon_floats_, training::muon_memory(shape[shape.rank() - 2], shape[shape.rank() - 1]));
+  }
+}
+
+Index muon_matrices(const ModelSpec& spec, const Parameter& parameter) {
+  const bool is_of_tokens = parameter.path == spec.embedding_name + ".weight" ||
+                            parameter.path == spec.head_name + ".weight";
+  const Index rank = parameter.shape.rank();
+  if (is_of_tokens || !parameter.decays || rank < 2) return 0;
+  return rank == 2 ? 1 : parameter.shape[0];
 }
 
 Trainer::Trainer(ModelGradient gradient, const TrainOptions& options, AlignedBuffer<float> values,
@@ -34,7 +60,8 @@ Trainer::Trainer(ModelGradient gradient, const TrainOptions& options, AlignedBuf
       options_(options),
       values_(std::move(values)),
       first_(values_.size()),
-      second_(values_.size()) {}
+      second_(values_.size()),
+      muon_(gradient_.parameters().all().size()) {}
 
 // The sum of all rows' gradients, in sums_.front(). Shards are added as
 // the leaves of a binary tree: a finished subtree waits for its sibling.
@@ -67,10 +94,31 @@ Result<Trainer::Found> Trainer::gradient(AddLeaf add) {
   return found;
 }
 
-// One step of AdamW, with the gradient times `factor`.
+// One step of the optimiser, with the gradient times `factor`.
 void Trainer::update(const TrainStep& found, float factor) {
   float* sum = sums_.front().data();
-  for (const Parameter& parameter : parameters().all()) {
+  const Work work = gradient_.work();
+  work.memory.reserve(muon_floats_);
+  for (std::size_t p = 0; p < muon_.size(); ++p) {
+    const Parameter& parameter = parameters().all()[p];
+    if (muon_[p] > 0) {
+      const Shape& shape = parameter.shape;
+      const Index rows = shape[shape.rank() - 2];
+      const Index cols = shape[shape.rank() - 1];
+      parallel_for(*executor_, shape.size(), piece, update_cost, [&](Range range) {
+        const Index at = parameter.offset + range.begin;
+        for (Index i = at; i < parameter.offset + range.end; ++i) sum[i] *= factor;
+      });
+      for (Index i = 0; i < muon_[p]; ++i) {
+        const Index at = parameter.offset + i * rows * cols;
+        muon(work,
+             {.learning_rate = found.learning_rate,
+              .momentum = options_.momentum,
+              .weight_decay = options_.weight_decay},
+             rows, cols, sum + at, first_.data() + at, values_.data() + at);
+      }
+      continue;
+    }
     const AdamW options{.learning_rate = found.learning_rate,
                         .beta1 = options_.beta1,
                         .beta2 = options_.beta2,

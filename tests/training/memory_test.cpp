@@ -139,6 +139,7 @@ TEST_F(Peak, OfAModelIsTold) {
   };
   compare(make, options, files("a"));
   compare(make, {.steps = 2, .batch = 1, .length = 1500}, files("b"));
+  compare(make, {.steps = 2, .batch = 1, .length = 16, .optimizer = Optimizer::muon}, files("c"));
 }
 
 TEST_F(Peak, OfAnAdapterIsTold) {

@@ -161,6 +161,22 @@ TEST_F(Train, HeldOutLossIsThatOfTheResult) {
   EXPECT_DOUBLE_EQ(std::stod(log.substr(at + 17)), sum / double(held_out_.size() - 1));
 }
 
+TEST_F(Train, WithMuonTooItGivesTheSameBytes) {
+  TrainOptions muon = options();
+  muon.optimizer = Optimizer::muon;
+  run(files("whole"), muon).value();
+  run(files("adamw"), options()).value();
+  EXPECT_NE(weights("whole"), weights("adamw"));
+  EXPECT_FALSE(run(files("cut"), muon, 3).has_value());
+  TrainFiles again = files("cut");
+  again.resume = true;
+  EXPECT_EQ(run(again, options()).error().message,
+            "[training] optimizer: expected muon, as in the interrupted run, found adamw (" +
+                path("cut.partial") + ")");
+  run(again, muon).value();
+  EXPECT_EQ(weights("whole"), weights("cut"));
+}
+
 TEST_F(Train, WithNothingToResumeItBegins) {
   run(files("whole"), options()).value();
   TrainFiles resumed = files("resumed");

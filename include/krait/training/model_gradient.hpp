@@ -81,6 +81,8 @@ class KRAIT_API ModelGradient {
   /// The log-probability of each target, to the bit as in inference; no gradient.
   Result<void> log_probabilities(const Leaf& leaf, std::span<float> result);
 
+  /// What the passes work with, for what is done between them.
+  Work work() { return {*executor_, *memory_}; }
   /// Bytes of working memory that are held.
   std::size_t bytes() const noexcept;
   /// Most floats of it that passes took at a time, without those of the pass of inference.
@@ -108,7 +110,6 @@ class KRAIT_API ModelGradient {
   Result<void> make_room(Index tokens, bool is_backward);
   Index stream_floats(Index tokens) const;
   Index stack_floats(Index tokens, bool is_backward) const;
-  Work work() { return {*executor_, *memory_}; }
   ParameterScope weights(float* gradients) const {
     return {parameters_, values_, gradients, frozen_.get()};
   }

@@ -32,6 +32,22 @@ struct AdamW {
 KRAIT_API void adamw(const AdamW& options, Index step, Index count, const float* gradient,
                      float* first_moment, float* second_moment, float* value);
 
+/// Muon (Jordan et al. 2024) for a matrix [rows, cols]: momentum as Nesterov's, five steps of
+/// Newton-Schulz by which the update's singular values come near 1, decoupled weight decay. The
+/// step counts 0.2·√max(rows, cols) times, so that its elements are as large as AdamW's and the
+/// same learning rates fit (Liu et al. 2025, arXiv:2502.16982, eq. 4). Bits: numeric contract,
+/// section 12.
+struct Muon {
+  double learning_rate;
+  double momentum;
+  double weight_decay;
+};
+KRAIT_API void muon(const Work& work, const Muon& options, Index rows, Index cols,
+                    const float* gradient, float* momentum, float* value);
+
+/// Matrices of which a parameter consists that Muon is for, one behind the other; 0: it is not.
+KRAIT_API Index muon_matrices(const ModelSpec& spec, const Parameter& parameter);
+
 /// What a step found before it changed the weights.
 struct TrainStep {
   Index step = 0;          ///< from 0
@@ -82,6 +98,7 @@ class KRAIT_API Trainer {
  private:
   Trainer(ModelGradient gradient, const TrainOptions& options, AlignedBuffer<float> values,
           Executor& executor);
+  void use_muon(const ModelSpec& spec);
   // Sums over some rows.
   struct Found {
     double loss = 0.0;
@@ -100,6 +117,8 @@ class KRAIT_API Trainer {
   ModelGradient gradient_;
   TrainOptions options_;
   AlignedBuffer<float> values_, first_, second_;
+  std::vector<Index> muon_;                 // matrices of each parameter; 0: AdamW
+  Index muon_floats_ = 0;                   // of working memory
   std::vector<AlignedBuffer<float>> sums_;  // of shards, those of finished subtrees first
   Index step_ = 0;
 };
