@@ -17,7 +17,7 @@ namespace krait {
 inline namespace v0_1 {
 struct TrainSummary;  // krait/training/train.hpp
 struct TrainMemory;
-struct PairCounts;    // krait/training/reward_stages.hpp
+struct PairCounts;  // krait/training/reward_stages.hpp
 struct PromptCounts;
 }  // namespace v0_1
 }  // namespace krait

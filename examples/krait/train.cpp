@@ -30,6 +30,8 @@ struct TrainFlags {
   int threads = 0;
   bool json = false;
   bool memory = false;
+  std::string teacher;
+  Distillation distillation;
   std::string reference;
   std::string loss = "sigmoid";
   PreferenceOptions preference;
@@ -143,6 +145,20 @@ Result<void> read_data(const TrainFlags& options, TrainTask& task) {
   return {};
 }
 
+// From whom the model learns.
+Result<void> read_teacher(const TrainFlags& options, TrainTask& task) {
+  if (options.teacher.empty()) return {};
+  KRAIT_ASSIGN_OR_RETURN(Model teacher, load_model(options.teacher));
+  if (teacher.vocab() != task.spec.embedding.vocab) {
+    return Error{ErrorCode::bad_argument,
+                 "[train] teacher: expected a model with " +
+                     std::to_string(task.spec.embedding.vocab) + " tokens, found one with " +
+                     std::to_string(teacher.vocab()) + " (" + options.teacher + ")"};
+  }
+  task.teacher = TeacherTask{.model = std::move(teacher), .distillation = options.distillation};
+  return {};
+}
+
 // How pairs are weighed, and with what they are compared.
 Result<void> read_preference(const TrainFlags& options, TrainTask& task) {
   PreferenceTask& preference = *task.preference;
@@ -181,6 +197,12 @@ void check_usage(const TrainFlags& options) {
                      : options.kind == Kind::sft ? "a file of examples"
                                                  : "a file of pairs",
                      "none");
+  if (options.teacher.empty() != (options.distillation.alpha == 0.0)) {
+    throw WrongUsage(options.teacher.empty() ? "--teacher" : "--distill",
+                     options.teacher.empty() ? "a model beside --distill"
+                                             : "what --teacher counts, above 0 and up to 1",
+                     options.teacher.empty() ? "none" : "0");
+  }
   if (options.memory) return;
   if (options.files.destination.empty()) {
     throw WrongUsage("--out", "the name of a new folder", "none");
@@ -240,6 +262,7 @@ Result<void> run(const TrainFlags& given) {
                       : given.config.empty() ? open_train_task(given.model, values)
                                              : new_train_task(given.config, options.seed, values));
   KRAIT_RETURN_IF_ERROR(read_data(given, task));
+  KRAIT_RETURN_IF_ERROR(read_teacher(given, task));
   if (given.memory) return print_memory(given, task, options);
   if (given.kind == Kind::dpo) KRAIT_RETURN_IF_ERROR(read_preference(given, task));
   const std::unique_ptr<ThreadPool> threads = make_threads(given.threads);
@@ -338,6 +361,19 @@ void declare_run(Command& command, TrainFlags& options) {
   command.flag("--json", options.json, "One JSON object: out, steps, loss, seconds");
 }
 
+void declare_teacher(Command& command, TrainFlags& options) {
+  Distillation& distillation = options.distillation;
+  const auto check = [&distillation] { return validate(distillation); };
+  command.file("--teacher", options.teacher,
+               "Model in any form that is learned from, with the same tokens");
+  command.real("--distill", distillation.alpha,
+               "What the divergence from the teacher counts, above 0 and up to 1; the rest is the "
+               "cross-entropy's",
+               check);
+  command.real("--temperature", distillation.temperature,
+               "By which the logits of both are divided for the divergence", check);
+}
+
 constexpr const char* model_help =
     "Checkpoint to begin with: a directory, weight file, or the name of a bundled model";
 
@@ -345,6 +381,7 @@ void declare(Command& command, TrainFlags& options) {
   command.file("-m,--model", options.model, model_help);
   command.file("--config", options.config, "config.json of a new model, initialised from --seed");
   command.texts("--data", options.data, "Text file; may be repeated: they are joined");
+  declare_teacher(command, options);
   declare_run(command, options);
 }
 

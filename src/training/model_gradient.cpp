@@ -52,7 +52,39 @@ Result<void> check_factors(const ModelSpec& spec) {
   return {};
 }
 
+// A target and a law, both with their weights, for the logits of one token, which become their
+// gradient. ln p(target), and the divergence in `kl`.
+float distill(const Leaf& leaf, std::size_t at, std::span<float> row, std::span<float> cooled,
+              float& kl) {
+  const auto T = static_cast<float>(leaf.distillation.temperature);
+  const std::span<const float> law = leaf.laws.row(static_cast<Index>(at));
+  const float weight = leaf.weights.empty() ? 1.0F : leaf.weights[at];
+  const auto of_target = static_cast<float>(1.0 - leaf.distillation.alpha);
+  const auto of_law = static_cast<float>(leaf.distillation.alpha * leaf.distillation.temperature);
+  for (std::size_t v = 0; v < row.size(); ++v) cooled[v] = row[v] / T;
+  kl = divergence(law, cooled, kernels::log_sum_exp(cooled));
+  kernels::softmax(cooled, cooled);
+  const auto target = static_cast<std::size_t>(leaf.targets[at]);
+  const float log_p = row[target] - kernels::log_sum_exp(row);
+  kernels::softmax(row, row);
+  row[target] -= 1.0F;
+  for (std::size_t v = 0; v < row.size(); ++v) {
+    row[v] = weight * (of_target * row[v] + of_law * (cooled[v] - law[v]));
+  }
+  return log_p;
+}
+
 }  // namespace
+
+Result<void> validate(const Distillation& options) {
+  if (!(options.alpha >= 0.0 && options.alpha <= 1.0)) {
+    return bad_leaf("distill", "0 to 1", fmt::to_string(options.alpha));
+  }
+  if (!(options.temperature > 0.0) || !std::isfinite(options.temperature)) {
+    return bad_leaf("temperature", "a finite number above 0", fmt::to_string(options.temperature));
+  }
+  return {};
+}
 
 ModelGradient::ModelGradient(Executor& executor) : executor_(&executor) {}
 
@@ -136,12 +168,15 @@ Result<void> ModelGradient::check(const Leaf& leaf) const {
   if (leaf.inputs.empty()) return bad_leaf("inputs", "at least one token", "none");
   if (leaf.laws.data != nullptr) {
     const Index vocab = spec_.embedding.vocab;
-    if (!leaf.targets.empty() || leaf.laws.rows != std::ssize(leaf.inputs) ||
+    const bool has_targets = leaf.targets.size() == leaf.inputs.size();
+    if ((!leaf.targets.empty() && !has_targets) || leaf.laws.rows != std::ssize(leaf.inputs) ||
         leaf.laws.cols != vocab) {
-      return bad_leaf("laws", fmt::format("[{},{}] and no targets", leaf.inputs.size(), vocab),
+      return bad_leaf("laws",
+                      fmt::format("[{0},{1}] and no targets or {0}", leaf.inputs.size(), vocab),
                       fmt::format("[{},{}] and {} targets", leaf.laws.rows, leaf.laws.cols,
                                   leaf.targets.size()));
     }
+    KRAIT_RETURN_IF_ERROR(validate(leaf.distillation));
   } else if (leaf.targets.size() != leaf.inputs.size()) {
     return bad_leaf("targets", fmt::format("{} tokens", leaf.inputs.size()),
                     fmt::to_string(leaf.targets.size()));
@@ -178,7 +213,7 @@ Index ModelGradient::stream_floats(Index tokens) const {
 }
 
 // What the passes take of memory_, in their order.
-Index ModelGradient::stack_floats(Index tokens, bool is_backward) const {
+Index ModelGradient::stack_floats(Index tokens, bool is_backward, bool has_teacher) const {
   BackwardSize size = size_;
   size.tokens = tokens;
   training::Room room(size);
@@ -194,6 +229,10 @@ Index ModelGradient::stack_floats(Index tokens, bool is_backward) const {
     const training::Room::Frame frame(room);
     const Index count = std::min(head_block, tokens);
     room.matrix(count, columns);
+    if (has_teacher) {
+      room.matrix(count, columns);
+      room.floats(tokens);
+    }
     room.linear(columns, d_model, count);
     if (is_backward) room.linear_backward(columns, d_model, count, {});
   }
@@ -208,7 +247,7 @@ Index ModelGradient::stack_floats(Index tokens, bool is_backward) const {
   return most;
 }
 
-RowMemory ModelGradient::memory(Index tokens) const {
+RowMemory ModelGradient::memory(Index tokens, bool has_teacher) const {
   const ModelPlan& plan = *plan_;
   constexpr Index bytes = sizeof(float);
   Index tasks = 0;
@@ -218,7 +257,7 @@ RowMemory ModelGradient::memory(Index tokens) const {
   const Index pages = (tokens + cache_page_tokens - 1) / cache_page_tokens;
   RowMemory result;
   result.kept = stream_floats(tokens) * bytes;
-  result.recomputed = stack_floats(tokens, true) * bytes - result.kept;
+  result.recomputed = stack_floats(tokens, true, has_teacher) * bytes - result.kept;
   result.forward = (plan.scratch_bytes_per_token - spec_.d_model() * bytes) * tokens +
                    tasks * size_.threads * bytes + 2 * plan.state_bytes +
                    pages * cache_page_tokens * plan.cache_bytes_per_token;
@@ -227,8 +266,8 @@ RowMemory ModelGradient::memory(Index tokens) const {
   return result;
 }
 
-Result<void> ModelGradient::make_room(Index tokens, bool is_backward) {
-  memory_->reserve(stack_floats(tokens, is_backward));
+Result<void> ModelGradient::make_room(Index tokens, bool is_backward, bool has_teacher) {
+  memory_->reserve(stack_floats(tokens, is_backward, has_teacher));
   if (tokens <= room_) return {};
   const Model::Parts& parts = model_->parts();
   scratch_ = Scratch(parts.scratch, tokens);
@@ -246,7 +285,8 @@ Result<std::vector<MatrixView<float>>> ModelGradient::forward(const Leaf& leaf, 
                                                               bool is_backward) {
   const Index tokens = std::ssize(leaf.inputs);
   const Model::Parts& parts = model_->parts();
-  KRAIT_RETURN_IF_ERROR(make_room(tokens, is_backward));
+  KRAIT_RETURN_IF_ERROR(
+      make_room(tokens, is_backward, leaf.laws.data != nullptr && !leaf.targets.empty()));
   KRAIT_RETURN_IF_ERROR(state.reserve(tokens));
   const SequenceRows rows{.first = 0,
                           .count = tokens,
@@ -275,9 +315,9 @@ Result<std::vector<MatrixView<float>>> ModelGradient::forward(const Leaf& leaf, 
   return stream;
 }
 
-double ModelGradient::head(const Leaf& leaf, MatrixView<const float> normed,
-                           MatrixView<float> dnormed, const ParameterScope& weights,
-                           std::span<float> log_p) {
+ModelGradient::Sums ModelGradient::head(const Leaf& leaf, MatrixView<const float> normed,
+                                        MatrixView<float> dnormed, const ParameterScope& weights,
+                                        std::span<float> log_p) {
   const Workspace::Frame frame(*memory_);
   const Index d_model = spec_.d_model();
   const Index columns = spec_.embedding.rows();
@@ -293,7 +333,10 @@ double ModelGradient::head(const Leaf& leaf, MatrixView<const float> normed,
   matrix.bias = spec_.head_bias ? named.value("bias") : nullptr;
   matrix.db = spec_.head_bias ? named.gradient("bias") : nullptr;
   const auto logits = memory_->matrix(std::min(head_block, normed.rows), columns);
-  double loss = 0.0;
+  const bool is_mixed = leaf.laws.data != nullptr && !leaf.targets.empty();
+  const auto cooled = is_mixed ? memory_->matrix(logits.rows, columns) : MatrixView<float>();
+  const std::span<float> kl = memory_->floats(is_mixed ? normed.rows : 0);
+  Sums sums;
   for (Index first = 0; first < normed.rows; first += head_block) {
     const Index count = std::min(head_block, normed.rows - first);
     const auto rows = logits.rows_from(0, count);
@@ -304,6 +347,11 @@ double ModelGradient::head(const Leaf& leaf, MatrixView<const float> normed,
         const auto at = static_cast<std::size_t>(first + t);
         const std::span<float> row = rows.row(t).first(vocab);
         const float weight = leaf.weights.empty() ? 1.0F : leaf.weights[at];
+        if (is_mixed) {
+          log_p[at] = distill(leaf, at, row, cooled.row(t).first(vocab), kl[at]);
+          std::ranges::fill(rows.row(t).subspan(vocab), 0.0F);
+          continue;
+        }
         const float log_sum = kernels::log_sum_exp(row);
         if (leaf.laws.data != nullptr) {
           const std::span<const float> law = leaf.laws.row(first + t);
@@ -324,7 +372,9 @@ double ModelGradient::head(const Leaf& leaf, MatrixView<const float> normed,
     for (Index t = first; t < first + count; ++t) {
       const auto at = static_cast<std::size_t>(t);
       const double weight = leaf.weights.empty() ? 1.0 : static_cast<double>(leaf.weights[at]);
-      if (weight != 0.0) loss -= weight * static_cast<double>(log_p[at]);
+      if (weight == 0.0) continue;
+      sums.loss -= weight * static_cast<double>(log_p[at]);
+      if (is_mixed) sums.divergence += weight * static_cast<double>(kl[at]);
     }
     if (dnormed.data == nullptr) continue;
     training::linear_backward(work(), {.weights = matrix,
@@ -334,7 +384,7 @@ double ModelGradient::head(const Leaf& leaf, MatrixView<const float> normed,
                                        .dy = rows,
                                        .dx = dnormed.rows_from(first, count)});
   }
-  return loss;
+  return sums;
 }
 
 void ModelGradient::parts_backward(const Leaf& leaf, const State& before,
@@ -411,13 +461,14 @@ Result<double> ModelGradient::backward(const Leaf& leaf, float* gradients) {
   const auto normed = memory_->matrix(tokens, spec_.d_model());
   const auto dh = memory_->matrix(tokens, spec_.d_model());
   model_->parts().final_norm.apply(stream.back(), normed);
-  const double loss = head(leaf, normed, dh, weights, memory_->floats(tokens));
+  const Sums sums = head(leaf, normed, dh, weights, memory_->floats(tokens));
   training::norm_backward(work(), spec_.final_norm, weights.scope(spec_.final_norm_name),
                           stream.back(), dh, dh);
   parts_backward(leaf, before, stream, weights, dh);
   embedding_backward(leaf, dh, gradients);
   if (leaf.state != nullptr) *leaf.state = std::move(own);
-  return loss;
+  if (leaf.divergence != nullptr) *leaf.divergence = sums.divergence;
+  return sums.loss;
 }
 
 Result<void> ModelGradient::log_probabilities(const Leaf& leaf, std::span<float> result) {

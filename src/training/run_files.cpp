@@ -153,6 +153,12 @@ Identity identity_of(const TrainTask& task, const TrainOptions& options, const T
       {"balance-loss", fmt::to_string(options.balance)},
       {"z-loss", fmt::to_string(options.z_loss)},
       {"dtype", std::string(to_string(files.dtype))}};
+  if (task.teacher) {
+    const Distillation& distillation = task.teacher->distillation;
+    identity.insert(identity.end(), {{"teacher", task.teacher->model.fingerprint()},
+                                     {"distill", fmt::to_string(distillation.alpha)},
+                                     {"temperature", fmt::to_string(distillation.temperature)}});
+  }
   if (options.optimizer == Optimizer::muon) {
     identity.emplace_back("momentum", fmt::to_string(options.momentum));
   }
@@ -376,6 +382,7 @@ Result<void> Log::write(const TrainProgress& progress) {
         pairs.chosen_reward, pairs.rejected_reward, pairs.chosen_reward - pairs.rejected_reward,
         pairs.accuracy, pairs.chosen_log_p, pairs.rejected_log_p);
   }
+  if (step.divergence) stream_ << fmt::format(", \"kl\": {}", *step.divergence);
   if (progress.held_out_loss) {
     stream_ << fmt::format(", \"held_out_loss\": {}", *progress.held_out_loss);
   }

@@ -178,6 +178,17 @@ Result<TrainSummary> train(TrainTask task, const TrainOptions& options, const Tr
         ErrorCode::bad_argument,
         fmt::format("[training] data: expected at least 2 tokens, found {}", task.text.size())};
   }
+  if (task.teacher) {
+    const Index vocab = task.spec.embedding.vocab;
+    if (task.teacher->model.vocab() != vocab) {
+      return Error{
+          ErrorCode::bad_argument,
+          fmt::format("[training] teacher: expected a model with {} tokens, found one with "
+                      "{}",
+                      vocab, task.teacher->model.vocab())};
+    }
+    KRAIT_RETURN_IF_ERROR(validate(task.teacher->distillation));
+  }
   const training::Identity identity = training::identity_of(task, options, files);
   const training::Checkpoints checkpoints(files.destination);
   if (files.resume) {
@@ -205,13 +216,16 @@ Result<TrainSummary> train(TrainTask task, const TrainOptions& options, const Tr
   const std::span<const PreferencePair> all_pairs =
       task.preference ? task.preference->pairs : std::span<const PreferencePair>();
   PairRows pairs(options, all_pairs);
+  std::optional<TeacherLaws> teacher;
+  if (task.teacher) teacher.emplace(task.teacher->model, executor);
   TrainSummary summary{.steps = options.steps};
   using Clock = std::chrono::steady_clock;
   while (trainer.steps() < options.steps) {
     const auto begun = Clock::now();
-    KRAIT_ASSIGN_OR_RETURN(const TrainStep step, task.preference
-                                                     ? trainer.step(pairs, task.preference->options)
-                                                     : trainer.step(rows));
+    KRAIT_ASSIGN_OR_RETURN(const TrainStep step,
+                           task.preference ? trainer.step(pairs, task.preference->options)
+                           : teacher ? trainer.step(rows, *teacher, task.teacher->distillation)
+                                     : trainer.step(rows));
     const double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
     TrainProgress done{
         .step = step,

@@ -76,7 +76,16 @@ Result<TrainMemory> train_memory(const TrainTask& task, const TrainOptions& opti
   KRAIT_ASSIGN_OR_RETURN(const ModelGradient gradient,
                          ModelGradient::create(task.spec, task.prefix, executor, task.lora));
   const DataSize data = size_of(task, options);
-  const RowMemory row = gradient.memory(data.longest);
+  const RowMemory row = gradient.memory(data.longest, task.teacher.has_value());
+  Index teacher = 0;
+  if (task.teacher) {
+    const Model& model = task.teacher->model;
+    const Session session(model, executor);
+    teacher =
+        static_cast<Index>(session.bytes()) + model.plan().owned_bytes + model.plan().state_bytes +
+        data.longest *
+            (model.vocab_padded() * Index{sizeof(float)} + model.plan().cache_bytes_per_token);
+  }
   Index muon = 0;
   for (const Parameter& parameter : gradient.parameters().all()) {
     const Shape& shape = parameter.shape;
@@ -90,7 +99,7 @@ Result<TrainMemory> train_memory(const TrainTask& task, const TrainOptions& opti
                      .optimizer = 2 * array,
                      .kept = row.kept,
                      .recomputed = recomputed,
-                     .forward = row.forward,
+                     .forward = row.forward + teacher,
                      .data = data.bytes,
                      .mapped = row.mapped};
 }

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "krait/core/float_environment.hpp"
+#include "krait/kernels/softmax.hpp"
 #include "training/muon.hpp"
 
 namespace krait {
@@ -133,7 +134,41 @@ void Trainer::update(const TrainStep& found, float factor) {
   }
 }
 
-Result<TrainStep> Trainer::step(RowSource& rows) {
+TeacherLaws::TeacherLaws(const Model& model, Executor& executor)
+    : state_(model.initial_state()), session_(model, executor) {}
+
+Result<MatrixView<const float>> TeacherLaws::laws(std::span<const Token> inputs,
+                                                  double temperature) {
+  const Model& model = session_.model();
+  const Index padded = model.vocab_padded();
+  const Index vocab = model.vocab();
+  const Index tokens = std::ssize(inputs);
+  if (logits_.size() < tokens * padded) logits_ = AlignedBuffer<float>(tokens * padded);
+  state_.reset();
+  KRAIT_RETURN_IF_ERROR(session_.prefill_all(inputs, state_, {logits_.data(), tokens, padded}));
+  const FloatEnvironment environment;
+  const auto T = static_cast<float>(temperature);
+  // Rows move up: none is longer, and each is read before it is written.
+  for (Index t = 0; t < tokens; ++t) {
+    const std::span<float> law(logits_.data() + t * vocab, static_cast<std::size_t>(vocab));
+    const float* from = logits_.data() + t * padded;
+    for (std::size_t v = 0; v < law.size(); ++v) law[v] = from[v] / T;
+    kernels::softmax(law, law);
+  }
+  return MatrixView<const float>(logits_.data(), tokens, vocab);
+}
+
+Result<TrainStep> Trainer::step(RowSource& rows) { return step(rows, nullptr, {}); }
+
+Result<TrainStep> Trainer::step(RowSource& rows, TeacherLaws& teacher,
+                                const Distillation& distillation) {
+  KRAIT_RETURN_IF_ERROR(validate(distillation));
+  KRAIT_ASSIGN_OR_RETURN(TrainStep found, step(rows, &teacher, distillation));
+  return found;
+}
+
+Result<TrainStep> Trainer::step(RowSource& rows, TeacherLaws* teacher,
+                                const Distillation& distillation) {
   return step([&](Index index, float* sum, Found& found) -> Result<void> {
     const Row row = rows.row(index);
     const std::span<const Token> tokens = row.tokens;
@@ -141,14 +176,25 @@ Result<TrainStep> Trainer::step(RowSource& rows) {
     std::fill_n(weights.begin(), row.given - 1, 0.0F);
     // Coefficients are per target, as the cross-entropy is.
     const double share = static_cast<double>(row.targets()) / static_cast<double>(weights.size());
+    MatrixView<const float> laws;
+    double divergence = 0.0;
+    if (teacher != nullptr) {
+      KRAIT_ASSIGN_OR_RETURN(laws,
+                             teacher->laws(tokens.first(weights.size()), distillation.temperature));
+    }
     KRAIT_ASSIGN_OR_RETURN(const double loss,
                            gradient_.backward({.inputs = tokens.first(weights.size()),
                                                .targets = tokens.subspan(1),
+                                               .laws = laws,
                                                .weights = weights,
+                                               .distillation = distillation,
+                                               .divergence = &divergence,
                                                .balance = options_.balance * share,
                                                .z_loss = options_.z_loss * share},
                                               sum));
     found.loss += loss;
+    found.divergence += divergence;
+    found.has_teacher = teacher != nullptr;
     found.parts += row.targets();
     found.tokens += std::ssize(weights);
     return {};
@@ -215,6 +261,7 @@ Result<TrainStep> Trainer::step(AddLeaf add) {
                   .grad_norm = gradient_norm(sum),
                   .learning_rate = learning_rate(options_, step_),
                   .tokens = sums.tokens};
+  if (sums.has_teacher) found.divergence = sums.divergence / parts;
   if (sums.pairs.count > 0) found.pairs = sums.pairs.mean();
   if (!std::isfinite(found.loss) || !std::isfinite(found.grad_norm)) {
     return Error{

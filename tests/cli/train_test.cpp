@@ -107,6 +107,20 @@ TEST_F(CliTrain, DrawsItsLosses) {
                "held-out: expected at least 2 tokens, found 0");
 }
 
+TEST_F(CliTrain, LearnsFromATeacher) {
+  EXPECT_EQ(krait(command("a") + " --teacher krait-bytes-draft --distill 0.5 --temperature 2").code,
+            0);
+  EXPECT_NE(test::read_file(path("a.jsonl")).find("\"kl\": "), std::string::npos);
+  const json with = krait_json(command("b") + " --memory --teacher krait-bytes-draft --distill 1");
+  const json without = krait_json(command("b") + " --memory");
+  EXPECT_GT(with["workspaces"], without["workspaces"]);
+  expect_error(command("b") + " --distill 0.5", 2, "--teacher: expected a model beside --distill");
+  expect_error(command("b") + " --teacher krait-bytes-draft", 2, "--distill: expected what");
+  expect_error(command("b") + " --teacher krait-bytes-draft --distill 2", 2, "expected 0 to 1");
+  expect_error(command("b") + " --teacher " + golden("hf_f32") + " --distill 1", 1,
+               "teacher: expected a model with 256 tokens, found one with");
+}
+
 TEST_F(CliTrain, TellsItsMemoryAndDoesNotTrain) {
   const std::string config = "train --config " + path("config.json") + " --data " + path("text");
   const json memory = krait_json(config + " --memory --length 100 --threads 1");

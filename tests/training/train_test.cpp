@@ -177,6 +177,36 @@ TEST_F(Train, WithMuonTooItGivesTheSameBytes) {
   EXPECT_EQ(weights("whole"), weights("cut"));
 }
 
+TEST_F(Train, LearnsFromATeacher) {
+  TrainOptions longer = options();
+  longer.steps = 60;
+  longer.learning_rate = 0.01;
+  run(files("teacher"), longer).value();
+  const auto learn = [&](const std::string& name, double alpha, Index stop, bool resume) {
+    TrainTask task = new_train_task(path("config.json"), 11).value();
+    for (const char c : std::string("It was the winter of despair, we had everything before us."))
+      task.text.push_back(static_cast<unsigned char>(c));
+    task.teacher = TeacherTask{.model = load_language_model(path("teacher")).value().model,
+                               .distillation = {.alpha = alpha, .temperature = 2.0}};
+    SerialExecutor serial;
+    TrainFiles to = files(name);
+    to.resume = resume;
+    return train(std::move(task), options(), to, serial, [&](const TrainProgress& progress) {
+      return progress.step.step == stop ? Flow::stop : Flow::go_on;
+    });
+  };
+  learn("whole", 0.5, -1, false).value();
+  EXPECT_FALSE(learn("cut", 0.5, 3, false).has_value());
+  EXPECT_EQ(learn("cut", 0.6, -1, true).error().message,
+            "[training] distill: expected 0.5, as in the interrupted run, found 0.6 (" +
+                path("cut.partial") + ")");
+  learn("cut", 0.5, -1, true).value();
+  EXPECT_EQ(weights("whole"), weights("cut"));
+  const std::string log = read_file(path("whole.jsonl"));
+  const auto kl = [&](std::size_t at) { return std::stod(log.substr(at + 6)); };
+  EXPECT_LT(kl(log.rfind("\"kl\": ")), kl(log.find("\"kl\": ")));
+}
+
 TEST_F(Train, WithNothingToResumeItBegins) {
   run(files("whole"), options()).value();
   TrainFiles resumed = files("resumed");

@@ -19,15 +19,29 @@
 namespace krait {
 inline namespace v0_1 {
 
+/// Learning from a teacher (Hinton et al. 2015, arXiv:1503.02531): the loss of a target is
+/// (1 − α)·cross-entropy + α·T²·KL(teacher ‖ model), both with logits divided by T in the second.
+struct Distillation {
+  double alpha = 0.0;  ///< 0 to 1
+  double temperature = 1.0;
+};
+
+/// Errors: bad_argument, naming the first bad value.
+KRAIT_API Result<void> validate(const Distillation& options);
+
 /// One row of a batch: a leaf of the sums that training makes (numeric contract, section 12).
 struct Leaf {
   std::span<const Token> inputs;   ///< at least one, below vocab
-  std::span<const Token> targets;  ///< [inputs] what should follow each; none with `laws`
-  /// [inputs, vocab] In place of targets: the probability with which each token should follow. The
-  /// loss is then the Kullback-Leibler divergence from these to the model's.
+  std::span<const Token> targets;  ///< [inputs] what should follow each; see `laws`
+  /// [inputs, vocab] The probability with which each token should follow. Without targets the loss
+  /// is the Kullback-Leibler divergence from these to the model's; with targets, `distillation`
+  /// says how both count.
   MatrixView<const float> laws = {};
   /// [inputs] what each target counts; may be negative. Empty: 1 each.
   std::span<const float> weights = {};
+  Distillation distillation = {};
+  /// Out: with laws and targets, the sum of the divergences, each times its weight; may be null.
+  double* divergence = nullptr;
   double balance = 0.0;  ///< coefficient α of the experts' balancing loss, per token
   double z_loss = 0.0;   ///< coefficient of the routers' z-loss, per token
   /// The sequence's state before the row, which is advanced; null: an empty sequence. Not for
@@ -51,8 +65,8 @@ struct RowMemory {
 /// memory grows to what the longest row needs: the residual stream in front of every block, and
 /// what the largest block's backward pass takes.
 ///
-/// The loss of a row is Σ_t weight[t] · −ln p(targets[t]), and for each mixture of experts
-/// T·α·n_expert·Σ_e f_e P_e (f_e: part of the tokens that went to the expert, P_e: mean
+/// The loss of a row, without a teacher, is Σ_t weight[t] · −ln p(targets[t]), and for each mixture
+/// of experts T·α·n_expert·Σ_e f_e P_e (f_e: part of the tokens that went to the expert, P_e: mean
 /// probability; Fedus et al. 2021, arXiv:2101.03961, eq. 4) and c·Σ_t ln²Σ_e exp(logit) (Zoph et
 /// al. 2022, arXiv:2202.08906, eq. 5).
 class KRAIT_API ModelGradient {
@@ -90,7 +104,7 @@ class KRAIT_API ModelGradient {
 
   /// What `backward` needs for a row of `tokens` tokens; values need not be bound. Of experts, as
   /// if one got all tokens; under an adapter, as if all matrices had one.
-  RowMemory memory(Index tokens) const;
+  RowMemory memory(Index tokens, bool has_teacher = false) const;
 
  private:
   struct Part {  // one residual block
@@ -107,17 +121,22 @@ class KRAIT_API ModelGradient {
   explicit ModelGradient(Executor& executor);
 
   Result<void> check(const Leaf& leaf) const;
-  Result<void> make_room(Index tokens, bool is_backward);
+  Result<void> make_room(Index tokens, bool is_backward, bool has_teacher);
   Index stream_floats(Index tokens) const;
-  Index stack_floats(Index tokens, bool is_backward) const;
+  Index stack_floats(Index tokens, bool is_backward, bool has_teacher) const;
   ParameterScope weights(float* gradients) const {
     return {parameters_, values_, gradients, frozen_.get()};
   }
   void embedding_backward(const Leaf& leaf, MatrixView<const float> dh, float* gradients) const;
   // The residual stream in front of each part, and behind the last, [parts + 1] · [T, d_model].
   Result<std::vector<MatrixView<float>>> forward(const Leaf& leaf, State& state, bool is_backward);
-  double head(const Leaf& leaf, MatrixView<const float> normed, MatrixView<float> dnormed,
-              const ParameterScope& weights, std::span<float> log_p);
+  // What a row's targets and laws come to, each times its weight.
+  struct Sums {
+    double loss = 0.0;
+    double divergence = 0.0;
+  };
+  Sums head(const Leaf& leaf, MatrixView<const float> normed, MatrixView<float> dnormed,
+            const ParameterScope& weights, std::span<float> log_p);
   void parts_backward(const Leaf& leaf, const State& before,
                       std::span<const MatrixView<float>> stream, const ParameterScope& weights,
                       MatrixView<float> dh);

@@ -28,6 +28,12 @@ struct PreferenceTask {
   std::optional<ReferenceModel> reference = {};  ///< nothing: the model as it is before training
 };
 
+/// A model that is learned from, in whatever form it is.
+struct TeacherTask {
+  Model model;
+  Distillation distillation;
+};
+
 /// What is trained.
 struct TrainTask {
   Checkpoint checkpoint;  ///< configuration and tokenizer, which the result gets too
@@ -39,6 +45,7 @@ struct TrainTask {
   std::vector<Token> text;           ///< rows are cut out of it, unless there are examples
   std::vector<Row> examples;         ///< each is a row
   std::optional<PreferenceTask> preference = {};  ///< in place of text and examples
+  std::optional<TeacherTask> teacher = {};        ///< for text and examples
   /// What is measured at checkpoints and the end, and not trained on: rows, or with a preference
   /// pairs.
   std::vector<Row> held_out = {};

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "krait/core/function_ref.hpp"
+#include "krait/models/session.hpp"
 #include "krait/training/model_gradient.hpp"
 #include "krait/training/preference.hpp"
 #include "krait/training/rows.hpp"
@@ -56,6 +57,23 @@ struct TrainStep {
   double learning_rate = 0.0;
   Index tokens = 0;                          ///< inputs of all rows
   std::optional<PairStatistics> pairs = {};  ///< means, of a step over pairs
+  /// Of a step with a teacher: mean KL divergence of a target, in nats, at the temperature.
+  std::optional<double> divergence = {};
+};
+
+/// What a model says of the tokens of a row, as it is in inference.
+class KRAIT_API TeacherLaws {
+ public:
+  /// The executor must outlive the object.
+  TeacherLaws(const Model& model, Executor& executor);
+  /// The probabilities behind each of the inputs, an empty sequence's first ones, of logits divided
+  /// by the temperature: [inputs, vocab], until the next call. Errors: those of Session.
+  Result<MatrixView<const float>> laws(std::span<const Token> inputs, double temperature);
+
+ private:
+  State state_;
+  Session session_;
+  AlignedBuffer<float> logits_;
 };
 
 /// Weights in training, with the moments of their gradients. The same options, data and weights
@@ -76,6 +94,8 @@ class KRAIT_API Trainer {
   /// One step over the rows that its number gives. Errors: bad_argument (a token outside the
   /// vocabulary), not_finite (names the step; the weights stay).
   Result<TrainStep> step(RowSource& rows);
+  /// The same with a teacher. Errors: those of its session.
+  Result<TrainStep> step(RowSource& rows, TeacherLaws& teacher, const Distillation& distillation);
   /// The same over pairs, the sum of whose gradients is divided by their number.
   Result<TrainStep> step(PairRows& pairs, const PreferenceOptions& preference);
 
@@ -102,6 +122,8 @@ class KRAIT_API Trainer {
   // Sums over some rows.
   struct Found {
     double loss = 0.0;
+    double divergence = 0.0;
+    bool has_teacher = false;
     Index parts = 0;  // by which the sums are divided
     Index tokens = 0;
     PairStatistics pairs = {};
@@ -110,6 +132,7 @@ class KRAIT_API Trainer {
   using AddLeaf = FunctionRef<Result<void>(Index row, float* sum, Found& found)>;
   Result<Found> gradient(AddLeaf add);
   Result<TrainStep> step(AddLeaf add);
+  Result<TrainStep> step(RowSource& rows, TeacherLaws* teacher, const Distillation& distillation);
 
   void update(const TrainStep& found, float factor);
 
