@@ -344,6 +344,17 @@ std::string to_json(const TrainSummary& summary, const std::string& destination,
   return line_of(result);
 }
 
+std::string to_json(const TrainMemory& memory) {
+  return line_of({{"weights", memory.weights},
+                  {"gradients", memory.gradients},
+                  {"optimizer", memory.optimizer},
+                  {"activations", {{"kept", memory.kept}, {"recomputed", memory.recomputed}}},
+                  {"workspaces", memory.forward},
+                  {"data", memory.data},
+                  {"total", memory.total()},
+                  {"mapped", memory.mapped}});
+}
+
 std::string to_json(const PairCounts& counts, const std::string& destination) {
   return line_of({{"out", destination},
                   {"kept", counts.kept},

@@ -16,7 +16,8 @@
 namespace krait {
 inline namespace v0_1 {
 struct TrainSummary;  // krait/training/train.hpp
-struct PairCounts;    // krait/training/reward_stages.hpp
+struct TrainMemory;
+struct PairCounts;  // krait/training/reward_stages.hpp
 struct PromptCounts;
 }  // namespace v0_1
 }  // namespace krait
@@ -95,6 +96,8 @@ std::string to_json(const QuantizeSummary& summary, const std::string& source,
 std::string to_json(const ConvertSummary& summary, const std::string& source,
                     const std::string& destination);
 
+/// `train --memory` and its like.
+std::string to_json(const TrainMemory& memory);
 /// `train`, `sft`, `dpo`.
 std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds);
 

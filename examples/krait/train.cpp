@@ -18,15 +18,20 @@ struct TrainFlags {
   std::string model;
   std::string config;
   std::vector<std::string> data;
+  std::string held_out;
   TrainFiles files;
   std::string dtype = "f32";
   std::string schedule = "constant";
   std::string order = "shuffled";
+  std::string optimizer = "adamw";
   TrainOptions train;
   std::optional<LoraOptions> lora;
   std::optional<std::uint64_t> seed;
   int threads = 0;
   bool json = false;
+  bool memory = false;
+  std::string teacher;
+  Distillation distillation;
   std::string reference;
   std::string loss = "sigmoid";
   PreferenceOptions preference;
@@ -95,28 +100,62 @@ Result<void> read_data(const TrainFlags& options, TrainTask& task) {
   }
   const Token end = config.is_byte_level || !has_answers ? 0 : config.stop_tokens.front();
   if (options.kind == Kind::dpo) task.preference = PreferenceTask{.options = {}, .pairs = {}};
-  for (const std::string& path : options.data) {
+  struct Part {
+    std::vector<Token> text;
+    std::vector<Row> examples;
+    std::vector<PreferencePair> pairs;
+  };
+  const auto read = [&](const std::string& path, const char* option) -> Result<Part> {
     KRAIT_ASSIGN_OR_RETURN(const std::string text,
-                           read_text({.argument = {}, .file = path}, "--data"));
+                           read_text({.argument = {}, .file = path}, option));
+    Part part;
     if (options.kind == Kind::sft) {
-      KRAIT_ASSIGN_OR_RETURN(std::vector<Row> examples,
+      KRAIT_ASSIGN_OR_RETURN(part.examples,
                              read_examples(text, path, *tokenizer, end, options.train.length));
-      std::ranges::move(examples, std::back_inserter(task.examples));
     } else if (options.kind == Kind::dpo) {
-      KRAIT_ASSIGN_OR_RETURN(std::vector<PreferencePair> pairs,
+      KRAIT_ASSIGN_OR_RETURN(part.pairs,
                              read_pairs(text, path, *tokenizer, end, options.train.length));
-      std::ranges::move(pairs, std::back_inserter(task.preference->pairs));
     } else {
-      KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> part,
-                             tokenizer->encode(text, {.add_special = false}));
-      task.text.insert(task.text.end(), part.begin(), part.end());
+      KRAIT_ASSIGN_OR_RETURN(part.text, tokenizer->encode(text, {.add_special = false}));
+    }
+    return part;
+  };
+  const auto check_length = [&](std::size_t tokens, const char* what,
+                                const std::string& path) -> Result<void> {
+    if (has_answers || tokens >= 2) return {};
+    return Error{ErrorCode::bad_argument, std::string("[train] ") + what +
+                                              ": expected at least 2 tokens, found " +
+                                              std::to_string(tokens) + " (" + path + ")"};
+  };
+  for (const std::string& path : options.data) {
+    KRAIT_ASSIGN_OR_RETURN(Part part, read(path, "--data"));
+    task.text.insert(task.text.end(), part.text.begin(), part.text.end());
+    std::ranges::move(part.examples, std::back_inserter(task.examples));
+    if (task.preference) {
+      std::ranges::move(part.pairs, std::back_inserter(task.preference->pairs));
     }
   }
-  if (!has_answers && task.text.size() < 2) {
-    return Error{ErrorCode::bad_argument, "[train] data: expected at least 2 tokens, found " +
-                                              std::to_string(task.text.size()) + " (" +
-                                              options.data.front() + ")"};
+  KRAIT_RETURN_IF_ERROR(check_length(task.text.size(), "data", options.data.front()));
+  if (options.held_out.empty()) return {};
+  KRAIT_ASSIGN_OR_RETURN(Part part, read(options.held_out, "--held-out"));
+  KRAIT_RETURN_IF_ERROR(check_length(part.text.size(), "held-out", options.held_out));
+  task.held_out =
+      has_answers ? std::move(part.examples) : cut_rows(part.text, options.train.length);
+  task.held_out_pairs = std::move(part.pairs);
+  return {};
+}
+
+// From whom the model learns.
+Result<void> read_teacher(const TrainFlags& options, TrainTask& task) {
+  if (options.teacher.empty()) return {};
+  KRAIT_ASSIGN_OR_RETURN(Model teacher, load_model(options.teacher));
+  if (teacher.vocab() != task.spec.embedding.vocab) {
+    return Error{ErrorCode::bad_argument,
+                 "[train] teacher: expected a model with " +
+                     std::to_string(task.spec.embedding.vocab) + " tokens, found one with " +
+                     std::to_string(teacher.vocab()) + " (" + options.teacher + ")"};
   }
+  task.teacher = TeacherTask{.model = std::move(teacher), .distillation = options.distillation};
   return {};
 }
 
@@ -158,6 +197,13 @@ void check_usage(const TrainFlags& options) {
                      : options.kind == Kind::sft ? "a file of examples"
                                                  : "a file of pairs",
                      "none");
+  if (options.teacher.empty() != (options.distillation.alpha == 0.0)) {
+    throw WrongUsage(options.teacher.empty() ? "--teacher" : "--distill",
+                     options.teacher.empty() ? "a model beside --distill"
+                                             : "what --teacher counts, above 0 and up to 1",
+                     options.teacher.empty() ? "none" : "0");
+  }
+  if (options.memory) return;
   if (options.files.destination.empty()) {
     throw WrongUsage("--out", "the name of a new folder", "none");
   }
@@ -171,6 +217,31 @@ void check_usage(const TrainFlags& options) {
   at_most("--shards", options.train.shards, options.train.rows(), "rows of a step");
 }
 
+// What the run would need, as a table.
+Result<void> print_memory(const TrainFlags& given, const TrainTask& task, TrainOptions options) {
+  options.steps = std::max({Index{1}, options.steps, options.warmup});
+  const std::unique_ptr<ThreadPool> threads = make_threads(given.threads);
+  KRAIT_ASSIGN_OR_RETURN(const TrainMemory memory, train_memory(task, options, threads->width()));
+  if (given.json) return print_json(to_json(memory));
+  std::string text;
+  const auto line = [&](const char* name, Index bytes, const char* of) {
+    char buffer[128];
+    std::snprintf(buffer, sizeof buffer, "%-11s %14lld bytes  %s\n", name,
+                  static_cast<long long>(bytes), of);
+    text += buffer;
+  };
+  line("weights", memory.weights, "and what is derived from them");
+  line("gradients", memory.gradients, "sums of rows");
+  line("optimizer", memory.optimizer, "moments of the gradients");
+  line("activations", memory.kept, "kept: of a row, in front of every block");
+  line("", memory.recomputed, "recomputed: of one block, or of the head");
+  line("workspaces", memory.forward, "of the pass of inference, and states");
+  line("data", memory.data, "tokens");
+  line("total", memory.total(), "");
+  if (memory.mapped > 0) line("mapped", memory.mapped, "weights that stay in their file");
+  return print_all(text);
+}
+
 Result<void> run(const TrainFlags& given) {
   check_usage(given);
   TrainOptions options = given.train;
@@ -179,16 +250,20 @@ Result<void> run(const TrainFlags& given) {
        {Schedule::constant, Schedule::linear, Schedule::cosine, Schedule::wsd}) {
     if (given.schedule == to_string(schedule)) options.schedule = schedule;
   }
+  options.optimizer = given.optimizer == "muon" ? Optimizer::muon : Optimizer::adamw;
   options.order = given.order == "sequential" ? DataOrder::sequential : DataOrder::shuffled;
   TrainFiles files = given.files;
   files.dtype = given.dtype == "bf16"  ? DType::bf16
                 : given.dtype == "f16" ? DType::f16
                                        : DType::f32;
-  KRAIT_ASSIGN_OR_RETURN(TrainTask task,
-                         given.lora ? new_lora_task(given.model, *given.lora, options.seed)
-                         : given.config.empty() ? open_train_task(given.model)
-                                                : new_train_task(given.config, options.seed));
+  const TaskValues values = given.memory ? TaskValues::left_out : TaskValues::made;
+  KRAIT_ASSIGN_OR_RETURN(
+      TrainTask task, given.lora ? new_lora_task(given.model, *given.lora, options.seed, values)
+                      : given.config.empty() ? open_train_task(given.model, values)
+                                             : new_train_task(given.config, options.seed, values));
   KRAIT_RETURN_IF_ERROR(read_data(given, task));
+  KRAIT_RETURN_IF_ERROR(read_teacher(given, task));
+  if (given.memory) return print_memory(given, task, options);
   if (given.kind == Kind::dpo) KRAIT_RETURN_IF_ERROR(read_preference(given, task));
   const std::unique_ptr<ThreadPool> threads = make_threads(given.threads);
   const double begun = now();
@@ -224,6 +299,9 @@ void declare_optimizer(Command& command, TrainFlags& options) {
                  "Of the learning rate, after the warm-up; all but constant end at a tenth");
   command.number("--warmup", train.warmup, 0, Index{1} << 40,
                  "Steps over which the learning rate rises");
+  command.choice("--optimizer", options.optimizer, {"adamw", "muon"},
+                 "muon: Muon for matrices, AdamW for embedding, head and all else");
+  command.real("--momentum", train.momentum, "Muon: mean of gradients", check);
   command.real("--weight-decay", train.weight_decay, "Of matrices and the embedding; 0: none",
                check);
   command.real("--beta1", train.beta1, "AdamW: mean of gradients", check);
@@ -271,10 +349,29 @@ void declare_run(Command& command, TrainFlags& options) {
   command.number("--checkpoint-every", options.files.checkpoint_every, 1, Index{1} << 40,
                  "Steps after which unfinished work is saved, in the folder <out>.partial");
   command.flag("--resume", options.files.resume, "Go on with unfinished work, if there is any");
-  command.file("--log", options.files.log, "File for one line of JSON per step");
+  command.file("--held-out", options.held_out,
+               "File like those of --data that is not trained on, whose loss is measured at "
+               "checkpoints and in the end, and logged");
+  command.file("--log", options.files.log,
+               "File for one line of JSON per step; <file>.svg gets a drawing of the losses");
   command.choice("--dtype", options.dtype, {"f32", "bf16", "f16"}, "Of the matrices in the result");
   add_threads(command, options.threads);
+  command.flag("--memory", options.memory,
+               "Print the bytes that the run would need, by their purpose, and do not train");
   command.flag("--json", options.json, "One JSON object: out, steps, loss, seconds");
+}
+
+void declare_teacher(Command& command, TrainFlags& options) {
+  Distillation& distillation = options.distillation;
+  const auto check = [&distillation] { return validate(distillation); };
+  command.file("--teacher", options.teacher,
+               "Model in any form that is learned from, with the same tokens");
+  command.real("--distill", distillation.alpha,
+               "What the divergence from the teacher counts, above 0 and up to 1; the rest is the "
+               "cross-entropy's",
+               check);
+  command.real("--temperature", distillation.temperature,
+               "By which the logits of both are divided for the divergence", check);
 }
 
 constexpr const char* model_help =
@@ -284,6 +381,7 @@ void declare(Command& command, TrainFlags& options) {
   command.file("-m,--model", options.model, model_help);
   command.file("--config", options.config, "config.json of a new model, initialised from --seed");
   command.texts("--data", options.data, "Text file; may be repeated: they are joined");
+  declare_teacher(command, options);
   declare_run(command, options);
 }
 

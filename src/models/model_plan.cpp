@@ -31,6 +31,7 @@ Result<ModelPlan> make_plan(const WeightBinder& binder, const Bookings& bookings
   result.scratch_bytes_per_token = (bookings.scratch_layout().floats_per_token() +
                                     bookings.workspace_floats() + spec.d_model()) *
                                    bytes_of(DType::f32);
+  result.workspace_bytes_per_token = bookings.workspace_floats() * bytes_of(DType::f32);
   result.trail_bytes_per_token = bookings.trail_layout().floats_per_token() * bytes_of(DType::f32);
   result.unused = binder.unused();
   constexpr Index most = Index{1} << 60;  // more could overflow in sums

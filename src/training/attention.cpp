@@ -5,6 +5,7 @@
 #include "krait/kernels/softmax.hpp"
 #include "training/blocks.hpp"
 #include "training/products.hpp"
+#include "training/room.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -70,7 +71,39 @@ class AttentionGradient final : public BlockGradient {
     copy_rows(work, dx, args.dx);
   }
 
+  Index memory(const BackwardSize& size) const override {
+    Room room(size);
+    const Index T = size.tokens;
+    const Index d_q = spec_.n_head * spec_.d_head;
+    const Index d_kv = spec_.n_kv_head * spec_.d_head;
+    room.matrix(T, d_q);
+    for (int i = 0; i < 2; ++i) room.matrix(T, d_kv);
+    room.linear(d_q, d_model_, T);
+    room.linear(d_kv, d_model_, T);
+    for (int i = 0; i < 3; ++i) room.matrix(T, d_q);
+    for (int i = 0; i < 2; ++i) room.matrix(T, d_kv);
+    room.linear_backward(d_model_, d_q, T, {.weights = false});
+    head_memory(room);
+    room.linear_backward(d_model_, d_q, T, {.inputs = false});
+    for (int i = 0; i < 2; ++i) room.matrix(T, d_model_);
+    room.linear_backward(d_q, d_model_, T, {});
+    room.linear_backward(d_kv, d_model_, T, {});
+    return room.most();
+  }
+
  private:
+  // What head_backward takes.
+  void head_memory(Room& room) const {
+    const Room::Frame frame(room);
+    const Index T = room.tokens();
+    for (int i = 0; i < 2; ++i) room.matrix(T, T);
+    for (int i = 0; i < 2; ++i) room.matrix(T, spec_.d_head);
+    room.matrix(T, T);
+    for (const auto& [in, rows] : {std::pair{spec_.d_head, T}, {T, T}, {T, spec_.d_head}}) {
+      room.multiply(in, rows);
+    }
+  }
+
   // One head of queries: out and dq, and what it adds to dk and dv of its keys and values.
   void head_backward(const Work& work, MatrixView<const float> q, MatrixView<const float> k,
                      MatrixView<const float> v, MatrixView<float> out, MatrixView<const float> dout,

@@ -4,6 +4,7 @@
 
 #include "krait/kernels/elementwise.hpp"
 #include "training/blocks.hpp"
+#include "training/room.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -94,7 +95,8 @@ namespace {
 
 class MlpGradient final : public BlockGradient {
  public:
-  MlpGradient(const MlpSpec& spec, Index d_model) : spec_(spec.resolved(d_model)) {}
+  MlpGradient(const MlpSpec& spec, Index d_model)
+      : spec_(spec.resolved(d_model)), d_model_(d_model) {}
 
   void backward(const Work& work, const ParameterScope& weights,
                 const BackwardArgs& args) const override {
@@ -108,8 +110,15 @@ class MlpGradient final : public BlockGradient {
                                  .dx = args.dx});
   }
 
+  Index memory(const BackwardSize& size) const override {
+    Room room(size);
+    room.feed_forward_backward(d_model_, spec_.d_hidden, spec_.gated, size.tokens, false);
+    return room.most();
+  }
+
  private:
   MlpSpec spec_;
+  Index d_model_;
 };
 
 }  // namespace

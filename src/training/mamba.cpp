@@ -6,6 +6,7 @@
 #include "training/blocks.hpp"
 #include "training/conv_backward.hpp"
 #include "training/products.hpp"
+#include "training/room.hpp"
 #include "training/scan_backward.hpp"
 
 namespace krait {
@@ -84,7 +85,57 @@ class MambaGradient final : public BlockGradient {
     linear_backward(work, weights.scope("in_proj"), 2 * d_inner, d_model_, args.x, dxz, args.dx);
   }
 
+  Index memory(const BackwardSize& size) const override {
+    Room room(size);
+    const Index T = size.tokens;
+    const Index d_inner = spec_.d_inner;
+    const Index d_BC = spec_.dt_rank + 2 * spec_.d_state;
+    const bool is_normed = spec_.inner_norm_eps >= 0.0F;
+    room.matrix(T, 2 * d_inner);
+    room.matrix(T, d_inner);
+    room.matrix(T, d_BC);
+    room.matrix(T, d_inner);
+    room.linear(2 * d_inner, d_model_, T);
+    room.matrix(T, 2 * d_inner);
+    room.matrix(T, d_inner);
+    room.conv_forward(d_inner, spec_.d_conv);
+    room.linear(d_BC, d_inner, T);
+    if (is_normed) room.matrix(T, d_BC);
+    room.linear(d_inner, spec_.dt_rank, T);
+    for (int i = 0; i < 3; ++i) room.matrix(T, d_inner);
+    room.matrix(T, d_BC);
+    room.linear_backward(d_model_, d_inner, T, {.weights = false});
+    scan_memory(room);
+    room.linear_backward(d_model_, d_inner, T, {.inputs = false});
+    room.linear_backward(d_inner, spec_.dt_rank, T, {});
+    for (const Range cols : normed_parts()) {
+      if (is_normed) room.norm_backward(T, cols.size(), false);
+    }
+    room.linear_backward(d_BC, d_inner, T, {});
+    room.conv_backward(d_inner, spec_.d_conv);
+    room.linear_backward(2 * d_inner, d_model_, T, {});
+    return room.most();
+  }
+
  private:
+  // What scan_backward takes.
+  void scan_memory(Room& room) const {
+    const Room::Frame frame(room);
+    const Index N = spec_.d_state;
+    const Index size = kernels::scan_size(spec_.d_inner, N);
+    room.floats(size);
+    {
+      const Room::Frame inner(room);
+      room.floats(spec_.d_inner * N);
+    }
+    room.floats(size);
+    room.floats(spec_.d_inner);
+    room.floats(size);
+    const Index groups = (spec_.d_inner + kernels::scan_group - 1) / kernels::scan_group;
+    room.floats(groups * room.tokens() * 2 * N);
+    room.floats(room.threads() * kernels::scan_backward_memory(room.tokens(), N));
+  }
+
   std::array<Range, 3> normed_parts() const {
     const Index r = spec_.dt_rank;
     const Index n = spec_.d_state;

@@ -7,6 +7,7 @@
 #include "training/blocks.hpp"
 #include "training/conv_backward.hpp"
 #include "training/products.hpp"
+#include "training/room.hpp"
 #include "training/ssd_backward.hpp"
 
 namespace krait {
@@ -64,7 +65,56 @@ class Mamba2Gradient final : public BlockGradient {
                     args.dx);
   }
 
+  Index memory(const BackwardSize& size) const override {
+    Room room(size);
+    const Index T = size.tokens;
+    const Index n_head = spec_.n_head();
+    const Index state = spec_.d_ssm * spec_.d_state;
+    for (int i = 0; i < 2; ++i) room.matrix(T, spec_.in_proj_rows());
+    for (int i = 0; i < 2; ++i) room.matrix(T, spec_.conv_dim());
+    room.linear(spec_.in_proj_rows(), d_model_, T);
+    room.conv_forward(spec_.conv_dim(), spec_.d_conv);
+    // Of the recurrence, forward.
+    room.matrix(T, spec_.d_ssm);
+    room.matrix(T, n_head);
+    room.matrix(n_head, T);
+    room.floats(n_head);
+    room.floats(((T + kernels::ssd_chunk - 1) / kernels::ssd_chunk + 1) * state);
+    room.matrix(T, n_head);
+    // Backward.
+    for (int i = 0; i < 2; ++i) room.matrix(T, spec_.d_inner);
+    room.linear_backward(d_model_, spec_.d_inner, T, {.weights = false});
+    room.matrix(T, spec_.d_ssm);
+    gate_memory(room);
+    room.linear_backward(d_model_, spec_.d_inner, T, {.inputs = false});
+    scan_memory(room);
+    room.conv_backward(spec_.conv_dim(), spec_.d_conv);
+    room.linear_backward(spec_.in_proj_rows(), d_model_, T, {});
+    return room.most();
+  }
+
  private:
+  // What gate_backward takes.
+  void gate_memory(Room& room) const {
+    const Room::Frame frame(room);
+    const Index T = room.tokens();
+    if (spec_.norm == GatedNorm::before_gate) room.matrix(T, spec_.d_ssm);
+    room.matrix(T, spec_.d_ssm);
+    if (spec_.norm != GatedNorm::none) room.norm_backward(T, spec_.d_ssm / spec_.n_group);
+  }
+
+  // What scan_backward takes.
+  void scan_memory(Room& room) const {
+    const Room::Frame frame(room);
+    const Index T = room.tokens();
+    room.floats(spec_.n_head() * T * 2 * spec_.d_state);
+    room.matrix(spec_.n_head(), T);
+    room.floats(spec_.n_head());
+    room.floats(spec_.d_ssm);
+    room.floats(spec_.d_ssm * spec_.d_state);
+    room.floats(room.threads() * kernels::ssd_backward_memory(spec_.d_state));
+  }
+
   // What the recurrence had and gave.
   struct Scan {
     MatrixView<float> y;      // [T, d_ssm]

@@ -10,6 +10,7 @@
 #include "krait/weights/adapter.hpp"
 #include "training/frozen.hpp"
 #include "training/products.hpp"
+#include "training/room.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -57,7 +58,39 @@ Result<void> check_factors(const ModelSpec& spec) {
   return {};
 }
 
+// A target and a law, both with their weights, for the logits of one token, which become their
+// gradient. ln p(target), and the divergence in `kl`.
+float distill(const Leaf& leaf, std::size_t at, std::span<float> row, std::span<float> cooled,
+              float& kl) {
+  const auto T = static_cast<float>(leaf.distillation.temperature);
+  const std::span<const float> law = leaf.laws.row(static_cast<Index>(at));
+  const float weight = leaf.weights.empty() ? 1.0F : leaf.weights[at];
+  const auto of_target = static_cast<float>(1.0 - leaf.distillation.alpha);
+  const auto of_law = static_cast<float>(leaf.distillation.alpha * leaf.distillation.temperature);
+  for (std::size_t v = 0; v < row.size(); ++v) cooled[v] = row[v] / T;
+  kl = divergence(law, cooled, kernels::log_sum_exp(cooled));
+  kernels::softmax(cooled, cooled);
+  const auto target = static_cast<std::size_t>(leaf.targets[at]);
+  const float log_p = row[target] - kernels::log_sum_exp(row);
+  kernels::softmax(row, row);
+  row[target] -= 1.0F;
+  for (std::size_t v = 0; v < row.size(); ++v) {
+    row[v] = weight * (of_target * row[v] + of_law * (cooled[v] - law[v]));
+  }
+  return log_p;
+}
+
 }  // namespace
+
+Result<void> validate(const Distillation& options) {
+  if (!(options.alpha >= 0.0 && options.alpha <= 1.0)) {
+    return bad_leaf("distill", "0 to 1", fmt::to_string(options.alpha));
+  }
+  if (!(options.temperature > 0.0) || !std::isfinite(options.temperature)) {
+    return bad_leaf("temperature", "a finite number above 0", fmt::to_string(options.temperature));
+  }
+  return {};
+}
 
 ModelGradient::ModelGradient(Executor& executor) : executor_(&executor) {}
 
@@ -69,7 +102,10 @@ Result<ModelGradient> ModelGradient::create(const ModelSpec& spec, const std::st
   KRAIT_RETURN_IF_ERROR(check_factors(spec));
   KRAIT_ASSIGN_OR_RETURN(gradient.parameters_, Parameters::of(spec, prefix));
   WeightBinder binder(nullptr, {});
-  Bookings bookings(spec.d_model());
+  const auto booked = std::make_shared<Bookings>(spec.d_model());
+  Bookings& bookings = *booked;
+  gradient.bookings_ = booked;
+  gradient.size_.threads = executor.width();
   const WeightScope root(binder, prefix);
   for (std::size_t i = 0; i < spec.layers.size(); ++i) {
     const LayerSpec& layer = spec.layers[i];
@@ -97,7 +133,16 @@ Result<ModelGradient> ModelGradient::create(const ModelSpec& spec, const std::st
   gradient.head_path_ = gradient.parameters_.find(spec.head_name + ".weight") != nullptr
                             ? spec.head_name
                             : spec.embedding_name;
-  if (lora != nullptr) gradient.parameters_ = lora->parameters();
+  if (lora != nullptr) {
+    gradient.parameters_ = lora->parameters();
+    gradient.size_.rank = lora->options().rank;
+  }
+  const AlignedBuffer<float> factors(lora == nullptr ? 0 : lora->parameters().floats());
+  const WeightStore store = lora == nullptr ? WeightStore() : lora->store(factors.data());
+  KRAIT_ASSIGN_OR_RETURN(ModelPlan plan,
+                         plan_model(spec, lora == nullptr ? nullptr : &store, prefix));
+  gradient.size_.workspace = plan.workspace_bytes_per_token / Index{sizeof(float)};
+  gradient.plan_ = std::make_shared<const ModelPlan>(std::move(plan));
   gradient.lora_ = std::move(lora);
   return gradient;
 }
@@ -105,6 +150,7 @@ Result<ModelGradient> ModelGradient::create(const ModelSpec& spec, const std::st
 Result<void> ModelGradient::bind(const float* values) {
   if (lora_ == nullptr) {
     values_ = values;
+    model_.reset();  // what it derived from the old values
     KRAIT_ASSIGN_OR_RETURN(model_, build_model(spec_, parameters_.store(values), prefix_));
     return {};
   }
@@ -128,12 +174,15 @@ Result<void> ModelGradient::check(const Leaf& leaf) const {
   if (leaf.inputs.empty()) return bad_leaf("inputs", "at least one token", "none");
   if (leaf.laws.data != nullptr) {
     const Index vocab = spec_.embedding.vocab;
-    if (!leaf.targets.empty() || leaf.laws.rows != std::ssize(leaf.inputs) ||
+    const bool has_targets = leaf.targets.size() == leaf.inputs.size();
+    if ((!leaf.targets.empty() && !has_targets) || leaf.laws.rows != std::ssize(leaf.inputs) ||
         leaf.laws.cols != vocab) {
-      return bad_leaf("laws", fmt::format("[{},{}] and no targets", leaf.inputs.size(), vocab),
+      return bad_leaf("laws",
+                      fmt::format("[{0},{1}] and no targets or {0}", leaf.inputs.size(), vocab),
                       fmt::format("[{},{}] and {} targets", leaf.laws.rows, leaf.laws.cols,
                                   leaf.targets.size()));
     }
+    KRAIT_RETURN_IF_ERROR(validate(leaf.distillation));
   } else if (leaf.targets.size() != leaf.inputs.size()) {
     return bad_leaf("targets", fmt::format("{} tokens", leaf.inputs.size()),
                     fmt::to_string(leaf.targets.size()));
@@ -165,7 +214,66 @@ Result<void> ModelGradient::check(const Leaf& leaf) const {
   return {};
 }
 
-Result<void> ModelGradient::make_room(Index tokens) {
+Index ModelGradient::stream_floats(Index tokens) const {
+  return (std::ssize(parts_) + 1) * round_up(tokens * spec_.d_model(), Index{16});
+}
+
+// What the passes take of memory_, in their order.
+Index ModelGradient::stack_floats(Index tokens, bool is_backward, bool has_teacher) const {
+  BackwardSize size = size_;
+  size.tokens = tokens;
+  training::Room room(size);
+  const Index d_model = spec_.d_model();
+  const Index columns = spec_.embedding.rows();
+  room.floats(stream_floats(tokens));
+  room.matrix(tokens, d_model);
+  if (is_backward) {
+    room.matrix(tokens, d_model);
+    room.floats(tokens);
+  }
+  {
+    const training::Room::Frame frame(room);
+    const Index count = std::min(head_block, tokens);
+    room.matrix(count, columns);
+    if (has_teacher) {
+      room.matrix(count, columns);
+      room.floats(tokens);
+    }
+    room.linear(columns, d_model, count);
+    if (is_backward) room.linear_backward(columns, d_model, count, {});
+  }
+  if (!is_backward) return room.most();
+  room.norm_backward(tokens, d_model);
+  for (int i = 0; i < 3; ++i) room.matrix(tokens, d_model);
+  room.norm_backward(tokens, d_model);
+  Index most = room.most();
+  const Index held = stream_floats(tokens) + 5 * round_up(tokens * d_model, Index{16}) +
+                     round_up(tokens, Index{16});
+  for (const Part& part : parts_) most = std::max(most, held + part.block->memory(size));
+  return most;
+}
+
+RowMemory ModelGradient::memory(Index tokens, bool has_teacher) const {
+  const ModelPlan& plan = *plan_;
+  constexpr Index bytes = sizeof(float);
+  Index tasks = 0;
+  for (const Bookings::TaskMemory& size : bookings_->task_memories()) {
+    tasks = std::max(tasks, round_up(size(tokens, tokens), Index{16}));
+  }
+  const Index pages = (tokens + cache_page_tokens - 1) / cache_page_tokens;
+  RowMemory result;
+  result.kept = stream_floats(tokens) * bytes;
+  result.recomputed = stack_floats(tokens, true, has_teacher) * bytes - result.kept;
+  result.forward = (plan.scratch_bytes_per_token - spec_.d_model() * bytes) * tokens +
+                   tasks * size_.threads * bytes + 2 * plan.state_bytes +
+                   pages * cache_page_tokens * plan.cache_bytes_per_token;
+  result.derived = plan.owned_bytes;
+  if (lora_ != nullptr) result.mapped = plan.in_place_bytes;
+  return result;
+}
+
+Result<void> ModelGradient::make_room(Index tokens, bool is_backward, bool has_teacher) {
+  memory_->reserve(stack_floats(tokens, is_backward, has_teacher));
   if (tokens <= room_) return {};
   const Model::Parts& parts = model_->parts();
   scratch_ = Scratch(parts.scratch, tokens);
@@ -179,10 +287,12 @@ Result<void> ModelGradient::make_room(Index tokens) {
   return {};
 }
 
-Result<std::vector<MatrixView<float>>> ModelGradient::forward(const Leaf& leaf, State& state) {
+Result<std::vector<MatrixView<float>>> ModelGradient::forward(const Leaf& leaf, State& state,
+                                                              bool is_backward) {
   const Index tokens = std::ssize(leaf.inputs);
   const Model::Parts& parts = model_->parts();
-  KRAIT_RETURN_IF_ERROR(make_room(tokens));
+  KRAIT_RETURN_IF_ERROR(
+      make_room(tokens, is_backward, leaf.laws.data != nullptr && !leaf.targets.empty()));
   KRAIT_RETURN_IF_ERROR(state.reserve(tokens));
   const SequenceRows rows{.first = 0,
                           .count = tokens,
@@ -211,9 +321,9 @@ Result<std::vector<MatrixView<float>>> ModelGradient::forward(const Leaf& leaf, 
   return stream;
 }
 
-double ModelGradient::head(const Leaf& leaf, MatrixView<const float> normed,
-                           MatrixView<float> dnormed, const ParameterScope& weights,
-                           std::span<float> log_p) {
+ModelGradient::Sums ModelGradient::head(const Leaf& leaf, MatrixView<const float> normed,
+                                        MatrixView<float> dnormed, const ParameterScope& weights,
+                                        std::span<float> log_p) {
   const Workspace::Frame frame(*memory_);
   const Index d_model = spec_.d_model();
   const Index columns = spec_.embedding.rows();
@@ -229,7 +339,10 @@ double ModelGradient::head(const Leaf& leaf, MatrixView<const float> normed,
   matrix.bias = spec_.head_bias ? named.value("bias") : nullptr;
   matrix.db = spec_.head_bias ? named.gradient("bias") : nullptr;
   const auto logits = memory_->matrix(std::min(head_block, normed.rows), columns);
-  double loss = 0.0;
+  const bool is_mixed = leaf.laws.data != nullptr && !leaf.targets.empty();
+  const auto cooled = is_mixed ? memory_->matrix(logits.rows, columns) : MatrixView<float>();
+  const std::span<float> kl = memory_->floats(is_mixed ? normed.rows : 0);
+  Sums sums;
   for (Index first = 0; first < normed.rows; first += head_block) {
     const Index count = std::min(head_block, normed.rows - first);
     const auto rows = logits.rows_from(0, count);
@@ -240,6 +353,11 @@ double ModelGradient::head(const Leaf& leaf, MatrixView<const float> normed,
         const auto at = static_cast<std::size_t>(first + t);
         const std::span<float> row = rows.row(t).first(vocab);
         const float weight = leaf.weights.empty() ? 1.0F : leaf.weights[at];
+        if (is_mixed) {
+          log_p[at] = distill(leaf, at, row, cooled.row(t).first(vocab), kl[at]);
+          std::ranges::fill(rows.row(t).subspan(vocab), 0.0F);
+          continue;
+        }
         const float log_sum = kernels::log_sum_exp(row);
         if (leaf.laws.data != nullptr) {
           const std::span<const float> law = leaf.laws.row(first + t);
@@ -260,7 +378,9 @@ double ModelGradient::head(const Leaf& leaf, MatrixView<const float> normed,
     for (Index t = first; t < first + count; ++t) {
       const auto at = static_cast<std::size_t>(t);
       const double weight = leaf.weights.empty() ? 1.0 : static_cast<double>(leaf.weights[at]);
-      if (weight != 0.0) loss -= weight * static_cast<double>(log_p[at]);
+      if (weight == 0.0) continue;
+      sums.loss -= weight * static_cast<double>(log_p[at]);
+      if (is_mixed) sums.divergence += weight * static_cast<double>(kl[at]);
     }
     if (dnormed.data == nullptr) continue;
     training::linear_backward(work(), {.weights = matrix,
@@ -270,7 +390,7 @@ double ModelGradient::head(const Leaf& leaf, MatrixView<const float> normed,
                                        .dy = rows,
                                        .dx = dnormed.rows_from(first, count)});
   }
-  return loss;
+  return sums;
 }
 
 void ModelGradient::parts_backward(const Leaf& leaf, const State& before,
@@ -341,19 +461,20 @@ Result<double> ModelGradient::backward(const Leaf& leaf, float* gradients) {
   const Workspace::Frame frame(*memory_);
   State own = leaf.state == nullptr ? model_->initial_state() : *leaf.state;
   const State before = own;
-  KRAIT_ASSIGN_OR_RETURN(const auto stream, forward(leaf, own));
+  KRAIT_ASSIGN_OR_RETURN(const auto stream, forward(leaf, own, true));
   const Index tokens = std::ssize(leaf.inputs);
   const ParameterScope weights = this->weights(gradients);
   const auto normed = memory_->matrix(tokens, spec_.d_model());
   const auto dh = memory_->matrix(tokens, spec_.d_model());
   model_->parts().final_norm.apply(stream.back(), normed);
-  const double loss = head(leaf, normed, dh, weights, memory_->floats(tokens));
+  const Sums sums = head(leaf, normed, dh, weights, memory_->floats(tokens));
   training::norm_backward(work(), spec_.final_norm, weights.scope(spec_.final_norm_name),
                           stream.back(), dh, dh);
   parts_backward(leaf, before, stream, weights, dh);
   embedding_backward(leaf, dh, gradients);
   if (leaf.state != nullptr) *leaf.state = std::move(own);
-  return loss;
+  if (leaf.divergence != nullptr) *leaf.divergence = sums.divergence;
+  return sums.loss;
 }
 
 Result<void> ModelGradient::log_probabilities(const Leaf& leaf, std::span<float> result) {
@@ -365,7 +486,7 @@ Result<void> ModelGradient::log_probabilities(const Leaf& leaf, std::span<float>
   const FloatEnvironment environment;
   const Workspace::Frame frame(*memory_);
   State own = leaf.state == nullptr ? model_->initial_state() : *leaf.state;
-  KRAIT_ASSIGN_OR_RETURN(const auto stream, forward(leaf, own));
+  KRAIT_ASSIGN_OR_RETURN(const auto stream, forward(leaf, own, false));
   const auto normed = memory_->matrix(std::ssize(leaf.inputs), spec_.d_model());
   model_->parts().final_norm.apply(stream.back(), normed);
   head(leaf, normed, {}, weights(nullptr), result);

@@ -6,6 +6,7 @@
 #include "training/blocks.hpp"
 #include "training/feed_forward.hpp"
 #include "training/products.hpp"
+#include "training/room.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -58,6 +59,28 @@ class MoeGradient final : public BlockGradient {
     linear_backward(work, router, spec_.n_expert, d_model_, args.x, dlogits, part);
     add_to(work, part, dx);
     copy_rows(work, dx, args.dx);
+  }
+
+  Index memory(const BackwardSize& size) const override {
+    Room room(size);
+    const Index T = size.tokens;
+    for (int i = 0; i < 3; ++i) room.matrix(T, spec_.n_expert);
+    room.matrix(T, d_model_);
+    room.linear(spec_.n_expert, d_model_, T, true);
+    {
+      const Room::Frame frame(room);
+      for (int i = 0; i < 3; ++i) room.matrix(T, d_model_);
+      for (int i = 0; i < 2; ++i) room.floats(T);
+      room.feed_forward_backward(d_model_, spec_.d_expert, spec_.gated, T, true);
+    }
+    if (spec_.d_shared != 0) {
+      room.matrix(T, d_model_);
+      room.feed_forward_backward(d_model_, spec_.d_shared, spec_.gated, T, false);
+    }
+    room.matrix(T, spec_.n_expert);
+    room.matrix(T, d_model_);
+    room.linear_backward(spec_.n_expert, d_model_, T, {}, true);
+    return room.most();
   }
 
  private:

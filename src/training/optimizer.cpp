@@ -46,6 +46,10 @@ std::string_view to_string(Schedule schedule) noexcept {
   return names[static_cast<std::size_t>(schedule)];
 }
 
+std::string_view to_string(Optimizer optimizer) noexcept {
+  return optimizer == Optimizer::adamw ? "adamw" : "muon";
+}
+
 std::string_view to_string(DataOrder order) noexcept {
   return order == DataOrder::shuffled ? "shuffled" : "sequential";
 }
@@ -84,6 +88,7 @@ Result<void> validate(const TrainOptions& options) {
         Real{"beta2", options.beta2, below_1(options.beta2), "at least 0 and below 1"},
         Real{"eps", options.eps, at_least_0(options.eps) && options.eps > 0.0, "above 0"},
         Real{"clip", options.clip, at_least_0(options.clip), "at least 0"},
+        Real{"momentum", options.momentum, below_1(options.momentum), "at least 0 and below 1"},
         Real{"balance-loss", options.balance, at_least_0(options.balance), "at least 0"},
         Real{"z-loss", options.z_loss, at_least_0(options.z_loss), "at least 0"}}) {
     if (!field.is_valid) {

@@ -157,24 +157,40 @@ Result<std::vector<float>> target_log_probabilities(ModelGradient& model, const 
   return std::vector<float>(all.end() - row.targets(), all.end());
 }
 
-Result<PairStatistics> pair_backward(ModelGradient& model, const PreferencePair& pair,
-                                     const PreferenceOptions& options, const PairWeights& weights,
-                                     float* gradients) {
+namespace {
+
+struct Compared {
+  Answer chosen;
+  Answer rejected;
+  double slope = 0.0;
+  PairStatistics statistics;
+};
+
+Result<Compared> compare(ModelGradient& model, const PreferencePair& pair,
+                         const PreferenceOptions& options, double sft) {
   const Index shared = std::min(pair.chosen.targets(), pair.rejected.targets());
-  KRAIT_ASSIGN_OR_RETURN(const Answer chosen,
+  KRAIT_ASSIGN_OR_RETURN(Answer chosen,
                          find_answer(model, pair.chosen, pair.chosen_reference, options, shared));
   KRAIT_ASSIGN_OR_RETURN(
-      const Answer rejected,
-      find_answer(model, pair.rejected, pair.rejected_reference, options, shared));
+      Answer rejected, find_answer(model, pair.rejected, pair.rejected_reference, options, shared));
   const PairLoss found =
       pair_loss(options, chosen.ratio() / chosen.length - rejected.ratio() / rejected.length);
   const PairStatistics statistics{.count = 1,
-                                  .loss = found.loss + weights.sft * chosen.cross_entropy,
+                                  .loss = found.loss + sft * chosen.cross_entropy,
                                   .chosen_reward = options.beta * chosen.ratio(),
                                   .rejected_reward = options.beta * rejected.ratio(),
                                   .accuracy = chosen.ratio() > rejected.ratio() ? 1.0 : 0.0,
                                   .chosen_log_p = chosen.log_p,
                                   .rejected_log_p = rejected.log_p};
+  return Compared{std::move(chosen), std::move(rejected), found.slope, statistics};
+}
+
+}  // namespace
+
+Result<PairStatistics> pair_backward(ModelGradient& model, const PreferencePair& pair,
+                                     const PreferenceOptions& options, const PairWeights& weights,
+                                     float* gradients) {
+  KRAIT_ASSIGN_OR_RETURN(const Compared found, compare(model, pair, options, weights.sft));
   // The loss moves both answers of an equal pair by opposite amounts.
   const bool is_equal = pair.chosen.tokens == pair.rejected.tokens;
   const double slope = is_equal ? 0.0 : found.slope;
@@ -195,9 +211,15 @@ Result<PairStatistics> pair_backward(ModelGradient& model, const PreferencePair&
                                                gradients);
     return loss ? Result<void>() : Result<void>(loss.error());
   };
-  KRAIT_RETURN_IF_ERROR(add(chosen, slope, weights.sft));
-  KRAIT_RETURN_IF_ERROR(add(rejected, -slope, 0.0));
-  return statistics;
+  KRAIT_RETURN_IF_ERROR(add(found.chosen, slope, weights.sft));
+  KRAIT_RETURN_IF_ERROR(add(found.rejected, -slope, 0.0));
+  return found.statistics;
+}
+
+Result<PairStatistics> pair_statistics(ModelGradient& model, const PreferencePair& pair,
+                                       const PreferenceOptions& options) {
+  KRAIT_ASSIGN_OR_RETURN(const Compared found, compare(model, pair, options, 0.0));
+  return found.statistics;
 }
 
 Result<void> set_reference(ModelGradient& model, std::span<PreferencePair> pairs,

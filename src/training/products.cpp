@@ -103,9 +103,6 @@ void linear(const Work& work, const ParameterScope& linear, Index out, Index in,
   training::linear(work, linear_weights(linear), out, in, x, y);
 }
 
-namespace {
-
-// y = x M, where M [rows, cols] lies row after row.
 void multiply_transposed(const Work& work, MatrixView<const float> M, MatrixView<const float> x,
                          MatrixView<float> y) {
   const Workspace::Frame frame(work.memory);
@@ -113,6 +110,8 @@ void multiply_transposed(const Work& work, MatrixView<const float> M, MatrixView
   transpose(work, M, transposed);
   multiply(work, transposed.data, M.cols, M.rows, x, nullptr, y);
 }
+
+namespace {
 
 // to [a.cols, b.cols] += aᵀ b.
 void add_products(const Work& work, MatrixView<const float> a, MatrixView<const float> b,

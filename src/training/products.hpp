@@ -15,6 +15,10 @@ namespace training {
 void multiply(const Work& work, const float* W, Index out, Index in, MatrixView<const float> x,
               const float* bias, MatrixView<float> y);
 
+/// y = x M, where M [rows, cols] lies row after row.
+void multiply_transposed(const Work& work, MatrixView<const float> M, MatrixView<const float> x,
+                         MatrixView<float> y);
+
 /// to [cols, rows] = fromᵀ.
 void transpose(const Work& work, MatrixView<const float> from, MatrixView<float> to);
 

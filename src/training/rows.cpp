@@ -55,6 +55,16 @@ Row TextRows::row(Index index) {
   return row;
 }
 
+std::vector<Row> cut_rows(std::span<const Token> text, Index length) {
+  std::vector<Row> rows;
+  const auto step = static_cast<std::size_t>(length);
+  for (std::size_t first = 0; first + 1 < text.size(); first += step) {
+    const auto part = text.subspan(first, std::min(step + 1, text.size() - first));
+    rows.push_back({.tokens = {part.begin(), part.end()}});
+  }
+  return rows;
+}
+
 Row ExampleRows::row(Index index) {
   return examples_[static_cast<std::size_t>(order_.begin(index))];
 }

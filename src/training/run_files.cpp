@@ -148,10 +148,20 @@ Identity identity_of(const TrainTask& task, const TrainOptions& options, const T
       {"beta1", fmt::to_string(options.beta1)},
       {"beta2", fmt::to_string(options.beta2)},
       {"eps", fmt::to_string(options.eps)},
+      {"optimizer", std::string(to_string(options.optimizer))},
       {"clip", fmt::to_string(options.clip)},
       {"balance-loss", fmt::to_string(options.balance)},
       {"z-loss", fmt::to_string(options.z_loss)},
       {"dtype", std::string(to_string(files.dtype))}};
+  if (task.teacher) {
+    const Distillation& distillation = task.teacher->distillation;
+    identity.insert(identity.end(), {{"teacher", task.teacher->model.fingerprint()},
+                                     {"distill", fmt::to_string(distillation.alpha)},
+                                     {"temperature", fmt::to_string(distillation.temperature)}});
+  }
+  if (options.optimizer == Optimizer::muon) {
+    identity.emplace_back("momentum", fmt::to_string(options.momentum));
+  }
   if (task.preference) {
     const PreferenceOptions& preference = task.preference->options;
     const std::optional<ReferenceModel>& reference = task.preference->reference;
@@ -341,7 +351,10 @@ Result<Log> Log::open(const std::string& path, Index steps) {
     {
       std::ifstream old(path);
       std::string line;
-      for (Index i = 0; i < steps && std::getline(old, line); ++i) kept += line + "\n";
+      for (Index i = 0; i < steps && std::getline(old, line); ++i) {
+        kept += line + "\n";
+        log.curve_.add(line);
+      }
     }
     KRAIT_RETURN_IF_ERROR(write_text(path, kept));
     log.stream_.open(path, std::ios::app);
@@ -349,12 +362,14 @@ Result<Log> Log::open(const std::string& path, Index steps) {
     log.stream_.open(path, std::ios::trunc);
   }
   if (!log.stream_) return failed("log", path);
+  log.is_drawn_ = fs::is_regular_file(path, ignored);
   return log;
 }
 
 Result<void> Log::write(const TrainProgress& progress) {
   if (path_.empty()) return {};
   const TrainStep& step = progress.step;
+  curve_.add(step.step, step.loss, progress.held_out_loss);
   stream_ << fmt::format(
       "{{\"step\": {}, \"loss\": {}, \"grad_norm\": {}, \"learning_rate\": {}, "
       "\"tokens_per_second\": {:.1f}",
@@ -367,10 +382,19 @@ Result<void> Log::write(const TrainProgress& progress) {
         pairs.chosen_reward, pairs.rejected_reward, pairs.chosen_reward - pairs.rejected_reward,
         pairs.accuracy, pairs.chosen_log_p, pairs.rejected_log_p);
   }
+  if (step.divergence) stream_ << fmt::format(", \"kl\": {}", *step.divergence);
+  if (progress.held_out_loss) {
+    stream_ << fmt::format(", \"held_out_loss\": {}", *progress.held_out_loss);
+  }
   stream_ << "}\n";
   stream_.flush();
   if (!stream_) return failed("log", path_);
   return {};
+}
+
+Result<void> Log::draw() const {
+  if (!is_drawn_) return {};
+  return write_text(path_ + ".svg", curve_.svg());
 }
 
 }  // namespace training

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "krait/training/train.hpp"
+#include "training/loss_curve.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -52,16 +53,20 @@ Result<void> write_identity(const std::string& path, const Identity& identity);
 Result<void> write_result(const TrainTask& task, const TrainFiles& files, Trainer& trainer,
                           const Identity& identity);
 
-// One line of JSON per step.
+// One line of JSON per step, and a drawing of the losses beside it.
 class Log {
  public:
   // Begins a log, or goes on behind the lines of the first `steps` steps. Without a path: none.
   static Result<Log> open(const std::string& path, Index steps);
   Result<void> write(const TrainProgress& progress);
+  // Writes the drawing, whole or not at all; none beside a log that is a pipe or a device.
+  Result<void> draw() const;
 
  private:
   std::string path_;
   std::ofstream stream_;
+  LossCurve curve_;
+  bool is_drawn_ = false;
 };
 
 }  // namespace training

@@ -39,9 +39,10 @@ Result<void> check_files(const TrainFiles& files) {
         ErrorCode::not_found,
         fmt::format("[training] log: expected a folder for it, found none ({})", files.log)};
   }
-  if (fs::is_directory(files.log, ignored)) {
+  for (const std::string& file : {files.log, files.log + ".svg"}) {
+    if (!fs::is_directory(file, ignored)) continue;
     return Error{ErrorCode::bad_argument,
-                 fmt::format("[training] log: expected a file, found a folder ({})", files.log)};
+                 fmt::format("[training] log: expected a file, found a folder ({})", file)};
   }
   return {};
 }
@@ -69,8 +70,9 @@ Result<TrainTask> open_task(const std::string& path) {
 
 }  // namespace
 
-Result<TrainTask> open_train_task(const std::string& path) {
+Result<TrainTask> open_train_task(const std::string& path, TaskValues values) {
   KRAIT_ASSIGN_OR_RETURN(TrainTask task, open_task(path));
+  if (values == TaskValues::left_out) return task;
   KRAIT_ASSIGN_OR_RETURN(const Parameters parameters, Parameters::of(task.spec, task.prefix));
   task.values = AlignedBuffer<float>(parameters.floats());
   KRAIT_RETURN_IF_ERROR(parameters.read(task.checkpoint.weights, task.values.span()));
@@ -78,16 +80,18 @@ Result<TrainTask> open_train_task(const std::string& path) {
 }
 
 Result<TrainTask> new_lora_task(const std::string& path, const LoraOptions& options,
-                                std::uint64_t seed) {
+                                std::uint64_t seed, TaskValues values) {
   KRAIT_ASSIGN_OR_RETURN(TrainTask task, open_task(path));
   KRAIT_ASSIGN_OR_RETURN(task.lora,
                          Lora::create(task.spec, task.prefix, task.checkpoint.weights, options));
+  if (values == TaskValues::left_out) return task;
   task.values = AlignedBuffer<float>(task.lora->parameters().floats());
   task.lora->initial_values(seed, task.values.span());
   return task;
 }
 
-Result<TrainTask> new_train_task(const std::string& config_path, std::uint64_t seed) {
+Result<TrainTask> new_train_task(const std::string& config_path, std::uint64_t seed,
+                                 TaskValues values) {
   TrainTask task;
   std::error_code ignored;
   fs::path path = config_path;
@@ -108,6 +112,7 @@ Result<TrainTask> new_train_task(const std::string& config_path, std::uint64_t s
   task.checkpoint.config_file = "config.json";
   task.spec = std::move(config.spec);
   task.prefix = config.prefix;
+  if (values == TaskValues::left_out) return task;
   KRAIT_ASSIGN_OR_RETURN(const Parameters parameters, Parameters::of(task.spec, task.prefix));
   task.values = AlignedBuffer<float>(parameters.floats());
   initial_weights(task.spec, parameters, seed, task.values.span());
@@ -124,12 +129,11 @@ Result<void> find_reference(TrainTask& task, const training::Checkpoints& checkp
   const auto has_reference = [](const PreferencePair& pair) {
     return !pair.chosen_reference.empty() && !pair.rejected_reference.empty();
   };
-  if (std::ranges::all_of(preference.pairs, has_reference)) return {};
-  if (resume) {
-    KRAIT_ASSIGN_OR_RETURN(const bool is_there,
-                           checkpoints.load_reference(preference.pairs, identity));
-    if (is_there) return {};
+  bool is_there = std::ranges::all_of(preference.pairs, has_reference);
+  if (!is_there && resume) {
+    KRAIT_ASSIGN_OR_RETURN(is_there, checkpoints.load_reference(preference.pairs, identity));
   }
+  if (is_there && std::ranges::all_of(task.held_out_pairs, has_reference)) return {};
   const std::optional<ReferenceModel>& other = preference.reference;
   KRAIT_ASSIGN_OR_RETURN(
       ModelGradient model,
@@ -139,9 +143,23 @@ Result<void> find_reference(TrainTask& task, const training::Checkpoints& checkp
   const auto report = [&](Index done, Index all) {
     return progress({.steps = steps, .references = done, .pairs = all});
   };
-  KRAIT_RETURN_IF_ERROR(set_reference(model, preference.pairs, report));
+  if (!is_there) {
+    KRAIT_RETURN_IF_ERROR(set_reference(model, preference.pairs, report));
+    KRAIT_RETURN_IF_ERROR(checkpoints.save_reference(preference.pairs, identity));
+  }
+  KRAIT_RETURN_IF_ERROR(set_reference(model, task.held_out_pairs, report));
   preference.reference.reset();
-  return checkpoints.save_reference(preference.pairs, identity);
+  return {};
+}
+
+Result<std::optional<double>> held_out_loss(const TrainTask& task, Trainer& trainer) {
+  std::optional<double> loss;
+  if (!task.held_out.empty()) {
+    KRAIT_ASSIGN_OR_RETURN(loss, trainer.loss(task.held_out));
+  } else if (task.preference && !task.held_out_pairs.empty()) {
+    KRAIT_ASSIGN_OR_RETURN(loss, trainer.loss(task.held_out_pairs, task.preference->options));
+  }
+  return loss;
 }
 
 }  // namespace
@@ -159,6 +177,17 @@ Result<TrainSummary> train(TrainTask task, const TrainOptions& options, const Tr
     return Error{
         ErrorCode::bad_argument,
         fmt::format("[training] data: expected at least 2 tokens, found {}", task.text.size())};
+  }
+  if (task.teacher) {
+    const Index vocab = task.spec.embedding.vocab;
+    if (task.teacher->model.vocab() != vocab) {
+      return Error{
+          ErrorCode::bad_argument,
+          fmt::format("[training] teacher: expected a model with {} tokens, found one with "
+                      "{}",
+                      vocab, task.teacher->model.vocab())};
+    }
+    KRAIT_RETURN_IF_ERROR(validate(task.teacher->distillation));
   }
   const training::Identity identity = training::identity_of(task, options, files);
   const training::Checkpoints checkpoints(files.destination);
@@ -187,24 +216,32 @@ Result<TrainSummary> train(TrainTask task, const TrainOptions& options, const Tr
   const std::span<const PreferencePair> all_pairs =
       task.preference ? task.preference->pairs : std::span<const PreferencePair>();
   PairRows pairs(options, all_pairs);
+  std::optional<TeacherLaws> teacher;
+  if (task.teacher) teacher.emplace(task.teacher->model, executor);
   TrainSummary summary{.steps = options.steps};
   using Clock = std::chrono::steady_clock;
   while (trainer.steps() < options.steps) {
     const auto begun = Clock::now();
-    KRAIT_ASSIGN_OR_RETURN(const TrainStep step, task.preference
-                                                     ? trainer.step(pairs, task.preference->options)
-                                                     : trainer.step(rows));
+    KRAIT_ASSIGN_OR_RETURN(const TrainStep step,
+                           task.preference ? trainer.step(pairs, task.preference->options)
+                           : teacher ? trainer.step(rows, *teacher, task.teacher->distillation)
+                                     : trainer.step(rows));
     const double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
-    const TrainProgress done{
+    TrainProgress done{
         .step = step,
         .steps = options.steps,
         .tokens_per_second = static_cast<double>(step.tokens) / std::max(seconds, 1e-9)};
     summary.loss = step.loss;
     summary.pairs = step.pairs;
+    const bool is_last = trainer.steps() == options.steps;
+    const bool is_due = is_last || trainer.steps() % files.checkpoint_every == 0;
+    if (is_due) {
+      KRAIT_ASSIGN_OR_RETURN(done.held_out_loss, held_out_loss(task, trainer));
+    }
     KRAIT_RETURN_IF_ERROR(log.write(done));
     const bool stops = progress(done) == Flow::stop;
-    const bool is_last = trainer.steps() == options.steps;
-    if (!is_last && (stops || trainer.steps() % files.checkpoint_every == 0)) {
+    if (is_due || stops) KRAIT_RETURN_IF_ERROR(log.draw());
+    if (!is_last && (is_due || stops)) {
       KRAIT_RETURN_IF_ERROR(checkpoints.save(trainer, identity));
     }
     if (stops && !is_last) {

@@ -6,6 +6,8 @@
 #include <cmath>
 
 #include "krait/core/float_environment.hpp"
+#include "krait/kernels/softmax.hpp"
+#include "training/muon.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -21,10 +23,35 @@ Result<Trainer> Trainer::create(const ModelSpec& spec, const std::string& prefix
                                 Executor& executor, std::shared_ptr<const Lora> lora) {
   KRAIT_RETURN_IF_ERROR(validate(options));
   KRAIT_ASSIGN_OR_RETURN(ModelGradient gradient,
-                         ModelGradient::create(spec, prefix, executor, std::move(lora)));
+                         ModelGradient::create(spec, prefix, executor, lora));
   check_contract(values.size() == gradient.parameters().floats(),
                  "[training] values: expected as many floats as the parameters have");
-  return Trainer(std::move(gradient), options, std::move(values), executor);
+  if (options.optimizer == Optimizer::muon && lora != nullptr) {
+    return Error{ErrorCode::unsupported,
+                 "[training] optimizer: expected adamw with an adapter, found muon"};
+  }
+  Trainer trainer(std::move(gradient), options, std::move(values), executor);
+  if (options.optimizer == Optimizer::muon) trainer.use_muon(spec);
+  return trainer;
+}
+
+void Trainer::use_muon(const ModelSpec& spec) {
+  for (std::size_t i = 0; i < muon_.size(); ++i) {
+    const Parameter& parameter = parameters().all()[i];
+    const Shape& shape = parameter.shape;
+    muon_[i] = muon_matrices(spec, parameter);
+    if (muon_[i] == 0) continue;
+    muon_floats_ = std::max(
+        muon_floats_, training::muon_memory(shape[shape.rank() - 2], shape[shape.rank() - 1]));
+  }
+}
+
+Index muon_matrices(const ModelSpec& spec, const Parameter& parameter) {
+  const bool is_of_tokens = parameter.path == spec.embedding_name + ".weight" ||
+                            parameter.path == spec.head_name + ".weight";
+  const Index rank = parameter.shape.rank();
+  if (is_of_tokens || !parameter.decays || rank < 2) return 0;
+  return rank == 2 ? 1 : parameter.shape[0];
 }
 
 Trainer::Trainer(ModelGradient gradient, const TrainOptions& options, AlignedBuffer<float> values,
@@ -34,7 +61,8 @@ Trainer::Trainer(ModelGradient gradient, const TrainOptions& options, AlignedBuf
       options_(options),
       values_(std::move(values)),
       first_(values_.size()),
-      second_(values_.size()) {}
+      second_(values_.size()),
+      muon_(gradient_.parameters().all().size()) {}
 
 // The sum of all rows' gradients, in sums_.front(). Shards are added as
 // the leaves of a binary tree: a finished subtree waits for its sibling.
@@ -67,10 +95,31 @@ Result<Trainer::Found> Trainer::gradient(AddLeaf add) {
   return found;
 }
 
-// One step of AdamW, with the gradient times `factor`.
+// One step of the optimiser, with the gradient times `factor`.
 void Trainer::update(const TrainStep& found, float factor) {
   float* sum = sums_.front().data();
-  for (const Parameter& parameter : parameters().all()) {
+  const Work work = gradient_.work();
+  work.memory.reserve(muon_floats_);
+  for (std::size_t p = 0; p < muon_.size(); ++p) {
+    const Parameter& parameter = parameters().all()[p];
+    if (muon_[p] > 0) {
+      const Shape& shape = parameter.shape;
+      const Index rows = shape[shape.rank() - 2];
+      const Index cols = shape[shape.rank() - 1];
+      parallel_for(*executor_, shape.size(), piece, update_cost, [&](Range range) {
+        const Index at = parameter.offset + range.begin;
+        for (Index i = at; i < parameter.offset + range.end; ++i) sum[i] *= factor;
+      });
+      for (Index i = 0; i < muon_[p]; ++i) {
+        const Index at = parameter.offset + i * rows * cols;
+        muon(work,
+             {.learning_rate = found.learning_rate,
+              .momentum = options_.momentum,
+              .weight_decay = options_.weight_decay},
+             rows, cols, sum + at, first_.data() + at, values_.data() + at);
+      }
+      continue;
+    }
     const AdamW options{.learning_rate = found.learning_rate,
                         .beta1 = options_.beta1,
                         .beta2 = options_.beta2,
@@ -85,7 +134,41 @@ void Trainer::update(const TrainStep& found, float factor) {
   }
 }
 
-Result<TrainStep> Trainer::step(RowSource& rows) {
+TeacherLaws::TeacherLaws(const Model& model, Executor& executor)
+    : state_(model.initial_state()), session_(model, executor) {}
+
+Result<MatrixView<const float>> TeacherLaws::laws(std::span<const Token> inputs,
+                                                  double temperature) {
+  const Model& model = session_.model();
+  const Index padded = model.vocab_padded();
+  const Index vocab = model.vocab();
+  const Index tokens = std::ssize(inputs);
+  if (logits_.size() < tokens * padded) logits_ = AlignedBuffer<float>(tokens * padded);
+  state_.reset();
+  KRAIT_RETURN_IF_ERROR(session_.prefill_all(inputs, state_, {logits_.data(), tokens, padded}));
+  const FloatEnvironment environment;
+  const auto T = static_cast<float>(temperature);
+  // Rows move up: none is longer, and each is read before it is written.
+  for (Index t = 0; t < tokens; ++t) {
+    const std::span<float> law(logits_.data() + t * vocab, static_cast<std::size_t>(vocab));
+    const float* from = logits_.data() + t * padded;
+    for (std::size_t v = 0; v < law.size(); ++v) law[v] = from[v] / T;
+    kernels::softmax(law, law);
+  }
+  return MatrixView<const float>(logits_.data(), tokens, vocab);
+}
+
+Result<TrainStep> Trainer::step(RowSource& rows) { return step(rows, nullptr, {}); }
+
+Result<TrainStep> Trainer::step(RowSource& rows, TeacherLaws& teacher,
+                                const Distillation& distillation) {
+  KRAIT_RETURN_IF_ERROR(validate(distillation));
+  KRAIT_ASSIGN_OR_RETURN(TrainStep found, step(rows, &teacher, distillation));
+  return found;
+}
+
+Result<TrainStep> Trainer::step(RowSource& rows, TeacherLaws* teacher,
+                                const Distillation& distillation) {
   return step([&](Index index, float* sum, Found& found) -> Result<void> {
     const Row row = rows.row(index);
     const std::span<const Token> tokens = row.tokens;
@@ -93,14 +176,25 @@ Result<TrainStep> Trainer::step(RowSource& rows) {
     std::fill_n(weights.begin(), row.given - 1, 0.0F);
     // Coefficients are per target, as the cross-entropy is.
     const double share = static_cast<double>(row.targets()) / static_cast<double>(weights.size());
+    MatrixView<const float> laws;
+    double divergence = 0.0;
+    if (teacher != nullptr) {
+      KRAIT_ASSIGN_OR_RETURN(laws,
+                             teacher->laws(tokens.first(weights.size()), distillation.temperature));
+    }
     KRAIT_ASSIGN_OR_RETURN(const double loss,
                            gradient_.backward({.inputs = tokens.first(weights.size()),
                                                .targets = tokens.subspan(1),
+                                               .laws = laws,
                                                .weights = weights,
+                                               .distillation = distillation,
+                                               .divergence = &divergence,
                                                .balance = options_.balance * share,
                                                .z_loss = options_.z_loss * share},
                                               sum));
     found.loss += loss;
+    found.divergence += divergence;
+    found.has_teacher = teacher != nullptr;
     found.parts += row.targets();
     found.tokens += std::ssize(weights);
     return {};
@@ -130,6 +224,30 @@ Result<TrainStep> Trainer::step(PairRows& pairs, const PreferenceOptions& prefer
   });
 }
 
+Result<double> Trainer::loss(std::span<const Row> rows) {
+  KRAIT_RETURN_IF_ERROR(gradient_.bind(values_.data()));
+  double sum = 0.0;
+  Index targets = 0;
+  for (const Row& row : rows) {
+    KRAIT_ASSIGN_OR_RETURN(const auto log_p, target_log_probabilities(gradient_, row));
+    for (const float value : log_p) sum -= static_cast<double>(value);
+    targets += row.targets();
+  }
+  return sum / static_cast<double>(targets);
+}
+
+Result<double> Trainer::loss(std::span<const PreferencePair> pairs,
+                             const PreferenceOptions& preference) {
+  KRAIT_RETURN_IF_ERROR(gradient_.bind(values_.data()));
+  double sum = 0.0;
+  for (const PreferencePair& pair : pairs) {
+    KRAIT_ASSIGN_OR_RETURN(const PairStatistics found,
+                           pair_statistics(gradient_, pair, preference));
+    sum += found.loss;
+  }
+  return sum / static_cast<double>(pairs.size());
+}
+
 Result<TrainStep> Trainer::step(AddLeaf add) {
   KRAIT_RETURN_IF_ERROR(gradient_.bind(values_.data()));
   KRAIT_ASSIGN_OR_RETURN(const Found sums, gradient(add));
@@ -143,6 +261,7 @@ Result<TrainStep> Trainer::step(AddLeaf add) {
                   .grad_norm = gradient_norm(sum),
                   .learning_rate = learning_rate(options_, step_),
                   .tokens = sums.tokens};
+  if (sums.has_teacher) found.divergence = sums.divergence / parts;
   if (sums.pairs.count > 0) found.pairs = sums.pairs.mean();
   if (!std::isfinite(found.loss) || !std::isfinite(found.grad_norm)) {
     return Error{

@@ -83,6 +83,71 @@ TEST_F(CliTrain, ExamplesAreLearned) {
                "line 1: expected a response of at most 3 tokens, found 4 with its end");
 }
 
+TEST_F(CliTrain, DrawsItsLosses) {
+  const std::string held_out = " --held-out " + path("held");
+  test::write_file(path("held"), "line 4 of a text\nline 9 of a text\n");
+  EXPECT_EQ(krait(command("a") + held_out).code, 0);
+  EXPECT_NE(test::read_file(path("a.jsonl.svg")).find("held-out loss"), std::string::npos);
+  EXPECT_NE(test::read_file(path("a.jsonl")).find("held_out_loss"), std::string::npos);
+  test::write_file(path("e.jsonl"), "{\"prompt\": \"Q\", \"response\": \"abc\"}\n");
+  test::write_file(path("p.jsonl"),
+                   "{\"prompt\": \"Q\", \"chosen\": \"a\", \"rejected\": \"b\"}\n");
+  for (const auto& [kind, data] : {std::pair{"sft", "e.jsonl"}, {"dpo", "p.jsonl"}}) {
+    const std::string log = path(kind);
+    EXPECT_EQ(
+        krait(std::string(kind) + " -m " + path("a") + " --data " + path(data) + " --held-out " +
+              path(data) + " --steps 3 --length 8 --out " + log + "-out --log " + log)
+            .code,
+        0);
+    EXPECT_NE(test::read_file(log + ".svg").find("held-out loss"), std::string::npos) << kind;
+  }
+  std::filesystem::create_directory(path("b.jsonl.svg"));
+  expect_error(command("b"), 1, "log: expected a file, found a folder");
+  expect_error(command("c") + " --held-out /dev/null", 1,
+               "held-out: expected at least 2 tokens, found 0");
+}
+
+TEST_F(CliTrain, LearnsFromATeacher) {
+  EXPECT_EQ(krait(command("a") + " --teacher krait-bytes-draft --distill 0.5 --temperature 2").code,
+            0);
+  EXPECT_NE(test::read_file(path("a.jsonl")).find("\"kl\": "), std::string::npos);
+  const json with = krait_json(command("b") + " --memory --teacher krait-bytes-draft --distill 1");
+  const json without = krait_json(command("b") + " --memory");
+  EXPECT_GT(with["workspaces"], without["workspaces"]);
+  expect_error(command("b") + " --distill 0.5", 2, "--teacher: expected a model beside --distill");
+  expect_error(command("b") + " --teacher krait-bytes-draft", 2, "--distill: expected what");
+  expect_error(command("b") + " --teacher krait-bytes-draft --distill 2", 2, "expected 0 to 1");
+  expect_error(command("b") + " --teacher " + golden("hf_f32") + " --distill 1", 1,
+               "teacher: expected a model with 256 tokens, found one with");
+}
+
+TEST_F(CliTrain, TellsItsMemoryAndDoesNotTrain) {
+  const std::string config = "train --config " + path("config.json") + " --data " + path("text");
+  const json memory = krait_json(config + " --memory --length 100 --threads 1");
+  // 256 embeddings, two layers and the final norm, each tensor from a multiple of 16 floats on.
+  const Index floats =
+      256 * 16 + 2 * (16 + 2 * 32 * 16 + 32 * 4 + 32 + 9 * 32 + 32 + 32 + 32 * 4 + 32 + 16 * 32) +
+      16;
+  EXPECT_EQ(memory["optimizer"], 8 * floats);
+  EXPECT_EQ(memory["gradients"], 4 * 4 * floats);
+  EXPECT_EQ(memory["activations"]["kept"], 3 * 100 * 16 * 4);
+  EXPECT_GE(memory["weights"], 4 * floats);
+  Index sum =
+      memory["activations"]["kept"].get<Index>() + memory["activations"]["recomputed"].get<Index>();
+  for (const char* part : {"weights", "gradients", "optimizer", "workspaces", "data"}) {
+    sum += memory[part].get<Index>();
+  }
+  EXPECT_EQ(memory["total"], sum);
+  const Outcome text = krait(config + " --memory --out " + path("m"));
+  EXPECT_EQ(text.code, 0);
+  EXPECT_NE(text.out.find("recomputed: of one block, or of the head"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(path("m")));
+  test::write_file(path("e.jsonl"), "{\"prompt\": \"Q\", \"response\": \"abc\"}\n");
+  const json sft = krait_json("sft -m krait-bytes-draft --data " + path("e.jsonl") +
+                              " --memory --lora r=2,targets=in");
+  EXPECT_GT(sft["mapped"].get<Index>(), 10 * sft["optimizer"].get<Index>());
+}
+
 class CliDpo : public CliTrain {
  protected:
   CliDpo() {

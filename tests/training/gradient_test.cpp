@@ -421,8 +421,77 @@ TEST(Gradient, OfALawIsTheMeanOverItsTokens) {
   const double entropy = -0.75 * std::log(0.75) - 0.25 * std::log(0.25);
   EXPECT_NEAR(divergence, cross_entropy - entropy, 1e-5);
   for (Index i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], wanted[i], 1e-5F);
-  leaf.targets = c.targets;
+  const std::vector<Token> two = {1, 2};
+  leaf.targets = two;
   EXPECT_FALSE(c.gradient.backward(leaf, found.data()));
+}
+
+// (1 − α)·CE + α·T²·KL: the loss's finite differences in binary64, and the sums that are told.
+TEST(Gradient, OfDistillationAgreesWithFiniteDifferences) {
+  Case c(test::tiny_spec(), 7);
+  const Index vocab = c.spec.embedding.vocab;
+  std::vector<float> laws = test::random_floats(7 * vocab, 31, 2.0F);
+  for (std::size_t t = 0; t < 7; ++t) {
+    const auto row = std::span(laws).subspan(t * std::size_t(vocab), std::size_t(vocab));
+    kernels::softmax(row, row);
+  }
+  for (const auto& [alpha, temperature] : {std::pair{0.3, 2.0}, {1.0, 1.0}, {0.7, 0.5}}) {
+    Reference<double>::Options options;
+    options.laws = laws;
+    options.alpha = alpha;
+    options.temperature = temperature;
+    double divergence = 0.0;
+    const Leaf leaf{.inputs = c.inputs,
+                    .targets = c.targets,
+                    .laws = {laws.data(), 7, vocab},
+                    .weights = c.weights,
+                    .distillation = {.alpha = alpha, .temperature = temperature},
+                    .divergence = &divergence};
+    AlignedBuffer<float> found(c.values.size());
+    const double cross_entropy = c.gradient.backward(leaf, found.data()).value();
+    const std::vector<double> at = c.exact_values();
+    EXPECT_NEAR(c.loss(at, options),
+                (1.0 - alpha) * cross_entropy + alpha * temperature * temperature * divergence,
+                1e-4);
+    const double size = norm_of(std::vector<double>(found.span().begin(), found.span().end()));
+    for (const Parameter& parameter : c.gradient.parameters().all()) {
+      for (const Index i : {Index{0}, parameter.shape.size() / 2, parameter.shape.size() - 1}) {
+        const auto k = static_cast<std::size_t>(parameter.offset + i);
+        constexpr double step = 1e-5;
+        std::vector<double> up = at;
+        std::vector<double> down = at;
+        up[k] += step;
+        down[k] -= step;
+        const double slope = (c.loss(up, options) - c.loss(down, options)) / (2.0 * step);
+        EXPECT_NEAR(double(found[static_cast<Index>(k)]), slope,
+                    1e-4 * std::abs(slope) + 1e-6 * size)
+            << parameter.path << " " << i;
+      }
+    }
+  }
+}
+
+// Whoever learns from itself has nothing to learn, to the bit.
+TEST(Gradient, OfAModelThatTeachesItselfIsZero) {
+  for (const ModelSpec& spec : specs()) {
+    Case c(spec);
+    TeacherLaws teacher(c.gradient.model(), c.serial);
+    for (const double temperature : {1.0, 3.0}) {
+      Leaf leaf = c.leaf();
+      leaf.balance = leaf.z_loss = 0.0;
+      leaf.laws = teacher.laws(c.inputs, temperature).value();
+      leaf.distillation = {.alpha = 1.0, .temperature = temperature};
+      for (const float g : c.gradients(leaf)) EXPECT_EQ(g, 0.0F);
+    }
+  }
+}
+
+TEST(Gradient, OfDistillationHasItsLimits) {
+  const auto message = [](double alpha, double temperature) {
+    return validate(Distillation{.alpha = alpha, .temperature = temperature}).error().message;
+  };
+  EXPECT_EQ(message(1.5, 1.0), "[training] distill: expected 0 to 1, found 1.5");
+  EXPECT_EQ(message(0.5, 0.0), "[training] temperature: expected a finite number above 0, found 0");
 }
 
 }  // namespace

@@ -123,7 +123,10 @@ class Reference {
   struct Options {
     double balance = 0.0;
     double z_loss = 0.0;
-    std::vector<T> state = {};        // of all blocks, as State::block has it; empty: zeros
+    std::vector<T> state = {};     // of all blocks, as State::block has it; empty: zeros
+    std::vector<float> laws = {};  // [inputs, vocab] of a teacher
+    double alpha = 0.0;            // what the divergence from it counts
+    double temperature = 1.0;
     std::vector<double> dstate = {};  // adds Σ dstate · state after the row to the loss
   };
 
@@ -162,7 +165,10 @@ class Reference {
     T sum = extra_;
     for (Index t = 0; t < count; ++t) {
       const auto i = static_cast<std::size_t>(t);
-      const T nll = log_sum(logits, t) - logits(t, targets[i]);
+      T nll = log_sum(logits, t) - logits(t, targets[i]);
+      if (!options_.laws.empty()) {
+        nll = nll * T(1.0 - options_.alpha) + divergence(logits, t) * T(options_.alpha);
+      }
       sum = sum + nll * T(weights.empty() ? 1.0 : double(weights[i]));
     }
     return sum;
@@ -190,6 +196,20 @@ class Reference {
   Rows<T> linear(const std::string& name, const Rows<T>& x, Index out) const {
     return multiply(at(name + ".weight"), has(name + ".bias") ? at(name + ".bias") : nullptr, x,
                     out);
+  }
+
+  // T² KL(law ‖ softmax(logits / T)) of token t.
+  T divergence(const Rows<T>& logits, Index t) const {
+    const T heat(options_.temperature);
+    Rows<T> cooled(1, logits.cols);
+    for (Index v = 0; v < logits.cols; ++v) cooled(0, v) = logits(t, v) / heat;
+    const T all = log_sum(cooled, 0);
+    T sum(0.0);
+    for (Index v = 0; v < logits.cols; ++v) {
+      const double q = double(options_.laws[static_cast<std::size_t>(t * logits.cols + v)]);
+      if (q > 0.0) sum = sum + T(q) * (T(std::log(q)) - cooled(0, v) + all);
+    }
+    return sum * heat * heat;
   }
 
   static T log_sum(const Rows<T>& logits, Index t) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <sstream>
 
 #include "krait/loading/language_model.hpp"
 #include "tests/support/support.hpp"
@@ -40,6 +41,9 @@ class Train : public ::testing::Test {
                                     "the age of wisdom, it was the age of foolishness.")) {
       task.text.push_back(static_cast<unsigned char>(c));
     }
+    std::vector<Token> held_out;
+    for (const char c : held_out_) held_out.push_back(static_cast<unsigned char>(c));
+    task.held_out = cut_rows(held_out, options.length);
     SerialExecutor serial;
     return train(std::move(task), options, files, serial, [&](const TrainProgress& progress) {
       return progress.step.step == stop_after ? Flow::stop : Flow::go_on;
@@ -55,6 +59,7 @@ class Train : public ::testing::Test {
   }
 
   test::TemporaryDirectory folder_;
+  std::string held_out_;
 };
 
 TEST_F(Train, MakesACheckpointThatLoads) {
@@ -83,6 +88,123 @@ TEST_F(Train, InterruptedAnywhereItGivesTheSameBytes) {
     EXPECT_TRUE(run(again, options()).value().was_finished);
     EXPECT_EQ(weights("whole"), weights(name));
   }
+}
+
+// Tags are closed in the order in which they were opened, and nothing else lies behind them.
+void expect_well_formed(const std::string& svg) {
+  std::vector<std::string> open;
+  for (std::size_t at = 0; (at = svg.find('<', at)) != std::string::npos;) {
+    const std::size_t end = svg.find('>', at);
+    ASSERT_NE(end, std::string::npos);
+    const std::string tag = svg.substr(at + 1, end - at - 1);
+    ASSERT_EQ(tag.find('<'), std::string::npos) << tag;
+    EXPECT_EQ(std::ranges::count(tag, '"') % 2, 0) << tag;
+    if (tag.starts_with('/')) {
+      ASSERT_FALSE(open.empty());
+      EXPECT_EQ(tag.substr(1), open.back());
+      open.pop_back();
+    } else if (!tag.ends_with('/')) {
+      open.push_back(tag.substr(0, tag.find(' ')));
+    }
+    at = end;
+  }
+  EXPECT_TRUE(open.empty());
+  EXPECT_TRUE(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
+}
+
+TEST_F(Train, DrawsItsLosses) {
+  held_out_ = "It was the season of light, it was the season of darkness.";
+  run(files("whole"), options()).value();
+  const std::string svg = read_file(path("whole.jsonl.svg"));
+  expect_well_formed(svg);
+  EXPECT_NE(svg.find("training loss"), std::string::npos);
+  EXPECT_NE(svg.find("held-out loss"), std::string::npos);
+  EXPECT_EQ(svg.find("nan"), std::string::npos);
+  std::istringstream log(read_file(path("whole.jsonl")));
+  Index step = 0;
+  for (std::string line; std::getline(log, line); ++step) {
+    // Behind every second step, and the last.
+    EXPECT_EQ(line.find("held_out_loss") != std::string::npos, step % 2 == 1 || step == 6) << line;
+  }
+  // An interrupted run has a drawing of what it did, and ends with that of the whole.
+  EXPECT_FALSE(run(files("cut"), options(), 2).has_value());
+  expect_well_formed(read_file(path("cut.jsonl.svg")));
+  EXPECT_NE(read_file(path("cut.jsonl.svg")), svg);
+  TrainFiles again = files("cut");
+  again.resume = true;
+  run(again, options()).value();
+  EXPECT_EQ(read_file(path("cut.jsonl.svg")), svg);
+  // What is held out changes nothing.
+  held_out_.clear();
+  run(files("without"), options()).value();
+  EXPECT_EQ(weights("whole"), weights("without"));
+  EXPECT_EQ(read_file(path("without.jsonl.svg")).find("held-out"), std::string::npos);
+}
+
+TEST_F(Train, HeldOutLossIsThatOfTheResult) {
+  held_out_ = "It was the season of light, it was the season of darkness.";
+  run(files("a"), options()).value();
+  const std::string log = read_file(path("a.jsonl"));
+  const std::size_t at = log.rfind("\"held_out_loss\": ");
+  ASSERT_NE(at, std::string::npos);
+  TrainTask task = open_train_task(path("a")).value();
+  SerialExecutor serial;
+  ModelGradient model = ModelGradient::create(task.spec, task.prefix, serial).value();
+  model.bind(task.values.data()).value();
+  double sum = 0.0;
+  for (std::size_t first = 0; first + 1 < held_out_.size(); first += 12) {
+    const std::string part = held_out_.substr(first, 13);
+    Row row{.tokens = {}, .given = 1};
+    for (const char c : part) row.tokens.push_back(static_cast<unsigned char>(c));
+    for (const float log_p : target_log_probabilities(model, row).value()) sum -= double(log_p);
+  }
+  EXPECT_DOUBLE_EQ(std::stod(log.substr(at + 17)), sum / double(held_out_.size() - 1));
+}
+
+TEST_F(Train, WithMuonTooItGivesTheSameBytes) {
+  TrainOptions muon = options();
+  muon.optimizer = Optimizer::muon;
+  run(files("whole"), muon).value();
+  run(files("adamw"), options()).value();
+  EXPECT_NE(weights("whole"), weights("adamw"));
+  EXPECT_FALSE(run(files("cut"), muon, 3).has_value());
+  TrainFiles again = files("cut");
+  again.resume = true;
+  EXPECT_EQ(run(again, options()).error().message,
+            "[training] optimizer: expected muon, as in the interrupted run, found adamw (" +
+                path("cut.partial") + ")");
+  run(again, muon).value();
+  EXPECT_EQ(weights("whole"), weights("cut"));
+}
+
+TEST_F(Train, LearnsFromATeacher) {
+  TrainOptions longer = options();
+  longer.steps = 60;
+  longer.learning_rate = 0.01;
+  run(files("teacher"), longer).value();
+  const auto learn = [&](const std::string& name, double alpha, Index stop, bool resume) {
+    TrainTask task = new_train_task(path("config.json"), 11).value();
+    for (const char c : std::string("It was the winter of despair, we had everything before us."))
+      task.text.push_back(static_cast<unsigned char>(c));
+    task.teacher = TeacherTask{.model = load_language_model(path("teacher")).value().model,
+                               .distillation = {.alpha = alpha, .temperature = 2.0}};
+    SerialExecutor serial;
+    TrainFiles to = files(name);
+    to.resume = resume;
+    return train(std::move(task), options(), to, serial, [&](const TrainProgress& progress) {
+      return progress.step.step == stop ? Flow::stop : Flow::go_on;
+    });
+  };
+  learn("whole", 0.5, -1, false).value();
+  EXPECT_FALSE(learn("cut", 0.5, 3, false).has_value());
+  EXPECT_EQ(learn("cut", 0.6, -1, true).error().message,
+            "[training] distill: expected 0.5, as in the interrupted run, found 0.6 (" +
+                path("cut.partial") + ")");
+  learn("cut", 0.5, -1, true).value();
+  EXPECT_EQ(weights("whole"), weights("cut"));
+  const std::string log = read_file(path("whole.jsonl"));
+  const auto kl = [&](std::size_t at) { return std::stod(log.substr(at + 6)); };
+  EXPECT_LT(kl(log.rfind("\"kl\": ")), kl(log.find("\"kl\": ")));
 }
 
 TEST_F(Train, WithNothingToResumeItBegins) {

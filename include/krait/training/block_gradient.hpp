@@ -31,6 +31,14 @@ struct BackwardArgs {
   double z_loss = 0.0;   ///< coefficient of the routers' z-loss
 };
 
+/// What decides how much memory a backward pass needs.
+struct BackwardSize {
+  Index tokens = 0;     ///< of a row
+  Index threads = 1;    ///< Executor::width
+  Index rank = 0;       ///< the largest of adapters in training; 0: everything is in training
+  Index workspace = 0;  ///< floats per token that products need with matrices under adapters
+};
+
 /// The backward pass of a kind of block. Immutable; several threads use it.
 ///
 /// Bits  numeric contract, section 12: the same for any number of threads and instruction set.
@@ -42,6 +50,10 @@ class KRAIT_API BlockGradient {
   /// whose paths are the block's own ("in_proj.weight").
   virtual void backward(const Work& work, const ParameterScope& weights,
                         const BackwardArgs& args) const = 0;
+
+  /// Most floats of work.memory that `backward` takes at a time. Of experts, if one gets all
+  /// tokens; of models under adapters, if all matrices have one.
+  virtual Index memory(const BackwardSize& size) const = 0;
 };
 
 /// The backward pass of `block`. Errors: unsupported, for a kind of block that has none yet.

@@ -63,6 +63,9 @@ class KRAIT_API TextRows final : public RowSource {
   RowOrder order_;
 };
 
+/// A text as rows of `length` tokens and one more, one behind the other; the last may be shorter.
+KRAIT_API std::vector<Row> cut_rows(std::span<const Token> text, Index length);
+
 /// Each row is one of several examples, at least one, which must outlive the object.
 class KRAIT_API ExampleRows final : public RowSource {
  public:

@@ -28,6 +28,14 @@ enum class DataOrder {
   sequential,
 };
 
+/// What makes steps out of gradients.
+enum class Optimizer {
+  adamw,
+  /// Muon for matrices; AdamW for embedding, head, convolutions, norms, biases, A_log, D.
+  muon,
+};
+
+KRAIT_API std::string_view to_string(Optimizer optimizer) noexcept;
 KRAIT_API std::string_view to_string(Schedule schedule) noexcept;
 KRAIT_API std::string_view to_string(DataOrder order) noexcept;
 
@@ -52,6 +60,8 @@ struct TrainOptions {
   double clip = 1.0;      ///< longest gradient; 0: any
   double balance = 0.01;  ///< coefficient of the experts' balancing loss
   double z_loss = 0.0;    ///< coefficient of the routers' z-loss
+  Optimizer optimizer = Optimizer::adamw;
+  double momentum = 0.95;  ///< of Muon
 
   Index rows() const noexcept { return batch * accumulate; }
   Index used_shards() const noexcept { return shards > 0 ? shards : std::min(rows(), Index{8}); }

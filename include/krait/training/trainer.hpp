@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "krait/core/function_ref.hpp"
+#include "krait/models/session.hpp"
 #include "krait/training/model_gradient.hpp"
 #include "krait/training/preference.hpp"
 #include "krait/training/rows.hpp"
@@ -32,6 +33,22 @@ struct AdamW {
 KRAIT_API void adamw(const AdamW& options, Index step, Index count, const float* gradient,
                      float* first_moment, float* second_moment, float* value);
 
+/// Muon (Jordan et al. 2024) for a matrix [rows, cols]: momentum as Nesterov's, five steps of
+/// Newton-Schulz by which the update's singular values come near 1, decoupled weight decay. The
+/// step counts 0.2·√max(rows, cols) times, so that its elements are as large as AdamW's and the
+/// same learning rates fit (Liu et al. 2025, arXiv:2502.16982, eq. 4). Bits: numeric contract,
+/// section 12.
+struct Muon {
+  double learning_rate;
+  double momentum;
+  double weight_decay;
+};
+KRAIT_API void muon(const Work& work, const Muon& options, Index rows, Index cols,
+                    const float* gradient, float* momentum, float* value);
+
+/// Matrices of which a parameter consists that Muon is for, one behind the other; 0: it is not.
+KRAIT_API Index muon_matrices(const ModelSpec& spec, const Parameter& parameter);
+
 /// What a step found before it changed the weights.
 struct TrainStep {
   Index step = 0;          ///< from 0
@@ -40,6 +57,23 @@ struct TrainStep {
   double learning_rate = 0.0;
   Index tokens = 0;                          ///< inputs of all rows
   std::optional<PairStatistics> pairs = {};  ///< means, of a step over pairs
+  /// Of a step with a teacher: mean KL divergence of a target, in nats, at the temperature.
+  std::optional<double> divergence = {};
+};
+
+/// What a model says of the tokens of a row, as it is in inference.
+class KRAIT_API TeacherLaws {
+ public:
+  /// The executor must outlive the object.
+  TeacherLaws(const Model& model, Executor& executor);
+  /// The probabilities behind each of the inputs, an empty sequence's first ones, of logits divided
+  /// by the temperature: [inputs, vocab], until the next call. Errors: those of Session.
+  Result<MatrixView<const float>> laws(std::span<const Token> inputs, double temperature);
+
+ private:
+  State state_;
+  Session session_;
+  AlignedBuffer<float> logits_;
 };
 
 /// Weights in training, with the moments of their gradients. The same options, data and weights
@@ -60,8 +94,16 @@ class KRAIT_API Trainer {
   /// One step over the rows that its number gives. Errors: bad_argument (a token outside the
   /// vocabulary), not_finite (names the step; the weights stay).
   Result<TrainStep> step(RowSource& rows);
+  /// The same with a teacher. Errors: those of its session.
+  Result<TrainStep> step(RowSource& rows, TeacherLaws& teacher, const Distillation& distillation);
   /// The same over pairs, the sum of whose gradients is divided by their number.
   Result<TrainStep> step(PairRows& pairs, const PreferenceOptions& preference);
+
+  /// The mean cross-entropy of the rows' targets with the present weights, in nats: the sum in
+  /// ascending order. At least one row. Errors: bad_argument.
+  Result<double> loss(std::span<const Row> rows);
+  /// The mean loss of pairs that have their reference; without the options' cross-entropy.
+  Result<double> loss(std::span<const PreferencePair> pairs, const PreferenceOptions& preference);
 
   /// Everything that a step changes: the arrays, to be saved and put back.
   struct Arrays {
@@ -76,9 +118,12 @@ class KRAIT_API Trainer {
  private:
   Trainer(ModelGradient gradient, const TrainOptions& options, AlignedBuffer<float> values,
           Executor& executor);
+  void use_muon(const ModelSpec& spec);
   // Sums over some rows.
   struct Found {
     double loss = 0.0;
+    double divergence = 0.0;
+    bool has_teacher = false;
     Index parts = 0;  // by which the sums are divided
     Index tokens = 0;
     PairStatistics pairs = {};
@@ -87,6 +132,7 @@ class KRAIT_API Trainer {
   using AddLeaf = FunctionRef<Result<void>(Index row, float* sum, Found& found)>;
   Result<Found> gradient(AddLeaf add);
   Result<TrainStep> step(AddLeaf add);
+  Result<TrainStep> step(RowSource& rows, TeacherLaws* teacher, const Distillation& distillation);
 
   void update(const TrainStep& found, float factor);
 
@@ -94,6 +140,8 @@ class KRAIT_API Trainer {
   ModelGradient gradient_;
   TrainOptions options_;
   AlignedBuffer<float> values_, first_, second_;
+  std::vector<Index> muon_;                 // matrices of each parameter; 0: AdamW
+  Index muon_floats_ = 0;                   // of working memory
   std::vector<AlignedBuffer<float>> sums_;  // of shards, those of finished subtrees first
   Index step_ = 0;
 };

@@ -29,8 +29,21 @@ class Workspace {
     }
     const std::span<float> given{blocks_[block_].data() + used_, static_cast<std::size_t>(count)};
     used_ += size;
+    out_ += size;
+    most_ = std::max(most_, out_);
     return given;
   }
+
+  /// Makes room for `count` floats in one piece. Nothing may be given out.
+  void reserve(Index count) {
+    if (count == 0 || (!blocks_.empty() && blocks_.front().size() >= count)) return;
+    blocks_.clear();
+    blocks_.emplace_back(count);
+    block_ = 0;
+    used_ = 0;
+  }
+  /// Most floats that were given out at a time.
+  Index most() const noexcept { return most_; }
 
   /// A matrix whose rows follow one another.
   MatrixView<float> matrix(Index rows, Index cols) {
@@ -48,10 +61,14 @@ class Workspace {
   class Frame {
    public:
     explicit Frame(Workspace& workspace)
-        : workspace_(&workspace), block_(workspace.block_), used_(workspace.used_) {}
+        : workspace_(&workspace),
+          block_(workspace.block_),
+          used_(workspace.used_),
+          out_(workspace.out_) {}
     ~Frame() {
       workspace_->block_ = block_;
       workspace_->used_ = used_;
+      workspace_->out_ = out_;
     }
     Frame(const Frame&) = delete;
     Frame& operator=(const Frame&) = delete;
@@ -60,6 +77,7 @@ class Workspace {
     Workspace* workspace_;
     std::size_t block_;
     Index used_;
+    Index out_;
   };
 
  private:
@@ -68,6 +86,8 @@ class Workspace {
   std::vector<AlignedBuffer<float>> blocks_;
   std::size_t block_ = 0;  // the one that is being given out
   Index used_ = 0;         // floats of it
+  Index out_ = 0;
+  Index most_ = 0;
 };
 
 /// What a backward pass works with.
