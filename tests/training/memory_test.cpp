@@ -30,6 +30,14 @@ void* allocate(std::size_t size, std::size_t align) {
   return memory;
 }
 
+void* try_to_allocate(std::size_t size, std::size_t align) noexcept {
+  try {
+    return allocate(size, align);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
 void give_back(void* memory) noexcept {
   if (memory != nullptr) held -= static_cast<long>(malloc_usable_size(memory));
   std::free(memory);
@@ -43,11 +51,10 @@ void* operator new(std::size_t size, std::align_val_t align) {
   return allocate(size, static_cast<std::size_t>(align));
 }
 void* operator new(std::size_t size, std::align_val_t align, const std::nothrow_t&) noexcept {
-  try {
-    return allocate(size, static_cast<std::size_t>(align));
-  } catch (const std::bad_alloc&) {
-    return nullptr;
-  }
+  return try_to_allocate(size, static_cast<std::size_t>(align));
+}
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  return try_to_allocate(size, 0);
 }
 void operator delete(void* memory) noexcept { give_back(memory); }
 void operator delete[](void* memory) noexcept { give_back(memory); }
