@@ -237,12 +237,11 @@ Result<std::span<const float>> WeightScope::floats(std::string_view name,
   if (!owner_.empty() && shared != binder_->shared_tensors_.end() &&
       shared->second.shape == shape) {
     held = shared->second;
-    return std::span<const float>{static_cast<const float*>(held.data),
-                                  held.data == nullptr ? 0 : static_cast<std::size_t>(held.size())};
+  } else {
+    KRAIT_ASSIGN_OR_RETURN(held, binder_->hold(this->name(name), path(name), shape, DType::f32,
+                                               TensorRole::parameter, active_));
+    if (!owner_.empty()) binder_->shared_tensors_.emplace(this->name(name), held);
   }
-  KRAIT_ASSIGN_OR_RETURN(held, binder_->hold(this->name(name), path(name), shape, DType::f32,
-                                             TensorRole::parameter, active_));
-  if (!owner_.empty()) binder_->shared_tensors_.emplace(this->name(name), held);
   return std::span<const float>{static_cast<const float*>(held.data),
                                 held.data == nullptr ? 0 : static_cast<std::size_t>(held.size())};
 }
