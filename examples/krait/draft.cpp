@@ -2,10 +2,10 @@
 
 #include "draft.hpp"
 
-#include "krait/tools/laser.hpp"
-
 #include <algorithm>
 #include <utility>
+
+#include "krait/tools/laser.hpp"
 
 namespace krait::cli {
 namespace {
@@ -66,6 +66,11 @@ DraftSpec parse(const std::string& text) {
 struct Loaded {
   DraftModelOptions options;
   std::shared_ptr<const Tokenizer> tokenizer;
+
+  bool has_tokens_of(const Model& model, const Tokenizer& other) const {
+    return options.model.vocab() == model.vocab() &&
+           check_same_tokens(*tokenizer, other, options.name);
+  }
 };
 
 Result<Loaded> load(const std::string& path, const std::string& name, const LoadOptions& options) {
@@ -115,10 +120,7 @@ Result<void> check_distinct(const std::vector<DraftModelOptions>& models, const 
 Result<void> check_one_vocabulary(const std::vector<Loaded>& models) {
   for (const Loaded& one : models) {
     const Loaded& first = models.front();
-    if (one.options.model.vocab() == first.options.model.vocab() &&
-        check_same_tokens(*one.tokenizer, *first.tokenizer, one.options.name)) {
-      continue;
-    }
+    if (one.has_tokens_of(first.options.model, *first.tokenizer)) continue;
     return Error{ErrorCode::bad_argument,
                  "[draft] cascade: expected models of one vocabulary, found those of " +
                      printable(first.options.name) + " and " + printable(one.options.name)};
@@ -201,9 +203,7 @@ Result<std::shared_ptr<Speculation>> DraftFlags::load_drafter(const Runtime& run
   if (!loaded.empty()) {
     KRAIT_RETURN_IF_ERROR(check_one_vocabulary(loaded));
     const std::shared_ptr<const Tokenizer> tokenizer = loaded.front().tokenizer;
-    const bool is_own =
-        loaded.front().options.model.vocab() == runtime.model().vocab() &&
-        check_same_tokens(*tokenizer, runtime.tokenizer(), loaded.front().options.name);
+    const bool is_own = loaded.front().has_tokens_of(runtime.model(), runtime.tokenizer());
     std::vector<DraftModelOptions> models;
     for (Loaded& one : loaded) models.push_back(std::move(one.options));
     if (drafter) KRAIT_RETURN_IF_ERROR(check_distinct(models, runtime.model()));

@@ -12,16 +12,6 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-using Tokenizers = std::shared_ptr<const Tokenizer>;
-
-// Whether every token is a byte, so that a text may be cut anywhere.
-bool is_bytewise(const Tokenizer& tokenizer) {
-  for (Token token = 0; token < tokenizer.vocab(); ++token) {
-    if (tokenizer.bytes(token).size() > 1) return false;
-  }
-  return true;
-}
-
 bool begins_word(char byte) noexcept { return byte == ' ' || byte == '\n' || byte == '\t'; }
 
 // Behind the last token that no later text changes: vocabularies of words have none in which a
@@ -33,14 +23,55 @@ std::size_t last_boundary(std::string_view text) noexcept {
   return 0;
 }
 
+// A tokenizer, for texts that go on others.
+class Words {
+ public:
+  explicit Words(std::shared_ptr<const Tokenizer> tokenizer)
+      : tokenizer_(std::move(tokenizer)), letter_tokens_(encode(letter)) {
+    for (Token token = 0; token < tokenizer_->vocab() && is_bytewise_; ++token) {
+      is_bytewise_ = tokenizer_->bytes(token).size() <= 1;
+    }
+  }
+
+  const Tokenizer& operator*() const noexcept { return *tokenizer_; }
+  const Tokenizer* operator->() const noexcept { return tokenizer_.get(); }
+
+  // Whether every token is a byte, so that a text may be cut anywhere.
+  bool is_bytewise() const noexcept { return is_bytewise_; }
+
+  // The tokens of a text that goes on another. None where the tokenizer cannot take it.
+  std::vector<Token> tokens_of(std::string_view text) const {
+    if (text.empty()) return {};
+    if (begins_word(text.front())) {
+      std::vector<Token> both = encode(letter + std::string(text));
+      if (both.size() > letter_tokens_.size() &&
+          std::ranges::equal(letter_tokens_, std::span(both).first(letter_tokens_.size()))) {
+        both.erase(both.begin(), both.begin() + std::ssize(letter_tokens_));
+        return both;
+      }
+    }
+    return encode(text);
+  }
+
+ private:
+  // Some put a space before the first word of a text. Behind a letter, a word begins anew, and the
+  // letter has tokens of its own.
+  static constexpr const char* letter = "a";
+
+  std::vector<Token> encode(std::string_view text) const {
+    Result<std::vector<Token>> tokens = tokenizer_->encode(text, {.parse_special = false});
+    return tokens ? std::move(*tokens) : std::vector<Token>();
+  }
+
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  std::vector<Token> letter_tokens_;
+  bool is_bytewise_ = true;
+};
+
 class RetokenizingDrafter final : public Drafter {
  public:
-  RetokenizingDrafter(std::unique_ptr<Drafter> drafter, Tokenizers own, Tokenizers target)
-      : drafter_(std::move(drafter)),
-        own_(std::move(own)),
-        target_(std::move(target)),
-        own_is_bytewise_(is_bytewise(*own_)),
-        target_is_bytewise_(is_bytewise(*target_)) {}
+  RetokenizingDrafter(std::unique_ptr<Drafter> drafter, Words own, Words target)
+      : drafter_(std::move(drafter)), own_(std::move(own)), target_(std::move(target)) {}
 
   Index levels() const noexcept override { return drafter_->levels(); }
   std::string_view name(Index level) const noexcept override { return drafter_->name(level); }
@@ -62,8 +93,8 @@ class RetokenizingDrafter final : public Drafter {
     std::vector<Token> known;
     for (std::string_view text = std::string_view(rest_).substr(0, end); !text.empty();) {
       // Bytes that are no text are left out.
-      const std::size_t good = own_is_bytewise_ ? text.size() : utf8::first_ill_formed(text);
-      const std::vector<Token> some = tokens_of(*own_, text.substr(0, good));
+      const std::size_t good = own_.is_bytewise() ? text.size() : utf8::first_ill_formed(text);
+      const std::vector<Token> some = own_.tokens_of(text.substr(0, good));
       known.insert(known.end(), some.begin(), some.end());
       text.remove_prefix(good == text.size() ? good : good + utf8::step(text, good).length);
     }
@@ -82,14 +113,14 @@ class RetokenizingDrafter final : public Drafter {
       // It would have written something else: it is told what is there.
       own = {};
       text.clear();
-      for (const Token token : tokens_of(*own_, begun)) {
+      for (const Token token : own_.tokens_of(begun)) {
         own.append(token, {});
         text += own_->bytes(token);
       }
       if (text != begun) return {};
     }
     const std::size_t wanted =
-        static_cast<std::size_t>(most) * (target_is_bytewise_ ? 1 : bytes_per_token);
+        static_cast<std::size_t>(most) * (target_.is_bytewise() ? 1 : bytes_per_token);
     KRAIT_RETURN_IF_ERROR(extend(own, text, begun, begun.size() + wanted, level));
     append(own, std::string_view(text).substr(begun.size()), begun.size(), most, level, draft);
     return {};
@@ -104,32 +135,12 @@ class RetokenizingDrafter final : public Drafter {
 
   // How much of the rest can be given to the drafter for good.
   std::size_t settled() const noexcept {
-    if (own_is_bytewise_) return rest_.size();
+    if (own_.is_bytewise()) return rest_.size();
     const std::size_t boundary = last_boundary(rest_);
     // Languages without spaces: a cut within a word costs guesses, looking at all of it costs time.
     constexpr std::size_t most_rest = 256;
     if (rest_.size() - boundary <= most_rest) return boundary;
     return utf8::before(rest_, rest_.size());
-  }
-
-  // The tokens of a text that goes on another. None where the tokenizer cannot take it.
-  static std::vector<Token> tokens_of(const Tokenizer& tokenizer, std::string_view text) {
-    if (text.empty()) return {};
-    // Some put a space before the first word of a text. Behind this letter a word begins anew, and
-    // the letter has tokens of its own.
-    const EncodeOptions plain = {.parse_special = false};
-    const std::string letter = "a";
-    if (begins_word(text.front())) {
-      const Result<std::vector<Token>> alone = tokenizer.encode(letter, plain);
-      Result<std::vector<Token>> both = tokenizer.encode(letter + std::string(text), plain);
-      if (alone && both && both->size() > alone->size() &&
-          std::ranges::equal(*alone, std::span(*both).first(alone->size()))) {
-        both->erase(both->begin(), both->begin() + std::ssize(*alone));
-        return std::move(*both);
-      }
-    }
-    Result<std::vector<Token>> tokens = tokenizer.encode(text, plain);
-    return tokens ? std::move(*tokens) : std::vector<Token>();
   }
 
   // Asks for tokens until the text of all has `size` bytes, unless it leaves what it is to begin
@@ -139,7 +150,7 @@ class RetokenizingDrafter final : public Drafter {
     while (text.size() < size && agrees(text, begun)) {
       const Index before = own.size();
       const std::size_t step =
-          own_is_bytewise_ ? size - text.size() : 1 + (size - text.size() - 1) / bytes_per_token;
+          own_.is_bytewise() ? size - text.size() : 1 + (size - text.size() - 1) / bytes_per_token;
       KRAIT_RETURN_IF_ERROR(drafter_->propose(own, static_cast<Index>(step), level));
       for (Index i = before; i < own.size(); ++i) {
         const Token token = own.tokens[static_cast<std::size_t>(i)];
@@ -161,9 +172,9 @@ class RetokenizingDrafter final : public Drafter {
   // Appends `text`, which begins at byte `at` of the drafter's tokens, in tokens of the target.
   void append(const Draft& own, std::string_view text, std::size_t at, Index most, Index level,
               Draft& draft) const {
-    std::vector<Token> tokens = tokens_of(*target_, text);
+    std::vector<Token> tokens = target_.tokens_of(text);
     // The last may be the beginning of a longer one.
-    if (!target_is_bytewise_ && tokens.size() > 1) tokens.pop_back();
+    if (!target_.is_bytewise() && tokens.size() > 1) tokens.pop_back();
     std::size_t place = 0;  // in the text
     std::size_t i = 0;      // the drafter's token with that byte, which begins at `begin`
     std::size_t begin = 0;
@@ -182,8 +193,7 @@ class RetokenizingDrafter final : public Drafter {
   }
 
   ClonePtr<Drafter> drafter_;
-  Tokenizers own_, target_;
-  bool own_is_bytewise_, target_is_bytewise_;
+  Words own_, target_;
   std::string rest_;  // of the text, behind what the drafter has observed
 };
 
@@ -192,8 +202,8 @@ class RetokenizingDrafter final : public Drafter {
 std::unique_ptr<Drafter> retokenizing_drafter(std::unique_ptr<Drafter> drafter,
                                               std::shared_ptr<const Tokenizer> own,
                                               std::shared_ptr<const Tokenizer> target) {
-  return std::make_unique<RetokenizingDrafter>(std::move(drafter), std::move(own),
-                                               std::move(target));
+  return std::make_unique<RetokenizingDrafter>(std::move(drafter), Words(std::move(own)),
+                                               Words(std::move(target)));
 }
 
 }  // namespace v0_1
