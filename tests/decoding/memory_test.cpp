@@ -4,15 +4,14 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <filesystem>
-#include <new>
 
 #include "krait/core/executor.hpp"
 #include "krait/decoding/generate.hpp"
 #include "krait/decoding/state_io.hpp"
 #include "krait/io/safetensors.hpp"
 #include "krait/loading/language_model.hpp"
+#include "tests/support/replaced_new.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 #include "tests/text/small_tokenizer.hpp"
@@ -22,42 +21,15 @@ namespace {
 std::atomic<long> live{0};
 std::atomic<long> left{-1};  // allocations until one fails; below 0: none does
 
-void* allocate(std::size_t size, std::size_t align) {
-  if (left.load() >= 0 && left.fetch_sub(1) == 0) throw std::bad_alloc();
-  void* memory = align > alignof(std::max_align_t)
-                     ? std::aligned_alloc(align, (size + align - 1) / align * align)
-                     : std::malloc(size == 0 ? 1 : size);
-  if (memory == nullptr) throw std::bad_alloc();
-  live.fetch_add(1);
-  return memory;
-}
-
-void release(void* memory) noexcept {
-  if (memory != nullptr) live.fetch_sub(1);
-  std::free(memory);
-}
-
 }  // namespace
 
-void* operator new(std::size_t size) { return allocate(size, 0); }
-void* operator new[](std::size_t size) { return allocate(size, 0); }
-// std::stable_sort asks this way; AddressSanitizer has one of its own.
-void* operator new(std::size_t size, const std::nothrow_t& /*tag*/) noexcept {
-  try {
-    return allocate(size, 0);
-  } catch (const std::bad_alloc&) {
-    return nullptr;
-  }
+namespace krait::test {
+void before_allocation(std::size_t /*size*/) {
+  if (left.load() >= 0 && left.fetch_sub(1) == 0) throw std::bad_alloc();
 }
-void* operator new(std::size_t size, std::align_val_t align) {
-  return allocate(size, static_cast<std::size_t>(align));
-}
-void operator delete(void* memory) noexcept { release(memory); }
-void operator delete[](void* memory) noexcept { release(memory); }
-void operator delete(void* memory, std::size_t) noexcept { release(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { release(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { release(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { release(memory); }
+void after_allocation(void* /*memory*/) noexcept { live.fetch_add(1); }
+void before_release(void* /*memory*/) noexcept { live.fetch_sub(1); }
+}  // namespace krait::test
 
 namespace krait {
 namespace {

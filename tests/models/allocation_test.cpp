@@ -4,13 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <cstdlib>
-#include <new>
 
 #include "krait/core/thread_pool.hpp"
 #include "krait/decoding/sampler.hpp"
 #include "krait/models/session.hpp"
 #include "tests/support/eager_thread_pool.hpp"
+#include "tests/support/replaced_new.hpp"
 #include "tests/support/tiny_models.hpp"
 
 namespace {
@@ -18,37 +17,16 @@ namespace {
 std::atomic<long> allocations{0};
 std::atomic<std::size_t> largest{~std::size_t{0}};  // beyond it there is no memory
 
-void* allocate(std::size_t size, std::size_t align) {
-  allocations.fetch_add(1, std::memory_order_relaxed);
-  if (size > largest) throw std::bad_alloc();
-  void* memory = align > alignof(std::max_align_t)
-                     ? std::aligned_alloc(align, (size + align - 1) / align * align)
-                     : std::malloc(size);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-
 }  // namespace
 
-void* operator new(std::size_t size) { return allocate(size, 0); }
-void* operator new[](std::size_t size) { return allocate(size, 0); }
-void* operator new(std::size_t size, std::align_val_t align) {
-  return allocate(size, static_cast<std::size_t>(align));
+namespace krait::test {
+void before_allocation(std::size_t size) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  if (size > largest) throw std::bad_alloc();
 }
-// Defined as well, since a sanitizer's own would not fit the deletes below.
-void* operator new(std::size_t size, std::align_val_t align, const std::nothrow_t&) noexcept {
-  try {
-    return allocate(size, static_cast<std::size_t>(align));
-  } catch (const std::bad_alloc&) {
-    return nullptr;
-  }
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+void after_allocation(void* /*memory*/) noexcept {}
+void before_release(void* /*memory*/) noexcept {}
+}  // namespace krait::test
 
 namespace krait {
 namespace {

@@ -4,12 +4,11 @@
 #include <malloc.h>
 
 #include <atomic>
-#include <cstdlib>
-#include <new>
 
 #include "krait/core/thread_pool.hpp"
 #include "krait/training/initial_weights.hpp"
 #include "krait/training/train.hpp"
+#include "tests/support/replaced_new.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -18,50 +17,20 @@ namespace {
 std::atomic<long> held{0};  // bytes
 std::atomic<long> most{0};
 
-void* allocate(std::size_t size, std::size_t align) {
-  void* memory = align > alignof(std::max_align_t)
-                     ? std::aligned_alloc(align, (size + align - 1) / align * align)
-                     : std::malloc(size);
-  if (memory == nullptr) throw std::bad_alloc();
+}  // namespace
+
+namespace krait::test {
+void before_allocation(std::size_t /*size*/) {}
+void after_allocation(void* memory) noexcept {
   const long now = held += static_cast<long>(malloc_usable_size(memory));
   long before = most.load();
   while (now > before && !most.compare_exchange_weak(before, now)) {
   }
-  return memory;
 }
-
-void* try_to_allocate(std::size_t size, std::size_t align) noexcept {
-  try {
-    return allocate(size, align);
-  } catch (const std::bad_alloc&) {
-    return nullptr;
-  }
+void before_release(void* memory) noexcept {
+  held -= static_cast<long>(malloc_usable_size(memory));
 }
-
-void give_back(void* memory) noexcept {
-  if (memory != nullptr) held -= static_cast<long>(malloc_usable_size(memory));
-  std::free(memory);
-}
-
-}  // namespace
-
-void* operator new(std::size_t size) { return allocate(size, 0); }
-void* operator new[](std::size_t size) { return allocate(size, 0); }
-void* operator new(std::size_t size, std::align_val_t align) {
-  return allocate(size, static_cast<std::size_t>(align));
-}
-void* operator new(std::size_t size, std::align_val_t align, const std::nothrow_t&) noexcept {
-  return try_to_allocate(size, static_cast<std::size_t>(align));
-}
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
-  return try_to_allocate(size, 0);
-}
-void operator delete(void* memory) noexcept { give_back(memory); }
-void operator delete[](void* memory) noexcept { give_back(memory); }
-void operator delete(void* memory, std::size_t) noexcept { give_back(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { give_back(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { give_back(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { give_back(memory); }
+}  // namespace krait::test
 
 namespace krait {
 namespace {
