@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <ostream>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -40,21 +42,19 @@ bool is_in_turn(const Tokens& tokens) {
   return true;
 }
 
-const char* const architectures[] = {"mamba", "mamba2", "experts", "hybrid", "hybrid_options"};
 const char* const forms[] = {"f32", "bf16", "q8", "q4", "low_rank"};
 
-ModelSpec spec_of(const std::string& architecture) {
-  if (architecture == "mamba2") return test::tiny_mamba2_spec();
-  if (architecture == "experts") return test::tiny_expert_spec();
-  if (architecture == "hybrid") return test::tiny_hybrid_spec();
-  if (architecture == "hybrid_options") return test::tiny_hybrid_options_spec();
-  return test::tiny_spec();
-}
+struct Case {
+  test::TinyStack stack;
+  const char* form;
 
-Model model_of(const std::string& architecture, const std::string& form) {
-  const ModelSpec spec = spec_of(architecture);
-  if (form == "low_rank") return test::tiny_factored_model(spec, DType::f32);
-  return test::tiny_model(spec, DType::f32, {.form = form});
+  std::string name() const { return std::string(stack.name) + "_" + form; }
+  friend void PrintTo(const Case& c, std::ostream* out) { *out << c.name(); }
+};
+
+Model model_of(const test::TinyStack& stack, const std::string& form) {
+  if (form == "low_rank") return test::tiny_factored_model(stack.spec(), DType::f32);
+  return test::tiny_model(stack.spec(), DType::f32, {.form = form});
 }
 
 // One row of the table.
@@ -100,7 +100,7 @@ std::string refusal(const Choice& choice) {
 
 constexpr Index length = 14;
 
-class Combinations : public testing::TestWithParam<std::pair<const char*, const char*>> {
+class Combinations : public testing::TestWithParam<Case> {
  protected:
   Sequence prompt() const { return {model_, test::random_tokens(11, 61, 4)}; }
 
@@ -110,7 +110,7 @@ class Combinations : public testing::TestWithParam<std::pair<const char*, const 
     if (choice.is_constrained) options.constraint = std::make_shared<const InTurn>();
     if (choice.drugs != "none") {
       DrugPlan plan{.doses = parse_doses("H:theta=0.4;Z:theta=0.3").value(), .seed = 8};
-      if (std::string(GetParam().first).starts_with("hybrid")) {
+      if (std::string_view(GetParam().stack.name).starts_with("hybrid")) {
         plan.doses = parse_doses("H:theta=0.4").value();
       }
       parse_drug_state(choice.drugs, plan).value();
@@ -136,25 +136,23 @@ class Combinations : public testing::TestWithParam<std::pair<const char*, const 
   }
 
   SerialExecutor executor_;
-  Model model_ = model_of(GetParam().first, GetParam().second);
-  Model similar_ = model_of(GetParam().first, "bf16");
+  Model model_ = model_of(GetParam().stack, GetParam().form);
+  Model similar_ = model_of(GetParam().stack, "bf16");
   std::shared_ptr<const Tokenizer> tokenizer_ = byte_tokenizer();
   Session session_{
       model_, executor_, {.chunk = 16, .max_batch = 40, .max_verify = 8, .max_verify_batch = 40}};
 };
 
-std::vector<std::pair<const char*, const char*>> all_models() {
-  std::vector<std::pair<const char*, const char*>> all;
-  for (const char* architecture : architectures) {
-    for (const char* form : forms) all.emplace_back(architecture, form);
+std::vector<Case> all_cases() {
+  std::vector<Case> all;
+  for (const test::TinyStack& stack : test::tiny_stacks) {
+    for (const char* form : forms) all.push_back({stack, form});
   }
   return all;
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Combinations, testing::ValuesIn(all_models()),
-                         [](const auto& test) {
-                           return std::string(test.param.first) + "_" + test.param.second;
-                         });
+INSTANTIATE_TEST_SUITE_P(Models, Combinations, testing::ValuesIn(all_cases()),
+                         [](const auto& test) { return test.param.name(); });
 
 // One text: drafts change nothing, constraints hold, and the text can be cut anywhere.
 TEST_P(Combinations, WorkOrAreRefused) {

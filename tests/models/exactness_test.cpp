@@ -56,23 +56,8 @@ const Form factored_forms[] = {
     {"low_rank_f32_as_q4", DType::f32, {.form = "q4"}, true},
 };
 
-// What the layers are made of.
-struct Architecture {
-  const char* name;
-  ModelSpec (*spec)();
-};
-
-const Architecture architectures[] = {
-    {"mamba", [] { return test::tiny_spec(); }},
-    {"mamba2", test::tiny_mamba2_spec},
-    {"experts", test::tiny_expert_spec},
-    {"hybrid", test::tiny_hybrid_spec},
-    {"hybrid_options", test::tiny_hybrid_options_spec},
-    {"shared", test::tiny_shared_spec},
-};
-
 struct Case {
-  Architecture architecture;
+  test::TinyStack architecture;
   Form form;
 
   std::string name() const { return std::string(architecture.name) + "_" + form.name; }
@@ -81,7 +66,7 @@ struct Case {
 
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
-  for (const Architecture& architecture : architectures) {
+  for (const test::TinyStack& architecture : test::tiny_stacks) {
     for (const Form& form : forms) cases.push_back({architecture, form});
     for (const Form& form : factored_forms) cases.push_back({architecture, form});
   }

@@ -35,6 +35,20 @@ ModelSpec tiny_hybrid_options_spec();
 /// blocks that are aside: in front of a mixer, of attention, and of parallel blocks.
 ModelSpec tiny_shared_spec();
 
+/// All of them by name: what a promise about every stack is tested on.
+struct TinyStack {
+  const char* name;
+  ModelSpec (*spec)();
+};
+inline constexpr TinyStack tiny_stacks[] = {
+    {"mamba", [] { return tiny_spec(); }},
+    {"mamba2", tiny_mamba2_spec},
+    {"experts", tiny_expert_spec},
+    {"hybrid", tiny_hybrid_spec},
+    {"hybrid_options", tiny_hybrid_options_spec},
+    {"shared", tiny_shared_spec},
+};
+
 /// Random weights for a spec, a pure function of it.
 Model tiny_model(const ModelSpec& spec, DType dtype, const WeightOptions& options = {});
 
