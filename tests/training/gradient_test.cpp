@@ -64,6 +64,24 @@ struct Case {
         .loss(inputs, targets, weights, options);
   }
 
+  // Calls body(parameter, index in the values, slope) with central differences of the loss, for
+  // three elements of every tensor.
+  template <class Body>
+  void for_each_slope(const Reference<double>::Options& options, Body body) const {
+    constexpr double step = 1e-5;
+    const std::vector<double> at = exact_values();
+    for (const Parameter& parameter : gradient.parameters().all()) {
+      for (const Index i : {Index{0}, parameter.shape.size() / 2, parameter.shape.size() - 1}) {
+        const auto k = static_cast<std::size_t>(parameter.offset + i);
+        std::vector<double> up = at;
+        std::vector<double> down = at;
+        up[k] += step;
+        down[k] -= step;
+        body(parameter, k, (loss(up, options) - loss(down, options)) / (2.0 * step));
+      }
+    }
+  }
+
   // The exact gradient of the reference; that of the state too, if there is one.
   std::vector<double> exact(const std::vector<double>& state, const std::vector<double>& dstate,
                             std::vector<double>* state_gradient = nullptr) const {
@@ -115,20 +133,10 @@ TEST(Gradient, OfTheReferenceAgreesWithFiniteDifferences) {
   for (const ModelSpec& spec : specs()) {
     const Case c(spec, 5);
     const std::vector<double> exact = c.exact({}, {});
-    const std::vector<double> at = c.exact_values();
     const Reference<double>::Options options{.balance = 0.3, .z_loss = 0.2};
-    for (const Parameter& parameter : c.gradient.parameters().all()) {
-      for (const Index i : {Index{0}, parameter.shape.size() / 2, parameter.shape.size() - 1}) {
-        const auto k = static_cast<std::size_t>(parameter.offset + i);
-        constexpr double step = 1e-5;
-        std::vector<double> up = at;
-        std::vector<double> down = at;
-        up[k] += step;
-        down[k] -= step;
-        const double slope = (c.loss(up, options) - c.loss(down, options)) / (2.0 * step);
-        EXPECT_NEAR(slope, exact[k], 1e-6 * (1.0 + std::abs(slope))) << parameter.path;
-      }
-    }
+    c.for_each_slope(options, [&](const Parameter& parameter, std::size_t k, double slope) {
+      EXPECT_NEAR(slope, exact[k], 1e-6 * (1.0 + std::abs(slope))) << parameter.path;
+    });
   }
 }
 
@@ -449,25 +457,14 @@ TEST(Gradient, OfDistillationAgreesWithFiniteDifferences) {
                     .divergence = &divergence};
     AlignedBuffer<float> found(c.values.size());
     const double cross_entropy = c.gradient.backward(leaf, found.data()).value();
-    const std::vector<double> at = c.exact_values();
-    EXPECT_NEAR(c.loss(at, options),
+    EXPECT_NEAR(c.loss(c.exact_values(), options),
                 (1.0 - alpha) * cross_entropy + alpha * temperature * temperature * divergence,
                 1e-4);
     const double size = norm_of(std::vector<double>(found.span().begin(), found.span().end()));
-    for (const Parameter& parameter : c.gradient.parameters().all()) {
-      for (const Index i : {Index{0}, parameter.shape.size() / 2, parameter.shape.size() - 1}) {
-        const auto k = static_cast<std::size_t>(parameter.offset + i);
-        constexpr double step = 1e-5;
-        std::vector<double> up = at;
-        std::vector<double> down = at;
-        up[k] += step;
-        down[k] -= step;
-        const double slope = (c.loss(up, options) - c.loss(down, options)) / (2.0 * step);
-        EXPECT_NEAR(double(found[static_cast<Index>(k)]), slope,
-                    1e-4 * std::abs(slope) + 1e-6 * size)
-            << parameter.path << " " << i;
-      }
-    }
+    c.for_each_slope(options, [&](const Parameter& parameter, std::size_t k, double slope) {
+      EXPECT_NEAR(double(found[static_cast<Index>(k)]), slope, 1e-4 * std::abs(slope) + 1e-6 * size)
+          << parameter.path << " " << k;
+    });
   }
 }
 
