@@ -46,6 +46,10 @@ class GgufKeys {
   /// Rows of the embedding. Errors: missing_tensor.
   Result<Index> vocab() const;
 
+  /// The channels of a mixer as a multiple of the width, and of each of its heads.
+  Result<Index> expansion(Index d_model) const;
+  Result<Index> mixer_head_dim() const;
+
   Error fail(std::string_view key, std::string_view expected, std::string_view found) const {
     return reader_.fail(name(key), expected, found, ErrorCode::unsupported);
   }

@@ -254,6 +254,21 @@ Result<Index> GgufKeys::vocab() const {
   return embedding->extents[0];
 }
 
+Result<Index> GgufKeys::expansion(Index d_model) const {
+  KRAIT_ASSIGN_OR_RETURN(const Index d_inner, number("ssm.inner_size", 1));
+  if (d_inner % d_model == 0) return d_inner / d_model;
+  return fail("ssm.inner_size", fmt::format("a multiple of {}, the width", d_model),
+              fmt::to_string(d_inner));
+}
+
+Result<Index> GgufKeys::mixer_head_dim() const {
+  KRAIT_ASSIGN_OR_RETURN(const Index d_inner, number("ssm.inner_size", 1));
+  KRAIT_ASSIGN_OR_RETURN(const Index n_head, number("ssm.time_step_rank", 1));
+  if (d_inner % n_head == 0) return d_inner / n_head;
+  return fail("ssm.time_step_rank", fmt::format("a divisor of {}", d_inner),
+              fmt::to_string(n_head));
+}
+
 bool is_gguf(std::span<const std::byte> bytes) noexcept {
   return bytes.size() >= 4 && std::memcmp(bytes.data(), "GGUF", 4) == 0;
 }

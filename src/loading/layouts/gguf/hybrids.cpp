@@ -89,14 +89,6 @@ Result<void> set_head_dim(const GgufKeys& keys, const HybridSizes& sizes, Config
   return {};
 }
 
-// The multiple of the width that a mixer has in channels.
-Result<Index> expansion(const GgufKeys& keys, Index d_model) {
-  KRAIT_ASSIGN_OR_RETURN(const Index d_inner, keys.number("ssm.inner_size", 1));
-  if (d_inner % d_model == 0) return d_inner / d_model;
-  return keys.fail("ssm.inner_size", fmt::format("a multiple of {}, the width", d_model),
-                   fmt::to_string(d_inner));
-}
-
 // What the families call the sizes of Mamba-2 mixers.
 struct MixerKeys {
   const char* n_head;
@@ -113,17 +105,13 @@ constexpr MixerKeys nemotron_keys{"mamba_num_heads", "mamba_head_dim", "ssm_stat
 
 Result<void> configure_mixer(const GgufKeys& keys, Index layer, const MixerKeys& called,
                              ConfigObject& config) {
-  KRAIT_ASSIGN_OR_RETURN(const Index d_inner, keys.number("ssm.inner_size", 1));
   KRAIT_ASSIGN_OR_RETURN(const Index n_head, keys.number("ssm.time_step_rank", 1));
   KRAIT_ASSIGN_OR_RETURN(const Index d_state, keys.number("ssm.state_size", 1));
   KRAIT_ASSIGN_OR_RETURN(const Index d_conv, keys.number("ssm.conv_kernel", 1));
   KRAIT_ASSIGN_OR_RETURN(const Index n_group, keys.number("ssm.group_count", 1, Index{1}));
-  if (d_inner % n_head != 0) {
-    return keys.fail("ssm.time_step_rank", fmt::format("a divisor of {}", d_inner),
-                     fmt::to_string(n_head));
-  }
+  KRAIT_ASSIGN_OR_RETURN(const Index head_dim, keys.mixer_head_dim());
   config.set(called.n_head, n_head);
-  config.set(called.head_dim, d_inner / n_head);
+  config.set(called.head_dim, head_dim);
   config.set(called.d_state, d_state);
   config.set(called.n_group, n_group);
   config.set(called.d_conv, d_conv);
@@ -161,7 +149,7 @@ Result<void> configure_jamba(const GgufKeys& keys, ConfigObject& config) {
   KRAIT_ASSIGN_OR_RETURN(const Index d_hidden, keys.number("feed_forward_length", 1));
   KRAIT_ASSIGN_OR_RETURN(const Index n_expert, keys.number("expert_count", 0, Index{0}));
   KRAIT_ASSIGN_OR_RETURN(const Index top_k, keys.number("expert_used_count", 0, Index{0}));
-  KRAIT_ASSIGN_OR_RETURN(const Index expand, expansion(keys, sizes.d_model));
+  KRAIT_ASSIGN_OR_RETURN(const Index expand, keys.expansion(sizes.d_model));
   KRAIT_ASSIGN_OR_RETURN(const Index d_state, keys.number("ssm.state_size", 1));
   KRAIT_ASSIGN_OR_RETURN(const Index d_conv, keys.number("ssm.conv_kernel", 1));
   KRAIT_ASSIGN_OR_RETURN(const Index dt_rank, keys.number("ssm.time_step_rank", 1));
@@ -205,7 +193,7 @@ Result<void> configure_granite(const GgufKeys& keys, ConfigObject& config) {
     return keys.fail("rope.scaling.finetuned", "false: attention without positions", "true");
   }
   config.set("position_embedding_type", std::string("nope"));
-  KRAIT_ASSIGN_OR_RETURN(const Index expand, expansion(keys, sizes.d_model));
+  KRAIT_ASSIGN_OR_RETURN(const Index expand, keys.expansion(sizes.d_model));
   config.set("mamba_expand", expand);
   KRAIT_RETURN_IF_ERROR(configure_mixer(keys, sizes.mixer_layer, mamba_keys, config));
   Metadata::Array kinds;

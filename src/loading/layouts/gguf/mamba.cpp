@@ -53,23 +53,16 @@ Result<void> configure_mamba(const GgufKeys& keys, ConfigObject& config) {
 
 Result<void> configure_mamba2(const GgufKeys& keys, ConfigObject& config) {
   KRAIT_ASSIGN_OR_RETURN(const Index d_model, keys.number("embedding_length", 1));
-  KRAIT_ASSIGN_OR_RETURN(const Index d_inner, keys.number("ssm.inner_size", 1));
   KRAIT_ASSIGN_OR_RETURN(const Index n_head, keys.number("ssm.time_step_rank", 1));
   KRAIT_ASSIGN_OR_RETURN(const Index n_group, keys.number("ssm.group_count", 1, Index{1}));
-  if (d_inner % d_model != 0) {
-    return keys.fail("ssm.inner_size", fmt::format("a multiple of {}, the width", d_model),
-                     fmt::to_string(d_inner));
-  }
-  if (d_inner % n_head != 0) {
-    return keys.fail("ssm.time_step_rank", fmt::format("a divisor of {}", d_inner),
-                     fmt::to_string(n_head));
-  }
+  KRAIT_ASSIGN_OR_RETURN(const Index expand, keys.expansion(d_model));
+  KRAIT_ASSIGN_OR_RETURN(const Index head_dim, keys.mixer_head_dim());
   config.set("architectures", Metadata::Array{std::string("Mamba2ForCausalLM")});
   config.set("model_type", std::string("mamba2"));
   KRAIT_RETURN_IF_ERROR(configure_model(keys, config));
-  config.set("expand", d_inner / d_model);
+  config.set("expand", expand);
   config.set("num_heads", n_head);
-  config.set("head_dim", d_inner / n_head);
+  config.set("head_dim", head_dim);
   config.set("n_groups", n_group);
   return {};
 }
