@@ -1,7 +1,5 @@
 // Conversations: what is shown, what is kept, and what a checkpoint's template makes of it.
 
-#include "krait/loading/registry.hpp"
-#include "krait/models/random_weights.hpp"
 #include "tests/cli/cli.hpp"
 
 namespace krait {
@@ -44,16 +42,9 @@ class CliChat : public Cli {
   // A tiny model; with a tokenizer, ids of bytes are followed by those of three special tokens.
   std::string write_model(const char* name, bool has_tokenizer) {
     const fs::path folder = path(name);
-    fs::create_directory(folder);
-    Checkpoint checkpoint;
-    checkpoint.config = R"({"d_model":8,"n_layer":1,"pad_vocab_size_multiple":1,"vocab_size":)" +
-                        std::to_string(has_tokenizer ? 259 : 256) + "}";
-    const ModelSpec spec = read_config(checkpoint).value().spec;
-    const WeightStore weights = random_weights(spec, 1, "backbone").value();
-    std::vector<NamedTensor> tensors;
-    for (const auto& [tensor, entry] : weights.entries()) tensors.push_back({tensor, entry.tensor});
-    EXPECT_TRUE(write_safetensors((folder / "model.safetensors").string(), tensors));
-    test::write_file(folder / "config.json", checkpoint.config);
+    write_checkpoint(folder,
+                     R"({"d_model":8,"n_layer":1,"pad_vocab_size_multiple":1,"vocab_size":)" +
+                         std::to_string(has_tokenizer ? 259 : 256) + "}");
     if (has_tokenizer) write_tokenizer(folder);
     return folder.string();
   }

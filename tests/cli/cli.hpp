@@ -10,11 +10,14 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "krait/io/safetensors.hpp"
+#include "krait/loading/registry.hpp"
+#include "krait/models/random_weights.hpp"
 #include "tests/support/support.hpp"
 
 namespace krait {
@@ -63,6 +66,18 @@ class Cli : public testing::Test {
       EXPECT_NE(outcome.err.find(": expected "), std::string::npos) << outcome.err;
       EXPECT_NE(outcome.err.find(", found "), std::string::npos) << outcome.err;
     }
+  }
+  /// Makes a folder with a checkpoint of random weights for a config.json.
+  static void write_checkpoint(const std::filesystem::path& folder, const std::string& config) {
+    std::filesystem::create_directory(folder);
+    Checkpoint checkpoint;
+    checkpoint.config = config;
+    const ModelSpec spec = read_config(checkpoint).value().spec;
+    const WeightStore weights = random_weights(spec, 1, "backbone").value();
+    std::vector<NamedTensor> tensors;
+    for (const auto& [name, entry] : weights.entries()) tensors.push_back({name, entry.tensor});
+    write_safetensors((folder / "model.safetensors").string(), tensors).value();
+    test::write_file(folder / "config.json", config);
   }
   /// The tokens in a state file.
   static std::vector<Token> state_tokens(const std::string& path) {

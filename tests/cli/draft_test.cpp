@@ -1,13 +1,10 @@
 // The program with --draft.
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <string>
 #include <utility>
 
 #include "krait/io/safetensors.hpp"
-#include "krait/loading/registry.hpp"
-#include "krait/models/random_weights.hpp"
 #include "tests/cli/cli.hpp"
 #include "tests/support/support.hpp"
 #include "tests/text/small_tokenizer.hpp"
@@ -106,16 +103,9 @@ TEST_F(CliDraft, AModelThatDraftsForItselfIsRight) {
 // A model of subwords that knows nothing drafts for one of bytes, and the other way round.
 TEST_F(CliDraft, ADrafterMayHaveAnotherVocabulary) {
   const std::string words = path("words");
-  std::filesystem::create_directory(words);
-  Checkpoint checkpoint;
-  checkpoint.config =
-      R"({"model_type": "mamba", "hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 259})";
-  const WeightStore weights =
-      random_weights(read_config(checkpoint).value().spec, 1, "backbone").value();
-  std::vector<NamedTensor> tensors;
-  for (const auto& [name, entry] : weights.entries()) tensors.push_back({name, entry.tensor});
-  write_safetensors(words + "/model.safetensors", tensors).value();
-  test::write_file(words + "/config.json", checkpoint.config);
+  write_checkpoint(
+      words,
+      R"({"model_type": "mamba", "hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 259})");
   test::write_file(words + "/tokenizer.json", test::small_tokenizer().dump());
 
   for (const auto& [target, drafter] :
