@@ -149,6 +149,26 @@ TEST_F(Convert, WritesGgufAndReadsItBack) {
   }
 }
 
+// Early configurations of Nemotron-H call some sizes by other names, and their layers by letters.
+TEST_F(Convert, WritesGgufByTheConfigurationThatTheModelIsLoadedBy) {
+  const std::string early = out("early");
+  fs::copy(golden("hf_nemotron_h"), early);
+  auto config = nlohmann::json::parse(test::read_file(early + "/config.json"));
+  config["mamba_n_groups"] = config["n_groups"];
+  config["mamba_d_conv"] = config["conv_kernel"];
+  config.erase("n_groups");
+  config.erase("conv_kernel");
+  config["hybrid_override_pattern"] = "MMMM";  // the words are there, too, and count
+  test::write_file(early + "/config.json", config.dump());
+  const auto expected = logits_of(golden("hf_nemotron_h"));
+  EXPECT_TRUE(test::same_bits<float>(logits_of(early), expected));
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  convert_checkpoint(golden("hf_nemotron_h"), out("usual.gguf"), gguf).value();
+  convert_checkpoint(early, out("early.gguf"), gguf).value();
+  EXPECT_TRUE(test::same_bits<float>(logits_of(out("early.gguf")), logits_of(out("usual.gguf"))));
+}
+
 // Blocks become floats in a folder and stay blocks in a GGUF file.
 TEST_F(Convert, DecodesOrCopiesBlocks) {
   const std::string source = golden("gguf/mamba_types.gguf");

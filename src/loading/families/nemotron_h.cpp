@@ -1,20 +1,16 @@
 // Nemotron-H (NVIDIA 2025, arXiv:2504.03624) and Nemotron 3: one block per layer, a Mamba-2 mixer,
 // attention without positions, a network with squared ReLU, or a mixture of such experts.
 
+#include "loading/families/nemotron_h.hpp"
+
+#include <utility>
+
 #include "io/json.hpp"
-#include "loading/families/attention_parts.hpp"
 
 namespace krait {
 inline namespace v0_1 {
-namespace {
 
-bool recognises(const ConfigReader& config) {
-  const auto type = config.text("model_type", "");
-  return type && *type == "nemotron_h";
-}
-
-// A letter per layer, or a list of words.
-Result<std::vector<LayerKind>> read_kinds(const ConfigReader& config) {
+Result<std::vector<LayerKind>> read_nemotron_layers(const ConfigReader& config) {
   constexpr const char* key = "hybrid_override_pattern";
   KRAIT_ASSIGN_OR_RETURN(
       auto kinds, read_layer_kinds(config, {LayerKind::mixer, LayerKind::attention, LayerKind::mlp,
@@ -39,10 +35,20 @@ Result<std::vector<LayerKind>> read_kinds(const ConfigReader& config) {
   return kinds;
 }
 
-// Some keys had other names in early configurations.
-Result<Index> number(const ConfigReader& config, std::string_view key, std::string_view early,
-                     Index fallback) {
-  return config.number(config.has(early) ? early : key, 1, fallback);
+std::string_view nemotron_key(const ConfigReader& config, std::string_view key) {
+  constexpr std::pair<std::string_view, std::string_view> early_names[] = {
+      {"n_groups", "mamba_n_groups"}, {"conv_kernel", "mamba_d_conv"}};
+  for (const auto& [today, early] : early_names) {
+    if (key == today && config.has(early)) return early;
+  }
+  return key;
+}
+
+namespace {
+
+bool recognises(const ConfigReader& config) {
+  const auto type = config.text("model_type", "");
+  return type && *type == "nemotron_h";
 }
 
 Result<Mamba2Spec> read_mixer(const ConfigReader& config, float norm_eps) {
@@ -51,8 +57,8 @@ Result<Mamba2Spec> read_mixer(const ConfigReader& config, float norm_eps) {
   KRAIT_ASSIGN_OR_RETURN(mixer.head_dim, config.number("mamba_head_dim", 1, 64));
   mixer.d_inner = n_head * mixer.head_dim;  // whatever "expand" says
   KRAIT_ASSIGN_OR_RETURN(mixer.d_state, config.number("ssm_state_size", 1, 128));
-  KRAIT_ASSIGN_OR_RETURN(mixer.n_group, number(config, "n_groups", "mamba_n_groups", 8));
-  KRAIT_ASSIGN_OR_RETURN(mixer.d_conv, number(config, "conv_kernel", "mamba_d_conv", 4));
+  KRAIT_ASSIGN_OR_RETURN(mixer.n_group, config.number(nemotron_key(config, "n_groups"), 1, 8));
+  KRAIT_ASSIGN_OR_RETURN(mixer.d_conv, config.number(nemotron_key(config, "conv_kernel"), 1, 4));
   KRAIT_ASSIGN_OR_RETURN(mixer.conv_bias, config.boolean("use_conv_bias", true));
   KRAIT_ASSIGN_OR_RETURN(mixer.bias, config.boolean("mamba_proj_bias", false));
   KRAIT_ASSIGN_OR_RETURN(const bool use_bias, config.boolean("use_bias", mixer.bias));
@@ -104,7 +110,7 @@ Result<MoeSpec> read_experts(const ConfigReader& config) {
 }
 
 Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, ModelConfig& result) {
-  KRAIT_ASSIGN_OR_RETURN(const auto kinds, read_kinds(config));
+  KRAIT_ASSIGN_OR_RETURN(const auto kinds, read_nemotron_layers(config));
   KRAIT_ASSIGN_OR_RETURN(Outline outline,
                          read_outline(config, "nemotron_h", 1e-5F, result, std::ssize(kinds)));
   ModelSpec& spec = result.spec;

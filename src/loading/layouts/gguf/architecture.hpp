@@ -68,6 +68,13 @@ class ConfigObject {
   void set(std::string key, Metadata value) {
     members_.push_back({std::move(key), std::move(value)});
   }
+  /// What was set, a whole number; `fallback` if it was not.
+  Index number(std::string_view key, Index fallback) const {
+    for (const Metadata::Member& member : members_) {
+      if (member.key == key) return member.value.integer().value_or(fallback);
+    }
+    return fallback;
+  }
   Metadata take() { return Metadata(std::move(members_)); }
 
  private:
@@ -78,7 +85,7 @@ class ConfigObject {
 enum class GgufShape {
   same,
   column,     ///< [n, 1] of [n]
-  groups,     ///< [groups, n / groups] of [n], as many groups as the configuration's n_groups
+  groups,     ///< [groups, n / groups] of [n], as many groups as the key ssm.group_count says
   depthwise,  ///< [channels, taps] of [channels, 1, taps]
 };
 

@@ -94,7 +94,7 @@ Result<GgufExport> export_gguf(const Checkpoint& checkpoint, const std::string& 
   metadata.set("general.architecture", std::string(architecture->name));
   metadata.set("general.type", std::string("model"));
   KRAIT_RETURN_IF_ERROR(architecture->describe(reader, metadata));
-  const Index n_group = config["n_groups"].integer().value_or(1);
+  const Index n_group = metadata.number(fmt::format("{}.ssm.group_count", architecture->name), 1);
   std::map<std::string_view, const GgufName*, std::less<>> names;
   for (const GgufName& name : architecture->names) names.emplace(name.name, &name);
   GgufExport result;

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <optional>
 
+#include "loading/families/nemotron_h.hpp"
 #include "loading/layouts/gguf/architecture.hpp"
 
 namespace krait {
@@ -370,29 +371,14 @@ Result<void> describe_jamba(const ConfigReader& config, ConfigObject& metadata) 
   return {};
 }
 
-// A letter for each layer, from a pattern or from words; empty where neither is there.
-std::string letters_of(const ConfigReader& config) {
-  const auto pattern = config.text("hybrid_override_pattern", "");
-  if (pattern && !pattern->empty()) return *pattern;
-  std::string letters;
-  const auto words = config.texts("layers_block_type");
-  if (!words) return letters;
-  for (const std::string& word : *words) {
-    letters += word == "mlp"                                     ? '-'
-               : word == "moe"                                   ? 'E'
-               : word == "attention" || word == "full_attention" ? '*'
-                                                                 : 'M';
-  }
-  return letters;
-}
-
 bool has_expert_layers(const ConfigReader& config) {
-  return letters_of(config).find('E') != std::string::npos;
+  const auto kinds = read_nemotron_layers(config);
+  return kinds && std::ranges::count(*kinds, LayerKind::experts) > 0;
 }
 
 Result<void> describe_nemotron(const ConfigReader& config, ConfigObject& metadata) {
-  const std::string letters = letters_of(config);
-  const bool has_experts = letters.find('E') != letters.npos;
+  KRAIT_ASSIGN_OR_RETURN(const std::vector<LayerKind> kinds, read_nemotron_layers(config));
+  const bool has_experts = std::ranges::count(kinds, LayerKind::experts) > 0;
   const std::string architecture = has_experts ? "nemotron_h_moe" : "nemotron_h";
   const auto set = [&](const char* key, Metadata value) {
     metadata.set(fmt::format("{}.{}", architecture, key), std::move(value));
@@ -400,15 +386,15 @@ Result<void> describe_nemotron(const ConfigReader& config, ConfigObject& metadat
   const char* width_key = has_experts ? "moe_intermediate_size" : "intermediate_size";
   KRAIT_ASSIGN_OR_RETURN(const Index n_kv_head, config.number("num_key_value_heads", 1, 8));
   KRAIT_ASSIGN_OR_RETURN(const Index width, config.number(width_key, 1, std::nullopt));
-  if (has_experts && letters.find('-') != letters.npos) {
+  if (has_experts && std::ranges::count(kinds, LayerKind::mlp) > 0) {
     return config.fail("hybrid_override_pattern", "experts or networks", "both",
                        ErrorCode::unsupported);
   }
   Metadata::Array kv_heads;
   Metadata::Array widths;
-  for (const char letter : letters) {
-    kv_heads.emplace_back(letter == '*' ? n_kv_head : 0);
-    widths.emplace_back(letter == '-' || letter == 'E' ? width : 0);
+  for (const LayerKind kind : kinds) {
+    kv_heads.emplace_back(kind == LayerKind::attention ? n_kv_head : 0);
+    widths.emplace_back(kind == LayerKind::mlp || kind == LayerKind::experts ? width : 0);
   }
   KRAIT_RETURN_IF_ERROR(describe_hybrid(config, architecture, "layer_norm_epsilon", 1e-5F,
                                         std::move(kv_heads), metadata));
@@ -420,7 +406,8 @@ Result<void> describe_nemotron(const ConfigReader& config, ConfigObject& metadat
   };
   const auto set_numbers = [&](std::initializer_list<Number> numbers) -> Result<void> {
     for (const Number& number : numbers) {
-      KRAIT_ASSIGN_OR_RETURN(const Index value, config.number(number.name, 1, number.fallback));
+      KRAIT_ASSIGN_OR_RETURN(const Index value,
+                             config.number(nemotron_key(config, number.name), 1, number.fallback));
       set(number.key, value);
     }
     return {};
