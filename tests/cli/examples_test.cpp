@@ -63,6 +63,22 @@ TEST_F(Examples, SeveralTexts) {
   EXPECT_EQ(two.find('e', 13), std::string::npos);
 }
 
+// The loss falls, and what is finished is not done again.
+TEST_F(Examples, TrainBytes) {
+  const std::string data = (test::data_dir() / "heldout_64k.txt").string();
+  const std::string out = path("trained");
+  const std::string text = output("train_bytes", data + " " + out + " 51");
+  double first = 0.0;
+  double last = 0.0;
+  ASSERT_EQ(
+      std::sscanf(text.c_str(), "step    0: %lf bits per byte\nstep   50: %lf", &first, &last), 2)
+      << text;
+  EXPECT_NEAR(first, 8.0, 0.5);
+  EXPECT_LT(last, 5.0);
+  const std::string written = text.substr(text.find("It was "));
+  EXPECT_EQ(output("train_bytes", data + " " + out + " 51"), out + " was finished\n" + written);
+}
+
 TEST_F(Examples, Laser) {
   const std::string text = output("laser");
   EXPECT_EQ(last_line(text), "32 matrices cut; all other weights are shared");

@@ -77,7 +77,7 @@ struct TrainFiles {
   std::string destination;
   /// One line of JSON per step; empty: none. `<log>.svg` gets a drawing of the losses, at
   /// checkpoints and in the end.
-  std::string log;
+  std::string log = {};
   DType dtype = DType::f32;      ///< of the result's matrices: f32, bf16, f16
   Index checkpoint_every = 100;  ///< steps
   bool resume = false;           ///< go on with unfinished work, if there is any
