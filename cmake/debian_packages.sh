@@ -127,7 +127,7 @@ krait_build_program() {
   # Any build folder will do: one that tests/run.sh made has the program too.
   if ! krait_configured "$krait_root/build"; then
     krait_configure "$krait_root/build" -DKRAIT_BUILD_TESTS=OFF -DKRAIT_BUILD_BENCH=OFF \
-      -DKRAIT_UNITY=ON
+      -DKRAIT_UNITY=ON -DKRAIT_NATIVE=ON
   fi
   krait_compile "$krait_root/build" krait_cli
   krait_program=$krait_root/build/examples/krait/krait

@@ -70,10 +70,33 @@ IsaList detect() {
   return list;
 }
 
+// Of the levels that the machine has, those that are compiled: with KRAIT_NATIVE the named one, and
+// with 512 bits its extensions.
+IsaList compiled(const IsaList& all) {
+#if defined(KRAIT_NATIVE_ISA)
+  IsaList list;
+  for (std::size_t i = 0; i < all.count; ++i) {
+    const Isa isa = all.items[i];
+    const bool is_extension =
+        Isa::KRAIT_NATIVE_ISA == Isa::avx512 && isa > Isa::avx512 && isa <= Isa::avx512_bf16;
+    if (isa == Isa::scalar || isa == Isa::KRAIT_NATIVE_ISA || is_extension) list.add(isa);
+  }
+  return list;
+#else
+  return all;
+#endif
+}
+
 const IsaList& detected() {
-  static const IsaList list = detect();
+  static const IsaList list = compiled(detect());
   return list;
 }
+
+#if defined(KRAIT_NATIVE_ISA)
+constexpr const char* lacking = "this machine lacks it, or this build, which is for one alone";
+#else
+constexpr const char* lacking = "this machine lacks it";
+#endif
 
 Error unavailable(Isa isa) {
   std::string have;
@@ -82,7 +105,7 @@ Error unavailable(Isa isa) {
     have += to_string(item);
   }
   return {ErrorCode::unsupported, "[cpu] instruction set: expected one of " + have + ", found " +
-                                      std::string(to_string(isa)) + " (this machine lacks it)"};
+                                      std::string(to_string(isa)) + " (" + lacking + ")"};
 }
 
 // The level that KRAIT_ISA names, or else the best one; and the error if its value is wrong.

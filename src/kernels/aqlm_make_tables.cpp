@@ -164,7 +164,6 @@ template <Index words>
 HWY_INLINE void make_block(const Weights& W, const float* x, Index block, std::uint8_t* values,
                            float& step) {
   const DF d;
-  const hn::Rebind<std::uint8_t, DF> d8;
   constexpr Index block_values = Weights::block_codes * words;
   HWY_ALIGN float products[static_cast<std::size_t>(block_values)];
   const Index first = block * Weights::block_codes;
@@ -192,6 +191,7 @@ HWY_INLINE void make_block(const Weights& W, const float* x, Index block, std::u
     _mm_storeu_si128(reinterpret_cast<__m128i*>(values + i),
                      _mm512_cvtepi32_epi8(hn::Add(q, middle).raw));
 #else
+    const hn::Rebind<std::uint8_t, DF> d8;
     hn::StoreU(hn::DemoteTo(d8, hn::Add(q, middle)), d8, values + i);
 #endif
   }

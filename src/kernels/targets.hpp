@@ -9,18 +9,22 @@
 
 #include "krait/core/cpu.hpp"
 
+// KRAIT_ONE_LEVEL: HWY_AVX2 or HWY_AVX3 where that level alone is compiled, as KRAIT_NATIVE asks.
+//
 // ThreadSanitizer looks at who touches what, which is the same at every level: there, one is
 // compiled and serves as all, since its checks make kernels slow to compile.
-#if defined(__SANITIZE_THREAD__)
-#  define KRAIT_ONE_LEVEL
-#elif defined(__has_feature)
-#  if __has_feature(thread_sanitizer)
-#    define KRAIT_ONE_LEVEL
+#if !defined(KRAIT_ONE_LEVEL)
+#  if defined(__SANITIZE_THREAD__)
+#    define KRAIT_ONE_LEVEL HWY_AVX2
+#  elif defined(__has_feature)
+#    if __has_feature(thread_sanitizer)
+#      define KRAIT_ONE_LEVEL HWY_AVX2
+#    endif
 #  endif
 #endif
 
 #if defined(__x86_64__) && defined(KRAIT_ONE_LEVEL)
-#  define HWY_BASELINE_TARGETS HWY_AVX2
+#  define HWY_BASELINE_TARGETS KRAIT_ONE_LEVEL
 #  define HWY_COMPILE_ONLY_STATIC
 #elif defined(__x86_64__)
 // SSE4 is the weakest vector level; below it the scalar model runs.
@@ -44,17 +48,32 @@
 /// KRAIT_KERNEL_VNNI(name, scalar, vnni), KRAIT_KERNEL_BF16(name, scalar, bf16): the same, with the
 /// function `vnni` or `bf16` where the processor has that extension of AVX-512, for which Highway
 /// has no target.
-#if defined(__x86_64__) && !defined(KRAIT_ONE_LEVEL)
-#  define KRAIT_KERNEL_TABLE(name, scalar, vnni, bf16)                                    \
-    ([]() noexcept {                                                                      \
-      static constexpr decltype(&(scalar)) table[isa_count] = {                           \
-          &(scalar), &N_SSE4::name, &N_AVX2::name, &N_AVX3::name, vnni, bf16, &(scalar)}; \
-      return table[static_cast<int>(active_isa())];                                       \
+#if defined(__x86_64__)
+#  if defined(KRAIT_ONE_LEVEL)
+#    define KRAIT_KERNEL_SSE4(name) &HWY_STATIC_DISPATCH(name)
+#    define KRAIT_KERNEL_AVX2(name) &HWY_STATIC_DISPATCH(name)
+#    define KRAIT_KERNEL_AVX3(name) &HWY_STATIC_DISPATCH(name)
+#  else
+#    define KRAIT_KERNEL_SSE4(name) &N_SSE4::name
+#    define KRAIT_KERNEL_AVX2(name) &N_AVX2::name
+#    define KRAIT_KERNEL_AVX3(name) &N_AVX3::name
+#  endif
+#  define KRAIT_KERNEL_TABLE(name, scalar, vnni, bf16)                                  \
+    ([]() noexcept {                                                                    \
+      static constexpr decltype(&(scalar)) table[isa_count] = {&(scalar),               \
+                                                               KRAIT_KERNEL_SSE4(name), \
+                                                               KRAIT_KERNEL_AVX2(name), \
+                                                               KRAIT_KERNEL_AVX3(name), \
+                                                               vnni,                    \
+                                                               bf16,                    \
+                                                               &(scalar)};              \
+      return table[static_cast<int>(active_isa())];                                     \
     }())
-#  define KRAIT_KERNEL(name, scalar) KRAIT_KERNEL_TABLE(name, scalar, &N_AVX3::name, &N_AVX3::name)
+#  define KRAIT_KERNEL(name, scalar) \
+    KRAIT_KERNEL_TABLE(name, scalar, KRAIT_KERNEL_AVX3(name), KRAIT_KERNEL_AVX3(name))
 #  define KRAIT_KERNEL_VNNI(name, scalar, vnni) KRAIT_KERNEL_TABLE(name, scalar, &(vnni), &(vnni))
 #  define KRAIT_KERNEL_BF16(name, scalar, bf16) \
-    KRAIT_KERNEL_TABLE(name, scalar, &N_AVX3::name, &(bf16))
+    KRAIT_KERNEL_TABLE(name, scalar, KRAIT_KERNEL_AVX3(name), &(bf16))
 #else
 // `model` is not called `scalar`, since that is part of the expansion.
 #  define KRAIT_KERNEL(name, model) \
