@@ -13,6 +13,7 @@ struct AqlmFlags {
   std::string scheme = "4x4g8";
   std::string calibration;
   std::string preset = "default";
+  std::string weigh = "inputs";
   std::vector<std::string> keep;
   std::optional<std::uint64_t> seed;
   int threads = 0;
@@ -32,6 +33,7 @@ Result<void> run(const AqlmFlags& options) {
         "'" + options.scheme + "'");
   }
   aqlm.preset = options.preset;
+  aqlm.weigh = options.weigh;
   aqlm.keep = options.keep;
   aqlm.seed = options.seed.value_or(0);
   if (!options.calibration.empty()) {
@@ -72,6 +74,8 @@ void declare(Command& command, AqlmFlags& options) {
   command.file("--calibration", options.calibration,
                "Text whose activations tell which errors matter; - is standard input");
   command.choice("--preset", options.preset, {"fast", "default", "best"}, "How long to search");
+  command.choice("--weigh", options.weigh, {"inputs", "fisher"},
+                 "What makes an error count: the inputs, or also the outputs' part in the loss");
   command.texts("--keep", options.keep,
                 "Leaves matrices as they are: a pattern such as *.layers.0.*");
   command.seed("--seed", options.seed, "Of the search's random numbers");

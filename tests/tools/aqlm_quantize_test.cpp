@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <functional>
 
@@ -10,6 +12,7 @@
 #include "krait/models/session.hpp"
 #include "krait/tools/aqlm.hpp"
 #include "tests/support/support.hpp"
+#include "tools/aqlm/fisher.hpp"
 
 namespace krait {
 namespace {
@@ -186,6 +189,57 @@ TEST_F(AqlmQuantize, TunesTheWholeModel) {
             test::read_file(in("tuned/model.safetensors")));
 }
 
+// What nothing reads has no part in the loss; what is read has, with a mean of 1 over the outputs.
+TEST_F(AqlmQuantize, FisherFindsOutputsWithoutEffect) {
+  const std::string from = source("krait-bytes-draft");
+  fs::copy(from, in("dead"));
+  const std::string file = in("dead") + "/model.safetensors";
+  {
+    const Checkpoint checkpoint = open_checkpoint(from).value();
+    const auto& view = checkpoint.weights.find("backbone.layers.1.mixer.out_proj.weight")->tensor;
+    std::vector<bf16> weights(static_cast<std::size_t>(view.size()));
+    std::memcpy(weights.data(), view.data, weights.size() * sizeof(bf16));
+    for (std::size_t row = 0; row < 64; ++row) weights[row * 128 + 5] = bf16{};  // of channel 5
+    std::vector<NamedTensor> tensors;
+    for (const auto& [name, entry] : checkpoint.weights.entries()) {
+      tensors.push_back({name, entry.tensor});
+      if (entry.tensor.data == view.data) tensors.back().tensor.data = weights.data();
+    }
+    ASSERT_TRUE(write_safetensors(file, tensors));
+  }
+  const CheckpointPlan plan = plan_checkpoint(in("dead")).value();
+  std::vector<Token> tokens;
+  for (const char c : text()) tokens.push_back(static_cast<unsigned char>(c));
+  const std::vector<aqlm::FisherPlace> places = {{"layers.1.mixer.in_proj.weight", 0, 256, 64},
+                                                 {"layers.1.mixer.out_proj.weight", 0, 64, 128}};
+  ThreadPool pool(2);
+  SerialExecutor serial;
+  const auto found = aqlm::output_fisher(plan, tokens, places, serial).value();
+  EXPECT_EQ(found, aqlm::output_fisher(plan, tokens, places, pool).value());
+  ASSERT_EQ(found.size(), 2U);
+  EXPECT_GT(found[0][5], 0.1F);              // x of the channel, which x_proj reads, too
+  EXPECT_FLOAT_EQ(found[0][128 + 5], 0.1F);  // its z
+  for (const auto& weights : found) {
+    double sum = 0.0;
+    for (const float weight : weights) sum += static_cast<double>(weight);
+    EXPECT_NEAR(sum / static_cast<double>(weights.size()), 1.0, 1e-5);
+    EXPECT_GT(std::ranges::max(weights), 1.5F);
+  }
+}
+
+// With outputs weighed, other codes; the weights that they stand for are those of the matrix, not
+// of the one whose rows were scaled.
+TEST_F(AqlmQuantize, WeighsOutputs) {
+  AqlmOptions options{.scheme = {2, 8, 8}, .calibration = text()};
+  ASSERT_TRUE(run("krait-bytes-draft", "inputs", options));
+  options.weigh = "fisher";
+  ASSERT_TRUE(run("krait-bytes-draft", "fisher", options));
+  EXPECT_NE(test::read_file(folder.path() / "fisher/model.safetensors"),
+            test::read_file(folder.path() / "inputs/model.safetensors"));
+  const Model original = load_model(source("krait-bytes-draft")).value();
+  EXPECT_LT(difference(load_model(in("fisher")).value(), original), 0.5);
+}
+
 TEST_F(AqlmQuantize, IsNotDoneTwiceAtOnce) {
   const AqlmOptions options{.scheme = {4, 4, 8}};
   bool was_tried = false;
@@ -290,6 +344,10 @@ TEST_F(AqlmQuantize, WhatCannotBeDoneLeavesNothing) {
   EXPECT_EQ(message({.keep = {"*.layers.0.*", "*.layer.1.*"}}),
             "[aqlm] keep: expected a pattern that fits a module, such as *.layers.0.*, found "
             "'*.layer.1.*', which fits none");
+  EXPECT_EQ(message({.weigh = "fisher"}),
+            "[aqlm] weigh: expected a calibration text for fisher, found none");
+  EXPECT_EQ(message({.calibration = text(), .weigh = "outputs"}),
+            "[aqlm] weigh: expected inputs or fisher, found 'outputs'");
   EXPECT_NE(message({}, "missing/folder/bad"), "none");
   ThreadPool pool(2);
   EXPECT_EQ(quantize_aqlm(source("krait-bytes-draft"), in("bad"), {.preset = "slow"}, pool)

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -18,6 +19,7 @@
 #include "krait/weights/form.hpp"
 #include "tools/aqlm/calibration.hpp"
 #include "tools/aqlm/finished.hpp"
+#include "tools/aqlm/fisher.hpp"
 #include "tools/aqlm/tune.hpp"
 #include "tools/checkpoint_copy.hpp"
 
@@ -45,6 +47,16 @@ Result<Preset> preset_of(std::string_view name) {
     if (preset.name == name) return preset;
   }
   return bad_argument("aqlm", "preset", "fast, default or best", fmt::format("'{}'", name));
+}
+
+Result<void> check_weigh(const AqlmOptions& options) {
+  if (options.weigh != "inputs" && options.weigh != "fisher") {
+    return bad_argument("aqlm", "weigh", "inputs or fisher", fmt::format("'{}'", options.weigh));
+  }
+  if (options.weigh == "fisher" && !options.calibration) {
+    return bad_argument("aqlm", "weigh", "a calibration text for fisher", "none");
+  }
+  return {};
 }
 
 // Whether a text fits a pattern in which `*` is any run of characters.
@@ -102,6 +114,11 @@ struct Job {
   std::string name_of(Index i) const {
     return each.front().is_stacked ? fmt::format("{}.{}", name, i) : name;
   }
+  // The path of its tensor in the model, and where it begins there.
+  std::string tensor(Index i) const {
+    return fmt::format("{}.{}.weight", path, each[static_cast<std::size_t>(i)].name);
+  }
+  Index first_of(Index i) const { return each.front().is_stacked ? i * out * in : 0; }
 };
 
 // Whether the block's matrix is one that AQLM is for: what is small, or steers the state, is not.
@@ -164,10 +181,10 @@ std::string key_of(const CheckpointPlan& plan, const std::string& fingerprint,
   for (const auto& [name, entry] : plan.checkpoint.weights.entries()) bytes += entry.tensor.bytes();
   return fmt::format(
       "krait aqlm 2\nmodel {} {} bytes\nscheme {}\npreset {}\ncalibration {} bytes {}\nseed "
-      "{}\nkeep {}\n",
+      "{}\nkeep {}\nweigh {}\n",
       fingerprint, bytes, to_string(options.scheme), options.preset,
       options.calibration ? std::ssize(*options.calibration) : -1, text, options.seed,
-      fmt::join(options.keep, " "));
+      fmt::join(options.keep, " "), options.weigh);
 }
 
 // The parts of a matrix, or of a stack, as the file has them, without their data.
@@ -300,6 +317,24 @@ class Quantizer {
     return calibration_.advance(static_cast<Index>(index));
   }
 
+  // From now on errors count by how much the outputs move the cross-entropy, too.
+  Result<void> weigh_outputs(std::span<const Token> tokens) {
+    std::vector<aqlm::FisherPlace> places;
+    for (const Job& job : jobs_) {
+      for (Index i = 0; i < job.count(); ++i) {
+        places.push_back({job.tensor(i), job.first_of(i), job.out, job.in});
+      }
+    }
+    KRAIT_ASSIGN_OR_RETURN(auto weights, aqlm::output_fisher(plan_, tokens, places, executor_));
+    std::size_t k = 0;
+    for (const Job& job : jobs_) {
+      for (Index i = 0; i < job.count(); ++i) {
+        output_weights_.emplace(job.name_of(i), std::move(weights[k++]));
+      }
+    }
+    return {};
+  }
+
   // Moves codebooks and scales of all matrices together. A model that has a block without a
   // backward pass stays as it is.
   Result<void> tune(const Model& original, std::span<const Token> tokens,
@@ -313,9 +348,7 @@ class Quantizer {
                                finished_matrix(finished, job, i, options_.scheme, false));
         matrices.push_back(std::move(matrix));
         names.push_back(job.name_of(i));
-        const BlockMatrix& of_block = job.each[static_cast<std::size_t>(i)];
-        targets.push_back({.path = fmt::format("{}.{}.weight", job.path, of_block.name),
-                           .first = job.each.front().is_stacked ? i * job.out * job.in : 0});
+        targets.push_back({.path = job.tensor(i), .first = job.first_of(i)});
       }
     }
     for (std::size_t i = 0; i < targets.size(); ++i) targets[i].matrix = &matrices[i];
@@ -405,8 +438,18 @@ class Quantizer {
     // A matrix whose inputs hardly occurred is fitted to the weights alone.
     const bool is_known = seen.rows >= job.in / 8;
     if (is_known) seen.correct(executor_, W);
+    // Σ_i f_i ‖Δw_i‖² is the error of rows that are √f_i times as large, and so are their scales.
+    const auto weighed = output_weights_.find(job.name_of(i));
+    const bool is_weighed = weighed != output_weights_.end();
+    for (Index r = 0; is_weighed && r < job.out; ++r) {
+      const float root = std::sqrt(weighed->second[static_cast<std::size_t>(r)]);
+      for (float& w : W.row(r)) w *= root;
+    }
     auto matrix = encode_aqlm(W, is_known ? seen.inputs : SecondMoments{}, options_.scheme,
                               preset_.effort, options_.seed, executor_, round);
+    for (std::size_t r = 0; matrix && is_weighed && r < matrix->scales.size(); ++r) {
+      matrix->scales[r] = to_f16(to_float(matrix->scales[r]) / std::sqrt(weighed->second[r]));
+    }
     if (matrix) return matrix;
     return Error{matrix.error().code,
                  fmt::format("{} ({})", matrix.error().message, job.name_of(i))};
@@ -420,6 +463,7 @@ class Quantizer {
   Executor& executor_;
   Progress progress_;
   AqlmReport report_;
+  std::map<std::string, std::vector<float>> output_weights_;  // of matrices by name; none: all 1
   Index done_ = 0;
   Index total_ = 0;
 };
@@ -477,6 +521,7 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
                                  Progress progress) {
   KRAIT_ASSIGN_OR_RETURN(const Preset preset, preset_of(options.preset));
   KRAIT_RETURN_IF_ERROR(parse_aqlm_scheme(to_string(options.scheme)));
+  KRAIT_RETURN_IF_ERROR(check_weigh(options));
   KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan plan, plan_checkpoint(source));
   KRAIT_RETURN_IF_ERROR(check_floats(plan.plan, plan.checkpoint.weights, source, "aqlm"));
   KRAIT_RETURN_IF_ERROR(check_outside(plan.checkpoint, destination, "aqlm"));
@@ -498,6 +543,9 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   KRAIT_ASSIGN_OR_RETURN(
       const auto finished,
       PartialWork::open("aqlm", destination, key_of(plan, model.fingerprint(), options)));
+  if (options.weigh == "fisher") {
+    KRAIT_RETURN_IF_ERROR(quantizer.weigh_outputs(calibration.text()));
+  }
   for (std::size_t i = 0; i < plan.config.spec.layers.size(); ++i) {
     const Result<void> done = quantizer.layer(i, finished);
     if (done) continue;

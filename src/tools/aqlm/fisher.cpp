@@ -1,0 +1,89 @@
+#include "tools/aqlm/fisher.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "krait/core/float_environment.hpp"
+#include "krait/training/model_gradient.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace aqlm {
+namespace {
+
+constexpr std::size_t piece_tokens = 256;
+// Of the text, since each token costs three passes; more change the mean of squares little.
+constexpr std::size_t most_tokens = std::size_t{64} << 10U;
+constexpr double least = 0.1;
+
+// Adds the squares of the rows of a gradient [out, in].
+void add_squares(const float* gradient, Index in, std::span<double> sums) {
+  for (double& sum : sums) {
+    for (Index k = 0; k < in; ++k) {
+      const auto value = static_cast<double>(gradient[k]);
+      sum += value * value;
+    }
+    gradient += in;
+  }
+}
+
+Result<std::vector<float>> relative(const std::vector<double>& sums, const std::string& path) {
+  double mean = 0.0;
+  for (const double sum : sums) mean += sum / static_cast<double>(sums.size());
+  if (!std::isfinite(mean)) {
+    return Error{ErrorCode::not_finite,
+                 fmt::format("[aqlm] {}: expected finite gradients, found {}", path, mean)};
+  }
+  std::vector<float> result;
+  for (const double sum : sums) {
+    const double part = mean > 0.0 ? sum / mean : 1.0;
+    result.push_back(static_cast<float>(least + (1.0 - least) * part));
+  }
+  return result;
+}
+
+}  // namespace
+
+Result<std::vector<std::vector<float>>> output_fisher(const CheckpointPlan& plan,
+                                                      std::span<const Token> tokens,
+                                                      std::span<const FisherPlace> places,
+                                                      Executor& executor) {
+  const FloatEnvironment environment;
+  KRAIT_ASSIGN_OR_RETURN(ModelGradient model,
+                         ModelGradient::create(plan.config.spec, plan.config.prefix, executor));
+  const Parameters& parameters = model.parameters();
+  AlignedBuffer<float> values(parameters.floats());
+  AlignedBuffer<float> gradients(parameters.floats());
+  KRAIT_RETURN_IF_ERROR(parameters.read(plan.checkpoint.weights, values.span()));
+  KRAIT_RETURN_IF_ERROR(model.bind(values.data()));
+  std::vector<std::vector<double>> sums;
+  for (const FisherPlace& place : places) sums.emplace_back(static_cast<std::size_t>(place.out));
+  for (auto rest = tokens.first(std::min(tokens.size(), most_tokens)); rest.size() > 1;) {
+    const std::size_t size = std::min(piece_tokens, rest.size() - 1);
+    std::fill_n(gradients.data(), gradients.size(), 0.0F);
+    Leaf leaf;
+    leaf.inputs = rest.first(size);
+    leaf.targets = rest.subspan(1, size);
+    KRAIT_RETURN_IF_ERROR(model.backward(leaf, gradients.data()));
+    parallel_for(executor, std::ssize(places), 1, [&](Range range) {
+      for (Index i = range.begin; i < range.end; ++i) {
+        const FisherPlace& place = places[static_cast<std::size_t>(i)];
+        const Index offset = parameters.find(place.path)->offset + place.first;
+        add_squares(gradients.data() + offset, place.in, sums[static_cast<std::size_t>(i)]);
+      }
+    });
+    rest = rest.subspan(size);
+  }
+  std::vector<std::vector<float>> result;
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    KRAIT_ASSIGN_OR_RETURN(std::vector<float> part, relative(sums[i], places[i].path));
+    result.push_back(std::move(part));
+  }
+  return result;
+}
+
+}  // namespace aqlm
+}  // namespace v0_1
+}  // namespace krait
