@@ -311,6 +311,9 @@ void declare_optimizer(Command& command, TrainFlags& options) {
   command.real("--balance-loss", train.balance,
                "Coefficient of the loss that balances experts; 0: none", check);
   command.real("--z-loss", train.z_loss, "Coefficient of the routers' z-loss; 0: none", check);
+  command.real("--capacity", train.capacity,
+               "Of an even share, how many tokens of a row an expert takes, such as 1.25; 0: all",
+               check);
 }
 
 // What all three share.

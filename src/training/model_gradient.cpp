@@ -8,6 +8,7 @@
 #include "krait/core/float_environment.hpp"
 #include "krait/kernels/softmax.hpp"
 #include "krait/weights/adapter.hpp"
+#include "training/capacity.hpp"
 #include "training/frozen.hpp"
 #include "training/products.hpp"
 #include "training/room.hpp"
@@ -294,11 +295,14 @@ Result<std::vector<MatrixView<float>>> ModelGradient::forward(const Leaf& leaf, 
   KRAIT_RETURN_IF_ERROR(
       make_room(tokens, is_backward, leaf.laws.data != nullptr && !leaf.targets.empty()));
   KRAIT_RETURN_IF_ERROR(state.reserve(tokens));
+  training::CapacityHook capacity(leaf.capacity);
+  const bool is_limited = is_backward && leaf.capacity > 0.0;
   const SequenceRows rows{.first = 0,
                           .count = tokens,
                           .position = state.position(),
                           .state = state.block().data(),
-                          .pages = state.cache().pages().data()};
+                          .pages = state.cache().pages().data(),
+                          .hook = is_limited ? &capacity : nullptr};
   std::vector<MatrixView<float>> stream;
   for (std::size_t i = 0; i <= parts.residuals.size(); ++i) {
     stream.push_back(memory_->matrix(tokens, spec_.d_model()));
@@ -312,6 +316,7 @@ Result<std::vector<MatrixView<float>>> ModelGradient::forward(const Leaf& leaf, 
                      .executor = *executor_,
                      .memory = scratch_,
                      .workspace = workspace_.span(),
+                     .has_hooks = is_limited,
                      .tasks = tasks_.span(),
                      .task_floats = task_floats_};
     parts.residuals[i].forward(ctx);
@@ -417,7 +422,8 @@ void ModelGradient::parts_backward(const Leaf& leaf, const State& before,
          .state = leaf.state == nullptr ? nullptr : before.block().data() + part.state,
          .dstate = leaf.dstate.empty() ? nullptr : leaf.dstate.data() + part.state,
          .balance = leaf.balance,
-         .z_loss = leaf.z_loss});
+         .z_loss = leaf.z_loss,
+         .capacity = leaf.capacity});
     training::norm_backward(work(), part.norm, weights.scope(part.norm_path), input, dx, dx);
     if (!part.parallel) {
       training::add_to(work(), dx, dh);

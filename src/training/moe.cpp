@@ -4,6 +4,7 @@
 #include "krait/kernels/elementwise.hpp"
 #include "krait/kernels/softmax.hpp"
 #include "training/blocks.hpp"
+#include "training/capacity.hpp"
 #include "training/feed_forward.hpp"
 #include "training/products.hpp"
 #include "training/room.hpp"
@@ -24,6 +25,7 @@ class MoeGradient final : public BlockGradient {
     const Index T = args.x.rows;
     const auto logits = work.memory.matrix(T, spec_.n_expert);
     const auto gates = work.memory.matrix(T, spec_.n_expert);
+    const auto taken = work.memory.matrix(T, spec_.n_expert);  // gates within the capacity
     const auto dgates = work.memory.matrix(T, spec_.n_expert);
     const auto dx = work.memory.matrix(T, d_model_);  // args.dx may be args.dy
     const ParameterScope router = weights.scope(spec_.names.router);
@@ -37,12 +39,14 @@ class MoeGradient final : public BlockGradient {
                     .normalize = spec_.router.normalize,
                     .scale = spec_.router.scale,
                     .gates = gates});
+    copy_rows(work, gates, taken);
+    if (args.capacity > 0.0) limit_experts(args.capacity, taken);
     for (Index t = 0; t < T; ++t) {
       std::ranges::fill(dx.row(t), 0.0F);
       std::ranges::fill(dgates.row(t), 0.0F);
     }
     for (Index e = 0; e < spec_.n_expert; ++e) {
-      expert_backward(work, weights, args, e, gates, dgates, dx);
+      expert_backward(work, weights, args, e, taken, dgates, dx);
     }
     if (spec_.d_shared != 0) {
       const auto part = work.memory.matrix(T, d_model_);
@@ -64,7 +68,7 @@ class MoeGradient final : public BlockGradient {
   Index memory(const BackwardSize& size) const override {
     Room room(size);
     const Index T = size.tokens;
-    for (int i = 0; i < 3; ++i) room.matrix(T, spec_.n_expert);
+    for (int i = 0; i < 4; ++i) room.matrix(T, spec_.n_expert);
     room.matrix(T, d_model_);
     room.linear(spec_.n_expert, d_model_, T, true);
     {

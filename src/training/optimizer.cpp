@@ -90,7 +90,8 @@ Result<void> validate(const TrainOptions& options) {
         Real{"clip", options.clip, at_least_0(options.clip), "at least 0"},
         Real{"momentum", options.momentum, below_1(options.momentum), "at least 0 and below 1"},
         Real{"balance-loss", options.balance, at_least_0(options.balance), "at least 0"},
-        Real{"z-loss", options.z_loss, at_least_0(options.z_loss), "at least 0"}}) {
+        Real{"z-loss", options.z_loss, at_least_0(options.z_loss), "at least 0"},
+        Real{"capacity", options.capacity, at_least_0(options.capacity), "at least 0"}}) {
     if (!field.is_valid) {
       return bad_option(field.name, std::string(field.expected), fmt::to_string(field.value));
     }

@@ -207,7 +207,8 @@ Result<PairStatistics> pair_backward(ModelGradient& model, const PreferencePair&
                                                 .targets = tokens.subspan(1),
                                                 .weights = counts,
                                                 .balance = weights.balance * share,
-                                                .z_loss = weights.z_loss * share},
+                                                .z_loss = weights.z_loss * share,
+                                                .capacity = weights.capacity},
                                                gradients);
     return loss ? Result<void>() : Result<void>(loss.error());
   };

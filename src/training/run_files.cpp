@@ -159,6 +159,7 @@ Identity identity_of(const TrainTask& task, const TrainOptions& options, const T
                                      {"distill", fmt::to_string(distillation.alpha)},
                                      {"temperature", fmt::to_string(distillation.temperature)}});
   }
+  if (options.capacity > 0.0) identity.emplace_back("capacity", fmt::to_string(options.capacity));
   if (options.optimizer == Optimizer::muon) {
     identity.emplace_back("momentum", fmt::to_string(options.momentum));
   }

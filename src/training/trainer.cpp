@@ -190,7 +190,8 @@ Result<TrainStep> Trainer::step(RowSource& rows, TeacherLaws* teacher,
                                                .distillation = distillation,
                                                .divergence = &divergence,
                                                .balance = options_.balance * share,
-                                               .z_loss = options_.z_loss * share},
+                                               .z_loss = options_.z_loss * share,
+                                               .capacity = options_.capacity},
                                               sum));
     found.loss += loss;
     found.divergence += divergence;
@@ -203,7 +204,8 @@ Result<TrainStep> Trainer::step(RowSource& rows, TeacherLaws* teacher,
 
 Result<TrainStep> Trainer::step(PairRows& pairs, const PreferenceOptions& preference) {
   KRAIT_RETURN_IF_ERROR(validate(preference));
-  PairWeights weights{.balance = options_.balance, .z_loss = options_.z_loss};
+  PairWeights weights{
+      .balance = options_.balance, .z_loss = options_.z_loss, .capacity = options_.capacity};
   if (preference.sft > 0.0) {  // per pair, so that behind the division by pairs it is per token
     Index targets = 0;
     for (Index i = 0; i < options_.rows(); ++i) {

@@ -26,6 +26,7 @@ struct Case {
   std::vector<Token> inputs;
   std::vector<Token> targets;
   std::vector<float> weights;
+  double capacity = 0.0;
 
   explicit Case(const ModelSpec& s, Index count = 11, Executor* executor = nullptr)
       : spec(s),
@@ -46,8 +47,12 @@ struct Case {
   }
 
   Leaf leaf() const {
-    return {
-        .inputs = inputs, .targets = targets, .weights = weights, .balance = 0.3, .z_loss = 0.2};
+    return {.inputs = inputs,
+            .targets = targets,
+            .weights = weights,
+            .balance = 0.3,
+            .z_loss = 0.2,
+            .capacity = capacity};
   }
 
   std::vector<float> gradients(const Leaf& leaf) {
@@ -88,7 +93,8 @@ struct Case {
     Tape::instance().clear();
     std::vector<Var> at;
     for (const double value : exact_values()) at.push_back(Var::leaf(value));
-    Reference<Var>::Options options{.balance = 0.3, .z_loss = 0.2, .dstate = dstate};
+    Reference<Var>::Options options{
+        .balance = 0.3, .z_loss = 0.2, .capacity = capacity, .dstate = dstate};
     for (const double value : state) options.state.push_back(Var::leaf(value));
     const std::vector<Var> own_state = options.state;
     const Var loss =
@@ -145,6 +151,40 @@ TEST(Gradient, OfAllWeightsAgreesWithTheReference) {
     Case c(spec);
     const std::vector<float> found = c.gradients();
     expect_close(c.gradient.parameters(), found, c.exact({}, {}), 2e-4);
+  }
+}
+
+// Experts with a capacity: of the first tokens alone, in the loss as in the gradient. Held-out
+// losses and inference have no limit.
+TEST(Gradient, OfExpertsWithACapacityAgreesWithTheReference) {
+  ModelSpec top_2 = test::tiny_expert_spec();
+  for (LayerSpec& layer : top_2.layers) {
+    for (ResidualSpec& residual : layer.residuals) {
+      if (auto* moe = std::get_if<MoeSpec>(&residual.block)) {
+        moe->top_k = 2;
+        moe->router.normalize = true;
+      }
+    }
+  }
+  for (const ModelSpec& spec : {test::tiny_expert_spec(), top_2}) {
+    Case c(spec, 23);
+    std::vector<float> log_p(c.inputs.size());
+    c.gradient.log_probabilities(c.leaf(), log_p).value();
+    const std::vector<float> unlimited = c.gradients();
+    for (const double capacity : {0.01, 0.6, 1.0}) {
+      c.capacity = capacity;
+      AlignedBuffer<float> all(c.values.size());
+      const double loss = c.gradient.backward(c.leaf(), all.data()).value();
+      EXPECT_NEAR(loss, c.loss(c.exact_values(), {.capacity = capacity}), 1e-4) << capacity;
+      const std::vector<float> found = c.gradients();
+      EXPECT_NE(found, unlimited) << capacity;
+      expect_close(c.gradient.parameters(), found, c.exact({}, {}), 2e-4);
+      std::vector<float> same(c.inputs.size());
+      c.gradient.log_probabilities(c.leaf(), same).value();
+      EXPECT_EQ(same, log_p);
+    }
+    c.capacity = 1e6;
+    EXPECT_EQ(c.gradients(), unlimited);
   }
 }
 

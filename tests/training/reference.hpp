@@ -123,6 +123,7 @@ class Reference {
   struct Options {
     double balance = 0.0;
     double z_loss = 0.0;
+    double capacity = 0.0;
     std::vector<T> state = {};     // of all blocks, as State::block has it; empty: zeros
     std::vector<float> laws = {};  // [inputs, vocab] of a teacher
     double alpha = 0.0;            // what the divergence from it counts
@@ -539,6 +540,9 @@ class Reference {
     }
     std::vector<double> share(static_cast<std::size_t>(spec.n_expert));
     std::vector<T> mean(share.size(), T(0.0));
+    std::vector<double> taken(share.size());
+    const double most = std::max(
+        1.0, std::floor(options_.capacity * double(x.rows * spec.top_k) / double(spec.n_expert)));
     for (Index t = 0; t < x.rows; ++t) {
       const std::vector<T> gate = gates(spec, router, logits, t);
       const T lse = log_sum(logits, t);
@@ -547,6 +551,8 @@ class Reference {
         mean[e] = mean[e] + exp(logits(t, static_cast<Index>(e)) - lse) / T(double(x.rows));
         if (value_of(gate[e]) == 0.0) continue;
         share[e] += 1.0 / double(x.rows * spec.top_k);
+        taken[e] += 1.0;
+        if (options_.capacity > 0.0 && taken[e] > most) continue;
         for (Index i = 0; i < x.cols; ++i) y(t, i) = y(t, i) + gate[e] * outputs[e](t, i);
       }
     }

@@ -25,8 +25,8 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// How tokens are sent to experts; see `kernels::route`. There is no capacity limit: no token is
-/// dropped.
+/// How tokens are sent to experts; see `kernels::route`. In inference there is no capacity limit:
+/// no token is dropped.
 struct RouterSpec {
   kernels::RouterScore score = kernels::RouterScore::softmax;
   bool bias = false;            ///< router.bias exists

@@ -29,6 +29,8 @@ struct BackwardArgs {
   float* dstate = nullptr;
   double balance = 0.0;  ///< coefficient α of the experts' balancing loss
   double z_loss = 0.0;   ///< coefficient of the routers' z-loss
+  /// Of an even share of the tokens, how many an expert takes; 0: all that are sent to it.
+  double capacity = 0.0;
 };
 
 /// What decides how much memory a backward pass needs.

@@ -44,6 +44,9 @@ struct Leaf {
   double* divergence = nullptr;
   double balance = 0.0;  ///< coefficient α of the experts' balancing loss, per token
   double z_loss = 0.0;   ///< coefficient of the routers' z-loss, per token
+  /// Of an even share of the row's tokens, how many an expert takes in `backward`, the first ones;
+  /// behind it the others' output is 0. 0: all. `log_probabilities` has no limit, as inference.
+  double capacity = 0.0;
   /// The sequence's state before the row, which is advanced; null: an empty sequence. Not for
   /// models with attention.
   State* state = nullptr;

@@ -68,6 +68,7 @@ struct PairWeights {
   double sft = 0.0;      ///< of the cross-entropy of each of the chosen answer's tokens
   double balance = 0.0;  ///< of the experts' balancing loss, the mean of both answers'
   double z_loss = 0.0;
+  double capacity = 0.0;  ///< of experts, see Leaf
 };
 
 /// Adds the gradient of a pair's loss, one leaf, to `gradients` [parameters]. A pair of equal

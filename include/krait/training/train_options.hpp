@@ -60,6 +60,7 @@ struct TrainOptions {
   double clip = 1.0;      ///< longest gradient; 0: any
   double balance = 0.01;  ///< coefficient of the experts' balancing loss
   double z_loss = 0.0;    ///< coefficient of the routers' z-loss
+  double capacity = 0.0;  ///< of an even share, how many tokens of a row an expert takes; 0: all
   Optimizer optimizer = Optimizer::adamw;
   double momentum = 0.95;  ///< of Muon
 

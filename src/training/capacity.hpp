@@ -1,0 +1,32 @@
+#pragma once
+
+/// \file
+/// How many tokens of a row an expert takes in training (Fedus et al. 2021, arXiv:2101.03961,
+/// section 2.2).
+
+#include "krait/modules/hook.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace training {
+
+/// Lets every expert keep the first max(1, ⌊factor · chosen / n_expert⌋) of the tokens that chose
+/// it and sets the gates of those behind to 0. `gates` [T, n_expert] are 0 where an expert is not
+/// chosen; `chosen` is the number of the others, T · top_k.
+void limit_experts(double factor, MatrixView<float> gates) noexcept;
+
+/// The same in a forward pass over whole rows.
+class CapacityHook final : public ActivationHook {
+ public:
+  explicit CapacityHook(double factor) : factor_(factor) {}
+  void at(const ActivationPlace& place, MatrixView<float> values) noexcept override {
+    if (place.site == Site::routing) limit_experts(factor_, values);
+  }
+
+ private:
+  double factor_;
+};
+
+}  // namespace training
+}  // namespace v0_1
+}  // namespace krait
