@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "krait/kernels/elementwise.hpp"
@@ -31,13 +32,62 @@ void multiply(const Work& work, const float* W, Index out, Index in, MatrixView<
                    {.x = x, .bias = bias, .y = y});
 }
 
+namespace {
+
+// Four floats, in what registers every processor has.
+using Four = float __attribute__((vector_size(16)));
+
+Four load_four(const float* from) {
+  Four value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+// to[c, k] = from[k, c] for 4 x 4 floats.
+void transpose_block(const float* from, Index from_stride, float* to, Index to_stride) {
+  const Four a = load_four(from);
+  const Four b = load_four(from + from_stride);
+  const Four c = load_four(from + 2 * from_stride);
+  const Four d = load_four(from + 3 * from_stride);
+  const Four ac_low = __builtin_shufflevector(a, c, 0, 4, 1, 5);
+  const Four ac_high = __builtin_shufflevector(a, c, 2, 6, 3, 7);
+  const Four bd_low = __builtin_shufflevector(b, d, 0, 4, 1, 5);
+  const Four bd_high = __builtin_shufflevector(b, d, 2, 6, 3, 7);
+  const Four columns[] = {__builtin_shufflevector(ac_low, bd_low, 0, 4, 1, 5),
+                          __builtin_shufflevector(ac_low, bd_low, 2, 6, 3, 7),
+                          __builtin_shufflevector(ac_high, bd_high, 0, 4, 1, 5),
+                          __builtin_shufflevector(ac_high, bd_high, 2, 6, 3, 7)};
+  for (const Four& column : columns) {
+    std::memcpy(to, &column, sizeof column);
+    to += to_stride;
+  }
+}
+
+}  // namespace
+
 void transpose(const Work& work, MatrixView<const float> from, MatrixView<float> to) {
+  // Lines of `to` are written whole: a power of two apart, few of them fit into the cache at a
+  // time.
   constexpr Index tile = 16;
   parallel_for(work.executor, from.cols, tile, row_cost(from.rows), [&](Range cols) {
-    for (Index r = 0; r < from.rows; r += tile) {
-      const Index end = std::min(from.rows, r + tile);
-      for (Index c = cols.begin; c < cols.end; ++c) {
-        for (Index k = r; k < end; ++k) to(c, k) = from(k, c);
+    for (Index first = cols.begin; first < cols.end; first += tile) {
+      const Index last = std::min(cols.end, first + tile);
+      for (Index r = 0; r < from.rows; r += tile) {
+        const Index end = std::min(from.rows, r + tile);
+        const Index whole = r + (end - r) / 4 * 4;
+        Index c = first;
+        for (; c + 4 <= last; c += 4) {
+          Index k = r;
+          for (; k < whole; k += 4) {
+            transpose_block(&from(k, c), from.stride, &to(c, k), to.stride);
+          }
+          for (; k < end; ++k) {
+            for (Index i = c; i < c + 4; ++i) to(i, k) = from(k, i);
+          }
+        }
+        for (; c < last; ++c) {
+          for (Index k = r; k < end; ++k) to(c, k) = from(k, c);
+        }
       }
     }
   });
