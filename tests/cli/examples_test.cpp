@@ -65,7 +65,7 @@ TEST_F(Examples, SeveralTexts) {
 
 // The loss falls, and what is finished is not done again.
 TEST_F(Examples, TrainBytes) {
-  const std::string data = (test::data_dir() / "heldout_64k.txt").string();
+  const std::string data = (test::data_dir() / "data/heldout_64k.txt").string();
   const std::string out = path("trained");
   const std::string text = output("train_bytes", data + " " + out + " 51");
   double first = 0.0;
