@@ -1,5 +1,7 @@
 #include "krait/kernels/attention.hpp"
 
+#include <cstring>
+
 #include "krait/kernels/ref/attention.hpp"
 
 #undef HWY_TARGET_INCLUDE
@@ -171,6 +173,7 @@ void attend_few(const Block& first, Index kv_heads) {
     return Memory(first, scratch + i * (Memory(first, scratch).end - scratch));
   };
   const Index d_head = first.args.d_head;
+  float* const widened = memory_of(kv_heads).q;  // behind those of all heads
   for (Index i = 0; i < kv_heads; ++i) {
     const Block block = block_of(i);
     const Memory memory = memory_of(i);
@@ -189,13 +192,15 @@ void attend_few(const Block& first, Index kv_heads) {
       first, kv_heads, n, keys_at, [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
         for (Index i = 0; i < kv_heads; ++i) {
           const Memory memory = memory_of(i);
+          const Rows rows =
+              rows_as_floats(first, first.keys(j) + i * first.head_bytes, keys, widened);
           // A few keys meet all queries while they are in the L1 cache.
           for (Index k = 0; k < keys; k += 4) {
             for (Index tile = 0; tile < tiles; ++tile) {
               const Index m = first.queries * tile / tiles;
               few_products_of<few_tile>(first.queries * (tile + 1) / tiles - m, first,
-                                        first.keys(j + k) + i * d_head, HWY_MIN(Index{4}, keys - k),
-                                        memory.q + m * first.width,
+                                        {rows.at + k * rows.stride, rows.stride},
+                                        HWY_MIN(Index{4}, keys - k), memory.q + m * first.width,
                                         memory.scores + m * memory.row + j + k, memory.row, ahead);
             }
           }
@@ -216,24 +221,13 @@ void attend_few(const Block& first, Index kv_heads) {
           const auto weights = [&](Index m) HWY_ATTR {
             return Weights{memory.scores + m * memory.row + j, memory.row, 1};
           };
-          add_rows<few_value_tile, false>(first, memory, first.values(j) + i * d_head,
-                                          first.args.row_stride, j, keys, weights, ahead);
+          const Rows rows =
+              rows_as_floats(first, first.values(j) + i * first.head_bytes, keys, widened);
+          add_rows<few_value_tile, false>(first, memory, rows.at, rows.stride, j, keys, weights,
+                                          ahead);
         }
       });
   for (Index i = 0; i < kv_heads; ++i) finish(block_of(i), memory_of(i));
-}
-
-// Copies rows of one head; where there are fewer than `count`, the last one is repeated.
-template <class Place>
-HWY_INLINE void copy_rows(const Block& block, Index j, Index rows, Index count, Place place,
-                          float* to) {
-  for (Index r = 0; r < count; ++r) {
-    const float* from = place(j + HWY_MIN(r, rows - 1));
-    float* row = to + r * block.width;
-    for_each_register(block.args.d_head, [=](Index k, Index some) HWY_ATTR {
-      store(load_count(from + k, some), row + k);
-    });
-  }
 }
 
 void attend_many(const Block& block) {
@@ -253,7 +247,7 @@ void attend_many(const Block& block) {
   };
   const auto keys_at = [&](Index j) HWY_ATTR { return block.keys(j); };
   for_rows<many_rows>(block, 1, n, keys_at, [&](Index first, Index keys, RowsAhead ahead) HWY_ATTR {
-    copy_rows(block, first, keys, round_up(keys, panel_keys), keys_at, memory.rows);
+    copy_rows(block, keys_at(first), keys, round_up(keys, panel_keys), memory.rows);
     const auto score = [&](auto count, Index m) HWY_ATTR {
       const Index end = HWY_MIN(first + keys, seen(m + (count - 1) * panel_width));
       for (Index j = first; j < end; j += panel_keys) {
@@ -275,7 +269,7 @@ void attend_many(const Block& block) {
   clear(memory.out, block.queries * block.width);
   const auto values_at = [&](Index j) HWY_ATTR { return block.values(j); };
   for_rows<many_rows>(block, 1, n, values_at, [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
-    copy_rows(block, j, keys, keys, values_at, memory.rows);
+    copy_rows(block, values_at(j), keys, keys, memory.rows);
     const auto weights = [&](Index m) HWY_ATTR {
       return Weights{
           memory.scores + m / panel_width * panel_size + j * panel_width + m % panel_width, 1,
@@ -288,6 +282,29 @@ void attend_many(const Block& block) {
 }
 
 }  // namespace
+
+void store_attention_row(std::span<const float> from, DType dtype, void* to) noexcept {
+  const Index count = std::ssize(from);
+  Index k = 0;
+  if (dtype == DType::bf16) {
+    const hn::Rebind<std::uint16_t, DF> d16;
+    for (; k + vector_lanes <= count; k += vector_lanes) {
+      const auto bits = hn::BitCast(DI(), bf16_bits(DF(), load(from.data() + k)));
+      hn::StoreU(hn::DemoteTo(d16, bits), d16, static_cast<std::uint16_t*>(to) + k);
+    }
+  }
+#if HWY_TARGET != HWY_SSE4  // has no such instruction
+  if (dtype == DType::f16) {
+    const hn::Rebind<hwy::float16_t, DF> d16;
+    for (; k + vector_lanes <= count; k += vector_lanes) {
+      hn::StoreU(hn::DemoteTo(d16, load(from.data() + k)), d16,
+                 static_cast<hwy::float16_t*>(to) + k);
+    }
+  }
+#endif
+  ref::store_attention_row(from.subspan(static_cast<std::size_t>(k)), dtype,
+                           static_cast<std::byte*>(to) + k * bytes_of(dtype));
+}
 
 void attention(const AttentionArgs& args) noexcept {
   const Index group = args.n_head / args.n_kv_head;
@@ -328,6 +345,14 @@ namespace kernels {
 
 void attention(const AttentionArgs& args) noexcept {
   KRAIT_KERNEL(attention, ref::attention)(args);
+}
+
+void store_attention_row(std::span<const float> from, DType dtype, void* to) noexcept {
+  if (dtype == DType::f32) {
+    std::memcpy(to, from.data(), from.size_bytes());
+    return;
+  }
+  KRAIT_KERNEL(store_attention_row, ref::store_attention_row)(from, dtype, to);
 }
 
 }  // namespace kernels
