@@ -205,34 +205,42 @@ HWY_NOINLINE void copy_rows(const Block& block, const std::byte* at, Index rows,
   }
 }
 
-// Rows of one head as floats, one after another.
+// Rows of one head, one after another.
+template <class W>
 struct Rows {
-  const float* at;
-  Index stride;  // floats
+  const W* at;
+  Index stride;  // elements
 };
 
-// `count` rows where they lie if they are floats, otherwise in `to` [count, width].
-HWY_INLINE Rows rows_as_floats(const Block& block, const std::byte* at, Index count, float* to) {
-  if (block.args.dtype == DType::f32) {
-    return {reinterpret_cast<const float*>(at), block.args.row_stride};
+// Up to so many queries take rows of 16 bits from where they lie and widen them in registers; for
+// more, rows are widened once, into memory. A larger number gained nothing in long texts.
+constexpr int queries_in_registers = 2;
+
+// `count` rows as few queries read them: where they lie, or as floats in `to` [count, width].
+template <class W>
+HWY_INLINE Rows<W> rows_at(const Block& block, const std::byte* at, Index count, float* to) {
+  if constexpr (std::is_same_v<W, float>) {
+    if (block.args.dtype != DType::f32) {
+      copy_rows(block, at, count, count, to);
+      return {to, block.width};
+    }
   }
-  copy_rows(block, at, count, count, to);
-  return {to, block.width};
+  return {reinterpret_cast<const W*>(at), block.stride / Index{sizeof(W)}};
 }
 
 // ---- Few queries ------------------------------------------------------------------------------
 
 // The products of `keys` keys with T queries.
-template <int T>
-HWY_INLINE void few_products(const Block& block, const Rows& K, Index keys, const float* q,
+template <int T, class W>
+HWY_INLINE void few_products(const Block& block, const Rows<W>& K, Index keys, const float* q,
                              float* scores, Index row, RowsAhead& ahead) {
-  const Product<float> in{.w = K.at,
-                          .x = q,
-                          .n = K.stride,
-                          .x_stride = block.width,
-                          .bias = nullptr,
-                          .y = scores,
-                          .y_stride = row};
+  const Product<W> in{.w = K.at,
+                      .x = q,
+                      .n = K.stride,
+                      .x_stride = block.width,
+                      .bias = nullptr,
+                      .y = scores,
+                      .y_stride = row};
   const auto tile = [&](auto height, Index j) HWY_ATTR {
     constexpr int R = decltype(height)::value;
     Array<Lanes, R * T> lanes;
@@ -261,8 +269,8 @@ HWY_INLINE void few_products(const Block& block, const Rows& K, Index keys, cons
 }
 
 // Calls few_products<queries>; queries ≤ T.
-template <int T>
-HWY_INLINE void few_products_of(Index queries, const Block& block, const Rows& K, Index keys,
+template <int T, class W>
+HWY_INLINE void few_products_of(Index queries, const Block& block, const Rows<W>& K, Index keys,
                                 const float* q, float* scores, Index row, RowsAhead& ahead) {
   if constexpr (T > 0) {
     if (queries < T) {

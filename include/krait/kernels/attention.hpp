@@ -62,9 +62,11 @@ constexpr Index padded_queries(Index queries) noexcept {
   return queries < few_queries ? queries : round_up(queries, 16);
 }
 
-// Neighbouring heads of the KV cache that a block of few queries reads together: 4 KiB of a row.
-constexpr Index few_kv_heads(Index d_head) noexcept {
-  return std::max<Index>(1, 1024 / std::max<Index>(1, d_head));
+// Neighbouring heads of the KV cache that a block of few queries reads together: 1024 elements of a
+// row, and of a single query 4096. Memory is the faster, the longer the pieces are that are read in
+// one go, but the scores of all these heads have to wait.
+constexpr Index few_kv_heads(Index d_head, Index queries) noexcept {
+  return std::max<Index>(1, (queries == 1 ? 4096 : 1024) / std::max<Index>(1, d_head));
 }
 
 }  // namespace detail
@@ -78,12 +80,16 @@ constexpr Index attention_scratch(Index tokens, Index context, Index n_head, Ind
   const auto floats = [&](Index queries, Index scores) {
     return scores + 2 * queries * width + 2 * round_up(queries, 16);
   };
-  const Index all = tokens * (n_head / n_kv_head);
+  const Index group = n_head / n_kv_head;
+  const Index all = tokens * group;
   // Few queries: those of several heads of the cache.
   const Index few = std::min(all, detail::few_queries - 1);
   const Index rows = detail::attention_rows * width;
-  const Index few_floats =
-      floats(few, few * row) * std::min(n_kv_head, detail::few_kv_heads(d_head)) + rows;
+  const auto of_heads = [&](Index queries) {
+    return floats(queries, queries * row) *
+           std::min(n_kv_head, detail::few_kv_heads(d_head, queries));
+  };
+  const Index few_floats = std::max(of_heads(few), group == 1 ? of_heads(1) : 0) + rows;
   if (all < detail::few_queries) return few_floats;
   const Index many = round_up(std::min(all, detail::largest_attention_block), 16);
   const Index bound =
