@@ -43,7 +43,7 @@ constexpr int lanes_at_once = HWY_TARGET == HWY_AVX3 ? 2 : 1;
 
 // Rows of the cache that are done while the next ones are requested. Many queries take them out of
 // the cache into a place of their own: rows that are 2^n bytes apart would share few places. So do
-// few queries with rows of 16 bits, which become floats there.
+// some queries with rows of 16 bits, which become floats there.
 constexpr Index few_rows = attention_rows;
 constexpr Index many_rows = attention_rows;
 static_assert(page_tokens % few_rows == 0 && page_tokens % many_rows == 0 &&
