@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <span>
 
 #include "bench/support.hpp"
 #include "krait/core/aligned_buffer.hpp"
@@ -21,7 +22,8 @@ struct Extents {
   Index n_head;
   Index n_kv_head;
   Index d_head;
-  Index row() const { return 2 * n_kv_head * d_head; }
+  DType dtype = DType::f32;                                                   // of keys and values
+  Index row() const { return 2 * n_kv_head * d_head * bytes_of(dtype) / 4; }  // units of 4 bytes
 };
 
 // Of published models: heads of their own, four and seven heads that share keys.
@@ -34,13 +36,14 @@ struct Layer {
   std::vector<const float*> data;
 
   Layer(const Extents& shape, Index context, std::uint64_t seed) {
-    const auto values = random_values(page_tokens * shape.row(), seed);
+    const Index size = page_tokens * 2 * shape.n_kv_head * shape.d_head;
+    const auto values = random_values(2 * size, seed);
     for (Index j = 0; j < context; j += page_tokens) {
       pages.emplace_back(page_tokens * shape.row());
       // Not the same in each page.
-      for (std::size_t i = 0; i < values.size(); ++i) {
-        pages.back().data()[i] = values[(i + static_cast<std::size_t>(j) * 7) % values.size()];
-      }
+      const auto part = std::span(values).subspan(static_cast<std::size_t>(j * 7 % size),
+                                                  static_cast<std::size_t>(size));
+      kernels::store_attention_row(part, shape.dtype, pages.back().data());
       data.push_back(pages.back().data());
     }
   }
@@ -61,6 +64,7 @@ struct Problem {
   kernels::AttentionArgs args(const Layer& layer) {
     return {.q = {q.data(), tokens, width},
             .pages = layer.data,
+            .dtype = shape.dtype,
             .row_stride = shape.row(),
             .position = context - tokens,
             .n_head = shape.n_head,
@@ -140,6 +144,24 @@ void read_lines(benchmark::State& state, const Extents& shape, Index context) {
 }  // namespace
 
 void register_benchmarks() {
+  // A step late in a long text, by the type of keys and values.
+  constexpr Index long_context = 32768;
+  for (const Extents& wide : shapes) {
+    for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+      Extents shape = wide;
+      shape.dtype = dtype;
+      const std::string name =
+          std::string("/") + shape.name + '/' + std::string(to_string(dtype)) + "/1_of_32768";
+      benchmark::RegisterBenchmark(("attention/limit_of_memory" + name).c_str(), read_lines, shape,
+                                   long_context)
+          ->MinTime(0.2);
+      for (const Isa isa : benchmarked_isas()) {
+        const std::string full = "attention/" + std::string(to_string(isa)) + name;
+        benchmark::RegisterBenchmark(full.c_str(), run, isa, shape, Index{1}, long_context)
+            ->MinTime(0.2);
+      }
+    }
+  }
   for (const Extents& shape : shapes) {
     const std::string name = std::string("attention/limit_of_memory/") + shape.name;
     benchmark::RegisterBenchmark(name.c_str(), read_lines, shape, 4096)->MinTime(0.2);

@@ -30,6 +30,8 @@ void add_common(Command& command, CommonOptions& options, const std::string& jso
                  "Form of the weights in memory; 'file' keeps what is stored");
   command.choice("--compute", options.compute, {"f32", "bf16"},
                  "Activations in matrix products; bf16 is for weights in bf16");
+  command.choice("--kv-dtype", options.kv_dtype, {"f32", "f16", "bf16"},
+                 "Keys and values that attention keeps; 16 bits halve the memory of long texts");
   command.choice("--weights", options.weights, {"map", "copy"},
                  "Map weight files, or copy them into memory");
   if (!json_help.empty()) command.flag("--json", options.json, json_help);
@@ -55,6 +57,9 @@ LoadOptions load_options(const CommonOptions& options, Executor* executor) {
   return {.weights = options.weights == "copy" ? WeightsMode::copy : WeightsMode::map,
           .form = options.dtype,
           .compute = options.compute == "bf16" ? Compute::bf16 : Compute::f32,
+          .kv_dtype = options.kv_dtype == "f16"    ? DType::f16
+                      : options.kv_dtype == "bf16" ? DType::bf16
+                                                   : DType::f32,
           .progress = ProgressLine("loading", "bytes"),
           .executor = executor,
           .adapter = options.adapter};

@@ -24,6 +24,7 @@ struct CommonOptions {
   int threads = 0;  // 0: as many as the process may use
   std::string dtype = "file";
   std::string compute = "f32";
+  std::string kv_dtype = "f32";
   std::string weights = "map";
   std::string adapter;
   bool json = false;
@@ -34,7 +35,8 @@ void add_threads(Command& command, int& threads);
 /// So many threads, or, for 0, as many as the process may use.
 std::unique_ptr<ThreadPool> make_threads(int threads);
 
-/// Adds -m, --lora, --threads, --dtype, --compute, --weights; and --json with the given help.
+/// Adds -m, --lora, --threads, --dtype, --compute, --kv-dtype, --weights; and --json with the given
+/// help.
 void add_common(Command& command, CommonOptions& options, const std::string& json_help);
 
 /// The arguments of commands that write a checkpoint made of another.

@@ -18,7 +18,8 @@ namespace {
 constexpr std::string_view format_name = "krait-state";
 constexpr std::string_view format_version = "2";
 constexpr std::string_view tokens_name = "tokens";
-constexpr std::string_view clean_prefix = "clean.";  // of the names of the clean state's tensors
+constexpr std::string_view kv_dtype_key = "kv_dtype";  // left out where it is f32
+constexpr std::string_view clean_prefix = "clean.";    // of the names of the clean state's tensors
 
 class Reader {
  public:
@@ -90,13 +91,13 @@ Result<void> read_values(const Reader& reader, const Model& model, const std::st
   for (const CacheTensor& tensor : model.parts().state_layout->cache) {
     const Shape shape{position, tensor.slot.floats};
     KRAIT_ASSIGN_OR_RETURN(const TensorView view,
-                           reader.tensor(prefix + tensor.path, DType::f32, shape));
+                           reader.tensor(prefix + tensor.path, tensor.slot.dtype, shape));
     KRAIT_RETURN_IF_ERROR(state.reserve(position));
-    const auto* values = static_cast<const float*>(view.data);
+    const auto* values = static_cast<const std::byte*>(view.data);
+    const Index bytes = tensor.slot.floats * bytes_of(tensor.slot.dtype);
     for (Index t = 0; t < position; ++t) {
-      std::memcpy(cache_row(state.cache().pages().data(), tensor.slot, t),
-                  values + t * tensor.slot.floats,
-                  static_cast<std::size_t>(tensor.slot.floats) * sizeof(float));
+      std::memcpy(cache_row(state.cache().pages().data(), tensor.slot, t), values + t * bytes,
+                  static_cast<std::size_t>(bytes));
     }
   }
   state.cache().set_rows(position);
@@ -165,7 +166,7 @@ namespace {
 // The tensors of a state. The rows of a cache lie in pages; in the file they follow one another, as
 // they do in `rows`.
 void add_values(const std::string& prefix, const State& state, std::vector<NamedTensor>& tensors,
-                std::vector<AlignedBuffer<float>>& rows) {
+                std::vector<AlignedBuffer<std::byte>>& rows) {
   const StateLayout& layout = *state.layout();
   const Index position = state.position();
   for (const StateTensor& tensor : layout.tensors) {
@@ -173,12 +174,14 @@ void add_values(const std::string& prefix, const State& state, std::vector<Named
         {prefix + tensor.path, {state.tensor(tensor.path).data(), DType::f32, tensor.shape}});
   }
   for (const CacheTensor& tensor : layout.cache) {
-    AlignedBuffer<float>& all = rows.emplace_back(position * tensor.slot.floats);
+    const Index bytes = tensor.slot.floats * bytes_of(tensor.slot.dtype);
+    AlignedBuffer<std::byte>& all = rows.emplace_back(position * bytes);
     for (Index t = 0; t < position; ++t) {
-      std::ranges::copy(state.cache().row(tensor.slot, t), all.data() + t * tensor.slot.floats);
+      std::memcpy(all.data() + t * bytes, state.cache().row(tensor.slot, t).data,
+                  static_cast<std::size_t>(bytes));
     }
     tensors.push_back(
-        {prefix + tensor.path, {all.data(), DType::f32, {position, tensor.slot.floats}}});
+        {prefix + tensor.path, {all.data(), tensor.slot.dtype, {position, tensor.slot.floats}}});
   }
 }
 
@@ -215,7 +218,7 @@ Result<void> save_state(const Sequence& sequence, const std::string& path) {
                   fmt::to_string(sequence.state.cache().rows()));
   }
   std::vector<NamedTensor> tensors;
-  std::vector<AlignedBuffer<float>> rows;
+  std::vector<AlignedBuffer<std::byte>> rows;
   add_values("", sequence.state, tensors, rows);
   if (has_clean) add_values(std::string(clean_prefix), sequence.clean, tensors, rows);
   tensors.push_back({std::string(tokens_name), {sequence.tokens.data(), DType::i32, {known}}});
@@ -227,6 +230,9 @@ Result<void> save_state(const Sequence& sequence, const std::string& path) {
       {"position", std::to_string(position)},
       {"pending", std::to_string(sequence.pending)},
       {"unshown", std::to_string(sequence.unshown)}};
+  if (layout.kv_dtype != DType::f32) {
+    metadata.emplace(kv_dtype_key, to_string(layout.kv_dtype));
+  }
   if (const std::string ranges = written_ranges(sequence); !ranges.empty()) {
     metadata.emplace("sampled", ranges);
   }
@@ -262,6 +268,13 @@ Result<Sequence> load_state(const Model& model, std::shared_ptr<const FileBytes>
   KRAIT_RETURN_IF_ERROR(reader.expect(content_checksum_key,
                                       content_checksum(std::move(content), store.metadata),
                                       ErrorCode::bad_format, "content"));
+  const DType kv_dtype = model.parts().state_layout->kv_dtype;
+  const std::string* stored = reader.find(kv_dtype_key);
+  const std::string_view found = stored == nullptr ? to_string(DType::f32) : *stored;
+  if (found != to_string(kv_dtype)) {
+    return reader.fail(ErrorCode::incompatible_state, "keys and values", to_string(kv_dtype),
+                       found);
+  }
   KRAIT_RETURN_IF_ERROR(reader.expect("model", model.fingerprint(), ErrorCode::incompatible_state,
                                       "model fingerprint"));
   KRAIT_ASSIGN_OR_RETURN(const Index position, reader.number("position", State::largest_position));

@@ -42,10 +42,12 @@ constexpr int panel_keys = HWY_TARGET == HWY_SSE4 ? 2 : 4;
 constexpr int lanes_at_once = HWY_TARGET == HWY_AVX3 ? 2 : 1;
 
 // Rows of the cache that are done while the next ones are requested. Many queries take them out of
-// the cache into a place of their own: rows that are 2^n bytes apart would share few places.
-constexpr Index few_rows = 32;
-constexpr Index many_rows = 32;
-static_assert(page_tokens % many_rows == 0 && many_rows % panel_keys == 0);
+// the cache into a place of their own: rows that are 2^n bytes apart would share few places. So do
+// some queries with rows of 16 bits, which become floats there.
+constexpr Index few_rows = attention_rows;
+constexpr Index many_rows = attention_rows;
+static_assert(page_tokens % few_rows == 0 && page_tokens % many_rows == 0 &&
+              many_rows % panel_keys == 0);
 
 // The queries of some rows and heads that have the same keys, row after row.
 struct Block {
@@ -57,6 +59,8 @@ struct Block {
   Index kv_head;
   Index queries = rows * heads;
   Index width = round_up(args.d_head, 16);
+  Index stride = args.row_stride * Index{sizeof(float)};  // bytes from a row to the next
+  Index head_bytes = args.d_head * bytes_of(args.dtype);  // of a row
 
   // Keys that query m sees; they grow with m.
   HWY_INLINE Index visible(Index m) const { return args.position + row + m / heads + 1; }
@@ -71,11 +75,14 @@ struct Block {
   HWY_INLINE float* output(Index m) const {
     return args.y.row_data(row + m / heads) + (head + m % heads) * args.d_head;
   }
-  HWY_INLINE const float* keys(Index j) const {
-    return args.pages[static_cast<std::size_t>(j / page_tokens)] + args.page_offset +
-           j % page_tokens * args.row_stride + kv_head * args.d_head;
+  HWY_INLINE const std::byte* keys(Index j) const {
+    return reinterpret_cast<const std::byte*>(
+               args.pages[static_cast<std::size_t>(j / page_tokens)] + args.page_offset) +
+           j % page_tokens * stride + kv_head * head_bytes;
   }
-  HWY_INLINE const float* values(Index j) const { return keys(j) + args.n_kv_head * args.d_head; }
+  HWY_INLINE const std::byte* values(Index j) const {
+    return keys(j) + args.n_kv_head * head_bytes;
+  }
 };
 
 // Where a block's working memory lies.
@@ -105,18 +112,18 @@ struct Memory {
 // Requests the next rows for the L2 cache, in the order in which they lie: what one head needs of
 // them is so little that memory sees no stream.
 struct RowsAhead {
-  const float* row = nullptr;
-  Index stride = 0;
-  Index heads = 0;  // next to each other
-  Index d_head = 0;
+  const std::byte* row = nullptr;
+  Index stride = 0;  // bytes, as all
+  Index heads = 0;   // next to each other
+  Index head_bytes = 0;
   Index left = 0;  // parts of one head
   Index head = 0;
 
   HWY_INLINE void request() {
     if (left == 0) return;
     --left;
-    const auto at = reinterpret_cast<std::uintptr_t>(row + head * d_head);
-    const auto end = at + static_cast<std::uintptr_t>(d_head) * sizeof(float);
+    const auto at = reinterpret_cast<std::uintptr_t>(row + head * head_bytes);
+    const auto end = at + static_cast<std::uintptr_t>(head_bytes);
     for (auto line = at & ~std::uintptr_t{63}; line < end; line += 64) {
       __builtin_prefetch(reinterpret_cast<const void*>(line), 0, 2);
     }
@@ -135,28 +142,105 @@ HWY_INLINE void for_rows(const Block& block, Index kv_heads, Index n, Place plac
     const Index next = j + step;
     if (next < n) {
       ahead = {.row = place(next),
-               .stride = block.args.row_stride,
+               .stride = block.stride,
                .heads = kv_heads,
-               .d_head = block.args.d_head,
+               .head_bytes = block.head_bytes,
                .left = HWY_MIN(step, n - next) * kv_heads};
     }
     body(j, HWY_MIN(step, n - j), ahead);
   }
 }
 
+// ---- Rows -------------------------------------------------------------------------------------
+
+template <class T>
+HWY_INLINE VF load_cached(const T* p, Index count) {
+  return load_count(p, count);
+}
+
+#  if HWY_TARGET == HWY_SSE4
+// Without the instruction. Highway's own widening makes numbers of infinity and NaN.
+HWY_INLINE VF load_cached(const f16* p, Index count) {
+  const hn::RebindToUnsigned<DF> du;
+  const hn::Rebind<std::uint16_t, DF> d16;
+  const auto* from = reinterpret_cast<const std::uint16_t*>(p);
+  const auto bits = hn::PromoteTo(
+      du, count == vector_lanes ? hn::LoadU(d16, from) : load_some_bits(d16, from, count));
+  const auto sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(du, 0x8000)));
+  const auto magnitude = hn::ShiftLeft<13>(hn::And(bits, hn::Set(du, 0x7FFF)));
+  // Moves the exponent's bias; exact, also for subnormal numbers.
+  const auto finite =
+      hn::BitCast(du, hn::Mul(hn::BitCast(DF(), magnitude), hn::Set(DF(), 0x1p112F)));
+  const auto at_least = [&](std::int32_t least) HWY_ATTR {
+    return hn::RebindMask(du, hn::Gt(hn::BitCast(DI(), magnitude), hn::Set(DI(), least - 1)));
+  };
+  const auto quiet = hn::IfThenElseZero(at_least(0x0F800001), hn::Set(du, 0x400000));
+  const auto other = hn::Or(hn::Or(magnitude, hn::Set(du, 0x7F800000)), quiet);
+  return hn::BitCast(DF(), hn::Or(sign, hn::IfThenElse(at_least(0x0F800000), other, finite)));
+}
+#  endif
+
+// Rows [at, at + rows) of one head as floats, [count, width]; where there are fewer than `count`,
+// the last one is repeated.
+template <class T>
+void copy_rows_of(const Block& block, const std::byte* at, Index rows, Index count, float* to) {
+  for (Index r = 0; r < count; ++r) {
+    const auto* from = reinterpret_cast<const T*>(at + HWY_MIN(r, rows - 1) * block.stride);
+    float* row = to + r * block.width;
+    for_each_register(block.args.d_head, [=](Index k, Index some) HWY_ATTR {
+      store(load_cached(from + k, some), row + k);
+    });
+  }
+}
+
+HWY_NOINLINE void copy_rows(const Block& block, const std::byte* at, Index rows, Index count,
+                            float* to) {
+  switch (block.args.dtype) {
+    case DType::f16:
+      return copy_rows_of<f16>(block, at, rows, count, to);
+    case DType::bf16:
+      return copy_rows_of<bf16>(block, at, rows, count, to);
+    default:
+      copy_rows_of<float>(block, at, rows, count, to);
+  }
+}
+
+// Rows of one head, one after another.
+template <class W>
+struct Rows {
+  const W* at;
+  Index stride;  // elements
+};
+
+// Up to so many queries take rows of 16 bits from where they lie and widen them in registers; for
+// more, rows are widened once, into memory. A larger number gained nothing in long texts.
+constexpr int queries_in_registers = 2;
+
+// `count` rows as few queries read them: where they lie, or as floats in `to` [count, width].
+template <class W>
+HWY_INLINE Rows<W> rows_at(const Block& block, const std::byte* at, Index count, float* to) {
+  if constexpr (std::is_same_v<W, float>) {
+    if (block.args.dtype != DType::f32) {
+      copy_rows(block, at, count, count, to);
+      return {to, block.width};
+    }
+  }
+  return {reinterpret_cast<const W*>(at), block.stride / Index{sizeof(W)}};
+}
+
 // ---- Few queries ------------------------------------------------------------------------------
 
 // The products of `keys` keys with T queries.
-template <int T>
-HWY_INLINE void few_products(const Block& block, const float* K, Index keys, const float* q,
+template <int T, class W>
+HWY_INLINE void few_products(const Block& block, const Rows<W>& K, Index keys, const float* q,
                              float* scores, Index row, RowsAhead& ahead) {
-  const Product<float> in{.w = K,
-                          .x = q,
-                          .n = block.args.row_stride,
-                          .x_stride = block.width,
-                          .bias = nullptr,
-                          .y = scores,
-                          .y_stride = row};
+  const Product<W> in{.w = K.at,
+                      .x = q,
+                      .n = K.stride,
+                      .x_stride = block.width,
+                      .bias = nullptr,
+                      .y = scores,
+                      .y_stride = row};
   const auto tile = [&](auto height, Index j) HWY_ATTR {
     constexpr int R = decltype(height)::value;
     Array<Lanes, R * T> lanes;
@@ -166,8 +250,8 @@ HWY_INLINE void few_products(const Block& block, const float* K, Index keys, con
       KRAIT_UNROLL
       for (int i = 0; i < R * T; ++i) acc[i] = hn::Zero(DF());
       Fetch none;
-      accumulate_tile<R, T, 1, false>(K + j * in.n, q, in, p * vector_lanes, 0, block.args.d_head,
-                                      acc, none);
+      accumulate_tile<R, T, 1, false>(K.at + j * in.n, q, in, p * vector_lanes, 0,
+                                      block.args.d_head, acc, none);
       KRAIT_UNROLL
       for (int i = 0; i < R * T; ++i) lanes[i].part[p] = acc[i];
     }
@@ -185,8 +269,8 @@ HWY_INLINE void few_products(const Block& block, const float* K, Index keys, con
 }
 
 // Calls few_products<queries>; queries ≤ T.
-template <int T>
-HWY_INLINE void few_products_of(Index queries, const Block& block, const float* K, Index keys,
+template <int T, class W>
+HWY_INLINE void few_products_of(Index queries, const Block& block, const Rows<W>& K, Index keys,
                                 const float* q, float* scores, Index row, RowsAhead& ahead) {
   if constexpr (T > 0) {
     if (queries < T) {

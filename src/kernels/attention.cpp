@@ -1,5 +1,7 @@
 #include "krait/kernels/attention.hpp"
 
+#include <cstring>
+
 #include "krait/kernels/ref/attention.hpp"
 
 #undef HWY_TARGET_INCLUDE
@@ -32,8 +34,8 @@ struct Weights {
 
 // Continues the chains of C registers of columns of T queries over `keys` keys. The last register
 // has `count` columns.
-template <int T, int C>
-HWY_INLINE void add_columns(const float* V, Index stride, Index keys, const Weights& p, Index count,
+template <int T, int C, class W>
+HWY_INLINE void add_columns(const W* V, Index stride, Index keys, const Weights& p, Index count,
                             float* out, Index width, RowsAhead& ahead) {
   const DF d;
   Array<VF, T * C> acc;
@@ -44,7 +46,7 @@ HWY_INLINE void add_columns(const float* V, Index stride, Index keys, const Weig
   }
   for (Index j = 0; j < keys; ++j) {
     ahead.request();
-    const float* v = V + j * stride;
+    const W* v = V + j * stride;
     const float* weight = p.at + j * p.step;
     Array<VF, C> vs;
     KRAIT_UNROLL
@@ -66,8 +68,8 @@ HWY_INLINE void add_columns(const float* V, Index stride, Index keys, const Weig
 }
 
 // All columns of T queries.
-template <int T>
-HWY_NOINLINE void add_values(const Block& block, const float* V, Index stride, Index keys,
+template <int T, class W>
+HWY_NOINLINE void add_values(const Block& block, const W* V, Index stride, Index keys,
                              const Weights& p, float* out, RowsAhead& ahead) {
   constexpr int C = value_parts<T>;
   const Index d_head = block.args.d_head;
@@ -82,8 +84,8 @@ HWY_NOINLINE void add_values(const Block& block, const float* V, Index stride, I
 }
 
 // T queries from m on over keys [j, j + keys), of which each query takes those that it sees.
-template <int T>
-HWY_INLINE void add_seen_values(const Block& block, Index m, const float* V, Index stride, Index j,
+template <int T, class W>
+HWY_INLINE void add_seen_values(const Block& block, Index m, const W* V, Index stride, Index j,
                                 Index keys, const Weights& p, float* out, RowsAhead& ahead) {
   if (block.begin(m + T - 1) > j) [[unlikely]] {  // a window begins in these keys or behind them
     for (Index t = 0; t < T; ++t) {
@@ -110,8 +112,8 @@ HWY_INLINE void add_seen_values(const Block& block, Index m, const float* V, Ind
 }
 
 // Calls add_seen_values<queries>; queries ≤ T.
-template <int T>
-HWY_INLINE void add_seen_values_of(Index queries, const Block& block, Index m, const float* V,
+template <int T, class W>
+HWY_INLINE void add_seen_values_of(Index queries, const Block& block, Index m, const W* V,
                                    Index stride, Index j, Index keys, const Weights& p, float* out,
                                    RowsAhead& ahead) {
   if constexpr (T > 0) {
@@ -124,8 +126,8 @@ HWY_INLINE void add_seen_values_of(Index queries, const Block& block, Index m, c
 
 // All queries over keys [j, j + keys), in tiles of up to T, of nearly equal height unless those of
 // panels. weights(m) are those of the queries from m on.
-template <int T, bool panels, class WeightsOf>
-HWY_INLINE void add_rows(const Block& block, const Memory& memory, const float* V, Index stride,
+template <int T, bool panels, class W, class WeightsOf>
+HWY_INLINE void add_rows(const Block& block, const Memory& memory, const W* V, Index stride,
                          Index j, Index keys, WeightsOf weights, RowsAhead& ahead) {
   const Index tiles = (block.queries + T - 1) / T;
   for (Index tile = 0; tile < tiles; ++tile) {
@@ -159,6 +161,7 @@ void finish(const Block& block, const Memory& memory) {
 // The queries of `kv_heads` neighbouring heads of the cache, the first of which are those of
 // `first`: the rows of the cache are read as they lie. One function, since its passes over queries,
 // keys, scores and values share what tells a head's block and memory.
+template <class W>
 void attend_few(const Block& first, Index kv_heads) {
   const auto block_of = [&](Index i) HWY_ATTR {
     Block block = first;
@@ -171,6 +174,7 @@ void attend_few(const Block& first, Index kv_heads) {
     return Memory(first, scratch + i * (Memory(first, scratch).end - scratch));
   };
   const Index d_head = first.args.d_head;
+  float* const widened = memory_of(kv_heads).q;  // behind those of all heads
   for (Index i = 0; i < kv_heads; ++i) {
     const Block block = block_of(i);
     const Memory memory = memory_of(i);
@@ -183,20 +187,26 @@ void attend_few(const Block& first, Index kv_heads) {
     clear(memory.out, block.queries * block.width);
   }
   const Index n = first.context();
-  const Index tiles = (first.queries + few_tile - 1) / few_tile;
+  constexpr bool is_float = std::is_same_v<W, float>;
+  constexpr int key_tile = is_float ? few_tile : HWY_MIN(few_tile, queries_in_registers);
+  constexpr int value_tile = is_float ? few_value_tile : queries_in_registers;
+  const Index tiles = (first.queries + key_tile - 1) / key_tile;
   const auto keys_at = [&](Index j) HWY_ATTR { return first.keys(j); };
   for_rows<few_rows>(
       first, kv_heads, n, keys_at, [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
         for (Index i = 0; i < kv_heads; ++i) {
           const Memory memory = memory_of(i);
+          const Rows<W> rows =
+              rows_at<W>(first, first.keys(j) + i * first.head_bytes, keys, widened);
           // A few keys meet all queries while they are in the L1 cache.
           for (Index k = 0; k < keys; k += 4) {
             for (Index tile = 0; tile < tiles; ++tile) {
               const Index m = first.queries * tile / tiles;
-              few_products_of<few_tile>(first.queries * (tile + 1) / tiles - m, first,
-                                        first.keys(j + k) + i * d_head, HWY_MIN(Index{4}, keys - k),
-                                        memory.q + m * first.width,
-                                        memory.scores + m * memory.row + j + k, memory.row, ahead);
+              few_products_of<key_tile, W>(first.queries * (tile + 1) / tiles - m, first,
+                                           {rows.at + k * rows.stride, rows.stride},
+                                           HWY_MIN(Index{4}, keys - k), memory.q + m * first.width,
+                                           memory.scores + m * memory.row + j + k, memory.row,
+                                           ahead);
             }
           }
         }
@@ -216,24 +226,12 @@ void attend_few(const Block& first, Index kv_heads) {
           const auto weights = [&](Index m) HWY_ATTR {
             return Weights{memory.scores + m * memory.row + j, memory.row, 1};
           };
-          add_rows<few_value_tile, false>(first, memory, first.values(j) + i * d_head,
-                                          first.args.row_stride, j, keys, weights, ahead);
+          const Rows<W> rows =
+              rows_at<W>(first, first.values(j) + i * first.head_bytes, keys, widened);
+          add_rows<value_tile, false>(first, memory, rows.at, rows.stride, j, keys, weights, ahead);
         }
       });
   for (Index i = 0; i < kv_heads; ++i) finish(block_of(i), memory_of(i));
-}
-
-// Copies rows of one head; where there are fewer than `count`, the last one is repeated.
-template <class Place>
-HWY_INLINE void copy_rows(const Block& block, Index j, Index rows, Index count, Place place,
-                          float* to) {
-  for (Index r = 0; r < count; ++r) {
-    const float* from = place(j + HWY_MIN(r, rows - 1));
-    float* row = to + r * block.width;
-    for_each_register(block.args.d_head, [=](Index k, Index some) HWY_ATTR {
-      store(load_count(from + k, some), row + k);
-    });
-  }
 }
 
 void attend_many(const Block& block) {
@@ -253,7 +251,7 @@ void attend_many(const Block& block) {
   };
   const auto keys_at = [&](Index j) HWY_ATTR { return block.keys(j); };
   for_rows<many_rows>(block, 1, n, keys_at, [&](Index first, Index keys, RowsAhead ahead) HWY_ATTR {
-    copy_rows(block, first, keys, round_up(keys, panel_keys), keys_at, memory.rows);
+    copy_rows(block, keys_at(first), keys, round_up(keys, panel_keys), memory.rows);
     const auto score = [&](auto count, Index m) HWY_ATTR {
       const Index end = HWY_MIN(first + keys, seen(m + (count - 1) * panel_width));
       for (Index j = first; j < end; j += panel_keys) {
@@ -275,7 +273,7 @@ void attend_many(const Block& block) {
   clear(memory.out, block.queries * block.width);
   const auto values_at = [&](Index j) HWY_ATTR { return block.values(j); };
   for_rows<many_rows>(block, 1, n, values_at, [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
-    copy_rows(block, j, keys, keys, values_at, memory.rows);
+    copy_rows(block, values_at(j), keys, keys, memory.rows);
     const auto weights = [&](Index m) HWY_ATTR {
       return Weights{
           memory.scores + m / panel_width * panel_size + j * panel_width + m % panel_width, 1,
@@ -287,7 +285,41 @@ void attend_many(const Block& block) {
   finish(block, memory);
 }
 
+void attend(const Block& block, Index kv_heads) {
+  if (block.queries >= few_queries) return attend_many(block);
+  if (block.queries <= queries_in_registers) {
+    if (block.args.dtype == DType::bf16) return attend_few<bf16>(block, kv_heads);
+#if HWY_TARGET != HWY_SSE4  // see load_cached
+    if (block.args.dtype == DType::f16) return attend_few<f16>(block, kv_heads);
+#endif
+  }
+  attend_few<float>(block, kv_heads);
+}
+
 }  // namespace
+
+void store_attention_row(std::span<const float> from, DType dtype, void* to) noexcept {
+  const Index count = std::ssize(from);
+  Index k = 0;
+  if (dtype == DType::bf16) {
+    const hn::Rebind<std::uint16_t, DF> d16;
+    for (; k + vector_lanes <= count; k += vector_lanes) {
+      const auto bits = hn::BitCast(DI(), bf16_bits(DF(), load(from.data() + k)));
+      hn::StoreU(hn::DemoteTo(d16, bits), d16, static_cast<std::uint16_t*>(to) + k);
+    }
+  }
+#if HWY_TARGET != HWY_SSE4  // has no such instruction
+  if (dtype == DType::f16) {
+    const hn::Rebind<hwy::float16_t, DF> d16;
+    for (; k + vector_lanes <= count; k += vector_lanes) {
+      hn::StoreU(hn::DemoteTo(d16, load(from.data() + k)), d16,
+                 static_cast<hwy::float16_t*>(to) + k);
+    }
+  }
+#endif
+  ref::store_attention_row(from.subspan(static_cast<std::size_t>(k)), dtype,
+                           static_cast<std::byte*>(to) + k * bytes_of(dtype));
+}
 
 void attention(const AttentionArgs& args) noexcept {
   const Index group = args.n_head / args.n_kv_head;
@@ -301,7 +333,8 @@ void attention(const AttentionArgs& args) noexcept {
     const Index rows = limit / heads;
     Index kv_heads = 1;
     if (heads == group && args.q.rows * heads < few_queries) {
-      kv_heads = HWY_MIN((args.heads.end - head) / group, few_kv_heads(args.d_head));
+      kv_heads =
+          HWY_MIN((args.heads.end - head) / group, few_kv_heads(args.d_head, args.q.rows * heads));
     }
     for (Index t = 0; t < args.q.rows; t += rows) {
       const Block block{.args = args,
@@ -310,7 +343,7 @@ void attention(const AttentionArgs& args) noexcept {
                         .head = head,
                         .heads = heads,
                         .kv_head = kv_head};
-      block.queries < few_queries ? attend_few(block, kv_heads) : attend_many(block);
+      attend(block, kv_heads);
     }
     head += heads * kv_heads;
   }
@@ -328,6 +361,14 @@ namespace kernels {
 
 void attention(const AttentionArgs& args) noexcept {
   KRAIT_KERNEL(attention, ref::attention)(args);
+}
+
+void store_attention_row(std::span<const float> from, DType dtype, void* to) noexcept {
+  if (dtype == DType::f32) {
+    std::memcpy(to, from.data(), from.size_bytes());
+    return;
+  }
+  KRAIT_KERNEL(store_attention_row, ref::store_attention_row)(from, dtype, to);
 }
 
 }  // namespace kernels

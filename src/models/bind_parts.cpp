@@ -176,6 +176,11 @@ Result<void> check_wanted_form(const WeightBinder& binder) {
 Result<Model::Parts> bind_to(const ModelSpec& spec, WeightBinder& binder, const std::string& prefix,
                              bool look_first, Bookings& bookings, ModelTree& tree) {
   const WeightStore* weights = binder.store();
+  if (const DType kv = binder.options().kv_dtype; !is_float(kv)) {
+    return Error{
+        ErrorCode::bad_argument,
+        fmt::format("[build] kv_dtype: expected f32, f16 or bf16, found {}", krait::to_string(kv))};
+  }
   if (weights != nullptr) KRAIT_RETURN_IF_ERROR(check_format(*weights));
   if (weights != nullptr && look_first) KRAIT_RETURN_IF_ERROR(check_names(spec, *weights, prefix));
   const bool embedding_is_head = is_embedding_in_head(spec, weights, prefix);

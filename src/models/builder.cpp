@@ -32,7 +32,10 @@ Result<Model> build_model(const ModelSpec& spec, const WeightStore& weights,
   layout->floats = bookings.state_floats();
   layout->cache = bookings.cache_tensors();
   layout->cache_floats = bookings.cache_floats();
-  layout->fingerprint = fingerprint(spec, binder);
+  for (const CacheTensor& tensor : layout->cache) {
+    if (tensor.slot.dtype != DType::f32) layout->kv_dtype = tensor.slot.dtype;
+  }
+  layout->fingerprint = fingerprint(spec, binder, layout->kv_dtype);
   parts.state_layout = std::move(layout);
   parts.owners = binder.take_blocks();
   parts.owners.insert(parts.owners.end(), weights.owners().begin(), weights.owners().end());

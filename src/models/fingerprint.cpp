@@ -58,7 +58,7 @@ void for_samples(Index size, Body&& body) {
 
 }  // namespace
 
-std::string fingerprint(const ModelSpec& spec, const WeightBinder& binder) {
+std::string fingerprint(const ModelSpec& spec, const WeightBinder& binder, DType kv_dtype) {
   ModelSpec unnamed = spec;
   unnamed.family.clear();
   unnamed.embedding.vocab =
@@ -67,6 +67,7 @@ std::string fingerprint(const ModelSpec& spec, const WeightBinder& binder) {
   Hash hash;
   const std::string sizes = to_string(unnamed);
   hash.add(sizes.data(), sizes.size());
+  if (kv_dtype != DType::f32) hash.add(&kv_dtype, sizeof kv_dtype);
 
   std::vector<float> values;
   for (const TensorUse& use : binder.uses()) {

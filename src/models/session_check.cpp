@@ -76,6 +76,11 @@ Result<void> Session::check_model(const State& state) const {
   if (given != nullptr && given->fingerprint == own->fingerprint && given->floats == own->floats) {
     return {};
   }
+  if (given != nullptr && given->kv_dtype != own->kv_dtype) {
+    return Error{ErrorCode::incompatible_state,
+                 fmt::format("[session] state: expected keys and values in {}, found {}",
+                             to_string(own->kv_dtype), to_string(given->kv_dtype))};
+  }
   return Error{
       ErrorCode::incompatible_state,
       fmt::format("[session] state: expected one of the model {}, found {}", own->fingerprint,

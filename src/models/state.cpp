@@ -57,7 +57,7 @@ std::span<float> State::tensor(std::string_view path) noexcept {
   return {const_cast<float*>(found.data()), found.size()};
 }
 
-std::span<const float> State::cache_row(std::string_view path, Index token) const noexcept {
+TensorView State::cache_row(std::string_view path, Index token) const noexcept {
   if (layout_ == nullptr || token < 0 || token >= cache_.rows()) return {};
   for (const CacheTensor& tensor : layout_->cache) {
     if (tensor.path == path) return cache_.row(tensor.slot, token);
@@ -72,11 +72,10 @@ bool same_rows(const State& a, const State& b) noexcept {
   if (a.cache().rows() != b.cache().rows()) return false;
   for (const CacheTensor& tensor : a.layout()->cache) {
     for (Index token = 0; token < a.cache().rows(); ++token) {
-      const auto x = a.cache().row(tensor.slot, token);
-      const auto y = b.cache().row(tensor.slot, token);
-      if (x.data() != y.data() && std::memcmp(x.data(), y.data(), x.size_bytes()) != 0) {
-        return false;
-      }
+      const TensorView x = a.cache().row(tensor.slot, token);
+      const TensorView y = b.cache().row(tensor.slot, token);
+      const auto bytes = static_cast<std::size_t>(x.bytes());
+      if (x.data != y.data && std::memcmp(x.data, y.data, bytes) != 0) return false;
     }
   }
   return true;

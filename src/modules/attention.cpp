@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <limits>
 
 #include "krait/kernels/ref/attention.hpp"
+#include "krait/weights/convert.hpp"
 #include "weights/adapted.hpp"
 
 namespace krait {
@@ -141,7 +143,7 @@ Result<std::unique_ptr<const Block>> Attention::bind(const AttentionSpec& unreso
   KRAIT_ASSIGN_OR_RETURN(block->out_proj_, Linear::bind(weights.scope(spec.names.out), bookings,
                                                         d_model, d_q, spec.out_bias));
   if (spec.rotary) block->frequencies_ = spec.rotary->frequencies();
-  block->cache_ = bookings.cache(weights.path("kv"), 2 * d_kv);
+  block->cache_ = bookings.cache(weights.path("kv"), 2 * d_kv, weights.options().kv_dtype);
   block->qkv_ = bookings.scratch(d_q + 2 * d_kv);
   block->trail_ = bookings.trail(2 * d_kv);
   if (spec.d_conv > 0) {
@@ -178,7 +180,7 @@ void Attention::attend_with_hooks(const BlockContext& ctx, MatrixView<const floa
     for (Index t = 0; t < all.count; ++t) {
       const SequenceRows rows = all.part(t);
       const auto copy_to_cache = [&](Index row) {
-        if (all.is_beside) std::ranges::copy(kv.row(row), rows.cache(cache_, 0).data());
+        if (all.is_beside) store(kv.row(row), rows, 0);
       };
       copy_to_cache(rows.first);
       wants_cache(rows) ? attend_changed(ctx, rows, q.row(rows.first)) : attend(ctx, rows, q);
@@ -201,10 +203,11 @@ void Attention::attend_changed(const BlockContext& ctx, const SequenceRows& rows
   float vector[widest_hooked_vector];
   float sum[widest_hooked_vector];
   for (Index h = 0; h < spec_.n_head; ++h) {
-    // A copy of what token j has cached for the head, `from` floats on, as the hook leaves it.
+    // A copy of what token j has cached for the head, `from` numbers on, as the hook leaves it.
     const auto read = [&](Site site, Index j, Index from) {
-      const float* cached = cache_row(rows.pages, cache_, j) + from + h / group * d_head;
-      std::copy_n(cached, d_head, vector);
+      const auto* row = reinterpret_cast<const std::byte*>(cache_row(rows.pages, cache_, j));
+      const Index skipped = (from + h / group * d_head) * bytes_of(cache_.dtype);
+      convert_floats({row + skipped, cache_.dtype, {d_head}}, DType::f32, vector);
       if (!rows.hook->wants(site)) return;
       ctx.visit(site, rows, 0, {vector, 1, d_head}, j * spec_.n_head + h);
     };

@@ -204,6 +204,29 @@ TEST_F(Cli, InspectsWithoutLoading) {
   EXPECT_NE(text.out.find("Mamba, d_inner 384"), std::string::npos);
 }
 
+TEST_F(Cli, KeepsKeysAndValuesInTheTypeThatIsChosen) {
+  const std::string model = " -m " + golden("hf_llama");
+  const auto bytes = [&](const std::string& type) {
+    return krait_json("inspect" + model + type)["cache_bytes_per_token"].get<Index>();
+  };
+  EXPECT_GT(bytes(""), 0);
+  EXPECT_EQ(bytes(""), bytes(" --kv-dtype f32"));
+  for (const char* type : {"f16", "bf16"}) {
+    const std::string chosen = std::string(" --kv-dtype ") + type;
+    EXPECT_LT(bytes(chosen), bytes("")) << type;
+    const std::string logits = "logits --tokens 1,2,3,4,5,6,7,8 --all --out ";
+    EXPECT_EQ(krait(logits + path("wide.npy") + model).code, 0);
+    EXPECT_EQ(krait(logits + path("narrow.npy") + model + chosen).code, 0);
+    const std::string wide = test::read_file(path("wide.npy"));
+    const std::string narrow = test::read_file(path("narrow.npy"));
+    EXPECT_EQ(wide.size(), narrow.size());
+    EXPECT_NE(wide, narrow) << type;
+    // Nothing to choose without attention.
+    const std::string plain = "generate 'Once ' -n 8 --seed 1 -m krait-bytes-draft";
+    EXPECT_EQ(krait(plain).out, krait(plain + chosen).out);
+  }
+}
+
 TEST_F(Cli, TellsWhatATokenUsesOfAMixtureOfExperts) {
   const json object = krait_json("inspect krait-bytes-moe");
   EXPECT_EQ(object, krait_json("inspect")) << "the default";

@@ -130,6 +130,7 @@ TEST_F(CliUsage, IsToldInOneLineOfItsOption) {
       {"generate a --json=yes", "--json: expected no value, found 'yes'"},
       {"generate a --dtype f8",
        "--dtype: expected one of file, f32, bf16, f16, q8, q4, aqlm, aqlm-exact, gguf"},
+      {"generate a --kv-dtype q8", "--kv-dtype: expected one of f32, f16, bf16, found 'q8'"},
       {"generate a --weights ''", "--weights:"},
       {"generate a -m ''", "--model: expected a name, found an empty one"},
       {"generate a --state-out ''", "--state-out:"},

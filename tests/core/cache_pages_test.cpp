@@ -32,7 +32,7 @@ void expect_rows(const CachePages& cache, const Slots& slots, Index first, Index
                  float value) {
   for (Index t = first; t < last; ++t) {
     for (const CacheSlot slot : {slots.a, slots.b}) {
-      const auto row = cache.row(slot, t);
+      const auto row = cache.row(slot, t).as<float>();
       ASSERT_EQ(std::ssize(row), slot.floats);
       for (Index i = 0; i < slot.floats; ++i) {
         ASSERT_EQ(row[static_cast<std::size_t>(i)], value + static_cast<float>(1000 * t + i)) << t;

@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "krait/kernels/ref/attention.hpp"
 #include "tests/support/kernel_support.hpp"
@@ -403,6 +405,180 @@ TEST(Attention, IsCloseToTheOracle) {
       }
     }
   }
+}
+
+// ---- Keys and values of 16 bits ----
+
+// The same problem with rows of the type T, and what the contract says of it: the model in f32 over
+// rounded rows.
+template <class T>
+struct Narrow {
+  Problem problem;
+  Index row = (problem.row * Index{sizeof(T)} + 3) / 4;  // units of 4 bytes
+  std::vector<Misaligned<float>> pages = {};
+  std::vector<const float*> page_data = {};
+
+  explicit Narrow(const Problem& of) : problem(of) {
+    const Index used = 2 * problem.n_kv_head * problem.d_head;
+    for (Misaligned<float>& wide : problem.pages) {
+      const Index size = std::ssize(wide.span());
+      const Index rows = (size - used) / problem.row + 1;
+      const Index units = (rows - 1) * row + (used * Index{sizeof(T)} + 3) / 4;
+      pages.push_back(misaligned(std::vector<float>(static_cast<std::size_t>(units), nan_value),
+                                 problem.offset));
+      for (Index r = 0; r < rows; ++r) {
+        auto* to = reinterpret_cast<T*>(pages.back().data() + r * row);
+        float* from = wide.data() + r * problem.row;
+        ref::store_attention_row({from, static_cast<std::size_t>(used)}, dtype_of<T>, to);
+        for (Index i = 0; i < used; ++i) from[i] = to_float(to[i]);
+      }
+    }
+  }
+  kernels::AttentionArgs args() {
+    auto result = problem.args();
+    page_data.clear();
+    for (Misaligned<float>& page : pages) page_data.push_back(page.data());
+    result.pages = page_data;
+    result.dtype = dtype_of<T>;
+    result.row_stride = row;
+    return result;
+  }
+};
+
+template <class T>
+void compare_narrow(const Problem& problem) {
+  const Narrow<T> narrow(problem);
+  Problem expected = narrow.problem;  // rounded rows in f32
+  ref::attention(expected.args());
+  for_each_isa([&](Isa) {
+    Narrow<T> actual = narrow;
+    kernels::attention(actual.args());
+    ASSERT_TRUE(same_bits<float>(expected.y.span(), actual.problem.y.span()))
+        << to_string(dtype_of<T>) << " tokens=" << problem.tokens << " context=" << problem.context
+        << " heads=" << problem.n_head << '/' << problem.n_kv_head << " d_head=" << problem.d_head;
+  });
+}
+
+void compare_both(const Problem& problem) {
+  compare_narrow<f16>(problem);
+  compare_narrow<bf16>(problem);
+}
+
+TEST(AttentionOf16Bits, IsTheModelOverRoundedRowsForEveryWidthOfHeads) {
+  for (Index d_head = 1; d_head <= 130; ++d_head) {
+    for (const Index tokens : {1, 3, 13}) {
+      compare_both({.tokens = tokens,
+                    .context = 17 + d_head % 7,
+                    .n_head = 4,
+                    .n_kv_head = 2,
+                    .d_head = d_head,
+                    .offset = d_head % 4});
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST(AttentionOf16Bits, IsTheModelForContextsGroupsAndWindows) {
+  for (const Index context : {1, 31, 32, 33, 64, 65, 129, 200}) {
+    for (const Index tokens : {1, 2, 9, 64}) {
+      for (const Index group : {1, 3, 7}) {
+        for (const Index window : {0, 1, 33, 70}) {
+          if (tokens > context) continue;
+          compare_both({.tokens = tokens,
+                        .context = context,
+                        .n_head = 2 * group,
+                        .n_kv_head = 2,
+                        .d_head = context % 2 == 0 ? 16 : 20,
+                        .offset = context % 3,
+                        .window = window});
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+  compare_both({.tokens = 1, .context = 5000, .n_head = 40, .n_kv_head = 2, .d_head = 4});
+  compare_both({.tokens = 70, .context = 2100, .n_head = 1, .n_kv_head = 1, .d_head = 4});
+}
+
+// Every bit pattern as a value: where all keys have one value, the output is that value.
+template <class T>
+void compare_every_pattern() {
+  for (const Index tokens : {1, 13}) {
+    for (Index first = 0; first < 65536; first += 4096) {
+      Narrow<T> narrow(Problem{
+          .tokens = tokens, .context = tokens, .n_head = 64, .n_kv_head = 64, .d_head = 64});
+      for (Index j = 0; j < tokens; ++j) {
+        auto* row = reinterpret_cast<T*>(narrow.pages[0].data() + j * narrow.row);
+        for (Index i = 0; i < 4096; ++i) {
+          row[4096 + i].bits = static_cast<std::uint16_t>(first + i);
+          narrow.problem.value(j, 0)[i] = to_float(row[4096 + i]);
+        }
+      }
+      Problem expected = narrow.problem;
+      ref::attention(expected.args());
+      for_each_isa([&](Isa) {
+        kernels::attention(narrow.args());
+        ASSERT_TRUE(same_bits<float>(expected.y.span(), narrow.problem.y.span())) << first;
+      });
+      if (testing::Test::HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST(AttentionOf16Bits, WidensEveryPattern) {
+  compare_every_pattern<f16>();
+  compare_every_pattern<bf16>();
+}
+
+TEST(AttentionOf16Bits, AnOverflowIsInfinityAndStaysInItsColumn) {
+  Problem problem{.tokens = 1, .context = 50, .n_head = 4, .n_kv_head = 2, .d_head = 20};
+  problem.value(9, 0)[4] = 65519.9F;
+  problem.value(9, 1)[4] = 65520.0F;
+  compare_both(problem);
+  Narrow<f16> narrow(problem);
+  const auto args = narrow.args();
+  kernels::attention(args);
+  for (Index i = 0; i < 80; ++i) {
+    EXPECT_EQ(std::isfinite(args.y(0, i)), i < 40 || i % 20 != 4) << i;
+  }
+}
+
+template <class T>
+void expect_rounded(const std::vector<float>& from) {
+  for_each_isa([&](Isa) {
+    for (std::size_t count = 0; count <= from.size(); count = count < 70 ? count + 1 : count * 2) {
+      std::vector<T> to(count + 1, T{0x1234});
+      kernels::store_attention_row(std::span(from).first(count), dtype_of<T>, to.data());
+      for (std::size_t i = 0; i < count; ++i) {
+        T expected;
+        if constexpr (std::is_same_v<T, f16>) {
+          expected = to_f16(from[i]);
+        } else {
+          expected = to_bf16(from[i]);
+        }
+        ASSERT_EQ(to[i].bits, expected.bits) << from[i] << ' ' << i << " of " << count;
+      }
+      ASSERT_EQ(to[count].bits, 0x1234);
+    }
+  });
+}
+
+TEST(AttentionOf16Bits, RowsAreRoundedToNearestEven) {
+  std::vector<float> numbers = {0.0F,     -0.0F,     1.0F,        1.00048828125F, 1.00146484375F,
+                                65504.0F, 65519.9F,  65520.0F,    -65520.0F,      inf,
+                                -inf,     nan_value, -nan_value,  0x1p-14F,       0x1p-24F,
+                                0x1p-25F, -0x1p-25F, 0x1.8p-25F,  0x1p-26F,       0x1p-149F,
+                                3.4e38F,  -3.4e38F,  1.00390625F, 1.01171875F,    0x1.ffcp-15F};
+  std::uint32_t bits = 1;
+  while (numbers.size() < (std::size_t{70} << 10)) {
+    bits = bits * 1664525U + 1013904223U;
+    numbers.push_back(std::bit_cast<float>(bits));
+  }
+  expect_rounded<f16>(numbers);
+  expect_rounded<bf16>(numbers);
+  std::vector<float> copy(numbers.size());
+  kernels::store_attention_row(numbers, DType::f32, copy.data());
+  EXPECT_TRUE(same_bits<float>(numbers, copy));
 }
 
 // The comparisons are sensitive: another order of keys and two chains per output have other bits.

@@ -56,6 +56,12 @@ const Form factored_forms[] = {
     {"low_rank_f32_as_q4", DType::f32, {.form = "q4"}, true},
 };
 
+// How stacks with attention keep keys and values.
+const Form cache_forms[] = {
+    {"kv_f16", DType::f32, {.kv_dtype = DType::f16}},
+    {"kv_bf16", DType::f32, {.kv_dtype = DType::bf16}},
+};
+
 struct Case {
   test::TinyStack architecture;
   Form form;
@@ -69,6 +75,8 @@ std::vector<Case> all_cases() {
   for (const test::TinyStack& architecture : test::tiny_stacks) {
     for (const Form& form : forms) cases.push_back({architecture, form});
     for (const Form& form : factored_forms) cases.push_back({architecture, form});
+    if (plan_model(architecture.spec()).value().cache_bytes_per_token == 0) continue;
+    for (const Form& form : cache_forms) cases.push_back({architecture, form});
   }
   return cases;
 }

@@ -3,10 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <cstring>
 #include <fstream>
+#include <utility>
 
 #include "krait/decoding/state_io.hpp"
+#include "krait/weights/convert.hpp"
 #include "tests/support/eager_thread_pool.hpp"
+#include "tests/support/kernel_support.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -89,10 +93,10 @@ TEST(StateCache, RowsHaveNames) {
   Session session(model, executor);
   State state = model.initial_state();
   session.prefill(random_tokens(3, 61, 1), state).value();
-  EXPECT_EQ(state.cache_row("layers.0.attention.kv", 2).size(), 28U);
-  EXPECT_TRUE(state.cache_row("layers.0.attention.kv", 3).empty());
-  EXPECT_TRUE(state.cache_row("layers.0.attention.kv", -1).empty());
-  EXPECT_TRUE(state.cache_row("layers.9.attention.kv", 0).empty());
+  EXPECT_EQ(state.cache_row("layers.0.attention.kv", 2).size(), 28);
+  EXPECT_EQ(state.cache_row("layers.0.attention.kv", 3).data, nullptr);
+  EXPECT_EQ(state.cache_row("layers.0.attention.kv", -1).data, nullptr);
+  EXPECT_EQ(state.cache_row("layers.9.attention.kv", 0).data, nullptr);
   EXPECT_NE(model.describe().find("state 4.3 KiB per sequence and 384 B per token"),
             std::string::npos)
       << model.describe();
@@ -132,6 +136,141 @@ TEST(StateCache, FilesHoldTheRows) {
   State lying = model.initial_state();
   lying.set_position(7);
   EXPECT_EQ(save_state(lying, path).error().message, "[state] cache: expected 7 rows, found 0");
+}
+
+Model with_kv(DType dtype) {
+  return test::tiny_model(test::tiny_hybrid_spec(), DType::f32, {.kv_dtype = dtype});
+}
+
+class StateCacheOf16Bits : public testing::TestWithParam<DType> {};
+
+INSTANTIATE_TEST_SUITE_P(Types, StateCacheOf16Bits, testing::Values(DType::f16, DType::bf16),
+                         [](const auto& test) { return std::string(to_string(test.param)); });
+
+// What is in front of the first keys and values does not depend on their type.
+TEST_P(StateCacheOf16Bits, HoldsTheRoundedRows) {
+  const Model wide = with_kv(DType::f32);
+  const Model narrow = with_kv(GetParam());
+  // Rows of 28, 48 and 8 numbers, each rounded up to a cache line.
+  EXPECT_EQ(narrow.plan().cache_bytes_per_token, 64 + 128 + 64);
+  EXPECT_EQ(plan_model(test::tiny_hybrid_spec(), nullptr, "", {.kv_dtype = GetParam()})
+                .value()
+                .cache_bytes_per_token,
+            64 + 128 + 64);
+  EXPECT_NE(narrow.describe().find("and 256 B per token"), std::string::npos);
+  SerialExecutor executor;
+  const auto rows = [&](const Model& model) {
+    Session session(model, executor, {.chunk = 7});
+    State state = model.initial_state();
+    session.prefill(random_tokens(70, 61, 1), state).value();
+    return state;
+  };
+  const State exact = rows(wide);
+  const State rounded = rows(narrow);
+  for (Index t = 0; t < 70; ++t) {
+    const TensorView from = exact.cache_row("layers.0.attention.kv", t);
+    const TensorView to = rounded.cache_row("layers.0.attention.kv", t);
+    ASSERT_EQ(to.dtype, GetParam());
+    ASSERT_EQ(to.size(), 28);
+    std::vector<std::uint16_t> expected(28);
+    convert_floats(from, GetParam(), expected.data());
+    ASSERT_EQ(std::memcmp(expected.data(), to.data, 56), 0) << t;
+  }
+}
+
+TEST_P(StateCacheOf16Bits, FilesHoldTheRowsInTheirType) {
+  const Model model = with_kv(GetParam());
+  SerialExecutor executor;
+  Session session(model, executor);
+  const test::TemporaryDirectory directory;
+  const std::string path = (directory.path() / "state.safetensors").string();
+  for (const Index length : {0, 1, 64, 130}) {
+    State state = model.initial_state();
+    if (length > 0) session.prefill(random_tokens(length, 61, 1), state).value();
+    save_state(state, path).value();
+    State loaded = load_state(model, path).value().state;
+    EXPECT_TRUE(loaded == state) << length;
+  }
+}
+
+TEST_P(StateCacheOf16Bits, AModelWithAnotherTypeRefusesFilesAndStates) {
+  const test::TemporaryDirectory directory;
+  const std::string path = (directory.path() / "state.safetensors").string();
+  SerialExecutor executor;
+  for (const DType own : {DType::f32, DType::f16, DType::bf16}) {
+    const Model model = with_kv(own);
+    const Model other = with_kv(GetParam());
+    Session session(model, executor);
+    State state = other.initial_state();
+    save_state(state, path).value();
+    if (own == GetParam()) {
+      EXPECT_EQ(model.fingerprint(), other.fingerprint());
+      session.step(1, state).value();
+      load_state(model, path).value();
+      continue;
+    }
+    EXPECT_NE(model.fingerprint(), other.fingerprint());
+    EXPECT_FALSE(state == model.initial_state());
+    const Error refused = session.step(1, state).error();
+    EXPECT_EQ(refused.code, ErrorCode::incompatible_state);
+    EXPECT_EQ(refused.message, "[session] state: expected keys and values in " +
+                                   std::string(to_string(own)) + ", found " +
+                                   std::string(to_string(GetParam())));
+    const Error unread = load_state(model, path).error();
+    EXPECT_EQ(unread.code, ErrorCode::incompatible_state);
+    EXPECT_EQ(unread.message, "[state] keys and values: expected " + std::string(to_string(own)) +
+                                  ", found " + std::string(to_string(GetParam())) + " (" + path +
+                                  ")");
+  }
+}
+
+// A hook that looks at cached keys and values and leaves them sees the widened rows, and changes no
+// bit.
+TEST_P(StateCacheOf16Bits, HooksSeeTheWidenedRows) {
+  struct Looking final : ActivationHook {
+    bool wants(Site site) const noexcept override {
+      return site == Site::cached_key || site == Site::cached_value;
+    }
+    void at(const ActivationPlace& place, MatrixView<float> values) noexcept override {
+      if (!wants(place.site)) return;
+      for (const float value : values.row(0)) {
+        const float rounded =
+            dtype == DType::f16 ? to_float(to_f16(value)) : to_float(to_bf16(value));
+        is_rounded = is_rounded && value == rounded;
+      }
+      ++visits;
+    }
+    DType dtype = DType::f32;
+    bool is_rounded = true;
+    int visits = 0;
+  };
+  const Model model = with_kv(GetParam());
+  SerialExecutor executor;
+  Session session(model, executor);
+  const auto tokens = random_tokens(20, 61, 4);
+  State state = model.initial_state();
+  const auto plain = session.prefill(tokens, state).value();
+  const std::vector<float> expected(plain.begin(), plain.end());
+  Looking hook;
+  hook.dtype = GetParam();
+  State other = model.initial_state();
+  const RunItem item{.tokens = tokens, .state = &other, .hook = &hook};
+  const auto rows = session.run({&item, 1}).value();
+  EXPECT_TRUE(test::same_bits<float>(expected, rows.logits(0).row(0)));
+  EXPECT_TRUE(other == state);
+  EXPECT_TRUE(hook.is_rounded);
+  EXPECT_GT(hook.visits, 0);
+}
+
+TEST(StateCache, TheTypeOfKeysAndValuesIsOneOfFloats) {
+  const ModelSpec spec = test::tiny_hybrid_spec();
+  EXPECT_EQ(plan_model(spec, nullptr, "", {.kv_dtype = DType::i8}).error().message,
+            "[build] kv_dtype: expected f32, f16 or bf16, found i8");
+  // Nothing to choose without attention.
+  const Model plain = test::tiny_model();
+  const Model chosen = test::tiny_model(DType::f32, WeightOptions{.kv_dtype = DType::f16});
+  EXPECT_EQ(plain.fingerprint(), chosen.fingerprint());
+  EXPECT_EQ(chosen.plan().cache_bytes_per_token, 0);
 }
 
 }  // namespace

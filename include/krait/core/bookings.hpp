@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "krait/core/dtype.hpp"
 #include "krait/core/function.hpp"
 #include "krait/core/scratch.hpp"
 #include "krait/core/shape.hpp"
@@ -31,14 +32,16 @@ struct StateTensor {
 /// Tokens in one page of a sequence's cache.
 inline constexpr Index cache_page_tokens = 64;
 
-/// One booking's place in the cache of a sequence, which has a row for every token.
+/// One booking's place in the cache of a sequence, which has a row for every token. Offset and
+/// stride count in units of 4 bytes, whatever the type.
 struct CacheSlot {
-  Index offset = 0;  ///< floats from the beginning of a page
-  Index floats = 0;  ///< length of a row
-  Index stride = 0;  ///< floats from one row to the next, a multiple of 16
+  Index offset = 0;          ///< from the beginning of a page
+  Index floats = 0;          ///< numbers in a row
+  Index stride = 0;          ///< from one row to the next, a multiple of 16
+  DType dtype = DType::f32;  ///< of the numbers: f32, f16 or bf16
 };
 
-/// The cached row of a token (0 … rows - 1).
+/// Where the cached row of a token (0 … rows - 1) begins.
 inline float* cache_row(float* const* pages, CacheSlot slot, Index token) noexcept {
   return pages[token / cache_page_tokens] + slot.offset + token % cache_page_tokens * slot.stride;
 }
@@ -77,10 +80,11 @@ class Bookings {
     return slot;
   }
 
-  /// A row of `floats` floats that every token adds to the sequence's cache, such as its key and
-  /// value.
-  CacheSlot cache(std::string path, Index floats) {
-    const CacheSlot slot{cache_floats_ * cache_page_tokens, floats, round_up(floats, 16)};
+  /// A row of `floats` numbers of the type `dtype` (f32, f16 or bf16) that every token adds to the
+  /// sequence's cache, such as its key and value.
+  CacheSlot cache(std::string path, Index floats, DType dtype = DType::f32) {
+    const Index units = (floats * bytes_of(dtype) + 3) / 4;
+    const CacheSlot slot{cache_floats_ * cache_page_tokens, floats, round_up(units, 16), dtype};
     cache_floats_ += slot.stride;
     cache_tensors_.push_back({std::move(path), slot});
     return slot;
@@ -110,6 +114,7 @@ class Bookings {
   Index workspace_floats() const noexcept { return workspace_; }
   Index state_floats() const noexcept { return state_floats_; }
   const std::vector<StateTensor>& state_tensors() const noexcept { return state_tensors_; }
+  /// Units of 4 bytes per token.
   Index cache_floats() const noexcept { return cache_floats_; }
   const std::vector<CacheTensor>& cache_tensors() const noexcept { return cache_tensors_; }
   const std::vector<TaskMemory>& task_memories() const noexcept { return task_memory_; }
@@ -122,7 +127,7 @@ class Bookings {
   Index workspace_ = 0;  // floats per token
   Index state_floats_ = 0;
   std::vector<StateTensor> state_tensors_;
-  Index cache_floats_ = 0;  // per token
+  Index cache_floats_ = 0;  // units of 4 bytes per token
   std::vector<CacheTensor> cache_tensors_;
   std::vector<TaskMemory> task_memory_;
 };

@@ -10,13 +10,15 @@
 
 #include "krait/core/bookings.hpp"
 #include "krait/core/error.hpp"
+#include "krait/core/tensor_view.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 
-/// The KV cache of one sequence: append-only rows of `floats_per_token` floats, one row per token,
-/// in pages of 64 tokens. Copies share pages until one of them writes (copy-on-write), so a copy
-/// costs a pointer per page. A value; different copies may be used by different threads.
+/// The KV cache of one sequence: append-only rows of `floats_per_token` floats (4 bytes, which may
+/// hold two numbers of 16 bits), one row per token, in pages of 64 tokens. Copies share pages until
+/// one of them writes (copy-on-write), so a copy costs a pointer per page. A value; different
+/// copies may be used by different threads.
 class KRAIT_API CachePages {
  public:
   CachePages() noexcept = default;
@@ -47,8 +49,8 @@ class KRAIT_API CachePages {
   std::span<float* const> pages() const noexcept { return data_; }
 
   /// A token's row of one booking.
-  std::span<const float> row(CacheSlot slot, Index token) const noexcept {
-    return {cache_row(data_.data(), slot, token), static_cast<std::size_t>(slot.floats)};
+  TensorView row(CacheSlot slot, Index token) const noexcept {
+    return {cache_row(data_.data(), slot, token), slot.dtype, {slot.floats}};
   }
 
   /// Bytes of the pages that hold rows. Pages that copies share count in each copy.

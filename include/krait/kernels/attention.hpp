@@ -7,6 +7,7 @@
 #include <span>
 
 #include "krait/core/aligned_buffer.hpp"
+#include "krait/core/dtype.hpp"
 #include "krait/core/executor.hpp"
 #include "krait/core/tensor_view.hpp"
 
@@ -19,12 +20,14 @@ inline constexpr Index attention_page_tokens = 64;
 
 /// Arguments of `attention`. In each page, the layer's rows begin at `page_offset` and are
 /// [attention_page_tokens, row_stride]: a token's keys [n_kv_head * d_head] (after the rotary
-/// embedding), then its values [n_kv_head * d_head].
+/// embedding), then its values [n_kv_head * d_head], all of the type `dtype`. Offset and stride
+/// count in units of 4 bytes, whatever the type.
 struct AttentionArgs {
   MatrixView<const float> q;            ///< [tokens, n_head * d_head], after the embedding
   std::span<const float* const> pages;  ///< of positions 0, 64, …
-  Index page_offset = 0;                ///< floats
-  Index row_stride = 0;                 ///< floats, ≥ 2 * n_kv_head * d_head
+  DType dtype = DType::f32;             ///< of keys and values: f32, f16 or bf16
+  Index page_offset = 0;                ///< units of 4 bytes
+  Index row_stride = 0;                 ///< units of 4 bytes; holds 2 * n_kv_head * d_head elements
   Index position = 0;                   ///< of q's row 0; its keys and values are in the cache
   Index n_head = 0;
   Index n_kv_head = 0;  ///< divides n_head
@@ -48,6 +51,9 @@ inline constexpr Index largest_attention_block = 96;
 // Blocks of fewer queries keep them one after another; larger blocks keep them side by side.
 inline constexpr Index few_queries = 12;
 
+// Rows of a head that are made floats at a time.
+inline constexpr Index attention_rows = 32;
+
 // Floats from the scores of one query to those of the next. Not 2^n: rows would then compete for
 // few sets of the cache.
 constexpr Index attention_row(Index context) noexcept { return round_up(context, 16) + 16; }
@@ -56,9 +62,11 @@ constexpr Index padded_queries(Index queries) noexcept {
   return queries < few_queries ? queries : round_up(queries, 16);
 }
 
-// Neighbouring heads of the KV cache that a block of few queries reads together: 4 KiB of a row.
-constexpr Index few_kv_heads(Index d_head) noexcept {
-  return std::max<Index>(1, 1024 / std::max<Index>(1, d_head));
+// Neighbouring heads of the KV cache that a block of few queries reads together: 1024 elements of a
+// row, and of a single query 4096. Memory is the faster, the longer the pieces are that are read in
+// one go, but the scores of all these heads have to wait.
+constexpr Index few_kv_heads(Index d_head, Index queries) noexcept {
+  return std::max<Index>(1, (queries == 1 ? 4096 : 1024) / std::max<Index>(1, d_head));
 }
 
 }  // namespace detail
@@ -72,16 +80,21 @@ constexpr Index attention_scratch(Index tokens, Index context, Index n_head, Ind
   const auto floats = [&](Index queries, Index scores) {
     return scores + 2 * queries * width + 2 * round_up(queries, 16);
   };
-  const Index all = tokens * (n_head / n_kv_head);
+  const Index group = n_head / n_kv_head;
+  const Index all = tokens * group;
   // Few queries: those of several heads of the cache.
   const Index few = std::min(all, detail::few_queries - 1);
-  const Index few_floats =
-      floats(few, few * row) * std::min(n_kv_head, detail::few_kv_heads(d_head));
+  const Index rows = detail::attention_rows * width;
+  const auto of_heads = [&](Index queries) {
+    return floats(queries, queries * row) *
+           std::min(n_kv_head, detail::few_kv_heads(d_head, queries));
+  };
+  const Index few_floats = std::max(of_heads(few), group == 1 ? of_heads(1) : 0) + rows;
   if (all < detail::few_queries) return few_floats;
   const Index many = round_up(std::min(all, detail::largest_attention_block), 16);
   const Index bound =
       std::max(detail::attention_scores, std::min(many, detail::least_attention_block) * row);
-  return std::max(few_floats, floats(many, std::min(many * row, bound)) + 32 * width);
+  return std::max(few_floats, floats(many, std::min(many * row, bound)) + rows);
 }
 
 /// Tokens of a block: a task should have at least that many, so that they read the keys together.
@@ -103,6 +116,12 @@ constexpr Index attention_block_tokens(Index n_head, Index n_kv_head) noexcept {
 ///          and values once.
 /// Oracle   ref::attention.
 KRAIT_API void attention(const AttentionArgs& args) noexcept;
+
+/// Writes a row of keys and values as `attention` reads it: from.size() elements of the type
+/// `dtype` (f32, f16 or bf16), each rounded to nearest even.
+///
+/// Bits     numeric contract, section 9.
+KRAIT_API void store_attention_row(std::span<const float> from, DType dtype, void* to) noexcept;
 
 }  // namespace kernels
 }  // namespace v0_1

@@ -45,6 +45,7 @@ struct LoadOptions {
   WeightsMode weights = WeightsMode::map;
   std::string form = "file";  ///< see WeightOptions::form
   Compute compute = Compute::f32;
+  DType kv_dtype = DType::f32;  ///< see WeightOptions::kv_dtype
   /// Bytes read; only called where weights are copied.
   Function<Flow(Index done, Index total)> progress = {};
   Executor* executor = nullptr;  ///< threads that make q8 and q4 of floats; null: the caller's
@@ -56,7 +57,11 @@ struct LoadOptions {
   std::vector<std::shared_ptr<const WeightForm>> forms = {};
 
   WeightOptions for_weights() const {
-    return {.form = form, .compute = compute, .executor = executor, .forms = forms};
+    return {.form = form,
+            .compute = compute,
+            .kv_dtype = kv_dtype,
+            .executor = executor,
+            .forms = forms};
   }
 };
 

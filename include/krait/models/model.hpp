@@ -49,7 +49,8 @@ class KRAIT_API Model {
   /// The state of an empty sequence.
   State initial_state() const { return State(parts_->state_layout); }
 
-  /// Identifies spec and weights, in hexadecimal. States have it, so that none meets another model.
+  /// Identifies spec, weights and the type of cached keys and values, in hexadecimal. States have
+  /// it, so that none meets another model.
   const std::string& fingerprint() const noexcept { return parts_->state_layout->fingerprint; }
 
   /// The model as an indented tree with shapes, forms and bytes, and what memory it needs.

@@ -14,6 +14,7 @@
 #include "krait/core/aligned_buffer.hpp"
 #include "krait/core/bookings.hpp"
 #include "krait/core/cache_pages.hpp"
+#include "krait/core/tensor_view.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -23,8 +24,9 @@ struct StateLayout {
   std::vector<StateTensor> tensors;
   Index floats = 0;                ///< length of the block
   std::vector<CacheTensor> cache;  ///< rows per token; empty where the state does not grow
-  Index cache_floats = 0;          ///< per token
-  std::string fingerprint;  ///< of the model: its spec and samples of its weights, in hexadecimal
+  Index cache_floats = 0;          ///< per token, in units of 4 bytes
+  DType kv_dtype = DType::f32;     ///< of attention's keys and values; f32 where there are none
+  std::string fingerprint;  ///< of the model: spec, samples of weights, kv_dtype; in hexadecimal
 };
 
 /// The state of one sequence: a block of fixed size (a few MiB) with the recurrent states and, in
@@ -55,8 +57,9 @@ class KRAIT_API State {
   /// that needs more reserves it. Errors: no_memory; the state is unchanged.
   Result<void> reserve(Index more) { return cache_.reserve(more); }
 
-  /// A token's cache row by path ("layers.3.attention.kv"); empty if there is none.
-  std::span<const float> cache_row(std::string_view path, Index token) const noexcept;
+  /// A token's cache row by path ("layers.3.attention.kv"), of the type that the cache has; without
+  /// data if there is none.
+  TensorView cache_row(std::string_view path, Index token) const noexcept;
 
   /// Back to the state of an empty sequence.
   void reset() noexcept;

@@ -190,13 +190,17 @@ class Attention final : public Block {
     }
   }
 
-  // Appends the rows to the KV caches of their sequences.
+  // Appends the rows to the KV caches of their sequences, in the type that those have.
   void store(const BlockContext& ctx, MatrixView<const float> kv) const noexcept {
     for (const SequenceRows& rows : ctx.sequences) {
       for (Index t = 0; t < rows.count && !rows.is_beside; ++t) {
-        std::ranges::copy(kv.row(rows.first + t), rows.cache(cache_, t).data());
+        store(kv.row(rows.first + t), rows, t);
       }
     }
+  }
+  void store(std::span<const float> kv, const SequenceRows& rows, Index t) const noexcept {
+    kernels::store_attention_row(kv, cache_.dtype,
+                                 cache_row(rows.pages, cache_, rows.position + t));
   }
 
   // attend for all sequences, with what hooks make of cached keys and values. Rows beside others
@@ -231,6 +235,7 @@ class Attention final : public Block {
         const Index pages = (end + cache_page_tokens - 1) / cache_page_tokens - page;
         kernels::attention({.q = part,
                             .pages = {rows.pages + page, static_cast<std::size_t>(pages)},
+                            .dtype = cache_.dtype,
                             .page_offset = cache_.offset,
                             .row_stride = cache_.stride,
                             .position = rows.position + row - page * cache_page_tokens,

@@ -65,7 +65,7 @@ struct SequenceRows {
     return {state + slot.offset, static_cast<std::size_t>(slot.size)};
   }
 
-  /// The row in the sequence's KV cache that belongs to row t (0 … count - 1).
+  /// The row in the sequence's KV cache that belongs to row t (0 … count - 1); of slots in f32.
   std::span<float> cache(CacheSlot slot, Index t) const noexcept {
     return {cache_row(pages, slot, position + t), static_cast<std::size_t>(slot.floats)};
   }

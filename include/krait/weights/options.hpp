@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "krait/core/dtype.hpp"
 #include "krait/core/executor.hpp"
 
 namespace krait {
@@ -21,10 +22,12 @@ enum class Compute {
   bf16,  ///< activations are rounded before each product; only for bf16 matrices
 };
 
-/// How a model holds its weights and multiplies with them.
+/// How a model holds its weights and its keys and values, and multiplies with them.
 struct WeightOptions {
   std::string form = "file";  ///< a name of `weight_forms` or of `forms`; "file": as stored
   Compute compute = Compute::f32;
+  /// Type in which attention keeps keys and values: f32, f16 or bf16. Nothing in other models.
+  DType kv_dtype = DType::f32;
   Executor* executor = nullptr;  ///< threads for conversions (q8, q4); null: the calling thread
   /// The application's own forms, in addition to krait's.
   std::vector<std::shared_ptr<const WeightForm>> forms = {};
