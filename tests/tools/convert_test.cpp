@@ -7,8 +7,10 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "io/gguf.hpp"
 #include "krait/loading/registry.hpp"
 #include "krait/models/session.hpp"
+#include "krait/weights/convert.hpp"
 #include "tests/support/support.hpp"
 
 namespace krait {
@@ -25,8 +27,8 @@ class Convert : public testing::Test {
     return (test::data_dir() / "golden" / name).string();
   }
 
-  static std::vector<float> logits_of(const std::string& path) {
-    const Model model = load_model(path).value();
+  static std::vector<float> logits_of(const std::string& path, const std::string& form = "file") {
+    const Model model = load_model(path, {.form = form}).value();
     const std::vector<Token> tokens = {22, 0, 38, 21, 12, 18, 7, 3, 39};
     SerialExecutor executor;
     Session session(model, executor);
@@ -49,6 +51,42 @@ class Convert : public testing::Test {
                 0)
           << name;
     }
+  }
+
+  // Every key of an architecture that is in `a` has its value in `b`.
+  static void expect_same_keys(const Metadata& a, const Metadata& b,
+                               const std::string& architecture) {
+    for (const Metadata::Member& member : *a.object()) {
+      if (!member.key.starts_with(architecture + ".")) continue;
+      const Metadata& other = b[member.key];
+      if (member.value.number() && !member.value.integer()) {
+        ASSERT_TRUE(other.number()) << member.key;
+        EXPECT_FLOAT_EQ(static_cast<float>(*member.value.number()),
+                        static_cast<float>(*other.number()))
+            << member.key;
+      } else {
+        EXPECT_EQ(member.value, other) << member.key;
+      }
+    }
+  }
+
+  static std::vector<float> floats_of(const GgufTensor& tensor) {
+    const Shape shape = *Shape::make(tensor.extents);
+    std::vector<float> values(static_cast<std::size_t>(shape.size()));
+    convert_floats({tensor.data, *tensor.type.dtype, shape}, DType::f32, values.data());
+    return values;
+  }
+
+  static void expect_near(const std::vector<float>& found, const std::vector<float>& expected,
+                          float share) {
+    ASSERT_EQ(found.size(), expected.size());
+    float largest = 0.0F;
+    float difference = 0.0F;
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      largest = std::max(largest, std::abs(expected[i]));
+      difference = std::max(difference, std::abs(found[i] - expected[i]));
+    }
+    EXPECT_LE(difference, share * largest);
   }
 
   static std::string error_of(const std::string& source, const std::string& destination,
@@ -126,7 +164,8 @@ TEST_F(Convert, WritesGgufAndReadsItBack) {
   ConvertOptions gguf;
   gguf.to_gguf = true;
   for (const char* name : {"hf_f32", "hf_bf16", "hf_mamba2_f32", "hf_mamba2_sharded", "orig_bin",
-                           "hf_jamba", "hf_jamba_dense", "hf_nemotron_h", "hf_nemotron_experts"}) {
+                           "hf_jamba", "hf_jamba_dense", "hf_nemotron_h", "hf_nemotron_experts",
+                           "hf_falcon_h1", "hf_falcon_h1_no_norm"}) {
     SCOPED_TRACE(name);
     const std::string file = out(std::string(name) + ".gguf");
     const auto summary = convert_checkpoint(golden(name), file, gguf);
@@ -136,14 +175,7 @@ TEST_F(Convert, WritesGgufAndReadsItBack) {
     ASSERT_TRUE(convert_checkpoint(file, out(name), {}));
     const auto back = logits_of(out(name));
     EXPECT_TRUE(test::same_bits<float>(back, written));
-    ASSERT_EQ(written.size(), expected.size());
-    float largest = 0.0F;
-    float difference = 0.0F;
-    for (std::size_t i = 0; i < expected.size(); ++i) {
-      largest = std::max(largest, std::abs(expected[i]));
-      difference = std::max(difference, std::abs(written[i] - expected[i]));
-    }
-    EXPECT_LE(difference, 1e-5F * largest);
+    expect_near(written, expected, 1e-5F);
     EXPECT_EQ(read_config(open_checkpoint(out(name)).value()).value().spec.layers,
               read_config(open_checkpoint(file).value()).value().spec.layers);
   }
@@ -167,6 +199,88 @@ TEST_F(Convert, WritesGgufByTheConfigurationThatTheModelIsLoadedBy) {
   convert_checkpoint(golden("hf_nemotron_h"), out("usual.gguf"), gguf).value();
   convert_checkpoint(early, out("early.gguf"), gguf).value();
   EXPECT_TRUE(test::same_bits<float>(logits_of(out("early.gguf")), logits_of(out("usual.gguf"))));
+}
+
+// What llama.cpp's converter wrote of the same checkpoints (tests/golden/gguf_hybrids.py). It has
+// permuted queries and keys of models without positions, which changes nothing.
+TEST_F(Convert, WritesHybridsAsLlamaCppDoes) {
+  const std::string without_positions = out("granite");
+  fs::copy(golden("hf_granite_experts"), without_positions);
+  auto config = json::parse(test::read_file(without_positions + "/config.json"));
+  config["position_embedding_type"] = "nope";
+  test::write_file(without_positions + "/config.json", config.dump());
+  const struct {
+    std::string source;
+    const char* name;
+    const char* architecture;
+    DType dtype;
+  } table[] = {
+      {golden("hf_granite_dense"), "granite", "granitehybrid", DType::f16},
+      {without_positions, "granite_moe", "granitehybrid", DType::f16},
+      {golden("hf_falcon_h1"), "falcon_h1", "falcon-h1", DType::f32},
+  };
+  for (const auto& [source, name, architecture, dtype] : table) {
+    SCOPED_TRACE(name);
+    ConvertOptions options;
+    options.to_gguf = true;
+    options.dtype = dtype;
+    const std::string path = out(std::string(name) + ".gguf");
+    const auto summary = convert_checkpoint(source, path, options);
+    ASSERT_TRUE(summary) << summary.error().message;
+    const GgufFile made = read_gguf(open_file(path, WeightsMode::map).value()).value();
+    const GgufFile expected =
+        read_gguf(
+            open_file(golden(std::string("gguf/") + name + ".gguf"), WeightsMode::map).value())
+            .value();
+    expect_same_keys(made.metadata, expected.metadata, architecture);
+    expect_same_keys(expected.metadata, made.metadata, architecture);
+    ASSERT_EQ(made.tensors.size(), expected.tensors.size());
+    for (const GgufTensor& tensor : expected.tensors) {
+      SCOPED_TRACE(tensor.name);
+      const auto found = std::ranges::find(made.tensors, tensor.name, &GgufTensor::name);
+      ASSERT_NE(found, made.tensors.end());
+      EXPECT_EQ(found->describe(), tensor.describe());
+      const bool is_permuted =
+          tensor.name.ends_with("attn_q.weight") || tensor.name.ends_with("attn_k.weight");
+      if (is_permuted && architecture == std::string("granitehybrid")) continue;
+      const std::vector<float> values = floats_of(*found);
+      const std::vector<float> others = floats_of(tensor);
+      ASSERT_EQ(values.size(), others.size());
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        ASSERT_NEAR(values[i], others[i], 1e-6F * std::abs(others[i])) << i;
+      }
+    }
+    expect_near(logits_of(path), logits_of(source, std::string(to_string(dtype))), 5e-6F);
+  }
+}
+
+// What the configuration says in words of its own, and factors beside a head that is the embedding.
+TEST_F(Convert, RefusesHybridsThatLlamaCppRunsOtherwise) {
+  const struct {
+    const char* source;
+    const char* change;
+    const char* expected;
+  } table[] = {
+      {"hf_granite_experts", "{}", "position_embedding_type: expected nope, found rope"},
+      {"hf_granite_dense", R"({"time_step_limit":[0.01,0.1]})", "time_step_limit: expected no"},
+      {"hf_falcon_h1", R"({"time_step_limit":[0.01,0.1]})", "time_step_limit: expected no"},
+      {"hf_falcon_h1", R"({"mamba_norm_before_gate":true})", "mamba_norm_before_gate: expected fa"},
+      {"hf_falcon_h1", R"({"rope_parameters":{"rope_type":"linear","factor":2.0}})",
+       "rope_parameters: expected all channels rotated and none scaled"},
+      {"hf_falcon_h1", R"({"tie_word_embeddings":true})", "tie_word_embeddings: expected false"},
+  };
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  for (const auto& [source, change, expected] : table) {
+    const std::string folder = out("changed");
+    fs::remove_all(folder);
+    fs::copy(golden(source), folder);
+    auto config = json::parse(test::read_file(folder + "/config.json"));
+    config.update(json::parse(change));
+    test::write_file(folder + "/config.json", config.dump());
+    const std::string found = error_of(folder, out("x.gguf"), gguf);
+    EXPECT_NE(found.find(expected), std::string::npos) << found << "\ninstead of " << expected;
+  }
 }
 
 // Blocks become floats in a folder and stay blocks in a GGUF file.
@@ -204,7 +318,7 @@ TEST_F(Convert, RefusesWhatItCannotWrite) {
       {error_of(golden("blackmamba"), out("x"), gguf), "expected"},
       {error_of(golden("hf_zamba2"), out("x"), gguf),
        "model_type: expected one of mamba, falcon_mamba, mamba2, llama, mistral, jamba, "
-       "nemotron_h, found \"zamba2\""},
+       "granitemoehybrid, nemotron_h, falcon_h1, found \"zamba2\""},
       {error_of(golden("gguf/granite.gguf"), out("x")),
        "model_type: expected a model whose gates transformers has as this file has them"},
       {error_of(out("absent"), out("x")), "absent"},

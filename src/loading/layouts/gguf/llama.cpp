@@ -57,7 +57,8 @@ Result<void> configure(const GgufKeys& keys, ConfigObject& config) {
   return {};
 }
 
-Result<void> describe(const ConfigReader& config, ConfigObject& metadata) {
+Result<void> describe(const ConfigReader& config, const ModelSpec& /*spec*/,
+                      ConfigObject& metadata) {
   KRAIT_ASSIGN_OR_RETURN(const Index d_model, config.number("hidden_size", 1, std::nullopt));
   KRAIT_ASSIGN_OR_RETURN(const Index n_layer, config.number("num_hidden_layers", 1, std::nullopt));
   KRAIT_ASSIGN_OR_RETURN(const Index d_hidden, config.number("intermediate_size", 1, std::nullopt));
