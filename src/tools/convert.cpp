@@ -407,6 +407,10 @@ Result<ConvertSummary> write_gguf(std::vector<ConvertJob> jobs, const Checkpoint
       }
     }
   }
+  for (const GgufMadeTensor& tensor : plan.made) {
+    outputs.push_back({tensor.name, *GgufType::of(DType::f32), {std::ssize(tensor.values)}});
+    summary.bytes += std::ssize(tensor.values) * bytes_of(DType::f32);
+  }
   summary.tensors = std::ssize(outputs);
   summary.files = {path};
   KRAIT_ASSIGN_OR_RETURN(auto writer, GgufWriter::create(path, plan.metadata, outputs));
@@ -414,6 +418,9 @@ Result<ConvertSummary> write_gguf(std::vector<ConvertJob> jobs, const Checkpoint
   for (const std::size_t i : order) {
     KRAIT_RETURN_IF_ERROR(writing.write(
         parts[i], [&](Index, std::span<const std::byte> bytes) { return writer.write(bytes); }));
+  }
+  for (const GgufMadeTensor& tensor : plan.made) {
+    KRAIT_RETURN_IF_ERROR(writer.write(std::as_bytes(std::span(tensor.values))));
   }
   KRAIT_RETURN_IF_ERROR(writer.commit());
   return summary;

@@ -185,6 +185,44 @@ TEST_F(Convert, WritesGgufAndReadsItBack) {
   }
 }
 
+// Llama's queries and keys lie in pairs there, and Llama 3's scaling as a divisor of each pair's
+// frequency, of which no configuration of transformers can be made.
+TEST_F(Convert, WritesScaledPositions) {
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  for (const char* name : {"hf_llama", "hf_llama3_scaled", "hf_yarn"}) {
+    SCOPED_TRACE(name);
+    const std::string path = out(std::string(name) + ".gguf");
+    const auto summary = convert_checkpoint(golden(name), path, gguf);
+    ASSERT_TRUE(summary) << summary.error().message;
+    expect_near(logits_of(path), logits_of(golden(name)), 1e-5F);
+    const CheckpointPlan plan = plan_checkpoint(path).value();
+    EXPECT_TRUE(plan.plan.unused.empty());
+    EXPECT_TRUE(plan.config.ignored.empty());
+    if (name == std::string_view("hf_llama3_scaled")) {
+      EXPECT_NE(error_of(path, out("x")).find("rope_freqs.weight: expected frequencies that"),
+                std::string::npos);
+      continue;
+    }
+    ASSERT_TRUE(convert_checkpoint(path, out(name), {}));
+    expect_near(logits_of(out(name)), logits_of(golden(name)), 1e-5F);
+  }
+  const GgufFile file = read_gguf(open_file(out("hf_yarn.gguf"), WeightsMode::map).value()).value();
+  EXPECT_TRUE(file.metadata["llama.rope.scaling.type"].is("yarn"));
+  EXPECT_EQ(file.metadata["llama.rope.scaling.original_context_length"].integer(), 32);
+  EXPECT_EQ(file.metadata["llama.rope.scaling.yarn_beta_fast"].number(), 4.0);
+  EXPECT_TRUE(file.metadata["llama.rope.scaling.attn_factor"].is_null());
+  std::string other = test::read_file(out("hf_yarn.gguf"));
+  other.replace(other.find("yarn"), 4, "warp");
+  test::write_file(out("other.gguf"), other);
+  EXPECT_NE(error_of(out("other.gguf"), out("x")).find("expected none, linear or yarn, found warp"),
+            std::string::npos);
+  EXPECT_NE(error_of(golden("hf_yarn_mscale"), out("x"), gguf).find("and YaRN with truncate"),
+            std::string::npos);
+  EXPECT_NE(error_of(golden("hf_mistral"), out("x"), gguf).find("sliding_window: expected none"),
+            std::string::npos);
+}
+
 // Early configurations of Nemotron-H call some sizes by other names, and their layers by letters.
 TEST_F(Convert, WritesGgufByTheConfigurationThatTheModelIsLoadedBy) {
   const std::string early = out("early");

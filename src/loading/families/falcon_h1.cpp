@@ -49,7 +49,7 @@ Result<ResidualSpec> read_mixer(const ConfigReader& config, const RmsNormSpec& n
 Result<ResidualSpec> read_own_attention(const ConfigReader& config, const RmsNormSpec& norm,
                                         const FalconFactors& factors, ModelConfig& result) {
   KRAIT_ASSIGN_OR_RETURN(AttentionSpec attention, read_attention(config, 8));
-  KRAIT_ASSIGN_OR_RETURN(attention.rotary, read_rotary(config, attention.d_head, 1.0, result));
+  KRAIT_RETURN_IF_ERROR(read_rotary(config, attention, 1.0, result));
   const float in = factors.attention_in;
   const float out = factors.attention_out;
   const float key = factors.key;

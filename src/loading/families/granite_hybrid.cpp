@@ -97,10 +97,9 @@ Result<AttentionSpec> read_granite_attention(const ConfigReader& config, ModelCo
     return config.fail("position_embedding_type", "rope or nope", positions,
                        ErrorCode::unsupported);
   }
-  KRAIT_ASSIGN_OR_RETURN(const RotarySpec rotary,
-                         read_rotary(config, attention.d_head, 1.0, result));
-  if (positions == "rope") attention.rotary = rotary;
-  return attention;
+  AttentionSpec rotated = attention;
+  KRAIT_RETURN_IF_ERROR(read_rotary(config, rotated, 1.0, result));
+  return positions == "rope" ? rotated : attention;
 }
 
 const Family granite_hybrid_family{"granitemoehybrid", recognises, read};

@@ -114,8 +114,9 @@ struct RowFactor {
   float factor = 1.0F;
 };
 
-/// What a tensor is called. In both names, * is the number of the layer; in the second, # is the
-/// number of an expert, where the file has those of a layer in one tensor.
+/// What a tensor is called; without a name in transformers, it is read into the configuration. In
+/// both names, * is the number of the layer; in the second, # is the number of an expert, where the
+/// file has those of a layer in one tensor.
 struct GgufName {
   std::string_view gguf;
   std::string_view name;  ///< in transformers
@@ -123,6 +124,12 @@ struct GgufName {
   GgufValues values = GgufValues::same;
   GgufRows rows = GgufRows::all;
   GgufUse use = GgufUse::always;
+};
+
+/// A vector of the file that transformers computes from its configuration.
+struct GgufMadeTensor {
+  std::string name;
+  std::vector<float> values;
 };
 
 /// How llama.cpp's converter writes one kind of model. A new one is a file that defines one, and a
@@ -148,6 +155,8 @@ struct GgufArchitecture {
   /// for its layer; empty: nothing. Null where that is so of all.
   Result<std::vector<RowFactor>> (*factors)(const ConfigReader& config, const ModelSpec& spec,
                                             std::string_view name) = nullptr;
+  /// Tensors beside those of the checkpoint; null: none.
+  std::vector<GgufMadeTensor> (*made)(const ModelSpec& spec) = nullptr;
 };
 
 // clang-format off

@@ -125,6 +125,7 @@ Result<GgufExport> export_gguf(const Checkpoint& checkpoint, const std::string& 
     if (is_written(name.use, has_experts)) names.emplace(name.name, &name);
   }
   GgufExport result;
+  if (architecture->made != nullptr) result.made = architecture->made(spec);
   Index rows = 0;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const GgufSource& tensor = tensors[i];

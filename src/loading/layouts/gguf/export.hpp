@@ -33,6 +33,7 @@ struct GgufExportTensor {
 struct GgufExport {
   Metadata metadata;
   std::vector<GgufExportTensor> tensors;  ///< one or more for each source
+  std::vector<GgufMadeTensor> made;       ///< in f32, behind them
   Index pair_rows = 0;                    ///< rows of a head, for those in pairs
 };
 

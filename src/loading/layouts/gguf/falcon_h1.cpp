@@ -58,6 +58,11 @@ Result<void> describe_falcon(const ConfigReader& config, const ModelSpec& spec,
     metadata.set(fmt::format("falcon-h1.{}", key), std::move(value));
   };
   const FalconBlocks blocks(spec);
+  if (blocks.mixer == nullptr || blocks.attention == nullptr || !blocks.attention->rotary ||
+      blocks.mlp == nullptr) {
+    return config.fail("model_type", "layers of a mixer, attention and a network",
+                       "another family's");
+  }
   const AttentionSpec attention = blocks.attention->resolved(spec.d_model());
   KRAIT_RETURN_IF_ERROR(check_mixer(config, *blocks.mixer));
   if (blocks.mixer->norm == GatedNorm::before_gate) {
@@ -89,7 +94,7 @@ Result<void> describe_falcon(const ConfigReader& config, const ModelSpec& spec,
 #define KRAIT_LAYER "model.layers.*."
 Result<std::vector<RowFactor>> factors_of_falcon(const ConfigReader& config, const ModelSpec& spec,
                                                  std::string_view name) {
-  const FalconBlocks blocks(spec);
+  const FalconBlocks blocks(spec);  // `describe` has seen them
   const Mamba2Spec mixer = blocks.mixer->resolved(spec.d_model());
   KRAIT_ASSIGN_OR_RETURN(const FalconFactors factors, read_falcon_factors(config));
   if (name == KRAIT_LAYER "mamba.in_proj.weight") {

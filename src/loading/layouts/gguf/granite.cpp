@@ -101,9 +101,11 @@ Result<void> describe_granite(const ConfigReader& config, const ModelSpec& spec,
         fmt::to_string(attention.d_head), ErrorCode::unsupported);
   }
   const auto* mixer = find_block<Mamba2Spec>(spec);
-  if (mixer == nullptr) return config.fail("layer_types", "a mixer", "none");
-  KRAIT_RETURN_IF_ERROR(check_mixer(config, *mixer));
   const auto* shared = find_block<MlpSpec>(spec);
+  if (mixer == nullptr || shared == nullptr || spec.family != "granitemoehybrid") {
+    return config.fail("layer_types", "mixers and networks", "none of one kind");
+  }
+  KRAIT_RETURN_IF_ERROR(check_mixer(config, *mixer));
   const auto* experts = find_block<MoeSpec>(spec);
   Metadata::Array kv_heads;
   for (const LayerSpec& layer : spec.layers) {
@@ -114,13 +116,13 @@ Result<void> describe_granite(const ConfigReader& config, const ModelSpec& spec,
   describe_mixer(*mixer, "granitehybrid", metadata);
   // Of networks that every token takes alone, a width of experts is in the configuration, too.
   KRAIT_ASSIGN_OR_RETURN(const Index d_expert, config.number("intermediate_size", 1, 11008));
-  KRAIT_ASSIGN_OR_RETURN(const RotarySpec rotary,
-                         read_rotary(config, attention.d_head, 1.0, ignored));
+  AttentionSpec rotated = attention;
+  KRAIT_RETURN_IF_ERROR(read_rotary(config, rotated, 1.0, ignored));
   set("context_length", context_of_mixers);
   set("feed_forward_length", d_expert);
   set("attention.head_count_kv", std::move(kv_heads));
   set("attention.scale", static_cast<double>(attention.scale));
-  set("rope.freq_base", rotary.theta);
+  set("rope.freq_base", rotated.rotary->theta);
   set("rope.dimension_count", attention.d_head);
   set("rope.scaling.finetuned", false);
   set("expert_count", experts == nullptr ? 0 : experts->n_expert);
