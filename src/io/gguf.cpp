@@ -348,11 +348,13 @@ class Header {
     put(std::string_view(member.key));
     if (const Metadata::Array* values = member.value.array()) {
       put(ValueType::array);
-      const ValueType type = values->empty() ? ValueType::u32 : type_of((*values)[0], true);
+      const ValueType type = is_of_bytes(member.key) ? ValueType::u8
+                             : values->empty()       ? ValueType::u32
+                                                     : type_of((*values)[0], true);
       put(type);
       put(static_cast<std::uint64_t>(values->size()));
       return std::all_of(values->begin(), values->end(), [&](const Metadata& value) {
-        return type_of(value, true) == type && put_value(value, type);
+        return (type_of(value, true) == type || type == ValueType::u8) && put_value(value, type);
       });
     }
     const ValueType type = type_of(member.value, false);
@@ -366,6 +368,11 @@ class Header {
   }
 
  private:
+  // The one list that readers expect as bytes.
+  static bool is_of_bytes(std::string_view key) {
+    return key == "tokenizer.ggml.precompiled_charsmap";
+  }
+
   static ValueType type_of(const Metadata& value, bool in_array) {
     if (value.text() != nullptr) return ValueType::string;
     if (value.boolean()) return ValueType::boolean;
@@ -380,6 +387,8 @@ class Header {
       put(static_cast<std::uint8_t>(*value.boolean() ? 1 : 0));
     } else if (type == ValueType::f32) {
       put(static_cast<float>(*value.number()));
+    } else if (type == ValueType::u8 && value.integer()) {
+      put(static_cast<std::uint8_t>(*value.integer()));
     } else if (type == ValueType::i32 && std::in_range<std::int32_t>(*value.integer())) {
       put(static_cast<std::int32_t>(*value.integer()));
     } else if (type == ValueType::u32 && std::in_range<std::uint32_t>(*value.integer())) {

@@ -69,7 +69,8 @@ struct GgufOutput {
 };
 
 /// Writes a file of version 3 under a temporary name; `commit` renames it. Whole numbers are
-/// written as u32, in arrays as i32; other numbers as f32.
+/// written as u32, in arrays as i32, but for a tokenizer's character map as bytes; other numbers as
+/// f32.
 class KRAIT_API GgufWriter {
  public:
   /// `metadata` is an object. Errors: io_failed; bad_argument (a number that does not fit).

@@ -183,6 +183,11 @@ void rotary_frequencies(double theta, double factor, std::span<double> result) n
   }
 }
 
+double rotary_log(double x) noexcept {
+  const FloatEnvironment environment;
+  return log_of(x);
+}
+
 void rotary(const RotaryArgs& args) noexcept { KRAIT_KERNEL(rotary, ref::rotary)(args); }
 
 }  // namespace kernels

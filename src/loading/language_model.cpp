@@ -9,6 +9,7 @@
 #include "io/json.hpp"
 #include "krait/loading/adapter.hpp"
 #include "krait/text/token_table.hpp"
+#include "loading/sentencepiece_options.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -127,8 +128,9 @@ Result<LanguageModel> load(Checkpoint checkpoint, const WeightOptions& options,
                        marks.bos, read_chat_templates(checkpoint)};
 }
 
-// A SentencePiece file does not say what goes around a text; what is beside it may.
-Result<std::shared_ptr<const Tokenizer>> sentencepiece_tokenizer(const Checkpoint& checkpoint) {
+}  // namespace
+
+Result<SentencePieceOptions> sentencepiece_options(const Checkpoint& checkpoint) {
   SentencePieceOptions options;
   if (!checkpoint.tokenizer_config.empty()) {
     KRAIT_ASSIGN_OR_RETURN(const Metadata config,
@@ -136,10 +138,8 @@ Result<std::shared_ptr<const Tokenizer>> sentencepiece_tokenizer(const Checkpoin
     options.add_bos = config["add_bos_token"].boolean().value_or(options.add_bos);
     options.add_eos = config["add_eos_token"].boolean().value_or(options.add_eos);
   }
-  return read_sentencepiece(checkpoint.sentencepiece, options);
+  return options;
 }
-
-}  // namespace
 
 Result<std::vector<Token>> LanguageModel::encode_prompt(std::string_view text) const {
   KRAIT_ASSIGN_OR_RETURN(std::vector<Token> tokens, tokenizer->encode(text, {.add_special = true}));
@@ -167,7 +167,10 @@ Result<std::shared_ptr<const Tokenizer>> make_tokenizer(const Checkpoint& checkp
                                                         const ModelConfig& config) {
   if (config.is_byte_level) return byte_tokenizer();
   if (checkpoint.token_table != nullptr) return read_token_table(*checkpoint.token_table);
-  if (!checkpoint.sentencepiece.empty()) return sentencepiece_tokenizer(checkpoint);
+  if (!checkpoint.sentencepiece.empty()) {
+    KRAIT_ASSIGN_OR_RETURN(const SentencePieceOptions options, sentencepiece_options(checkpoint));
+    return read_sentencepiece(checkpoint.sentencepiece, options);
+  }
   if (checkpoint.tokenizer.empty()) {
     return Error{ErrorCode::not_found,
                  fmt::format("[tokenizer] tokenizer.json: expected the tokenizer of the model, "

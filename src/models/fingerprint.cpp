@@ -8,6 +8,7 @@
 #include <cstring>
 #include <vector>
 
+#include "io/scattered_reads.hpp"
 #include "krait/weights/convert.hpp"
 
 namespace krait {
@@ -56,6 +57,19 @@ void for_samples(Index size, Body&& body) {
   body(size - at_ends, at_ends);
 }
 
+// Of weights that are mapped, most samples lie in pages that nobody has read yet.
+void expect_samples(const WeightBinder& binder) {
+  for (const TensorUse& use : binder.uses()) {
+    for (const TensorView& part : use.parts) {
+      for_samples(part.size(), [&](Index first, Index count) {
+        const Index element = bytes_of(part.dtype);
+        expect_scattered_read(static_cast<const std::byte*>(part.data) + first * element,
+                              static_cast<std::size_t>(count * element));
+      });
+    }
+  }
+}
+
 }  // namespace
 
 std::string fingerprint(const ModelSpec& spec, const WeightBinder& binder, DType kv_dtype) {
@@ -69,6 +83,7 @@ std::string fingerprint(const ModelSpec& spec, const WeightBinder& binder, DType
   hash.add(sizes.data(), sizes.size());
   if (kv_dtype != DType::f32) hash.add(&kv_dtype, sizeof kv_dtype);
 
+  expect_samples(binder);
   std::vector<float> values;
   for (const TensorUse& use : binder.uses()) {
     const std::string shape = to_string(use.shape);

@@ -16,9 +16,46 @@ inline namespace v0_1 {
 
 static_assert(cache_page_tokens == kernels::attention_page_tokens);
 
+namespace {
+
+// Numeric contract, section 10.
+void scale_as_yarn(const RotarySpec& rotary, std::vector<double>& frequencies) {
+  constexpr double two_pi = 0x1.921fb54442d18p+2;
+  const auto dim = static_cast<double>(rotary.dim);
+  // The pair, if there were one between others, that turns so often.
+  const auto pair_of = [&](double turns) {
+    const double ratio = static_cast<double>(rotary.original_context) / (turns * two_pi);
+    return dim * kernels::rotary_log(ratio) / (2.0 * kernels::rotary_log(rotary.theta));
+  };
+  double low = pair_of(rotary.high_turns);
+  double high = pair_of(rotary.low_turns);
+  if (rotary.whole_pairs) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, dim - 1.0);
+  if (low == high) high += 0.001;
+  for (std::size_t i = 0; i < frequencies.size(); ++i) {
+    const double divided = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
+    double& f = frequencies[i];
+    f = f / rotary.factor * divided + f * (1.0 - divided);
+  }
+}
+
+}  // namespace
+
 std::vector<double> RotarySpec::frequencies() const {
-  if (original_context == 0) return kernels::rotary_frequencies(theta, dim, factor);
+  if (original_context == 0) {
+    std::vector<double> result = kernels::rotary_frequencies(theta, dim, factor);
+    for (std::size_t i = 0; i < divisors.size(); ++i) result[i] /= divisors[i];
+    return result;
+  }
   std::vector<double> result = kernels::rotary_frequencies(theta, dim);
+  if (yarn) {
+    scale_as_yarn(*this, result);
+    return result;
+  }
   for (double& f : result) {
     constexpr double two_pi = 0x1.921fb54442d18p+2;
     const double turns = static_cast<double>(original_context) * f / two_pi;
@@ -94,6 +131,15 @@ Result<void> RotarySpec::validate(Index d_head) const {
     return bad_spec("rotary turns", "0 <= low < high",
                     fmt::format("{} and {}", low_turns, high_turns));
   }
+  if (yarn && (original_context == 0 || !(theta > 1.0) || !(low_turns > 0.0))) {
+    return bad_spec("rotary yarn", "an original context, theta > 1 and turns > 0",
+                    fmt::format("{}, {} and {}", original_context, theta, low_turns));
+  }
+  const bool fits = divisors.empty() || (std::ssize(divisors) == dim / 2 && original_context == 0);
+  if (!fits || !std::ranges::all_of(divisors, [](double d) { return d > 0.0 && d < 1e30; })) {
+    return bad_spec("rotary divisors", "positive numbers, one for each pair",
+                    fmt::format("{} of {} pairs", divisors.size(), dim / 2));
+  }
   return {};
 }
 
@@ -107,9 +153,15 @@ std::string AttentionSpec::to_string(Index d_model) const {
         spec.rotary->factor == 1.0 ? std::string() : fmt::format(" factor {}", spec.rotary->factor),
         spec.rotary->interleaved ? " interleaved" : "");
     if (spec.rotary->original_context > 0) {
-      text += fmt::format(" context {} turns {} to {}", spec.rotary->original_context,
-                          spec.rotary->low_turns, spec.rotary->high_turns);
+      text += fmt::format(" context {} turns {} to {}{}", spec.rotary->original_context,
+                          spec.rotary->low_turns, spec.rotary->high_turns,
+                          !spec.rotary->yarn         ? ""
+                          : spec.rotary->whole_pairs ? " yarn"
+                                                     : " yarn between pairs");
     }
+  }
+  if (spec.rotary && !spec.rotary->divisors.empty()) {
+    text += fmt::format(" divisors {}", fmt::join(spec.rotary->divisors, " "));
   }
   if (window > 0) text += fmt::format(" window {}", window);
   if (d_conv > 0) text += fmt::format(" d_conv {}{}", d_conv, conv_bias ? "" : " no-conv-bias");

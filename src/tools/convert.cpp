@@ -39,11 +39,13 @@ Error fail(ErrorCode code, std::string_view what, std::string_view expected,
 struct ConvertJob {
   NamedTensor output;
   TensorView stored;
-  std::optional<BlockFormat> blocks;  // of which `stored` is the bytes
-  bool keeps_blocks = false;          // they are copied
-  bool negative_exp = false;          // values become -exp(x)
-  Index pairs_from = 0;               // rows of a head whose rotary pairs become halves; or 0
-  Index pairs_to = 0;                 // rows of a head whose rotary pairs become neighbours; or 0
+  std::optional<BlockFormat> blocks;    // of which `stored` is the bytes
+  bool keeps_blocks = false;            // they are copied
+  bool negative_exp = false;            // values become -exp(x)
+  Index pairs_from = 0;                 // rows of a head whose rotary pairs become halves; or 0
+  Index pairs_to = 0;                   // rows of a head whose rotary pairs become neighbours; or 0
+  GgufRows rows = GgufRows::all;        // of each matrix of the source
+  std::vector<RowFactor> factors = {};  // that rows are multiplied by
 
   // Of a row of blocks.
   Index row_bytes() const noexcept {
@@ -51,11 +53,28 @@ struct ConvertJob {
     return shape[shape.rank() - 2] * shape[shape.rank() - 1];
   }
 
-  bool is_by_row() const noexcept { return blocks || pairs_from > 0 || pairs_to > 0; }
+  bool is_by_row() const noexcept {
+    return blocks || pairs_from > 0 || pairs_to > 0 || rows != GgufRows::all;
+  }
+
+  bool changes_values() const noexcept { return negative_exp || !factors.empty(); }
+
+  float factor_of(Index row) const noexcept {
+    for (const RowFactor& part : factors) {
+      if (row < part.rows) return part.factor;
+      row -= part.rows;
+    }
+    return 1.0F;
+  }
 
   // The row of the source that row r becomes: within a head of d rows, pairs are rows i and i + d/2
   // in transformers, 2 i and 2 i + 1 in GGUF.
   Index source_row(Index r) const noexcept {
+    if (rows != GgufRows::all) {
+      const Shape& shape = output.tensor.shape;
+      const Index half = shape[shape.rank() - 2];
+      return r / half * 2 * half + (rows == GgufRows::second_half ? half : 0) + r % half;
+    }
     const Index d = std::max(pairs_from, pairs_to);
     if (d == 0) return r;
     const Index at = r % d;
@@ -212,18 +231,30 @@ class Writing {
     return {rows_.data(), dtype, {count, cols}};
   }
 
-  Result<TensorView> converted(const ConvertJob& job, const TensorView& stored, Index first) {
-    const DType dtype = job.output.tensor.dtype;
-    if (stored.dtype == dtype && !job.negative_exp) return stored;
-    values_.resize(static_cast<std::size_t>(stored.size() * bytes_of(dtype)));
-    convert_floats(stored, dtype, values_.data());
-    const TensorView made{values_.data(), dtype, stored.shape};
-    if (job.negative_exp) {  // in f32
-      auto* value = reinterpret_cast<float*>(values_.data());
-      for (Index i = 0; i < stored.size(); ++i) {
-        value[i] = static_cast<float>(-std::exp(static_cast<double>(value[i])));
+  // In f32, whatever is written.
+  TensorView with_other_values(const ConvertJob& job, const TensorView& stored, Index first) {
+    floats_.resize(static_cast<std::size_t>(stored.size()));
+    convert_floats(stored, DType::f32, floats_.data());
+    const Index cols = stored.shape[1];
+    for (Index r = 0; r < stored.shape[0]; ++r) {
+      const float factor = job.factor_of(first + r);
+      for (Index c = 0; c < cols; ++c) {
+        float& value = floats_[static_cast<std::size_t>(r * cols + c)];
+        if (job.negative_exp) value = static_cast<float>(-std::exp(static_cast<double>(value)));
+        value *= factor;
       }
     }
+    return {floats_.data(), DType::f32, stored.shape};
+  }
+
+  Result<TensorView> converted(const ConvertJob& job, const TensorView& stored, Index first) {
+    const DType dtype = job.output.tensor.dtype;
+    if (stored.dtype == dtype && !job.changes_values()) return stored;
+    const TensorView changed =
+        job.changes_values() ? with_other_values(job, stored, first) : stored;
+    values_.resize(static_cast<std::size_t>(stored.size() * bytes_of(dtype)));
+    convert_floats(changed, dtype, values_.data());
+    const TensorView made{values_.data(), dtype, stored.shape};
     if (const auto bad = find_not_finite(made)) {
       return Error{ErrorCode::bad_format,
                    fmt::format("[convert] {}: expected {}", job.output.name,
@@ -235,6 +266,7 @@ class Writing {
   const std::vector<ConvertJob>& jobs_;
   Progress progress_;
   std::vector<std::byte> rows_;
+  std::vector<float> floats_;
   std::vector<std::byte> values_;
   Index done_ = 0;
   Index total_ = 0;
@@ -302,9 +334,33 @@ Result<ConvertSummary> write_folder(const std::vector<ConvertJob>& jobs, const s
   return summary;
 }
 
+// A job as a tensor of a GGUF file, or a part of one.
+Result<ConvertJob> part_of(ConvertJob job, const GgufExportTensor& tensor, Index pair_rows) {
+  const bool is_changed = tensor.rows != GgufRows::all || !tensor.factors.empty();
+  if (job.keeps_blocks && is_changed) {
+    return fail(ErrorCode::unsupported, job.output.name, "floats, which are changed",
+                info_of(*job.blocks).name);
+  }
+  if (!job.keeps_blocks) job.output.tensor.dtype = *tensor.output.type.dtype;
+  job.negative_exp = tensor.values == GgufValues::negative_exp;
+  // What a GGUF file had in pairs stays so.
+  if (tensor.values == GgufValues::pairs && job.pairs_from == 0) job.pairs_to = pair_rows;
+  job.pairs_from = 0;
+  job.factors = tensor.factors;
+  job.rows = tensor.rows;
+  if (job.rows != GgufRows::all) {
+    const Shape& shape = job.output.tensor.shape;
+    std::vector<Index> extents(shape.extents().begin(), shape.extents().end());
+    extents[extents.size() - 2] /= 2;
+    job.output.tensor.shape = *Shape::make(extents);
+  }
+  return job;
+}
+
 // The jobs as tensors of a GGUF file.
 Result<ConvertSummary> write_gguf(std::vector<ConvertJob> jobs, const Checkpoint& checkpoint,
-                                  const TransformersLayout& layout, const std::string& path,
+                                  const TransformersLayout& layout, const ModelSpec& spec,
+                                  const std::string& path,
                                   const std::set<std::string, std::less<>>& matrices,
                                   std::optional<DType> dtype, Progress progress) {
   std::vector<GgufSource> sources;
@@ -324,11 +380,17 @@ Result<ConvertSummary> write_gguf(std::vector<ConvertJob> jobs, const Checkpoint
     source.type = *type;
     sources.push_back(std::move(source));
   }
-  KRAIT_ASSIGN_OR_RETURN(const GgufExport plan, export_gguf(checkpoint, layout.config(), sources));
+  KRAIT_ASSIGN_OR_RETURN(const GgufExport plan,
+                         export_gguf(checkpoint, layout.config(), spec, sources));
+  std::vector<ConvertJob> parts;
+  for (const GgufExportTensor& tensor : plan.tensors) {
+    KRAIT_ASSIGN_OR_RETURN(ConvertJob part, part_of(jobs[tensor.source], tensor, plan.pair_rows));
+    parts.push_back(std::move(part));
+  }
   std::vector<GgufOutput> outputs;
   ConvertSummary summary;
   std::vector<std::size_t> order;  // experts of a stack one after another
-  for (std::size_t i = 0; i < jobs.size(); ++i) {
+  for (std::size_t i = 0; i < parts.size(); ++i) {
     const GgufExportTensor& tensor = plan.tensors[i];
     if (tensor.expert > 0) continue;
     outputs.push_back(tensor.output);
@@ -339,28 +401,26 @@ Result<ConvertSummary> write_gguf(std::vector<ConvertJob> jobs, const Checkpoint
     }
     const std::size_t first = order.size();
     order.resize(first + static_cast<std::size_t>(tensor.output.extents.front()));
-    for (std::size_t k = 0; k < jobs.size(); ++k) {
+    for (std::size_t k = 0; k < parts.size(); ++k) {
       if (plan.tensors[k].output.name == tensor.output.name) {
         order[first + static_cast<std::size_t>(plan.tensors[k].expert)] = k;
       }
     }
   }
-  for (std::size_t i = 0; i < jobs.size(); ++i) {
-    ConvertJob& job = jobs[i];
-    const GgufExportTensor& tensor = plan.tensors[i];
-    if (!job.keeps_blocks) job.output.tensor.dtype = *tensor.output.type.dtype;
-    job.negative_exp = tensor.values == GgufValues::negative_exp;
-    // What a GGUF file had in pairs stays so.
-    if (tensor.values == GgufValues::pairs && job.pairs_from == 0) job.pairs_to = plan.pair_rows;
-    job.pairs_from = 0;
+  for (const GgufMadeTensor& tensor : plan.made) {
+    outputs.push_back({tensor.name, *GgufType::of(DType::f32), {std::ssize(tensor.values)}});
+    summary.bytes += std::ssize(tensor.values) * bytes_of(DType::f32);
   }
   summary.tensors = std::ssize(outputs);
   summary.files = {path};
   KRAIT_ASSIGN_OR_RETURN(auto writer, GgufWriter::create(path, plan.metadata, outputs));
-  Writing writing(jobs, progress);
+  Writing writing(parts, progress);
   for (const std::size_t i : order) {
     KRAIT_RETURN_IF_ERROR(writing.write(
-        jobs[i], [&](Index, std::span<const std::byte> bytes) { return writer.write(bytes); }));
+        parts[i], [&](Index, std::span<const std::byte> bytes) { return writer.write(bytes); }));
+  }
+  for (const GgufMadeTensor& tensor : plan.made) {
+    KRAIT_RETURN_IF_ERROR(writer.write(std::as_bytes(std::span(tensor.values))));
   }
   KRAIT_RETURN_IF_ERROR(writer.commit());
   return summary;
@@ -397,8 +457,8 @@ Result<ConvertSummary> convert_checkpoint(const std::string& source, const std::
   KRAIT_ASSIGN_OR_RETURN(std::vector<ConvertJob> jobs, plan.make(stored.plan));
   if (options.to_gguf) {
     KRAIT_RETURN_IF_ERROR(check_new(destination));
-    return write_gguf(std::move(jobs), checkpoint, layout, destination, plan.matrices(),
-                      options.dtype, progress);
+    return write_gguf(std::move(jobs), checkpoint, layout, stored.config.spec, destination,
+                      plan.matrices(), options.dtype, progress);
   }
   KRAIT_ASSIGN_OR_RETURN(AtomicDirectory directory, AtomicDirectory::create(destination));
   KRAIT_ASSIGN_OR_RETURN(

@@ -118,6 +118,10 @@ Result<TransformersLayout> TransformersLayout::of(const Checkpoint& checkpoint,
       return unsupported("model_type", "a model whose gates transformers has as this file has them",
                          json["model_type"]);
     }
+    if (!json["rope_divisors"].is_null()) {
+      return unsupported("rope_freqs.weight", "frequencies that transformers has keys for",
+                         json["rope_divisors"]);
+    }
     layout.config_ = checkpoint.config;
     const std::string pairs = R"("rope_interleave":true,)";
     const std::size_t place = layout.config_.find(pairs);

@@ -52,6 +52,20 @@ CASES = {
                          "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                          "original_max_position_embeddings": 32}), 90,
         "Llama 3's scaling of the rotary embedding, with pairs in all its three ranges; untied"),
+    "hf_yarn": (LlamaForCausalLM, LlamaConfig(
+        hidden_size=20, vocab_size=43, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, intermediate_size=30, max_position_embeddings=256,
+        rope_parameters={"rope_type": "yarn", "rope_theta": 300.0, "factor": 8.0,
+                         "beta_fast": 4.0, "beta_slow": 1.0,
+                         "original_max_position_embeddings": 32}), 90,
+        "YaRN's scaling of the rotary embedding, with pairs in all its three ranges; untied"),
+    "hf_yarn_mscale": (LlamaForCausalLM, LlamaConfig(
+        hidden_size=20, vocab_size=43, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, intermediate_size=30, max_position_embeddings=256,
+        rope_parameters={"rope_type": "yarn", "rope_theta": 5000.0, "factor": None,
+                         "mscale": 1.0, "mscale_all_dim": 0.4, "truncate": False,
+                         "original_max_position_embeddings": 64}), 90,
+        "YaRN's ranges that are no whole pairs, with two factors of scores and no factor"),
     "hf_mistral": (MistralForCausalLM, MistralConfig(
         hidden_size=20, vocab_size=41, num_hidden_layers=2, num_attention_heads=5,
         num_key_value_heads=1, head_dim=4, intermediate_size=26, sliding_window=9), 80,

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "krait/loading/registry.hpp"
@@ -50,6 +51,38 @@ TEST(Families, OfLlamaHaveScaledPositions) {
   EXPECT_EQ(attention.rotary->original_context, 8192);
   EXPECT_EQ(block<MlpSpec>(config, 2, 1).gate, "gate_proj");
   EXPECT_TRUE(config.ignored.empty());
+}
+
+// Of YaRN, what transformers computes (_compute_yarn_parameters) for these.
+TEST(Families, ReadYarnAsTransformersDoes) {
+  const auto read_yarn = [](const std::string& keys) {
+    return block<AttentionSpec>(
+        read(of("llama", R"("head_dim":16,"max_position_embeddings":1024,"rope_theta":100.0,)"
+                         R"("rope_scaling":{"type":"yarn",)" +
+                             keys + "}"))
+            .value(),
+        0, 0);
+  };
+  const AttentionSpec plain = read_yarn(R"("factor":4.0,"original_max_position_embeddings":256)");
+  EXPECT_TRUE(plain.rotary->yarn && plain.rotary->whole_pairs);
+  EXPECT_EQ(plain.rotary->factor, 4.0);
+  EXPECT_EQ(plain.rotary->high_turns, 32.0);
+  EXPECT_EQ(plain.rotary->low_turns, 1.0);
+  EXPECT_FLOAT_EQ(plain.scale, 0.25F * 1.1386294F * 1.1386294F);
+  const AttentionSpec given = read_yarn(
+      R"("original_max_position_embeddings":512,"beta_fast":8,"beta_slow":2,"truncate":false,)"
+      R"("attention_factor":0.5)");
+  EXPECT_EQ(given.rotary->factor, 2.0);
+  EXPECT_FALSE(given.rotary->whole_pairs);
+  EXPECT_FLOAT_EQ(given.scale, 0.0625F);
+  // From the second pair on more of each is divided, of the last one all.
+  const std::vector<double> frequencies = plain.rotary->frequencies();
+  ASSERT_EQ(frequencies.size(), 8U);
+  for (std::size_t i = 0; i < 8; ++i) {
+    const double full = std::pow(100.0, -static_cast<double>(i) / 8.0);
+    const double part = std::clamp(static_cast<double>(i) / 7.0, 0.0, 1.0);
+    EXPECT_NEAR(frequencies[i], full * (1.0 - part) + full / 4.0 * part, 1e-12) << i;
+  }
 }
 
 TEST(Families, OfMistralHaveAWindowUnlessItIsNull) {
@@ -186,8 +219,12 @@ TEST(Families, RefuseWhatTheyCannotRun) {
     std::string config;
     const char* part;
   } table[] = {
-      {of("llama", R"("rope_scaling":{"rope_type":"yarn","factor":2})"),
-       "rope_scaling.rope_type: expected default, linear or llama3, found yarn"},
+      {of("llama", R"("partial_rotary_factor":0.5,"rope_scaling":{"rope_type":"yarn","factor":2})"),
+       "partial_rotary_factor: expected 1, beside a factor of queries and keys, found 0.5"},
+      {of("llama", R"("rope_scaling":{"rope_type":"yarn","factor":2,"attention_factor":0})"),
+       "rope_scaling.attention_factor: expected a number above 0, found 0"},
+      {of("llama", R"("rope_scaling":{"rope_type":"longrope","factor":2})"),
+       "rope_scaling.rope_type: expected default, linear, llama3 or yarn, found longrope"},
       {of("llama", R"("hidden_act":"gelu")"), "hidden_act: expected silu, found gelu"},
       {of("llama", R"("partial_rotary_factor":2)"), "partial_rotary_factor"},
       {of("mistral", R"("sliding_window":-1)"), "sliding_window: expected a whole number"},

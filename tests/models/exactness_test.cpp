@@ -357,6 +357,8 @@ TEST(StoredDigestsOfFamilies, HoldToo) {
                            "blackmamba_bias",
                            "hf_llama",
                            "hf_llama3_scaled",
+                           "hf_yarn",
+                           "hf_yarn_mscale",
                            "hf_mistral",
                            "hf_bamba",
                            "hf_granite_dense",

@@ -141,9 +141,10 @@ INSTANTIATE_TEST_SUITE_P(
         "moe_mamba", "moe_mamba_layernorm", "moe_mamba_bytes", "blackmamba",
         "blackmamba_alternating", "blackmamba_bias",
         // attention, alone and among mixers
-        "hf_llama", "hf_llama3_scaled", "hf_mistral", "hf_bamba", "hf_granite_dense",
-        "hf_granite_experts", "hf_jamba", "hf_jamba_dense", "hf_nemotron_h", "hf_nemotron_experts",
-        "hf_falcon_h1", "hf_falcon_h1_no_norm", "orig_mamba2attn", "hf_zamba2", "hf_zamba2_plain"),
+        "hf_llama", "hf_llama3_scaled", "hf_yarn", "hf_yarn_mscale", "hf_mistral", "hf_bamba",
+        "hf_granite_dense", "hf_granite_experts", "hf_jamba", "hf_jamba_dense", "hf_nemotron_h",
+        "hf_nemotron_experts", "hf_falcon_h1", "hf_falcon_h1_no_norm", "orig_mamba2attn",
+        "hf_zamba2", "hf_zamba2_plain"),
     [](const auto& test) { return std::string(test.param); });
 
 // Checkpoints with additively quantised matrices, and logits from transformers with the `aqlm`

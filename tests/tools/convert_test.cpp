@@ -2,13 +2,18 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "io/gguf.hpp"
+#include "krait/loading/language_model.hpp"
 #include "krait/loading/registry.hpp"
 #include "krait/models/session.hpp"
+#include "krait/weights/convert.hpp"
+#include "tests/io/builders.hpp"
 #include "tests/support/support.hpp"
 
 namespace krait {
@@ -16,6 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using namespace std::string_literals;
 
 class Convert : public testing::Test {
  protected:
@@ -25,8 +31,8 @@ class Convert : public testing::Test {
     return (test::data_dir() / "golden" / name).string();
   }
 
-  static std::vector<float> logits_of(const std::string& path) {
-    const Model model = load_model(path).value();
+  static std::vector<float> logits_of(const std::string& path, const std::string& form = "file") {
+    const Model model = load_model(path, {.form = form}).value();
     const std::vector<Token> tokens = {22, 0, 38, 21, 12, 18, 7, 3, 39};
     SerialExecutor executor;
     Session session(model, executor);
@@ -49,6 +55,42 @@ class Convert : public testing::Test {
                 0)
           << name;
     }
+  }
+
+  // Every key of an architecture that is in `a` has its value in `b`.
+  static void expect_same_keys(const Metadata& a, const Metadata& b,
+                               const std::string& architecture) {
+    for (const Metadata::Member& member : *a.object()) {
+      if (!member.key.starts_with(architecture + ".")) continue;
+      const Metadata& other = b[member.key];
+      if (member.value.number() && !member.value.integer()) {
+        ASSERT_TRUE(other.number()) << member.key;
+        EXPECT_FLOAT_EQ(static_cast<float>(*member.value.number()),
+                        static_cast<float>(*other.number()))
+            << member.key;
+      } else {
+        EXPECT_EQ(member.value, other) << member.key;
+      }
+    }
+  }
+
+  static std::vector<float> floats_of(const GgufTensor& tensor) {
+    const Shape shape = *Shape::make(tensor.extents);
+    std::vector<float> values(static_cast<std::size_t>(shape.size()));
+    convert_floats({tensor.data, *tensor.type.dtype, shape}, DType::f32, values.data());
+    return values;
+  }
+
+  static void expect_near(const std::vector<float>& found, const std::vector<float>& expected,
+                          float share) {
+    ASSERT_EQ(found.size(), expected.size());
+    float largest = 0.0F;
+    float difference = 0.0F;
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      largest = std::max(largest, std::abs(expected[i]));
+      difference = std::max(difference, std::abs(found[i] - expected[i]));
+    }
+    EXPECT_LE(difference, share * largest);
   }
 
   static std::string error_of(const std::string& source, const std::string& destination,
@@ -126,7 +168,8 @@ TEST_F(Convert, WritesGgufAndReadsItBack) {
   ConvertOptions gguf;
   gguf.to_gguf = true;
   for (const char* name : {"hf_f32", "hf_bf16", "hf_mamba2_f32", "hf_mamba2_sharded", "orig_bin",
-                           "hf_jamba", "hf_jamba_dense", "hf_nemotron_h", "hf_nemotron_experts"}) {
+                           "hf_jamba", "hf_jamba_dense", "hf_nemotron_h", "hf_nemotron_experts",
+                           "hf_falcon_h1", "hf_falcon_h1_no_norm"}) {
     SCOPED_TRACE(name);
     const std::string file = out(std::string(name) + ".gguf");
     const auto summary = convert_checkpoint(golden(name), file, gguf);
@@ -136,17 +179,48 @@ TEST_F(Convert, WritesGgufAndReadsItBack) {
     ASSERT_TRUE(convert_checkpoint(file, out(name), {}));
     const auto back = logits_of(out(name));
     EXPECT_TRUE(test::same_bits<float>(back, written));
-    ASSERT_EQ(written.size(), expected.size());
-    float largest = 0.0F;
-    float difference = 0.0F;
-    for (std::size_t i = 0; i < expected.size(); ++i) {
-      largest = std::max(largest, std::abs(expected[i]));
-      difference = std::max(difference, std::abs(written[i] - expected[i]));
-    }
-    EXPECT_LE(difference, 1e-5F * largest);
+    expect_near(written, expected, 1e-5F);
     EXPECT_EQ(read_config(open_checkpoint(out(name)).value()).value().spec.layers,
               read_config(open_checkpoint(file).value()).value().spec.layers);
   }
+}
+
+// Llama's queries and keys lie in pairs there, and Llama 3's scaling as a divisor of each pair's
+// frequency, of which no configuration of transformers can be made.
+TEST_F(Convert, WritesScaledPositions) {
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  for (const char* name : {"hf_llama", "hf_llama3_scaled", "hf_yarn"}) {
+    SCOPED_TRACE(name);
+    const std::string path = out(std::string(name) + ".gguf");
+    const auto summary = convert_checkpoint(golden(name), path, gguf);
+    ASSERT_TRUE(summary) << summary.error().message;
+    expect_near(logits_of(path), logits_of(golden(name)), 1e-5F);
+    const CheckpointPlan plan = plan_checkpoint(path).value();
+    EXPECT_TRUE(plan.plan.unused.empty());
+    EXPECT_TRUE(plan.config.ignored.empty());
+    if (name == std::string_view("hf_llama3_scaled")) {
+      EXPECT_NE(error_of(path, out("x")).find("rope_freqs.weight: expected frequencies that"),
+                std::string::npos);
+      continue;
+    }
+    ASSERT_TRUE(convert_checkpoint(path, out(name), {}));
+    expect_near(logits_of(out(name)), logits_of(golden(name)), 1e-5F);
+  }
+  const GgufFile file = read_gguf(open_file(out("hf_yarn.gguf"), WeightsMode::map).value()).value();
+  EXPECT_TRUE(file.metadata["llama.rope.scaling.type"].is("yarn"));
+  EXPECT_EQ(file.metadata["llama.rope.scaling.original_context_length"].integer(), 32);
+  EXPECT_EQ(file.metadata["llama.rope.scaling.yarn_beta_fast"].number(), 4.0);
+  EXPECT_TRUE(file.metadata["llama.rope.scaling.attn_factor"].is_null());
+  std::string other = test::read_file(out("hf_yarn.gguf"));
+  other.replace(other.find("yarn"), 4, "warp");
+  test::write_file(out("other.gguf"), other);
+  EXPECT_NE(error_of(out("other.gguf"), out("x")).find("expected none, linear or yarn, found warp"),
+            std::string::npos);
+  EXPECT_NE(error_of(golden("hf_yarn_mscale"), out("x"), gguf).find("and YaRN with truncate"),
+            std::string::npos);
+  EXPECT_NE(error_of(golden("hf_mistral"), out("x"), gguf).find("sliding_window: expected none"),
+            std::string::npos);
 }
 
 // Early configurations of Nemotron-H call some sizes by other names, and their layers by letters.
@@ -169,6 +243,88 @@ TEST_F(Convert, WritesGgufByTheConfigurationThatTheModelIsLoadedBy) {
   EXPECT_TRUE(test::same_bits<float>(logits_of(out("early.gguf")), logits_of(out("usual.gguf"))));
 }
 
+// What llama.cpp's converter wrote of the same checkpoints (tests/golden/gguf_hybrids.py). It has
+// permuted queries and keys of models without positions, which changes nothing.
+TEST_F(Convert, WritesHybridsAsLlamaCppDoes) {
+  const std::string without_positions = out("granite");
+  fs::copy(golden("hf_granite_experts"), without_positions);
+  auto config = json::parse(test::read_file(without_positions + "/config.json"));
+  config["position_embedding_type"] = "nope";
+  test::write_file(without_positions + "/config.json", config.dump());
+  const struct {
+    std::string source;
+    const char* name;
+    const char* architecture;
+    DType dtype;
+  } table[] = {
+      {golden("hf_granite_dense"), "granite", "granitehybrid", DType::f16},
+      {without_positions, "granite_moe", "granitehybrid", DType::f16},
+      {golden("hf_falcon_h1"), "falcon_h1", "falcon-h1", DType::f32},
+  };
+  for (const auto& [source, name, architecture, dtype] : table) {
+    SCOPED_TRACE(name);
+    ConvertOptions options;
+    options.to_gguf = true;
+    options.dtype = dtype;
+    const std::string path = out(std::string(name) + ".gguf");
+    const auto summary = convert_checkpoint(source, path, options);
+    ASSERT_TRUE(summary) << summary.error().message;
+    const GgufFile made = read_gguf(open_file(path, WeightsMode::map).value()).value();
+    const GgufFile expected =
+        read_gguf(
+            open_file(golden(std::string("gguf/") + name + ".gguf"), WeightsMode::map).value())
+            .value();
+    expect_same_keys(made.metadata, expected.metadata, architecture);
+    expect_same_keys(expected.metadata, made.metadata, architecture);
+    ASSERT_EQ(made.tensors.size(), expected.tensors.size());
+    for (const GgufTensor& tensor : expected.tensors) {
+      SCOPED_TRACE(tensor.name);
+      const auto found = std::ranges::find(made.tensors, tensor.name, &GgufTensor::name);
+      ASSERT_NE(found, made.tensors.end());
+      EXPECT_EQ(found->describe(), tensor.describe());
+      const bool is_permuted =
+          tensor.name.ends_with("attn_q.weight") || tensor.name.ends_with("attn_k.weight");
+      if (is_permuted && architecture == std::string("granitehybrid")) continue;
+      const std::vector<float> values = floats_of(*found);
+      const std::vector<float> others = floats_of(tensor);
+      ASSERT_EQ(values.size(), others.size());
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        ASSERT_NEAR(values[i], others[i], 1e-6F * std::abs(others[i])) << i;
+      }
+    }
+    expect_near(logits_of(path), logits_of(source, std::string(to_string(dtype))), 5e-6F);
+  }
+}
+
+// What the configuration says in words of its own, and factors beside a head that is the embedding.
+TEST_F(Convert, RefusesHybridsThatLlamaCppRunsOtherwise) {
+  const struct {
+    const char* source;
+    const char* change;
+    const char* expected;
+  } table[] = {
+      {"hf_granite_experts", "{}", "position_embedding_type: expected nope, found rope"},
+      {"hf_granite_dense", R"({"time_step_limit":[0.01,0.1]})", "time_step_limit: expected no"},
+      {"hf_falcon_h1", R"({"time_step_limit":[0.01,0.1]})", "time_step_limit: expected no"},
+      {"hf_falcon_h1", R"({"mamba_norm_before_gate":true})", "mamba_norm_before_gate: expected fa"},
+      {"hf_falcon_h1", R"({"rope_parameters":{"rope_type":"linear","factor":2.0}})",
+       "rope_parameters: expected all channels rotated and none scaled"},
+      {"hf_falcon_h1", R"({"tie_word_embeddings":true})", "tie_word_embeddings: expected false"},
+  };
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  for (const auto& [source, change, expected] : table) {
+    const std::string folder = out("changed");
+    fs::remove_all(folder);
+    fs::copy(golden(source), folder);
+    auto config = json::parse(test::read_file(folder + "/config.json"));
+    config.update(json::parse(change));
+    test::write_file(folder + "/config.json", config.dump());
+    const std::string found = error_of(folder, out("x.gguf"), gguf);
+    EXPECT_NE(found.find(expected), std::string::npos) << found << "\ninstead of " << expected;
+  }
+}
+
 // Blocks become floats in a folder and stay blocks in a GGUF file.
 TEST_F(Convert, DecodesOrCopiesBlocks) {
   const std::string source = golden("gguf/mamba_types.gguf");
@@ -188,6 +344,179 @@ TEST_F(Convert, DecodesOrCopiesBlocks) {
   EXPECT_TRUE(test::same_bits<float>(logits_of(out("c.gguf")), expected));
 }
 
+// A Mamba of one layer and so many tokens, whose tokenizer is written beside it.
+void write_small_mamba(const fs::path& folder, Index vocab) {
+  const std::pair<const char*, std::vector<Index>> tensors[] = {
+      {"backbone.embeddings.weight", {vocab, 4}},
+      {"backbone.layers.0.mixer.A_log", {8, 2}},
+      {"backbone.layers.0.mixer.D", {8}},
+      {"backbone.layers.0.mixer.conv1d.bias", {8}},
+      {"backbone.layers.0.mixer.conv1d.weight", {8, 1, 4}},
+      {"backbone.layers.0.mixer.dt_proj.bias", {8}},
+      {"backbone.layers.0.mixer.dt_proj.weight", {8, 1}},
+      {"backbone.layers.0.mixer.in_proj.weight", {16, 4}},
+      {"backbone.layers.0.mixer.out_proj.weight", {4, 8}},
+      {"backbone.layers.0.mixer.x_proj.weight", {5, 8}},
+      {"backbone.layers.0.norm.weight", {4}},
+      {"backbone.norm_f.weight", {4}}};
+  json header;
+  Index bytes = 0;
+  for (const auto& [name, extents] : tensors) {
+    const Index begin = bytes;
+    Index size = 4;
+    for (const Index extent : extents) size *= extent;
+    bytes += size;
+    header[name] = {{"dtype", "F32"}, {"shape", extents}, {"data_offsets", {begin, bytes}}};
+  }
+  const json config = {{"model_type", "mamba"},  {"hidden_size", 4},       {"state_size", 2},
+                       {"num_hidden_layers", 1}, {"intermediate_size", 8}, {"time_step_rank", 1},
+                       {"conv_kernel", 4},       {"vocab_size", vocab},    {"bos_token_id", 1},
+                       {"eos_token_id", 2}};
+  fs::create_directories(folder);
+  test::write_file(folder / "config.json", config.dump());
+  test::write_file(
+      folder / "model.safetensors",
+      test::safetensors(header.dump(), std::string(static_cast<std::size_t>(bytes), '\0')));
+}
+
+const json& tokenizer_cases() {
+  static const json file =
+      json::parse(test::read_file(test::data_dir() / "golden/tokenizers/cases.json"));
+  return file;
+}
+
+std::shared_ptr<const Tokenizer> tokenizer_of(const std::string& path) {
+  const Checkpoint checkpoint = open_checkpoint(path).value();
+  return make_tokenizer(checkpoint, read_config(checkpoint).value()).value();
+}
+
+// A tokenizer.json as transformers makes it of a SentencePiece file.
+json json_of_pairs(const json& table) {
+  json file = {{"normalizer",
+                {{"type", "Sequence"},
+                 {"normalizers",
+                  {{{"type", "Prepend"}, {"prepend", "\u2581"}},
+                   {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "\u2581"}}}}}},
+               {"pre_tokenizer", nullptr},
+               {"post_processor", nullptr},
+               {"decoder", nullptr},
+               {"added_tokens", json::array()},
+               {"model",
+                {{"type", "BPE"},
+                 {"unk_token", "<unk>"},
+                 {"fuse_unk", true},
+                 {"byte_fallback", true},
+                 {"vocab", json::object()},
+                 {"merges", json::array()}}}};
+  json& vocab = file["model"]["vocab"];
+  std::vector<std::pair<double, std::string>> order;
+  for (std::size_t i = 0; i < table["tokens"].size(); ++i) {
+    const auto text = table["tokens"][i].get<std::string>();
+    const int type = table["types"][i].get<int>();
+    vocab[text] = i;
+    if (type == 1) order.emplace_back(-table["scores"][i].get<double>(), text);
+    if (type != 2 && type != 3 && type != 4) continue;
+    file["added_tokens"].push_back(
+        {{"id", i}, {"content", text}, {"special", type != 4}, {"normalized", false}});
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (const auto& [score, text] : order) {
+    for (std::size_t cut = 1; cut < text.size(); ++cut) {
+      const std::string left = text.substr(0, cut);
+      const std::string right = text.substr(cut);
+      if (!vocab.contains(left) || !vocab.contains(right)) continue;
+      file["model"]["merges"].push_back({left, right});
+    }
+  }
+  return file;
+}
+
+// SentencePiece puts no space behind a user-defined symbol, which llama.cpp cuts out first.
+TEST_F(Convert, WritesVocabulariesWithScores) {
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  for (const auto& [name, model] : {std::pair("bpe", "llama"), std::pair("unigram", "t5")}) {
+    SCOPED_TRACE(name);
+    const std::string source = out(name);
+    write_small_mamba(source, 640);
+    fs::copy(golden("tokenizers/" + std::string(name) + ".model"), source + "/tokenizer.model");
+    const std::string path = out(std::string(name) + ".gguf");
+    const auto summary = convert_checkpoint(source, path, gguf);
+    ASSERT_TRUE(summary) << summary.error().message;
+    const auto expected = tokenizer_of(source);
+    const auto found = tokenizer_of(path);
+    EXPECT_EQ(found->vocab(), expected->vocab());
+    for (const json& entry : tokenizer_cases()["texts"]) {
+      const auto text = entry.get<std::string>();
+      bool is_cut = false;
+      for (const json& symbol : tokenizer_cases()["tables"][name]["user_defined"]) {
+        is_cut = is_cut || text.find(symbol.get<std::string>()) != text.npos;
+      }
+      if (is_cut) continue;
+      const EncodeOptions options{.add_special = true, .parse_special = false};
+      const auto tokens = expected->encode(text, options).value();
+      EXPECT_EQ(found->encode(text, options).value(), tokens) << text;
+      EXPECT_EQ(found->decode(tokens), expected->decode(tokens)) << text;
+    }
+    const GgufFile file = read_gguf(open_file(path, WeightsMode::map).value()).value();
+    EXPECT_TRUE(file.metadata["tokenizer.ggml.model"].is(model));
+    EXPECT_EQ(file.metadata["tokenizer.ggml.tokens"].size(), 640U);
+    EXPECT_EQ(file.metadata["tokenizer.ggml.scores"].size(), 640U);
+    EXPECT_EQ(file.metadata["tokenizer.ggml.token_type"].size(), 640U);
+    if (std::string_view(model) != "t5") continue;
+    const std::string bytes = test::read_file(path);  // of the list: its type, and that of values
+    const std::string key = "tokenizer.ggml.precompiled_charsmap";
+    EXPECT_EQ(bytes.substr(bytes.find(key) + key.size(), 8), test::little(9, 4) + "\0\0\0\0"s);
+  }
+}
+
+TEST_F(Convert, WritesMergesOfCharactersAsScores) {
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  const std::string source = out("json");
+  write_small_mamba(source, 640);
+  json file = json_of_pairs(tokenizer_cases()["tables"]["bpe"]);
+  test::write_file(source + "/tokenizer.json", file.dump());
+  const auto summary = convert_checkpoint(source, out("json.gguf"), gguf);
+  ASSERT_TRUE(summary) << summary.error().message;
+  const auto expected = tokenizer_of(source);
+  const auto found = tokenizer_of(out("json.gguf"));
+  for (const json& entry : tokenizer_cases()["texts"]) {
+    const auto text = entry.get<std::string>();
+    EXPECT_EQ(found->encode(text).value(), expected->encode(text).value()) << text;
+  }
+  const auto refusal_of = [&](const json& changed) {
+    test::write_file(source + "/tokenizer.json", changed.dump());
+    return error_of(source, out("x.gguf"), gguf);
+  };
+  json other = file;
+  other["model"]["merges"].erase(other["model"]["merges"].size() / 2);
+  EXPECT_NE(refusal_of(other).find("model.merges: expected all pairs that make a token"),
+            std::string::npos);
+  other = file;
+  other["normalizer"] = {{"type", "NFKC"}};
+  EXPECT_NE(refusal_of(other).find("normalizer: expected a mark in front, and marks for spaces"),
+            std::string::npos);
+  write_small_mamba(source, 500);
+  EXPECT_NE(refusal_of(file).find("ids: expected ids below 500, the rows of the model"),
+            std::string::npos);
+}
+
+TEST_F(Convert, RefusesVocabulariesThatLlamaCppReadsOtherwise) {
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  const std::pair<const char*, const char*> table[] = {
+      {"bpe_rules", "byte_fallback: expected true, as llama.cpp has it of BPE, found false"},
+      {"unigram_suffix", "treat_whitespace_as_suffix: expected false, as llama.cpp has it"}};
+  for (const auto& [name, expected] : table) {
+    write_small_mamba(out(name), 640);
+    fs::copy(golden("tokenizers/" + std::string(name) + ".model"), out(name) + "/tokenizer.model");
+    const std::string found = error_of(out(name), out("x.gguf"), gguf);
+    EXPECT_NE(found.find(expected), std::string::npos) << found;
+  }
+}
+
 TEST_F(Convert, RefusesWhatItCannotWrite) {
   ConvertOptions gguf;
   gguf.to_gguf = true;
@@ -204,7 +533,7 @@ TEST_F(Convert, RefusesWhatItCannotWrite) {
       {error_of(golden("blackmamba"), out("x"), gguf), "expected"},
       {error_of(golden("hf_zamba2"), out("x"), gguf),
        "model_type: expected one of mamba, falcon_mamba, mamba2, llama, mistral, jamba, "
-       "nemotron_h, found \"zamba2\""},
+       "granitemoehybrid, nemotron_h, falcon_h1, found \"zamba2\""},
       {error_of(golden("gguf/granite.gguf"), out("x")),
        "model_type: expected a model whose gates transformers has as this file has them"},
       {error_of(out("absent"), out("x")), "absent"},

@@ -27,6 +27,9 @@ inline std::vector<double> rotary_frequencies(double theta, Index rotary_dim, do
   return frequencies;
 }
 
+/// ln x of a positive, normal x, with the bits that frequencies are computed from.
+KRAIT_API double rotary_log(double x) noexcept;
+
 /// Arguments of `rotary`.
 struct RotaryArgs {
   MatrixView<float> x;  ///< [tokens, heads * d_head], in/out

@@ -39,6 +39,11 @@ struct RotarySpec {
   Index original_context = 0;
   double low_turns = 1.0;
   double high_turns = 4.0;
+  /// YaRN's scaling (Peng et al. 2023, arXiv:2309.00071) instead: what is divided grows from pair
+  /// to pair, between those that turn high_turns and low_turns times in original_context tokens.
+  bool yarn = false;
+  bool whole_pairs = true;  ///< of YaRN: from a pair to a pair, not from places between them
+  std::vector<double> divisors = {};  ///< of each pair's frequency; empty: 1
 
   KRAIT_API Result<void> validate(Index d_head) const;
 

@@ -37,7 +37,8 @@ struct ConvertSummary {
 ///   their names, values and types. Of a GGUF source, configuration and tokenizer are made from its
 ///   metadata, and A_log from A; original files of state-spaces get transformers' names.
 /// - a GGUF file that llama.cpp loads, of the architectures that krait reads. Matrices keep type or
-///   blocks, everything else is written in f32; the vocabulary comes from tokenizer.json.
+///   blocks, everything else is written in f32; the vocabulary comes from tokenizer.json or
+///   tokenizer.model.
 ///
 /// The destination appears whole or not at all. The same source gives the same bytes. Errors: those
 /// of open_model and read_config; bad_argument (a source in krait's own forms where values would

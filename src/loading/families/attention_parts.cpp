@@ -66,13 +66,45 @@ Result<AttentionSpec> read_attention(const ConfigReader& config, Index n_kv_head
 
 namespace {
 
+// A number that stands for another one where it is 0, as Python's `or` has it.
+Result<double> real_or(const ConfigReader& config, std::string_view key, double fallback) {
+  KRAIT_ASSIGN_OR_RETURN(const double value, config.real(key, fallback));
+  return value == 0.0 ? fallback : value;
+}
+
+Result<void> read_yarn(const ConfigReader& scaling, Index context, RotarySpec& rotary,
+                       double& magnitude) {
+  rotary.yarn = true;
+  KRAIT_ASSIGN_OR_RETURN(rotary.original_context,
+                         scaling.number("original_max_position_embeddings", 1, context));
+  const double ratio = static_cast<double>(context) / static_cast<double>(rotary.original_context);
+  KRAIT_ASSIGN_OR_RETURN(rotary.factor, scaling.real("factor", ratio));
+  KRAIT_ASSIGN_OR_RETURN(rotary.high_turns, real_or(scaling, "beta_fast", 32.0));
+  KRAIT_ASSIGN_OR_RETURN(rotary.low_turns, real_or(scaling, "beta_slow", 1.0));
+  KRAIT_ASSIGN_OR_RETURN(rotary.whole_pairs, scaling.boolean("truncate", true));
+  KRAIT_ASSIGN_OR_RETURN(const double weight, scaling.real("mscale", 0.0));
+  KRAIT_ASSIGN_OR_RETURN(const double divisor, scaling.real("mscale_all_dim", 0.0));
+  magnitude = yarn_magnitude(rotary.factor);
+  if (weight != 0.0 && divisor != 0.0) {
+    magnitude = yarn_magnitude(rotary.factor, weight) / yarn_magnitude(rotary.factor, divisor);
+  }
+  KRAIT_ASSIGN_OR_RETURN(magnitude, scaling.real("attention_factor", magnitude));
+  if (!(magnitude > 0.0)) {
+    return scaling.fail("attention_factor", "a number above 0", fmt::to_string(magnitude));
+  }
+  return {};
+}
+
 // "rope_type" and what belongs to it, of an object that says how positions are scaled.
-Result<void> read_scaling(const ConfigReader& scaling, Index context, RotarySpec& rotary) {
+Result<void> read_scaling(const ConfigReader& scaling, Index context, RotarySpec& rotary,
+                          double& magnitude) {
   KRAIT_ASSIGN_OR_RETURN(const std::string old_type, scaling.text("type", "default"));
   KRAIT_ASSIGN_OR_RETURN(const std::string type, scaling.text("rope_type", old_type));
   if (type == "default") return {};
+  if (type == "yarn") return read_yarn(scaling, context, rotary, magnitude);
   if (type != "linear" && type != "llama3") {
-    return scaling.fail("rope_type", "default, linear or llama3", type, ErrorCode::unsupported);
+    return scaling.fail("rope_type", "default, linear, llama3 or yarn", type,
+                        ErrorCode::unsupported);
   }
   KRAIT_ASSIGN_OR_RETURN(rotary.factor, scaling.real("factor", 1.0));
   if (type == "linear") return {};
@@ -85,9 +117,14 @@ Result<void> read_scaling(const ConfigReader& scaling, Index context, RotarySpec
 
 }  // namespace
 
-Result<RotarySpec> read_rotary(const ConfigReader& config, Index d_head, double part,
-                               ModelConfig& result) {
+double yarn_magnitude(double factor, double weight) {
+  return factor > 1.0 ? 0.1 * weight * kernels::rotary_log(factor) + 1.0 : 1.0;
+}
+
+Result<void> read_rotary(const ConfigReader& config, AttentionSpec& attention, double part,
+                         ModelConfig& result) {
   RotarySpec rotary;
+  double magnitude = 1.0;
   KRAIT_ASSIGN_OR_RETURN(const Index context, config.number("max_position_embeddings", 1, 2048));
   KRAIT_ASSIGN_OR_RETURN(rotary.theta, config.real("rope_theta", 10000.0));
   KRAIT_ASSIGN_OR_RETURN(part, config.real("partial_rotary_factor", part));
@@ -97,17 +134,32 @@ Result<RotarySpec> read_rotary(const ConfigReader& config, Index d_head, double 
     if (!config.has(key)) continue;
     KRAIT_ASSIGN_OR_RETURN(rotary.theta, object.real("rope_theta", rotary.theta));
     KRAIT_ASSIGN_OR_RETURN(part, object.real("partial_rotary_factor", part));
-    KRAIT_RETURN_IF_ERROR(read_scaling(object, context, rotary));
+    KRAIT_RETURN_IF_ERROR(read_scaling(object, context, rotary, magnitude));
     for (std::string& unknown : object.unknown()) result.ignored.push_back(std::move(unknown));
   }
-  // What llama.cpp stores has neighbours as pairs; layouts/gguf/ says so.
+  // What llama.cpp stores has neighbours as pairs, and divisors; layouts/gguf/ says so.
   KRAIT_ASSIGN_OR_RETURN(rotary.interleaved, config.boolean("rope_interleave", false));
   if (!(part > 0.0 && part <= 1.0)) {
     return config.fail("partial_rotary_factor", "a number above 0, at most 1",
                        fmt::to_string(part));
   }
-  rotary.dim = static_cast<Index>(std::floor(static_cast<double>(d_head) * part));
-  return rotary;
+  rotary.dim = static_cast<Index>(std::floor(static_cast<double>(attention.d_head) * part));
+  if (config.has("rope_divisors")) {
+    KRAIT_ASSIGN_OR_RETURN(const auto divisors,
+                           config.reals("rope_divisors", static_cast<std::size_t>(rotary.dim / 2)));
+    rotary.divisors.assign(divisors.begin(), divisors.end());
+  }
+  if (magnitude != 1.0) {
+    if (rotary.dim != attention.d_head) {
+      return config.fail("partial_rotary_factor", "1, beside a factor of queries and keys",
+                         fmt::to_string(part), ErrorCode::unsupported);
+    }
+    const double scale =
+        static_cast<double>(attention.resolved(attention.n_head * attention.d_head).scale);
+    attention.scale = static_cast<float>(scale * magnitude * magnitude);
+  }
+  attention.rotary = std::move(rotary);
+  return {};
 }
 
 Result<Mamba2Spec> read_mamba2(const ConfigReader& config, float norm_eps) {

@@ -27,10 +27,13 @@ Result<Outline> read_outline(const ConfigReader& config, std::string_view family
 /// Heads and biases. `n_kv_head` is the class's default, 0: as many as heads of queries.
 Result<AttentionSpec> read_attention(const ConfigReader& config, Index n_kv_head = 0);
 
-/// The rotary embedding of heads of `d_head`, of which a share `part` is rotated unless the
-/// configuration says another.
-Result<RotarySpec> read_rotary(const ConfigReader& config, Index d_head, double part,
-                               ModelConfig& result);
+/// The rotary embedding of heads, of which a share `part` is rotated unless the configuration says
+/// another. A factor of rotated queries and keys goes into the scale of their products.
+Result<void> read_rotary(const ConfigReader& config, AttentionSpec& attention, double part,
+                         ModelConfig& result);
+
+/// YaRN's factor of rotated queries and keys where positions are divided by `factor`.
+double yarn_magnitude(double factor, double weight = 1.0);
 
 /// A Mamba-2 mixer from keys that begin with "mamba_". The channels are those of its heads.
 Result<Mamba2Spec> read_mamba2(const ConfigReader& config, float norm_eps);

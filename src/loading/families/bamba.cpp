@@ -18,7 +18,7 @@ Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, Mo
   KRAIT_ASSIGN_OR_RETURN(const Outline outline, read_outline(config, "bamba", 1e-5F, result));
   result.spec.final_norm_name = "final_layernorm";
   KRAIT_ASSIGN_OR_RETURN(AttentionSpec attention, read_attention(config, 8));
-  KRAIT_ASSIGN_OR_RETURN(attention.rotary, read_rotary(config, attention.d_head, 0.5, result));
+  KRAIT_RETURN_IF_ERROR(read_rotary(config, attention, 0.5, result));
   KRAIT_ASSIGN_OR_RETURN(const Mamba2Spec mixer, read_mamba2(config, outline.norm.eps));
   KRAIT_RETURN_IF_ERROR(
       check_channels(config, "mamba_n_heads", mixer, mixer.expand * result.spec.d_model()));

@@ -2,7 +2,7 @@
 // with a mixture of experts beside it in the larger models. Embedding, residuals and logits have
 // factors.
 
-#include "loading/families/attention_parts.hpp"
+#include "loading/families/granite_hybrid.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -11,23 +11,6 @@ namespace {
 bool recognises(const ConfigReader& config) {
   const auto type = config.text("model_type", "");
   return type && *type == "granitemoehybrid";
-}
-
-Result<AttentionSpec> read_own_attention(const ConfigReader& config, ModelConfig& result) {
-  KRAIT_ASSIGN_OR_RETURN(AttentionSpec attention, read_attention(config));
-  KRAIT_ASSIGN_OR_RETURN(const double scale, config.real("attention_multiplier", 1.0));
-  if (scale == 0.0) return config.fail("attention_multiplier", "another number", "0");
-  attention.scale = static_cast<float>(scale);
-  KRAIT_ASSIGN_OR_RETURN(const std::string positions,
-                         config.text("position_embedding_type", "nope"));
-  if (positions != "nope" && positions != "rope") {
-    return config.fail("position_embedding_type", "rope or nope", positions,
-                       ErrorCode::unsupported);
-  }
-  KRAIT_ASSIGN_OR_RETURN(const RotarySpec rotary,
-                         read_rotary(config, attention.d_head, 1.0, result));
-  if (positions == "rope") attention.rotary = rotary;
-  return attention;
 }
 
 // Behind a mixer: the network of every token, and the experts in front of it.
@@ -84,7 +67,7 @@ Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, Mo
     return config.fail("layer_types", fmt::format("one entry per layer ({})", outline.n_layer),
                        fmt::to_string(kinds.size()));
   }
-  KRAIT_ASSIGN_OR_RETURN(const AttentionSpec attention, read_own_attention(config, result));
+  KRAIT_ASSIGN_OR_RETURN(const AttentionSpec attention, read_granite_attention(config, result));
   KRAIT_ASSIGN_OR_RETURN(const Mamba2Spec mixer, read_mamba2(config, outline.norm.eps));
   KRAIT_RETURN_IF_ERROR(
       check_channels(config, "mamba_n_heads", mixer, mixer.expand * spec.d_model()));
@@ -102,6 +85,22 @@ Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, Mo
 }
 
 }  // namespace
+
+Result<AttentionSpec> read_granite_attention(const ConfigReader& config, ModelConfig& result) {
+  KRAIT_ASSIGN_OR_RETURN(AttentionSpec attention, read_attention(config));
+  KRAIT_ASSIGN_OR_RETURN(const double scale, config.real("attention_multiplier", 1.0));
+  if (scale == 0.0) return config.fail("attention_multiplier", "another number", "0");
+  attention.scale = static_cast<float>(scale);
+  KRAIT_ASSIGN_OR_RETURN(const std::string positions,
+                         config.text("position_embedding_type", "nope"));
+  if (positions != "nope" && positions != "rope") {
+    return config.fail("position_embedding_type", "rope or nope", positions,
+                       ErrorCode::unsupported);
+  }
+  AttentionSpec rotated = attention;
+  KRAIT_RETURN_IF_ERROR(read_rotary(config, rotated, 1.0, result));
+  return positions == "rope" ? rotated : attention;
+}
 
 const Family granite_hybrid_family{"granitemoehybrid", recognises, read};
 

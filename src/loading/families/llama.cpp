@@ -24,7 +24,7 @@ Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, Mo
   KRAIT_ASSIGN_OR_RETURN(const Outline outline,
                          read_outline(config, is_mistral ? "mistral" : "llama", 1e-6F, result));
   KRAIT_ASSIGN_OR_RETURN(AttentionSpec attention, read_attention(config, is_mistral ? 8 : 0));
-  KRAIT_ASSIGN_OR_RETURN(attention.rotary, read_rotary(config, attention.d_head, 1.0, result));
+  KRAIT_RETURN_IF_ERROR(read_rotary(config, attention, 1.0, result));
   if (is_mistral && !config.is_null("sliding_window")) {
     KRAIT_ASSIGN_OR_RETURN(attention.window, config.number("sliding_window", 1, mistral_window));
   }

@@ -56,9 +56,9 @@ Result<SharedTransformerSpec> read_block(const ConfigReader& config, const RmsNo
   attention.scale =
       static_cast<float>(1.0 / std::sqrt(0.5 * static_cast<double>(attention.d_head)));
   KRAIT_ASSIGN_OR_RETURN(const bool has_positions, config.boolean("use_mem_rope", false));
-  KRAIT_ASSIGN_OR_RETURN(const RotarySpec rotary,
-                         read_rotary(config, attention.d_head, 1.0, result));
-  if (has_positions) attention.rotary = rotary;
+  AttentionSpec rotated = attention;
+  KRAIT_RETURN_IF_ERROR(read_rotary(config, rotated, 1.0, result));
+  if (has_positions) attention = rotated;
   KRAIT_ASSIGN_OR_RETURN(const bool is_long, config.boolean("use_long_context", false));
   if (is_long) return config.fail("use_long_context", "false", "true", ErrorCode::unsupported);
 

@@ -8,6 +8,7 @@
 #include "text/huggingface/fields.hpp"
 #include "text/sentencepiece/protobuf.hpp"
 #include "text/sentencepiece/scored_vocabulary.hpp"
+#include "text/sentencepiece/sentencepiece_table.hpp"
 
 // Reads the ModelProto of SentencePiece. Nothing in it is trusted.
 namespace krait {
@@ -204,6 +205,16 @@ std::optional<Token> mark_id(const ModelFile& file, std::string_view piece, std:
   return static_cast<Token>(id);
 }
 
+Result<ModelFile> read_model_file(std::string_view model) {
+  KRAIT_ASSIGN_OR_RETURN(ModelFile file, Reader(model).run());
+  if (file.model_type != 1 && file.model_type != 2) {
+    return mismatch(ErrorCode::unsupported, "SentencePiece file: model_type",
+                    "1 (Unigram) or 2 (BPE)", fmt::format("{}", file.model_type));
+  }
+  file.vocabulary.is_unigram = file.model_type == 1;
+  return file;
+}
+
 }  // namespace
 
 Result<std::shared_ptr<const Tokenizer>> make_scored_tokenizer(ScoredVocabulary vocabulary) {
@@ -252,12 +263,7 @@ Result<std::shared_ptr<const Tokenizer>> make_scored_tokenizer(ScoredVocabulary 
 
 Result<std::shared_ptr<const Tokenizer>> read_sentencepiece(std::string_view model,
                                                             const SentencePieceOptions& options) {
-  KRAIT_ASSIGN_OR_RETURN(ModelFile file, Reader(model).run());
-  if (file.model_type != 1 && file.model_type != 2) {
-    return mismatch(ErrorCode::unsupported, "SentencePiece file: model_type",
-                    "1 (Unigram) or 2 (BPE)", fmt::format("{}", file.model_type));
-  }
-  file.vocabulary.is_unigram = file.model_type == 1;
+  KRAIT_ASSIGN_OR_RETURN(ModelFile file, read_model_file(model));
   auto& ends = file.vocabulary.ends;
   if (const auto bos = mark_id(file, file.bos_piece, file.bos); bos && options.add_bos) {
     ends.before.push_back(*bos);
@@ -266,6 +272,51 @@ Result<std::shared_ptr<const Tokenizer>> read_sentencepiece(std::string_view mod
     ends.after.push_back(*eos);
   }
   return make_scored_tokenizer(std::move(file.vocabulary));
+}
+
+Result<TokenTable> sentencepiece_table(std::string_view model,
+                                       const SentencePieceOptions& options) {
+  KRAIT_ASSIGN_OR_RETURN(const ModelFile file, read_model_file(model));
+  const ScoredVocabulary& vocabulary = file.vocabulary;
+  KRAIT_RETURN_IF_ERROR(check(vocabulary));
+  const Normalizer::SentencePiece& spaces = vocabulary.spaces;
+  const struct {
+    const char* what;
+    bool found, expected;
+  } limits[] = {
+      {"treat_whitespace_as_suffix", spaces.is_suffix, false},
+      {"escape_whitespaces", spaces.escapes_spaces, true},
+      {"byte_fallback", vocabulary.falls_back_to_bytes, !vocabulary.is_unigram},
+      {"remove_extra_whitespaces", spaces.removes_extra_spaces,
+       vocabulary.is_unigram && spaces.removes_extra_spaces},
+      {"a character map", !vocabulary.charsmap.empty(),
+       vocabulary.is_unigram && !vocabulary.charsmap.empty()},
+  };
+  for (const auto& [what, found, expected] : limits) {
+    if (found == expected) continue;
+    return mismatch(ErrorCode::unsupported, fmt::format("SentencePiece file: {}", what),
+                    fmt::format("{}, as llama.cpp has it of {}", expected,
+                                vocabulary.is_unigram ? "Unigram" : "BPE"),
+                    fmt::format("{}", found));
+  }
+  TokenTable table;
+  table.model = vocabulary.is_unigram ? "t5" : "llama";
+  table.pre = "default";
+  for (std::size_t i = 0; i < vocabulary.pieces.size(); ++i) {
+    const ScoredVocabulary::Piece& piece = vocabulary.pieces[i];
+    table.tokens.emplace_back(piece.text);
+    table.scores.push_back(piece.score);
+    table.types.push_back(static_cast<std::int32_t>(piece.type));
+    if (piece.type == TokenType::unknown && !table.unknown) table.unknown = static_cast<Token>(i);
+  }
+  table.precompiled_charsmap = vocabulary.charsmap;
+  table.bos = mark_id(file, file.bos_piece, file.bos);
+  table.eos = mark_id(file, file.eos_piece, file.eos);
+  table.add_bos = options.add_bos && table.bos.has_value();
+  table.add_eos = options.add_eos && table.eos.has_value();
+  table.add_space_prefix = spaces.adds_dummy_prefix;
+  if (vocabulary.is_unigram) table.remove_extra_whitespaces = spaces.removes_extra_spaces;
+  return table;
 }
 
 }  // namespace v0_1

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "io/gguf.hpp"
+#include "krait/models/spec.hpp"
 #include "loading/config_reader.hpp"
 
 namespace krait {
@@ -96,31 +97,66 @@ enum class GgufValues {
   pairs,         ///< the rows of each head in the order in which rotary pairs are neighbours
 };
 
-/// What a tensor is called. In both names, * is the number of the layer; in the second, # is the
-/// number of an expert, where the file has those of a layer in one tensor.
+/// Which of its rows, in each matrix of a stack.
+enum class GgufRows { all, first_half, second_half };
+
+/// In which models a tensor is written under a name.
+enum class GgufUse {
+  always,
+  without_experts,
+  with_experts,
+  never,  ///< the name is only read
+};
+
+/// A factor of so many rows, one after another.
+struct RowFactor {
+  Index rows = 0;
+  float factor = 1.0F;
+};
+
+/// What a tensor is called; without a name in transformers, it is read into the configuration. In
+/// both names, * is the number of the layer; in the second, # is the number of an expert, where the
+/// file has those of a layer in one tensor.
 struct GgufName {
   std::string_view gguf;
   std::string_view name;  ///< in transformers
   GgufShape shape = GgufShape::same;
   GgufValues values = GgufValues::same;
+  GgufRows rows = GgufRows::all;
+  GgufUse use = GgufUse::always;
+};
+
+/// A vector of the file that transformers computes from its configuration.
+struct GgufMadeTensor {
+  std::string name;
+  std::vector<float> values;
 };
 
 /// How llama.cpp's converter writes one kind of model. A new one is a file that defines one, and a
 /// line in the list below.
 struct GgufArchitecture {
   std::string_view name;  ///< `general.architecture`
-  /// transformers' names of what is written so; none where such files are only read.
+  /// transformers' names of what is written so.
   std::span<const std::string_view> model_types;
   /// Fills in transformers' configuration. Where rows are in the order of `pairs`, it has
   /// "rope_interleave": true.
   Result<void> (*configure)(const GgufKeys& keys, ConfigObject& config);
-  /// The other way: fills in the file's keys from transformers' configuration. May be null where
-  /// there are no model types.
-  Result<void> (*describe)(const ConfigReader& config, ConfigObject& metadata);
+  /// The other way: fills in the file's keys from transformers' configuration, and the model that
+  /// was made of it.
+  Result<void> (*describe)(const ConfigReader& config, const ModelSpec& spec,
+                           ConfigObject& metadata);
+  /// Two tensors of the file may be parts of one of transformers. Of names that occur twice in the
+  /// file, the first is the one that is read.
   std::span<const GgufName> names;
   /// Of architectures with the same model types, whether a configuration is written as this one;
   /// null where there is one.
   bool (*is_of)(const ConfigReader& config) = nullptr;
+  /// What the file has multiplied into the rows of a tensor of that name in transformers, with *
+  /// for its layer; empty: nothing. Null where that is so of all.
+  Result<std::vector<RowFactor>> (*factors)(const ConfigReader& config, const ModelSpec& spec,
+                                            std::string_view name) = nullptr;
+  /// Tensors beside those of the checkpoint; null: none.
+  std::vector<GgufMadeTensor> (*made)(const ModelSpec& spec) = nullptr;
 };
 
 // clang-format off

@@ -83,40 +83,74 @@ std::vector<Index> extents_of(const GgufName& rule, std::vector<Index> extents, 
   return extents;
 }
 
+bool is_written(GgufUse use, bool has_experts) {
+  return use == GgufUse::always ||
+         use == (has_experts ? GgufUse::with_experts : GgufUse::without_experts);
+}
+
+// A tensor under the name that the rule has for it.
+Result<GgufExportTensor> export_tensor(const GgufName& rule, const GgufSource& source,
+                                       Index n_group) {
+  GgufExportTensor made;
+  made.output.name = rule.gguf;
+  made.output.type = source.is_matrix ? source.type : *GgufType::of(DType::f32);
+  made.output.extents = extents_of(rule, source.extents, n_group);
+  made.values = rule.values;
+  made.rows = rule.rows;
+  if (rule.rows == GgufRows::all) return made;
+  std::vector<Index>& extents = made.output.extents;
+  if (extents.size() < 2 || extents[extents.size() - 2] % 2 != 0) {
+    return fail(source.name, "matrices of two halves", fmt::format("{} axes", extents.size()));
+  }
+  extents[extents.size() - 2] /= 2;
+  return made;
+}
+
 }  // namespace
 
 Result<GgufExport> export_gguf(const Checkpoint& checkpoint, const std::string& config_text,
-                               const std::vector<GgufSource>& tensors) {
+                               const ModelSpec& spec, const std::vector<GgufSource>& tensors) {
   KRAIT_ASSIGN_OR_RETURN(const Metadata config, parse_json(config_text, checkpoint.path));
   const ConfigReader reader(config, checkpoint.path);
   KRAIT_ASSIGN_OR_RETURN(const GgufArchitecture* architecture, architecture_for(config, reader));
   ConfigObject metadata;
   metadata.set("general.architecture", std::string(architecture->name));
   metadata.set("general.type", std::string("model"));
-  KRAIT_RETURN_IF_ERROR(architecture->describe(reader, metadata));
+  KRAIT_RETURN_IF_ERROR(architecture->describe(reader, spec, metadata));
   const Index n_group = metadata.number(fmt::format("{}.ssm.group_count", architecture->name), 1);
-  std::map<std::string_view, const GgufName*, std::less<>> names;
-  for (const GgufName& name : architecture->names) names.emplace(name.name, &name);
+  const bool has_experts =
+      metadata.number(fmt::format("{}.expert_count", architecture->name), 0) > 0;
+  std::multimap<std::string_view, const GgufName*, std::less<>> names;
+  for (const GgufName& name : architecture->names) {
+    if (is_written(name.use, has_experts)) names.emplace(name.name, &name);
+  }
   GgufExport result;
+  if (architecture->made != nullptr) result.made = architecture->made(spec);
   Index rows = 0;
-  for (const GgufSource& tensor : tensors) {
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const GgufSource& tensor = tensors[i];
     // "backbone.layers.*.norm.weight" and layer "3" of "backbone.layers.3.norm.weight".
     std::string pattern = tensor.name;
     const std::string layer = take_number(pattern, "layers.", '*');
     const std::string expert = take_number(pattern, "experts.", '#');
-    const auto found = names.find(pattern);
-    if (found == names.end()) {
+    const auto [begin, end] = names.equal_range(pattern);
+    if (begin == end) {
       return fail(tensor.name, fmt::format("a tensor of {}", architecture->name), "another");
     }
-    const GgufName& rule = *found->second;
-    std::string name(rule.gguf);
-    if (const std::size_t star = name.find('*'); star != name.npos) name.replace(star, 1, layer);
-    if (name == "token_embd.weight") rows = tensor.extents.front();
-    const GgufType type = tensor.is_matrix ? tensor.type : *GgufType::of(DType::f32);
-    result.tensors.push_back(
-        {{std::move(name), type, extents_of(rule, tensor.extents, n_group)},
-         rule.values,
-         expert.empty() || expert.size() > 6 ? -1 : static_cast<Index>(std::stol(expert))});
+    std::vector<RowFactor> factors;
+    if (architecture->factors != nullptr) {
+      KRAIT_ASSIGN_OR_RETURN(factors, architecture->factors(reader, spec, pattern));
+    }
+    for (auto rule = begin; rule != end; ++rule) {
+      KRAIT_ASSIGN_OR_RETURN(GgufExportTensor made, export_tensor(*rule->second, tensor, n_group));
+      std::string& name = made.output.name;
+      if (const std::size_t star = name.find('*'); star != name.npos) name.replace(star, 1, layer);
+      if (name == "token_embd.weight") rows = tensor.extents.front();
+      made.source = i;
+      made.factors = factors;
+      if (!expert.empty() && expert.size() <= 6) made.expert = std::stol(expert);
+      result.tensors.push_back(std::move(made));
+    }
   }
   KRAIT_RETURN_IF_ERROR(join_stacks(result.tensors));
   KRAIT_RETURN_IF_ERROR(export_gguf_tokenizer(checkpoint, config, rows, metadata));

@@ -22,21 +22,27 @@ struct GgufSource {
 
 /// What becomes of it.
 struct GgufExportTensor {
-  GgufOutput output;  ///< of an expert's matrix, the stack that it is in
+  std::size_t source = 0;  ///< which of them it is made from
+  GgufOutput output;       ///< of an expert's matrix, the stack that it is in
   GgufValues values = GgufValues::same;
-  Index expert = -1;  ///< its place in the stack; -1: it is no expert's
+  GgufRows rows = GgufRows::all;        ///< of the source's matrices
+  std::vector<RowFactor> factors = {};  ///< of its rows; empty: 1
+  Index expert = -1;                    ///< its place in the stack; -1: it is no expert's
 };
 
 struct GgufExport {
   Metadata metadata;
-  std::vector<GgufExportTensor> tensors;  ///< one for each source
+  std::vector<GgufExportTensor> tensors;  ///< one or more for each source
+  std::vector<GgufMadeTensor> made;       ///< in f32, behind them
   Index pair_rows = 0;                    ///< rows of a head, for those in pairs
 };
 
-/// Describes a checkpoint as llama.cpp has it. `config` is transformers' config.json. Errors:
+/// Describes a checkpoint as llama.cpp has it. `config` is transformers' config.json, `spec` the
+/// model that krait makes of it. Errors:
 /// unsupported (a model that has no architecture here, a tensor without a name, a tokenizer of
 /// another kind), bad_config.
 KRAIT_API Result<GgufExport> export_gguf(const Checkpoint& checkpoint, const std::string& config,
+                                         const ModelSpec& spec,
                                          const std::vector<GgufSource>& tensors);
 
 /// Adds the keys of the vocabulary, which has `rows` tokens, from the files of the tokenizer.

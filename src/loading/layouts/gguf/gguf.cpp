@@ -77,6 +77,7 @@ class Tensors {
       // What no rule names keeps its own name, and is reported as unused.
       static constexpr GgufName unknown;
       const GgufName& rule = known == names_.end() ? unknown : *known->second;
+      if (known != names_.end() && rule.name.empty()) continue;
       const std::string name =
           known == names_.end() ? tensor.name : with_number(rule.name, '*', layer);
       KRAIT_RETURN_IF_ERROR(add_stack(tensor, rule, name));

@@ -1,125 +1,20 @@
-// Hybrids of mixers and attention: Jamba, Granite 4, Nemotron-H and Falcon-H1. Which layers have
-// attention follows from their numbers of heads of keys. The converter has permuted the rows of
-// queries and keys of Granite and Nemotron-H, which without positions changes no score; it has
-// multiplied the factors of Falcon-H1 into its matrices.
+// Jamba and Nemotron-H. The converter has permuted the rows of queries and keys of Nemotron-H,
+// which without positions changes no score.
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <optional>
 
 #include "loading/families/nemotron_h.hpp"
-#include "loading/layouts/gguf/architecture.hpp"
+#include "loading/layouts/gguf/hybrid_parts.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 namespace {
 
-// What the configurations of all of them have.
-struct HybridSizes {
-  Index d_model = 0;
-  Index n_layer = 0;
-  std::vector<Index> kv_heads;  // of each layer, 0 without attention
-  Index n_kv_head = 0;
-  Index attention_layer = 0;  // the first that has it, or 0
-  Index mixer_layer = 0;      // the first that has none, or 0
-};
-
-std::string in_layer(Index layer, std::string_view name) {
-  return fmt::format("blk.{}.{}", layer, name);
-}
-
-Result<HybridSizes> configure_hybrid(const GgufKeys& keys, std::string_view model_type,
-                                     std::string_view architecture, ConfigObject& config) {
-  HybridSizes sizes;
-  KRAIT_ASSIGN_OR_RETURN(sizes.d_model, keys.number("embedding_length", 1));
-  KRAIT_ASSIGN_OR_RETURN(const Index n_block, keys.number("block_count", 1));
-  constexpr Index most_layers = 4096;
-  if (n_block > most_layers) {
-    return keys.fail("block_count", fmt::format("at most {}", most_layers),
-                     fmt::to_string(n_block));
-  }
-  KRAIT_ASSIGN_OR_RETURN(const Index n_next, keys.number("nextn_predict_layers", 0, Index{0}));
-  KRAIT_ASSIGN_OR_RETURN(const Index n_head, keys.number("attention.head_count", 1));
-  KRAIT_ASSIGN_OR_RETURN(sizes.kv_heads, keys.per_layer("attention.head_count_kv", n_block));
-  KRAIT_ASSIGN_OR_RETURN(const Index context, keys.number("context_length", 1, Index{2048}));
-  KRAIT_ASSIGN_OR_RETURN(const Index vocab, keys.vocab());
-  if (n_next >= n_block) {
-    return keys.fail("nextn_predict_layers", fmt::format("less than {}", n_block),
-                     fmt::to_string(n_next));
-  }
-  // Layers that predict several tokens are the last ones, and are not run.
-  sizes.n_layer = n_block - n_next;
-  sizes.kv_heads.resize(static_cast<std::size_t>(sizes.n_layer));
-  for (Index i = sizes.n_layer - 1; i >= 0; --i) {
-    const Index count = sizes.kv_heads[static_cast<std::size_t>(i)];
-    (count > 0 ? sizes.attention_layer : sizes.mixer_layer) = i;
-    if (count > 0 && sizes.n_kv_head > 0 && count != sizes.n_kv_head) {
-      return keys.fail("attention.head_count_kv", "the same number in all layers with attention",
-                       fmt::format("{} and {}", count, sizes.n_kv_head));
-    }
-    sizes.n_kv_head = std::max(sizes.n_kv_head, count);
-  }
-  config.set("architectures", Metadata::Array{std::string(architecture)});
-  config.set("model_type", std::string(model_type));
-  config.set("hidden_size", sizes.d_model);
-  config.set("num_hidden_layers", sizes.n_layer);
-  config.set("vocab_size", vocab);
-  config.set("max_position_embeddings", context);
-  config.set("num_attention_heads", n_head);
-  config.set("num_key_value_heads", std::max<Index>(1, sizes.n_kv_head));
-  config.set("attention_bias", keys.has_tensor(in_layer(sizes.attention_layer, "attn_q.bias")));
-  config.set("tie_word_embeddings", !keys.has_tensor("output.weight"));
-  return sizes;
-}
-
-Result<void> set_epsilon(const GgufKeys& keys, const char* name, ConfigObject& config) {
-  KRAIT_ASSIGN_OR_RETURN(const double eps, keys.real("attention.layer_norm_rms_epsilon", 1e-5F));
-  config.set(name, eps);
-  return {};
-}
-
-// The width of heads, where the family's is not d_model / n_head.
-Result<void> set_head_dim(const GgufKeys& keys, const HybridSizes& sizes, ConfigObject& config) {
-  KRAIT_ASSIGN_OR_RETURN(const Index n_head, keys.number("attention.head_count", 1));
-  KRAIT_ASSIGN_OR_RETURN(
-      const Index d_head,
-      keys.number("attention.key_length", 1, std::max<Index>(1, sizes.d_model / n_head)));
-  config.set("head_dim", d_head);
-  return {};
-}
-
-// What the families call the sizes of Mamba-2 mixers.
-struct MixerKeys {
-  const char* n_head;
-  const char* head_dim;
-  const char* d_state;
-  const char* n_group;
-  const char* d_conv;
-  const char* conv_bias;
-};
-constexpr MixerKeys mamba_keys{"mamba_n_heads",  "mamba_d_head", "mamba_d_state",
-                               "mamba_n_groups", "mamba_d_conv", "mamba_conv_bias"};
 constexpr MixerKeys nemotron_keys{"mamba_num_heads", "mamba_head_dim", "ssm_state_size",
                                   "n_groups",        "conv_kernel",    "use_conv_bias"};
-
-Result<void> configure_mixer(const GgufKeys& keys, Index layer, const MixerKeys& called,
-                             ConfigObject& config) {
-  KRAIT_ASSIGN_OR_RETURN(const Index n_head, keys.number("ssm.time_step_rank", 1));
-  KRAIT_ASSIGN_OR_RETURN(const Index d_state, keys.number("ssm.state_size", 1));
-  KRAIT_ASSIGN_OR_RETURN(const Index d_conv, keys.number("ssm.conv_kernel", 1));
-  KRAIT_ASSIGN_OR_RETURN(const Index n_group, keys.number("ssm.group_count", 1, Index{1}));
-  KRAIT_ASSIGN_OR_RETURN(const Index head_dim, keys.mixer_head_dim());
-  config.set(called.n_head, n_head);
-  config.set(called.head_dim, head_dim);
-  config.set(called.d_state, d_state);
-  config.set(called.n_group, n_group);
-  config.set(called.d_conv, d_conv);
-  config.set(called.conv_bias, keys.has_tensor(in_layer(layer, "ssm_conv1d.bias")));
-  config.set("mamba_proj_bias", keys.has_tensor(in_layer(layer, "ssm_in.bias")));
-  return {};
-}
 
 // Layers offset, offset + period, … as transformers names those with a property, if they lie so.
 template <class Has>
@@ -173,64 +68,6 @@ Result<void> configure_jamba(const GgufKeys& keys, ConfigObject& config) {
   return set_every(keys, "expert", sizes.n_layer, has_experts, config);
 }
 
-// Rows of each matrix in a tensor that the file must have.
-Result<Index> rows_of_tensor(const GgufKeys& keys, const std::string& name) {
-  const GgufTensor* tensor = keys.tensor(name);
-  if (tensor != nullptr && tensor->extents.size() >= 2) {
-    return tensor->extents[tensor->extents.size() - 2];
-  }
-  return keys.fail("block_count", "layers with a matrix " + name,
-                   tensor == nullptr ? "none" : tensor->describe());
-}
-
-Result<void> configure_granite(const GgufKeys& keys, ConfigObject& config) {
-  KRAIT_ASSIGN_OR_RETURN(
-      const HybridSizes sizes,
-      configure_hybrid(keys, "granitemoehybrid", "GraniteMoeHybridForCausalLM", config));
-  KRAIT_RETURN_IF_ERROR(set_epsilon(keys, "rms_norm_eps", config));
-  config.set("hidden_act", std::string("silu"));
-  KRAIT_ASSIGN_OR_RETURN(const bool has_positions, keys.boolean("rope.scaling.finetuned", false));
-  if (has_positions) {
-    return keys.fail("rope.scaling.finetuned", "false: attention without positions", "true");
-  }
-  config.set("position_embedding_type", std::string("nope"));
-  KRAIT_ASSIGN_OR_RETURN(const Index expand, keys.expansion(sizes.d_model));
-  config.set("mamba_expand", expand);
-  KRAIT_RETURN_IF_ERROR(configure_mixer(keys, sizes.mixer_layer, mamba_keys, config));
-  Metadata::Array kinds;
-  for (const Index count : sizes.kv_heads) {
-    kinds.emplace_back(std::string(count > 0 ? "attention" : "mamba"));
-  }
-  config.set("layer_types", std::move(kinds));
-
-  KRAIT_ASSIGN_OR_RETURN(const Index n_expert, keys.number("expert_count", 0, Index{0}));
-  KRAIT_ASSIGN_OR_RETURN(const Index top_k, keys.number("expert_used_count", 0, Index{0}));
-  const std::string shared = n_expert > 0 ? "blk.0.ffn_up_shexp.weight" : "blk.0.ffn_up.weight";
-  KRAIT_ASSIGN_OR_RETURN(const Index d_shared, rows_of_tensor(keys, shared));
-  config.set("num_local_experts", n_expert);
-  config.set("num_experts_per_tok", top_k);
-  config.set("shared_intermediate_size", d_shared);
-  if (n_expert > 0) {
-    KRAIT_ASSIGN_OR_RETURN(const Index d_expert, rows_of_tensor(keys, "blk.0.ffn_up_exps.weight"));
-    config.set("intermediate_size", d_expert);
-  }
-  // Gates are matrices of their own in such files.
-  config.set("gate_in_input_linear", false);
-
-  KRAIT_ASSIGN_OR_RETURN(const Index n_head, keys.number("attention.head_count", 1));
-  const double d_head = static_cast<double>(std::max<Index>(1, sizes.d_model / n_head));
-  KRAIT_ASSIGN_OR_RETURN(const double scale,
-                         keys.real("attention.scale", static_cast<float>(1.0 / std::sqrt(d_head))));
-  KRAIT_ASSIGN_OR_RETURN(const double embedding, keys.real("embedding_scale", 1.0F));
-  KRAIT_ASSIGN_OR_RETURN(const double residual, keys.real("residual_scale", 1.0F));
-  KRAIT_ASSIGN_OR_RETURN(const double logits, keys.real("logit_scale", 1.0F));
-  config.set("attention_multiplier", scale);
-  config.set("embedding_multiplier", embedding);
-  config.set("residual_multiplier", residual);
-  config.set("logits_scaling", logits);
-  return {};
-}
-
 Result<void> configure_nemotron(const GgufKeys& keys, ConfigObject& config) {
   KRAIT_ASSIGN_OR_RETURN(const HybridSizes sizes,
                          configure_hybrid(keys, "nemotron_h", "NemotronHForCausalLM", config));
@@ -282,60 +119,8 @@ Result<void> configure_nemotron(const GgufKeys& keys, ConfigObject& config) {
   return {};
 }
 
-Result<void> configure_falcon(const GgufKeys& keys, ConfigObject& config) {
-  KRAIT_ASSIGN_OR_RETURN(const HybridSizes sizes,
-                         configure_hybrid(keys, "falcon_h1", "FalconH1ForCausalLM", config));
-  KRAIT_RETURN_IF_ERROR(set_epsilon(keys, "rms_norm_eps", config));
-  config.set("hidden_act", std::string("silu"));
-  KRAIT_RETURN_IF_ERROR(set_head_dim(keys, sizes, config));
-  if (std::ranges::count(sizes.kv_heads, 0) > 0) {
-    return keys.fail("attention.head_count_kv", "attention in every layer", "a layer without");
-  }
-  if (keys.has_tensor("rope_freqs.weight")) {
-    return keys.fail("rope_freqs.weight", "no frequencies of its own", "a tensor of them");
-  }
-  KRAIT_ASSIGN_OR_RETURN(const Index d_hidden, keys.number("feed_forward_length", 1));
-  KRAIT_ASSIGN_OR_RETURN(const double theta, keys.real("rope.freq_base", 10000.0F));
-  KRAIT_ASSIGN_OR_RETURN(const Index d_inner, keys.number("ssm.inner_size", 1));
-  config.set("intermediate_size", d_hidden);
-  config.set("rope_theta", theta);
-  config.set("mlp_bias", keys.has_tensor("blk.0.ffn_up.bias"));
-  config.set("mamba_d_ssm", d_inner);
-  KRAIT_RETURN_IF_ERROR(configure_mixer(keys, 0, mamba_keys, config));
-  config.set("projectors_bias", keys.has_tensor("blk.0.ssm_out.bias"));
-  config.set("mamba_rms_norm", keys.has_tensor("blk.0.ssm_norm.weight"));
-  config.set("mamba_norm_before_gate", false);
-  return {};
-}
-
-// The keys of a file, of what all of them have. `kv_heads` is of each layer.
-Result<void> describe_hybrid(const ConfigReader& config, std::string_view architecture,
-                             const char* eps_key, float eps, Metadata::Array kv_heads,
-                             ConfigObject& metadata) {
-  const auto set = [&](std::string_view key, Metadata value) {
-    metadata.set(fmt::format("{}.{}", architecture, key), std::move(value));
-  };
-  KRAIT_ASSIGN_OR_RETURN(const Index d_model, config.number("hidden_size", 1, std::nullopt));
-  KRAIT_ASSIGN_OR_RETURN(const Index vocab, config.number("vocab_size", 1, std::nullopt));
-  KRAIT_ASSIGN_OR_RETURN(const Index n_head, config.number("num_attention_heads", 1, std::nullopt));
-  KRAIT_ASSIGN_OR_RETURN(const Index context,
-                         config.number("max_position_embeddings", 1, Index{4096}));
-  KRAIT_ASSIGN_OR_RETURN(const float epsilon, config.positive_float(eps_key, eps));
-  KRAIT_ASSIGN_OR_RETURN(const bool has_bias, config.boolean("mamba_proj_bias", false));
-  if (has_bias) {
-    return config.fail("mamba_proj_bias", "false", "true", ErrorCode::unsupported);
-  }
-  set("context_length", context);
-  set("embedding_length", d_model);
-  set("block_count", static_cast<Index>(kv_heads.size()));
-  set("attention.head_count", n_head);
-  set("attention.head_count_kv", std::move(kv_heads));
-  set("attention.layer_norm_rms_epsilon", static_cast<double>(epsilon));
-  set("vocab_size", vocab);
-  return {};
-}
-
-Result<void> describe_jamba(const ConfigReader& config, ConfigObject& metadata) {
+Result<void> describe_jamba(const ConfigReader& config, const ModelSpec& /*spec*/,
+                            ConfigObject& metadata) {
   KRAIT_ASSIGN_OR_RETURN(const Index d_model, config.number("hidden_size", 1, std::nullopt));
   KRAIT_ASSIGN_OR_RETURN(const Index n_layer, config.number("num_hidden_layers", 1, std::nullopt));
   KRAIT_ASSIGN_OR_RETURN(const Index period, config.number("attn_layer_period", 1, 8));
@@ -376,7 +161,8 @@ bool has_expert_layers(const ConfigReader& config) {
   return kinds && std::ranges::count(*kinds, LayerKind::experts) > 0;
 }
 
-Result<void> describe_nemotron(const ConfigReader& config, ConfigObject& metadata) {
+Result<void> describe_nemotron(const ConfigReader& config, const ModelSpec& /*spec*/,
+                               ConfigObject& metadata) {
   KRAIT_ASSIGN_OR_RETURN(const std::vector<LayerKind> kinds, read_nemotron_layers(config));
   const bool has_experts = std::ranges::count(kinds, LayerKind::experts) > 0;
   const std::string architecture = has_experts ? "nemotron_h_moe" : "nemotron_h";
@@ -440,35 +226,6 @@ Result<void> describe_nemotron(const ConfigReader& config, ConfigObject& metadat
 constexpr std::string_view jamba_types[] = {"jamba"};
 constexpr std::string_view nemotron_types[] = {"nemotron_h"};
 
-// The names of a mixer, of attention, and of what is around the layers.
-#define KRAIT_OUTSIDE_NAMES(norm)                                                              \
-  {"token_embd.weight", "model.embed_tokens.weight"}, {"output_norm.weight", "model." norm}, { \
-    "output.weight", "lm_head.weight"                                                          \
-  }
-#define KRAIT_MIXER_NAMES(mixer)                                                                \
-  {"blk.*.ssm_in.weight", mixer "in_proj.weight"}, {"blk.*.ssm_in.bias", mixer "in_proj.bias"}, \
-      {"blk.*.ssm_conv1d.weight", mixer "conv1d.weight", GgufShape::depthwise},                 \
-      {"blk.*.ssm_conv1d.bias", mixer "conv1d.bias"},                                           \
-      {"blk.*.ssm_out.weight", mixer "out_proj.weight"}, {                                      \
-    "blk.*.ssm_out.bias", mixer "out_proj.bias"                                                 \
-  }
-#define KRAIT_MIXER2_NAMES(mixer)                                                  \
-  KRAIT_MIXER_NAMES(mixer), {"blk.*.ssm_dt.bias", mixer "dt_bias"},                \
-      {"blk.*.ssm_a", mixer "A_log", GgufShape::column, GgufValues::negative_exp}, \
-      {"blk.*.ssm_d", mixer "D", GgufShape::column}, {                             \
-    "blk.*.ssm_norm.weight", mixer "norm.weight", GgufShape::groups                \
-  }
-#define KRAIT_ATTENTION_NAMES(attention)                       \
-  {"blk.*.attn_q.weight", attention "q_proj.weight"},          \
-      {"blk.*.attn_k.weight", attention "k_proj.weight"},      \
-      {"blk.*.attn_v.weight", attention "v_proj.weight"},      \
-      {"blk.*.attn_output.weight", attention "o_proj.weight"}, \
-      {"blk.*.attn_q.bias", attention "q_proj.bias"},          \
-      {"blk.*.attn_k.bias", attention "k_proj.bias"},          \
-      {"blk.*.attn_v.bias", attention "v_proj.bias"}, {        \
-    "blk.*.attn_output.bias", attention "o_proj.bias"          \
-  }
-
 #define KRAIT_LAYER "model.layers.*."
 constexpr GgufName jamba_names[] = {
     KRAIT_OUTSIDE_NAMES("final_layernorm.weight"),
@@ -493,40 +250,7 @@ constexpr GgufName jamba_names[] = {
     {"blk.*.ffn_down_exps.weight", KRAIT_LAYER "feed_forward.experts.#.down_proj.weight"},
 };
 
-constexpr GgufName granite_names[] = {
-    KRAIT_OUTSIDE_NAMES("norm.weight"),
-    {"blk.*.attn_norm.weight", KRAIT_LAYER "input_layernorm.weight"},
-    KRAIT_MIXER2_NAMES(KRAIT_LAYER "mamba."),
-    KRAIT_ATTENTION_NAMES(KRAIT_LAYER "self_attn."),
-    {"blk.*.ffn_norm.weight", KRAIT_LAYER "post_attention_layernorm.weight"},
-    {"blk.*.ffn_gate.weight", KRAIT_LAYER "shared_mlp.gate_proj.weight"},
-    {"blk.*.ffn_up.weight", KRAIT_LAYER "shared_mlp.up_proj.weight"},
-    {"blk.*.ffn_down.weight", KRAIT_LAYER "shared_mlp.output_linear.weight"},
-    {"blk.*.ffn_gate_shexp.weight", KRAIT_LAYER "shared_mlp.gate_proj.weight"},
-    {"blk.*.ffn_up_shexp.weight", KRAIT_LAYER "shared_mlp.up_proj.weight"},
-    {"blk.*.ffn_down_shexp.weight", KRAIT_LAYER "shared_mlp.output_linear.weight"},
-    {"blk.*.ffn_gate_inp.weight", KRAIT_LAYER "block_sparse_moe.router.layer.weight"},
-    {"blk.*.ffn_gate_exps.weight", KRAIT_LAYER "block_sparse_moe.experts.#.gate_proj.weight"},
-    {"blk.*.ffn_up_exps.weight", KRAIT_LAYER "block_sparse_moe.experts.#.up_proj.weight"},
-    {"blk.*.ffn_down_exps.weight", KRAIT_LAYER "block_sparse_moe.experts.#.down_proj.weight"},
-};
-
-constexpr GgufName falcon_names[] = {
-    KRAIT_OUTSIDE_NAMES("final_layernorm.weight"),
-    {"blk.*.attn_norm.weight", KRAIT_LAYER "input_layernorm.weight"},
-    KRAIT_MIXER2_NAMES(KRAIT_LAYER "mamba."),
-    KRAIT_ATTENTION_NAMES(KRAIT_LAYER "self_attn."),
-    {"blk.*.ffn_norm", KRAIT_LAYER "pre_ff_layernorm.weight"},
-    {"blk.*.ffn_norm.weight", KRAIT_LAYER "pre_ff_layernorm.weight"},
-    {"blk.*.ffn_gate.weight", KRAIT_LAYER "feed_forward.gate_proj.weight"},
-    {"blk.*.ffn_up.weight", KRAIT_LAYER "feed_forward.up_proj.weight"},
-    {"blk.*.ffn_down.weight", KRAIT_LAYER "feed_forward.down_proj.weight"},
-    {"blk.*.ffn_gate.bias", KRAIT_LAYER "feed_forward.gate_proj.bias"},
-    {"blk.*.ffn_up.bias", KRAIT_LAYER "feed_forward.up_proj.bias"},
-    {"blk.*.ffn_down.bias", KRAIT_LAYER "feed_forward.down_proj.bias"},
-};
 #undef KRAIT_LAYER
-#undef KRAIT_OUTSIDE_NAMES
 
 #define KRAIT_BLOCK "backbone.layers.*.mixer."
 constexpr GgufName nemotron_names[] = {
@@ -548,9 +272,6 @@ constexpr GgufName nemotron_names[] = {
     {"blk.*.ffn_down_shexp.weight", KRAIT_BLOCK "shared_experts.down_proj.weight"},
 };
 #undef KRAIT_BLOCK
-#undef KRAIT_ATTENTION_NAMES
-#undef KRAIT_MIXER2_NAMES
-#undef KRAIT_MIXER_NAMES
 
 }  // namespace
 
@@ -562,9 +283,6 @@ const GgufArchitecture gguf_nemotron{
     "nemotron_h",       nemotron_types,
     configure_nemotron, describe_nemotron,
     nemotron_names,     [](const ConfigReader& config) { return !has_expert_layers(config); }};
-// Such files are read, not written: gates are split, factors multiplied into matrices.
-const GgufArchitecture gguf_granite{"granitehybrid", {}, configure_granite, nullptr, granite_names};
-const GgufArchitecture gguf_falcon_h1{"falcon-h1", {}, configure_falcon, nullptr, falcon_names};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -1,11 +1,66 @@
 // Llama and what is built like it: SmolLM2, Mistral. Rows of queries and keys are stored in the
 // order in which rotary pairs are neighbours.
 
-#include "loading/layouts/gguf/architecture.hpp"
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "loading/families/attention_parts.hpp"
+#include "loading/layouts/gguf/hybrid_parts.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 namespace {
+
+// How positions are scaled: nothing, "linear" or "yarn", whose keys and defaults are llama.cpp's.
+Result<void> configure_scaling(const GgufKeys& keys, Index context, ConfigObject& config) {
+  KRAIT_ASSIGN_OR_RETURN(const std::string type, keys.text("rope.scaling.type", "linear"));
+  KRAIT_ASSIGN_OR_RETURN(const double factor, keys.real("rope.scaling.factor", 1.0F));
+  Metadata::Object scaling = {{"rope_type", type}, {"factor", factor}};
+  if (type == "none" || (type == "linear" && factor == 1.0)) return {};
+  if (type == "yarn") {
+    for (const char* key : {"rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor",
+                            "rope.scaling.yarn_log_multiplier"}) {
+      if (keys.has(key)) return keys.fail(key, "none", "a number");
+    }
+    KRAIT_ASSIGN_OR_RETURN(const Index original,
+                           keys.number("rope.scaling.original_context_length", 1, context));
+    KRAIT_ASSIGN_OR_RETURN(const double fast, keys.real("rope.scaling.yarn_beta_fast", 32.0F));
+    KRAIT_ASSIGN_OR_RETURN(const double slow, keys.real("rope.scaling.yarn_beta_slow", 1.0F));
+    KRAIT_ASSIGN_OR_RETURN(const double attention, keys.real("rope.scaling.attn_factor", 1.0F));
+    scaling.push_back({"original_max_position_embeddings", original});
+    scaling.push_back({"beta_fast", fast});
+    scaling.push_back({"beta_slow", slow});
+    if (attention != 1.0) {
+      scaling.push_back({"attention_factor", attention * yarn_magnitude(factor)});
+    }
+  } else if (type != "linear") {
+    return keys.fail("rope.scaling.type", "none, linear or yarn", type);
+  }
+  config.set("rope_scaling", std::move(scaling));
+  return {};
+}
+
+// What divides the frequency of each pair; Llama 3's scaling is stored so.
+Result<void> configure_divisors(const GgufKeys& keys, Index d_head, ConfigObject& config) {
+  const GgufTensor* tensor = keys.tensor("rope_freqs.weight");
+  if (tensor == nullptr) return {};
+  if (tensor->type.dtype != DType::f32 || tensor->extents != std::vector<Index>{d_head / 2}) {
+    return keys.fail("rope_freqs.weight", fmt::format("f32 [{}]", d_head / 2), tensor->describe());
+  }
+  std::vector<float> values(static_cast<std::size_t>(d_head / 2));
+  std::memcpy(values.data(), tensor->data, values.size() * sizeof(float));
+  Metadata::Array divisors;
+  for (const float value : values) {
+    if (!(value > 0.0F && std::isfinite(value))) {
+      return keys.fail("rope_freqs.weight", "finite numbers above 0", fmt::to_string(value));
+    }
+    divisors.emplace_back(static_cast<double>(value));
+  }
+  config.set("rope_divisors", std::move(divisors));
+  return {};
+}
 
 Result<void> configure(const GgufKeys& keys, ConfigObject& config) {
   KRAIT_ASSIGN_OR_RETURN(const Index d_model, keys.number("embedding_length", 1));
@@ -21,15 +76,10 @@ Result<void> configure(const GgufKeys& keys, ConfigObject& config) {
   KRAIT_ASSIGN_OR_RETURN(const Index vocab, keys.vocab());
   KRAIT_ASSIGN_OR_RETURN(const double eps, keys.real("attention.layer_norm_rms_epsilon", 1e-5F));
   KRAIT_ASSIGN_OR_RETURN(const double theta, keys.real("rope.freq_base", 10000.0F));
-  KRAIT_ASSIGN_OR_RETURN(const std::string scaling, keys.text("rope.scaling.type", "none"));
-  KRAIT_ASSIGN_OR_RETURN(const double factor, keys.real("rope.scaling.factor", 1.0F));
   if (n_expert > 0) return keys.fail("expert_count", "0", "a mixture of experts");
   if (d_rotary != d_head) {
     return keys.fail("rope.dimension_count", "all of a head, " + std::to_string(d_head),
                      std::to_string(d_rotary));
-  }
-  if (keys.has_tensor("rope_freqs.weight")) {
-    return keys.fail("rope_freqs.weight", "no frequencies of its own", "a tensor of them");
   }
   config.set("architectures", Metadata::Array{std::string("LlamaForCausalLM")});
   config.set("model_type", std::string("llama"));
@@ -43,12 +93,8 @@ Result<void> configure(const GgufKeys& keys, ConfigObject& config) {
   config.set("vocab_size", vocab);
   config.set("rms_norm_eps", eps);
   config.set("rope_theta", theta);
-  if (scaling == "linear" && factor != 1.0) {
-    config.set("rope_scaling",
-               Metadata::Object{{"rope_type", std::string("linear")}, {"factor", factor}});
-  } else if (scaling != "none" && scaling != "linear") {
-    return keys.fail("rope.scaling.type", "none or linear", scaling);
-  }
+  KRAIT_RETURN_IF_ERROR(configure_scaling(keys, context, config));
+  KRAIT_RETURN_IF_ERROR(configure_divisors(keys, d_head, config));
   config.set("rope_interleave", true);
   config.set("hidden_act", std::string("silu"));
   config.set("attention_bias", keys.has_tensor("blk.0.attn_q.bias"));
@@ -57,41 +103,86 @@ Result<void> configure(const GgufKeys& keys, ConfigObject& config) {
   return {};
 }
 
-Result<void> describe(const ConfigReader& config, ConfigObject& metadata) {
-  KRAIT_ASSIGN_OR_RETURN(const Index d_model, config.number("hidden_size", 1, std::nullopt));
-  KRAIT_ASSIGN_OR_RETURN(const Index n_layer, config.number("num_hidden_layers", 1, std::nullopt));
-  KRAIT_ASSIGN_OR_RETURN(const Index d_hidden, config.number("intermediate_size", 1, std::nullopt));
-  KRAIT_ASSIGN_OR_RETURN(const Index n_head, config.number("num_attention_heads", 1, std::nullopt));
-  KRAIT_ASSIGN_OR_RETURN(const Index n_kv_head, config.number("num_key_value_heads", 1, n_head));
-  KRAIT_ASSIGN_OR_RETURN(const Index d_head, config.number("head_dim", 1, d_model / n_head));
+// A block of the layers, all of which are alike; null if there is none of that kind.
+template <class Spec>
+const Spec* block_of(const ModelSpec& spec, std::size_t residual) {
+  const std::vector<ResidualSpec>& residuals = spec.layers.front().residuals;
+  return residual < residuals.size() ? std::get_if<Spec>(&residuals[residual].block) : nullptr;
+}
+
+// What Llama 3's scaling divides frequencies by, for a tensor of the file.
+std::vector<float> divisors_of(const RotarySpec& rotary) {
+  RotarySpec plain;
+  plain.theta = rotary.theta;
+  plain.dim = rotary.dim;
+  const std::vector<double> from = plain.frequencies();
+  const std::vector<double> to = rotary.frequencies();
+  std::vector<float> divisors;
+  for (std::size_t i = 0; i < to.size(); ++i)
+    divisors.push_back(static_cast<float>(from[i] / to[i]));
+  return divisors;
+}
+
+Result<void> describe(const ConfigReader& config, const ModelSpec& spec, ConfigObject& metadata) {
+  const auto set = [&](const char* key, Metadata value) {
+    metadata.set(fmt::format("llama.{}", key), std::move(value));
+  };
+  const auto* stored = block_of<AttentionSpec>(spec, 0);
+  const auto* mlp = block_of<MlpSpec>(spec, 1);
+  if (stored == nullptr || !stored->rotary || mlp == nullptr) {
+    return config.fail("model_type", "layers of attention and a network", "another family's");
+  }
+  const AttentionSpec attention = stored->resolved(spec.d_model());
+  const RotarySpec& rotary = *attention.rotary;
   KRAIT_ASSIGN_OR_RETURN(const Index context,
                          config.number("max_position_embeddings", 1, Index{2048}));
-  KRAIT_ASSIGN_OR_RETURN(const Index vocab, config.number("vocab_size", 1, std::nullopt));
-  KRAIT_ASSIGN_OR_RETURN(const float eps, config.positive_float("rms_norm_eps", 1e-6F));
-  KRAIT_ASSIGN_OR_RETURN(const float theta, config.positive_float("rope_theta", 10000.0F));
-  for (const char* key : {"rope_scaling", "rope_parameters", "sliding_window"}) {
-    if (config.has(key)) {
-      return config.fail(key, "none", config.value_text(key), ErrorCode::unsupported);
-    }
+  if (attention.window > 0) {
+    return config.fail("sliding_window", "none", fmt::to_string(attention.window),
+                       ErrorCode::unsupported);
   }
-  metadata.set("llama.context_length", context);
-  metadata.set("llama.embedding_length", d_model);
-  metadata.set("llama.feed_forward_length", d_hidden);
-  metadata.set("llama.block_count", n_layer);
-  metadata.set("llama.attention.head_count", n_head);
-  metadata.set("llama.attention.head_count_kv", n_kv_head);
-  metadata.set("llama.attention.key_length", d_head);
-  metadata.set("llama.attention.value_length", d_head);
-  metadata.set("llama.rope.dimension_count", d_head);
-  metadata.set("llama.rope.freq_base", static_cast<double>(theta));
-  metadata.set("llama.attention.layer_norm_rms_epsilon", static_cast<double>(eps));
-  metadata.set("llama.vocab_size", vocab);
+  const bool is_whole = rotary.dim == attention.d_head && rotary.divisors.empty();
+  if (!is_whole || !rotary.whole_pairs) {
+    return config.fail(config.has("rope_scaling") ? "rope_scaling" : "rope_parameters",
+                       "whole heads rotated, and YaRN with truncate",
+                       is_whole ? "another" : "parts of heads, or divisors",
+                       ErrorCode::unsupported);
+  }
+  describe_sizes(spec, attention, "llama", metadata);
+  set("context_length", context);
+  set("feed_forward_length", mlp->d_hidden);
+  set("attention.head_count_kv", attention.n_kv_head);
+  set("attention.key_length", attention.d_head);
+  set("attention.value_length", attention.d_head);
+  set("rope.dimension_count", attention.d_head);
+  set("rope.freq_base", rotary.theta);
+  if (rotary.yarn) {
+    const double plain = 1.0 / std::sqrt(static_cast<double>(attention.d_head));
+    const double magnitude = std::sqrt(static_cast<double>(attention.scale) / plain);
+    const double factor = magnitude / yarn_magnitude(rotary.factor);
+    set("rope.scaling.type", std::string("yarn"));
+    set("rope.scaling.factor", rotary.factor);
+    set("rope.scaling.original_context_length", rotary.original_context);
+    if (rotary.high_turns != 32.0) set("rope.scaling.yarn_beta_fast", rotary.high_turns);
+    if (rotary.low_turns != 1.0) set("rope.scaling.yarn_beta_slow", rotary.low_turns);
+    if (std::abs(factor - 1.0) > 1e-6) set("rope.scaling.attn_factor", factor);
+  } else if (rotary.factor != 1.0 && rotary.original_context == 0) {
+    set("rope.scaling.type", std::string("linear"));
+    set("rope.scaling.factor", rotary.factor);
+  }
   return {};
+}
+
+std::vector<GgufMadeTensor> made_tensors(const ModelSpec& spec) {
+  const AttentionSpec attention =
+      block_of<AttentionSpec>(spec, 0)->resolved(spec.d_model());  // `describe` has seen it
+  if (attention.rotary->original_context == 0 || attention.rotary->yarn) return {};
+  return {{"rope_freqs.weight", divisors_of(*attention.rotary)}};
 }
 
 constexpr std::string_view types[] = {"llama", "mistral"};
 
 constexpr GgufName names[] = {
+    {"rope_freqs.weight", ""},  // the configuration has it
     {"token_embd.weight", "model.embed_tokens.weight"},
     {"output_norm.weight", "model.norm.weight"},
     {"output.weight", "lm_head.weight"},
@@ -119,7 +210,8 @@ constexpr GgufName names[] = {
 
 }  // namespace
 
-const GgufArchitecture gguf_llama{"llama", types, configure, describe, names};
+const GgufArchitecture gguf_llama{"llama", types,   configure, describe,
+                                  names,   nullptr, nullptr,   made_tensors};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -104,7 +104,8 @@ Result<void> describe_model(const ConfigReader& config, std::string_view archite
   return {};
 }
 
-Result<void> describe_mamba(const ConfigReader& config, ConfigObject& metadata) {
+Result<void> describe_mamba(const ConfigReader& config, const ModelSpec& /*spec*/,
+                            ConfigObject& metadata) {
   BlockSizes sizes{.d_state = 16};
   KRAIT_ASSIGN_OR_RETURN(sizes.d_model, config.number("hidden_size", 1, std::nullopt));
   KRAIT_ASSIGN_OR_RETURN(const Index expand, config.number("expand", 1, Index{2}));
@@ -121,7 +122,8 @@ Result<void> describe_mamba(const ConfigReader& config, ConfigObject& metadata) 
   return {};
 }
 
-Result<void> describe_mamba2(const ConfigReader& config, ConfigObject& metadata) {
+Result<void> describe_mamba2(const ConfigReader& config, const ModelSpec& /*spec*/,
+                             ConfigObject& metadata) {
   BlockSizes sizes{.d_state = 128};
   KRAIT_ASSIGN_OR_RETURN(sizes.d_model, config.number("hidden_size", 1, Index{4096}));
   KRAIT_ASSIGN_OR_RETURN(const Index expand, config.number("expand", 1, Index{2}));

@@ -9,6 +9,10 @@
 #include "krait/text/token_table.hpp"
 #include "loading/layouts/gguf/export.hpp"
 #include "loading/layouts/gguf/pre_kinds.hpp"
+#include "loading/layouts/gguf/scored_table.hpp"
+#include "loading/sentencepiece_options.hpp"
+#include "text/pipeline/builder.hpp"
+#include "text/sentencepiece/sentencepiece_table.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -106,7 +110,8 @@ struct Vocabulary {
 struct Ends {
   std::optional<Token> begin, end;
 
-  Result<void> read(const std::string& json) {
+  static Result<Ends> read(const std::string& json) {
+    Ends ends;
     KRAIT_ASSIGN_OR_RETURN(const auto tokenizer, read_tokenizer_json(json));
     KRAIT_ASSIGN_OR_RETURN(const auto plain, tokenizer->encode("a"));
     KRAIT_ASSIGN_OR_RETURN(const auto marked, tokenizer->encode("a", {.add_special = true}));
@@ -117,20 +122,32 @@ struct Ends {
       return fail_export("post_processor", "at most one token before and after a text",
                          fmt::format("{} and {}", before, after));
     }
-    if (before == 1) begin = marked.front();
-    if (after == 1) end = marked.back();
-    return {};
+    if (before == 1) ends.begin = marked.front();
+    if (after == 1) ends.end = marked.back();
+    return ends;
   }
 };
 
 // An id of the configuration; of a list, the first.
-std::optional<std::int64_t> id_of(const Metadata& config, const char* key) {
+std::optional<Token> token_of(const Metadata& config, const char* key) {
   const Metadata& value = config[key];
   const auto id = value.array() != nullptr ? value[0].integer() : value.integer();
-  return id && *id >= 0 ? id : std::nullopt;
+  if (!id || *id < 0 || *id >= max_vocab) return std::nullopt;
+  return static_cast<Token>(*id);
 }
 
-// The keys of a table that came from such a file.
+Result<void> check_rows(const TokenTable& table, Index rows) {
+  if (std::ssize(table.tokens) <= rows) return {};
+  return fail_export("tokens", fmt::format("at most {}, the rows of the model", rows),
+                     fmt::to_string(table.tokens.size()));
+}
+
+void add_chat_template(const Checkpoint& checkpoint, ConfigObject& metadata) {
+  if (checkpoint.chat_template.empty()) return;
+  metadata.set("tokenizer.chat_template", checkpoint.chat_template);
+}
+
+// The keys of a table.
 void export_table(const TokenTable& table, Index rows, ConfigObject& metadata) {
   const auto set = [&](const char* key, Metadata value) {
     metadata.set(fmt::format("tokenizer.ggml.{}", key), std::move(value));
@@ -182,13 +199,17 @@ Result<void> export_gguf_tokenizer(const Checkpoint& checkpoint, const Metadata&
   };
   if (checkpoint.token_table != nullptr) {
     export_table(*checkpoint.token_table, rows, metadata);
-    if (!checkpoint.chat_template.empty()) {
-      metadata.set("tokenizer.chat_template", checkpoint.chat_template);
-    }
+    add_chat_template(checkpoint, metadata);
     return {};
   }
   if (!checkpoint.sentencepiece.empty()) {
-    return fail_export("model.type", "byte-level BPE", "tokenizer.model, of SentencePiece");
+    KRAIT_ASSIGN_OR_RETURN(const SentencePieceOptions options, sentencepiece_options(checkpoint));
+    KRAIT_ASSIGN_OR_RETURN(const TokenTable table,
+                           sentencepiece_table(checkpoint.sentencepiece, options));
+    KRAIT_RETURN_IF_ERROR(check_rows(table, rows));
+    export_table(table, rows, metadata);
+    add_chat_template(checkpoint, metadata);
+    return {};
   }
   if (checkpoint.tokenizer.empty()) {
     set("model", std::string("no_vocab"));
@@ -196,6 +217,17 @@ Result<void> export_gguf_tokenizer(const Checkpoint& checkpoint, const Metadata&
   }
   KRAIT_ASSIGN_OR_RETURN(const Metadata tokenizer,
                          parse_json(checkpoint.tokenizer, "tokenizer.json", JsonWords::none));
+  if (has_scored_pairs(tokenizer)) {
+    KRAIT_ASSIGN_OR_RETURN(TokenTable table, scored_table_of(tokenizer, rows));
+    KRAIT_ASSIGN_OR_RETURN(const Ends ends, Ends::read(checkpoint.tokenizer));
+    table.bos = ends.begin ? ends.begin : token_of(config, "bos_token_id");
+    table.eos = ends.end ? ends.end : token_of(config, "eos_token_id");
+    table.add_bos = ends.begin.has_value();
+    table.add_eos = ends.end.has_value();
+    export_table(table, rows, metadata);
+    add_chat_template(checkpoint, metadata);
+    return {};
+  }
   KRAIT_RETURN_IF_ERROR(check_kind(tokenizer));
   KRAIT_ASSIGN_OR_RETURN(const std::string_view kind, pre_kind(tokenizer));
   Vocabulary vocabulary;
@@ -203,12 +235,9 @@ Result<void> export_gguf_tokenizer(const Checkpoint& checkpoint, const Metadata&
   Metadata::Array merges;
   const Metadata& list = tokenizer["model"]["merges"];
   for (std::size_t i = 0; i < list.size(); ++i) merges.emplace_back(merge_text(list[i]));
-  Ends ends;
-  KRAIT_RETURN_IF_ERROR(ends.read(checkpoint.tokenizer));
-  const auto bos =
-      ends.begin ? std::optional<std::int64_t>(*ends.begin) : id_of(config, "bos_token_id");
-  const auto eos =
-      ends.end ? std::optional<std::int64_t>(*ends.end) : id_of(config, "eos_token_id");
+  KRAIT_ASSIGN_OR_RETURN(const Ends ends, Ends::read(checkpoint.tokenizer));
+  const auto bos = ends.begin ? ends.begin : token_of(config, "bos_token_id");
+  const auto eos = ends.end ? ends.end : token_of(config, "eos_token_id");
   set("model", std::string("gpt2"));
   set("pre", std::string(kind));
   set("tokens", std::move(vocabulary.tokens));
@@ -218,9 +247,7 @@ Result<void> export_gguf_tokenizer(const Checkpoint& checkpoint, const Metadata&
   if (eos) set("eos_token_id", *eos);
   set("add_bos_token", ends.begin.has_value());
   set("add_eos_token", ends.end.has_value());
-  if (!checkpoint.chat_template.empty()) {
-    metadata.set("tokenizer.chat_template", checkpoint.chat_template);
-  }
+  add_chat_template(checkpoint, metadata);
   return {};
 }
 
