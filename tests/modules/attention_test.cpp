@@ -34,7 +34,9 @@ std::vector<Kind> kinds() {
             .d_head = 8,
             .rotary = RotarySpec{.theta = 100.0, .dim = 4, .factor = 2.0}}},
           {"RotaryInterleaved",
-           {.n_head = 2, .d_head = 6, .rotary = RotarySpec{.dim = 4, .interleaved = true}}}};
+           {.n_head = 2, .d_head = 6, .rotary = RotarySpec{.dim = 4, .interleaved = true}}},
+          {"RotaryDivisors",
+           {.n_head = 2, .d_head = 6, .rotary = RotarySpec{.dim = 4, .divisors = {1.0, 2.5}}}}};
 }
 
 test::BlockWeights weights_of(const AttentionSpec& unresolved) {
@@ -62,7 +64,8 @@ void rotate(std::vector<double>& x, Index position, const AttentionSpec& spec) {
     for (Index i = 0; i < rotary.dim / 2; ++i) {
       const double frequency =
           std::pow(rotary.theta, -2.0 * static_cast<double>(i) / static_cast<double>(rotary.dim)) /
-          rotary.factor;
+          rotary.factor /
+          (rotary.divisors.empty() ? 1.0 : rotary.divisors[static_cast<std::size_t>(i)]);
       const double angle = static_cast<double>(position) * frequency;
       const auto a = head + static_cast<std::size_t>(rotary.interleaved ? 2 * i : i);
       const auto b = a + static_cast<std::size_t>(rotary.interleaved ? 1 : rotary.dim / 2);
@@ -163,6 +166,15 @@ TEST(AttentionSpec, RefusesWhatIsNoBlock) {
             "[spec] rotary dim: expected an even number from 2 to 4, found 6");
   EXPECT_EQ(refusal({.n_head = 3, .rotary = RotarySpec{.theta = 0.0}}),
             "[spec] rotary theta: expected a finite number above 0, found 0");
+  EXPECT_EQ(refusal({.n_head = 3, .rotary = RotarySpec{.yarn = true}}),
+            "[spec] rotary yarn: expected an original context, theta > 1 and turns > 0, found 0, "
+            "10000 and 1");
+  EXPECT_EQ(refusal({.n_head = 3, .rotary = RotarySpec{.divisors = {1.0}}}),
+            "[spec] rotary divisors: expected positive numbers, one for each pair, found 1 of 2 "
+            "pairs");
+  EXPECT_EQ(refusal({.n_head = 3, .rotary = RotarySpec{.divisors = {1.0, 0.0}}}),
+            "[spec] rotary divisors: expected positive numbers, one for each pair, found 2 of 2 "
+            "pairs");
   EXPECT_EQ(refusal({.n_head = 3, .rotary = RotarySpec{.factor = -1.0}}),
             "[spec] rotary factor: expected a finite number above 0, found -1");
 }
