@@ -97,9 +97,10 @@ struct AqlmOptions {
   /// characters. Of others the input and output projections of mixers and the experts are
   /// quantised.
   std::vector<std::string> keep = {};
-  /// "inputs": errors count by the second moments of what a matrix reads; "fisher": also by how much
-  /// each of its outputs moves the calibration text's cross-entropy (the diagonal of the empirical
-  /// Fisher information, summed over each row; needs a text, and blocks with a backward pass).
+  /// "inputs": errors count by the second moments of what a matrix reads; "fisher": also by how
+  /// much each of its outputs moves the calibration text's cross-entropy (the diagonal of the
+  /// empirical Fisher information, summed over each row; needs a text, and blocks with a backward
+  /// pass).
   std::string weigh = "inputs";
   std::uint64_t seed = 0;
 };
