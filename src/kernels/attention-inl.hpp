@@ -153,33 +153,6 @@ HWY_INLINE void for_rows(const Block& block, Index kv_heads, Index n, Place plac
 
 // ---- Rows -------------------------------------------------------------------------------------
 
-template <class T>
-HWY_INLINE VF load_cached(const T* p, Index count) {
-  return load_count(p, count);
-}
-
-#  if HWY_TARGET == HWY_SSE4
-// Without the instruction. Highway's own widening makes numbers of infinity and NaN.
-HWY_INLINE VF load_cached(const f16* p, Index count) {
-  const hn::RebindToUnsigned<DF> du;
-  const hn::Rebind<std::uint16_t, DF> d16;
-  const auto* from = reinterpret_cast<const std::uint16_t*>(p);
-  const auto bits = hn::PromoteTo(
-      du, count == vector_lanes ? hn::LoadU(d16, from) : load_some_bits(d16, from, count));
-  const auto sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(du, 0x8000)));
-  const auto magnitude = hn::ShiftLeft<13>(hn::And(bits, hn::Set(du, 0x7FFF)));
-  // Moves the exponent's bias; exact, also for subnormal numbers.
-  const auto finite =
-      hn::BitCast(du, hn::Mul(hn::BitCast(DF(), magnitude), hn::Set(DF(), 0x1p112F)));
-  const auto at_least = [&](std::int32_t least) HWY_ATTR {
-    return hn::RebindMask(du, hn::Gt(hn::BitCast(DI(), magnitude), hn::Set(DI(), least - 1)));
-  };
-  const auto quiet = hn::IfThenElseZero(at_least(0x0F800001), hn::Set(du, 0x400000));
-  const auto other = hn::Or(hn::Or(magnitude, hn::Set(du, 0x7F800000)), quiet);
-  return hn::BitCast(DF(), hn::Or(sign, hn::IfThenElse(at_least(0x0F800000), other, finite)));
-}
-#  endif
-
 // Rows [at, at + rows) of one head as floats, [count, width]; where there are fewer than `count`,
 // the last one is repeated.
 template <class T>
@@ -188,7 +161,7 @@ void copy_rows_of(const Block& block, const std::byte* at, Index rows, Index cou
     const auto* from = reinterpret_cast<const T*>(at + HWY_MIN(r, rows - 1) * block.stride);
     float* row = to + r * block.width;
     for_each_register(block.args.d_head, [=](Index k, Index some) HWY_ATTR {
-      store(load_cached(from + k, some), row + k);
+      store(load_count(from + k, some), row + k);
     });
   }
 }

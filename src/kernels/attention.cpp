@@ -289,7 +289,7 @@ void attend(const Block& block, Index kv_heads) {
   if (block.queries >= few_queries) return attend_many(block);
   if (block.queries <= queries_in_registers) {
     if (block.args.dtype == DType::bf16) return attend_few<bf16>(block, kv_heads);
-#if HWY_TARGET != HWY_SSE4  // see load_cached
+#if HWY_TARGET != HWY_SSE4  // which has no instruction for it: widening once costs less
     if (block.args.dtype == DType::f16) return attend_few<f16>(block, kv_heads);
 #endif
   }

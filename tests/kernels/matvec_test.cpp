@@ -119,7 +119,7 @@ TEST(Matvec, WidensEveryBitPatternExactly) {
     for (std::uint32_t bits = 0; bits < 0x10000U; ++bits) {
       const auto half = static_cast<std::uint16_t>(bits);
       const float value = dtype == DType::f16 ? to_float(f16{half}) : to_float(bf16{half});
-      values.push_back(std::isfinite(value) ? value : 0.0F);
+      values.push_back(value);
     }
     // One column, so that every output is one weight.
     const auto rows = static_cast<Index>(values.size());
@@ -129,7 +129,10 @@ TEST(Matvec, WidensEveryBitPatternExactly) {
       std::vector<float> y(values.size());
       kernels::matvec({.W = W.view(), .x = &one, .y = y.data(), .outputs = {0, rows}});
       // +0 + (-0) is +0, so a negative zero comes out positive; == ignores that.
-      ASSERT_EQ(values, y) << to_string(dtype);
+      for (std::size_t i = 0; i < y.size(); ++i) {
+        ASSERT_TRUE(y[i] == values[i] || (std::isnan(y[i]) && std::isnan(values[i])))
+            << to_string(dtype) << ' ' << i;
+      }
     });
   }
 }
