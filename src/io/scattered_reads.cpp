@@ -3,17 +3,26 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <cstdint>
-
 namespace krait {
 inline namespace v0_1 {
 
-void expect_scattered_read(const void* data, std::size_t bytes) noexcept {
+void ScatteredReads::expect(const void* data, std::size_t bytes) noexcept {
   static const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<std::uintptr_t>(data);
-  const std::uintptr_t first = begin / page * page;
+  const auto at = reinterpret_cast<std::uintptr_t>(data);
+  const std::uintptr_t begin = at / page * page;
+  const std::uintptr_t end = (at + bytes + page - 1) / page * page;
+  if (begin < begin_ || begin > end_) {
+    tell();
+    begin_ = begin;
+    end_ = end;
+  } else if (end > end_) {
+    end_ = end;
+  }
+}
+
+void ScatteredReads::tell() noexcept {
   // A hint: where the system takes none, the pages are read when they are needed.
-  ::madvise(reinterpret_cast<void*>(first), begin + bytes - first, MADV_WILLNEED);
+  if (end_ > begin_) ::madvise(reinterpret_cast<void*>(begin_), end_ - begin_, MADV_WILLNEED);
 }
 
 }  // namespace v0_1

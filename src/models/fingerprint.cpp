@@ -59,12 +59,13 @@ void for_samples(Index size, Body&& body) {
 
 // Of weights that are mapped, most samples lie in pages that nobody has read yet.
 void expect_samples(const WeightBinder& binder) {
+  ScatteredReads reads;
   for (const TensorUse& use : binder.uses()) {
     for (const TensorView& part : use.parts) {
       for_samples(part.size(), [&](Index first, Index count) {
         const Index element = bytes_of(part.dtype);
-        expect_scattered_read(static_cast<const std::byte*>(part.data) + first * element,
-                              static_cast<std::size_t>(count * element));
+        reads.expect(static_cast<const std::byte*>(part.data) + first * element,
+                     static_cast<std::size_t>(count * element));
       });
     }
   }
