@@ -387,7 +387,8 @@ class Header {
       put(static_cast<std::uint8_t>(*value.boolean() ? 1 : 0));
     } else if (type == ValueType::f32) {
       put(static_cast<float>(*value.number()));
-    } else if (type == ValueType::u8 && value.integer()) {
+    } else if (type == ValueType::u8 && value.integer() &&
+               std::in_range<std::uint8_t>(*value.integer())) {
       put(static_cast<std::uint8_t>(*value.integer()));
     } else if (type == ValueType::i32 && std::in_range<std::int32_t>(*value.integer())) {
       put(static_cast<std::int32_t>(*value.integer()));

@@ -185,7 +185,9 @@ void export_table(const TokenTable& table, Index rows, ConfigObject& metadata) {
   }
   if (!table.precompiled_charsmap.empty()) {
     Metadata::Array bytes;
-    for (const char c : table.precompiled_charsmap) bytes.emplace_back(static_cast<int>(c));
+    for (const char c : table.precompiled_charsmap) {
+      bytes.emplace_back(static_cast<int>(static_cast<unsigned char>(c)));
+    }
     set("precompiled_charsmap", std::move(bytes));
   }
 }
