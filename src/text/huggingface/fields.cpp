@@ -46,6 +46,19 @@ Result<char32_t> character(const Metadata& object, std::string_view name, std::s
                   describe(object[name]));
 }
 
+std::optional<std::pair<std::string_view, std::string_view>> merge(const Metadata& value) {
+  if (const std::string* text = value.text()) {
+    const std::string_view both = *text;
+    const std::size_t space = both.find(' ');
+    if (space == both.npos) return std::nullopt;
+    return std::pair(both.substr(0, space), both.substr(space + 1));
+  }
+  if (value.size() != 2 || value[0].text() == nullptr || value[1].text() == nullptr) {
+    return std::nullopt;
+  }
+  return std::pair<std::string_view, std::string_view>(*value[0].text(), *value[1].text());
+}
+
 Result<void> elements(const Metadata& object, std::string_view name, std::string_view where,
                       ReadElement read) {
   const Metadata& list = object[name];

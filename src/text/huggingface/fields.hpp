@@ -3,6 +3,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "krait/core/error.hpp"
 #include "krait/core/function_ref.hpp"
@@ -30,6 +31,9 @@ Result<std::string_view> string(const Metadata& object, std::string_view name,
 
 /// The field, which must be a string of one character.
 Result<char32_t> character(const Metadata& object, std::string_view name, std::string_view where);
+
+/// The two tokens of a merge, "a b" or ["a", "b"]; nothing where it is neither.
+std::optional<std::pair<std::string_view, std::string_view>> merge(const Metadata& value);
 
 /// Calls `read(element, its place)` for each element of the field, which must be an array, up to
 /// the first error.

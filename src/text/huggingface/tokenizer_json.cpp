@@ -163,23 +163,13 @@ class Reader {
     source_.merges.reserve(merges.size());
     for (std::size_t i = 0; i < merges.size(); ++i) {
       const Metadata& merge = merges[i];
-      std::string_view left;
-      std::string_view right;
-      if (merge.text() != nullptr) {
-        const std::string_view both = *merge.text();
-        if (both.starts_with("#version")) continue;
-        const std::size_t space = both.find(' ');
-        left = both.substr(0, space);
-        right = space == std::string_view::npos ? std::string_view{} : both.substr(space + 1);
-      } else if (merge.size() == 2 && merge[0].text() != nullptr && merge[1].text() != nullptr) {
-        left = *merge[0].text();
-        right = *merge[1].text();
-      }
-      if (left.empty() || right.empty()) {
+      if (merge.text() != nullptr && merge.text()->starts_with("#version")) continue;
+      const auto pair = fields::merge(merge);
+      if (!pair || pair->first.empty() || pair->second.empty()) {
         return mismatch(ErrorCode::bad_format, fmt::format("model.merges[{}]", i), "two tokens",
                         describe(merge));
       }
-      source_.merges.emplace_back(left, right);
+      source_.merges.emplace_back(pair->first, pair->second);
     }
     return {};
   }

@@ -8,6 +8,8 @@
 #include "io/json.hpp"
 #include "krait/io/printable.hpp"
 #include "loading/layouts/gguf/pre_kinds.hpp"
+#include "text/huggingface/fields.hpp"
+#include "text/stages/decoder.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -22,9 +24,8 @@ Error unlike(std::string_view what, std::string_view expected, std::string_view 
 
 // Whether a text is the name of a byte, such as "<0x0A>".
 bool is_byte_name(std::string_view text) {
-  constexpr std::string_view digits = "0123456789ABCDEF";
-  return text.size() == 6 && text.starts_with("<0x") && text[5] == '>' &&
-         digits.find(text[3]) != digits.npos && digits.find(text[4]) != digits.npos;
+  const auto byte = byte_of_token(text);
+  return byte && text == fmt::format("<0x{:02X}>", *byte);
 }
 
 bool replaces_spaces(const Metadata& step) {
@@ -130,13 +131,8 @@ class ScoredTable {
   }
 
   static Result<std::pair<std::string, std::string>> pair_of(const Metadata& merge) {
-    if (merge.text() != nullptr) {
-      const std::size_t space = merge.text()->find(' ');
-      if (space != std::string::npos) {
-        return std::pair(merge.text()->substr(0, space), merge.text()->substr(space + 1));
-      }
-    } else if (merge.size() == 2 && merge[0].text() != nullptr && merge[1].text() != nullptr) {
-      return std::pair(*merge[0].text(), *merge[1].text());
+    if (const auto pair = fields::merge(merge)) {
+      return std::pair(std::string(pair->first), std::string(pair->second));
     }
     return unlike("model.merges", "pairs of texts", json_text(merge));
   }
