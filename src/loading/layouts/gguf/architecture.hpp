@@ -108,6 +108,9 @@ enum class GgufUse {
   never,  ///< the name is only read
 };
 
+/// The context that the converter writes of models without positions.
+inline constexpr Index gguf_unlimited_context = Index{1} << 20;
+
 /// A factor of so many rows, one after another.
 struct RowFactor {
   Index rows = 0;

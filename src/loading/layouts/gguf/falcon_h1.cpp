@@ -37,35 +37,21 @@ Result<void> configure_falcon(const GgufKeys& keys, ConfigObject& config) {
   return {};
 }
 
-// The blocks of a layer, all of which are alike.
-struct FalconBlocks {
-  const Mamba2Spec* mixer = nullptr;
-  const AttentionSpec* attention = nullptr;
-  const MlpSpec* mlp = nullptr;
-
-  explicit FalconBlocks(const ModelSpec& spec) {
-    for (const ResidualSpec& residual : spec.layers.front().residuals) {
-      if (const auto* block = std::get_if<Mamba2Spec>(&residual.block)) mixer = block;
-      if (const auto* block = std::get_if<AttentionSpec>(&residual.block)) attention = block;
-      if (const auto* block = std::get_if<MlpSpec>(&residual.block)) mlp = block;
-    }
-  }
-};
-
 Result<void> describe_falcon(const ConfigReader& config, const ModelSpec& spec,
                              ConfigObject& metadata) {
   const auto set = [&](const char* key, Metadata value) {
     metadata.set(fmt::format("falcon-h1.{}", key), std::move(value));
   };
-  const FalconBlocks blocks(spec);
-  if (blocks.mixer == nullptr || blocks.attention == nullptr || !blocks.attention->rotary ||
-      blocks.mlp == nullptr) {
+  const auto* mixer = find_block<Mamba2Spec>(spec);
+  const auto* stored = find_block<AttentionSpec>(spec);
+  const auto* mlp = find_block<MlpSpec>(spec);
+  if (mixer == nullptr || stored == nullptr || !stored->rotary || mlp == nullptr) {
     return config.fail("model_type", "layers of a mixer, attention and a network",
                        "another family's");
   }
-  const AttentionSpec attention = blocks.attention->resolved(spec.d_model());
-  KRAIT_RETURN_IF_ERROR(check_mixer(config, *blocks.mixer));
-  if (blocks.mixer->norm == GatedNorm::before_gate) {
+  const AttentionSpec attention = stored->resolved(spec.d_model());
+  KRAIT_RETURN_IF_ERROR(check_mixer(config, *mixer));
+  if (mixer->norm == GatedNorm::before_gate) {
     return config.fail("mamba_norm_before_gate", "false", "true", ErrorCode::unsupported);
   }
   const RotarySpec& rotary = *attention.rotary;
@@ -81,9 +67,9 @@ Result<void> describe_falcon(const ConfigReader& config, const ModelSpec& spec,
   }
   KRAIT_ASSIGN_OR_RETURN(const Index context, config.number("max_position_embeddings", 1, 8192));
   describe_sizes(spec, attention, "falcon-h1", metadata);
-  describe_mixer(*blocks.mixer, "falcon-h1", metadata);
+  describe_mixer(*mixer, "falcon-h1", metadata);
   set("context_length", context);
-  set("feed_forward_length", blocks.mlp->d_hidden);
+  set("feed_forward_length", mlp->d_hidden);
   set("attention.head_count_kv", attention.n_kv_head);
   set("attention.key_length", attention.d_head);
   set("attention.value_length", attention.d_head);
@@ -94,8 +80,8 @@ Result<void> describe_falcon(const ConfigReader& config, const ModelSpec& spec,
 #define KRAIT_LAYER "model.layers.*."
 Result<std::vector<RowFactor>> factors_of_falcon(const ConfigReader& config, const ModelSpec& spec,
                                                  std::string_view name) {
-  const FalconBlocks blocks(spec);  // `describe` has seen them
-  const Mamba2Spec mixer = blocks.mixer->resolved(spec.d_model());
+  const Mamba2Spec mixer =
+      find_block<Mamba2Spec>(spec)->resolved(spec.d_model());  // `describe` has seen it
   KRAIT_ASSIGN_OR_RETURN(const FalconFactors factors, read_falcon_factors(config));
   if (name == KRAIT_LAYER "mamba.in_proj.weight") {
     const Index d_state = mixer.n_group * mixer.d_state;

@@ -71,19 +71,6 @@ Result<void> configure_granite(const GgufKeys& keys, ConfigObject& config) {
   return {};
 }
 
-constexpr Index context_of_mixers = Index{1} << 20;  // what llama.cpp's converter writes
-
-// The first block of a kind among the layers.
-template <class Spec>
-const Spec* find_block(const ModelSpec& spec) {
-  for (const LayerSpec& layer : spec.layers) {
-    for (const ResidualSpec& residual : layer.residuals) {
-      if (const auto* block = std::get_if<Spec>(&residual.block)) return block;
-    }
-  }
-  return nullptr;
-}
-
 Result<void> describe_granite(const ConfigReader& config, const ModelSpec& spec,
                               ConfigObject& metadata) {
   const auto set = [&](const char* key, Metadata value) {
@@ -118,7 +105,7 @@ Result<void> describe_granite(const ConfigReader& config, const ModelSpec& spec,
   KRAIT_ASSIGN_OR_RETURN(const Index d_expert, config.number("intermediate_size", 1, 11008));
   AttentionSpec rotated = attention;
   KRAIT_RETURN_IF_ERROR(read_rotary(config, rotated, 1.0, ignored));
-  set("context_length", context_of_mixers);
+  set("context_length", gguf_unlimited_context);
   set("feed_forward_length", d_expert);
   set("attention.head_count_kv", std::move(kv_heads));
   set("attention.scale", static_cast<double>(attention.scale));

@@ -57,6 +57,17 @@ Result<void> describe_hybrid(const ConfigReader& config, std::string_view archit
                              const char* eps_key, float eps, Metadata::Array kv_heads,
                              ConfigObject& metadata);
 
+/// The first block of a kind among the layers; null if there is none.
+template <class Spec>
+const Spec* find_block(const ModelSpec& spec) {
+  for (const LayerSpec& layer : spec.layers) {
+    for (const ResidualSpec& residual : layer.residuals) {
+      if (const auto* block = std::get_if<Spec>(&residual.block)) return block;
+    }
+  }
+  return nullptr;
+}
+
 /// The keys of sizes that are found in the model itself.
 void describe_sizes(const ModelSpec& spec, const AttentionSpec& attention,
                     std::string_view architecture, ConfigObject& metadata);

@@ -103,13 +103,6 @@ Result<void> configure(const GgufKeys& keys, ConfigObject& config) {
   return {};
 }
 
-// A block of the layers, all of which are alike; null if there is none of that kind.
-template <class Spec>
-const Spec* block_of(const ModelSpec& spec, std::size_t residual) {
-  const std::vector<ResidualSpec>& residuals = spec.layers.front().residuals;
-  return residual < residuals.size() ? std::get_if<Spec>(&residuals[residual].block) : nullptr;
-}
-
 // What Llama 3's scaling divides frequencies by, for a tensor of the file.
 std::vector<float> divisors_of(const RotarySpec& rotary) {
   RotarySpec plain;
@@ -127,8 +120,8 @@ Result<void> describe(const ConfigReader& config, const ModelSpec& spec, ConfigO
   const auto set = [&](const char* key, Metadata value) {
     metadata.set(fmt::format("llama.{}", key), std::move(value));
   };
-  const auto* stored = block_of<AttentionSpec>(spec, 0);
-  const auto* mlp = block_of<MlpSpec>(spec, 1);
+  const auto* stored = find_block<AttentionSpec>(spec);
+  const auto* mlp = find_block<MlpSpec>(spec);
   if (stored == nullptr || !stored->rotary || mlp == nullptr) {
     return config.fail("model_type", "layers of attention and a network", "another family's");
   }
@@ -174,7 +167,7 @@ Result<void> describe(const ConfigReader& config, const ModelSpec& spec, ConfigO
 
 std::vector<GgufMadeTensor> made_tensors(const ModelSpec& spec) {
   const AttentionSpec attention =
-      block_of<AttentionSpec>(spec, 0)->resolved(spec.d_model());  // `describe` has seen it
+      find_block<AttentionSpec>(spec)->resolved(spec.d_model());  // `describe` has seen it
   if (attention.rotary->original_context == 0 || attention.rotary->yarn) return {};
   return {{"rope_freqs.weight", divisors_of(*attention.rotary)}};
 }

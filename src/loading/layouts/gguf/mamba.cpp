@@ -67,8 +67,6 @@ Result<void> configure_mamba2(const GgufKeys& keys, ConfigObject& config) {
   return {};
 }
 
-constexpr Index unlimited_context = Index{1} << 20;  // what llama.cpp's converter writes
-
 // llama.cpp has neither another activation nor biases of the projections.
 Result<void> describe_model(const ConfigReader& config, std::string_view architecture,
                             const BlockSizes& sizes, ConfigObject& metadata) {
@@ -90,7 +88,7 @@ Result<void> describe_model(const ConfigReader& config, std::string_view archite
   const auto set = [&](const char* key, Metadata value) {
     metadata.set(fmt::format("{}.{}", architecture, key), std::move(value));
   };
-  set("context_length", unlimited_context);
+  set("context_length", gguf_unlimited_context);
   set("embedding_length", sizes.d_model);
   set("feed_forward_length", 0);
   set("attention.head_count", 0);
