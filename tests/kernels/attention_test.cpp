@@ -104,19 +104,23 @@ void compare(Problem problem) {
   });
 }
 
-TEST(Attention, EqualsTheModelForEveryWidthOfHeads) {
+// Calls body(problem) for heads of every width, up to the first failure.
+template <class Body>
+void for_every_width(Body body) {
   for (Index d_head = 1; d_head <= 130; ++d_head) {
     for (const Index tokens : {1, 3, 13}) {
-      compare({.tokens = tokens,
-               .context = 17 + d_head % 7,
-               .n_head = 4,
-               .n_kv_head = 2,
-               .d_head = d_head,
-               .offset = d_head % 4});
-      if (HasFatalFailure()) return;
+      body(Problem{.tokens = tokens,
+                   .context = 17 + d_head % 7,
+                   .n_head = 4,
+                   .n_kv_head = 2,
+                   .d_head = d_head,
+                   .offset = d_head % 4});
+      if (testing::Test::HasFatalFailure()) return;
     }
   }
 }
+
+TEST(Attention, EqualsTheModelForEveryWidthOfHeads) { for_every_width(compare); }
 
 TEST(Attention, EqualsTheModelForEveryContext) {
   for (Index context = 1; context <= 200; ++context) {
@@ -465,17 +469,7 @@ void compare_both(const Problem& problem) {
 }
 
 TEST(AttentionOf16Bits, IsTheModelOverRoundedRowsForEveryWidthOfHeads) {
-  for (Index d_head = 1; d_head <= 130; ++d_head) {
-    for (const Index tokens : {1, 3, 13}) {
-      compare_both({.tokens = tokens,
-                    .context = 17 + d_head % 7,
-                    .n_head = 4,
-                    .n_kv_head = 2,
-                    .d_head = d_head,
-                    .offset = d_head % 4});
-      if (HasFatalFailure()) return;
-    }
-  }
+  for_every_width(compare_both);
 }
 
 TEST(AttentionOf16Bits, IsTheModelForContextsGroupsAndWindows) {
