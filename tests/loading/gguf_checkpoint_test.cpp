@@ -10,6 +10,7 @@
 #include "krait/loading/language_model.hpp"
 #include "krait/models/session.hpp"
 #include "tests/io/builders.hpp"
+#include "tests/support/relative_difference.hpp"
 #include "tests/support/support.hpp"
 
 namespace krait {
@@ -62,13 +63,7 @@ TEST(GgufCheckpoint, GivesTheLogitsOfTheCheckpointItWasMadeOf) {
     const Model model = load_model(golden(file)).value();
     const std::vector<float> logits = logits_of(model, tokens);
     ASSERT_EQ(logits.size(), expected.size());
-    float largest = 0.0F;
-    float difference = 0.0F;
-    for (std::size_t i = 0; i < logits.size(); ++i) {
-      largest = std::max(largest, std::abs(expected[i]));
-      difference = std::max(difference, std::abs(logits[i] - expected[i]));
-    }
-    EXPECT_LE(difference, 1e-4F * largest);
+    EXPECT_LE(test::relative_difference(logits, expected), 1e-4);
     const auto read = read_config(open_checkpoint(golden(file)).value()).value();
     const auto original = read_config(open_checkpoint(golden(folder)).value()).value();
     EXPECT_EQ(read.spec.layers, original.spec.layers);
@@ -106,14 +101,8 @@ TEST(GgufCheckpoint, OfHybridsGivesTheLogitsOfTheCheckpointItWasMadeOf) {
     const std::vector<float> expected =
         logits_of(load_model(source, {.form = form}).value(), tokens);
     ASSERT_EQ(logits.size(), expected.size());
-    float largest = 0.0F;
-    float difference = 0.0F;
-    for (std::size_t i = 0; i < logits.size(); ++i) {
-      largest = std::max(largest, std::abs(expected[i]));
-      difference = std::max(difference, std::abs(logits[i] - expected[i]));
-    }
-    EXPECT_GT(largest, 1.0F);
-    EXPECT_LE(difference, 5e-6F * largest);
+    EXPECT_GT(test::largest_size(expected), 1.0);
+    EXPECT_LE(test::relative_difference(logits, expected), 5e-6);
     const CheckpointPlan plan = plan_checkpoint(file).value();
     EXPECT_TRUE(plan.plan.unused.empty());
     EXPECT_TRUE(plan.config.ignored.empty());

@@ -11,6 +11,7 @@
 #include "krait/loading/registry.hpp"
 #include "krait/models/session.hpp"
 #include "krait/tools/aqlm.hpp"
+#include "tests/support/relative_difference.hpp"
 #include "tests/support/support.hpp"
 #include "tools/aqlm/fisher.hpp"
 
@@ -50,13 +51,7 @@ double difference(const Model& a, const Model& b) {
   const std::vector<Token> tokens = {'T', 'h', 'e', ' ', 'c', 'a', 't', ' '};
   const auto x = first.prefill(tokens, first_state).value();
   const auto y = second.prefill(tokens, second_state).value();
-  double worst = 0.0;
-  double largest = 0.0;
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    worst = std::max(worst, std::abs(static_cast<double>(x[i]) - static_cast<double>(y[i])));
-    largest = std::max(largest, std::abs(static_cast<double>(x[i])));
-  }
-  return worst / largest;
+  return test::relative_difference(y, x);
 }
 
 TEST_F(AqlmQuantize, WritesTheLayoutOfHuggingFace) {

@@ -14,6 +14,7 @@
 #include "krait/models/session.hpp"
 #include "krait/weights/convert.hpp"
 #include "tests/io/builders.hpp"
+#include "tests/support/relative_difference.hpp"
 #include "tests/support/support.hpp"
 
 namespace krait {
@@ -82,15 +83,8 @@ class Convert : public testing::Test {
   }
 
   static void expect_near(const std::vector<float>& found, const std::vector<float>& expected,
-                          float share) {
-    ASSERT_EQ(found.size(), expected.size());
-    float largest = 0.0F;
-    float difference = 0.0F;
-    for (std::size_t i = 0; i < expected.size(); ++i) {
-      largest = std::max(largest, std::abs(expected[i]));
-      difference = std::max(difference, std::abs(found[i] - expected[i]));
-    }
-    EXPECT_LE(difference, share * largest);
+                          double share) {
+    EXPECT_LE(test::relative_difference(found, expected), share);
   }
 
   static std::string error_of(const std::string& source, const std::string& destination,
@@ -179,7 +173,7 @@ TEST_F(Convert, WritesGgufAndReadsItBack) {
     ASSERT_TRUE(convert_checkpoint(file, out(name), {}));
     const auto back = logits_of(out(name));
     EXPECT_TRUE(test::same_bits<float>(back, written));
-    expect_near(written, expected, 1e-5F);
+    expect_near(written, expected, 1e-5);
     EXPECT_EQ(read_config(open_checkpoint(out(name)).value()).value().spec.layers,
               read_config(open_checkpoint(file).value()).value().spec.layers);
   }
@@ -195,7 +189,7 @@ TEST_F(Convert, WritesScaledPositions) {
     const std::string path = out(std::string(name) + ".gguf");
     const auto summary = convert_checkpoint(golden(name), path, gguf);
     ASSERT_TRUE(summary) << summary.error().message;
-    expect_near(logits_of(path), logits_of(golden(name)), 1e-5F);
+    expect_near(logits_of(path), logits_of(golden(name)), 1e-5);
     const CheckpointPlan plan = plan_checkpoint(path).value();
     EXPECT_TRUE(plan.plan.unused.empty());
     EXPECT_TRUE(plan.config.ignored.empty());
@@ -205,7 +199,7 @@ TEST_F(Convert, WritesScaledPositions) {
       continue;
     }
     ASSERT_TRUE(convert_checkpoint(path, out(name), {}));
-    expect_near(logits_of(out(name)), logits_of(golden(name)), 1e-5F);
+    expect_near(logits_of(out(name)), logits_of(golden(name)), 1e-5);
   }
   const GgufFile file = read_gguf(open_file(out("hf_yarn.gguf"), WeightsMode::map).value()).value();
   EXPECT_TRUE(file.metadata["llama.rope.scaling.type"].is("yarn"));
@@ -292,7 +286,7 @@ TEST_F(Convert, WritesHybridsAsLlamaCppDoes) {
         ASSERT_NEAR(values[i], others[i], 1e-6F * std::abs(others[i])) << i;
       }
     }
-    expect_near(logits_of(path), logits_of(source, std::string(to_string(dtype))), 5e-6F);
+    expect_near(logits_of(path), logits_of(source, std::string(to_string(dtype))), 5e-6);
   }
 }
 

@@ -15,6 +15,7 @@
 #include "krait/models/session.hpp"
 #include "krait/tools/quantize.hpp"
 #include "krait/weights/convert.hpp"
+#include "tests/support/relative_difference.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -103,13 +104,7 @@ double difference(const Model& a, const Model& b) {
   const auto tokens = test::random_tokens(30, a.vocab(), 1);
   const auto x = test::all_logits(first, tokens, first_state);
   const auto y = test::all_logits(second, tokens, second_state);
-  double worst = 0.0;
-  double largest = 0.0;
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    worst = std::max(worst, std::abs(static_cast<double>(x[i]) - static_cast<double>(y[i])));
-    largest = std::max(largest, std::abs(static_cast<double>(x[i])));
-  }
-  return worst / largest;
+  return test::relative_difference(y, x);
 }
 
 // Every matrix of every family, written and read again: the factored checkpoint computes what the
