@@ -48,9 +48,9 @@ class BadWords final : public NamedStep<BadWords> {
   TextWindow text_;
 };
 
-bool is_on(const SamplerOptions& o) { return !o.bad_words.empty(); }
+bool bad_words_is_on(const SamplerOptions& o) { return !o.bad_words.empty(); }
 
-Result<void> check(const SamplerOptions& o, Index vocab) {
+Result<void> check_bad_words(const SamplerOptions& o, Index vocab) {
   for (const std::vector<Token>& word : o.bad_words) {
     if (word.empty()) {
       return Error{ErrorCode::bad_argument,
@@ -65,13 +65,13 @@ Result<void> check(const SamplerOptions& o, Index vocab) {
   return {};
 }
 
-std::unique_ptr<SamplerStep> make(const SamplerOptions& o, Index /*vocab*/) {
+std::unique_ptr<SamplerStep> make_bad_words(const SamplerOptions& o, Index /*vocab*/) {
   return std::make_unique<BadWords>(o.bad_words);
 }
 
 }  // namespace
 
-const StepKind bad_words_step = {"bad_words", is_on, check, make};
+const StepKind bad_words_step = {"bad_words", bad_words_is_on, check_bad_words, make_bad_words};
 
 }  // namespace v0_1
 }  // namespace krait

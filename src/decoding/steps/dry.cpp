@@ -130,9 +130,9 @@ class Dry final : public NamedStep<Dry> {
   std::vector<std::uint32_t> repeated_;  // [vocab], 0 between calls
 };
 
-bool is_on(const SamplerOptions& o) { return o.dry_multiplier > 0.0; }
+bool dry_is_on(const SamplerOptions& o) { return o.dry_multiplier > 0.0; }
 
-Result<void> check(const SamplerOptions& o, Index vocab) {
+Result<void> check_dry(const SamplerOptions& o, Index vocab) {
   if (!std::isfinite(o.dry_multiplier) || o.dry_multiplier < 0.0) {
     return out_of_range("dry multiplier", "a number of at least 0", o.dry_multiplier);
   }
@@ -160,13 +160,13 @@ Result<void> check(const SamplerOptions& o, Index vocab) {
   return {};
 }
 
-std::unique_ptr<SamplerStep> make(const SamplerOptions& o, Index vocab) {
+std::unique_ptr<SamplerStep> make_dry(const SamplerOptions& o, Index vocab) {
   return std::make_unique<Dry>(o, vocab);
 }
 
 }  // namespace
 
-const StepKind dry_step = {"dry", is_on, check, make};
+const StepKind dry_step = {"dry", dry_is_on, check_dry, make_dry};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -22,22 +22,23 @@ class EpsilonCutoff final : public NamedStep<EpsilonCutoff> {
   double epsilon_;
 };
 
-bool is_on(const SamplerOptions& o) { return o.epsilon_cutoff > 0.0; }
+bool epsilon_cutoff_is_on(const SamplerOptions& o) { return o.epsilon_cutoff > 0.0; }
 
-Result<void> check(const SamplerOptions& o, Index /*vocab*/) {
+Result<void> check_epsilon_cutoff(const SamplerOptions& o, Index /*vocab*/) {
   if (!(o.epsilon_cutoff >= 0.0 && o.epsilon_cutoff < 1.0)) {
     return out_of_range("epsilon cutoff", "a number of at least 0 and below 1", o.epsilon_cutoff);
   }
   return {};
 }
 
-std::unique_ptr<SamplerStep> make(const SamplerOptions& o, Index /*vocab*/) {
+std::unique_ptr<SamplerStep> make_epsilon_cutoff(const SamplerOptions& o, Index /*vocab*/) {
   return std::make_unique<EpsilonCutoff>(o.epsilon_cutoff);
 }
 
 }  // namespace
 
-const StepKind epsilon_cutoff_step = {"epsilon_cutoff", is_on, check, make};
+const StepKind epsilon_cutoff_step = {"epsilon_cutoff", epsilon_cutoff_is_on, check_epsilon_cutoff,
+                                      make_epsilon_cutoff};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -25,22 +25,23 @@ class EtaCutoff final : public NamedStep<EtaCutoff> {
   double epsilon_;
 };
 
-bool is_on(const SamplerOptions& o) { return o.eta_cutoff > 0.0; }
+bool eta_cutoff_is_on(const SamplerOptions& o) { return o.eta_cutoff > 0.0; }
 
-Result<void> check(const SamplerOptions& o, Index /*vocab*/) {
+Result<void> check_eta_cutoff(const SamplerOptions& o, Index /*vocab*/) {
   if (!(o.eta_cutoff >= 0.0 && o.eta_cutoff < 1.0)) {
     return out_of_range("eta cutoff", "a number of at least 0 and below 1", o.eta_cutoff);
   }
   return {};
 }
 
-std::unique_ptr<SamplerStep> make(const SamplerOptions& o, Index /*vocab*/) {
+std::unique_ptr<SamplerStep> make_eta_cutoff(const SamplerOptions& o, Index /*vocab*/) {
   return std::make_unique<EtaCutoff>(o.eta_cutoff);
 }
 
 }  // namespace
 
-const StepKind eta_cutoff_step = {"eta_cutoff", is_on, check, make};
+const StepKind eta_cutoff_step = {"eta_cutoff", eta_cutoff_is_on, check_eta_cutoff,
+                                  make_eta_cutoff};
 
 }  // namespace v0_1
 }  // namespace krait

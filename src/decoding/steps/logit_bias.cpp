@@ -32,9 +32,9 @@ class LogitBias final : public NamedStep<LogitBias> {
   std::vector<std::pair<Token, double>> biases_;
 };
 
-bool is_on(const SamplerOptions& o) { return !o.logit_bias.empty(); }
+bool logit_bias_is_on(const SamplerOptions& o) { return !o.logit_bias.empty(); }
 
-Result<void> check(const SamplerOptions& o, Index vocab) {
+Result<void> check_logit_bias(const SamplerOptions& o, Index vocab) {
   for (const auto& [token, bias] : o.logit_bias) {
     if (token < 0 || token >= vocab) {
       return out_of_range("logit bias token", fmt::format("0 to {}", vocab - 1), token);
@@ -46,13 +46,14 @@ Result<void> check(const SamplerOptions& o, Index vocab) {
   return {};
 }
 
-std::unique_ptr<SamplerStep> make(const SamplerOptions& o, Index /*vocab*/) {
+std::unique_ptr<SamplerStep> make_logit_bias(const SamplerOptions& o, Index /*vocab*/) {
   return std::make_unique<LogitBias>(o.logit_bias);
 }
 
 }  // namespace
 
-const StepKind logit_bias_step = {"logit_bias", is_on, check, make};
+const StepKind logit_bias_step = {"logit_bias", logit_bias_is_on, check_logit_bias,
+                                  make_logit_bias};
 
 }  // namespace v0_1
 }  // namespace krait

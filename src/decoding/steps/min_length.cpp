@@ -29,9 +29,9 @@ class MinLength final : public NamedStep<MinLength> {
   std::vector<Token> ends_;
 };
 
-bool is_on(const SamplerOptions& o) { return o.min_length > 0; }
+bool min_length_is_on(const SamplerOptions& o) { return o.min_length > 0; }
 
-Result<void> check(const SamplerOptions& o, Index vocab) {
+Result<void> check_min_length(const SamplerOptions& o, Index vocab) {
   if (o.min_length < 0) {
     return out_of_range("min-length", "a number of at least 0", static_cast<double>(o.min_length));
   }
@@ -47,13 +47,14 @@ Result<void> check(const SamplerOptions& o, Index vocab) {
   return {};
 }
 
-std::unique_ptr<SamplerStep> make(const SamplerOptions& o, Index /*vocab*/) {
+std::unique_ptr<SamplerStep> make_min_length(const SamplerOptions& o, Index /*vocab*/) {
   return std::make_unique<MinLength>(o.min_length, o.eos_tokens);
 }
 
 }  // namespace
 
-const StepKind min_length_step = {"min_length", is_on, check, make};
+const StepKind min_length_step = {"min_length", min_length_is_on, check_min_length,
+                                  make_min_length};
 
 }  // namespace v0_1
 }  // namespace krait

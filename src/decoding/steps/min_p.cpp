@@ -26,22 +26,22 @@ class MinP final : public NamedStep<MinP> {
   double p_;
 };
 
-bool is_on(const SamplerOptions& o) { return o.min_p > 0.0; }
+bool min_p_is_on(const SamplerOptions& o) { return o.min_p > 0.0; }
 
-Result<void> check(const SamplerOptions& o, Index /*vocab*/) {
+Result<void> check_min_p(const SamplerOptions& o, Index /*vocab*/) {
   if (!(o.min_p >= 0.0 && o.min_p <= 1.0)) {
     return out_of_range("min-p", "a number from 0 to 1", o.min_p);
   }
   return {};
 }
 
-std::unique_ptr<SamplerStep> make(const SamplerOptions& o, Index /*vocab*/) {
+std::unique_ptr<SamplerStep> make_min_p(const SamplerOptions& o, Index /*vocab*/) {
   return std::make_unique<MinP>(o.min_p);
 }
 
 }  // namespace
 
-const StepKind min_p_step = {"min_p", is_on, check, make};
+const StepKind min_p_step = {"min_p", min_p_is_on, check_min_p, make_min_p};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -125,7 +125,7 @@ class Mirostat final : public NamedStep<Mirostat> {
   double sum_ = 0.0;
 };
 
-bool is_on(const SamplerOptions& o) { return o.mirostat != 0; }
+bool mirostat_is_on(const SamplerOptions& o) { return o.mirostat != 0; }
 
 // The name of another step that takes tokens out; empty if none is on.
 std::string_view other_cut(const SamplerOptions& o) {
@@ -137,7 +137,7 @@ std::string_view other_cut(const SamplerOptions& o) {
   return {};
 }
 
-Result<void> check(const SamplerOptions& o, Index /*vocab*/) {
+Result<void> check_mirostat(const SamplerOptions& o, Index /*vocab*/) {
   if (o.mirostat < 0 || o.mirostat > 2) {
     return out_of_range("mirostat", "0, 1 or 2", o.mirostat);
   }
@@ -155,13 +155,13 @@ Result<void> check(const SamplerOptions& o, Index /*vocab*/) {
                            other)};
 }
 
-std::unique_ptr<SamplerStep> make(const SamplerOptions& o, Index vocab) {
+std::unique_ptr<SamplerStep> make_mirostat(const SamplerOptions& o, Index vocab) {
   return std::make_unique<Mirostat>(o, vocab);
 }
 
 }  // namespace
 
-const StepKind mirostat_step = {"mirostat", is_on, check, make};
+const StepKind mirostat_step = {"mirostat", mirostat_is_on, check_mirostat, make_mirostat};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -50,11 +50,11 @@ class Penalties final : public NamedStep<Penalties> {
   std::vector<std::uint32_t> counts_;  // [vocab] occurrences in the text
 };
 
-bool is_on(const SamplerOptions& o) {
+bool penalties_is_on(const SamplerOptions& o) {
   return o.repetition_penalty != 1.0 || o.presence_penalty != 0.0 || o.frequency_penalty != 0.0;
 }
 
-Result<void> check(const SamplerOptions& o, Index /*vocab*/) {
+Result<void> check_penalties(const SamplerOptions& o, Index /*vocab*/) {
   if (!std::isfinite(o.repetition_penalty) || o.repetition_penalty <= 0.0) {
     return out_of_range("repetition penalty", "a number above 0", o.repetition_penalty);
   }
@@ -67,13 +67,13 @@ Result<void> check(const SamplerOptions& o, Index /*vocab*/) {
   return {};
 }
 
-std::unique_ptr<SamplerStep> make(const SamplerOptions& o, Index vocab) {
+std::unique_ptr<SamplerStep> make_penalties(const SamplerOptions& o, Index vocab) {
   return std::make_unique<Penalties>(o, vocab);
 }
 
 }  // namespace
 
-const StepKind penalties_step = {"penalties", is_on, check, make};
+const StepKind penalties_step = {"penalties", penalties_is_on, check_penalties, make_penalties};
 
 }  // namespace v0_1
 }  // namespace krait

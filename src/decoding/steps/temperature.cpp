@@ -66,9 +66,11 @@ class DynamicTemperature final : public NamedStep<DynamicTemperature> {
   double exponent_;
 };
 
-bool is_on(const SamplerOptions& o) { return o.temperature != 1.0 || o.dynatemp_range != 0.0; }
+bool temperature_is_on(const SamplerOptions& o) {
+  return o.temperature != 1.0 || o.dynatemp_range != 0.0;
+}
 
-Result<void> check(const SamplerOptions& o, Index /*vocab*/) {
+Result<void> check_temperature(const SamplerOptions& o, Index /*vocab*/) {
   if (!std::isfinite(o.temperature) || o.temperature < 0.0) {
     return out_of_range("temperature", "a number of at least 0", o.temperature);
   }
@@ -81,14 +83,15 @@ Result<void> check(const SamplerOptions& o, Index /*vocab*/) {
   return {};
 }
 
-std::unique_ptr<SamplerStep> make(const SamplerOptions& o, Index /*vocab*/) {
+std::unique_ptr<SamplerStep> make_temperature(const SamplerOptions& o, Index /*vocab*/) {
   if (o.dynatemp_range == 0.0) return std::make_unique<Temperature>(o.temperature);
   return std::make_unique<DynamicTemperature>(o.temperature, o.dynatemp_range, o.dynatemp_exponent);
 }
 
 }  // namespace
 
-const StepKind temperature_step = {"temperature", is_on, check, make};
+const StepKind temperature_step = {"temperature", temperature_is_on, check_temperature,
+                                   make_temperature};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -23,22 +23,22 @@ class TopK final : public NamedStep<TopK> {
   std::size_t k_;
 };
 
-bool is_on(const SamplerOptions& o) { return o.top_k != 0; }
+bool top_k_is_on(const SamplerOptions& o) { return o.top_k != 0; }
 
-Result<void> check(const SamplerOptions& o, Index /*vocab*/) {
+Result<void> check_top_k(const SamplerOptions& o, Index /*vocab*/) {
   if (o.top_k < 0) {
     return out_of_range("top-k", "a number of at least 0", static_cast<double>(o.top_k));
   }
   return {};
 }
 
-std::unique_ptr<SamplerStep> make(const SamplerOptions& o, Index /*vocab*/) {
+std::unique_ptr<SamplerStep> make_top_k(const SamplerOptions& o, Index /*vocab*/) {
   return std::make_unique<TopK>(o.top_k);
 }
 
 }  // namespace
 
-const StepKind top_k_step = {"top_k", is_on, check, make};
+const StepKind top_k_step = {"top_k", top_k_is_on, check_top_k, make_top_k};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -40,22 +40,23 @@ class TopNSigma final : public NamedStep<TopNSigma> {
   double n_;
 };
 
-bool is_on(const SamplerOptions& o) { return o.top_n_sigma > 0.0; }
+bool top_n_sigma_is_on(const SamplerOptions& o) { return o.top_n_sigma > 0.0; }
 
-Result<void> check(const SamplerOptions& o, Index /*vocab*/) {
+Result<void> check_top_n_sigma(const SamplerOptions& o, Index /*vocab*/) {
   if (!std::isfinite(o.top_n_sigma) || o.top_n_sigma < 0.0) {
     return out_of_range("top-n-sigma", "a number of at least 0", o.top_n_sigma);
   }
   return {};
 }
 
-std::unique_ptr<SamplerStep> make(const SamplerOptions& o, Index /*vocab*/) {
+std::unique_ptr<SamplerStep> make_top_n_sigma(const SamplerOptions& o, Index /*vocab*/) {
   return std::make_unique<TopNSigma>(o.top_n_sigma);
 }
 
 }  // namespace
 
-const StepKind top_n_sigma_step = {"top_n_sigma", is_on, check, make};
+const StepKind top_n_sigma_step = {"top_n_sigma", top_n_sigma_is_on, check_top_n_sigma,
+                                   make_top_n_sigma};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -24,22 +24,22 @@ class TopP final : public NamedStep<TopP> {
   double p_;
 };
 
-bool is_on(const SamplerOptions& o) { return o.top_p < 1.0; }
+bool top_p_is_on(const SamplerOptions& o) { return o.top_p < 1.0; }
 
-Result<void> check(const SamplerOptions& o, Index /*vocab*/) {
+Result<void> check_top_p(const SamplerOptions& o, Index /*vocab*/) {
   if (!(o.top_p > 0.0 && o.top_p <= 1.0)) {
     return out_of_range("top-p", "a number above 0 and at most 1", o.top_p);
   }
   return {};
 }
 
-std::unique_ptr<SamplerStep> make(const SamplerOptions& o, Index /*vocab*/) {
+std::unique_ptr<SamplerStep> make_top_p(const SamplerOptions& o, Index /*vocab*/) {
   return std::make_unique<TopP>(o.top_p);
 }
 
 }  // namespace
 
-const StepKind top_p_step = {"top_p", is_on, check, make};
+const StepKind top_p_step = {"top_p", top_p_is_on, check_top_p, make_top_p};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -55,22 +55,22 @@ class TypicalP final : public NamedStep<TypicalP> {
   double p_;
 };
 
-bool is_on(const SamplerOptions& o) { return o.typical_p < 1.0; }
+bool typical_p_is_on(const SamplerOptions& o) { return o.typical_p < 1.0; }
 
-Result<void> check(const SamplerOptions& o, Index /*vocab*/) {
+Result<void> check_typical_p(const SamplerOptions& o, Index /*vocab*/) {
   if (!(o.typical_p > 0.0 && o.typical_p <= 1.0)) {
     return out_of_range("typical-p", "a number above 0 and at most 1", o.typical_p);
   }
   return {};
 }
 
-std::unique_ptr<SamplerStep> make(const SamplerOptions& o, Index /*vocab*/) {
+std::unique_ptr<SamplerStep> make_typical_p(const SamplerOptions& o, Index /*vocab*/) {
   return std::make_unique<TypicalP>(o.typical_p);
 }
 
 }  // namespace
 
-const StepKind typical_p_step = {"typical_p", is_on, check, make};
+const StepKind typical_p_step = {"typical_p", typical_p_is_on, check_typical_p, make_typical_p};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -33,9 +33,9 @@ class Xtc final : public NamedStep<Xtc> {
   double threshold_;
 };
 
-bool is_on(const SamplerOptions& o) { return o.xtc_probability > 0.0; }
+bool xtc_is_on(const SamplerOptions& o) { return o.xtc_probability > 0.0; }
 
-Result<void> check(const SamplerOptions& o, Index /*vocab*/) {
+Result<void> check_xtc(const SamplerOptions& o, Index /*vocab*/) {
   if (!(o.xtc_probability >= 0.0 && o.xtc_probability <= 1.0)) {
     return out_of_range("xtc probability", "a number from 0 to 1", o.xtc_probability);
   }
@@ -45,13 +45,13 @@ Result<void> check(const SamplerOptions& o, Index /*vocab*/) {
   return {};
 }
 
-std::unique_ptr<SamplerStep> make(const SamplerOptions& o, Index /*vocab*/) {
+std::unique_ptr<SamplerStep> make_xtc(const SamplerOptions& o, Index /*vocab*/) {
   return std::make_unique<Xtc>(o.xtc_probability, o.xtc_threshold);
 }
 
 }  // namespace
 
-const StepKind xtc_step = {"xtc", is_on, check, make};
+const StepKind xtc_step = {"xtc", xtc_is_on, check_xtc, make_xtc};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -9,12 +9,13 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-bool recognises(const ConfigReader& config) {
+bool is_bamba(const ConfigReader& config) {
   const auto type = config.text("model_type", "");
   return type && *type == "bamba";
 }
 
-Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, ModelConfig& result) {
+Result<void> read_bamba(const ConfigReader& config, const TensorNames& /*tensors*/,
+                        ModelConfig& result) {
   KRAIT_ASSIGN_OR_RETURN(const Outline outline, read_outline(config, "bamba", 1e-5F, result));
   result.spec.final_norm_name = "final_layernorm";
   KRAIT_ASSIGN_OR_RETURN(AttentionSpec attention, read_attention(config, 8));
@@ -41,7 +42,7 @@ Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, Mo
 
 }  // namespace
 
-const Family bamba_family{"bamba", recognises, read};
+const Family bamba_family{"bamba", is_bamba, read_bamba};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -8,7 +8,7 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-bool recognises(const ConfigReader& config) { return config.has("mamba_moe_layers"); }
+bool is_blackmamba(const ConfigReader& config) { return config.has("mamba_moe_layers"); }
 
 struct Sizes {
   Index d_state = 0;
@@ -65,7 +65,8 @@ std::optional<LayerSpec> layer_of(std::string_view kind, const Sizes& sizes) {
   return layer;
 }
 
-Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, ModelConfig& result) {
+Result<void> read_blackmamba(const ConfigReader& config, const TensorNames& /*tensors*/,
+                             ModelConfig& result) {
   ModelSpec& spec = result.spec;
   spec.family = "blackmamba";
   KRAIT_ASSIGN_OR_RETURN(spec.embedding.d_model, config.number("hidden_size", 1, std::nullopt));
@@ -102,7 +103,7 @@ Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, Mo
 
 }  // namespace
 
-const Family blackmamba_family{"blackmamba", recognises, read};
+const Family blackmamba_family{"blackmamba", is_blackmamba, read_blackmamba};
 
 }  // namespace v0_1
 }  // namespace krait

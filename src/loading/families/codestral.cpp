@@ -7,12 +7,13 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-bool recognises(const ConfigReader& config) {
+bool is_codestral(const ConfigReader& config) {
   const auto type = config.text("model_type", "mamba");
   return config.has("dim") && config.has("n_layers") && type && *type == "mamba";
 }
 
-Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, ModelConfig& result) {
+Result<void> read_codestral(const ConfigReader& config, const TensorNames& /*tensors*/,
+                            ModelConfig& result) {
   ModelSpec& spec = result.spec;
   spec.family = "codestral";
   KRAIT_ASSIGN_OR_RETURN(spec.embedding.d_model, config.number("dim", 1, std::nullopt));
@@ -31,7 +32,7 @@ Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, Mo
 
 }  // namespace
 
-const Family codestral_family{"codestral (params.json)", recognises, read};
+const Family codestral_family{"codestral (params.json)", is_codestral, read_codestral};
 
 }  // namespace v0_1
 }  // namespace krait

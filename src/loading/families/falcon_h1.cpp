@@ -8,7 +8,7 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-bool recognises(const ConfigReader& config) {
+bool is_falcon_h1(const ConfigReader& config) {
   const auto type = config.text("model_type", "");
   return type && *type == "falcon_h1";
 }
@@ -19,8 +19,8 @@ Result<float> factor(const ConfigReader& config, std::string_view key) {
   return static_cast<float>(value);
 }
 
-Result<ResidualSpec> read_mixer(const ConfigReader& config, const RmsNormSpec& norm,
-                                const FalconFactors& factors) {
+Result<ResidualSpec> read_falcon_h1_mixer(const ConfigReader& config, const RmsNormSpec& norm,
+                                          const FalconFactors& factors) {
   KRAIT_ASSIGN_OR_RETURN(Mamba2Spec mixer, read_mamba2(config, norm.eps));
   KRAIT_ASSIGN_OR_RETURN(const Index d_model, config.number("hidden_size", 1, std::nullopt));
   const Index fallback = config.is_null("mamba_d_ssm") ? mixer.expand * d_model : 1024;
@@ -46,8 +46,8 @@ Result<ResidualSpec> read_mixer(const ConfigReader& config, const RmsNormSpec& n
   return ResidualSpec{"input_layernorm", norm, "mamba", mixer, factors.ssm_out};
 }
 
-Result<ResidualSpec> read_own_attention(const ConfigReader& config, const RmsNormSpec& norm,
-                                        const FalconFactors& factors, ModelConfig& result) {
+Result<ResidualSpec> read_falcon_h1_attention(const ConfigReader& config, const RmsNormSpec& norm,
+                                              const FalconFactors& factors, ModelConfig& result) {
   KRAIT_ASSIGN_OR_RETURN(AttentionSpec attention, read_attention(config, 8));
   KRAIT_RETURN_IF_ERROR(read_rotary(config, attention, 1.0, result));
   const float in = factors.attention_in;
@@ -69,16 +69,18 @@ Result<ResidualSpec> read_own_attention(const ConfigReader& config, const RmsNor
                       .beside = true};
 }
 
-Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, ModelConfig& result) {
+Result<void> read_falcon_h1(const ConfigReader& config, const TensorNames& /*tensors*/,
+                            ModelConfig& result) {
   KRAIT_ASSIGN_OR_RETURN(const Outline outline, read_outline(config, "falcon_h1", 1e-5F, result));
   ModelSpec& spec = result.spec;
   spec.final_norm_name = "final_layernorm";
   KRAIT_ASSIGN_OR_RETURN(const FalconFactors factors, read_falcon_factors(config));
   spec.embedding.scale = factors.embedding;
   spec.logit_scale = factors.head;
-  KRAIT_ASSIGN_OR_RETURN(const ResidualSpec mixer, read_mixer(config, outline.norm, factors));
+  KRAIT_ASSIGN_OR_RETURN(const ResidualSpec mixer,
+                         read_falcon_h1_mixer(config, outline.norm, factors));
   KRAIT_ASSIGN_OR_RETURN(const ResidualSpec attention,
-                         read_own_attention(config, outline.norm, factors, result));
+                         read_falcon_h1_attention(config, outline.norm, factors, result));
   KRAIT_ASSIGN_OR_RETURN(MlpSpec mlp, read_swiglu(config));
   mlp.gate_scale = factors.mlp[0];
   const ResidualSpec network{"pre_ff_layernorm", outline.norm, "feed_forward", mlp, factors.mlp[1]};
@@ -105,7 +107,7 @@ Result<FalconFactors> read_falcon_factors(const ConfigReader& config) {
   return factors;
 }
 
-const Family falcon_h1_family{"falcon_h1", recognises, read};
+const Family falcon_h1_family{"falcon_h1", is_falcon_h1, read_falcon_h1};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -6,12 +6,13 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-bool recognises(const ConfigReader& config) {
+bool is_falcon_mamba(const ConfigReader& config) {
   const auto type = config.text("model_type", "");
   return type && *type == "falcon_mamba";
 }
 
-Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, ModelConfig& result) {
+Result<void> read_falcon_mamba(const ConfigReader& config, const TensorNames& /*tensors*/,
+                               ModelConfig& result) {
   result.spec.family = "falcon_mamba";
   // The published file's `expand` is 16 but its channels are those of `intermediate_size`.
   KRAIT_ASSIGN_OR_RETURN(MambaSpec mixer, read_transformers_mamba(config));
@@ -22,7 +23,7 @@ Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, Mo
 
 }  // namespace
 
-const Family falcon_mamba_family{"falcon_mamba", recognises, read};
+const Family falcon_mamba_family{"falcon_mamba", is_falcon_mamba, read_falcon_mamba};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -8,7 +8,7 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-bool recognises(const ConfigReader& config) {
+bool is_granite_hybrid(const ConfigReader& config) {
   const auto type = config.text("model_type", "");
   return type && *type == "granitemoehybrid";
 }
@@ -50,7 +50,8 @@ Result<std::vector<ResidualSpec>> read_networks(const ConfigReader& config,
   return residuals;
 }
 
-Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, ModelConfig& result) {
+Result<void> read_granite_hybrid(const ConfigReader& config, const TensorNames& /*tensors*/,
+                                 ModelConfig& result) {
   KRAIT_ASSIGN_OR_RETURN(const Outline outline,
                          read_outline(config, "granitemoehybrid", 1e-6F, result));
   ModelSpec& spec = result.spec;
@@ -102,7 +103,7 @@ Result<AttentionSpec> read_granite_attention(const ConfigReader& config, ModelCo
   return positions == "rope" ? rotated : attention;
 }
 
-const Family granite_hybrid_family{"granitemoehybrid", recognises, read};
+const Family granite_hybrid_family{"granitemoehybrid", is_granite_hybrid, read_granite_hybrid};
 
 }  // namespace v0_1
 }  // namespace krait

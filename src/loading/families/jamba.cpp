@@ -7,12 +7,12 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-bool recognises(const ConfigReader& config) {
+bool is_jamba(const ConfigReader& config) {
   const auto type = config.text("model_type", "");
   return type && *type == "jamba";
 }
 
-Result<MambaSpec> read_mixer(const ConfigReader& config, float norm_eps) {
+Result<MambaSpec> read_jamba_mixer(const ConfigReader& config, float norm_eps) {
   MambaSpec mixer{.inner_norm_eps = norm_eps, .inner_norm_weights = true};
   KRAIT_ASSIGN_OR_RETURN(mixer.d_state, config.number("mamba_d_state", 1, 16));
   KRAIT_ASSIGN_OR_RETURN(mixer.d_conv, config.number("mamba_d_conv", 1, 4));
@@ -46,11 +46,12 @@ Result<Every> read_every(const ConfigReader& config, const std::string& what, Ev
                      fmt::to_string(every.offset));
 }
 
-Result<void> read(const ConfigReader& config, const TensorNames& tensors, ModelConfig& result) {
+Result<void> read_jamba(const ConfigReader& config, const TensorNames& tensors,
+                        ModelConfig& result) {
   KRAIT_ASSIGN_OR_RETURN(const Outline outline, read_outline(config, "jamba", 1e-6F, result));
   result.spec.final_norm_name = "final_layernorm";
   KRAIT_ASSIGN_OR_RETURN(const AttentionSpec attention, read_attention(config, 8));
-  KRAIT_ASSIGN_OR_RETURN(const MambaSpec mixer, read_mixer(config, outline.norm.eps));
+  KRAIT_ASSIGN_OR_RETURN(const MambaSpec mixer, read_jamba_mixer(config, outline.norm.eps));
   KRAIT_ASSIGN_OR_RETURN(const MlpSpec mlp, read_swiglu(config));
   KRAIT_ASSIGN_OR_RETURN(const Index n_expert, config.number("num_experts", 1, 16));
   KRAIT_ASSIGN_OR_RETURN(const Index top_k, config.number("num_experts_per_tok", 1, 2));
@@ -83,7 +84,7 @@ Result<void> read(const ConfigReader& config, const TensorNames& tensors, ModelC
 
 }  // namespace
 
-const Family jamba_family{"jamba", recognises, read};
+const Family jamba_family{"jamba", is_jamba, read_jamba};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -15,11 +15,12 @@ bool is_of(const ConfigReader& config, std::string_view name) {
   return type && *type == name;
 }
 
-bool recognises(const ConfigReader& config) {
+bool is_llama(const ConfigReader& config) {
   return is_of(config, "llama") || is_of(config, "mistral");
 }
 
-Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, ModelConfig& result) {
+Result<void> read_llama(const ConfigReader& config, const TensorNames& /*tensors*/,
+                        ModelConfig& result) {
   const bool is_mistral = is_of(config, "mistral");
   KRAIT_ASSIGN_OR_RETURN(const Outline outline,
                          read_outline(config, is_mistral ? "mistral" : "llama", 1e-6F, result));
@@ -37,7 +38,7 @@ Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, Mo
 
 }  // namespace
 
-const Family llama_family{"llama, mistral", recognises, read};
+const Family llama_family{"llama, mistral", is_llama, read_llama};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -6,12 +6,13 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-bool recognises(const ConfigReader& config) {
+bool is_mamba2(const ConfigReader& config) {
   const auto type = config.text("model_type", "");
   return type && *type == "mamba2";
 }
 
-Result<void> read(const ConfigReader& config, const TensorNames& tensors, ModelConfig& result) {
+Result<void> read_mamba2(const ConfigReader& config, const TensorNames& tensors,
+                         ModelConfig& result) {
   result.spec.family = "mamba2";
   Mamba2Spec mixer;
   KRAIT_ASSIGN_OR_RETURN(mixer.d_state, config.number("state_size", 1, 128));
@@ -53,7 +54,7 @@ Result<void> read(const ConfigReader& config, const TensorNames& tensors, ModelC
 
 }  // namespace
 
-const Family mamba2_family{"mamba2", recognises, read};
+const Family mamba2_family{"mamba2", is_mamba2, read_mamba2};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -46,12 +46,12 @@ std::string_view nemotron_key(const ConfigReader& config, std::string_view key) 
 
 namespace {
 
-bool recognises(const ConfigReader& config) {
+bool is_nemotron_h(const ConfigReader& config) {
   const auto type = config.text("model_type", "");
   return type && *type == "nemotron_h";
 }
 
-Result<Mamba2Spec> read_mixer(const ConfigReader& config, float norm_eps) {
+Result<Mamba2Spec> read_nemotron_mixer(const ConfigReader& config, float norm_eps) {
   Mamba2Spec mixer{.norm_eps = norm_eps};
   KRAIT_ASSIGN_OR_RETURN(const Index n_head, config.number("mamba_num_heads", 1, 128));
   KRAIT_ASSIGN_OR_RETURN(mixer.head_dim, config.number("mamba_head_dim", 1, 64));
@@ -109,7 +109,8 @@ Result<MoeSpec> read_experts(const ConfigReader& config) {
   return moe;
 }
 
-Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, ModelConfig& result) {
+Result<void> read_nemotron_h(const ConfigReader& config, const TensorNames& /*tensors*/,
+                             ModelConfig& result) {
   KRAIT_ASSIGN_OR_RETURN(const auto kinds, read_nemotron_layers(config));
   KRAIT_ASSIGN_OR_RETURN(Outline outline,
                          read_outline(config, "nemotron_h", 1e-5F, result, std::ssize(kinds)));
@@ -118,7 +119,7 @@ Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, Mo
   KRAIT_ASSIGN_OR_RETURN(outline.norm.eps,
                          config.positive_float("layer_norm_epsilon", outline.norm.eps));
   spec.final_norm = outline.norm;
-  KRAIT_ASSIGN_OR_RETURN(const Mamba2Spec mixer, read_mixer(config, outline.norm.eps));
+  KRAIT_ASSIGN_OR_RETURN(const Mamba2Spec mixer, read_nemotron_mixer(config, outline.norm.eps));
   KRAIT_ASSIGN_OR_RETURN(AttentionSpec attention, read_attention(config, 8));
   if (!config.has("head_dim")) {
     KRAIT_ASSIGN_OR_RETURN(attention.d_head, config.number("attention_head_dim", 1, 128));
@@ -149,7 +150,7 @@ Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, Mo
 
 }  // namespace
 
-const Family nemotron_h_family{"nemotron_h", recognises, read};
+const Family nemotron_h_family{"nemotron_h", is_nemotron_h, read_nemotron_h};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -8,14 +8,14 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-bool recognises(const ConfigReader& config) {
+bool is_state_spaces(const ConfigReader& config) {
   const auto type = config.text("model_type", "mamba");
   return config.has("d_model") && config.has("n_layer") && type &&
          (*type == "mamba" || *type == "mambabyte");
 }
 
 // Its entries are arguments of the authors' class MHA.
-Result<AttentionSpec> read_attention(const ConfigReader& attn, Index d_model) {
+Result<AttentionSpec> read_mha(const ConfigReader& attn, Index d_model) {
   AttentionSpec attention{.names = {.qkv = "in_proj", .out = "out_proj"}};
   KRAIT_ASSIGN_OR_RETURN(attention.n_head, attn.number("num_heads", 1, std::nullopt));
   KRAIT_ASSIGN_OR_RETURN(attention.n_kv_head, attn.number("num_heads_kv", 1, Index{0}));
@@ -47,7 +47,7 @@ Result<void> read_attention_layers(const ConfigReader& config, ModelConfig& resu
                          config.numbers("attn_layer_idx", std::ssize(spec.layers) - 1));
   KRAIT_ASSIGN_OR_RETURN(const ConfigReader attn, config.object("attn_cfg"));
   if (layers.empty()) return {};
-  KRAIT_ASSIGN_OR_RETURN(const AttentionSpec attention, read_attention(attn, spec.d_model()));
+  KRAIT_ASSIGN_OR_RETURN(const AttentionSpec attention, read_mha(attn, spec.d_model()));
   for (const Index i : layers) {
     spec.layers[static_cast<std::size_t>(i)].residuals.front().block = attention;
   }
@@ -55,7 +55,7 @@ Result<void> read_attention_layers(const ConfigReader& config, ModelConfig& resu
   return {};
 }
 
-Result<BlockSpec> read_mamba(const ConfigReader& ssm) {
+Result<BlockSpec> read_ssm_mamba(const ConfigReader& ssm) {
   MambaSpec mixer;
   KRAIT_ASSIGN_OR_RETURN(mixer.d_state, ssm.number("d_state", 1, 16));
   KRAIT_ASSIGN_OR_RETURN(mixer.d_conv, ssm.number("d_conv", 1, 4));
@@ -70,7 +70,7 @@ Result<BlockSpec> read_mamba(const ConfigReader& ssm) {
 }
 
 // Its entries are arguments of the authors' class Mamba2.
-Result<BlockSpec> read_mamba2(const ConfigReader& ssm) {
+Result<BlockSpec> read_ssm_mamba2(const ConfigReader& ssm) {
   Mamba2Spec mixer;
   KRAIT_ASSIGN_OR_RETURN(mixer.d_state, ssm.number("d_state", 1, 128));
   KRAIT_ASSIGN_OR_RETURN(mixer.d_conv, ssm.number("d_conv", 1, 4));
@@ -94,9 +94,9 @@ Result<BlockSpec> read_mamba2(const ConfigReader& ssm) {
   return BlockSpec(mixer);
 }
 
-Result<BlockSpec> read_mixer(const ConfigReader& ssm, const std::string& layer) {
-  if (layer == "Mamba1") return read_mamba(ssm);
-  if (layer == "Mamba2") return read_mamba2(ssm);
+Result<BlockSpec> read_ssm(const ConfigReader& ssm, const std::string& layer) {
+  if (layer == "Mamba1") return read_ssm_mamba(ssm);
+  if (layer == "Mamba2") return read_ssm_mamba2(ssm);
   return ssm.fail("layer", "Mamba1 or Mamba2", layer, ErrorCode::unsupported);
 }
 
@@ -115,7 +115,8 @@ Result<MoeSpec> read_moe(const ConfigReader& config) {
   return moe;
 }
 
-Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, ModelConfig& result) {
+Result<void> read_state_spaces(const ConfigReader& config, const TensorNames& /*tensors*/,
+                               ModelConfig& result) {
   ModelSpec& spec = result.spec;
   KRAIT_ASSIGN_OR_RETURN(spec.embedding.d_model, config.number("d_model", 1, std::nullopt));
   KRAIT_RETURN_IF_ERROR(read_padded_vocab(config, Index{50277}, spec.embedding));
@@ -126,7 +127,7 @@ Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, Mo
 
   KRAIT_ASSIGN_OR_RETURN(const ConfigReader ssm, config.object("ssm_cfg"));
   KRAIT_ASSIGN_OR_RETURN(const std::string kind, ssm.text("layer", "Mamba1"));
-  KRAIT_ASSIGN_OR_RETURN(const BlockSpec mixer, read_mixer(ssm, kind));
+  KRAIT_ASSIGN_OR_RETURN(const BlockSpec mixer, read_ssm(ssm, kind));
   spec.family = kind == "Mamba2" ? "mamba2" : "mamba";
   LayerSpec layer{{{"norm", norm, "mixer", mixer}}};
   KRAIT_ASSIGN_OR_RETURN(const ConfigReader moe_config, config.object("moe_cfg"));
@@ -161,7 +162,7 @@ Result<void> read(const ConfigReader& config, const TensorNames& /*tensors*/, Mo
 }  // namespace
 
 const Family state_spaces_family{"state-spaces (Mamba, Mamba-2, mamba2attn, MambaByte, MoE-Mamba)",
-                                 recognises, read};
+                                 is_state_spaces, read_state_spaces};
 
 }  // namespace v0_1
 }  // namespace krait

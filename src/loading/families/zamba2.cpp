@@ -11,12 +11,12 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-bool recognises(const ConfigReader& config) {
+bool is_zamba2(const ConfigReader& config) {
   const auto type = config.text("model_type", "");
   return type && *type == "zamba2";
 }
 
-Result<Mamba2Spec> read_mixer(const ConfigReader& config, Index d_model) {
+Result<Mamba2Spec> read_zamba2_mixer(const ConfigReader& config, Index d_model) {
   Mamba2Spec mixer;  // the norm behind its gate has an epsilon of 1e-5, whatever others have
   KRAIT_ASSIGN_OR_RETURN(mixer.expand, config.number("mamba_expand", 1, 2));
   KRAIT_ASSIGN_OR_RETURN(const Index n_head, config.number("n_mamba_heads", 1, 8));
@@ -42,8 +42,8 @@ Result<Mamba2Spec> read_mixer(const ConfigReader& config, Index d_model) {
 }
 
 // A shared block but for the names of its adapters.
-Result<SharedTransformerSpec> read_block(const ConfigReader& config, const RmsNormSpec& norm,
-                                         Index d_model, ModelConfig& result) {
+Result<SharedTransformerSpec> read_shared_block(const ConfigReader& config, const RmsNormSpec& norm,
+                                                Index d_model, ModelConfig& result) {
   SharedTransformerSpec block;
   block.norm = norm;
   AttentionSpec& attention = block.attention;
@@ -89,7 +89,8 @@ Index owner_of(const TensorNames& tensors, Index layer, const std::vector<Index>
   return found == users.end() ? users.front() : *found;
 }
 
-Result<void> read(const ConfigReader& config, const TensorNames& tensors, ModelConfig& result) {
+Result<void> read_zamba2(const ConfigReader& config, const TensorNames& tensors,
+                         ModelConfig& result) {
   KRAIT_ASSIGN_OR_RETURN(const Outline outline, read_outline(config, "zamba2", 1e-5F, result));
   ModelSpec& spec = result.spec;
   spec.final_norm_name = "final_layernorm";
@@ -101,9 +102,9 @@ Result<void> read(const ConfigReader& config, const TensorNames& tensors, ModelC
                        fmt::format("one entry per layer ({})", outline.n_layer),
                        fmt::to_string(kinds.size()));
   }
-  KRAIT_ASSIGN_OR_RETURN(const Mamba2Spec mixer, read_mixer(config, spec.d_model()));
+  KRAIT_ASSIGN_OR_RETURN(const Mamba2Spec mixer, read_zamba2_mixer(config, spec.d_model()));
   KRAIT_ASSIGN_OR_RETURN(SharedTransformerSpec block,
-                         read_block(config, outline.norm, spec.d_model(), result));
+                         read_shared_block(config, outline.norm, spec.d_model(), result));
   KRAIT_ASSIGN_OR_RETURN(const Index n_block, config.number("num_mem_blocks", 1, Index{1}));
   std::vector<std::vector<Index>> users(
       static_cast<std::size_t>(std::min(n_block, outline.n_layer)));
@@ -147,7 +148,7 @@ Result<void> read(const ConfigReader& config, const TensorNames& tensors, ModelC
 
 }  // namespace
 
-const Family zamba2_family{"zamba2", recognises, read};
+const Family zamba2_family{"zamba2", is_zamba2, read_zamba2};
 
 }  // namespace v0_1
 }  // namespace krait

@@ -33,9 +33,9 @@ class GroupedMatrix final : public WeightMatrix {
   GroupedWeights W_;
 };
 
-class GroupedForm final : public RowForm {
+class GroupedWeightForm final : public RowForm {
  public:
-  constexpr explicit GroupedForm(kernels::GroupedForm form) noexcept : form_(form) {}
+  constexpr explicit GroupedWeightForm(kernels::GroupedForm form) noexcept : form_(form) {}
 
   std::string_view name() const noexcept override { return to_string(form_); }
 
@@ -86,12 +86,12 @@ std::shared_ptr<const WeightMatrix> grouped_matrix(const GroupedWeights& W) {
 }
 
 const WeightForm& q8_form() noexcept {
-  static const GroupedForm form(kernels::GroupedForm::q8);
+  static const GroupedWeightForm form(kernels::GroupedForm::q8);
   return form;
 }
 
 const WeightForm& q4_form() noexcept {
-  static const GroupedForm form(kernels::GroupedForm::q4);
+  static const GroupedWeightForm form(kernels::GroupedForm::q4);
   return form;
 }
 
