@@ -15,8 +15,8 @@ krait_root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 krait_install_packages $krait_build_packages $krait_test_packages
 krait_install_formatter
 # shellcheck disable=SC2086
-krait_configure "$krait_root/build" -DKRAIT_BUILD_TESTS=ON -DKRAIT_BUILD_BENCH=ON -DKRAIT_NATIVE=OFF \
-  ${KRAIT_CMAKE_OPTIONS-}
+krait_configure "$krait_root/build" -DKRAIT_BUILD_TESTS=ON -DKRAIT_BUILD_BENCH=ON -DKRAIT_UNITY=ON \
+  -DKRAIT_NATIVE=OFF ${KRAIT_CMAKE_OPTIONS-}
 krait_compile "$krait_root/build" all
 
 ctest=$(krait_cmake)

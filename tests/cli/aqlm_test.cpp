@@ -5,7 +5,7 @@
 
 #include "tests/cli/cli.hpp"
 
-namespace krait {
+namespace krait::aqlm_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -79,4 +79,4 @@ TEST_F(CliAqlm, AFullDiskIsOneLineAndLosesNothing) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::aqlm_test

@@ -2,7 +2,7 @@
 
 #include "tests/cli/cli.hpp"
 
-namespace krait {
+namespace krait::chat_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -455,4 +455,4 @@ TEST_F(CliChat, KeepsTheConversationWhenNothingCanBeWritten) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::chat_test

@@ -8,7 +8,7 @@
 
 #include "krait/core/profile.hpp"
 
-namespace krait {
+namespace krait::cli_test {
 namespace {
 
 TEST_F(Cli, TellsItsVersionAndHelp) {
@@ -382,4 +382,4 @@ TEST_F(Cli, ProfilesOnlyWhereThatWasCompiledIn) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::cli_test

@@ -3,7 +3,7 @@
 
 #include "tests/cli/cli.hpp"
 
-namespace krait {
+namespace krait::constraint_test {
 namespace {
 
 class CliConstraint : public Cli {
@@ -80,4 +80,4 @@ TEST_F(CliConstraint, RefusesBeforeTheFirstToken) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::constraint_test

@@ -4,7 +4,7 @@
 
 #include "tests/cli/cli.hpp"
 
-namespace krait {
+namespace krait::convert_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -41,4 +41,4 @@ TEST_F(CliConvert, LeavesNothingWhereItFails) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::convert_test

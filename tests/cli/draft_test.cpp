@@ -9,7 +9,7 @@
 #include "tests/support/support.hpp"
 #include "tests/text/small_tokenizer.hpp"
 
-namespace krait {
+namespace krait::draft_test {
 namespace {
 
 class CliDraft : public Cli {
@@ -213,4 +213,4 @@ TEST_F(CliDraft, SaysWhatIsWrongInOneLine) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::draft_test

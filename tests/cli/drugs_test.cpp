@@ -4,7 +4,7 @@
 
 #include "tests/cli/cli.hpp"
 
-namespace krait {
+namespace krait::drugs_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -115,4 +115,4 @@ TEST_F(CliDrugs, SayWhatIsWrong) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::drugs_test

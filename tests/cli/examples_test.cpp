@@ -3,7 +3,7 @@
 
 #include "tests/cli/cli.hpp"
 
-namespace krait {
+namespace krait::examples_test {
 namespace {
 
 class Examples : public Cli {
@@ -394,4 +394,4 @@ TEST_F(Examples, OnePageMambaSaysWhatIsWrong) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::examples_test

@@ -4,7 +4,7 @@
 
 #include "tests/cli/cli.hpp"
 
-namespace krait {
+namespace krait::input_test {
 namespace {
 
 class CliInput : public Cli {
@@ -98,4 +98,4 @@ TEST_F(CliInput, WeightsNeedARegularFile) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::input_test

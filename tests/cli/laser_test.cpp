@@ -5,7 +5,7 @@
 
 #include "tests/cli/cli.hpp"
 
-namespace krait {
+namespace krait::laser_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -87,4 +87,4 @@ TEST_F(CliLaser, AFullDiskIsOneLineAndLosesNothing) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::laser_test

@@ -6,7 +6,7 @@
 #include "tests/cli/cli.hpp"
 #include "tests/cli/running.hpp"
 
-namespace krait {
+namespace krait::lora_test {
 namespace {
 
 class CliLora : public Cli {
@@ -139,4 +139,4 @@ TEST_F(CliLora, MergedItKeepsTypesAndOtherFiles) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::lora_test

@@ -7,7 +7,7 @@
 #include "krait/models/random_weights.hpp"
 #include "tests/cli/cli.hpp"
 
-namespace krait {
+namespace krait::quantize_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -117,4 +117,4 @@ TEST_F(CliQuantize, SignalsLeaveNothing) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::quantize_test

@@ -8,7 +8,7 @@
 #include "tests/cli/cli.hpp"
 #include "tests/cli/running.hpp"
 
-namespace krait {
+namespace krait::self_reward_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -248,4 +248,4 @@ TEST_F(CliSelfReward, BadInputIsRefused) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::self_reward_test

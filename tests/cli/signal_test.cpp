@@ -5,7 +5,7 @@
 #include "tests/cli/cli.hpp"
 #include "tests/cli/running.hpp"
 
-namespace krait {
+namespace krait::signal_test {
 namespace {
 
 class CliSignals : public Cli {
@@ -121,4 +121,4 @@ TEST_F(CliSignals, ASecondOneKills) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::signal_test

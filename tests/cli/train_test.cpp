@@ -7,7 +7,7 @@
 #include "tests/cli/cli.hpp"
 #include "tests/cli/running.hpp"
 
-namespace krait {
+namespace krait::train_test {
 namespace {
 
 class CliTrain : public Cli {
@@ -254,4 +254,4 @@ TEST_F(CliDpo, BadInputIsRefused) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::train_test

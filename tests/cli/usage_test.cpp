@@ -6,7 +6,7 @@
 #include "tests/cli/cli.hpp"
 #include "tests/cli/running.hpp"
 
-namespace krait {
+namespace krait::usage_test {
 namespace {
 
 class CliUsage : public Cli {
@@ -337,4 +337,4 @@ TEST_F(CliUsage, ControlCharactersAreShownAndNotSent) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::usage_test

@@ -5,7 +5,7 @@
 #include <atomic>
 #include <thread>
 
-namespace krait {
+namespace krait::cache_pages_test {
 namespace {
 
 // Two bookings of odd widths.
@@ -162,4 +162,4 @@ TEST(CachePages, CopiesMayBeUsedByDifferentThreads) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::cache_pages_test

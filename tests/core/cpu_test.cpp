@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-namespace krait {
+namespace krait::cpu_test {
 namespace {
 
 TEST(Cpu, EveryNameParsesBack) {
@@ -55,4 +55,4 @@ TEST(Cpu, ForcingAnAbsentLevelFailsAndChangesNothing) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::cpu_test

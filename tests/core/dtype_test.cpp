@@ -12,7 +12,7 @@
 #  include <immintrin.h>
 #endif
 
-namespace krait {
+namespace krait::dtype_test {
 namespace {
 
 std::uint32_t bits_of(float x) { return std::bit_cast<std::uint32_t>(x); }
@@ -125,4 +125,4 @@ TEST(DType, HasNamesAndSizes) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::dtype_test

@@ -4,7 +4,7 @@
 
 #include <memory>
 
-namespace krait {
+namespace krait::error_test {
 namespace {
 
 Result<int> half_of(int x) {
@@ -100,4 +100,4 @@ TEST(ContractDeathTest, AHandlerThatReturnsEndsTheProgram) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::error_test

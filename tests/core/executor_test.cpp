@@ -22,7 +22,7 @@
 #  include <xmmintrin.h>
 #endif
 
-namespace krait {
+namespace krait::executor_test {
 namespace {
 
 // Says that it is as wide as asked, runs on the calling thread, last task first.
@@ -183,4 +183,4 @@ TEST(ThreadPool, UsesNoProcessorWhileIdle) {
 #endif
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::executor_test

@@ -9,7 +9,7 @@
 #include <type_traits>
 #include <utility>
 
-namespace krait {
+namespace krait::function_test {
 namespace {
 
 int twice(int x) { return 2 * x; }
@@ -97,4 +97,4 @@ TEST(Function, LetsExceptionsThrough) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::function_test

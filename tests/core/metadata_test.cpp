@@ -4,7 +4,7 @@
 
 #include <limits>
 
-namespace krait {
+namespace krait::metadata_test {
 namespace {
 
 TEST(Metadata, GivesItsValueAsWhatItIsOnly) {
@@ -57,4 +57,4 @@ TEST(Metadata, IsComparedAndCopiedAsAWhole) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::metadata_test

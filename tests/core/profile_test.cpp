@@ -7,7 +7,7 @@
 #include <thread>
 #include <type_traits>
 
-namespace krait {
+namespace krait::profile_test {
 namespace {
 
 #if defined(KRAIT_PROFILE)
@@ -106,4 +106,4 @@ TEST(Profile, IsNothingUnlessCompiledIn) {
 #endif
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::profile_test

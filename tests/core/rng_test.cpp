@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace krait {
+namespace krait::rng_test {
 namespace {
 
 using Words4 = std::array<std::uint32_t, 4>;
@@ -41,4 +41,4 @@ TEST(Philox, EveryPartOfTheCounterMatters) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::rng_test

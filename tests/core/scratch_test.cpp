@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-namespace krait {
+namespace krait::scratch_test {
 namespace {
 
 TEST(ScratchLayout, RoundsUpAndRemembersThePeak) {
@@ -60,4 +60,4 @@ TEST(AlignedBuffer, IsZeroedAlignedAndCopiesDeeply) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::scratch_test

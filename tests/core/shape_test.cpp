@@ -6,7 +6,7 @@
 
 #include "krait/core/tensor_view.hpp"
 
-namespace krait {
+namespace krait::shape_test {
 namespace {
 
 constexpr Index largest = std::numeric_limits<Index>::max();
@@ -60,4 +60,4 @@ TEST(MatrixView, FindsRowsAndColumns) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::shape_test

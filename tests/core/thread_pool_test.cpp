@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-namespace krait {
+namespace krait::thread_pool_test {
 namespace {
 
 TEST(ThreadPool, HasTheWidthAskedForAndAtLeastOne) {
@@ -124,4 +124,4 @@ TEST(ThreadPool, WorksAndIsDestroyedInAChildProcess) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::thread_pool_test

@@ -9,7 +9,7 @@
 #include "krait/models/random_weights.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::advance_test {
 namespace {
 
 using test::random_tokens;
@@ -229,4 +229,4 @@ TEST_P(Advance, ChangesNothingOnErrors) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::advance_test

@@ -13,7 +13,7 @@
 #  include <xmmintrin.h>
 #endif
 
-namespace krait {
+namespace krait::callbacks_test {
 namespace {
 
 using test::random_tokens;
@@ -142,4 +142,4 @@ TEST_F(Callbacks, RunUnderTheirOwnFloatingPointMode) {
 #endif
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::callbacks_test

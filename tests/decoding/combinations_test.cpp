@@ -15,7 +15,7 @@
 #include "krait/decoding/speculation.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::combinations_test {
 namespace {
 
 using Tokens = std::vector<Token>;
@@ -265,4 +265,4 @@ TEST_P(Combinations, OfSearches) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::combinations_test

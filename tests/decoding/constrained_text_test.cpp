@@ -11,7 +11,7 @@
 #include "tests/decoding/schema_validator.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::constrained_text_test {
 namespace {
 
 using nlohmann::ordered_json;
@@ -228,4 +228,4 @@ TEST(ConstrainedModel, WritesWhatParses) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::constrained_text_test

@@ -11,7 +11,7 @@
 #include "krait/decoding/generate.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::constraint_test {
 namespace {
 
 using test::random_tokens;
@@ -232,4 +232,4 @@ TEST_F(Constraints, MayThrow) {
 #endif
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::constraint_test

@@ -6,7 +6,7 @@
 #include "krait/decoding/template_conversation.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::conversation_test {
 namespace {
 
 class Conversations : public testing::Test {
@@ -108,4 +108,4 @@ TEST_F(Conversations, OfATemplateAreThoseOfTheWholeText) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::conversation_test

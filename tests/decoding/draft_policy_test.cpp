@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace krait {
+namespace krait::draft_policy_test {
 namespace {
 
 constexpr Index longest = 8;
@@ -74,4 +74,4 @@ TEST(DraftPolicy, NoticesThatADrafterHasBecomeWrongAndRightAgain) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::draft_policy_test

@@ -8,7 +8,7 @@
 
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::drafter_test {
 namespace {
 
 using test::random_tokens;
@@ -198,4 +198,4 @@ TEST(CascadeErrors, NameTheOption) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::drafter_test

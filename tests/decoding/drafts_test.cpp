@@ -11,7 +11,7 @@
 #include "krait/models/random_weights.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::drafts_test {
 namespace {
 
 using test::random_tokens;
@@ -472,4 +472,4 @@ TEST_P(DraftErrors, AConstraintMayThrow) {
 #endif
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::drafts_test

@@ -11,7 +11,7 @@
 #include "tests/support/kernel_support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::drugs_generation_test {
 namespace {
 
 using test::random_tokens;
@@ -171,4 +171,4 @@ INSTANTIATE_TEST_SUITE_P(Policies, DrugTexts,
                                                           "shower(4)")));
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::drugs_generation_test

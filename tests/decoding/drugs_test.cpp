@@ -14,7 +14,7 @@
 #include "tests/support/kernel_support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::drugs_test {
 namespace {
 
 using test::random_tokens;
@@ -394,4 +394,4 @@ TEST(Drugs, LeaveRoutersSober) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::drugs_test

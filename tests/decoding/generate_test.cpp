@@ -10,7 +10,7 @@
 #include "krait/loading/language_model.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::generate_test {
 namespace {
 
 class Generate : public testing::Test {
@@ -167,4 +167,4 @@ TEST_F(Generate, TheSameTextForAnyNumberOfThreads) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::generate_test

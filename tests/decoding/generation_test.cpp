@@ -10,7 +10,7 @@
 #include "krait/models/random_weights.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::generation_test {
 namespace {
 
 using test::random_tokens;
@@ -287,4 +287,4 @@ TEST_F(Generations, RefuseWhatMakesNoSense) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::generation_test

@@ -7,7 +7,7 @@
 #include "krait/decoding/grammar.hpp"
 #include "tests/decoding/grammar_oracle.hpp"
 
-namespace krait {
+namespace krait::grammar_mask_test {
 namespace {
 
 using test::ListTokenizer;
@@ -238,4 +238,4 @@ TEST(GrammarMasks, SayWhatMustFollow) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::grammar_mask_test

@@ -8,7 +8,7 @@
 
 #include "tests/decoding/grammar_oracle.hpp"
 
-namespace krait {
+namespace krait::grammar_test {
 namespace {
 
 using test::Oracle;
@@ -250,4 +250,4 @@ TEST(Gbnf, NestingMayBeDeep) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::grammar_test

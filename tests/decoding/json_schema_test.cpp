@@ -8,7 +8,7 @@
 #include "krait/decoding/grammar.hpp"
 #include "tests/decoding/schema_validator.hpp"
 
-namespace krait {
+namespace krait::json_schema_test {
 namespace {
 
 using nlohmann::ordered_json;
@@ -338,4 +338,4 @@ TEST(JsonSchema, WhatIsWrittenValidates) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::json_schema_test

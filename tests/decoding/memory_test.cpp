@@ -31,7 +31,7 @@ void after_allocation(void* /*memory*/) noexcept { live.fetch_add(1); }
 void before_release(void* /*memory*/) noexcept { live.fetch_sub(1); }
 }  // namespace krait::test
 
-namespace krait {
+namespace krait::memory_test {
 namespace {
 
 using test::random_tokens;
@@ -244,4 +244,4 @@ TEST_F(Memory, RunsOutWhileAStateIsSavedAndLoaded) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::memory_test

@@ -9,7 +9,7 @@
 #include <map>
 #include <numeric>
 
-namespace krait {
+namespace krait::rejection_test {
 namespace {
 
 // A fraction in lowest terms.
@@ -504,4 +504,4 @@ TEST(TokenLaw, OfEachKindSaysItsProbabilities) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::rejection_test

@@ -9,7 +9,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::retokenizing_drafter_test {
 namespace {
 
 using Tokens = std::vector<Token>;
@@ -151,4 +151,4 @@ TEST(Retokenizing, CopiesGoSeparateWays) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::retokenizing_drafter_test

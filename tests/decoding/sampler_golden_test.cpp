@@ -14,7 +14,7 @@
 #include "krait/decoding/sampler.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::sampler_golden_test {
 namespace {
 
 using Tokens = std::vector<Token>;
@@ -416,4 +416,4 @@ TEST(Sampler, NamesTheBestThatAreLeft) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::sampler_golden_test

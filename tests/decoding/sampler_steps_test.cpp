@@ -11,7 +11,7 @@
 #include "krait/decoding/sampler.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::sampler_steps_test {
 namespace {
 
 constexpr Index vocab = 130;  // more than two words of a mask
@@ -298,4 +298,4 @@ TEST(TokenMask, ThatAllowsNothingGivesNothing) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::sampler_steps_test

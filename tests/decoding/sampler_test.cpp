@@ -14,7 +14,7 @@
 #include "krait/core/rng.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::sampler_test {
 namespace {
 
 constexpr Index vocab = 50;
@@ -370,4 +370,4 @@ TEST(Sampler, TakesOptionsAndLogitsOfAnySize) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::sampler_test

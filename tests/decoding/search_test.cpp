@@ -16,7 +16,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::search_test {
 namespace {
 
 using Tokens = std::vector<Token>;
@@ -486,4 +486,4 @@ TEST_F(Search, StepsThatRememberSurviveDrafts) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::search_test

@@ -14,7 +14,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::speculation_test {
 namespace {
 
 using test::random_tokens;
@@ -520,4 +520,4 @@ TEST(SpeculationErrors, DraftsThatCannotBe) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::speculation_test

@@ -10,7 +10,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::state_io_test {
 namespace {
 
 using test::tiny_model;
@@ -198,4 +198,4 @@ TEST_F(StateFile, IsWrittenWholeOrNotAtAll) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::state_io_test

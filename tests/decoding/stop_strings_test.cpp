@@ -11,7 +11,7 @@
 #include "krait/loading/language_model.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::stop_strings_test {
 namespace {
 
 // Bytes, but for some tokens of several bytes and some special ones.
@@ -302,4 +302,4 @@ TEST_F(StopStrings, DoNotBeginInThePrompt) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::stop_strings_test

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace krait {
+namespace krait::stop_test {
 namespace {
 
 // Feeds a text in pieces of every size; all give the same.
@@ -59,4 +59,4 @@ TEST(StopMatcher, LooksBackIntoTheTextBefore) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::stop_test

@@ -9,7 +9,7 @@
 
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::atomic_file_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -195,4 +195,4 @@ TEST(AtomicDirectory, ReplacesAnEmptyFolderAndNothingElse) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::atomic_file_test

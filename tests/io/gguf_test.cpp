@@ -10,7 +10,7 @@
 #include "tests/io/builders.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::gguf_test {
 namespace {
 
 using test::file_of;
@@ -184,4 +184,4 @@ TEST(Gguf, WritesWhatItReads) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::gguf_test

@@ -10,7 +10,7 @@
 #include "tests/io/builders.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::hostile_test {
 namespace {
 
 using test::little;
@@ -595,4 +595,4 @@ TEST(Hostile, DamagedIndexesNeverCrash) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::hostile_test

@@ -5,7 +5,7 @@
 
 #include "io/json.hpp"
 
-namespace krait {
+namespace krait::json_test {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
@@ -89,4 +89,4 @@ TEST(Json, TextForMessagesIsShortAndPrintable) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::json_test

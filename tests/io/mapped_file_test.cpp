@@ -10,7 +10,7 @@
 
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::mapped_file_test {
 namespace {
 
 std::string_view text_of(const FileBytes& file) {
@@ -137,4 +137,4 @@ TEST(MappedFile, BorrowedBytesStayWhereTheyAre) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::mapped_file_test

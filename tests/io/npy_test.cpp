@@ -8,7 +8,7 @@
 
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::npy_test {
 namespace {
 
 TEST(NpyWriter, WritesHeaderAndRows) {
@@ -54,4 +54,4 @@ TEST(NpyWriter, AFullDeviceIsAnError) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::npy_test

@@ -4,7 +4,7 @@
 
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::printable_test {
 namespace {
 
 using namespace std::string_literals;
@@ -73,4 +73,4 @@ TEST(Printable, ResultsKeepTheirValues) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::printable_test

@@ -8,7 +8,7 @@
 #include "tests/io/builders.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::pytorch_bin_test {
 namespace {
 
 using test::PickleBuilder;
@@ -278,4 +278,4 @@ TEST(PytorchBin, ViewsOfTorchKeepOffsetsAndStrides) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::pytorch_bin_test

@@ -9,7 +9,7 @@
 #include "tests/io/builders.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::safetensors_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -272,4 +272,4 @@ TEST_F(SafetensorsIndex, HostileOnesAreRefused) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::safetensors_test

@@ -11,7 +11,7 @@
 #include "tests/support/aqlm.hpp"
 #include "tests/support/eager_thread_pool.hpp"
 
-namespace krait {
+namespace krait::aqlm_test {
 namespace {
 
 using kernels::AqlmScheme;
@@ -539,4 +539,4 @@ TEST(AqlmTableWeights, TakesLargeCodebooksOfManyRows) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::aqlm_test

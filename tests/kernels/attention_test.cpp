@@ -12,7 +12,7 @@
 #include "krait/kernels/ref/attention.hpp"
 #include "tests/support/kernel_support.hpp"
 
-namespace krait {
+namespace krait::attention_test {
 namespace {
 
 using test::for_each_isa;
@@ -615,4 +615,4 @@ TEST(Attention, WouldNoticeAnotherOrder) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::attention_test

@@ -8,7 +8,7 @@
 #include "krait/kernels/ref/codeword_search.hpp"
 #include "tests/support/kernel_support.hpp"
 
-namespace krait {
+namespace krait::codeword_search_test {
 namespace {
 
 using kernels::CodewordChoice;
@@ -112,4 +112,4 @@ TEST(CodewordSearch, CodesOfInfiniteNormAreNone) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::codeword_search_test

@@ -5,7 +5,7 @@
 #include "krait/kernels/ref/conv1d.hpp"
 #include "tests/support/kernel_support.hpp"
 
-namespace krait {
+namespace krait::conv1d_test {
 namespace {
 
 using test::for_each_isa;
@@ -150,4 +150,4 @@ TEST(Conv1d, IsCloseToTheOracle) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::conv1d_test

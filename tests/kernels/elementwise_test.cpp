@@ -9,7 +9,7 @@
 #include "krait/kernels/ref/elementwise.hpp"
 #include "tests/support/kernel_support.hpp"
 
-namespace krait {
+namespace krait::elementwise_test {
 namespace {
 
 using test::for_each_isa;
@@ -277,4 +277,4 @@ TEST(Elementwise, OutputMayBeAnyInput) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::elementwise_test

@@ -9,7 +9,7 @@
 #include "krait/kernels/ref/matvec.hpp"
 #include "tests/support/kernel_support.hpp"
 
-namespace krait {
+namespace krait::gguf_blocks_test {
 namespace {
 
 using kernels::BlockWeights;
@@ -206,4 +206,4 @@ TEST(GgufBlocks, KeepTheirValuesAsGroups) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::gguf_blocks_test

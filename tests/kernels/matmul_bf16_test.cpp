@@ -8,7 +8,7 @@
 #include "krait/kernels/ref/matmul_bf16.hpp"
 #include "tests/support/weights.hpp"
 
-namespace krait {
+namespace krait::matmul_bf16_test {
 namespace {
 
 using kernels::Bf16Activations;
@@ -161,4 +161,4 @@ TEST(MatmulBf16, IsCloseToTheOracle) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::matmul_bf16_test

@@ -7,7 +7,7 @@
 #include "krait/kernels/ref/matmul_grouped.hpp"
 #include "tests/support/grouped.hpp"
 
-namespace krait {
+namespace krait::matmul_grouped_test {
 namespace {
 
 using kernels::GroupedForm;
@@ -152,4 +152,4 @@ TEST(MatmulGrouped, IsCloseToTheOracleAndToTheWeights) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::matmul_grouped_test

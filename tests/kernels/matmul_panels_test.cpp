@@ -11,7 +11,7 @@
 #include "krait/kernels/ref/matmul_panels.hpp"
 #include "tests/support/weights.hpp"
 
-namespace krait {
+namespace krait::matmul_panels_test {
 namespace {
 
 using kernels::LaneOrder;
@@ -216,4 +216,4 @@ TEST(PanelLayout, GivesEveryElementAPlaceOfItsOwn) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::matmul_panels_test

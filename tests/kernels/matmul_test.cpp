@@ -8,7 +8,7 @@
 #include "krait/kernels/ref/matmul.hpp"
 #include "tests/support/weights.hpp"
 
-namespace krait {
+namespace krait::matmul_test {
 namespace {
 
 using kernels::MatmulArgs;
@@ -211,4 +211,4 @@ TEST(Matmul, IsCloseToTheOracle) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::matmul_test

@@ -8,7 +8,7 @@
 #include "krait/kernels/ref/matvec.hpp"
 #include "tests/support/weights.hpp"
 
-namespace krait {
+namespace krait::matvec_test {
 namespace {
 
 using kernels::MatvecArgs;
@@ -204,4 +204,4 @@ TEST(Matvec, IsCloseToTheOracle) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::matvec_test

@@ -7,7 +7,7 @@
 #include "krait/kernels/ref/moe.hpp"
 #include "tests/support/kernel_support.hpp"
 
-namespace krait {
+namespace krait::moe_test {
 namespace {
 
 using kernels::RouterScore;
@@ -156,4 +156,4 @@ TEST(Route, AllExpertsMayBeChosen) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::moe_test

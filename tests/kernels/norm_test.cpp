@@ -5,7 +5,7 @@
 #include "krait/kernels/ref/norm.hpp"
 #include "tests/support/kernel_support.hpp"
 
-namespace krait {
+namespace krait::norm_test {
 namespace {
 
 using test::for_each_isa;
@@ -106,4 +106,4 @@ TEST(Norm, WorksInPlaceAndOnStridedRows) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::norm_test

@@ -14,7 +14,7 @@
 #include "tests/support/grouped.hpp"
 #include "tests/support/weights.hpp"
 
-namespace krait {
+namespace krait::product_test {
 namespace {
 
 using test::for_each_isa;
@@ -126,4 +126,4 @@ TEST(Product, GivesTheBitsOfMatmulOfGroups) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::product_test

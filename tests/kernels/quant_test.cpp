@@ -12,7 +12,7 @@
 #include "tests/support/grouped.hpp"
 #include "tests/support/weights.hpp"
 
-namespace krait {
+namespace krait::quant_test {
 namespace {
 
 using kernels::GroupedForm;
@@ -223,4 +223,4 @@ TEST(QuantizeWeights, NamesAWeightThatCannotBeRepresented) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::quant_test

@@ -10,7 +10,7 @@
 #include "tests/support/control_word.hpp"
 #include "tests/support/kernel_support.hpp"
 
-namespace krait {
+namespace krait::rotary_test {
 namespace {
 
 using test::for_each_isa;
@@ -220,4 +220,4 @@ TEST(Rotary, IsCloseToTheOracle) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::rotary_test

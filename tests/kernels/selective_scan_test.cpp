@@ -7,7 +7,7 @@
 #include "krait/kernels/ref/selective_scan.hpp"
 #include "tests/support/kernel_support.hpp"
 
-namespace krait {
+namespace krait::selective_scan_test {
 namespace {
 
 using test::for_each_isa;
@@ -221,4 +221,4 @@ TEST(SelectiveScan, IsCloseToTheOracle) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::selective_scan_test

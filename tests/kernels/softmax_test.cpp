@@ -9,7 +9,7 @@
 #include "krait/kernels/ref/softmax.hpp"
 #include "tests/support/kernel_support.hpp"
 
-namespace krait {
+namespace krait::softmax_test {
 namespace {
 
 using test::for_each_isa;
@@ -154,4 +154,4 @@ TEST(Softmax, AWrongOrderOfTheSumIsNoticed) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::softmax_test

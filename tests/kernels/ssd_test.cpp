@@ -10,7 +10,7 @@
 #include "krait/kernels/ref/ssd.hpp"
 #include "tests/support/kernel_support.hpp"
 
-namespace krait {
+namespace krait::ssd_test {
 namespace {
 
 using test::for_each_isa;
@@ -390,4 +390,4 @@ TEST(Ssd, IsCloseToTheOracle) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::ssd_test

@@ -15,7 +15,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::adapter_test {
 namespace {
 
 using nlohmann::json;
@@ -288,4 +288,4 @@ TEST_F(AdapterFile, OfMlxIsTheSameTransposed) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::adapter_test

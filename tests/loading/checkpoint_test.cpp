@@ -9,7 +9,7 @@
 #include "tests/io/builders.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::checkpoint_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -216,4 +216,4 @@ TEST(BundledModels, OnlyPlainNamesAreLookedFor) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::checkpoint_test

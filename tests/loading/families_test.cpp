@@ -10,7 +10,7 @@
 #include "krait/models/session.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::families_test {
 namespace {
 
 Result<ModelConfig> read(const std::string& config) {
@@ -282,4 +282,4 @@ TEST(Families, RefuseWhatTheyCannotRun) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::families_test

@@ -13,7 +13,7 @@
 #include "tests/support/relative_difference.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::gguf_checkpoint_test {
 namespace {
 
 using test::gguf;
@@ -370,4 +370,4 @@ TEST(GgufCheckpoint, NotesAMatrixOfAnUnknownType) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::gguf_checkpoint_test

@@ -8,7 +8,7 @@
 #include "tests/support/support.hpp"
 #include "tests/text/small_tokenizer.hpp"
 
-namespace krait {
+namespace krait::language_model_test {
 namespace {
 
 using nlohmann::json;
@@ -157,4 +157,4 @@ TEST(LanguageModel, RefusesAnIdItHasNoRowForWhenItIsFed) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::language_model_test

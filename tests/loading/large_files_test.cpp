@@ -15,7 +15,7 @@
 #include "tests/io/builders.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::large_files_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -208,4 +208,4 @@ TEST_F(LargeFiles, GgufOpensWithoutBeingRead) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::large_files_test

@@ -6,7 +6,7 @@
 
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::registry_test {
 namespace {
 
 const std::string transformers =
@@ -429,4 +429,4 @@ TEST(LoadModel, TakesAModelFromMemory) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::registry_test

@@ -28,7 +28,7 @@ void after_allocation(void* /*memory*/) noexcept {}
 void before_release(void* /*memory*/) noexcept {}
 }  // namespace krait::test
 
-namespace krait {
+namespace krait::allocation_test {
 namespace {
 
 class Allocations : public testing::TestWithParam<ModelSpec (*)()> {};
@@ -134,4 +134,4 @@ INSTANTIATE_TEST_SUITE_P(Models, Allocations,
                              test::tiny_expert_spec));
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::allocation_test

@@ -11,7 +11,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::builder_test {
 namespace {
 
 using test::tiny_spec;
@@ -443,4 +443,4 @@ TEST(ModelBuilder, TheFingerprintSeesEditedMatrices) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::builder_test

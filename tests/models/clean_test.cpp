@@ -13,7 +13,7 @@
 #include "tests/support/kernel_support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::clean_test {
 namespace {
 
 using test::random_tokens;
@@ -226,4 +226,4 @@ TEST(CleanItem, NeedsRoomForTwoRowsOfEachToken) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::clean_test

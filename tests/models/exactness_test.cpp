@@ -17,7 +17,7 @@
 #include "tests/support/kernel_support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::exactness_test {
 namespace {
 
 using test::all_logits;
@@ -377,4 +377,4 @@ TEST(StoredDigestsOfFamilies, HoldToo) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::exactness_test

@@ -15,7 +15,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::golden_test {
 namespace {
 
 constexpr double relative_tolerance = 1e-4;  // f32 against f32, of the largest logit
@@ -243,4 +243,4 @@ TEST(BundledModels, BitsPerByteEqualTheReference) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::golden_test

@@ -10,7 +10,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::layers_test {
 namespace {
 
 using test::same_bits;
@@ -135,4 +135,4 @@ TEST(BlockMatrices, AreThoseThatAreBoundAndReadWhatTheirSitesShow) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::layers_test

@@ -9,7 +9,7 @@
 #include "krait/models/session.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::not_finite_test {
 namespace {
 
 using test::random_tokens;
@@ -167,4 +167,4 @@ TEST(NotFinite, InPaddingIsNoMatter) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::not_finite_test

@@ -10,7 +10,7 @@
 #include "tests/support/kernel_support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::run_test {
 namespace {
 
 using test::random_tokens;
@@ -339,4 +339,4 @@ TEST(Hooks, BelongToTheirItem) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::run_test

@@ -10,7 +10,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::session_test {
 namespace {
 
 using test::random_tokens;
@@ -198,4 +198,4 @@ TEST(State, IsAValueWithNamedTensors) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::session_test

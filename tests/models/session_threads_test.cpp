@@ -10,7 +10,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::session_threads_test {
 namespace {
 
 // Logits and states of every kind of run.
@@ -89,4 +89,4 @@ TEST(SessionThreads, SessionsShareAPool) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::session_threads_test

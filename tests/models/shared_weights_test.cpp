@@ -7,7 +7,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::shared_weights_test {
 namespace {
 
 // The spec in which every layer has a block of its own, and weights that are copies.
@@ -153,4 +153,4 @@ TEST(SharedWeights, LayersThatReadTheEmbeddingNeedTheTokens) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::shared_weights_test

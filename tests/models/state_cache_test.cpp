@@ -14,7 +14,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::state_cache_test {
 namespace {
 
 using test::random_tokens;
@@ -270,4 +270,4 @@ TEST(StateCache, TheTypeOfKeysAndValuesIsOneOfFloats) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::state_cache_test

@@ -13,7 +13,7 @@
 #include "krait/models/random_weights.hpp"
 #include "krait/models/session.hpp"
 
-namespace krait {
+namespace krait::vectors_test {
 namespace {
 
 std::uint32_t fnv1a(std::string_view text) {
@@ -160,4 +160,4 @@ TEST(FormulaModel, GivesThePublishedLogitsAndStateOfMamba2) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::vectors_test

@@ -10,7 +10,7 @@
 #include "tests/support/kernel_support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::verify_test {
 namespace {
 
 using test::random_tokens;
@@ -344,4 +344,4 @@ TEST(Verify, MemoryIsBookedAndCounted) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::verify_test

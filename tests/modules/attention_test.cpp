@@ -10,7 +10,7 @@
 #include "tests/modules/block_fixture.hpp"
 #include "tests/support/eager_thread_pool.hpp"
 
-namespace krait {
+namespace krait::attention_test {
 namespace {
 
 constexpr Index d_model = 12;
@@ -196,4 +196,4 @@ TEST(AttentionSpec, SaysEverythingThatIsComputed) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::attention_test

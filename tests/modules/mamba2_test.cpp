@@ -8,7 +8,7 @@
 #include "tests/modules/block_fixture.hpp"
 #include "tests/support/eager_thread_pool.hpp"
 
-namespace krait {
+namespace krait::mamba2_test {
 namespace {
 
 constexpr Index d_model = 10;
@@ -178,4 +178,4 @@ INSTANTIATE_TEST_SUITE_P(Kinds, Mamba2Block, testing::ValuesIn(kinds()),
                          [](const auto& kind) { return kind.param.name; });
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::mamba2_test

@@ -12,7 +12,7 @@
 #include "tests/modules/block_fixture.hpp"
 #include "tests/support/eager_thread_pool.hpp"
 
-namespace krait {
+namespace krait::mamba_test {
 namespace {
 
 constexpr Index d_model = 10;
@@ -149,4 +149,4 @@ TEST(Embedding, WidensRowsAndIsItsOwnHead) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::mamba_test

@@ -11,7 +11,7 @@
 #include "tests/modules/block_fixture.hpp"
 #include "tests/support/eager_thread_pool.hpp"
 
-namespace krait {
+namespace krait::moe_test {
 namespace {
 
 using kernels::RouterScore;
@@ -267,4 +267,4 @@ TEST(Mlp, EqualsAPlainLoop) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::moe_test

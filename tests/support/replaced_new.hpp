@@ -37,7 +37,8 @@ inline void* try_to_allocate(std::size_t size, std::size_t align = 0) noexcept {
   }
 }
 
-inline void release(void* memory) noexcept {
+// Inlined where operator new is not, it looks to GCC 12 like free() of what new gave.
+[[gnu::noinline]] inline void release(void* memory) noexcept {
   if (memory != nullptr) before_release(memory);
   std::free(memory);
 }

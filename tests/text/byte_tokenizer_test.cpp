@@ -2,7 +2,7 @@
 
 #include "krait/text/tokenizer.hpp"
 
-namespace krait {
+namespace krait::byte_tokenizer_test {
 namespace {
 
 TEST(ByteTokenizer, HasOneIdPerByte) {
@@ -31,4 +31,4 @@ TEST(ByteTokenizer, KnowsNothingBeyond) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::byte_tokenizer_test

@@ -9,7 +9,7 @@
 #include "src/io/json.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::chat_template_test {
 namespace {
 
 Metadata json(std::string_view text) { return parse_json(text, "test").value(); }
@@ -241,4 +241,4 @@ TEST(ChatTemplates, PlainRolesAreTheTemplatesOwn) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::chat_template_test

@@ -12,7 +12,7 @@
 #include "tests/support/support.hpp"
 #include "tests/text/small_tokenizer.hpp"
 
-namespace krait {
+namespace krait::growth_test {
 namespace {
 
 constexpr std::size_t megabyte = 1U << 20;
@@ -129,4 +129,4 @@ TEST(Growth, APatternThatNeverEndsIsAnError) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::growth_test

@@ -8,7 +8,7 @@
 #include "krait/text/tokenizer.hpp"
 #include "tests/text/small_tokenizer.hpp"
 
-namespace krait {
+namespace krait::hostile_tokenizer_test {
 namespace {
 
 using nlohmann::json;
@@ -399,4 +399,4 @@ TEST(HostileTokenizer, EveryTruncationIsAnError) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::hostile_tokenizer_test

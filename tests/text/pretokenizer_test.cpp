@@ -7,7 +7,7 @@
 #include "src/core/utf8.hpp"
 #include "src/io/json.hpp"
 
-namespace krait {
+namespace krait::pretokenizer_test {
 namespace {
 
 using nlohmann::json;
@@ -203,4 +203,4 @@ TEST(PreTokenizer, ReadsPatternsAsTheirEngineDoes) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::pretokenizer_test

@@ -9,7 +9,7 @@
 #include "krait/text/tokenizer.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::sentencepiece_test {
 namespace {
 
 using Tokens = std::vector<Token>;
@@ -141,4 +141,4 @@ TEST(SentencePiece, RandomCharsmapsDoNoHarm) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::sentencepiece_test

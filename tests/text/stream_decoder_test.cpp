@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-namespace krait {
+namespace krait::stream_decoder_test {
 namespace {
 
 using namespace std::string_view_literals;
@@ -108,4 +108,4 @@ TEST(StreamDecoder, KeepsItsCapacity) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::stream_decoder_test

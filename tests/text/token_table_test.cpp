@@ -9,7 +9,7 @@
 
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::token_table_test {
 namespace {
 
 using nlohmann::json;
@@ -238,4 +238,4 @@ TEST(TokenTable, TokensWithoutATextAreAllowed) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::token_table_test

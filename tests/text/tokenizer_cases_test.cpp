@@ -14,7 +14,7 @@
 #include "tests/support/support.hpp"
 #include "tests/text/small_tokenizer.hpp"
 
-namespace krait {
+namespace krait::tokenizer_cases_test {
 namespace {
 
 const Tokenizer& neox() {
@@ -152,4 +152,4 @@ TEST(GptNeox, EncodesWholeTextsLikeTheirLines) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::tokenizer_cases_test

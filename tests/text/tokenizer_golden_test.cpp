@@ -10,7 +10,7 @@
 #include "krait/text/tokenizer.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::tokenizer_golden_test {
 namespace {
 
 using nlohmann::json;
@@ -106,4 +106,4 @@ TEST(GoldenSentencePiece, GivesTheIdsOfThePackage) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::tokenizer_golden_test

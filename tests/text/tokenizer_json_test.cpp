@@ -8,7 +8,7 @@
 #include "krait/text/tokenizer.hpp"
 #include "tests/text/small_tokenizer.hpp"
 
-namespace krait {
+namespace krait::tokenizer_json_test {
 namespace {
 
 using nlohmann::json;
@@ -217,4 +217,4 @@ TEST(TokenizerJson, OldFilesDoNotNameTheModelsType) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::tokenizer_json_test

@@ -8,7 +8,7 @@
 #include "src/core/utf8.hpp"
 #include "src/text/unicode/code_sets.hpp"
 
-namespace krait {
+namespace krait::unicode_test {
 namespace {
 
 using unicode::Form;
@@ -139,4 +139,4 @@ TEST(Unicode, NormalizingTwiceChangesNothing) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::unicode_test

@@ -11,7 +11,7 @@
 #include "krait/weights/convert.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::aqlm_calibration_test {
 namespace {
 
 // Normal random numbers, fixed.
@@ -159,4 +159,4 @@ TEST(AqlmCalibration, SeesWhatTheQuantisedModelLost) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::aqlm_calibration_test

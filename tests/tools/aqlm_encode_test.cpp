@@ -9,7 +9,7 @@
 #include "tests/support/kernel_support.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::aqlm_encode_test {
 namespace {
 
 using test::random_floats;
@@ -278,4 +278,4 @@ TEST(AqlmEncode, WhatCannotBeEncodedIsAnError) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::aqlm_encode_test

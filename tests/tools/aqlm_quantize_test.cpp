@@ -15,7 +15,7 @@
 #include "tests/support/support.hpp"
 #include "tools/aqlm/fisher.hpp"
 
-namespace krait {
+namespace krait::aqlm_quantize_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -353,4 +353,4 @@ TEST_F(AqlmQuantize, WhatCannotBeDoneLeavesNothing) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::aqlm_quantize_test

@@ -17,7 +17,7 @@
 #include "tests/support/relative_difference.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::convert_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -546,4 +546,4 @@ TEST_F(Convert, RefusesWhatItCannotWrite) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::convert_test

@@ -4,7 +4,7 @@
 
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::cost_test {
 namespace {
 
 // Two layers of tiny_spec: d_model 20, d_inner 40, d_state 5, dt_rank 3; a tied head of 64 rows.
@@ -59,4 +59,4 @@ TEST(TokenCost, CountsTheExpertsOfATokenOnly) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::cost_test

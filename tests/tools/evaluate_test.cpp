@@ -7,7 +7,7 @@
 #include "krait/core/thread_pool.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::evaluate_test {
 namespace {
 
 // The definition, in long double and the plainest way.
@@ -192,4 +192,4 @@ TEST(Perplexity, RefusesWhatCannotBeScored) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::evaluate_test

@@ -19,7 +19,7 @@
 #include "tools/laser/cutter.hpp"
 #include "tools/laser/objective.hpp"
 
-namespace krait {
+namespace krait::laser_search_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -263,4 +263,4 @@ TEST_F(LaserSearch, DataThatWillNotDoIsNamed) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::laser_search_test

@@ -19,7 +19,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::laser_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -271,4 +271,4 @@ TEST_F(Laser, TheRuleCutsWhatLiesUnderItsThreshold) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::laser_test

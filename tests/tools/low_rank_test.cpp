@@ -6,7 +6,7 @@
 
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::low_rank_test {
 namespace {
 
 using test::random_floats;
@@ -144,4 +144,4 @@ TEST(LowRank, WhatCannotBeDecomposedIsAnError) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::low_rank_test

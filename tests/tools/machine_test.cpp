@@ -6,7 +6,7 @@
 
 #include "krait/core/thread_pool.hpp"
 
-namespace krait {
+namespace krait::machine_test {
 namespace {
 
 TEST(MachineMemory, HoldsWhatWasAskedFor) {
@@ -78,4 +78,4 @@ TEST(Machine, MultipliesAtTheLevelsItHas) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::machine_test

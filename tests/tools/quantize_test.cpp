@@ -16,7 +16,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::quantize_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -460,4 +460,4 @@ TEST_F(Quantize, AnotherVersionOfTheLayoutIsNotRead) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::quantize_test

@@ -7,7 +7,7 @@
 #include "krait/core/thread_pool.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::routing_test {
 namespace {
 
 TEST(RoutingStatistics, CountsChoicesAndGates) {
@@ -143,4 +143,4 @@ TEST(RoutingStatistics, NoBlockHasFewerThanNoExperts) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::routing_test

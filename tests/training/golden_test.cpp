@@ -9,7 +9,7 @@
 #include "krait/training.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::golden_test {
 namespace {
 
 struct Golden {
@@ -95,4 +95,4 @@ TEST(TrainingGolden, MambaTrainsAsInPyTorch) { expect_training_as_in_pytorch("hf
 TEST(TrainingGolden, Mamba2TrainsAsInPyTorch) { expect_training_as_in_pytorch("hf_mamba2_f32"); }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::golden_test

@@ -9,7 +9,7 @@
 #include "tests/support/tiny_models.hpp"
 #include "tests/training/reference.hpp"
 
-namespace krait {
+namespace krait::gradient_test {
 namespace {
 
 using test::random_tokens;
@@ -532,4 +532,4 @@ TEST(Gradient, OfDistillationHasItsLimits) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::gradient_test

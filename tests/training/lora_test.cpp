@@ -17,7 +17,7 @@
 #include "tests/support/tiny_models.hpp"
 #include "tests/training/reference.hpp"
 
-namespace krait {
+namespace krait::lora_test {
 namespace {
 
 using test::random_tokens;
@@ -418,4 +418,4 @@ TEST_F(LoraRun, GoesOverAdditivelyQuantisedMatrices) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::lora_test

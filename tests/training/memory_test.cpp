@@ -32,7 +32,7 @@ void before_release(void* memory) noexcept {
 }
 }  // namespace krait::test
 
-namespace krait {
+namespace krait::memory_test {
 namespace {
 
 class Stack : public testing::TestWithParam<ModelSpec (*)()> {};
@@ -144,4 +144,4 @@ TEST_F(Peak, OfPairsIsTold) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::memory_test

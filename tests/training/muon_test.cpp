@@ -11,7 +11,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::muon_test {
 namespace {
 
 TEST(Muon, StepsAreThoseOfSingularValues) {
@@ -152,4 +152,4 @@ TEST(Muon, MomentumIsChecked) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::muon_test

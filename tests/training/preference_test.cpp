@@ -13,7 +13,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::preference_test {
 namespace {
 
 constexpr PreferenceLoss losses[] = {PreferenceLoss::sigmoid, PreferenceLoss::ipo,
@@ -238,4 +238,4 @@ TEST(Preference, OptionsAreChecked) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::preference_test

@@ -14,7 +14,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::reward_stages_test {
 namespace {
 
 class RewardStages : public testing::Test {
@@ -353,4 +353,4 @@ TEST_F(RewardStages, BadLinesAreRefusedWithTheirNumber) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::reward_stages_test

@@ -4,7 +4,7 @@
 
 #include <string>
 
-namespace krait {
+namespace krait::rows_test {
 namespace {
 
 std::vector<Token> bytes(std::string_view text) { return {text.begin(), text.end()}; }
@@ -106,4 +106,4 @@ TEST(TextRows, BeginAgainBehindTheEnd) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::rows_test

@@ -4,7 +4,7 @@
 
 #include "tests/support/kernel_support.hpp"
 
-namespace krait {
+namespace krait::scan_backward_test {
 namespace {
 
 using test::random_floats;
@@ -118,4 +118,4 @@ TEST(ScanBackward, MakesTheOutputOfInference) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::scan_backward_test

@@ -4,7 +4,7 @@
 
 #include "tests/support/kernel_support.hpp"
 
-namespace krait {
+namespace krait::ssd_backward_test {
 namespace {
 
 using test::random_floats;
@@ -97,4 +97,4 @@ TEST(SsdBackward, EqualsTheModelBitForBitOnEveryInstructionSet) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::ssd_backward_test

@@ -8,7 +8,7 @@
 #include "krait/loading/language_model.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::train_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -277,4 +277,4 @@ TEST_F(Train, AQuantisedModelIsRefused) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::train_test

@@ -9,7 +9,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::trainer_test {
 namespace {
 
 TrainOptions small() {
@@ -291,4 +291,4 @@ TEST(TrainOptions, AreChecked) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::trainer_test

@@ -12,7 +12,7 @@
 #include "tests/support/kernel_support.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::adapter_test {
 namespace {
 
 using test::random_floats;
@@ -170,4 +170,4 @@ TEST_F(Adapter, OfOtherSizesIsRefused) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::adapter_test

@@ -20,7 +20,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::aqlm_test {
 namespace {
 
 using test::random_floats;
@@ -556,4 +556,4 @@ TEST(AqlmInAModel, MixesWithOtherForms) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::aqlm_test

@@ -16,7 +16,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::form_test {
 namespace {
 
 using test::ByteForm;
@@ -451,4 +451,4 @@ TEST(OwnFormInAModel, IsLoadedPlannedAndDescribed) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::form_test

@@ -20,7 +20,7 @@
 #include "tests/support/grouped.hpp"
 #include "tests/support/weights.hpp"
 
-namespace krait {
+namespace krait::linear_test {
 namespace {
 
 using kernels::GroupedForm;
@@ -568,4 +568,4 @@ TEST(Linear, NamesTheWeightThatCannotBeQuantised) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::linear_test

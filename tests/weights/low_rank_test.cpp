@@ -11,7 +11,7 @@
 #include "tests/support/eager_thread_pool.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::low_rank_test {
 namespace {
 
 using test::random_floats;
@@ -231,4 +231,4 @@ TEST_F(LowRankForm, FormsOfApplicationsHoldFactorsToo) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::low_rank_test

@@ -9,7 +9,7 @@
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
-namespace krait {
+namespace krait::overlay_test {
 namespace {
 
 const std::string matrix = "backbone.layers.1.mixer.in_proj";
@@ -119,4 +119,4 @@ TEST(Overlay, OfTheWrongShapeIsRefusedWhenItIsBound) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::overlay_test

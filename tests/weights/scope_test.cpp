@@ -14,7 +14,7 @@
 #include "krait/weights/convert.hpp"
 #include "tests/support/support.hpp"
 
-namespace krait {
+namespace krait::scope_test {
 namespace {
 
 using Names = std::vector<std::string>;
@@ -527,4 +527,4 @@ TEST(WeightScope, TellsPartsAndTheFormThatTheMetadataGives) {
 }
 
 }  // namespace
-}  // namespace krait
+}  // namespace krait::scope_test
