@@ -184,6 +184,9 @@ Result<void> describe_nemotron(const ConfigReader& config, const ModelSpec& /*sp
   }
   KRAIT_RETURN_IF_ERROR(describe_hybrid(config, architecture, "layer_norm_epsilon", 1e-5F,
                                         std::move(kv_heads), metadata));
+  // llama.cpp asks for this one of Nemotron-H, though its norms are RMSNorm.
+  KRAIT_ASSIGN_OR_RETURN(const float epsilon, config.positive_float("layer_norm_epsilon", 1e-5F));
+  set("attention.layer_norm_epsilon", static_cast<double>(epsilon));
   set("feed_forward_length", std::move(widths));
   struct Number {
     const char* key;
