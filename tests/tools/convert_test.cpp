@@ -305,7 +305,7 @@ TEST_F(Convert, WritesHybridsAsLlamaCppDoes) {
 }
 
 // What the configuration says in words of its own, and factors beside a head that is the embedding.
-TEST_F(Convert, RefusesHybridsThatLlamaCppRunsOtherwise) {
+TEST_F(Convert, RefusesWhatLlamaCppRunsOtherwise) {
   const struct {
     const char* source;
     const char* change;
@@ -314,6 +314,9 @@ TEST_F(Convert, RefusesHybridsThatLlamaCppRunsOtherwise) {
       {"hf_granite_experts", "{}", "position_embedding_type: expected nope, found rope"},
       {"hf_granite_dense", R"({"time_step_limit":[0.01,0.1]})", "time_step_limit: expected no"},
       {"hf_falcon_h1", R"({"time_step_limit":[0.01,0.1]})", "time_step_limit: expected no"},
+      {"hf_nemotron_h", R"({"time_step_limit":[0.01,0.1]})", "time_step_limit: expected no"},
+      {"hf_mamba2_limits", "{}", "time_step_limit: expected no"},
+      {"hf_falcon_bf16", "{}", "mixer_rms_eps: expected layer_norm_epsilon (1e-05), the one"},
       {"hf_falcon_h1", R"({"mamba_norm_before_gate":true})", "mamba_norm_before_gate: expected fa"},
       {"hf_falcon_h1", R"({"rope_parameters":{"rope_type":"linear","factor":2.0}})",
        "rope_parameters: expected all channels rotated and none scaled"},

@@ -35,6 +35,9 @@ Result<std::vector<LayerKind>> read_nemotron_layers(const ConfigReader& config) 
   return kinds;
 }
 
+namespace {
+
+// The name of a key of today in this configuration: some had other ones in early configurations.
 std::string_view nemotron_key(const ConfigReader& config, std::string_view key) {
   constexpr std::pair<std::string_view, std::string_view> early_names[] = {
       {"n_groups", "mamba_n_groups"}, {"conv_kernel", "mamba_d_conv"}};
@@ -43,8 +46,6 @@ std::string_view nemotron_key(const ConfigReader& config, std::string_view key) 
   }
   return key;
 }
-
-namespace {
 
 bool is_nemotron_h(const ConfigReader& config) {
   const auto type = config.text("model_type", "");

@@ -14,8 +14,5 @@ inline namespace v0_1 {
 /// The kinds of layers, from a list of words, or else a letter for each.
 Result<std::vector<LayerKind>> read_nemotron_layers(const ConfigReader& config);
 
-/// The name of a key of today in this configuration: some had other ones in early configurations.
-std::string_view nemotron_key(const ConfigReader& config, std::string_view key);
-
 }  // namespace v0_1
 }  // namespace krait

@@ -66,7 +66,7 @@ Result<void> describe_falcon(const ConfigReader& config, const ModelSpec& spec,
                        "true", ErrorCode::unsupported);
   }
   KRAIT_ASSIGN_OR_RETURN(const Index context, config.number("max_position_embeddings", 1, 8192));
-  describe_sizes(spec, attention, "falcon-h1", metadata);
+  describe_sizes(spec, attention.n_head, "falcon-h1", metadata);
   describe_mixer(*mixer, "falcon-h1", metadata);
   set("context_length", context);
   set("feed_forward_length", mlp->d_hidden);

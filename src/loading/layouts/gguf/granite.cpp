@@ -94,12 +94,7 @@ Result<void> describe_granite(const ConfigReader& config, const ModelSpec& spec,
   }
   KRAIT_RETURN_IF_ERROR(check_mixer(config, *mixer));
   const auto* experts = find_block<MoeSpec>(spec);
-  Metadata::Array kv_heads;
-  for (const LayerSpec& layer : spec.layers) {
-    const bool attends = std::holds_alternative<AttentionSpec>(layer.residuals.front().block);
-    kv_heads.emplace_back(attends ? attention.n_kv_head : 0);
-  }
-  describe_sizes(spec, attention, "granitehybrid", metadata);
+  describe_sizes(spec, attention.n_head, "granitehybrid", metadata);
   describe_mixer(*mixer, "granitehybrid", metadata);
   // Where there are no experts, the shared network is the only one to llama.cpp, whatever width
   // of experts is in the configuration.
@@ -108,7 +103,7 @@ Result<void> describe_granite(const ConfigReader& config, const ModelSpec& spec,
   KRAIT_RETURN_IF_ERROR(read_rotary(config, rotated, 1.0, ignored));
   set("context_length", gguf_unlimited_context);
   set("feed_forward_length", experts == nullptr ? shared->d_hidden : d_expert);
-  set("attention.head_count_kv", std::move(kv_heads));
+  set("attention.head_count_kv", kv_heads_of(spec));
   set("attention.scale", static_cast<double>(attention.scale));
   set("rope.freq_base", rotated.rotary->theta);
   set("rope.dimension_count", attention.d_head);

@@ -88,41 +88,24 @@ Result<void> configure_mixer(const GgufKeys& keys, Index layer, const MixerKeys&
   return {};
 }
 
-Result<void> describe_hybrid(const ConfigReader& config, std::string_view architecture,
-                             const char* eps_key, float eps, Metadata::Array kv_heads,
-                             ConfigObject& metadata) {
-  const auto set = [&](std::string_view key, Metadata value) {
-    metadata.set(fmt::format("{}.{}", architecture, key), std::move(value));
-  };
-  KRAIT_ASSIGN_OR_RETURN(const Index d_model, config.number("hidden_size", 1, std::nullopt));
-  KRAIT_ASSIGN_OR_RETURN(const Index vocab, config.number("vocab_size", 1, std::nullopt));
-  KRAIT_ASSIGN_OR_RETURN(const Index n_head, config.number("num_attention_heads", 1, std::nullopt));
-  KRAIT_ASSIGN_OR_RETURN(const Index context,
-                         config.number("max_position_embeddings", 1, Index{4096}));
-  KRAIT_ASSIGN_OR_RETURN(const float epsilon, config.positive_float(eps_key, eps));
-  KRAIT_ASSIGN_OR_RETURN(const bool has_bias, config.boolean("mamba_proj_bias", false));
-  if (has_bias) {
-    return config.fail("mamba_proj_bias", "false", "true", ErrorCode::unsupported);
+Metadata::Array kv_heads_of(const ModelSpec& spec) {
+  Metadata::Array result;
+  for (const LayerSpec& layer : spec.layers) {
+    const auto* attention = find_block<AttentionSpec>(layer);
+    result.emplace_back(attention == nullptr ? 0 : attention->resolved(spec.d_model()).n_kv_head);
   }
-  set("context_length", context);
-  set("embedding_length", d_model);
-  set("block_count", static_cast<Index>(kv_heads.size()));
-  set("attention.head_count", n_head);
-  set("attention.head_count_kv", std::move(kv_heads));
-  set("attention.layer_norm_rms_epsilon", static_cast<double>(epsilon));
-  set("vocab_size", vocab);
-  return {};
+  return result;
 }
 
-void describe_sizes(const ModelSpec& spec, const AttentionSpec& attention,
-                    std::string_view architecture, ConfigObject& metadata) {
+void describe_sizes(const ModelSpec& spec, Index n_head, std::string_view architecture,
+                    ConfigObject& metadata) {
   const auto set = [&](std::string_view key, Metadata value) {
     metadata.set(fmt::format("{}.{}", architecture, key), std::move(value));
   };
   set("embedding_length", spec.d_model());
   set("block_count", std::ssize(spec.layers));
   set("vocab_size", spec.embedding.rows());
-  set("attention.head_count", attention.n_head);
+  set("attention.head_count", n_head);
   if (const auto* norm = std::get_if<RmsNormSpec>(&spec.final_norm)) {
     set("attention.layer_norm_rms_epsilon", static_cast<double>(norm->eps));
   }
@@ -138,6 +121,16 @@ void describe_mixer(const Mamba2Spec& mixer, std::string_view architecture,
   set("state_size", mixer.d_state);
   set("time_step_rank", mixer.d_inner / mixer.head_dim);
   set("group_count", mixer.n_group);
+}
+
+void describe_mixer(const MambaSpec& mixer, std::string_view architecture, ConfigObject& metadata) {
+  const auto set = [&](std::string_view key, Index value) {
+    metadata.set(fmt::format("{}.ssm.{}", architecture, key), value);
+  };
+  set("conv_kernel", mixer.d_conv);
+  set("inner_size", mixer.d_inner);
+  set("state_size", mixer.d_state);
+  set("time_step_rank", mixer.dt_rank);
 }
 
 Result<void> check_mixer(const ConfigReader& config, const Mamba2Spec& mixer) {

@@ -52,25 +52,30 @@ inline constexpr MixerKeys mamba_keys{"mamba_n_heads",  "mamba_d_head", "mamba_d
 Result<void> configure_mixer(const GgufKeys& keys, Index layer, const MixerKeys& called,
                              ConfigObject& config);
 
-/// The keys of a file, of what all of them have. `kv_heads` is of each layer.
-Result<void> describe_hybrid(const ConfigReader& config, std::string_view architecture,
-                             const char* eps_key, float eps, Metadata::Array kv_heads,
-                             ConfigObject& metadata);
-
-/// The first block of a kind among the layers; null if there is none.
+/// The first block of a kind; null if there is none.
+template <class Spec>
+const Spec* find_block(const LayerSpec& layer) {
+  for (const ResidualSpec& residual : layer.residuals) {
+    if (const auto* block = std::get_if<Spec>(&residual.block)) return block;
+  }
+  return nullptr;
+}
 template <class Spec>
 const Spec* find_block(const ModelSpec& spec) {
   for (const LayerSpec& layer : spec.layers) {
-    for (const ResidualSpec& residual : layer.residuals) {
-      if (const auto* block = std::get_if<Spec>(&residual.block)) return block;
-    }
+    if (const auto* block = find_block<Spec>(layer)) return block;
   }
   return nullptr;
 }
 
+/// The heads with keys and values of each layer; 0 where there is no attention.
+Metadata::Array kv_heads_of(const ModelSpec& spec);
+
 /// The keys of sizes that are found in the model itself.
-void describe_sizes(const ModelSpec& spec, const AttentionSpec& attention,
-                    std::string_view architecture, ConfigObject& metadata);
+void describe_sizes(const ModelSpec& spec, Index n_head, std::string_view architecture,
+                    ConfigObject& metadata);
+/// … and of a resolved mixer.
+void describe_mixer(const MambaSpec& mixer, std::string_view architecture, ConfigObject& metadata);
 void describe_mixer(const Mamba2Spec& mixer, std::string_view architecture, ConfigObject& metadata);
 
 /// Refuses a mixer that llama.cpp does not run.

@@ -119,40 +119,29 @@ Result<void> configure_nemotron(const GgufKeys& keys, ConfigObject& config) {
   return {};
 }
 
-Result<void> describe_jamba(const ConfigReader& config, const ModelSpec& /*spec*/,
+Result<void> describe_jamba(const ConfigReader& config, const ModelSpec& spec,
                             ConfigObject& metadata) {
-  KRAIT_ASSIGN_OR_RETURN(const Index d_model, config.number("hidden_size", 1, std::nullopt));
-  KRAIT_ASSIGN_OR_RETURN(const Index n_layer, config.number("num_hidden_layers", 1, std::nullopt));
-  KRAIT_ASSIGN_OR_RETURN(const Index period, config.number("attn_layer_period", 1, 8));
-  KRAIT_ASSIGN_OR_RETURN(const Index offset, config.number("attn_layer_offset", 0, 4));
-  KRAIT_ASSIGN_OR_RETURN(const Index n_kv_head, config.number("num_key_value_heads", 1, 8));
-  KRAIT_ASSIGN_OR_RETURN(const Index expand, config.number("mamba_expand", 1, 2));
-  KRAIT_ASSIGN_OR_RETURN(const bool has_conv_bias, config.boolean("mamba_conv_bias", true));
-  if (expand != 2 || !has_conv_bias) {
-    return config.fail(expand != 2 ? "mamba_expand" : "mamba_conv_bias",
-                       expand != 2 ? "2, the only one that llama.cpp runs" : "true",
-                       expand != 2 ? fmt::to_string(expand) : "false", ErrorCode::unsupported);
+  const auto* stored = find_block<MambaSpec>(spec);
+  const auto* mlp = find_block<MlpSpec>(spec);
+  const auto* experts = find_block<MoeSpec>(spec);
+  if (stored == nullptr) return config.fail("attn_layer_period", "layers of mixers", "none");
+  const MambaSpec mixer = stored->resolved(spec.d_model());
+  if (mixer.bias) return config.fail("mamba_proj_bias", "false", "true", ErrorCode::unsupported);
+  if (mixer.expand != 2 || !mixer.conv_bias) {
+    return config.fail(mixer.expand != 2 ? "mamba_expand" : "mamba_conv_bias",
+                       mixer.expand != 2 ? "2, the only one that llama.cpp runs" : "true",
+                       mixer.expand != 2 ? fmt::to_string(mixer.expand) : "false",
+                       ErrorCode::unsupported);
   }
-  Metadata::Array kv_heads;
-  for (Index i = 0; i < n_layer; ++i) kv_heads.emplace_back(i % period == offset ? n_kv_head : 0);
-  KRAIT_RETURN_IF_ERROR(
-      describe_hybrid(config, "jamba", "rms_norm_eps", 1e-6F, std::move(kv_heads), metadata));
-  KRAIT_ASSIGN_OR_RETURN(const Index d_hidden, config.number("intermediate_size", 1, std::nullopt));
-  KRAIT_ASSIGN_OR_RETURN(const Index n_expert, config.number("num_experts", 1, 16));
-  KRAIT_ASSIGN_OR_RETURN(const Index top_k, config.number("num_experts_per_tok", 1, 2));
-  KRAIT_ASSIGN_OR_RETURN(const Index d_state, config.number("mamba_d_state", 1, 16));
-  KRAIT_ASSIGN_OR_RETURN(const Index d_conv, config.number("mamba_d_conv", 1, 4));
-  Index dt_rank = (d_model + 15) / 16;
-  if (config.value_text("mamba_dt_rank") != "\"auto\"") {
-    KRAIT_ASSIGN_OR_RETURN(dt_rank, config.number("mamba_dt_rank", 1, dt_rank));
-  }
-  metadata.set("jamba.feed_forward_length", d_hidden);
-  metadata.set("jamba.expert_count", n_expert);
-  metadata.set("jamba.expert_used_count", top_k);
-  metadata.set("jamba.ssm.conv_kernel", d_conv);
-  metadata.set("jamba.ssm.inner_size", expand * d_model);
-  metadata.set("jamba.ssm.state_size", d_state);
-  metadata.set("jamba.ssm.time_step_rank", dt_rank);
+  KRAIT_ASSIGN_OR_RETURN(const Index n_head, config.number("num_attention_heads", 1, std::nullopt));
+  KRAIT_ASSIGN_OR_RETURN(const Index context, config.number("max_position_embeddings", 1, 4096));
+  describe_sizes(spec, n_head, "jamba", metadata);
+  describe_mixer(mixer, "jamba", metadata);
+  metadata.set("jamba.context_length", context);
+  metadata.set("jamba.attention.head_count_kv", kv_heads_of(spec));
+  metadata.set("jamba.feed_forward_length", mlp != nullptr ? mlp->d_hidden : experts->d_expert);
+  metadata.set("jamba.expert_count", experts == nullptr ? 1 : experts->n_expert);
+  metadata.set("jamba.expert_used_count", experts == nullptr ? 1 : experts->top_k);
   return {};
 }
 
@@ -161,68 +150,53 @@ bool has_expert_layers(const ConfigReader& config) {
   return kinds && std::ranges::count(*kinds, LayerKind::experts) > 0;
 }
 
-Result<void> describe_nemotron(const ConfigReader& config, const ModelSpec& /*spec*/,
+Result<void> describe_nemotron(const ConfigReader& config, const ModelSpec& spec,
                                ConfigObject& metadata) {
-  KRAIT_ASSIGN_OR_RETURN(const std::vector<LayerKind> kinds, read_nemotron_layers(config));
-  const bool has_experts = std::ranges::count(kinds, LayerKind::experts) > 0;
-  const std::string architecture = has_experts ? "nemotron_h_moe" : "nemotron_h";
-  const auto set = [&](const char* key, Metadata value) {
-    metadata.set(fmt::format("{}.{}", architecture, key), std::move(value));
-  };
-  const char* width_key = has_experts ? "moe_intermediate_size" : "intermediate_size";
-  KRAIT_ASSIGN_OR_RETURN(const Index n_kv_head, config.number("num_key_value_heads", 1, 8));
-  KRAIT_ASSIGN_OR_RETURN(const Index width, config.number(width_key, 1, std::nullopt));
-  if (has_experts && std::ranges::count(kinds, LayerKind::mlp) > 0) {
+  const auto* stored = find_block<Mamba2Spec>(spec);
+  const auto* experts = find_block<MoeSpec>(spec);
+  const auto* attention = find_block<AttentionSpec>(spec);
+  if (stored == nullptr) {
+    return config.fail("hybrid_override_pattern", "layers of mixers", "none");
+  }
+  if (experts != nullptr && find_block<MlpSpec>(spec) != nullptr) {
     return config.fail("hybrid_override_pattern", "experts or networks", "both",
                        ErrorCode::unsupported);
   }
-  Metadata::Array kv_heads;
+  const Mamba2Spec mixer = stored->resolved(spec.d_model());
+  KRAIT_RETURN_IF_ERROR(check_mixer(config, mixer));
+  const std::string architecture = experts != nullptr ? "nemotron_h_moe" : "nemotron_h";
+  const auto set = [&](const char* key, Metadata value) {
+    metadata.set(fmt::format("{}.{}", architecture, key), std::move(value));
+  };
   Metadata::Array widths;
-  for (const LayerKind kind : kinds) {
-    kv_heads.emplace_back(kind == LayerKind::attention ? n_kv_head : 0);
-    widths.emplace_back(kind == LayerKind::mlp || kind == LayerKind::experts ? width : 0);
+  for (const LayerSpec& layer : spec.layers) {
+    const auto* mlp = find_block<MlpSpec>(layer);
+    const auto* moe = find_block<MoeSpec>(layer);
+    widths.emplace_back(mlp != nullptr ? mlp->d_hidden : moe != nullptr ? moe->d_expert : 0);
   }
-  KRAIT_RETURN_IF_ERROR(describe_hybrid(config, architecture, "layer_norm_epsilon", 1e-5F,
-                                        std::move(kv_heads), metadata));
+  KRAIT_ASSIGN_OR_RETURN(const Index n_head, config.number("num_attention_heads", 1, std::nullopt));
+  KRAIT_ASSIGN_OR_RETURN(const Index context, config.number("max_position_embeddings", 1, 4096));
+  Index d_head = 128;
+  if (attention != nullptr) d_head = attention->resolved(spec.d_model()).d_head;
+  describe_sizes(spec, n_head, architecture, metadata);
+  describe_mixer(mixer, architecture, metadata);
   // llama.cpp asks for this one of Nemotron-H, though its norms are RMSNorm.
-  KRAIT_ASSIGN_OR_RETURN(const float epsilon, config.positive_float("layer_norm_epsilon", 1e-5F));
-  set("attention.layer_norm_epsilon", static_cast<double>(epsilon));
+  set("attention.layer_norm_epsilon", static_cast<double>(mixer.norm_eps));
+  set("context_length", context);
+  set("attention.head_count_kv", kv_heads_of(spec));
+  set("attention.key_length", d_head);
+  set("attention.value_length", d_head);
   set("feed_forward_length", std::move(widths));
-  struct Number {
-    const char* key;
-    const char* name;
-    Index fallback;
-  };
-  const auto set_numbers = [&](std::initializer_list<Number> numbers) -> Result<void> {
-    for (const Number& number : numbers) {
-      KRAIT_ASSIGN_OR_RETURN(const Index value,
-                             config.number(nemotron_key(config, number.name), 1, number.fallback));
-      set(number.key, value);
-    }
-    return {};
-  };
-  KRAIT_ASSIGN_OR_RETURN(const Index n_head, config.number("mamba_num_heads", 1, 128));
-  KRAIT_ASSIGN_OR_RETURN(const Index head_dim, config.number("mamba_head_dim", 1, 64));
-  set("ssm.inner_size", n_head * head_dim);
-  set("ssm.time_step_rank", n_head);
-  KRAIT_RETURN_IF_ERROR(set_numbers({{"attention.key_length", "head_dim", 128},
-                                     {"attention.value_length", "head_dim", 128},
-                                     {"ssm.state_size", "ssm_state_size", 128},
-                                     {"ssm.group_count", "n_groups", 8},
-                                     {"ssm.conv_kernel", "conv_kernel", 4}}));
   set("rope.scaling.finetuned", false);
-  if (!has_experts) return {};
-  KRAIT_RETURN_IF_ERROR(set_numbers(
-      {{"expert_count", "n_routed_experts", 8},
-       {"expert_used_count", "num_experts_per_tok", 2},
-       {"expert_feed_forward_length", "moe_intermediate_size", 7688},
-       {"expert_shared_feed_forward_length", "moe_shared_expert_intermediate_size", 7688},
-       {"expert_shared_count", "n_shared_experts", 1},
-       {"expert_group_count", "n_group", 1}}));
-  KRAIT_ASSIGN_OR_RETURN(const bool normalize, config.boolean("norm_topk_prob", true));
-  KRAIT_ASSIGN_OR_RETURN(const float scale, config.positive_float("routed_scaling_factor", 1.0F));
-  set("expert_weights_norm", normalize);
-  set("expert_weights_scale", static_cast<double>(scale));
+  if (experts == nullptr) return {};
+  set("expert_count", experts->n_expert);
+  set("expert_used_count", experts->top_k);
+  set("expert_feed_forward_length", experts->d_expert);
+  set("expert_shared_feed_forward_length", experts->d_shared);
+  set("expert_shared_count", 1);
+  set("expert_group_count", 1);
+  set("expert_weights_norm", experts->router.normalize);
+  set("expert_weights_scale", static_cast<double>(experts->router.scale));
   return {};
 }
 

@@ -140,7 +140,7 @@ Result<void> describe(const ConfigReader& config, const ModelSpec& spec, ConfigO
                        is_whole ? "another" : "parts of heads, or divisors",
                        ErrorCode::unsupported);
   }
-  describe_sizes(spec, attention, "llama", metadata);
+  describe_sizes(spec, attention.n_head, "llama", metadata);
   set("context_length", context);
   set("feed_forward_length", mlp->d_hidden);
   set("attention.head_count_kv", attention.n_kv_head);

@@ -2,17 +2,13 @@
 
 #include <fmt/format.h>
 
-#include "loading/layouts/gguf/architecture.hpp"
+#include <cmath>
+
+#include "loading/layouts/gguf/hybrid_parts.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 namespace {
-
-struct BlockSizes {
-  Index d_model = 0;
-  Index d_inner = 0;
-  Index d_state = 0;
-};
 
 Result<void> configure_model(const GgufKeys& keys, ConfigObject& config) {
   KRAIT_ASSIGN_OR_RETURN(const Index d_model, keys.number("embedding_length", 1));
@@ -67,70 +63,56 @@ Result<void> configure_mamba2(const GgufKeys& keys, ConfigObject& config) {
   return {};
 }
 
-// llama.cpp has neither another activation nor biases of the projections.
-Result<void> describe_model(const ConfigReader& config, std::string_view architecture,
-                            const BlockSizes& sizes, ConfigObject& metadata) {
-  KRAIT_ASSIGN_OR_RETURN(const Index n_layer, config.number("num_hidden_layers", 1, std::nullopt));
-  KRAIT_ASSIGN_OR_RETURN(const Index d_state, config.number("state_size", 1, sizes.d_state));
-  KRAIT_ASSIGN_OR_RETURN(const Index d_conv, config.number("conv_kernel", 1, Index{4}));
-  KRAIT_ASSIGN_OR_RETURN(const float eps, config.positive_float("layer_norm_epsilon", 1e-5F));
-  KRAIT_ASSIGN_OR_RETURN(const bool has_bias, config.boolean("use_bias", false));
-  KRAIT_ASSIGN_OR_RETURN(const bool has_conv_bias, config.boolean("use_conv_bias", true));
-  if (has_bias || !has_conv_bias) {
-    return config.fail(has_bias ? "use_bias" : "use_conv_bias", has_bias ? "false" : "true",
-                       has_bias ? "true" : "false", ErrorCode::unsupported);
+// The keys of all but what the kinds differ in; the mixer. llama.cpp has neither biases of the
+// projections nor another expansion.
+template <class Mixer>
+Result<Mixer> describe_model(const ConfigReader& config, const ModelSpec& spec,
+                             std::string_view architecture, ConfigObject& metadata) {
+  const auto* stored = find_block<Mixer>(spec);
+  if (stored == nullptr) return config.fail("model_type", "layers of mixers", "another family's");
+  const Mixer mixer = stored->resolved(spec.d_model());
+  if (mixer.bias || !mixer.conv_bias) {
+    return config.fail(mixer.bias ? "use_bias" : "use_conv_bias", mixer.bias ? "false" : "true",
+                       mixer.bias ? "true" : "false", ErrorCode::unsupported);
   }
-  if (sizes.d_inner != 2 * sizes.d_model) {
+  if (mixer.d_inner != 2 * spec.d_model()) {
     return config.fail("expand", "2, the only one that llama.cpp runs",
-                       fmt::format("{} channels of {}", sizes.d_inner, sizes.d_model),
+                       fmt::format("{} channels of {}", mixer.d_inner, spec.d_model()),
                        ErrorCode::unsupported);
   }
-  const auto set = [&](const char* key, Metadata value) {
-    metadata.set(fmt::format("{}.{}", architecture, key), std::move(value));
+  const auto set = [&](const char* key, Index value) {
+    metadata.set(fmt::format("{}.{}", architecture, key), value);
   };
+  describe_sizes(spec, 0, architecture, metadata);
   set("context_length", gguf_unlimited_context);
-  set("embedding_length", sizes.d_model);
   set("feed_forward_length", 0);
-  set("attention.head_count", 0);
-  set("block_count", n_layer);
-  set("ssm.conv_kernel", d_conv);
-  set("ssm.inner_size", sizes.d_inner);
-  set("ssm.state_size", d_state);
-  set("attention.layer_norm_rms_epsilon", static_cast<double>(eps));
-  KRAIT_ASSIGN_OR_RETURN(const Index vocab, config.number("vocab_size", 1, std::nullopt));
-  set("vocab_size", vocab);
-  return {};
+  return mixer;
 }
 
-Result<void> describe_mamba(const ConfigReader& config, const ModelSpec& /*spec*/,
+Result<void> describe_mamba(const ConfigReader& config, const ModelSpec& spec,
                             ConfigObject& metadata) {
-  BlockSizes sizes{.d_state = 16};
-  KRAIT_ASSIGN_OR_RETURN(sizes.d_model, config.number("hidden_size", 1, std::nullopt));
-  KRAIT_ASSIGN_OR_RETURN(const Index expand, config.number("expand", 1, Index{2}));
-  KRAIT_ASSIGN_OR_RETURN(sizes.d_inner,
-                         config.number("intermediate_size", 1, expand * sizes.d_model));
-  KRAIT_RETURN_IF_ERROR(describe_model(config, "mamba", sizes, metadata));
-  Index dt_rank = (sizes.d_model + 15) / 16;
-  if (config.value_text("time_step_rank") != "\"auto\"") {
-    KRAIT_ASSIGN_OR_RETURN(dt_rank, config.number("time_step_rank", 1, dt_rank));
+  KRAIT_ASSIGN_OR_RETURN(const auto mixer,
+                         describe_model<MambaSpec>(config, spec, "mamba", metadata));
+  const bool has_inner_norms = mixer.inner_norm_eps >= 0.0F;
+  // llama.cpp has one epsilon for all norms. Published models, 1e-6 inside and 1e-5 outside, are
+  // converted all the same, as by its own converter.
+  const float eps = std::get<RmsNormSpec>(spec.final_norm).eps;
+  if (has_inner_norms && std::abs(mixer.inner_norm_eps - eps) > 1e-5F) {
+    return config.fail("mixer_rms_eps",
+                       fmt::format("layer_norm_epsilon ({}), the one that llama.cpp knows", eps),
+                       fmt::to_string(mixer.inner_norm_eps), ErrorCode::unsupported);
   }
-  KRAIT_ASSIGN_OR_RETURN(const std::string type, config.text("model_type", ""));
-  metadata.set("mamba.ssm.time_step_rank", dt_rank);
-  metadata.set("mamba.ssm.dt_b_c_rms", type == "falcon_mamba");
+  describe_mixer(mixer, "mamba", metadata);
+  metadata.set("mamba.ssm.dt_b_c_rms", has_inner_norms);
   return {};
 }
 
-Result<void> describe_mamba2(const ConfigReader& config, const ModelSpec& /*spec*/,
+Result<void> describe_mamba2(const ConfigReader& config, const ModelSpec& spec,
                              ConfigObject& metadata) {
-  BlockSizes sizes{.d_state = 128};
-  KRAIT_ASSIGN_OR_RETURN(sizes.d_model, config.number("hidden_size", 1, Index{4096}));
-  KRAIT_ASSIGN_OR_RETURN(const Index expand, config.number("expand", 1, Index{2}));
-  KRAIT_ASSIGN_OR_RETURN(const Index head_dim, config.number("head_dim", 1, Index{64}));
-  KRAIT_ASSIGN_OR_RETURN(const Index n_group, config.number("n_groups", 1, Index{8}));
-  sizes.d_inner = expand * sizes.d_model;
-  KRAIT_RETURN_IF_ERROR(describe_model(config, "mamba2", sizes, metadata));
-  metadata.set("mamba2.ssm.time_step_rank", sizes.d_inner / head_dim);
-  metadata.set("mamba2.ssm.group_count", n_group);
+  KRAIT_ASSIGN_OR_RETURN(const auto mixer,
+                         describe_model<Mamba2Spec>(config, spec, "mamba2", metadata));
+  KRAIT_RETURN_IF_ERROR(check_mixer(config, mixer));
+  describe_mixer(mixer, "mamba2", metadata);
   return {};
 }
 
