@@ -99,9 +99,16 @@ class Plan {
       const auto& [name, tensor] = *weights.unreadable().begin();
       return fail(ErrorCode::unsupported, name, "a type that krait reads", tensor.what);
     }
+    const std::set<std::string_view> unused(model.unused.begin(), model.unused.end());
     std::vector<ConvertJob> jobs;
     for (const auto& [name, entry] : weights.entries()) {
+      const bool is_used = !unused.contains(name);
+      if (!is_used && options_.to_gguf) {
+        return fail(ErrorCode::unsupported, name, "a tensor of the model",
+                    "one that it does not use");
+      }
       KRAIT_ASSIGN_OR_RETURN(ConvertJob job, job_of(name, entry.tensor));
+      if (is_used) job.pairs_from = layout_.pair_rows(job.output.name);
       jobs.push_back(std::move(job));
     }
     return jobs;
@@ -128,11 +135,9 @@ class Plan {
       const std::string matrix = name.substr(0, name.size() - blocks_part.size());
       job.blocks = block_format(matrix);
       if (job.blocks) {
-        std::vector<Index> extents(stored.shape.extents().begin(), stored.shape.extents().end());
-        extents.pop_back();
-        extents.back() *= info_of(*job.blocks).elements;
+        KRAIT_ASSIGN_OR_RETURN(const Shape shape, decoded_shape(name, stored, *job.blocks));
         job.output = {layout_.name(matrix + ".weight"),
-                      {nullptr, options_.dtype.value_or(DType::f32), *Shape::make(extents)}};
+                      {nullptr, options_.dtype.value_or(DType::f32), shape}};
       }
     }
     if (!job.blocks && options_.dtype) {
@@ -143,8 +148,22 @@ class Plan {
                     fmt::format("{}", to_string(stored.dtype)));
       }
     }
-    job.pairs_from = layout_.pair_rows(job.output.name);
     return job;
+  }
+
+  // Of the floats that blocks become; a tensor that the model does not use has not been checked.
+  static Result<Shape> decoded_shape(const std::string& name, const TensorView& stored,
+                                     BlockFormat format) {
+    const BlockFormatInfo& info = info_of(format);
+    std::vector<Index> extents(stored.shape.extents().begin(), stored.shape.extents().end());
+    if (stored.dtype == DType::u8 && extents.size() >= 2 && extents.back() == info.bytes) {
+      extents.pop_back();
+      extents.back() *= info.elements;
+      if (const auto shape = Shape::make(extents)) return *shape;
+    }
+    return fail(ErrorCode::shape_mismatch, name,
+                fmt::format("rows of {} blocks, u8 [..., {}]", info.name, info.bytes),
+                fmt::format("{} {}", to_string(stored.dtype), to_string(stored.shape)));
   }
 
   const Checkpoint& checkpoint_;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "io/json.hpp"
+#include "models/find_block.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -41,6 +42,15 @@ Result<void> check_original(const Metadata& config) {
   }
   if (!config["moe_cfg"].is_null()) return unsupported("moe_cfg", "none", config["moe_cfg"]);
   return {};
+}
+
+// The object without a member.
+Metadata without(const Metadata& object, std::string_view key) {
+  Metadata::Object members;
+  for (const Metadata::Member& member : *object.object()) {
+    if (member.key != key) members.push_back(member);
+  }
+  return Metadata(std::move(members));
 }
 
 // config.json of transformers for an original one, of state-spaces or Mistral.
@@ -123,11 +133,15 @@ Result<TransformersLayout> TransformersLayout::of(const Checkpoint& checkpoint,
                          json["rope_divisors"]);
     }
     layout.config_ = checkpoint.config;
-    const std::string pairs = R"("rope_interleave":true,)";
-    const std::size_t place = layout.config_.find(pairs);
-    if (checkpoint.path.ends_with(".gguf") && place != std::string::npos) {
-      layout.config_.erase(place, pairs.size());
-      layout.pair_rows_ = number_or(json, "head_dim", 0);
+    const auto* attention = find_block<AttentionSpec>(config.spec);
+    if (attention != nullptr && attention->rotary && attention->rotary->interleaved) {
+      const Index d_head = attention->resolved(config.spec.d_model()).d_head;
+      if (attention->rotary->dim != d_head) {
+        return unsupported("rope_interleave", "false, beside heads of which a part is rotated",
+                           json["rope_interleave"]);
+      }
+      layout.config_ = full_json(without(json, "rope_interleave"));
+      layout.pair_rows_ = d_head;
     }
   } else {
     KRAIT_ASSIGN_OR_RETURN(layout.config_, transformers_config(json, config));

@@ -9,9 +9,11 @@
 #include <nlohmann/json.hpp>
 
 #include "io/gguf.hpp"
+#include "krait/io/safetensors.hpp"
 #include "krait/loading/language_model.hpp"
 #include "krait/loading/registry.hpp"
 #include "krait/models/session.hpp"
+#include "krait/tools/quantize.hpp"
 #include "krait/weights/convert.hpp"
 #include "tests/io/builders.hpp"
 #include "tests/support/relative_difference.hpp"
@@ -334,6 +336,67 @@ TEST_F(Convert, RefusesWhatLlamaCppRunsOtherwise) {
     const std::string found = error_of(folder, out("x.gguf"), gguf);
     EXPECT_NE(found.find(expected), std::string::npos) << found << "\ninstead of " << expected;
   }
+}
+
+// Rows of queries and keys lie in pairs in GGUF, and in what other commands make of such a file.
+TEST_F(Convert, KnowsPairedRowsByTheModel) {
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  SerialExecutor executor;
+  ASSERT_TRUE(convert_checkpoint(golden("hf_llama"), out("a.gguf"), gguf));
+  ASSERT_TRUE(quantize_checkpoint(out("a.gguf"), out("paired"), "bf16", executor));
+  const std::vector<float> expected = logits_of(golden("hf_llama"), "bf16");
+  expect_near(logits_of(out("paired")), expected, 1e-5);
+  ASSERT_TRUE(convert_checkpoint(out("paired"), out("b.gguf"), gguf));
+  expect_near(logits_of(out("b.gguf")), expected, 1e-5);
+  ASSERT_TRUE(convert_checkpoint(out("paired"), out("halves"), {}));
+  expect_near(logits_of(out("halves")), expected, 1e-5);
+  EXPECT_EQ(test::read_file(out("halves/config.json")).find("rope_interleave"), std::string::npos);
+}
+
+// The loader has looked at none of these.
+TEST_F(Convert, ChecksTensorsThatTheModelDoesNotUse) {
+  const auto source = [&](const TensorView& blocks, const std::string& name) {
+    const Checkpoint checkpoint = open_checkpoint(golden("hf_f32")).value();
+    const std::string folder = out(name);
+    fs::create_directories(folder);
+    fs::copy(golden("hf_f32/config.json"), folder + "/config.json");
+    std::vector<NamedTensor> tensors = {{"foo.blocks", blocks}};
+    for (const auto& [other, entry] : checkpoint.weights.entries()) {
+      tensors.push_back({other, entry.tensor});
+    }
+    write_safetensors(folder + "/model.safetensors", tensors, {{"krait.form:foo", "q6_k"}}).value();
+    return folder;
+  };
+  const std::vector<std::byte> bytes(2100);
+  const auto view = [&](const Shape& shape) { return TensorView{bytes.data(), DType::u8, shape}; };
+  const std::string expected = "foo.blocks: expected rows of q6_k blocks, u8 [..., 210], found u8 ";
+  for (const Shape& shape : {Shape{5}, Shape{1000, 1, 1}, Shape{210}}) {
+    const std::string folder = source(view(shape), "source" + to_string(shape));
+    const std::string found = error_of(folder, out("x"));
+    EXPECT_NE(found.find(expected + to_string(shape)), std::string::npos) << found;
+  }
+  const std::string good = source(view(Shape{5, 2, 210}), "good");
+  const ConvertSummary summary = convert_checkpoint(good, out("y"), {}).value();
+  EXPECT_EQ(open_checkpoint(out("y")).value().weights.find("foo.weight")->tensor.shape,
+            (Shape{5, 512}));
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  const std::string found = error_of(good, out("y.gguf"), gguf);
+  EXPECT_NE(found.find("foo.blocks: expected a tensor of the model"), std::string::npos) << found;
+}
+
+// Factors of what comes out of a product are of its bias, too.
+TEST_F(Convert, MultipliesFactorsIntoBiases) {
+  const std::string folder = out("falcon");
+  fs::copy(golden("hf_falcon_h1_no_norm"), folder);
+  auto config = json::parse(test::read_file(folder + "/config.json"));
+  config["mlp_multipliers"] = {3.0, 0.25};
+  test::write_file(folder + "/config.json", config.dump());
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  ASSERT_TRUE(convert_checkpoint(folder, out("falcon.gguf"), gguf));
+  expect_near(logits_of(out("falcon.gguf")), logits_of(folder), 5e-6);
 }
 
 // Blocks become floats in a folder and stay blocks in a GGUF file.

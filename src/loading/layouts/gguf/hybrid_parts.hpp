@@ -10,6 +10,7 @@
 
 #include "krait/models/spec.hpp"
 #include "loading/layouts/gguf/architecture.hpp"
+#include "models/find_block.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -51,22 +52,6 @@ inline constexpr MixerKeys mamba_keys{"mamba_n_heads",  "mamba_d_head", "mamba_d
 /// Fills in the sizes of a file's mixers, one of which is in `layer`.
 Result<void> configure_mixer(const GgufKeys& keys, Index layer, const MixerKeys& called,
                              ConfigObject& config);
-
-/// The first block of a kind; null if there is none.
-template <class Spec>
-const Spec* find_block(const LayerSpec& layer) {
-  for (const ResidualSpec& residual : layer.residuals) {
-    if (const auto* block = std::get_if<Spec>(&residual.block)) return block;
-  }
-  return nullptr;
-}
-template <class Spec>
-const Spec* find_block(const ModelSpec& spec) {
-  for (const LayerSpec& layer : spec.layers) {
-    if (const auto* block = find_block<Spec>(layer)) return block;
-  }
-  return nullptr;
-}
 
 /// The heads with keys and values of each layer; 0 where there is no attention.
 Metadata::Array kv_heads_of(const ModelSpec& spec);
