@@ -180,7 +180,7 @@ class RetokenizingDrafter final : public Drafter {
     std::size_t begin = 0;
     for (const Token token : tokens) {
       if (most-- == 0 || !text.substr(place).starts_with(target_->bytes(token))) return;
-      while (begin + own_->bytes(own.tokens[i]).size() <= at + place) {
+      while (i < own.tokens.size() && begin + own_->bytes(own.tokens[i]).size() <= at + place) {
         begin += own_->bytes(own.tokens[i]).size();
         ++i;
       }

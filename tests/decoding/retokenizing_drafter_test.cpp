@@ -141,6 +141,19 @@ TEST(Retokenizing, WhatIsNoTextCostsGuessesOnly) {
   EXPECT_LE(propose(*drafter, 8).size(), 8);
 }
 
+// A normalizer adds characters that the decoder takes away.
+TEST(Retokenizing, TokensWithoutBytesEndAGuess) {
+  const TokenizerPtr target = read_tokenizer_json(R"({"normalizer":{"type":"Replace","pattern":
+      {"String":"b"},"content":"b☃☃☃"},"decoder":{"type":"Replace","pattern":{"String":"☃"},
+      "content":""},"model":{"type":"BPE","vocab":{"a":0,"b":1,"☃":2},"merges":[]}})")
+                                  .value();
+  const auto drafter = copying(bytes(), target);
+  const Tokens text = target->encode("abababab").value();
+  drafter->observe(text).value();
+  const std::string guess = text_of(propose(*drafter, 8), *target);
+  EXPECT_TRUE(std::string("abababab").starts_with(guess)) << guess;
+}
+
 TEST(Retokenizing, CopiesGoSeparateWays) {
   const auto drafter = copying(words(), bytes());
   drafter->observe(bytes()->encode(sentence + "The quick").value()).value();

@@ -9,6 +9,7 @@
 
 #include "krait/loading/language_model.hpp"
 #include "krait/models/session.hpp"
+#include "loading/layouts/gguf/gguf.hpp"
 #include "tests/io/builders.hpp"
 #include "tests/support/relative_difference.hpp"
 #include "tests/support/support.hpp"
@@ -264,6 +265,27 @@ TEST(GgufCheckpoint, ReadsTheVocabulary) {
   EXPECT_TRUE(tokenizer->is_special(258));
 }
 
+// A file may begin texts with a token that it calls unused; tokens behind it pad.
+TEST(GgufCheckpoint, KeepsUnusedTokensThatAreMarks) {
+  auto pairs = with_vocabulary(small_pairs(), "gpt-2");
+  std::erase_if(pairs, [](const std::string& pair) {
+    return pair.find("bos_token_id") != pair.npos || pair.find("ggml.token_type") != pair.npos;
+  });
+  std::vector<unsigned> types(261, 1);
+  types[259] = types[260] = 5;
+  pairs.push_back(numbers("token_type", types));
+  pairs.push_back(gguf_number("tokenizer.ggml.bos_token_id", 259));
+  pairs.push_back(gguf_pair("tokenizer.ggml.add_bos_token", 7, "\1"s));
+  const std::string file = gguf(pairs, small_tensors(), small_data(-1.0F));
+  const Checkpoint checkpoint = open_bytes(file).value();
+  const auto tokenizer = make_tokenizer(checkpoint, read_config(checkpoint).value()).value();
+  EXPECT_EQ(tokenizer->vocab(), 260);
+  EXPECT_EQ(tokenizer->encode("he", {.add_special = true}).value(), (std::vector<Token>{259, 256}));
+  EXPECT_EQ(nlohmann::json::parse(tokenizer_json_of(*checkpoint.token_table)
+                                      .value())["post_processor"]["special_tokens"]["</s>"]["ids"],
+            nlohmann::json({259}));
+}
+
 // What is put around a text is the kind's custom, unless the file says otherwise.
 TEST(GgufCheckpoint, PutsMarksAroundTexts) {
   struct Case {
@@ -367,6 +389,23 @@ TEST(GgufCheckpoint, NotesAMatrixOfAnUnknownType) {
   const Checkpoint checkpoint = open_bytes(file).value();
   const auto& unreadable = checkpoint.weights.unreadable();
   EXPECT_EQ(unreadable.at("backbone.layers.0.mixer.in_proj.weight").what, "type 16 [256]");
+}
+
+// Nothing is said of the size of what has an unknown type.
+TEST(GgufCheckpoint, SizesOfUnknownTypesCostNothing) {
+  auto tensors = small_tensors();
+  constexpr std::uint64_t large = std::uint64_t{1} << 40U;
+  tensors.push_back(gguf_tensor("blk.1.ssm_norm.weight", {large, large}, 99, 2432));
+  const std::string file = gguf(small_pairs(), tensors, small_data(-1.0F));
+  EXPECT_EQ(open_bytes(file).value().weights.unreadable().size(), 1U);
+  // A stack of experts is one tensor that cannot be read, not thousands.
+  std::string jamba = test::read_file(golden("gguf/jamba.gguf"));
+  const std::string name = "ffn_up_exps.weight";
+  const std::size_t type = jamba.find(name) + name.size() + 4 + std::size_t{3} * 8;
+  jamba.replace(type, 4, little(99, 4));
+  const auto opened = open_bytes(jamba).value();
+  ASSERT_EQ(opened.weights.unreadable().size(), 1U);
+  EXPECT_TRUE(opened.weights.unreadable().begin()->first.ends_with("experts.0.up_proj.weight"));
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -20,7 +21,9 @@ class GgufKeys {
   GgufKeys(const GgufFile& file, std::string architecture)
       : file_(file),
         reader_(file.metadata, file.file->name()),
-        prefix_(std::move(architecture) + ".") {}
+        prefix_(std::move(architecture) + ".") {
+    for (const GgufTensor& tensor : file.tensors) tensors_.emplace(tensor.name, &tensor);
+  }
 
   /// Without `fallback`, the key must be there.
   Result<Index> number(std::string_view key, Index least,
@@ -61,6 +64,7 @@ class GgufKeys {
   const GgufFile& file_;
   ConfigReader reader_;
   std::string prefix_;
+  std::map<std::string_view, const GgufTensor*> tensors_;
 };
 
 /// A configuration that is made, in the order of its keys.

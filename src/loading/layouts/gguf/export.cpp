@@ -50,19 +50,24 @@ std::string take_number(std::string& name, std::string_view mark, char sign) {
 
 // Experts of one stack: their number goes in front of its extents.
 Result<void> join_stacks(std::vector<GgufExportTensor>& tensors) {
-  std::map<std::string, std::pair<Index, GgufType>, std::less<>> stacks;
+  struct Stack {
+    Index count = 0;
+    GgufOutput first;
+  };
+  std::map<std::string, Stack, std::less<>> stacks;
   for (const GgufExportTensor& tensor : tensors) {
     if (tensor.expert < 0) continue;
-    const auto stack = stacks.try_emplace(tensor.output.name, 0, tensor.output.type).first;
-    ++stack->second.first;
-    const GgufType& type = stack->second.second;
-    if (type.dtype != tensor.output.type.dtype || type.blocks != tensor.output.type.blocks) {
-      return fail(tensor.output.name, "experts of one type", "several");
+    const auto stack = stacks.try_emplace(tensor.output.name, 0, tensor.output).first;
+    ++stack->second.count;
+    const GgufOutput& first = stack->second.first;
+    if (first.type.dtype != tensor.output.type.dtype ||
+        first.type.blocks != tensor.output.type.blocks || first.extents != tensor.output.extents) {
+      return fail(tensor.output.name, "experts of one type and shape", "several");
     }
   }
   for (GgufExportTensor& tensor : tensors) {
     if (tensor.expert < 0) continue;
-    const Index count = stacks.find(tensor.output.name)->second.first;
+    const Index count = stacks.find(tensor.output.name)->second.count;
     if (tensor.expert >= count) {
       return fail(tensor.output.name, fmt::format("experts 0 to {}", count - 1),
                   fmt::format("expert {}", tensor.expert));

@@ -108,7 +108,12 @@ Result<std::vector<RowFactor>> factors_of_falcon(const ConfigReader& config, con
       {KRAIT_LAYER "self_attn.v_proj.weight", factors.attention_in},
       {KRAIT_LAYER "self_attn.o_proj.weight", factors.attention_out},
       {KRAIT_LAYER "feed_forward.gate_proj.weight", factors.mlp[0]},
-      {KRAIT_LAYER "feed_forward.down_proj.weight", factors.mlp[1]}};
+      {KRAIT_LAYER "feed_forward.down_proj.weight", factors.mlp[1]},
+      // Factors of what comes out of a product are of its bias, too.
+      {KRAIT_LAYER "self_attn.k_proj.bias", factors.key},
+      {KRAIT_LAYER "self_attn.o_proj.bias", factors.attention_out},
+      {KRAIT_LAYER "feed_forward.gate_proj.bias", factors.mlp[0]},
+      {KRAIT_LAYER "feed_forward.down_proj.bias", factors.mlp[1]}};
   for (const auto& [matrix, factor] : whole) {
     if (name == matrix && factor != 1.0F) return std::vector<RowFactor>{{all, factor}};
   }

@@ -99,6 +99,17 @@ class Tensors {
     GgufTensor one = tensor;
     one.extents.erase(one.extents.begin());
     one.bytes = tensor.bytes / tensor.extents[0];
+    // Of what cannot be read, one stands for all.
+    const bool is_readable = tensor.type.dtype || tensor.type.blocks;
+    if (!is_readable) return add(one, rule, with_number(name, '#', "0"));
+    // A few bytes of a file must not become many of names.
+    constexpr Index most_matrices = Index{1} << 18U;
+    n_matrices_ += tensor.extents[0];
+    if (n_matrices_ > most_matrices) {
+      return fail(ErrorCode::unsupported, tensor.name,
+                  fmt::format("at most {} matrices of experts in a file", most_matrices), "more",
+                  file_);
+    }
     for (Index i = 0; i < tensor.extents[0]; ++i) {
       KRAIT_RETURN_IF_ERROR(add(one, rule, with_number(name, '#', fmt::to_string(i))));
       one.data += one.bytes;
@@ -107,6 +118,10 @@ class Tensors {
   }
 
   Result<void> add(const GgufTensor& tensor, const GgufName& rule, const std::string& name) {
+    if (!tensor.type.dtype && !tensor.type.blocks) {
+      store_.add_unreadable(name, {tensor.describe(), file_.file->name()});
+      return {};
+    }
     std::vector<Index> extents = tensor.extents;
     const bool is_flat = rule.shape == GgufShape::column || rule.shape == GgufShape::groups;
     if (is_flat && !tensor.type.blocks) {
@@ -119,7 +134,7 @@ class Tensors {
     if (rule.values == GgufValues::negative_exp) return add_logarithms(tensor, extents, name);
     if (tensor.type.blocks) return add_blocks(tensor, name), Result<void>();
     const auto shape = Shape::make(extents);
-    if (!tensor.type.dtype || !shape) {
+    if (!shape) {
       store_.add_unreadable(name, {tensor.describe(), file_.file->name()});
       return {};
     }
@@ -169,6 +184,7 @@ class Tensors {
   const GgufFile& file_;
   WeightStore& store_;
   std::map<std::string_view, const GgufName*, std::less<>> names_;
+  Index n_matrices_ = 0;  // of experts
 };
 
 // Ids that end and begin texts, as transformers has them in a configuration.
@@ -239,10 +255,8 @@ Result<std::vector<Index>> GgufKeys::per_layer(std::string_view key, Index n_lay
 }
 
 const GgufTensor* GgufKeys::tensor(std::string_view name) const noexcept {
-  for (const GgufTensor& tensor : file_.tensors) {
-    if (tensor.name == name) return &tensor;
-  }
-  return nullptr;
+  const auto found = tensors_.find(name);
+  return found == tensors_.end() ? nullptr : found->second;
 }
 
 Result<Index> GgufKeys::vocab() const {

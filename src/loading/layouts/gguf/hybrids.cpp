@@ -135,6 +135,14 @@ Result<void> describe_jamba(const ConfigReader& config, const ModelSpec& spec,
   }
   KRAIT_ASSIGN_OR_RETURN(const Index n_head, config.number("num_attention_heads", 1, std::nullopt));
   KRAIT_ASSIGN_OR_RETURN(const Index context, config.number("max_position_embeddings", 1, 4096));
+  if (const auto* attention = find_block<AttentionSpec>(spec)) {
+    const Index d_head = attention->resolved(spec.d_model()).d_head;
+    if (d_head * n_head != spec.d_model()) {
+      return config.fail("head_dim",
+                         fmt::format("{} heads that divide {} channels", n_head, spec.d_model()),
+                         fmt::to_string(d_head), ErrorCode::unsupported);
+    }
+  }
   describe_sizes(spec, n_head, "jamba", metadata);
   describe_mixer(mixer, "jamba", metadata);
   metadata.set("jamba.context_length", context);

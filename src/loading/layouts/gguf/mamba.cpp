@@ -112,6 +112,9 @@ Result<void> describe_mamba2(const ConfigReader& config, const ModelSpec& spec,
   KRAIT_ASSIGN_OR_RETURN(const auto mixer,
                          describe_model<Mamba2Spec>(config, spec, "mamba2", metadata));
   KRAIT_RETURN_IF_ERROR(check_mixer(config, mixer));
+  if (mixer.norm != GatedNorm::after_gate) {
+    return config.fail("rms_norm", "true, like llama.cpp", "false", ErrorCode::unsupported);
+  }
   describe_mixer(mixer, "mamba2", metadata);
   return {};
 }

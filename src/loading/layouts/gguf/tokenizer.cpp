@@ -40,7 +40,12 @@ class Reader {
     for (std::size_t i = 0; i < charsmap.size(); ++i) {
       table.precompiled_charsmap += static_cast<char>(charsmap[i].integer().value_or(0));
     }
-    while (!table.types.empty() && table.types.size() == table.tokens.size() &&
+    // Rows of the embedding that stand for nothing, unless the file begins or ends texts with them.
+    std::size_t least = 0;
+    for (const auto& mark : {table.bos, table.eos, table.unknown, table.separator}) {
+      if (mark) least = std::max(least, static_cast<std::size_t>(*mark) + 1);
+    }
+    while (table.types.size() > least && table.types.size() == table.tokens.size() &&
            table.types.back() == static_cast<std::int32_t>(GgufTokenType::unused)) {
       table.types.pop_back();
       table.tokens.pop_back();
