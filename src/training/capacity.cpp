@@ -7,13 +7,10 @@ namespace krait {
 inline namespace v0_1 {
 namespace training {
 
-void limit_experts(double factor, MatrixView<float> gates) noexcept {
-  Index chosen = 0;
-  for (Index t = 0; t < gates.rows; ++t) {
-    chosen += std::ranges::count_if(gates.row(t), [](float gate) { return gate != 0.0F; });
-  }
-  const double most = std::max(
-      1.0, std::floor(factor * static_cast<double>(chosen) / static_cast<double>(gates.cols)));
+void limit_experts(double factor, Index top_k, MatrixView<float> gates) noexcept {
+  const auto chosen = static_cast<double>(gates.rows * top_k);
+  const double most =
+      std::max(1.0, std::floor(factor * chosen / static_cast<double>(gates.cols)));
   for (Index e = 0; e < gates.cols; ++e) {
     double taken = 0.0;
     for (Index t = 0; t < gates.rows; ++t) {

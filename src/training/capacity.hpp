@@ -10,18 +10,20 @@ namespace krait {
 inline namespace v0_1 {
 namespace training {
 
-/// Lets every expert keep the first max(1, ⌊factor · chosen / n_expert⌋) of the tokens that chose
-/// it and sets the gates of those behind to 0. `gates` [T, n_expert] are 0 where an expert is not
-/// chosen; `chosen` is the number of the others, T · top_k.
-void limit_experts(double factor, MatrixView<float> gates) noexcept;
+/// Lets every expert keep the first max(1, ⌊factor · (T · top_k) / n_expert⌋) of the tokens that are
+/// sent to it and sets the gates of those behind to 0. `gates` [T, n_expert] are 0 where a token is
+/// not sent: to experts that it did not choose, and to those whose gate is too small for f32.
+void limit_experts(double factor, Index top_k, MatrixView<float> gates) noexcept;
 
-/// The same in a forward pass over whole rows.
+/// The same in a forward pass over whole rows; `top_k` is that of the block that runs.
 class CapacityHook final : public ActivationHook {
  public:
   explicit CapacityHook(double factor) : factor_(factor) {}
   void at(const ActivationPlace& place, MatrixView<float> values) noexcept override {
-    if (place.site == Site::routing) limit_experts(factor_, values);
+    if (place.site == Site::routing) limit_experts(factor_, top_k, values);
   }
+
+  Index top_k = 0;
 
  private:
   double factor_;

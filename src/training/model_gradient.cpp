@@ -124,6 +124,7 @@ Result<ModelGradient> ModelGradient::create(const ModelSpec& spec, const std::st
           residual.beside || (r + 1 < layer.residuals.size() && layer.residuals[r + 1].beside);
       part.input = first;
       part.ends = !residual.beside;
+      if (const auto* moe = std::get_if<MoeSpec>(&residual.block)) part.top_k = moe->top_k;
       KRAIT_ASSIGN_OR_RETURN(part.block, make_block_gradient(residual.block, spec.d_model()));
       const WeightScope own = scope.scope(residual.block_name);
       KRAIT_RETURN_IF_ERROR(
@@ -310,6 +311,7 @@ Result<std::vector<MatrixView<float>>> ModelGradient::forward(const Leaf& leaf, 
   parts.embedding.lookup(leaf.inputs, stream.front());
   for (std::size_t i = 0; i < parts.residuals.size(); ++i) {
     training::copy_rows(work(), stream[i], stream[i + 1]);
+    capacity.top_k = parts_[i].top_k;
     // In a layer of parallel blocks, the layer's input stays in the scratch memory.
     BlockContext ctx{.x = stream[i + 1],
                      .sequences = {&rows, 1},

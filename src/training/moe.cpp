@@ -40,7 +40,7 @@ class MoeGradient final : public BlockGradient {
                     .scale = spec_.router.scale,
                     .gates = gates});
     copy_rows(work, gates, taken);
-    if (args.capacity > 0.0) limit_experts(args.capacity, taken);
+    if (args.capacity > 0.0) limit_experts(args.capacity, spec_.top_k, taken);
     for (Index t = 0; t < T; ++t) {
       std::ranges::fill(dx.row(t), 0.0F);
       std::ranges::fill(dgates.row(t), 0.0F);

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "krait/core/thread_pool.hpp"
@@ -8,6 +9,7 @@
 #include "tests/support/kernel_support.hpp"
 #include "tests/support/tiny_models.hpp"
 #include "tests/training/reference.hpp"
+#include "training/capacity.hpp"
 
 namespace krait::gradient_test {
 namespace {
@@ -185,6 +187,37 @@ TEST(Gradient, OfExpertsWithACapacityAgreesWithTheReference) {
     }
     c.capacity = 1e6;
     EXPECT_EQ(c.gradients(), unlimited);
+  }
+}
+
+// The share is of what tokens choose, though a gate may be too small for f32.
+TEST(Gradient, ACapacityIsAShareOfAllChoices) {
+  std::vector<float> values = {0.5F, 0.5F, 0.0F, 1.0F, 0.0F, 0.0F, 1.0F, 0.0F, 0.0F, 1.0F, 0, 0};
+  const MatrixView<float> gates(values.data(), 4, 3);
+  training::limit_experts(1.0, 2, gates);  // 2 of 8 choices to each
+  EXPECT_EQ(values, (std::vector<float>{0.5F, 0.5F, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0}));
+  // 1.4 · 15 / 7 is 3, but 1.4 · (15 / 7) is below it.
+  std::vector<float> one(15 * 7);
+  for (std::size_t t = 0; t < 15; ++t) one[t * 7 + 2] = 1.0F;
+  training::limit_experts(1.4, 1, MatrixView<float>(one.data(), 15, 7));
+  EXPECT_EQ(std::ranges::count(one, 1.0F), 3);
+
+  // One of three is always chosen, and its gate always e^-200.
+  Case c(test::tiny_expert_spec(), 23);
+  int found = 0;
+  for (const Parameter& parameter : c.gradient.parameters().all()) {
+    const bool is_key = parameter.path.ends_with("layers.1.moe.router.e_score_correction_bias");
+    if (!is_key && !parameter.path.ends_with("layers.1.moe.router.bias")) continue;
+    c.values[parameter.offset] = is_key ? 10.0F : -200.0F;
+    ++found;
+  }
+  ASSERT_EQ(found, 2);
+  c.gradient.bind(c.values.data()).value();
+  for (const double capacity : {0.3, 0.6, 1.0}) {
+    c.capacity = capacity;
+    AlignedBuffer<float> all(c.values.size());
+    const double loss = c.gradient.backward(c.leaf(), all.data()).value();
+    EXPECT_NEAR(loss, c.loss(c.exact_values(), {.capacity = capacity}), 1e-4) << capacity;
   }
 }
 

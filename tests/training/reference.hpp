@@ -549,7 +549,7 @@ class Reference {
       extra_ = extra_ + T(options_.z_loss) * lse * lse;
       for (std::size_t e = 0; e < share.size(); ++e) {
         mean[e] = mean[e] + exp(logits(t, static_cast<Index>(e)) - lse) / T(double(x.rows));
-        if (value_of(gate[e]) == 0.0) continue;
+        if (static_cast<float>(value_of(gate[e])) == 0.0F) continue;  // sent nowhere
         share[e] += 1.0 / double(x.rows * spec.top_k);
         taken[e] += 1.0;
         if (options_.capacity > 0.0 && taken[e] > most) continue;

@@ -117,6 +117,7 @@ class KRAIT_API ModelGradient {
     std::string block_path;
     Index state = 0;   // floats of the state before its own
     Index input = 0;   // index of the part whose input it reads
+    Index top_k = 0;   // of experts
     bool ends = true;  // whether its layer's gradients are complete behind it, going backwards
     bool parallel = false;
   };
