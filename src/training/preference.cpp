@@ -218,8 +218,8 @@ Result<PairStatistics> pair_backward(ModelGradient& model, const PreferencePair&
 }
 
 Result<PairStatistics> pair_statistics(ModelGradient& model, const PreferencePair& pair,
-                                       const PreferenceOptions& options) {
-  KRAIT_ASSIGN_OR_RETURN(const Compared found, compare(model, pair, options, 0.0));
+                                       const PreferenceOptions& options, double sft) {
+  KRAIT_ASSIGN_OR_RETURN(const Compared found, compare(model, pair, options, sft));
   return found.statistics;
 }
 

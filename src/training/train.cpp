@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 
 #include "krait/io/atomic_file.hpp"
@@ -152,6 +153,7 @@ Result<void> find_reference(TrainTask& task, const training::Checkpoints& checkp
   return {};
 }
 
+// Behind the trainer's last step.
 Result<std::optional<double>> held_out_loss(const TrainTask& task, Trainer& trainer) {
   std::optional<double> loss;
   if (!task.held_out.empty()) {
@@ -159,7 +161,10 @@ Result<std::optional<double>> held_out_loss(const TrainTask& task, Trainer& trai
   } else if (task.preference && !task.held_out_pairs.empty()) {
     KRAIT_ASSIGN_OR_RETURN(loss, trainer.loss(task.held_out_pairs, task.preference->options));
   }
-  return loss;
+  if (!loss || std::isfinite(*loss)) return loss;
+  return Error{ErrorCode::not_finite,
+               fmt::format("[training] step {}: expected a finite held-out loss, found {}",
+                           trainer.steps() - 1, std::abs(*loss))};
 }
 
 }  // namespace

@@ -202,17 +202,25 @@ Result<TrainStep> Trainer::step(RowSource& rows, TeacherLaws* teacher,
   });
 }
 
+namespace {
+
+// Of each token in a pair: behind the division by pairs it is per token of their chosen answers.
+double sft_of_a_pair(const PreferenceOptions& preference, Index pairs, Index targets) {
+  return preference.sft * static_cast<double>(pairs) / static_cast<double>(targets);
+}
+
+}  // namespace
+
 Result<TrainStep> Trainer::step(PairRows& pairs, const PreferenceOptions& preference) {
   KRAIT_RETURN_IF_ERROR(validate(preference));
   PairWeights weights{
       .balance = options_.balance, .z_loss = options_.z_loss, .capacity = options_.capacity};
-  if (preference.sft > 0.0) {  // per pair, so that behind the division by pairs it is per token
+  if (preference.sft > 0.0) {
     Index targets = 0;
     for (Index i = 0; i < options_.rows(); ++i) {
       targets += pairs.pair(step_ * options_.rows() + i).chosen.targets();
     }
-    weights.sft =
-        preference.sft * static_cast<double>(options_.rows()) / static_cast<double>(targets);
+    weights.sft = sft_of_a_pair(preference, options_.rows(), targets);
   }
   return step([&](Index index, float* sum, Found& found) -> Result<void> {
     const PreferencePair& pair = pairs.pair(index);
@@ -241,10 +249,13 @@ Result<double> Trainer::loss(std::span<const Row> rows) {
 Result<double> Trainer::loss(std::span<const PreferencePair> pairs,
                              const PreferenceOptions& preference) {
   KRAIT_RETURN_IF_ERROR(gradient_.bind(values_.data()));
+  Index targets = 0;
+  for (const PreferencePair& pair : pairs) targets += pair.chosen.targets();
+  const double sft = sft_of_a_pair(preference, std::ssize(pairs), targets);
   double sum = 0.0;
   for (const PreferencePair& pair : pairs) {
     KRAIT_ASSIGN_OR_RETURN(const PairStatistics found,
-                           pair_statistics(gradient_, pair, preference));
+                           pair_statistics(gradient_, pair, preference, sft));
     sum += found.loss;
   }
   return sum / static_cast<double>(pairs.size());

@@ -220,6 +220,20 @@ TEST(Preference, AStepHasTheSameBitsWithAnyThreads) {
   }
 }
 
+TEST(Preference, LossWithoutAStepIsThatOfTheStep) {
+  Pairs at(test::tiny_spec());
+  std::vector<PreferencePair> pairs = {Pairs::pair(4, 6), Pairs::pair(9, 2), Pairs::pair(1, 1)};
+  set_reference(at.model, pairs).value();
+  const TrainOptions options{.steps = 2, .batch = 3, .length = 16};
+  Trainer trainer = Trainer::create(at.spec, "", options, std::move(at.values), at.serial).value();
+  PairRows rows(options, pairs);
+  for (const double sft : {0.0, 0.7}) {
+    const PreferenceOptions preference{.sft = sft};
+    const double loss = trainer.loss(pairs, preference).value();
+    EXPECT_NEAR(loss, trainer.step(rows, preference).value().loss, 1e-9) << sft;
+  }
+}
+
 TEST(Preference, OptionsAreChecked) {
   const auto message = [](const PreferenceOptions& options) {
     const Result<void> valid = validate(options);

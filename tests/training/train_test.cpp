@@ -161,6 +161,23 @@ TEST_F(Train, HeldOutLossIsThatOfTheResult) {
   EXPECT_DOUBLE_EQ(std::stod(log.substr(at + 17)), sum / double(held_out_.size() - 1));
 }
 
+TEST_F(Train, AHeldOutLossThatIsNotFiniteEndsTheRun) {
+  held_out_ = "It was the season of light.";
+  TrainOptions wild = options();
+  wild.steps = 1;
+  wild.learning_rate = 1e30;
+  wild.warmup = 0;
+  wild.clip = 0.0;
+  const Result<TrainSummary> found = run(files("a"), wild);
+  ASSERT_FALSE(found);
+  EXPECT_EQ(found.error().code, ErrorCode::not_finite);
+  EXPECT_TRUE(found.error().message.starts_with(
+      "[training] step 0: expected a finite held-out loss, found "))
+      << found.error().message;
+  EXPECT_EQ(read_file(path("a.jsonl")), "");
+  EXPECT_FALSE(fs::exists(path("a")));
+}
+
 TEST_F(Train, WithMuonTooItGivesTheSameBytes) {
   TrainOptions muon = options();
   muon.optimizer = Optimizer::muon;

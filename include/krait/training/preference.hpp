@@ -78,9 +78,10 @@ KRAIT_API Result<PairStatistics> pair_backward(ModelGradient& model, const Prefe
                                                const PreferenceOptions& options,
                                                const PairWeights& weights, float* gradients);
 
-/// The same without a gradient.
+/// The same without a gradient; `sft` is that of PairWeights.
 KRAIT_API Result<PairStatistics> pair_statistics(ModelGradient& model, const PreferencePair& pair,
-                                                 const PreferenceOptions& options);
+                                                 const PreferenceOptions& options,
+                                                 double sft = 0.0);
 
 /// The log-probability of each target of a row, without a gradient.
 KRAIT_API Result<std::vector<float>> target_log_probabilities(ModelGradient& model, const Row& row);

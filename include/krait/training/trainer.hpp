@@ -102,7 +102,7 @@ class KRAIT_API Trainer {
   /// The mean cross-entropy of the rows' targets with the present weights, in nats: the sum in
   /// ascending order. At least one row. Errors: bad_argument.
   Result<double> loss(std::span<const Row> rows);
-  /// The mean loss of pairs that have their reference; without the options' cross-entropy.
+  /// The mean loss of pairs that have their reference, as a step over these pairs has it.
   Result<double> loss(std::span<const PreferencePair> pairs, const PreferenceOptions& preference);
 
   /// Everything that a step changes: the arrays, to be saved and put back.
