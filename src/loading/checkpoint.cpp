@@ -10,6 +10,7 @@
 #include "krait/io/printable.hpp"
 #include "krait/io/pytorch_bin.hpp"
 #include "krait/io/safetensors.hpp"
+#include "loading/checkpoint_texts.hpp"
 #include "loading/layouts/gguf/gguf.hpp"
 
 namespace krait {
@@ -85,20 +86,6 @@ Result<void> read_weights(const fs::path& folder, const CheckpointOptions& optio
                                                  known_files, folder.string())};
 }
 
-Result<void> read_more_chat_templates(const fs::path& folder, Checkpoint& checkpoint) {
-  std::error_code ignored;
-  std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(folder / "additional_chat_templates", ignored)) {
-    if (entry.path().extension() == ".jinja") files.push_back(entry.path());
-  }
-  std::sort(files.begin(), files.end());
-  for (const fs::path& file : files) {
-    KRAIT_ASSIGN_OR_RETURN(std::string text, read_text_file(file.string(), largest_config));
-    checkpoint.more_chat_templates.push_back({file.stem().string(), std::move(text)});
-  }
-  return {};
-}
-
 Result<void> read_texts(const fs::path& folder, Checkpoint& checkpoint) {
   if (!is_there(folder / "config.json")) {
     if (!is_there(folder / "params.json")) {
@@ -111,27 +98,7 @@ Result<void> read_texts(const fs::path& folder, Checkpoint& checkpoint) {
   KRAIT_ASSIGN_OR_RETURN(
       checkpoint.config,
       read_text_file((folder / checkpoint.config_file).string(), largest_config));
-  if (is_there(folder / "tokenizer.json")) {
-    KRAIT_ASSIGN_OR_RETURN(checkpoint.tokenizer,
-                           read_text_file((folder / "tokenizer.json").string()));
-  } else {
-    for (const char* name : {"tokenizer.model", "tokenizer.model.v3"}) {
-      if (!is_there(folder / name)) continue;
-      KRAIT_ASSIGN_OR_RETURN(checkpoint.sentencepiece, read_text_file((folder / name).string()));
-      break;
-    }
-  }
-  const std::pair<const char*, std::string*> others[] = {
-      {"tokenizer_config.json", &checkpoint.tokenizer_config},
-      {"chat_template.jinja", &checkpoint.chat_template},
-      {"generation_config.json", &checkpoint.generation_config},
-      {"special_tokens_map.json", &checkpoint.special_tokens}};
-  for (const auto& [name, text] : others) {
-    if (!is_there(folder / name)) continue;
-    KRAIT_ASSIGN_OR_RETURN(*text, read_text_file((folder / name).string(), largest_config));
-  }
-  KRAIT_RETURN_IF_ERROR(read_more_chat_templates(folder, checkpoint));
-  return {};
+  return read_texts_beside(folder.string(), checkpoint);
 }
 
 Result<Checkpoint> open_at(const std::string& path, const CheckpointOptions& options) {

@@ -7,6 +7,7 @@
 
 #include "krait/io/atomic_file.hpp"
 #include "krait/io/mapped_file.hpp"
+#include "loading/checkpoint_texts.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -66,34 +67,20 @@ Result<void> check_outside(const Checkpoint& checkpoint, const std::string& dest
 
 Result<void> copy_texts(const Checkpoint& checkpoint, std::string_view config,
                         const std::string& to) {
-  const fs::path source = folder_of(checkpoint);
-  const fs::path destination = to;
-  KRAIT_RETURN_IF_ERROR(write_text(destination / checkpoint.config_file, config));
-  const auto copy = [&](const char* name, const std::string& text) -> Result<void> {
-    if (text.empty()) return {};
-    return write_text(destination / name, text);
-  };
-  KRAIT_RETURN_IF_ERROR(copy("tokenizer.json", checkpoint.tokenizer));
-  KRAIT_RETURN_IF_ERROR(copy("tokenizer_config.json", checkpoint.tokenizer_config));
-  KRAIT_RETURN_IF_ERROR(copy("chat_template.jinja", checkpoint.chat_template));
+  KRAIT_RETURN_IF_ERROR(write_texts(checkpoint, config, to));
   if (checkpoint.path.ends_with(".gguf")) return {};  // what lies beside it may be another's
   // What krait does not read itself, other programs may.
+  const fs::path source = folder_of(checkpoint);
+  const fs::path destination = to;
   constexpr std::size_t largest = std::size_t{1} << 30U;
   const auto copy_file = [&](const fs::path& name) -> Result<void> {
     KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text_file(source / name, largest));
     return write_text(destination / name, text);
   };
   std::error_code ignored;
-  for (const char* name : {"generation_config.json", "special_tokens_map.json", "added_tokens.json",
-                           "chat_template.json", "vocab.json", "merges.txt", "tokenizer.model",
-                           "tokenizer.model.v3", "tekken.json"}) {
+  for (const char* name : {"added_tokens.json", "chat_template.json", "vocab.json", "merges.txt",
+                           "tokenizer.model", "tokenizer.model.v3", "tekken.json"}) {
     if (fs::is_regular_file(source / name, ignored)) KRAIT_RETURN_IF_ERROR(copy_file(name));
-  }
-  const fs::path templates = "additional_chat_templates";
-  for (const auto& entry : fs::directory_iterator(source / templates, ignored)) {
-    if (!entry.is_regular_file(ignored) || entry.path().extension() != ".jinja") continue;
-    fs::create_directory(destination / templates, ignored);
-    KRAIT_RETURN_IF_ERROR(copy_file(templates / entry.path().filename()));
   }
   return {};
 }

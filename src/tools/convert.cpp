@@ -17,6 +17,7 @@
 #include "krait/loading/registry.hpp"
 #include "krait/weights/convert.hpp"
 #include "krait/weights/options.hpp"
+#include "loading/checkpoint_texts.hpp"
 #include "loading/layouts/gguf/export.hpp"
 #include "loading/layouts/gguf/gguf.hpp"
 #include "tools/checkpoint_copy.hpp"
@@ -479,14 +480,12 @@ Result<ConvertSummary> convert_checkpoint(const std::string& source, const std::
     return write_gguf(std::move(jobs), checkpoint, layout, stored.config.spec, destination,
                       plan.matrices(), options.dtype, progress);
   }
+  KRAIT_RETURN_IF_ERROR(check_texts(checkpoint));
   KRAIT_ASSIGN_OR_RETURN(AtomicDirectory directory, AtomicDirectory::create(destination));
   KRAIT_ASSIGN_OR_RETURN(
       ConvertSummary summary,
       write_folder(jobs, directory.path(), kept_metadata(checkpoint.weights), options, progress));
   checkpoint.config_file = "config.json";
-  if (checkpoint.token_table != nullptr) {
-    KRAIT_ASSIGN_OR_RETURN(checkpoint.tokenizer, tokenizer_json_of(*checkpoint.token_table));
-  }
   KRAIT_RETURN_IF_ERROR(copy_texts(checkpoint, layout.config(), directory.path()));
   KRAIT_RETURN_IF_ERROR(directory.commit());
   return summary;

@@ -15,6 +15,7 @@
 #include "krait/weights/convert.hpp"
 #include "krait/weights/linear.hpp"
 #include "krait/weights/overlay.hpp"
+#include "loading/checkpoint_texts.hpp"
 #include "models/bind_parts.hpp"
 #include "tools/checkpoint_copy.hpp"
 
@@ -340,6 +341,7 @@ Result<MergeSummary> merge_adapter(const std::string& source, const std::string&
   Merge merge(planned, dtype, executor, progress);
   KRAIT_RETURN_IF_ERROR(merge.plan(adapter));
   KRAIT_RETURN_IF_ERROR(check_outside(planned.checkpoint, destination, "merge"));
+  KRAIT_RETURN_IF_ERROR(check_texts(planned.checkpoint));
   KRAIT_ASSIGN_OR_RETURN(AtomicDirectory directory, AtomicDirectory::create(destination));
   KRAIT_RETURN_IF_ERROR(merge.write(directory.path() + "/model.safetensors"));
   KRAIT_RETURN_IF_ERROR(copy_texts(planned.checkpoint, merge.config(), directory.path()));

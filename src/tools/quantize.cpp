@@ -11,6 +11,7 @@
 #include "krait/io/safetensors.hpp"
 #include "krait/loading/registry.hpp"
 #include "krait/weights/convert.hpp"
+#include "loading/checkpoint_texts.hpp"
 #include "tools/checkpoint_copy.hpp"
 
 namespace krait {
@@ -262,6 +263,7 @@ Result<QuantizeSummary> quantize_checkpoint(const std::string& source,
                          plan_model(config.spec, &checkpoint.weights, config.prefix, options));
 
   KRAIT_RETURN_IF_ERROR(check_outside(checkpoint, destination, "quantize"));
+  KRAIT_RETURN_IF_ERROR(check_texts(checkpoint));
   KRAIT_ASSIGN_OR_RETURN(AtomicDirectory directory, AtomicDirectory::create(destination));
   Conversion conversion(form, executor, progress);
   conversion.plan(checkpoint.weights, plan);

@@ -9,8 +9,7 @@ namespace training {
 
 void limit_experts(double factor, Index top_k, MatrixView<float> gates) noexcept {
   const auto chosen = static_cast<double>(gates.rows * top_k);
-  const double most =
-      std::max(1.0, std::floor(factor * chosen / static_cast<double>(gates.cols)));
+  const double most = std::max(1.0, std::floor(factor * chosen / static_cast<double>(gates.cols)));
   for (Index e = 0; e < gates.cols; ++e) {
     double taken = 0.0;
     for (Index t = 0; t < gates.rows; ++t) {

@@ -12,6 +12,7 @@
 #include "krait/io/atomic_file.hpp"
 #include "krait/io/safetensors.hpp"
 #include "krait/weights/convert.hpp"
+#include "loading/checkpoint_texts.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -327,17 +328,7 @@ Result<void> write_result(const TrainTask& task, const TrainFiles& files, Traine
   }
   KRAIT_RETURN_IF_ERROR(
       write_safetensors(folder.path() + "/model.safetensors", tensors, {{"format", "pt"}}));
-  const Checkpoint& from = task.checkpoint;
-  for (const auto& [name, text] :
-       {std::pair<std::string, const std::string*>{from.config_file, &from.config},
-        {"tokenizer.json", &from.tokenizer},
-        {"tokenizer_config.json", &from.tokenizer_config},
-        {"chat_template.jinja", &from.chat_template},
-        {"generation_config.json", &from.generation_config},
-        {"special_tokens_map.json", &from.special_tokens}}) {
-    if (text->empty()) continue;
-    KRAIT_RETURN_IF_ERROR(write_text(folder.path() + "/" + name, *text));
-  }
+  KRAIT_RETURN_IF_ERROR(write_texts(task.checkpoint, task.checkpoint.config, folder.path()));
   KRAIT_RETURN_IF_ERROR(write_identity(folder.path() + "/" + run_file, identity));
   return folder.commit();
 }

@@ -10,6 +10,7 @@
 #include "krait/io/atomic_file.hpp"
 #include "krait/io/mapped_file.hpp"
 #include "krait/training/initial_weights.hpp"
+#include "loading/checkpoint_texts.hpp"
 #include "training/run_files.hpp"
 
 namespace krait {
@@ -100,15 +101,7 @@ Result<TrainTask> new_train_task(const std::string& config_path, std::uint64_t s
   task.checkpoint.path = path.parent_path().empty() ? "." : path.parent_path().string();
   task.checkpoint.config_file = path.filename().string();
   KRAIT_ASSIGN_OR_RETURN(task.checkpoint.config, read_text_file(path.string(), most_text_bytes));
-  const auto beside = [&](const char* name, std::string& text) -> Result<void> {
-    const fs::path file = fs::path(task.checkpoint.path) / name;
-    if (!fs::is_regular_file(file, ignored)) return {};
-    KRAIT_ASSIGN_OR_RETURN(text, read_text_file(file.string(), most_text_bytes));
-    return {};
-  };
-  KRAIT_RETURN_IF_ERROR(beside("tokenizer.json", task.checkpoint.tokenizer));
-  KRAIT_RETURN_IF_ERROR(beside("tokenizer_config.json", task.checkpoint.tokenizer_config));
-  KRAIT_RETURN_IF_ERROR(beside("special_tokens_map.json", task.checkpoint.special_tokens));
+  KRAIT_RETURN_IF_ERROR(read_texts_beside(task.checkpoint.path, task.checkpoint));
   KRAIT_ASSIGN_OR_RETURN(ModelConfig config, read_config(task.checkpoint));
   task.checkpoint.config_file = "config.json";
   task.spec = std::move(config.spec);
@@ -203,6 +196,7 @@ Result<TrainSummary> train(TrainTask task, const TrainOptions& options, const Tr
       return TrainSummary{.steps = options.steps, .was_finished = true};
     }
   }
+  if (task.lora == nullptr) KRAIT_RETURN_IF_ERROR(check_texts(task.checkpoint));
   KRAIT_RETURN_IF_ERROR(AtomicDirectory::create(files.destination));  // and not kept
   if (task.preference) {
     KRAIT_RETURN_IF_ERROR(find_reference(task, checkpoints, identity, files.resume, executor,

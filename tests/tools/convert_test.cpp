@@ -14,6 +14,7 @@
 #include "krait/loading/registry.hpp"
 #include "krait/models/session.hpp"
 #include "krait/tools/quantize.hpp"
+#include "krait/training/train.hpp"
 #include "krait/weights/convert.hpp"
 #include "tests/io/builders.hpp"
 #include "tests/support/relative_difference.hpp"
@@ -352,6 +353,73 @@ TEST_F(Convert, KnowsPairedRowsByTheModel) {
   ASSERT_TRUE(convert_checkpoint(out("paired"), out("halves"), {}));
   expect_near(logits_of(out("halves")), expected, 1e-5);
   EXPECT_EQ(test::read_file(out("halves/config.json")).find("rope_interleave"), std::string::npos);
+}
+
+// The file with a vocabulary of three tokens.
+void write_with_vocabulary(const std::string& path, const std::string& model,
+                           const std::string& to) {
+  const GgufFile file = read_gguf(open_file(path, WeightsMode::map).value()).value();
+  Metadata::Object metadata = *file.metadata.object();
+  std::erase_if(metadata, [](const auto& member) { return member.key.starts_with("tokenizer."); });
+  const auto set = [&](const char* key, Metadata value) {
+    metadata.push_back({std::string("tokenizer.ggml.") + key, std::move(value)});
+  };
+  set("model", model);
+  set("pre", std::string("gpt-2"));
+  set("tokens", Metadata::Array{std::string("a"), std::string("b"), std::string("ab")});
+  set("token_type", Metadata::Array{1, 1, 1});
+  set("merges", Metadata::Array{std::string("a b")});
+  std::vector<GgufOutput> outputs;
+  for (const GgufTensor& tensor : file.tensors) {
+    outputs.push_back({tensor.name, tensor.type, tensor.extents});
+  }
+  auto writer = GgufWriter::create(to, Metadata(std::move(metadata)), outputs).value();
+  for (const GgufTensor& tensor : file.tensors) {
+    writer
+        .write({static_cast<const std::byte*>(tensor.data), static_cast<std::size_t>(tensor.bytes)})
+        .value();
+  }
+  writer.commit().value();
+}
+
+// Whoever writes a folder gives it the tokenizer, in whatever file the source has it.
+TEST_F(Convert, EveryWriterKeepsTheTokenizer) {
+  SerialExecutor executor;
+  const std::string folder = out("source");
+  fs::copy(golden("hf_f32"), folder);
+  fs::remove(folder + "/tokenizer.json");
+  fs::copy(golden("tokenizers/unigram.model"), folder + "/tokenizer.model");
+  fs::create_directory(folder + "/additional_chat_templates");
+  test::write_file(folder + "/additional_chat_templates/tool_use.jinja", "{{ tools }}");
+  const auto expect_kept = [&](const std::string& path) {
+    const Checkpoint made = open_checkpoint(path).value();
+    EXPECT_EQ(made.sentencepiece, test::read_file(folder + "/tokenizer.model")) << path;
+    ASSERT_EQ(made.more_chat_templates.size(), 1U) << path;
+    EXPECT_EQ(made.more_chat_templates[0].text, "{{ tools }}");
+  };
+  ASSERT_TRUE(convert_checkpoint(folder, out("converted"), {}));
+  ASSERT_TRUE(quantize_checkpoint(folder, out("quantized"), "q8", executor));
+  TrainTask task = open_train_task(folder).value();
+  for (Token token = 0; token < 40; ++token) task.text.push_back(token);
+  ASSERT_TRUE(train(std::move(task), {.steps = 1, .batch = 1, .length = 8},
+                    {.destination = out("trained")}, executor,
+                    [](const TrainProgress&) { return Flow::go_on; }));
+  for (const char* made : {"converted", "quantized", "trained"}) expect_kept(out(made));
+
+  // A vocabulary of GGUF becomes a tokenizer.json, or the command refuses.
+  ConvertOptions to_gguf;
+  to_gguf.to_gguf = true;
+  ASSERT_TRUE(convert_checkpoint(golden("hf_f32"), out("plain.gguf"), to_gguf));
+  write_with_vocabulary(out("plain.gguf"), "gpt2", out("a.gguf"));
+  ASSERT_TRUE(quantize_checkpoint(out("a.gguf"), out("from_gguf"), "bf16", executor));
+  EXPECT_FALSE(open_checkpoint(out("from_gguf")).value().tokenizer.empty());
+  write_with_vocabulary(out("plain.gguf"), "other", out("b.gguf"));
+  const auto refused = quantize_checkpoint(out("b.gguf"), out("none"), "bf16", executor);
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message.find("tokenizer.ggml.model: expected gpt2, found other"),
+            std::string::npos)
+      << refused.error().message;
+  EXPECT_FALSE(fs::exists(out("none")));
 }
 
 // The loader has looked at none of these.

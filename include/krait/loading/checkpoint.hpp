@@ -39,6 +39,7 @@ struct Checkpoint {
   std::string generation_config;               ///< generation_config.json; empty if there is none
   std::string special_tokens;                  ///< special_tokens_map.json; empty if there is none
   std::string sentencepiece;  ///< tokenizer.model, where there is no tokenizer.json
+  std::string sentencepiece_file = "tokenizer.model";  ///< or tokenizer.model.v3
   std::shared_ptr<const TokenTable> token_table;  ///< the vocabulary of a GGUF file, else null
   std::vector<std::string> files;                 ///< the weight files, for messages
 };

@@ -17,6 +17,7 @@
 #include "krait/tools/aqlm.hpp"
 #include "krait/weights/convert.hpp"
 #include "krait/weights/form.hpp"
+#include "loading/checkpoint_texts.hpp"
 #include "tools/aqlm/calibration.hpp"
 #include "tools/aqlm/finished.hpp"
 #include "tools/aqlm/fisher.hpp"
@@ -525,6 +526,7 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan plan, plan_checkpoint(source));
   KRAIT_RETURN_IF_ERROR(check_floats(plan.plan, plan.checkpoint.weights, source, "aqlm"));
   KRAIT_RETURN_IF_ERROR(check_outside(plan.checkpoint, destination, "aqlm"));
+  KRAIT_RETURN_IF_ERROR(check_texts(plan.checkpoint));
   KRAIT_RETURN_IF_ERROR(check_patterns(plan, options.keep));
   KRAIT_ASSIGN_OR_RETURN(std::vector<Job> jobs, list_jobs(plan, options));
   std::shared_ptr<const Tokenizer> tokenizer;

@@ -11,6 +11,7 @@
 #include "io/svg.hpp"
 #include "krait/io/atomic_file.hpp"
 #include "krait/loading/language_model.hpp"
+#include "loading/checkpoint_texts.hpp"
 #include "tools/checkpoint_copy.hpp"
 #include "tools/laser/scan.hpp"
 
@@ -91,6 +92,7 @@ Result<LaserSearchReport> laser_search(const CheckpointPlan& source, const std::
   KRAIT_RETURN_IF_ERROR(check(options));
   KRAIT_RETURN_IF_ERROR(check_floats(source.plan, checkpoint.weights, checkpoint.path, "laser"));
   KRAIT_RETURN_IF_ERROR(check_outside(checkpoint, destination, "laser"));
+  KRAIT_RETURN_IF_ERROR(check_texts(checkpoint));
   KRAIT_ASSIGN_OR_RETURN(const auto tokenizer, make_tokenizer(checkpoint, source.config));
   KRAIT_ASSIGN_OR_RETURN(const Model model,
                          build_model(source.config.spec, checkpoint.weights, source.config.prefix));

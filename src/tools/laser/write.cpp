@@ -5,6 +5,7 @@
 #include "io/json.hpp"
 #include "krait/io/atomic_file.hpp"
 #include "krait/io/safetensors.hpp"
+#include "loading/checkpoint_texts.hpp"
 #include "tools/checkpoint_copy.hpp"
 #include "tools/laser/cutter.hpp"
 
@@ -32,6 +33,7 @@ Result<LaserSummary> write_laser(const CheckpointPlan& source, const std::string
   if (cuts.empty()) return laser::bad("set", "a matrix to cut", "none");
   KRAIT_RETURN_IF_ERROR(check_floats(source.plan, checkpoint.weights, checkpoint.path, "laser"));
   KRAIT_RETURN_IF_ERROR(check_outside(checkpoint, destination, "laser"));
+  KRAIT_RETURN_IF_ERROR(check_texts(checkpoint));
   KRAIT_ASSIGN_OR_RETURN(AtomicDirectory directory, AtomicDirectory::create(destination));
   KRAIT_ASSIGN_OR_RETURN(const WeightStore store, cut_weights(source, cuts, form, executor));
 

@@ -201,7 +201,7 @@ class JsonText {
 
 Error unsupported(std::string_view key, std::string_view expected, std::string_view found) {
   return {ErrorCode::unsupported,
-          fmt::format("[convert] tokenizer.ggml.{}: expected {}, found {}", key, expected,
+          fmt::format("[tokenizer] tokenizer.ggml.{}: expected {}, found {}", key, expected,
                       found.empty() ? "none" : printable(found))};
 }
 
