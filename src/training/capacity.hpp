@@ -10,9 +10,10 @@ namespace krait {
 inline namespace v0_1 {
 namespace training {
 
-/// Lets every expert keep the first max(1, ⌊factor · (T · top_k) / n_expert⌋) of the tokens that are
-/// sent to it and sets the gates of those behind to 0. `gates` [T, n_expert] are 0 where a token is
-/// not sent: to experts that it did not choose, and to those whose gate is too small for f32.
+/// Lets every expert keep the first max(1, ⌊factor · (T · top_k) / n_expert⌋) of the tokens that
+/// are sent to it and sets the gates of those behind to 0. `gates` [T, n_expert] are 0 where a
+/// token is not sent: to experts that it did not choose, and to those whose gate is too small for
+/// f32.
 void limit_experts(double factor, Index top_k, MatrixView<float> gates) noexcept;
 
 /// The same in a forward pass over whole rows; `top_k` is that of the block that runs.

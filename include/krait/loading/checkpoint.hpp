@@ -40,8 +40,8 @@ struct Checkpoint {
   std::string special_tokens;                  ///< special_tokens_map.json; empty if there is none
   std::string sentencepiece;  ///< tokenizer.model, where there is no tokenizer.json
   std::string sentencepiece_file = "tokenizer.model";  ///< or tokenizer.model.v3
-  std::shared_ptr<const TokenTable> token_table;  ///< the vocabulary of a GGUF file, else null
-  std::vector<std::string> files;                 ///< the weight files, for messages
+  std::shared_ptr<const TokenTable> token_table;       ///< the vocabulary of a GGUF file, else null
+  std::vector<std::string> files;                      ///< the weight files, for messages
 };
 
 struct CheckpointOptions {
