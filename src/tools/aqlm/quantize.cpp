@@ -15,6 +15,7 @@
 #include "krait/io/safetensors.hpp"
 #include "krait/loading/language_model.hpp"
 #include "krait/tools/aqlm.hpp"
+#include "krait/training/model_gradient.hpp"
 #include "krait/weights/convert.hpp"
 #include "krait/weights/form.hpp"
 #include "loading/checkpoint_texts.hpp"
@@ -540,24 +541,29 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
     KRAIT_RETURN_IF_ERROR(calibration.begin(*tokenizer, *options.calibration));
   }
   Quantizer quantizer(plan, calibration, options, preset, std::move(jobs), executor, progress);
+  if (options.weigh == "fisher") {
+    KRAIT_RETURN_IF_ERROR(ModelGradient::create(plan.config.spec, plan.config.prefix, executor));
+  }
   // The folder is made last of all: what is refused leaves nothing.
   KRAIT_ASSIGN_OR_RETURN(AtomicDirectory directory, AtomicDirectory::create(destination));
   KRAIT_ASSIGN_OR_RETURN(
       const auto finished,
       PartialWork::open("aqlm", destination, key_of(plan, model.fingerprint(), options)));
-  if (options.weigh == "fisher") {
-    KRAIT_RETURN_IF_ERROR(quantizer.weigh_outputs(calibration.text()));
-  }
-  for (std::size_t i = 0; i < plan.config.spec.layers.size(); ++i) {
-    const Result<void> done = quantizer.layer(i, finished);
-    if (done) continue;
-    // Weights and moments that cannot be used will not be better next time.
+  // Weights and moments that cannot be used will not be better next time.
+  const auto kept = [&finished](Result<void> done) {
+    if (done) return done;
     const ErrorCode code = done.error().code;
     if (code == ErrorCode::not_finite || code == ErrorCode::bad_argument) finished.remove();
-    return done.error();
+    return done;
+  };
+  if (options.weigh == "fisher") {
+    KRAIT_RETURN_IF_ERROR(kept(quantizer.weigh_outputs(calibration.text())));
+  }
+  for (std::size_t i = 0; i < plan.config.spec.layers.size(); ++i) {
+    KRAIT_RETURN_IF_ERROR(kept(quantizer.layer(i, finished)));
   }
   const bool is_tuned = preset.tunes && calibration.has_text();
-  if (is_tuned) KRAIT_RETURN_IF_ERROR(quantizer.tune(model, calibration.text(), finished));
+  if (is_tuned) KRAIT_RETURN_IF_ERROR(kept(quantizer.tune(model, calibration.text(), finished)));
   AqlmReport report = quantizer.take_report();
   report.calibration_tokens = std::ssize(calibration.text());
   KRAIT_RETURN_IF_ERROR(write_weights(plan, quantizer.jobs(), options.scheme, finished, is_tuned,

@@ -54,13 +54,11 @@ class Numbers {
     }
   }
 
-  // As f16; false if one is too large for it.
-  bool store(std::vector<f16>& stored) const {
-    for (std::size_t i = 0; i < values_.size(); ++i) {
-      stored[i] = to_f16(values_[i]);
-      if (!std::isfinite(to_float(stored[i]))) return false;
-    }
-    return true;
+  bool fit_f16() const {
+    return std::ranges::all_of(values_, [](float x) { return std::isfinite(to_float(to_f16(x))); });
+  }
+  void store(std::vector<f16>& stored) const {
+    std::ranges::transform(values_, stored.begin(), to_f16);
   }
 
   void append_to(std::vector<NamedTensor>& tensors, const std::string& name) const {
@@ -157,7 +155,12 @@ class Tuned {
            scales_.restore(store, name + ".scales");
   }
 
-  bool store() { return codebooks_.store(matrix_->codebooks) && scales_.store(matrix_->scales); }
+  // Whether the numbers can be stored: f16 has none of them that is too large.
+  bool fits() const { return codebooks_.fit_f16() && scales_.fit_f16(); }
+  void store() {
+    codebooks_.store(matrix_->codebooks);
+    scales_.store(matrix_->scales);
+  }
 
  private:
   void unscaled(Index row, std::vector<float>& sums) const {
@@ -229,7 +232,7 @@ class Progressed {
   // An epoch is done, with this divergence elsewhere.
   Result<void> finish_epoch(double elsewhere) {
     ++epochs;
-    if (elsewhere < divergence.last) {
+    if (elsewhere < divergence.last && std::ranges::all_of(tuned_, &Tuned::fits)) {
       divergence.last = elsewhere;
       best_ = tuned_;
       KRAIT_RETURN_IF_ERROR(work_.write(best_piece, tensors_of(best_)));
@@ -408,15 +411,18 @@ Result<Tuning> tune(const CheckpointPlan& plan, const Model& original,
       sum += of_row;
       count += static_cast<double>(rows[r].size());
     }
-    if (std::isfinite(sum)) return sum / count;
-    return Error{ErrorCode::not_finite,
-                 fmt::format("[aqlm] tuning: expected a finite divergence, found {}", sum)};
+    return sum / count;
   };
   Progressed at(work, tuned);
   if (learned == rows.size()) {
     return Error{ErrorCode::unsupported, "[aqlm] tuning: expected a longer calibration text"};
   }
   KRAIT_ASSIGN_OR_RETURN(at.divergence.first, elsewhere());
+  if (!std::isfinite(at.divergence.first)) {
+    return Error{
+        ErrorCode::not_finite,
+        fmt::format("[aqlm] tuning: expected a finite divergence, found {}", at.divergence.first)};
+  }
   at.divergence.last = at.divergence.first;
   at.restore();
   const auto per_step = static_cast<std::size_t>(options.rows_per_step);
@@ -445,13 +451,7 @@ Result<Tuning> tune(const CheckpointPlan& plan, const Model& original,
     KRAIT_ASSIGN_OR_RETURN(const double divergence, elsewhere());
     KRAIT_RETURN_IF_ERROR(at.finish_epoch(divergence));
   }
-  for (Tuned& one : at.best()) {
-    if (!one.store()) {
-      return Error{ErrorCode::not_finite,
-                   "[aqlm] tuning: expected codebooks and scales that f16 can stand for, found "
-                   "larger ones"};
-    }
-  }
+  for (Tuned& one : at.best()) one.store();
   return at.divergence;
 }
 
