@@ -49,6 +49,18 @@ TEST_F(CliLaser, CutsWhatIsNamed) {
   EXPECT_EQ(test::read_file(path("s.svg")).find("<svg"), 0U);
 }
 
+TEST_F(CliLaser, NeedsFloatsWhereverItCuts) {
+  ASSERT_EQ(krait("quantize krait-bytes-draft " + path("q8") + " --to q8").code, 0);
+  for (const std::string& command :
+       {"generate hi -n 2 -m " + path("q8") + " --draft self:laser=0.3",
+        "laser " + path("q8") + " " + path("d") + " --rule mp"}) {
+    const Outcome outcome = krait(command);
+    EXPECT_EQ(outcome.code, 1) << command;
+    EXPECT_NE(outcome.err.find("expected a matrix of floats, found q8"), std::string::npos)
+        << outcome.err;
+  }
+}
+
 TEST_F(CliLaser, GoesOnAfterASignalAndGivesTheSameBytes) {
   const json report = krait_json(search("whole") + " --svg " + path("map.svg"));
   EXPECT_TRUE(report["complete"].get<bool>());

@@ -13,6 +13,7 @@
 #include "krait/models/builder.hpp"
 #include "krait/weights/convert.hpp"
 #include "krait/weights/overlay.hpp"
+#include "tools/checkpoint_copy.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -184,6 +185,8 @@ std::vector<std::size_t> places_of(const std::vector<Cut>& cuts) {
 
 Result<WeightStore> cut_weights(const CheckpointPlan& plan, const std::vector<LaserCut>& cuts,
                                 LaserForm form, Executor& executor) {
+  KRAIT_RETURN_IF_ERROR(
+      check_floats(plan.plan, plan.checkpoint.weights, plan.checkpoint.path, "laser"));
   Cutter cutter(plan);
   KRAIT_ASSIGN_OR_RETURN(const std::vector<Cut> found, cutter.resolve(cuts));
   KRAIT_RETURN_IF_ERROR(cutter.decompose(places_of(found), executor));
@@ -198,6 +201,8 @@ Result<Model> cut_model(const CheckpointPlan& plan, const std::vector<LaserCut>&
 }
 
 Result<std::vector<LaserCut>> laser_rule(const CheckpointPlan& plan, Executor& executor) {
+  KRAIT_RETURN_IF_ERROR(
+      check_floats(plan.plan, plan.checkpoint.weights, plan.checkpoint.path, "laser"));
   Cutter cutter(plan);
   std::vector<LaserCut> cuts;
   const std::vector<LaserMatrix>& matrices = cutter.matrices();
