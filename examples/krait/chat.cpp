@@ -182,7 +182,8 @@ Result<void> run(const ChatFlags& options) {
   if (options.system && !options.state_in.empty()) {
     throw WrongUsage("--system", "no --state-in beside it", in_quotes(options.state_in));
   }
-  KRAIT_RETURN_IF_ERROR(check_destination("--state-out", options.state_out));
+  KRAIT_RETURN_IF_ERROR(
+      check_destination("--state-out", options.state_out, {options.common.model}));
   if (!options.state_out.empty()) outlive_readers();
   KRAIT_ASSIGN_OR_RETURN(const std::optional<Grammar> grammar, options.constraint.compile());
   KRAIT_ASSIGN_OR_RETURN(Runtime runtime, start(options.common, options.draft.session()));

@@ -88,7 +88,8 @@ void print_drafts(const GenerationResult& generation) {
 
 Result<void> run(const GenerateFlags& options) {
   check(options);
-  KRAIT_RETURN_IF_ERROR(check_destination("--state-out", options.state_out));
+  KRAIT_RETURN_IF_ERROR(check_destination("--state-out", options.state_out,
+                                          {options.common.model, options.prompt.file}));
   if (!options.state_out.empty()) outlive_readers();
   KRAIT_ASSIGN_OR_RETURN(const std::optional<Grammar> grammar, options.constraint.compile());
   KRAIT_ASSIGN_OR_RETURN(

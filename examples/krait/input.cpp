@@ -6,11 +6,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
 #include "command_line.hpp"
@@ -210,9 +212,32 @@ Result<Sequence> read_state(const Model& model, const std::string& path) {
   return load_state(model, borrow_bytes(std::as_bytes(std::span(bytes)), path));
 }
 
+Result<void> check_not_read(std::string_view option, const std::string& path,
+                            const std::vector<std::string>& inputs) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  if (path.empty() || !fs::is_regular_file(path, ignored)) return {};
+  const fs::path folder = fs::path(path).has_parent_path() ? fs::path(path).parent_path() : ".";
+  // What checkpoints consist of; drawings and states may lie beside it.
+  constexpr std::string_view parts[] = {".safetensors", ".json",  ".bin", ".gguf",
+                                        ".model",       ".jinja", ".txt", ".v3"};
+  const bool is_part = std::ranges::count(parts, fs::path(path).extension().string()) > 0;
+  for (const std::string& input : inputs) {
+    if (input.empty()) continue;
+    const bool is_in =
+        is_part && fs::is_directory(input, ignored) && fs::equivalent(folder, input, ignored);
+    if (!is_in && !fs::equivalent(path, input, ignored)) continue;
+    return Error{ErrorCode::bad_argument, "[file] " + std::string(option) +
+                                              ": expected a file that is not read, found one of " +
+                                              input + " (" + path + ")"};
+  }
+  return {};
+}
+
 Result<void> check_destination(std::string_view option, const std::string& path,
-                               bool is_rewritten) {
+                               const std::vector<std::string>& inputs, bool is_rewritten) {
   if (path.empty()) return {};
+  KRAIT_RETURN_IF_ERROR(check_not_read(option, path, inputs));
   if (path == "-") throw WrongUsage(option, "the name of a file", "'-'; './-' would be one");
   struct stat status {};
   const bool exists = ::stat(path.c_str(), &status) == 0;

@@ -82,10 +82,15 @@ Result<std::string> read_text_part(const TextSource& source, std::string_view wh
 /// As load_state; the file may be a pipe.
 Result<Sequence> read_state(const Model& model, const std::string& path);
 
-/// Whether the file that an option names, if it was given, can be written; to be asked before the
-/// work. `is_rewritten`: not only from beginning to end, which a pipe cannot take.
+/// That the file which an option is about to write is none of those that the command reads: texts,
+/// and checkpoints with their files. Names that are empty are of none.
+Result<void> check_not_read(std::string_view option, const std::string& path,
+                            const std::vector<std::string>& inputs);
+
+/// That, and whether the file, if one was given, can be written; to be asked before the work.
+/// `is_rewritten`: not only from beginning to end, which a pipe cannot take.
 Result<void> check_destination(std::string_view option, const std::string& path,
-                               bool is_rewritten = false);
+                               const std::vector<std::string>& inputs, bool is_rewritten = false);
 /// From here on, writing to a pipe that nobody reads is an error and not the end, so that what else
 /// there is to save can be saved.
 void outlive_readers();

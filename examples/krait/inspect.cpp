@@ -71,7 +71,8 @@ Result<void> run_router_stats(const InspectFlags& options) {
 
 // Draws the singular values of all matrices.
 Result<void> run_spectrum(const InspectFlags& options) {
-  KRAIT_RETURN_IF_ERROR(check_destination("--spectrum", options.spectrum));
+  KRAIT_RETURN_IF_ERROR(check_destination("--spectrum", options.spectrum,
+                                          {options.path.value_or(options.common.model)}));
   const std::unique_ptr<ThreadPool> threads = make_threads(options.common.threads);
   KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan plan,
                          plan_checkpoint(options.path.value_or(options.common.model)));

@@ -109,7 +109,8 @@ std::string table_of(const LaserSearchReport& report, const std::string& destina
 }
 
 Result<void> run_search(const LaserFlags& options, const CheckpointPlan& plan, Executor& executor) {
-  KRAIT_RETURN_IF_ERROR(check_destination("--svg", options.svg));
+  KRAIT_RETURN_IF_ERROR(
+      check_destination("--svg", options.svg, {options.data, *options.places.source}));
   KRAIT_ASSIGN_OR_RETURN(const std::string data,
                          read_text({.argument = {}, .file = options.data}, "--data"));
   ProgressLine progress("laser", "trials times layers");

@@ -78,7 +78,8 @@ void check(const LogitsFlags& options) {
 
 Result<void> run(const LogitsFlags& options) {
   check(options);
-  KRAIT_RETURN_IF_ERROR(check_destination("--out", options.out, true));
+  KRAIT_RETURN_IF_ERROR(
+      check_destination("--out", options.out, {options.common.model, options.text.file}, true));
   const SessionOptions session{.chunk = options.chunk, .max_batch = 1};
   Result<Runtime> started = start(options.common, session);
   // Ids need no tokenizer, which checkpoints may lack.

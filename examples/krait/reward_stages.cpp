@@ -30,7 +30,8 @@ Result<StageInput> read_input(const std::string& path, std::string_view option) 
 
 Result<void> check_output(const RewardStagesFlags& options) {
   if (options.output.empty()) throw WrongUsage("--out", "the name of a file", "none");
-  return check_destination("--out", options.output);
+  return check_destination("--out", options.output,
+                           {options.common.model, options.input, options.template_file});
 }
 
 Result<void> print_file(const RewardStagesFlags& options, double begun) {

@@ -203,6 +203,12 @@ void check_usage(const TrainFlags& options) {
                                              : "what --teacher counts, above 0 and up to 1",
                      options.teacher.empty() ? "none" : "0");
   }
+  if (options.teacher.empty() && options.distillation.temperature != 1.0) {
+    throw WrongUsage("--temperature", "--teacher beside it", "none");
+  }
+  if (options.optimizer != "muon" && options.train.momentum != TrainOptions{}.momentum) {
+    throw WrongUsage("--momentum", "--optimizer muon beside it", options.optimizer);
+  }
   if (options.memory) return;
   if (options.files.destination.empty()) {
     throw WrongUsage("--out", "the name of a new folder", "none");
@@ -252,6 +258,12 @@ Result<void> run(const TrainFlags& given) {
   }
   options.optimizer = given.optimizer == "muon" ? Optimizer::muon : Optimizer::adamw;
   options.order = given.order == "sequential" ? DataOrder::sequential : DataOrder::shuffled;
+  std::vector<std::string> inputs = given.data;
+  inputs.insert(inputs.end(), {given.model, given.config, given.held_out, given.teacher});
+  for (const char* end : {"", ".svg"}) {
+    if (given.files.log.empty()) break;
+    KRAIT_RETURN_IF_ERROR(check_not_read("--log", given.files.log + end, inputs));
+  }
   TrainFiles files = given.files;
   files.dtype = given.dtype == "bf16"  ? DType::bf16
                 : given.dtype == "f16" ? DType::f16

@@ -42,6 +42,13 @@ Result<void> check_files(const TrainFiles& files) {
         fmt::format("[training] log: expected a folder for it, found none ({})", files.log)};
   }
   for (const std::string& file : {files.log, files.log + ".svg"}) {
+    for (const std::string& place : {files.destination, files.destination + ".partial"}) {
+      if (fs::weakly_canonical(file, ignored) != fs::weakly_canonical(place, ignored)) continue;
+      return Error{ErrorCode::bad_argument,
+                   fmt::format("[training] log: expected a file beside the result, found the "
+                               "result's place ({})",
+                               file)};
+    }
     if (!fs::is_directory(file, ignored)) continue;
     return Error{ErrorCode::bad_argument,
                  fmt::format("[training] log: expected a file, found a folder ({})", file)};

@@ -92,6 +92,49 @@ TEST_F(CliInput, DecodingReadsWhatTokenizingPrints) {
   EXPECT_EQ(run(krait + " logits --tokens '1 2 3'"), run(krait + " logits --tokens 1,2,3"));
 }
 
+TEST_F(CliInput, WhatIsReadIsNotWritten) {
+  const std::string model = path("model");
+  std::filesystem::copy(test::data_dir().parent_path() / "examples/models/krait-bytes-draft",
+                        model);
+  test::write_file(path("text"), std::string(400, 'a'));
+  const std::string weights = model + "/model.safetensors";
+  const std::string text = path("text");
+  const std::string train = "train --config " + model + "/config.json --data " + text + " --out " +
+                            path("out") + " --steps 1 --batch 1 --length 8 --log ";
+  for (const std::string& command :
+       {"generate hi -n 1 -m " + model + " --state-out " + weights,
+        "generate --prompt-file " + text + " -n 1 -m " + model + " --state-out " + text,
+        "logits --text hi -m " + model + " --out " + weights,
+        "logits --file " + text + " -m " + model + " --out " + text,
+        "inspect " + model + " --spectrum " + model + "/config.json", train + text,
+        train + model + "/config.json",
+        "train -m " + model + train.substr(train.find(" --data")) + weights,
+        "laser " + model + " " + path("d") + " --search --data " + text + " --svg " + text}) {
+    SCOPED_TRACE(command);
+    const std::string before =
+        test::read_file(weights) + test::read_file(text) + test::read_file(model + "/config.json");
+    const Outcome outcome = krait(command);
+    EXPECT_EQ(outcome.code, 1);
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_NE(outcome.err.find(": expected a file that is not read, found one of "),
+              std::string::npos)
+        << outcome.err;
+    EXPECT_TRUE(test::read_file(weights) + test::read_file(text) +
+                    test::read_file(model + "/config.json") ==
+                before);
+  }
+  // A state that goes on may take the place of the one before it.
+  const std::string state = path("state");
+  EXPECT_EQ(krait("generate hi -n 1 -m " + model + " --state-out " + state).code, 0);
+  EXPECT_EQ(
+      krait("generate -n 1 -m " + model + " --state-in " + state + " --state-out " + state).code,
+      0);
+  // The log is not where the result will be.
+  const Outcome refused = krait(train + path("out"));
+  EXPECT_NE(refused.err.find("log: expected a file beside the result"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(path("out")));
+}
+
 TEST_F(CliInput, WeightsNeedARegularFile) {
   ASSERT_EQ(shell("mkfifo " + path("model.safetensors")).code, 0);
   expect_error("inspect " + path("model.safetensors"), 1, "expected a regular file");
