@@ -15,6 +15,7 @@
 #include "krait/weights/convert.hpp"
 #include "models/bind_parts.hpp"
 #include "training/draws.hpp"
+#include "training/run_files.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -284,7 +285,8 @@ Result<void> Lora::write(const std::string& folder, const std::string& model, co
                          DType dtype) const {
   std::vector<NamedTensor> tensors;
   std::vector<AlignedBuffer<std::byte>> blocks;
-  const auto add = [&](std::string name, const float* from, Index rows, Index cols, bool turned) {
+  const auto add = [&](std::string name, const float* from, Index rows, Index cols,
+                       bool turned) -> Result<void> {
     AlignedBuffer<float> floats(rows * cols);
     for (Index r = 0; r < rows; ++r) {
       for (Index c = 0; c < cols; ++c) {
@@ -293,8 +295,12 @@ Result<void> Lora::write(const std::string& folder, const std::string& model, co
     }
     const Shape shape = turned ? Shape{cols, rows} : Shape{rows, cols};
     blocks.emplace_back(rows * cols * bytes_of(dtype));
-    convert_floats({floats.data(), DType::f32, shape}, dtype, blocks.back().data());
-    tensors.push_back({std::move(name), {blocks.back().data(), dtype, shape}});
+    const TensorView trained{floats.data(), DType::f32, shape};
+    const TensorView written{blocks.back().data(), dtype, shape};
+    convert_floats(trained, dtype, blocks.back().data());
+    KRAIT_RETURN_IF_ERROR(training::check_result(trained, written, name));
+    tensors.push_back({std::move(name), written});
+    return {};
   };
   for (const Matrix& matrix : matrices_) {
     const Index rank = options_.rank;
@@ -302,14 +308,16 @@ Result<void> Lora::write(const std::string& folder, const std::string& model, co
     const float* B = values + parameters_.all()[matrix.A + 1].offset;
     const std::string name = fmt::format("{}{}", peft_prefix, matrix.module);
     if (matrix.is_embedding) {  // x E = (x onehot) with B first
-      add(name + ".lora_embedding_A", B, matrix.out, rank, true);
-      add(name + ".lora_embedding_B", A, rank, matrix.in, true);
+      KRAIT_RETURN_IF_ERROR(add(name + ".lora_embedding_A", B, matrix.out, rank, true));
+      KRAIT_RETURN_IF_ERROR(add(name + ".lora_embedding_B", A, rank, matrix.in, true));
       continue;
     }
     for (Index e = 0; e < std::max(matrix.count, Index{1}); ++e) {
       const std::string own = matrix.count == 0 ? name : fmt::format("{}.{}", name, e);
-      add(own + ".lora_A.weight", A + e * rank * matrix.in, rank, matrix.in, false);
-      add(own + ".lora_B.weight", B + e * matrix.out * rank, matrix.out, rank, false);
+      KRAIT_RETURN_IF_ERROR(
+          add(own + ".lora_A.weight", A + e * rank * matrix.in, rank, matrix.in, false));
+      KRAIT_RETURN_IF_ERROR(
+          add(own + ".lora_B.weight", B + e * matrix.out * rank, matrix.out, rank, false));
     }
   }
   KRAIT_RETURN_IF_ERROR(

@@ -306,6 +306,15 @@ Result<bool> is_finished(const std::string& destination, const Identity& identit
   return has_identity(destination + "/" + run_file, identity, destination);
 }
 
+Result<void> check_result(const TensorView& trained, const TensorView& written,
+                          std::string_view name) {
+  const auto bad = find_not_finite(written);
+  if (!bad) return {};
+  return Error{ErrorCode::not_finite,
+               fmt::format("[training] {}: expected {}", name,
+                           not_representable(trained, *bad, to_string(written.dtype)))};
+}
+
 Result<void> write_result(const TrainTask& task, const TrainFiles& files, Trainer& trainer,
                           const Identity& identity) {
   KRAIT_ASSIGN_OR_RETURN(AtomicDirectory folder, AtomicDirectory::create(files.destination));
@@ -318,12 +327,15 @@ Result<void> write_result(const TrainTask& task, const TrainFiles& files, Traine
   std::vector<NamedTensor> tensors;
   std::vector<AlignedBuffer<std::byte>> rounded;
   for (const Parameter& parameter : trainer.parameters().all()) {
-    TensorView view{trainer.arrays().values.data() + parameter.offset, DType::f32, parameter.shape};
+    const TensorView trained{trainer.arrays().values.data() + parameter.offset, DType::f32,
+                             parameter.shape};
+    TensorView view = trained;
     if (parameter.is_matrix && files.dtype != DType::f32) {
       rounded.emplace_back(view.size() * bytes_of(files.dtype));
-      convert_floats(view, files.dtype, rounded.back().data());
+      convert_floats(trained, files.dtype, rounded.back().data());
       view = {rounded.back().data(), files.dtype, parameter.shape};
     }
+    KRAIT_RETURN_IF_ERROR(check_result(trained, view, parameter.name));
     tensors.push_back({parameter.name, view});
   }
   KRAIT_RETURN_IF_ERROR(

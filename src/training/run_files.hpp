@@ -49,6 +49,10 @@ Result<bool> has_identity(const std::string& path, const Identity& identity,
                           const std::string& place);
 Result<void> write_identity(const std::string& path, const Identity& identity);
 
+// That what training made of a tensor is finite as it is written. Errors: not_finite.
+Result<void> check_result(const TensorView& trained, const TensorView& written,
+                          std::string_view name);
+
 // The result as a checkpoint, whole or not at all.
 Result<void> write_result(const TrainTask& task, const TrainFiles& files, Trainer& trainer,
                           const Identity& identity);

@@ -60,6 +60,19 @@ TEST_F(CliTrain, KilledAndInterruptedItEndsWithTheSameBytes) {
   EXPECT_EQ(weights("whole"), weights("cut"));
 }
 
+TEST_F(CliTrain, WeightsThatAreNotFiniteAreNoResult) {
+  const std::string wild = "train --config " + path("config.json") + " --data " + path("text") +
+                           " --out " + path("wild") + " --steps 1 --batch 1 --length 8 --clip 0";
+  for (const std::string& end : {std::string(" --lr 1e6 --dtype f16"), std::string(" --lr 1e39")}) {
+    const Outcome outcome = krait(wild + end);
+    EXPECT_EQ(outcome.code, 1) << end;
+    EXPECT_NE(outcome.err.find("embeddings.weight: expected weights that "), std::string::npos)
+        << outcome.err;
+    EXPECT_FALSE(std::filesystem::exists(path("wild")));
+    std::filesystem::remove_all(path("wild.partial"));
+  }
+}
+
 TEST_F(CliTrain, OtherOptionsAreRefused) {
   EXPECT_EQ(krait(command("a")).code, 0);
   expect_error(command("a") + " --resume --lr 0.5", 1, "lr: expected 0.001");
