@@ -35,25 +35,26 @@ Result<Index> ConfigReader::number(std::string_view key, Index least,
   return static_cast<Index>(number);
 }
 
-Result<float> ConfigReader::positive_float(std::string_view key, float fallback) const {
-  const Metadata& found = value(key);
-  if (found.is_null()) return fallback;
-  const double number = json_number(found).value_or(-1.0);
-  if (!std::isfinite(number) || number < 0.0 || number > 1e30) {
-    return fail(key, "a finite number of at least 0", json_text(found));
-  }
-  return static_cast<float>(number);
-}
-
 namespace {
 
-constexpr double largest_real = 1e30;
-
+// Up to 1e30, also where it has been an f32 on its way.
 bool is_real(std::optional<double> number) {
-  return number && std::isfinite(*number) && std::fabs(*number) <= largest_real;
+  return number && std::isfinite(*number) && std::fabs(*number) <= double{1e30F};
 }
 
 }  // namespace
+
+Result<float> ConfigReader::positive_float(std::string_view key, float fallback) const {
+  const Metadata& found = value(key);
+  if (found.is_null()) return fallback;
+  const std::optional<double> number = json_number(found);
+  if (!is_real(number) || *number < 0.0) {
+    const bool is_large = number && std::isfinite(*number) && *number > 0.0;
+    return fail(key, is_large ? "a number of at most 1e30" : "a finite number of at least 0",
+                json_text(found));
+  }
+  return static_cast<float>(*number);
+}
 
 Result<double> ConfigReader::real(std::string_view key, double fallback) const {
   const Metadata& found = value(key);

@@ -91,7 +91,9 @@ class Plan {
        const ConvertOptions& options)
       : checkpoint_(checkpoint), layout_(layout), options_(options) {}
 
-  Result<std::vector<ConvertJob>> make(const ModelPlan& model) {
+  Result<std::vector<ConvertJob>> make(const ModelPlan& model, const ModelSpec& spec) {
+    // A stored head that repeats the embedding goes on repeating it.
+    if (spec.tied_head) matrices_.insert(spec.head_name + ".weight");
     for (const TensorUse& use : model.tensors) {
       if (use.role == TensorRole::matrix) matrices_.insert(use.name);
     }
@@ -474,7 +476,7 @@ Result<ConvertSummary> convert_checkpoint(const std::string& source, const std::
   KRAIT_ASSIGN_OR_RETURN(const TransformersLayout layout,
                          TransformersLayout::of(checkpoint, stored.config, options.dtype));
   Plan plan(checkpoint, layout, options);
-  KRAIT_ASSIGN_OR_RETURN(std::vector<ConvertJob> jobs, plan.make(stored.plan));
+  KRAIT_ASSIGN_OR_RETURN(std::vector<ConvertJob> jobs, plan.make(stored.plan, stored.config.spec));
   if (options.to_gguf) {
     KRAIT_RETURN_IF_ERROR(check_new(destination));
     return write_gguf(std::move(jobs), checkpoint, layout, stored.config.spec, destination,

@@ -467,6 +467,19 @@ TEST_F(Convert, MultipliesFactorsIntoBiases) {
   expect_near(logits_of(out("falcon.gguf")), logits_of(folder), 5e-6);
 }
 
+// state-spaces stores a tied head beside the embedding: rounded alone, either would untie them.
+TEST_F(Convert, ARepeatedHeadGoesOnRepeatingTheEmbedding) {
+  for (const char* name : {"orig_bin", "orig_mamba2"}) {
+    ConvertOptions options;
+    options.dtype = DType::bf16;
+    ASSERT_TRUE(convert_checkpoint(golden(name), out(name), options)) << name;
+    const WeightStore weights = open_checkpoint(out(name)).value().weights;
+    const auto* head = weights.find("lm_head.weight");
+    EXPECT_TRUE(head == nullptr || head->tensor.dtype == DType::bf16) << name;
+    EXPECT_TRUE(test::same_bits<float>(logits_of(out(name)), logits_of(golden(name), "bf16")));
+  }
+}
+
 // Blocks become floats in a folder and stay blocks in a GGUF file.
 TEST_F(Convert, DecodesOrCopiesBlocks) {
   const std::string source = golden("gguf/mamba_types.gguf");
