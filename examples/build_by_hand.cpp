@@ -73,7 +73,7 @@ krait::Result<void> run(const std::string& plain, const std::string& with_expert
   std::printf("a larger one would take:\n%s\n", plan.tree.c_str());
 
   KRAIT_RETURN_IF_ERROR(build(mamba(192, 8), plain));
-  return build(moe_mamba(160, 6, {.n_expert = 8, .top_k = 1, .d_expert = 256}), with_experts);
+  return build(moe_mamba(160, 6, {.n_expert = 8, .top_k = 1, .d_expert = 176}), with_experts);
 }
 
 }  // namespace

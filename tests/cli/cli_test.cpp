@@ -230,15 +230,15 @@ TEST_F(Cli, KeepsKeysAndValuesInTheTypeThatIsChosen) {
 TEST_F(Cli, TellsWhatATokenUsesOfAMixtureOfExperts) {
   const json object = krait_json("inspect krait-bytes-moe");
   EXPECT_EQ(object, krait_json("inspect")) << "the default";
-  EXPECT_EQ(object["parameters"], 5048480);
-  EXPECT_EQ(object["active_parameters"], 1607840);
+  EXPECT_EQ(object["parameters"], 3819680);
+  EXPECT_EQ(object["active_parameters"], 1454240);
   EXPECT_EQ(object["family"], "moe_mamba");
   // What a token reads: bytes of all tensors but 7 of 8 experts (up_proj and down_proj) a layer.
-  const Index expert = 2 * 160 * 256 * 2;
+  const Index expert = 2 * 160 * 176 * 2;
   EXPECT_EQ(object["bytes_per_token"],
             object["weights_bytes"].get<Index>() - Index{6} * 7 * expert);
   const Outcome text = krait("inspect krait-bytes-moe");
-  EXPECT_NE(text.out.find("moe_mamba: 5048480 parameters, 1607840 active, "), std::string::npos);
+  EXPECT_NE(text.out.find("moe_mamba: 3819680 parameters, 1454240 active, "), std::string::npos);
   EXPECT_NE(text.out.find("read per token"), std::string::npos);
   EXPECT_NE(text.out.find("Moe, 1 of 8 experts"), std::string::npos);
 }
