@@ -18,7 +18,8 @@ constexpr auto before = [](const Candidate& a, const Candidate& b) noexcept {
 
 void Candidates::load(std::span<const float> logits) noexcept {
   for (std::size_t i = 0; i < all_.size(); ++i) {
-    const double logit = std::isnan(logits[i]) ? forbidden : std::min<double>(logits[i], largest);
+    const double logit =
+        std::isnan(logits[i]) ? forbidden : std::min(static_cast<double>(logits[i]), largest);
     all_[i] = {logit, 0.0, static_cast<Token>(i)};
   }
   kept_ = all_.size();
@@ -34,7 +35,7 @@ bool Candidates::load(std::span<const float> logits, const TokenMask& allowed) n
       const std::size_t token = 64 * w + static_cast<std::size_t>(std::countr_zero(bits));
       if (token >= all_.size()) break;
       const float x = logits[token];
-      const double logit = std::isnan(x) ? forbidden : std::min<double>(x, largest);
+      const double logit = std::isnan(x) ? forbidden : std::min(static_cast<double>(x), largest);
       all_[kept_++] = {logit, 0.0, static_cast<Token>(token)};
     }
   }

@@ -50,14 +50,14 @@ RunItem Guidance::beside(const RunItem& item) {
 MatrixView<const float> Guidance::combine(MatrixView<const float> logits,
                                           MatrixView<const float> negative) {
   const FloatEnvironment environment;
-  constexpr double largest = std::numeric_limits<float>::max();
+  constexpr auto largest = static_cast<double>(std::numeric_limits<float>::max());
   scores_.resize(static_cast<std::size_t>(logits.rows) * vocab_);
   for (Index row = 0; row < logits.rows; ++row) {
     const auto scores = std::span(scores_).subspan(static_cast<std::size_t>(row) * vocab_, vocab_);
     kernels::log_softmax(logits.row(row).first(vocab_), scores);
     kernels::log_softmax(negative.row(row).first(vocab_), negative_);
     for (std::size_t i = 0; i < vocab_; ++i) {
-      const double u = negative_[i];
+      const auto u = static_cast<double>(negative_[i]);
       const double score = scale_ * (static_cast<double>(scores[i]) - u) + u;
       scores[i] = static_cast<float>(std::clamp(score, -largest, largest));
     }

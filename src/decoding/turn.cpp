@@ -118,15 +118,16 @@ void turn(std::span<float> x, double theta, const NoiseKey& key,
           std::span<float> direction) noexcept {
   const std::size_t n = x.size();
   if (n < 2 || !(theta > 0.0)) return;
-  const auto value = [&](std::size_t k) { return double{x[k]}; };
+  const auto value = [&](std::size_t k) { return static_cast<double>(x[k]); };
   const double length = lane_sum(n, [&](std::size_t k) { return value(k) * value(k); });
   if (!(length > 0.0) || !std::isfinite(length)) return;
 
   const Noise noise(key, static_cast<Index>(n));
   const std::span<float> u = direction.first(n);
   draw_direction(noise, key.direction, u);
-  const double along = lane_sum(n, [&](std::size_t k) { return double{u[k]} * value(k); }) / length;
-  const auto across = [&](std::size_t k) { return double{u[k]} - along * value(k); };
+  const double along =
+      lane_sum(n, [&](std::size_t k) { return static_cast<double>(u[k]) * value(k); }) / length;
+  const auto across = [&](std::size_t k) { return static_cast<double>(u[k]) - along * value(k); };
   const double breadth = lane_sum(n, [&](std::size_t k) { return across(k) * across(k); });
   if (!(breadth > 0.0)) return;
 

@@ -39,7 +39,7 @@ namespace {
 
 // Up to 1e30, also where it has been an f32 on its way.
 bool is_real(std::optional<double> number) {
-  return number && std::isfinite(*number) && std::fabs(*number) <= double{1e30F};
+  return number && std::isfinite(*number) && std::fabs(*number) <= static_cast<double>(1e30F);
 }
 
 }  // namespace

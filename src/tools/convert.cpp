@@ -178,8 +178,7 @@ class Plan {
 // Writes the values of jobs, some rows at a time.
 class Writing {
  public:
-  Writing(const std::vector<ConvertJob>& jobs, Progress progress)
-      : jobs_(jobs), progress_(progress) {
+  Writing(const std::vector<ConvertJob>& jobs, Progress progress) : progress_(progress) {
     for (const ConvertJob& job : jobs) total_ += job.output.tensor.bytes();
   }
 
@@ -285,7 +284,6 @@ class Writing {
     return made;
   }
 
-  const std::vector<ConvertJob>& jobs_;
   Progress progress_;
   std::vector<std::byte> rows_;
   std::vector<float> floats_;

@@ -66,9 +66,9 @@ double cosine(std::span<const float> a, std::span<const float> b) {
   double a_square = 0.0;
   double b_square = 0.0;
   for (std::size_t i = 0; i < a.size(); ++i) {
-    product += double{a[i]} * double{b[i]};
-    a_square += double{a[i]} * double{a[i]};
-    b_square += double{b[i]} * double{b[i]};
+    product += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+    a_square += static_cast<double>(a[i]) * static_cast<double>(a[i]);
+    b_square += static_cast<double>(b[i]) * static_cast<double>(b[i]);
   }
   return a_square > 0.0 && b_square > 0.0 ? product / std::sqrt(a_square * b_square) : 1.0;
 }

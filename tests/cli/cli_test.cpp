@@ -118,7 +118,7 @@ TEST_F(Cli, ChoosesAmongTexts) {
   }
   EXPECT_EQ(greedy["logprobs"].size(), 12U);
   EXPECT_GE(beams["score"].get<double>(), sum / 12.0 - 1e-6);
-  EXPECT_EQ(krait(base + "--num-beams 5").out, beams["text"]);
+  EXPECT_EQ(krait(base + "--num-beams 5").out, beams["text"].get<std::string>());
 
   // The best of the samples that --count shows.
   const json best = krait_json(base + "--best-of 4 --best-by sum");

@@ -230,7 +230,7 @@ Result<std::shared_ptr<const Tokenizer>> make_scored_tokenizer(ScoredVocabulary 
     const auto& piece = vocabulary.pieces[i];
     const auto id = static_cast<Token>(i);
     source.items.push_back({piece.text, id});
-    source.scores.push_back(piece.score);
+    source.scores.push_back(static_cast<double>(piece.score));
     source.types.push_back(piece.type);
     if (piece.type == TokenType::unknown && !source.unknown_id) source.unknown_id = id;
     const bool is_special = piece.type == TokenType::control || piece.type == TokenType::unknown;

@@ -57,7 +57,7 @@ Result<void> join_stacks(std::vector<GgufExportTensor>& tensors) {
   std::map<std::string, Stack, std::less<>> stacks;
   for (const GgufExportTensor& tensor : tensors) {
     if (tensor.expert < 0) continue;
-    const auto stack = stacks.try_emplace(tensor.output.name, 0, tensor.output).first;
+    const auto stack = stacks.try_emplace(tensor.output.name, Stack{0, tensor.output}).first;
     ++stack->second.count;
     const GgufOutput& first = stack->second.first;
     if (first.type.dtype != tensor.output.type.dtype ||
