@@ -50,6 +50,12 @@ Cutter::Cutter(const CheckpointPlan& plan)
   }
 }
 
+Result<Cutter> Cutter::create(const CheckpointPlan& plan) {
+  KRAIT_RETURN_IF_ERROR(
+      check_floats(plan.plan, plan.checkpoint.weights, plan.checkpoint.path, "laser"));
+  return Cutter(plan);
+}
+
 std::vector<float> values_of(const CheckpointPlan& plan, const LaserMatrix& matrix) {
   const TensorView& tensor = tensor_of(plan, matrix);
   const Index first = (matrix.item * matrix.item_rows + matrix.first_row) * matrix.cols;
@@ -185,9 +191,7 @@ std::vector<std::size_t> places_of(const std::vector<Cut>& cuts) {
 
 Result<WeightStore> cut_weights(const CheckpointPlan& plan, const std::vector<LaserCut>& cuts,
                                 LaserForm form, Executor& executor) {
-  KRAIT_RETURN_IF_ERROR(
-      check_floats(plan.plan, plan.checkpoint.weights, plan.checkpoint.path, "laser"));
-  Cutter cutter(plan);
+  KRAIT_ASSIGN_OR_RETURN(Cutter cutter, Cutter::create(plan));
   KRAIT_ASSIGN_OR_RETURN(const std::vector<Cut> found, cutter.resolve(cuts));
   KRAIT_RETURN_IF_ERROR(cutter.decompose(places_of(found), executor));
   return cutter.apply(found, form);
@@ -201,9 +205,7 @@ Result<Model> cut_model(const CheckpointPlan& plan, const std::vector<LaserCut>&
 }
 
 Result<std::vector<LaserCut>> laser_rule(const CheckpointPlan& plan, Executor& executor) {
-  KRAIT_RETURN_IF_ERROR(
-      check_floats(plan.plan, plan.checkpoint.weights, plan.checkpoint.path, "laser"));
-  Cutter cutter(plan);
+  KRAIT_ASSIGN_OR_RETURN(Cutter cutter, Cutter::create(plan));
   std::vector<LaserCut> cuts;
   const std::vector<LaserMatrix>& matrices = cutter.matrices();
   for (std::size_t i = 0; i < matrices.size(); ++i) {

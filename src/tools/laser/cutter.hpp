@@ -32,7 +32,8 @@ struct Cut {
 /// Cuts matrices of one checkpoint, each decomposed once.
 class Cutter {
  public:
-  explicit Cutter(const CheckpointPlan& plan);
+  /// Of a checkpoint whose matrices are floats. Errors: bad_argument (others).
+  static Result<Cutter> create(const CheckpointPlan& plan);
 
   const CheckpointPlan& plan() const noexcept { return plan_; }
   const std::vector<LaserMatrix>& matrices() const noexcept { return matrices_; }
@@ -52,6 +53,7 @@ class Cutter {
   WeightStore apply(const std::vector<Cut>& cuts, LaserForm form) const;
 
  private:
+  explicit Cutter(const CheckpointPlan& plan);
   void factor(WeightStore& store, const std::vector<Cut>& cuts) const;
   void write_back(WeightStore& store, const std::vector<Cut>& cuts) const;
 

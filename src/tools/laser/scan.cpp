@@ -30,14 +30,13 @@ constexpr Index most_floats = Index{64} << 20;  // of the activations that are k
 
 }  // namespace
 
-Scan::Scan(const CheckpointPlan& source, const Model& model, const LaserSearchOptions& options,
-           Executor& executor, Progress progress)
-    : source_(source),
-      model_(model),
+Scan::Scan(Cutter cutter, const Model& model, const LaserSearchOptions& options, Executor& executor,
+           Progress progress)
+    : model_(model),
       options_(options),
       executor_(executor),
       progress_(progress),
-      cutter_(source) {}
+      cutter_(std::move(cutter)) {}
 
 void Scan::list_units() {
   const std::vector<LaserMatrix>& matrices = cutter_.matrices();
@@ -60,7 +59,7 @@ void Scan::list_units() {
 }
 
 Result<void> Scan::list_trials() {
-  const Index layers = std::ssize(source_.config.spec.layers);
+  const Index layers = std::ssize(cutter_.plan().config.spec.layers);
   for (std::size_t u = 0; u < units_.size(); ++u) {
     const LaserMatrix& matrix = cutter_.matrices()[units_[u].matrices.front()];
     const Index most = matrix.largest_rank();
@@ -124,8 +123,8 @@ std::vector<Cut> Scan::cuts_of(const Trial& trial) const {
 }
 
 Result<Model> Scan::model_with(const std::vector<Cut>& cuts) const {
-  return build_model(source_.config.spec, cutter_.apply(cuts, options_.form),
-                     source_.config.prefix);
+  return build_model(cutter_.plan().config.spec, cutter_.apply(cuts, options_.form),
+                     cutter_.plan().config.prefix);
 }
 
 Result<std::vector<double>> Scan::nats(const std::vector<Cut>& cuts,
@@ -149,7 +148,7 @@ bool Scan::is_time_over() const {
 }
 
 Result<void> Scan::run(const PartialWork& work) {
-  for (Index l = std::ssize(source_.config.spec.layers) - 1; l >= 0; --l) {
+  for (Index l = std::ssize(cutter_.plan().config.spec.layers) - 1; l >= 0; --l) {
     KRAIT_RETURN_IF_ERROR(layer(l, work));
     if (!is_complete_) break;
   }
@@ -168,7 +167,7 @@ Result<void> Scan::layer(Index layer, const PartialWork& work) {
   if (trials.empty()) return {};
   const std::string piece = fmt::format("layer-{}", layer);
   if (read(work, piece, trials)) {
-    done_ += std::ssize(trials) * (std::ssize(source_.config.spec.layers) - layer);
+    done_ += std::ssize(trials) * (std::ssize(cutter_.plan().config.spec.layers) - layer);
     return go_on();
   }
   if (is_time_over()) {
@@ -208,7 +207,7 @@ bool Scan::read(const PartialWork& work, const std::string& piece,
 
 // Each thread takes trials of its own. The calling one reports.
 Result<void> Scan::evaluate(const std::vector<std::size_t>& trials, Index layer, Stream& stream) {
-  const Index cost = std::ssize(source_.config.spec.layers) - layer;
+  const Index cost = std::ssize(cutter_.plan().config.spec.layers) - layer;
   const auto caller = std::this_thread::get_id();
   std::atomic<Index> finished = 0;
   std::atomic<bool> stops = false;

@@ -30,8 +30,8 @@ struct Trial {
 /// Data, model and what is tried, and how much of it was.
 class Scan {
  public:
-  Scan(const CheckpointPlan& source, const Model& model, const LaserSearchOptions& options,
-       Executor& executor, Progress progress);
+  Scan(Cutter cutter, const Model& model, const LaserSearchOptions& options, Executor& executor,
+       Progress progress);
 
   /// Lists what is to be tried and divides the data.
   Result<void> begin(std::string_view data, const Tokenizer& tokenizer);
@@ -64,7 +64,6 @@ class Scan {
                        FunctionRef<bool()> is_stopped) const;
   bool is_time_over() const;
 
-  const CheckpointPlan& source_;
   const Model& model_;
   const LaserSearchOptions& options_;
   Executor& executor_;

@@ -90,13 +90,13 @@ Result<LaserSearchReport> laser_search(const CheckpointPlan& source, const std::
                                        Executor& executor, Progress progress) {
   const Checkpoint& checkpoint = source.checkpoint;
   KRAIT_RETURN_IF_ERROR(check(options));
-  KRAIT_RETURN_IF_ERROR(check_floats(source.plan, checkpoint.weights, checkpoint.path, "laser"));
+  KRAIT_ASSIGN_OR_RETURN(Cutter cutter, Cutter::create(source));
   KRAIT_RETURN_IF_ERROR(check_outside(checkpoint, destination, "laser"));
   KRAIT_RETURN_IF_ERROR(check_texts(checkpoint));
   KRAIT_ASSIGN_OR_RETURN(const auto tokenizer, make_tokenizer(checkpoint, source.config));
   KRAIT_ASSIGN_OR_RETURN(const Model model,
                          build_model(source.config.spec, checkpoint.weights, source.config.prefix));
-  Scan scan(source, model, options, executor, progress);
+  Scan scan(std::move(cutter), model, options, executor, progress);
   KRAIT_RETURN_IF_ERROR(scan.begin(data, *tokenizer));
   // Whether there is room for the result is asked before the work; it is made behind it.
   KRAIT_RETURN_IF_ERROR(AtomicDirectory::create(destination));

@@ -5,7 +5,6 @@
 #include <map>
 
 #include "io/svg.hpp"
-#include "tools/checkpoint_copy.hpp"
 #include "tools/laser/cutter.hpp"
 
 namespace krait {
@@ -13,9 +12,7 @@ inline namespace v0_1 {
 
 Result<std::string> draw_spectrum(const CheckpointPlan& plan, Executor& executor,
                                   Progress progress) {
-  KRAIT_RETURN_IF_ERROR(
-      check_floats(plan.plan, plan.checkpoint.weights, plan.checkpoint.path, "laser"));
-  laser::Cutter cutter(plan);
+  KRAIT_ASSIGN_OR_RETURN(laser::Cutter cutter, laser::Cutter::create(plan));
   const std::vector<LaserMatrix>& matrices = cutter.matrices();
   constexpr double width = 220.0;
   constexpr double height = 150.0;
