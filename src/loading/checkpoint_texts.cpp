@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <utility>
 
-#include "krait/io/atomic_file.hpp"
+#include "io/write_text_file.hpp"
 #include "krait/io/mapped_file.hpp"
 #include "loading/layouts/gguf/gguf.hpp"
 
@@ -31,11 +31,9 @@ Result<void> read_more_chat_templates(const fs::path& folder, Checkpoint& checkp
   return {};
 }
 
+// Of what a checkpoint lacks, no file.
 Result<void> write_text(const fs::path& path, std::string_view text) {
-  if (text.empty()) return {};
-  KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path.string()));
-  KRAIT_RETURN_IF_ERROR(file.write(text));
-  return file.commit();
+  return text.empty() ? Result<void>() : write_text_file(path.string(), text);
 }
 
 }  // namespace

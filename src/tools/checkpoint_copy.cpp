@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "krait/io/atomic_file.hpp"
+#include "io/write_text_file.hpp"
 #include "krait/io/mapped_file.hpp"
 #include "loading/checkpoint_texts.hpp"
 
@@ -34,12 +34,6 @@ bool lies_in(const fs::path& inner, const fs::path& outer) {
   if (error) return false;
   const auto [end, ignored] = std::mismatch(out.begin(), out.end(), in.begin(), in.end());
   return end == out.end();
-}
-
-Result<void> write_text(const std::string& path, std::string_view text) {
-  KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
-  KRAIT_RETURN_IF_ERROR(file.write(text));
-  return file.commit();
 }
 
 }  // namespace
@@ -75,7 +69,7 @@ Result<void> copy_texts(const Checkpoint& checkpoint, std::string_view config,
   constexpr std::size_t largest = std::size_t{1} << 30U;
   const auto copy_file = [&](const fs::path& name) -> Result<void> {
     KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text_file(source / name, largest));
-    return write_text(destination / name, text);
+    return write_text_file(destination / name, text);
   };
   std::error_code ignored;
   for (const char* name : {"added_tokens.json", "chat_template.json", "vocab.json", "merges.txt",

@@ -9,6 +9,7 @@
 
 #include "core/block_format.hpp"
 #include "io/json.hpp"
+#include "io/write_text_file.hpp"
 #include "kernels/gguf_blocks.hpp"
 #include "krait/core/function_ref.hpp"
 #include "krait/io/atomic_file.hpp"
@@ -346,10 +347,8 @@ Result<ConvertSummary> write_folder(const std::vector<ConvertJob>& jobs, const s
   if (shards.size() > 1) {
     Metadata::Object index = {{"metadata", Metadata::Object{{"total_size", summary.bytes}}},
                               {"weight_map", std::move(places)}};
-    KRAIT_ASSIGN_OR_RETURN(AtomicFile file,
-                           AtomicFile::create(folder + "/model.safetensors.index.json"));
-    KRAIT_RETURN_IF_ERROR(file.write(full_json(Metadata(std::move(index)))));
-    KRAIT_RETURN_IF_ERROR(file.commit());
+    KRAIT_RETURN_IF_ERROR(write_text_file(folder + "/model.safetensors.index.json",
+                                          full_json(Metadata(std::move(index)))));
   }
   return summary;
 }

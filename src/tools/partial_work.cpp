@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "io/content_checksum.hpp"
-#include "krait/io/atomic_file.hpp"
+#include "io/write_text_file.hpp"
 #include "krait/io/mapped_file.hpp"
 
 namespace krait {
@@ -30,12 +30,6 @@ bool is_only_begun(const fs::path& folder) {
     if (!name.starts_with(fmt::format("{}.", key_file)) || !name.ends_with(".tmp")) return false;
   }
   return !error;
-}
-
-Result<void> write_key(const std::string& path, const std::string& key) {
-  KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
-  KRAIT_RETURN_IF_ERROR(file.write(key));
-  return file.commit();
 }
 
 }  // namespace
@@ -67,7 +61,7 @@ Result<PartialWork> PartialWork::open(std::string_view area, const std::string& 
                              error.message(), work.folder_)};
   }
   KRAIT_RETURN_IF_ERROR(work.lock(area));
-  if (const Result<void> written = write_key(path, key); !written) {
+  if (const Result<void> written = write_text_file(path, key); !written) {
     fs::remove(work.folder_, error);
     return written.error();
   }

@@ -9,7 +9,7 @@
 #include <set>
 
 #include "io/json.hpp"
-#include "krait/io/atomic_file.hpp"
+#include "io/write_text_file.hpp"
 #include "krait/io/safetensors.hpp"
 #include "krait/weights/adapter.hpp"
 #include "krait/weights/convert.hpp"
@@ -322,9 +322,7 @@ Result<void> Lora::write(const std::string& folder, const std::string& model, co
   }
   KRAIT_RETURN_IF_ERROR(
       write_safetensors(folder + "/adapter_model.safetensors", tensors, {{"format", "pt"}}));
-  KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(folder + "/adapter_config.json"));
-  KRAIT_RETURN_IF_ERROR(file.write(config_json(model)));
-  return file.commit();
+  return write_text_file(folder + "/adapter_config.json", config_json(model));
 }
 
 }  // namespace v0_1

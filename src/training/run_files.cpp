@@ -9,6 +9,7 @@
 #include <system_error>
 
 #include "io/json.hpp"
+#include "io/write_text_file.hpp"
 #include "krait/io/atomic_file.hpp"
 #include "krait/io/safetensors.hpp"
 #include "krait/weights/convert.hpp"
@@ -82,12 +83,6 @@ std::string identity_json(const Identity& identity) {
 Error failed(std::string_view what, const std::string& path) {
   return {ErrorCode::io_failed, fmt::format("[training] {}: expected to write it, found: {} ({})",
                                             what, std::generic_category().message(errno), path)};
-}
-
-Result<void> write_text(const std::string& path, std::string_view text) {
-  KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
-  KRAIT_RETURN_IF_ERROR(file.write(text));
-  return file.commit();
 }
 
 using FileMetadata = std::map<std::string, std::string, std::less<>>;
@@ -299,7 +294,7 @@ Result<bool> has_identity(const std::string& path, const Identity& identity,
 }
 
 Result<void> write_identity(const std::string& path, const Identity& identity) {
-  return write_text(path, identity_json(identity));
+  return write_text_file(path, identity_json(identity));
 }
 
 Result<bool> is_finished(const std::string& destination, const Identity& identity) {
@@ -321,7 +316,7 @@ Result<void> write_result(const TrainTask& task, const TrainFiles& files, Traine
   if (task.lora != nullptr) {
     KRAIT_RETURN_IF_ERROR(task.lora->write(folder.path(), task.checkpoint.path,
                                            trainer.arrays().values.data(), files.dtype));
-    KRAIT_RETURN_IF_ERROR(write_text(folder.path() + "/" + run_file, identity_json(identity)));
+    KRAIT_RETURN_IF_ERROR(write_text_file(folder.path() + "/" + run_file, identity_json(identity)));
     return folder.commit();
   }
   std::vector<NamedTensor> tensors;
@@ -360,7 +355,7 @@ Result<Log> Log::open(const std::string& path, Index steps) {
         log.curve_.add(line);
       }
     }
-    KRAIT_RETURN_IF_ERROR(write_text(path, kept));
+    KRAIT_RETURN_IF_ERROR(write_text_file(path, kept));
     log.stream_.open(path, std::ios::app);
   } else {
     log.stream_.open(path, std::ios::trunc);
@@ -398,7 +393,7 @@ Result<void> Log::write(const TrainProgress& progress) {
 
 Result<void> Log::draw() const {
   if (!is_drawn_) return {};
-  return write_text(path_ + ".svg", curve_.svg());
+  return write_text_file(path_ + ".svg", curve_.svg());
 }
 
 }  // namespace training

@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <memory>
 
-#include "krait/io/atomic_file.hpp"
+#include "io/write_text_file.hpp"
 #include "krait/io/mapped_file.hpp"
 #include "krait/models/session.hpp"
 #include "krait/training/train.hpp"
@@ -36,12 +36,6 @@ bool is_there(const std::string& path) {
 Result<StageInput> input_of(const std::string& path) {
   KRAIT_ASSIGN_OR_RETURN(std::string text, read_text_file(path, most_bytes));
   return StageInput{.text = std::move(text), .name = path};
-}
-
-Result<void> write_text(const std::string& path, std::string_view text) {
-  KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
-  KRAIT_RETURN_IF_ERROR(file.write(text));
-  return file.commit();
 }
 
 Result<void> make_folder(const std::string& path) {
@@ -100,9 +94,9 @@ class Loop {
     }
     iteration_ = 0;
     KRAIT_ASSIGN_OR_RETURN(report.first, first_report());
-    KRAIT_RETURN_IF_ERROR(write_text(folder_ + "/report.json", training::to_json(report)));
-    KRAIT_RETURN_IF_ERROR(write_text(folder_ + "/report.md", to_table(report)));
-    KRAIT_RETURN_IF_ERROR(write_text(folder_ + "/report.svg", training::picture(report)));
+    KRAIT_RETURN_IF_ERROR(write_text_file(folder_ + "/report.json", training::to_json(report)));
+    KRAIT_RETURN_IF_ERROR(write_text_file(folder_ + "/report.md", to_table(report)));
+    KRAIT_RETURN_IF_ERROR(write_text_file(folder_ + "/report.svg", training::picture(report)));
     return report;
   }
 
@@ -162,7 +156,7 @@ class Loop {
     if (config_.evaluate) {
       KRAIT_ASSIGN_OR_RETURN(found.kl, divergence(t));
     }
-    KRAIT_RETURN_IF_ERROR(write_text(at + "/report.json", training::to_json(found, t)));
+    KRAIT_RETURN_IF_ERROR(write_text_file(at + "/report.json", training::to_json(found, t)));
     return found;
   }
 
@@ -467,7 +461,7 @@ class Loop {
     KRAIT_RETURN_IF_ERROR(make_folder(at));
     ModelReport found;
     KRAIT_RETURN_IF_ERROR(measure(config_.model, at, found));
-    KRAIT_RETURN_IF_ERROR(write_text(file, training::to_json(found)));
+    KRAIT_RETURN_IF_ERROR(write_text_file(file, training::to_json(found)));
     return found;
   }
 
