@@ -258,11 +258,12 @@ Result<void> run(const TrainFlags& given) {
   }
   options.optimizer = given.optimizer == "muon" ? Optimizer::muon : Optimizer::adamw;
   options.order = given.order == "sequential" ? DataOrder::sequential : DataOrder::shuffled;
-  std::vector<std::string> inputs = given.data;
-  inputs.insert(inputs.end(), {given.model, given.config, given.held_out, given.teacher});
-  for (const char* end : {"", ".svg"}) {
-    if (given.files.log.empty()) break;
-    KRAIT_RETURN_IF_ERROR(check_not_read("--log", given.files.log + end, inputs));
+  if (!given.files.log.empty()) {
+    std::vector<std::string> inputs = given.data;
+    inputs.insert(inputs.end(),
+                  {given.model, given.config, given.held_out, given.teacher, given.reference});
+    KRAIT_RETURN_IF_ERROR(check_not_read("--log", given.files.log, inputs));
+    KRAIT_RETURN_IF_ERROR(check_not_read("--log", given.files.log + ".svg", inputs));
   }
   TrainFiles files = given.files;
   files.dtype = given.dtype == "bf16"  ? DType::bf16

@@ -96,13 +96,12 @@ Result<void> describe_granite(const ConfigReader& config, const ModelSpec& spec,
   const auto* experts = find_block<MoeSpec>(spec);
   describe_sizes(spec, attention.n_head, "granitehybrid", metadata);
   describe_mixer(*mixer, "granitehybrid", metadata);
-  // Where there are no experts, the shared network is the only one to llama.cpp, whatever width
-  // of experts is in the configuration.
-  KRAIT_ASSIGN_OR_RETURN(const Index d_expert, config.number("intermediate_size", 1, 11008));
   AttentionSpec rotated = attention;
   KRAIT_RETURN_IF_ERROR(read_rotary(config, rotated, 1.0, ignored));
   set("context_length", gguf_unlimited_context);
-  set("feed_forward_length", experts == nullptr ? shared->d_hidden : d_expert);
+  // Without experts, the shared network is the only one to llama.cpp, whatever width of experts is
+  // in the configuration.
+  set("feed_forward_length", experts == nullptr ? shared->d_hidden : experts->d_expert);
   set("attention.head_count_kv", kv_heads_of(spec));
   set("attention.scale", static_cast<double>(attention.scale));
   set("rope.freq_base", rotated.rotary->theta);
