@@ -40,11 +40,10 @@ for number in $numbers; do
   printf '%s\n' "$found" >>"$list"
 done
 
-# stage NAME OPTION …: trains OUT/NAME on all books, unless that is done.
+# stage NAME OPTION …: trains OUT/NAME on all books; nothing where that is done.
 stage() {
   name=$1
   shift
-  [ ! -d "$out/$name" ] || return 0
   while IFS= read -r book; do
     set -- "$@" --data "$book"
   done <"$list"
