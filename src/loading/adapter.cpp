@@ -334,8 +334,10 @@ class AdapterReader {
     }
   }
 
-  std::shared_ptr<const void> file_owner() const {
-    return tensors_.owners().empty() ? nullptr : tensors_.owners().front();
+  // All of them: tensors that do not lie aligned in the file are copies of their own.
+  std::shared_ptr<const void> file_owner() {
+    if (owners_ == nullptr) owners_ = std::make_shared<Owners>(tensors_.owners());
+    return owners_;
   }
 
   std::string example() const {
@@ -350,6 +352,8 @@ class AdapterReader {
   const ModelConfig& model_;
   WeightStore& weights_;
   WeightStore tensors_;
+  using Owners = std::vector<std::shared_ptr<const void>>;
+  std::shared_ptr<const Owners> owners_;
   std::map<std::string, Target, std::less<>> targets_;
   std::map<std::string, Factors> factors_;
   std::map<std::string, Stack> stacks_;

@@ -58,6 +58,28 @@ TEST(Adapter, OfPeftGivesItsLogits) {
   }
 }
 
+// Numbers that the file does not have aligned lie in memory of their own.
+TEST(Adapter, LiesAnywhereInItsFile) {
+  const std::string from = golden("lora/plain");
+  const std::string file = test::read_file(from + "/adapter_model.safetensors");
+  std::uint64_t size = 0;
+  std::memcpy(&size, file.data(), sizeof size);
+  const std::vector<float> expected =
+      logits(load_model(golden("hf_f32"), {.adapter = from}).value(), golden_tokens());
+  for (const std::uint64_t more : {1U, 2U, 3U}) {
+    const test::TemporaryDirectory folder;
+    const std::uint64_t longer = size + more;
+    std::string moved(reinterpret_cast<const char*>(&longer), sizeof longer);
+    moved +=
+        file.substr(sizeof size, size) + std::string(more, ' ') + file.substr(sizeof size + size);
+    test::write_file(folder.path() / "adapter_model.safetensors", moved);
+    test::write_file(folder.path() / "adapter_config.json",
+                     test::read_file(from + "/adapter_config.json"));
+    const Model model = load_model(golden("hf_f32"), {.adapter = folder.path().string()}).value();
+    EXPECT_EQ(logits(model, golden_tokens()), expected) << more;
+  }
+}
+
 TEST(Adapter, SharesTheWeights) {
   const CheckpointPlan plain = plan_checkpoint(golden("hf_f32")).value();
   const CheckpointPlan adapted =
