@@ -135,7 +135,8 @@ class Merge {
       untie();
       if (is_head) job.name = embedding_;
       if (is_embedding && is_in_head_) job.result = embedding_ + ".weight";
-      if (is_embedding && !is_in_head_) share(embedding_, head);
+      const bool has_head = adapted.contains(head + ".lora_A");  // a matrix of its own soon
+      if (is_embedding && !is_in_head_ && !has_head) share(embedding_, head);
     }
     const WeightStore::Entry* stored = base_.find(job.name + ".weight");
     const bool is_dense = stored != nullptr && !has_parts(base_, job.name);

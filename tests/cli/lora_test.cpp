@@ -1,8 +1,11 @@
 // Adapters of low rank from the command line.
 
+#include <cmath>
+#include <filesystem>
 #include <iterator>
 #include <sstream>
 
+#include "krait/io/safetensors.hpp"
 #include "tests/cli/cli.hpp"
 #include "tests/cli/running.hpp"
 
@@ -54,6 +57,40 @@ TEST_F(CliLora, TrainedItIsUsedEverywhere) {
   EXPECT_EQ(krait_json("merge -m " + moe + lora + " --out " + path("m") + " --dtype f32")["out"],
             path("m"));
   EXPECT_NEAR(bits("-m " + path("m")), bits("-m " + moe + lora), 1e-4);
+}
+
+// Embedding and head in one matrix, with an adapter each.
+TEST_F(CliLora, MergedAHeadIsItsOwn) {
+  const std::string draft = "krait-bytes-draft";
+  ASSERT_EQ(krait(train(draft, "a") + "r=2,alpha=16,targets=emb+in").code, 0);
+  // The head's factors are the embedding's with their roles changed, and small ones of its own.
+  const auto file = open_file(path("a/adapter_model.safetensors"), WeightsMode::map).value();
+  WeightStore store;
+  read_safetensors(file, store).value();
+  std::vector<NamedTensor> tensors;
+  for (const auto& [name, entry] : store.entries()) tensors.push_back({name, entry.tensor});
+  std::vector<float> A(2 * 64);
+  std::vector<float> B(256 * 2);
+  for (std::size_t i = 0; i < A.size(); ++i) A[i] = 0.01F * static_cast<float>(i % 7);
+  for (std::size_t i = 0; i < B.size(); ++i) B[i] = 0.02F * static_cast<float>(i % 5);
+  tensors.push_back({"base_model.model.lm_head.lora_A.weight", {A.data(), DType::f32, {2, 64}}});
+  tensors.push_back({"base_model.model.lm_head.lora_B.weight", {B.data(), DType::f32, {256, 2}}});
+  std::filesystem::create_directory(path("both"));
+  write_safetensors(path("both/adapter_model.safetensors"), tensors).value();
+  json config = json::parse(test::read_file(path("a/adapter_config.json")));
+  config["target_modules"].push_back("lm_head");
+  test::write_file(path("both/adapter_config.json"), config.dump());
+  ASSERT_EQ(krait("quantize krait-bytes-draft " + path("q8") + " --to q8").code, 0);
+  for (const std::string& model : {draft, path("q8")}) {
+    const std::string merged = path(model == draft ? "m1" : "m2");
+    ASSERT_EQ(
+        krait("merge -m " + model + " --lora " + path("both") + " --out " + merged + " --dtype f32")
+            .code,
+        0);
+    const double expected = bits("-m " + model + " --lora " + path("both"));
+    EXPECT_GT(std::abs(expected - bits("-m " + model + " --lora " + path("a"))), 0.015);
+    EXPECT_NEAR(bits("-m " + merged), expected, 0.004) << model;
+  }
 }
 
 TEST_F(CliLora, ExamplesAreLearnedOverAQuantisedModel) {
