@@ -12,6 +12,7 @@
 #include "krait/training/initial_weights.hpp"
 #include "loading/checkpoint_texts.hpp"
 #include "training/run_files.hpp"
+#include "training/trained_model.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -63,18 +64,14 @@ namespace {
 // All but the values.
 Result<TrainTask> open_task(const std::string& path) {
   KRAIT_ASSIGN_OR_RETURN(CheckpointPlan planned, plan_checkpoint(path));
-  TrainTask task{.checkpoint = std::move(planned.checkpoint),
-                 .spec = std::move(planned.config.spec),
-                 .prefix = planned.config.prefix,
-                 .values = {},
-                 .lora = nullptr,
-                 .text = {},
-                 .examples = {}};
-  // A head of its own, though the configuration ties it to the embedding.
-  for (const TensorUse& use : planned.plan.tensors) {
-    if (use.path == task.spec.head_name + ".weight") task.spec.tied_head = false;
-  }
-  return task;
+  ModelSpec spec = training::trained_spec(planned);
+  return TrainTask{.checkpoint = std::move(planned.checkpoint),
+                   .spec = std::move(spec),
+                   .prefix = planned.config.prefix,
+                   .values = {},
+                   .lora = nullptr,
+                   .text = {},
+                   .examples = {}};
 }
 
 }  // namespace
@@ -84,7 +81,10 @@ Result<TrainTask> open_train_task(const std::string& path, TaskValues values) {
   if (values == TaskValues::left_out) return task;
   KRAIT_ASSIGN_OR_RETURN(const Parameters parameters, Parameters::of(task.spec, task.prefix));
   task.values = AlignedBuffer<float>(parameters.floats());
-  KRAIT_RETURN_IF_ERROR(parameters.read(task.checkpoint.weights, task.values.span()));
+  KRAIT_ASSIGN_OR_RETURN(
+      const WeightStore weights,
+      training::trained_weights(task.spec, task.prefix, task.checkpoint.weights));
+  KRAIT_RETURN_IF_ERROR(parameters.read(weights, task.values.span()));
   return task;
 }
 

@@ -111,6 +111,9 @@ TEST_F(AqlmQuantize, QuantisesExpertsAndKeepsWhatIsNamed) {
   for (const auto& matrix : report.matrices) {
     EXPECT_EQ(matrix.name.find("backbone.layers.5.moe."), 0U) << matrix.name;
   }
+  options.keep.push_back("*.moe.*.weight");
+  EXPECT_EQ(run("krait-bytes-moe", "none", options).error().message,
+            "[aqlm] keep: expected a matrix to quantise, found none");
   const Model model = load_model(in("experts")).value();
   Index codes = 0;
   for (const TensorUse& use : model.plan().tensors) codes += use.form == "aqlm" ? 1 : 0;
@@ -219,6 +222,64 @@ TEST_F(AqlmQuantize, FisherFindsOutputsWithoutEffect) {
     for (const float weight : weights) sum += static_cast<double>(weight);
     EXPECT_NEAR(sum / static_cast<double>(weights.size()), 1.0, 1e-5);
     EXPECT_GT(std::ranges::max(weights), 1.5F);
+  }
+}
+
+// A head of its own, though the configuration ties it, and one matrix under the head's name:
+// weighed and tuned is what inference uses.
+TEST_F(AqlmQuantize, SeesTheHeadThatInferenceUses) {
+  const std::string from = source("krait-bytes-draft");
+  const Checkpoint checkpoint = open_checkpoint(from).value();
+  std::vector<NamedTensor> tensors;
+  for (const auto& [name, entry] : checkpoint.weights.entries()) {
+    tensors.push_back({name, entry.tensor});
+  }
+  const auto embedding =
+      std::ranges::find(tensors, "backbone.embeddings.weight", &NamedTensor::name);
+  ASSERT_NE(embedding, tensors.end());
+  std::vector<bf16> head(static_cast<std::size_t>(embedding->tensor.size()));
+  std::memcpy(head.data(), embedding->tensor.data, head.size() * sizeof(bf16));
+  std::vector<NamedTensor> renamed = tensors;
+  renamed[static_cast<std::size_t>(embedding - tensors.begin())].name = "lm_head.weight";
+  for (std::size_t i = 0; i < head.size(); i += 64) head[i] = to_bf16(0.5F);
+  tensors.push_back({"lm_head.weight", {head.data(), DType::bf16, embedding->tensor.shape}});
+
+  const std::string tied = checkpoint.config;
+  std::string untied = tied;
+  const std::string_view key = "\"tie_word_embeddings\": true";
+  untied.replace(untied.find(key), key.size(), "\"tie_word_embeddings\": false");
+  const auto write = [&](const char* name, const std::vector<NamedTensor>& all,
+                         const std::string& config) {
+    fs::create_directory(in(name));
+    test::write_file(in(name) + "/config.json", config);
+    ASSERT_TRUE(write_safetensors(in(name) + "/model.safetensors", all));
+  };
+  write("tied", tensors, tied);
+  write("untied", tensors, untied);
+  write("renamed", renamed, tied);
+  ThreadPool pool(2);
+  const std::vector<std::pair<std::string, std::string>> equal = {{in("tied"), in("untied")},
+                                                                  {in("renamed"), from}};
+  int count = 0;
+  for (const auto& [a, b] : equal) {
+    for (const auto& [weigh, preset] : {std::pair("fisher", "fast"), std::pair("inputs", "best")}) {
+      const AqlmOptions options{
+          .scheme = {1, 4, 8}, .preset = preset, .calibration = text(), .weigh = weigh};
+      const auto codes = [&](const std::string& model) {
+        const std::string to = in("made of") + std::to_string(count++);
+        const auto report = quantize_aqlm(model, to, options, pool);
+        EXPECT_TRUE(report) << report.error().message;
+        std::string all = report->tuning ? fmt::to_string(report->tuning->last) : "";
+        const Checkpoint made = open_checkpoint(to).value();
+        for (const auto& [name, entry] : made.weights.entries()) {
+          if (!name.ends_with(".codes")) continue;
+          all.append(static_cast<const char*>(entry.tensor.data),
+                     static_cast<std::size_t>(entry.tensor.bytes()));
+        }
+        return all;
+      };
+      EXPECT_EQ(codes(a), codes(b)) << a << " " << weigh;
+    }
   }
 }
 

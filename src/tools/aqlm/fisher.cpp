@@ -7,6 +7,7 @@
 
 #include "krait/core/float_environment.hpp"
 #include "krait/training/model_gradient.hpp"
+#include "training/trained_model.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -51,12 +52,16 @@ Result<std::vector<std::vector<float>>> output_fisher(const CheckpointPlan& plan
                                                       std::span<const FisherPlace> places,
                                                       Executor& executor) {
   const FloatEnvironment environment;
+  const ModelSpec spec = training::trained_spec(plan);
   KRAIT_ASSIGN_OR_RETURN(ModelGradient model,
-                         ModelGradient::create(plan.config.spec, plan.config.prefix, executor));
+                         ModelGradient::create(spec, plan.config.prefix, executor));
   const Parameters& parameters = model.parameters();
   AlignedBuffer<float> values(parameters.floats());
   AlignedBuffer<float> gradients(parameters.floats());
-  KRAIT_RETURN_IF_ERROR(parameters.read(plan.checkpoint.weights, values.span()));
+  KRAIT_ASSIGN_OR_RETURN(
+      const WeightStore weights,
+      training::trained_weights(spec, plan.config.prefix, plan.checkpoint.weights));
+  KRAIT_RETURN_IF_ERROR(parameters.read(weights, values.span()));
   KRAIT_RETURN_IF_ERROR(model.bind(values.data()));
   std::vector<std::vector<double>> sums;
   for (const FisherPlace& place : places) sums.emplace_back(static_cast<std::size_t>(place.out));

@@ -144,8 +144,9 @@ Result<std::vector<Job>> list_jobs(const CheckpointPlan& plan, const AqlmOptions
         if (use == uses.end()) continue;
         std::string name = use->second->name;
         name.resize(name.size() - std::string_view(".weight").size());
-        const bool is_kept = std::ranges::any_of(
-            options.keep, [&](const std::string& pattern) { return fits(pattern, name); });
+        const bool is_kept = std::ranges::any_of(options.keep, [&](const std::string& pattern) {
+          return fits(pattern, name) || fits(pattern, name + ".weight");
+        });
         if (is_kept) continue;
         if (matrix.is_stacked) {
           const auto [known, is_new] = stacks.emplace(name, jobs.size());

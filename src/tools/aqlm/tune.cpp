@@ -12,6 +12,7 @@
 #include "krait/kernels/softmax.hpp"
 #include "krait/models/session.hpp"
 #include "krait/training/model_gradient.hpp"
+#include "training/trained_model.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -310,13 +311,17 @@ class Student {
  public:
   static Result<Student> create(const CheckpointPlan& plan, std::span<const TunedMatrix> matrices,
                                 bool carries, Executor& executor) {
+    const ModelSpec spec = training::trained_spec(plan);
     KRAIT_ASSIGN_OR_RETURN(ModelGradient gradient,
-                           ModelGradient::create(plan.config.spec, plan.config.prefix, executor));
+                           ModelGradient::create(spec, plan.config.prefix, executor));
     Student student(std::move(gradient), carries, executor);
     const Parameters& parameters = student.gradient_.parameters();
     student.values_ = AlignedBuffer<float>(parameters.floats());
     student.changes_ = AlignedBuffer<float>(parameters.floats());
-    KRAIT_RETURN_IF_ERROR(parameters.read(plan.checkpoint.weights, student.values_.span()));
+    KRAIT_ASSIGN_OR_RETURN(
+        const WeightStore weights,
+        training::trained_weights(spec, plan.config.prefix, plan.checkpoint.weights));
+    KRAIT_RETURN_IF_ERROR(parameters.read(weights, student.values_.span()));
     for (const TunedMatrix& matrix : matrices) {
       student.places_.push_back(parameters.find(matrix.path)->offset + matrix.first);
     }
