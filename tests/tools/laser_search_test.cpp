@@ -253,6 +253,13 @@ TEST_F(LaserSearch, DataThatWillNotDoIsNamed) {
       message("\n{\"ctx\": \"a\", \"endings\": [\"b\"], \"label\": 1}", LaserTask::hellaswag),
       "[laser] data: expected \"ctx\", \"endings\" and \"label\", found something else (line 2)");
   EXPECT_NE(message("{\"prompt\": ", LaserTask::jsonl).find("data, line 1"), std::string::npos);
+  const auto merging = read_tokenizer_json(R"({"version": "1.0", "model": {"type": "BPE",
+      "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}})")
+                           .value();
+  const auto of_one =
+      laser::read_samples(R"({"prompt": "a", "answer": "b"})", LaserTask::jsonl, *merging);
+  EXPECT_EQ(of_one.error().message,
+            "[laser] data: expected at least 2 tokens with an answer, found 1 (line 1)");
   const auto refuse = [&](const LaserSearchOptions& options) {
     return laser_search(plan(), in("bad"), text(8000), options, pool).error().message;
   };

@@ -108,11 +108,17 @@ std::string_view fields_of(LaserTask task) {
   }
 }
 
-Result<Sample> sample_of(const Question& question, const Tokenizer& tokenizer) {
+Result<Sample> sample_of(const Question& question, const Tokenizer& tokenizer, Index line) {
   Sample sample{{}, question.right};
   KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> context, tokenizer.encode(question.context));
   for (const std::string& answer : question.answers) {
     KRAIT_ASSIGN_OR_RETURN(std::vector<Token> tokens, tokenizer.encode(question.context + answer));
+    if (tokens.size() < 2) {
+      return Error{ErrorCode::bad_argument,
+                   fmt::format("[laser] data: expected at least 2 tokens with an answer, found {} "
+                               "(line {})",
+                               tokens.size(), line)};
+    }
     // Where a token spans both, the answer begins with it.
     const auto [end, ignored] =
         std::mismatch(context.begin(), context.end(), tokens.begin(), tokens.end());
@@ -144,7 +150,7 @@ Result<std::vector<Sample>> read_samples(std::string_view data, LaserTask task,
                    fmt::format("[laser] data: expected {}, found something else (line {})",
                                fields_of(task), number)};
     }
-    KRAIT_ASSIGN_OR_RETURN(Sample sample, sample_of(*question, tokenizer));
+    KRAIT_ASSIGN_OR_RETURN(Sample sample, sample_of(*question, tokenizer, number));
     samples.push_back(std::move(sample));
   }
   if (std::ssize(samples) < fewest_samples) {
