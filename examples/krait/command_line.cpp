@@ -244,6 +244,15 @@ void Command::real(const std::string& names, double& value, const std::string& h
       shortest(value));
 }
 
+void Command::real(const std::string& names, std::optional<double>& value, const std::string& help,
+                   std::function<Result<void>(double)> check) {
+  custom(names, "FLOAT", help, [&value, names, check](const std::string& text) {
+    value = parse_real(text, names);
+    if (const Result<void> checked = check(*value); !checked)
+      throw WrongUsage(names, checked.error());
+  });
+}
+
 Command::Entry& Command::find(std::string_view name) {
   const bool is_long = name.starts_with("--");
   const std::string plain(name.substr(is_long ? 2 : 1));

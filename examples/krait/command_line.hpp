@@ -73,6 +73,8 @@ class Command {
   /// `check` is asked after the value was set.
   void real(const std::string& names, double& value, const std::string& help,
             std::function<Result<void>()> check);
+  void real(const std::string& names, std::optional<double>& value, const std::string& help,
+            std::function<Result<void>(double)> check);
   /// An option whose value is taken by a function, which throws WrongUsage. `preset` is for the
   /// help.
   void custom(const std::string& names, const std::string& type, const std::string& help,

@@ -21,8 +21,8 @@ struct LaserFlags {
   std::string data;
   std::string task = "text";
   std::string mode = "improve";
-  double loss = 0.01;
-  double budget = 0.0;
+  std::optional<double> loss;
+  std::optional<double> budget;
   std::optional<std::uint64_t> seed;
   std::string svg;
   int threads = 0;
@@ -35,6 +35,13 @@ void check(const LaserFlags& options) {
   if (options.search && options.data.empty()) throw WrongUsage("--data", "a file", "none");
   if (!options.search && !options.data.empty()) throw WrongUsage("--data", "--search", "none");
   if (!options.search && !options.svg.empty()) throw WrongUsage("--svg", "--search", "none");
+  if (!options.search && options.budget) throw WrongUsage("--budget", "--search", "none");
+  if (!options.search && options.seed) throw WrongUsage("--seed", "--search", "none");
+  const bool shrinks = options.search && options.mode == "shrink";
+  if (!shrinks && options.loss) throw WrongUsage("--loss", "--search --mode shrink", "others");
+  if (shrinks && options.dense) {
+    throw WrongUsage("--dense", "no --mode shrink, since products are as large", "both");
+  }
   if (!options.search && !options.rule.empty() && !options.set.empty()) {
     throw WrongUsage("--set", "no --rule", "both");
   }
@@ -119,8 +126,8 @@ Result<void> run_search(const LaserFlags& options, const CheckpointPlan& plan, E
       laser_search(plan, *options.places.destination, data,
                    {.task = task_of(options.task),
                     .shrinks = options.mode == "shrink",
-                    .loss = options.loss,
-                    .minutes = options.budget,
+                    .loss = options.loss.value_or(0.01),
+                    .minutes = options.budget.value_or(0.0),
                     .by_rule = !options.rule.empty(),
                     .form = options.dense ? LaserForm::dense : LaserForm::smaller,
                     .seed = options.seed.value_or(0)},
@@ -161,10 +168,12 @@ void declare(Command& command, LaserFlags& options) {
                  "What the data is; all but text are JSON lines");
   command.choice("--mode", options.mode, {"improve", "shrink"},
                  "A better score, or fewest bytes within --loss");
-  command.real("--loss", options.loss, "Bits per byte that --mode shrink may cost",
-               [&options] { return at_least_zero(options.loss, "bits per byte"); });
-  command.real("--budget", options.budget, "Minutes for trying; 0: all that it takes",
-               [&options] { return at_least_zero(options.budget, "minutes"); });
+  command.real("--loss", options.loss,
+               "Bits per byte that --mode shrink may cost; 0.01 if not given",
+               [](double loss) { return at_least_zero(loss, "bits per byte"); });
+  command.real("--budget", options.budget,
+               "Minutes for trying; all that it takes if 0 or not given",
+               [](double minutes) { return at_least_zero(minutes, "minutes"); });
   command.seed("--seed", options.seed, "Of the division of the data");
   command.file("--svg", options.svg, "Also write a heat map of all that was tried");
   add_threads(command, options.threads);
