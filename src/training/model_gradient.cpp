@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "decoding/exact_math.hpp"
 #include "krait/core/float_environment.hpp"
 #include "krait/kernels/softmax.hpp"
 #include "krait/weights/adapter.hpp"
@@ -31,7 +32,7 @@ float divergence(std::span<const float> law, std::span<const float> logits, floa
   for (std::size_t v = 0; v < law.size(); ++v) {
     const auto q = static_cast<double>(law[v]);
     if (q > 0.0) {
-      sum += q * (std::log(q) - static_cast<double>(logits[v]) + static_cast<double>(log_sum));
+      sum += q * (log_positive(q) - static_cast<double>(logits[v]) + static_cast<double>(log_sum));
     }
   }
   return static_cast<float>(sum);
@@ -435,6 +436,10 @@ void ModelGradient::parts_backward(const Leaf& leaf, const State& before,
     is_begun = !part.ends;
     if (part.ends) training::add_to(work(), sum, dh);
   }
+}
+
+bool ModelGradient::has_experts() const noexcept {
+  return std::ranges::any_of(parts_, [](const Part& part) { return part.top_k > 0; });
 }
 
 // The rows of the embedding in the order of the tokens: E[v] + (s · B[v]) A.

@@ -190,12 +190,16 @@ Result<Compared> compare(ModelGradient& model, const PreferencePair& pair,
 Result<PairStatistics> pair_backward(ModelGradient& model, const PreferencePair& pair,
                                      const PreferenceOptions& options, const PairWeights& weights,
                                      float* gradients) {
+  const FloatEnvironment environment;
   KRAIT_ASSIGN_OR_RETURN(const Compared found, compare(model, pair, options, weights.sft));
   // The loss moves both answers of an equal pair by opposite amounts.
   const bool is_equal = pair.chosen.tokens == pair.rejected.tokens;
   const double slope = is_equal ? 0.0 : found.slope;
   const auto add = [&](const Answer& answer, double slope_here, double sft) -> Result<void> {
-    if (slope_here == 0.0 && sft == 0.0) return {};
+    // The routers' losses do not depend on the pair's.
+    const bool has_router_loss =
+        model.has_experts() && (weights.balance != 0.0 || weights.z_loss != 0.0);
+    if (slope_here == 0.0 && sft == 0.0 && (is_equal || !has_router_loss)) return {};
     const std::span<const Token> tokens = answer.row->tokens;
     std::vector<float> counts(tokens.size() - 1, 0.0F);
     const std::size_t first = counts.size() - answer.counts.size();

@@ -183,6 +183,23 @@ TEST(Preference, EqualAnswersMoveNothing) {
   }
 }
 
+// A pair that has nothing to give has routers still.
+TEST(Preference, RoutersAreBalancedWhereTheLossIsFlat) {
+  for (const bool has_experts : {false, true}) {
+    Pairs at(has_experts ? test::tiny_expert_spec() : test::tiny_spec());
+    PreferencePair pair = Pairs::pair(5, 7);
+    pair.chosen_reference.assign(5, -300.0F);  // a margin far behind the hinge
+    pair.rejected_reference.assign(7, 0.0F);
+    PairStatistics found;
+    const std::vector<float> flat = at.gradient(pair, {.loss = PreferenceLoss::hinge}, found);
+    EXPECT_EQ(found.loss, 0.0);
+    EXPECT_EQ(std::ranges::any_of(flat, [](float g) { return g != 0.0F; }), has_experts);
+    // Its pull is that of any other loss whose slope is 0 in the floats' eyes.
+    const std::vector<float> steep = at.gradient(pair, {.beta = 1e-30}, found);
+    EXPECT_EQ(flat, steep);
+  }
+}
+
 TEST(Preference, ASwappedPairHasTheOppositeMargin) {
   Pairs at(test::tiny_spec());
   PreferencePair pair = Pairs::pair(5, 7);

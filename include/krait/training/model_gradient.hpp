@@ -91,6 +91,9 @@ class KRAIT_API ModelGradient {
   /// The model over the bound values.
   const Model& model() const noexcept { return *model_; }
 
+  /// Whether it has experts, whose routers have losses of their own.
+  bool has_experts() const noexcept;
+
   /// Adds the row's gradient to `gradients` [parameters().floats()]; the sum of the
   /// cross-entropies, each times its weight. Errors: bad_argument (tokens, sizes), unsupported.
   Result<double> backward(const Leaf& leaf, float* gradients);
