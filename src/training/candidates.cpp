@@ -55,12 +55,13 @@ class AnswerSampler {
     KRAIT_RETURN_IF_ERROR(finish());
     std::vector<std::string> result;
     for (std::size_t i = 0; i < lines.size(); ++i) {
-      const std::string id = lines[i].json["id"].is_null()
-                                 ? fmt::format(", \"id\": {}", first + static_cast<Index>(i))
-                                 : "";
-      result.push_back(training::with_members(
-          lines[i], fmt::format("{}, \"responses\": [{}], \"model\": \"{}\"", id,
-                                fmt::join(answers[i], ", "), model_->model.fingerprint())));
+      std::vector<training::JsonMember> more;
+      if (lines[i].json["id"].is_null()) {
+        more.emplace_back("id", fmt::to_string(first + static_cast<Index>(i)));
+      }
+      more.emplace_back("responses", fmt::format("[{}]", fmt::join(answers[i], ", ")));
+      more.emplace_back("model", fmt::format("\"{}\"", model_->model.fingerprint()));
+      result.push_back(training::with_members(lines[i], more));
     }
     return result;
   }

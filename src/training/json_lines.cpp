@@ -44,9 +44,27 @@ Result<void> read_json_lines(std::string_view lines, std::string_view name, std:
                fmt::format("[training] data: expected {}, found none ({})", what, name)};
 }
 
-std::string with_members(const JsonLine& line, std::string_view more) {
-  const std::string_view object = line.text.substr(0, line.text.find_last_of('}'));
-  return fmt::format("{}{}}}", object, more);
+std::string with_members(const JsonLine& line, std::span<const JsonMember> more) {
+  const Metadata::Object& object = *line.json.object();
+  const auto is_replaced = [&](const Metadata::Member& member) {
+    return std::ranges::find(more, member.key, &JsonMember::first) != more.end();
+  };
+  std::string members;
+  if (std::ranges::none_of(object, is_replaced)) {  // as they are written
+    members = line.text.substr(line.text.find('{') + 1);
+    members.erase(members.find_last_of('}'));
+  } else {
+    for (const Metadata::Member& member : object) {
+      if (is_replaced(member)) continue;
+      members += members.empty() ? "" : ", ";
+      members += json_of(std::string_view(member.key)) + ": " + json_of(member.value);
+    }
+  }
+  for (const auto& [key, value] : more) {
+    members += members.empty() ? "" : ", ";
+    members += fmt::format("\"{}\": {}", key, value);
+  }
+  return "{" + members + "}";
 }
 
 std::string json_of(std::string_view text) {

@@ -2,8 +2,10 @@
 
 // Lines of JSON: the one reader of all files of examples, and what its messages look like.
 
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "krait/core/function_ref.hpp"
@@ -32,8 +34,11 @@ struct JsonLine {
 Result<void> read_json_lines(std::string_view lines, std::string_view name, std::string_view what,
                              FunctionRef<Result<void>(const JsonLine&)> read);
 
-// The line, an object, with more members behind its own: `more` begins with a comma.
-std::string with_members(const JsonLine& line, std::string_view more);
+// A member of an object: key, and value in JSON.
+using JsonMember = std::pair<std::string_view, std::string>;
+
+// The line, an object, with these members behind its own, of which it loses those of the same keys.
+std::string with_members(const JsonLine& line, std::span<const JsonMember> more);
 
 // The value as JSON on one line.
 std::string json_of(const Metadata& value);

@@ -79,13 +79,18 @@ class Judge {
     return judge;
   }
 
-  Result<std::vector<Score>> score(const std::string& prompt,
-                                   std::span<const std::string> responses, std::uint64_t seed) {
+  Result<std::vector<Score>> score(const JsonLine& line, std::span<const std::string> responses,
+                                   std::uint64_t seed) {
+    const std::string& prompt = *line.json["prompt"].text();
     std::vector<std::vector<Token>> texts;
     for (const std::string& response : responses) {
       KRAIT_ASSIGN_OR_RETURN(std::vector<Token> tokens,
                              model_->tokenizer->encode(filled(options_.prompt, prompt, response),
                                                        {.add_special = false}));
+      if (tokens.empty()) {
+        return line.error(ErrorCode::bad_argument, "something to read by the template",
+                          "an empty text");
+      }
       texts.push_back(std::move(tokens));
     }
     // A token may reach over the end of what two texts have in common: then there is less of it.
@@ -203,7 +208,7 @@ class Judge {
   std::vector<float> p_;
 };
 
-std::string scores_json(std::span<const Score> scores) {
+std::vector<training::JsonMember> members_of(std::span<const Score> scores) {
   std::string all;
   std::string means;
   std::string raw;
@@ -219,8 +224,9 @@ std::string scores_json(std::span<const Score> scores) {
     raw += fmt::format("{}[{}]", comma, fmt::join(score.raw, ", "));
     counts += fmt::format("{}{}", comma, score.scores.size());
   }
-  return fmt::format(", \"scores\": [{}], \"mean\": [{}], \"raw\": [{}], \"n_parsed\": [{}]", all,
-                     means, raw, counts);
+  const auto list = [](const std::string& values) { return "[" + values + "]"; };
+  return {
+      {"scores", list(all)}, {"mean", list(means)}, {"raw", list(raw)}, {"n_parsed", list(counts)}};
 }
 
 // Scores that no model gives.
@@ -241,8 +247,12 @@ Result<std::vector<Score>> rule_scores(const JsonLine& line, JudgeBy by, std::ui
   return scores;
 }
 
-Result<void> check(const JudgeOptions& options, bool needs_model) {
-  if (needs_model && options.prompt.find("{response}") == std::string::npos) {
+bool needs_model(JudgeBy by) { return by == JudgeBy::expected || by == JudgeBy::samples; }
+
+}  // namespace
+
+Result<void> validate(const JudgeOptions& options) {
+  if (needs_model(options.by) && options.prompt.find("{response}") == std::string::npos) {
     return Error{ErrorCode::bad_argument,
                  "[judge] template: expected {response} in it, found none"};
   }
@@ -252,8 +262,6 @@ Result<void> check(const JudgeOptions& options, bool needs_model) {
   }
   return {};
 }
-
-}  // namespace
 
 std::string_view judge_template() noexcept {
   return "Below are a request and an answer to it. Rate the answer from 0 to 5 points. Begin with "
@@ -270,9 +278,9 @@ std::string_view judge_template() noexcept {
 Result<void> write_scores(const LanguageModel* model, Executor& executor,
                           const StageInput& candidates, const JudgeOptions& options,
                           const std::string& destination, Progress progress) {
-  const bool needs_model = options.by == JudgeBy::expected || options.by == JudgeBy::samples;
-  check_contract(!needs_model || model != nullptr, "[judge] model: expected one, found none");
-  KRAIT_RETURN_IF_ERROR(check(options, needs_model));
+  const bool by_model = needs_model(options.by);
+  check_contract(!by_model || model != nullptr, "[judge] model: expected one, found none");
+  KRAIT_RETURN_IF_ERROR(validate(options));
   KRAIT_ASSIGN_OR_RETURN(const std::vector<JsonLine> lines,
                          training::lines_of(candidates, "candidates"));
   for (const JsonLine& line : lines) {
@@ -282,7 +290,7 @@ Result<void> write_scores(const LanguageModel* model, Executor& executor,
   }
   std::string by = fmt::format("\"by\": \"{}\", \"seed\": {}", to_string(options.by), options.seed);
   std::optional<Judge> judge;
-  if (needs_model) {
+  if (by_model) {
     KRAIT_ASSIGN_OR_RETURN(judge, Judge::make(*model, executor, options));
     by += fmt::format(", \"model\": \"{}\", \"template\": \"{}\"", model->model.fingerprint(),
                       training::hash_of(options.prompt));
@@ -297,10 +305,11 @@ Result<void> write_scores(const LanguageModel* model, Executor& executor,
     KRAIT_ASSIGN_OR_RETURN(const std::vector<std::string> responses, training::responses_of(line));
     const std::uint64_t seed = training::line_seed(options.seed, file.size());
     KRAIT_ASSIGN_OR_RETURN(const std::vector<Score> scores,
-                           judge ? judge->score(*line.json["prompt"].text(), responses, seed)
+                           judge ? judge->score(line, responses, seed)
                                  : rule_scores(line, options.by, seed, responses));
-    KRAIT_RETURN_IF_ERROR(file.write(training::with_members(
-        line, scores_json(scores) + fmt::format(", \"judge\": {{{}}}", by))));
+    std::vector<training::JsonMember> more = members_of(scores);
+    more.emplace_back("judge", "{" + by + "}");
+    KRAIT_RETURN_IF_ERROR(file.write(training::with_members(line, more)));
     if (progress && progress(file.size(), std::ssize(lines)) == Flow::stop &&
         file.size() < std::ssize(lines)) {
       return training::cancelled("judge", file.size(), std::ssize(lines));

@@ -82,11 +82,12 @@ class Loop {
       : config_(config), folder_(folder), executor_(&executor), progress_(progress) {}
 
   Result<SelfRewardReport> run() {
-    KRAIT_RETURN_IF_ERROR(claim_folder());
-    KRAIT_ASSIGN_OR_RETURN(const StageInput prompts, input_of(config_.prompts));
-    KRAIT_ASSIGN_OR_RETURN(const std::vector<JsonLine> lines,
-                           training::lines_of(prompts, "prompts"));
-    for (const JsonLine& line : lines) prompts_.emplace_back(line.text);
+    {
+      KRAIT_ASSIGN_OR_RETURN(const LanguageModel model, load_language_model(config_.model));
+      KRAIT_ASSIGN_OR_RETURN(end_, end_of_answer(model));
+      KRAIT_RETURN_IF_ERROR(check(model));
+      KRAIT_RETURN_IF_ERROR(claim_folder(model));
+    }
     SelfRewardReport report;
     for (Index t = 1; t <= config_.iterations; ++t) {
       KRAIT_ASSIGN_OR_RETURN(IterationReport found, iteration(t));
@@ -101,10 +102,52 @@ class Loop {
   }
 
  private:
+  // What stages would find wrong only behind work that is done, in a folder that is another run's
+  // once it is mended.
+  Result<void> check(const LanguageModel& model) {
+    const Index vocab = model.model.vocab();
+    KRAIT_RETURN_IF_ERROR(validate(config_.candidates.sampler, vocab));
+    KRAIT_RETURN_IF_ERROR(validate(judge_options(config_.seed)));
+    KRAIT_ASSIGN_OR_RETURN(const StageInput prompts, input_of(config_.prompts));
+    KRAIT_ASSIGN_OR_RETURN(const std::vector<JsonLine> lines,
+                           training::lines_of(prompts, "prompts"));
+    KRAIT_RETURN_IF_ERROR(check_prompts(model, lines, config_.judge == JudgeBy::verify));
+    for (const JsonLine& line : lines) prompts_.emplace_back(line.text);
+    if (!config_.evaluate) return {};
+    KRAIT_RETURN_IF_ERROR(validate(config_.evaluate->candidates.sampler, vocab));
+    KRAIT_ASSIGN_OR_RETURN(const StageInput asked, input_of(config_.evaluate->prompts));
+    KRAIT_ASSIGN_OR_RETURN(const std::vector<JsonLine> questions,
+                           training::lines_of(asked, "prompts"));
+    KRAIT_RETURN_IF_ERROR(check_prompts(model, questions, false));
+    if (config_.evaluate->text.empty()) return {};
+    const Result<std::vector<Token>> tokens = evaluated_text(model);
+    return tokens ? Result<void>() : Result<void>(tokens.error());
+  }
+
+  static Result<void> check_prompts(const LanguageModel& model, std::span<const JsonLine> lines,
+                                    bool needs_rules) {
+    for (const JsonLine& line : lines) {
+      const auto prompt = training::read_prompt(line, *model.tokenizer);
+      if (!prompt) return prompt.error();
+      if (!line.json["responses"].is_null()) {
+        return line.error(ErrorCode::bad_format, "no \"responses\"", "some");
+      }
+      KRAIT_ASSIGN_OR_RETURN(const training::VerifyRules rules, training::VerifyRules::read(line));
+      if (!needs_rules || !rules.empty()) continue;
+      return line.error(ErrorCode::bad_argument, "rules, \"verify\"", "none");
+    }
+    return {};
+  }
+
+  JudgeOptions judge_options(std::uint64_t seed) const {
+    return {.by = config_.judge,
+            .prompt = config_.judge_prompt,
+            .samples = config_.judge_samples,
+            .seed = seed};
+  }
+
   // Makes the folder, or sees that it is this run's.
-  Result<void> claim_folder() {
-    KRAIT_ASSIGN_OR_RETURN(const LanguageModel model, load_language_model(config_.model));
-    KRAIT_ASSIGN_OR_RETURN(end_, end_of_answer(model));
+  Result<void> claim_folder(const LanguageModel& model) {
     training::Identity identity = config_.values;
     identity.emplace_back("model", model.model.fingerprint());
     const std::string file = folder_ + "/run.json";
@@ -199,12 +242,8 @@ class Loop {
                      Use use) {
     if (is_there(to)) return {};
     KRAIT_ASSIGN_OR_RETURN(const StageInput input, input_of(from));
-    return write_scores(&model, *executor_, input,
-                        {.by = config_.judge,
-                         .prompt = config_.judge_prompt,
-                         .samples = config_.judge_samples,
-                         .seed = seed(use)},
-                        to, [&](Index done, Index total) { return report("judge", done, total); });
+    return write_scores(&model, *executor_, input, judge_options(seed(use)), to,
+                        [&](Index done, Index total) { return report("judge", done, total); });
   }
 
   // The pairs of an iteration with their references, the model that is trained on them, and what
@@ -239,6 +278,7 @@ class Loop {
       before.gradient.reset();
       KRAIT_RETURN_IF_ERROR(train_model(std::move(before.task), pairs, at));
     }
+    training::Checkpoints(at + "/model").remove();  // of a call that was killed behind the result
     return measure_pairs(pairs, at + "/model", found);
   }
 
@@ -332,13 +372,9 @@ class Loop {
     }
     const std::string file = at + "/frozen.jsonl";
     if (!is_there(file)) {
-      KRAIT_RETURN_IF_ERROR(write_scores(
-          &model, *executor_, frozen,
-          {.by = config_.judge,
-           .prompt = config_.judge_prompt,
-           .samples = config_.judge_samples,
-           .seed = seed(Use::frozen)},
-          file, [&](Index done, Index total) { return report("frozen", done, total); }));
+      KRAIT_RETURN_IF_ERROR(
+          write_scores(&model, *executor_, frozen, judge_options(seed(Use::frozen)), file,
+                       [&](Index done, Index total) { return report("frozen", done, total); }));
     }
     KRAIT_ASSIGN_OR_RETURN(found.judge_accuracy, judge_accuracy(file));
     return {};
@@ -403,9 +439,9 @@ class Loop {
     return count > 0.0 ? std::optional(difference / count) : std::nullopt;
   }
 
-  Result<std::optional<double>> perplexity_of(const LanguageModel& model) {
+  Result<std::vector<Token>> evaluated_text(const LanguageModel& model) const {
     KRAIT_ASSIGN_OR_RETURN(const StageInput text, input_of(config_.evaluate->text));
-    KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens,
+    KRAIT_ASSIGN_OR_RETURN(std::vector<Token> tokens,
                            model.tokenizer->encode(text.text, {.add_special = false}));
     if (tokens.size() < 2) {
       return Error{ErrorCode::bad_argument,
@@ -413,11 +449,20 @@ class Loop {
                                "({})",
                                tokens.size(), text.name)};
     }
+    return tokens;
+  }
+
+  Result<std::optional<double>> perplexity_of(const LanguageModel& model) {
+    KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens, evaluated_text(model));
     Session session(model.model, *executor_);
     State state = model.model.initial_state();
     std::vector<float> log_p(tokens.size() - 1);
     KRAIT_RETURN_IF_ERROR(session.score(tokens, state, log_p));
-    return std::optional(std::exp(-sum(log_p) / static_cast<double>(log_p.size())));
+    const double mean = -sum(log_p) / static_cast<double>(log_p.size());
+    if (std::isfinite(mean)) return std::optional(std::exp(mean));
+    return Error{ErrorCode::not_finite,
+                 fmt::format("[self-reward] evaluate.text: expected a finite perplexity, found {}",
+                             std::abs(mean))};
   }
 
   // Of the best and the worst answer to each prompt, by their rules: how many the scores in the

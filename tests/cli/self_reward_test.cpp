@@ -217,6 +217,20 @@ TEST_F(CliSelfReward, BadInputIsRefused) {
   wrong["prompts"] = "nowhere.jsonl";
   expect_error(command("w", wrong, "w"), 1, "nowhere.jsonl");
   wrong = small();
+  for (const auto& [section, key, value, expected] :
+       {std::tuple<const char*, const char*, json, const char*>{"candidates", "top_p", 7,
+                                                                "top-p: expected"},
+        {"judge", "template", "template.txt", "template: expected {response} in it"},
+        {"evaluate", "text", "letter.txt", "evaluate.text: expected at least 2 tokens"}}) {
+    wrong = small();
+    wrong["judge"]["by"] = "expected";
+    wrong[section][key] = value;
+    test::write_file(path("template.txt"), "Rate {prompt}: ");
+    test::write_file(path("letter.txt"), "x");
+    expect_error(command("w", wrong, "early"), 1, expected);
+    EXPECT_FALSE(fs::exists(path("early"))) << expected;  // no folder that is another run's
+  }
+  wrong = small();
   wrong["pairs"] = {{"min_gap", 9}};
   expect_error(command("w", wrong, "w"), 1, "pairs: expected at least one, found none: ");
   wrong = small();

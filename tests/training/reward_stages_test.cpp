@@ -308,6 +308,34 @@ TEST_F(RewardStages, NewPromptsAreNewOnes) {
   EXPECT_EQ(test::read_file(path("p")), test::read_file(path("q")));
 }
 
+// What stages before have written of themselves gives way.
+TEST_F(RewardStages, ReadWhatTheyWrite) {
+  const std::string seeds = "{\"prompt\": \"one two\"}\n{\"prompt\": \"three four\"}\n";
+  const PromptOptions options{.count = 2, .shots = 1, .max_tokens = 6, .max_rouge = 1.0};
+  write_prompts(model_, serial_, {.text = seeds, .name = "seeds"}, options, path("p")).value();
+  const auto input = [&](const char* name) {
+    return StageInput{.text = test::read_file(path(name)), .name = name};
+  };
+  candidates(input("p"), 2, "c").value();
+  const JudgeOptions judge{.by = JudgeBy::random};
+  write_scores(nullptr, serial_, input("c"), judge, path("s")).value();
+  const std::vector<Metadata> prompts = lines("p");
+  const std::vector<Metadata> scored = lines("s");
+  ASSERT_EQ(prompts.size(), scored.size());
+  for (std::size_t i = 0; i < scored.size(); ++i) {
+    EXPECT_EQ(*scored[i]["prompt"].text(), *prompts[i]["prompt"].text());
+    EXPECT_EQ(scored[i]["id"].whole(), prompts[i]["id"].whole());
+    EXPECT_EQ(scored[i]["seed"].whole(), prompts[i]["seed"].whole());
+    EXPECT_EQ(*scored[i]["model"].text(), model_.model.fingerprint());
+    EXPECT_EQ(scored[i]["mean"].size(), 2U);
+  }
+  StageInput odd = input("c");
+  odd.text = "{\"mean\": 3, \"raw\": null, " + odd.text.substr(1);
+  write_scores(nullptr, serial_, odd, judge, path("t")).value();
+  EXPECT_EQ(lines("t")[0]["mean"].size(), 2U);
+  EXPECT_EQ(lines("t")[0]["scores"][0][0].number(), scored[0]["scores"][0][0].number());
+}
+
 TEST_F(RewardStages, BadLinesAreRefusedWithTheirNumber) {
   const auto message = [](const Result<void>& result) {
     return result ? std::string() : result.error().message;
@@ -331,6 +359,10 @@ TEST_F(RewardStages, BadLinesAreRefusedWithTheirNumber) {
             "none (f)");
   EXPECT_EQ(of_judge("{\"prompt\": \"a\", \"responses\": [{\"text\": \"b\"}]}", "{prompt}"),
             "[judge] template: expected {response} in it, found none");
+  EXPECT_EQ(of_judge("{\"prompt\": \"\", \"responses\": [{\"text\": \"b\"}, {\"text\": \"\"}]}",
+                     "{response}"),
+            "[training] line 1: expected something to read by the template, found an empty text "
+            "(f)");
   const auto of_rules = [&](const std::string& rules) {
     return message(write_scores(
         nullptr, serial_,

@@ -71,6 +71,9 @@ struct JudgeOptions {
   std::uint64_t seed = 0;
 };
 
+/// Errors: bad_argument, such as a template without {response}.
+KRAIT_API Result<void> validate(const JudgeOptions& options);
+
 /// From lines with `prompt` and `responses` to the same lines with, for each answer, its `scores`
 /// (a list), their `mean` (null where none could be read), `raw` (what was written; by `expected`
 /// the six probabilities) and `n_parsed`; `judge` says by what. A sample is one token, and what is
