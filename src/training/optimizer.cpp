@@ -67,7 +67,10 @@ Result<void> validate(const TrainOptions& options) {
         Whole{"length", options.length, 1, 1 << 20},
         Whole{"accumulate", options.accumulate, 1, 1 << 20},
         Whole{"shards", options.shards, 0, std::min(options.rows(), Index{4096})},
-        Whole{"warmup", options.warmup, 0, options.steps}}) {
+        // A schedule has at least its end behind the warm-up.
+        Whole{"warmup", options.warmup, 0,
+              options.schedule == Schedule::constant ? options.steps
+                                                     : std::max(Index{0}, options.steps - 1)}}) {
     if (field.value < field.least || field.value > field.largest) {
       return bad_option(field.name, fmt::format("{} to {}", field.least, field.largest),
                         fmt::to_string(field.value));

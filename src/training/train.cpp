@@ -22,6 +22,14 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t most_text_bytes = std::size_t{256} << 20U;
 
+// Whether the file is that folder, or lies somewhere in it.
+bool is_at_or_in(const std::string& file, const std::string& folder) {
+  std::error_code ignored;
+  const fs::path inner = fs::weakly_canonical(fs::absolute(file, ignored), ignored);
+  const fs::path outer = fs::weakly_canonical(fs::absolute(folder, ignored), ignored);
+  return std::ranges::mismatch(outer, inner).in1 == outer.end();
+}
+
 // That what a run makes can be put where it is meant to go. Writes nothing.
 Result<void> check_files(const TrainFiles& files) {
   if (files.checkpoint_every < 1) {
@@ -44,7 +52,7 @@ Result<void> check_files(const TrainFiles& files) {
   }
   for (const std::string& file : {files.log, files.log + ".svg"}) {
     for (const std::string& place : {files.destination, files.destination + ".partial"}) {
-      if (fs::weakly_canonical(file, ignored) != fs::weakly_canonical(place, ignored)) continue;
+      if (!is_at_or_in(file, place)) continue;
       return Error{ErrorCode::bad_argument,
                    fmt::format("[training] log: expected a file beside the result, found the "
                                "result's place ({})",
@@ -224,7 +232,7 @@ Result<TrainSummary> train(TrainTask task, const TrainOptions& options, const Tr
   PairRows pairs(options, all_pairs);
   std::optional<TeacherLaws> teacher;
   if (task.teacher) teacher.emplace(task.teacher->model, executor);
-  TrainSummary summary{.steps = options.steps};
+  TrainSummary summary{.steps = options.steps, .was_finished = trainer.steps() == options.steps};
   using Clock = std::chrono::steady_clock;
   while (trainer.steps() < options.steps) {
     const auto begun = Clock::now();
@@ -246,9 +254,10 @@ Result<TrainSummary> train(TrainTask task, const TrainOptions& options, const Tr
     }
     KRAIT_RETURN_IF_ERROR(log.write(done));
     const bool stops = progress(done) == Flow::stop;
-    if (is_due || stops) KRAIT_RETURN_IF_ERROR(log.draw());
-    if (!is_last && (is_due || stops)) {
+    // Behind the last step, too, in case that the result cannot be written.
+    if (is_due || stops) {
       KRAIT_RETURN_IF_ERROR(checkpoints.save(trainer, identity));
+      KRAIT_RETURN_IF_ERROR(log.draw());
     }
     if (stops && !is_last) {
       return Error{ErrorCode::cancelled,

@@ -46,6 +46,9 @@ class Train : public ::testing::Test {
     task.held_out = cut_rows(held_out, options.length);
     SerialExecutor serial;
     return train(std::move(task), options, files, serial, [&](const TrainProgress& progress) {
+      if (!hinder_.empty() && progress.step.step == options.steps - 1) {
+        fs::create_directories(hinder_);
+      }
       return progress.step.step == stop_after ? Flow::stop : Flow::go_on;
     });
   }
@@ -60,6 +63,7 @@ class Train : public ::testing::Test {
 
   test::TemporaryDirectory folder_;
   std::string held_out_;
+  std::string hinder_;  // a folder that is made in the last step
 };
 
 TEST_F(Train, MakesACheckpointThatLoads) {
@@ -264,6 +268,44 @@ TEST_F(Train, PlacesThatCannotBeWrittenAreRefusedFirst) {
   test::write_file(path("file"), "x");
   EXPECT_EQ(run(files("file"), options()).error().code, ErrorCode::bad_argument);
   EXPECT_EQ(read_file(path("file")), "x");
+}
+
+TEST_F(Train, ALogInsideTheResultIsRefused) {
+  fs::create_directories(path("a.partial/logs"));
+  for (const char* log : {"a.partial", "a.partial/log", "a.partial/logs/log"}) {
+    TrainFiles bad = files("a");
+    bad.log = path(log);
+    EXPECT_EQ(run(bad, options()).error().message,
+              "[training] log: expected a file beside the result, found the result's place (" +
+                  bad.log + ")");
+  }
+}
+
+// What takes the result's place in the last moment, or has no room for a weight, costs no step.
+TEST_F(Train, AResultThatCannotBeWrittenIsNotLost) {
+  run(files("whole"), options()).value();
+  TrainFiles late = files("late");
+  late.checkpoint_every = 100;
+  hinder_ = path("late/in the way");
+  EXPECT_FALSE(run(late, options()).has_value());
+  fs::remove_all(path("late"));
+  hinder_.clear();
+  late.resume = true;
+  EXPECT_TRUE(run(late, options()).value().was_finished);
+  EXPECT_EQ(weights("late"), weights("whole"));
+  EXPECT_FALSE(fs::exists(path("late.partial")));
+
+  TrainOptions large = options();
+  large.learning_rate = 1e5;
+  large.steps = 1;
+  large.schedule = Schedule::constant;
+  large.warmup = 0;
+  TrainFiles small = files("small");
+  small.dtype = DType::f16;
+  EXPECT_NE(run(small, large).error().message.find("f16"), std::string::npos);
+  small.resume = true;
+  small.dtype = DType::f32;
+  EXPECT_TRUE(run(small, large).has_value());
 }
 
 TEST_F(Train, ADamagedCheckpointIsRefused) {
