@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "krait/core/float_environment.hpp"
 #include "training/draws.hpp"
 
 namespace krait {
@@ -54,6 +55,7 @@ float initial_value(const ModelSpec& spec, const Parameter& parameter, double ta
 
 void initial_weights(const ModelSpec& spec, const Parameters& parameters, std::uint64_t seed,
                      std::span<float> values) {
+  const FloatEnvironment environment;
   std::uint32_t tensor = 0;
   for (const Parameter& parameter : parameters.all()) {
     Draws draws(seed, tensor++);

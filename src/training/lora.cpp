@@ -1,4 +1,5 @@
 #include "krait/training/lora.hpp"
+#include "krait/core/float_environment.hpp"
 
 #include <fmt/format.h>
 
@@ -249,6 +250,7 @@ WeightStore Lora::store(const float* values) const {
 }
 
 void Lora::initial_values(std::uint64_t seed, std::span<float> values) const {
+  const FloatEnvironment environment;
   std::ranges::fill(values, 0.0F);
   std::uint32_t tensor = 0;
   for (const Matrix& matrix : matrices_) {

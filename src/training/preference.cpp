@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "decoding/exact_math.hpp"
+#include "krait/core/float_environment.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -150,6 +151,7 @@ PairStatistics PairStatistics::mean() const {
 }
 
 Result<std::vector<float>> target_log_probabilities(ModelGradient& model, const Row& row) {
+  KRAIT_RETURN_IF_ERROR(validate(row));
   const std::span<const Token> tokens = row.tokens;
   std::vector<float> all(row.tokens.size() - 1);
   KRAIT_RETURN_IF_ERROR(model.log_probabilities(
@@ -168,6 +170,7 @@ struct Compared {
 
 Result<Compared> compare(ModelGradient& model, const PreferencePair& pair,
                          const PreferenceOptions& options, double sft) {
+  for (const Row* row : {&pair.chosen, &pair.rejected}) KRAIT_RETURN_IF_ERROR(validate(*row));
   const Index shared = std::min(pair.chosen.targets(), pair.rejected.targets());
   KRAIT_ASSIGN_OR_RETURN(Answer chosen,
                          find_answer(model, pair.chosen, pair.chosen_reference, options, shared));
@@ -223,6 +226,7 @@ Result<PairStatistics> pair_backward(ModelGradient& model, const PreferencePair&
 
 Result<PairStatistics> pair_statistics(ModelGradient& model, const PreferencePair& pair,
                                        const PreferenceOptions& options, double sft) {
+  const FloatEnvironment environment;
   KRAIT_ASSIGN_OR_RETURN(const Compared found, compare(model, pair, options, sft));
   return found.statistics;
 }

@@ -1,8 +1,11 @@
 #include "krait/training/rows.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <numeric>
 
+#include "core/bad_argument.hpp"
 #include "krait/core/rng.hpp"
 #include "training/json_lines.hpp"
 
@@ -16,6 +19,15 @@ std::span<const Token> last(std::span<const Token> tokens, Index count) {
 }
 
 }  // namespace
+
+Result<void> validate(const Row& row) {
+  const Index tokens = std::ssize(row.tokens);
+  if (tokens < 2)
+    return bad_argument("training", "row", "at least 2 tokens", fmt::to_string(tokens));
+  if (row.given >= 1 && row.given < tokens) return {};
+  return bad_argument("training", "given", fmt::format("1 to {}", tokens - 1),
+                      fmt::to_string(row.given));
+}
 
 RowSource::~RowSource() = default;
 

@@ -171,6 +171,7 @@ Result<TrainStep> Trainer::step(RowSource& rows, TeacherLaws* teacher,
                                 const Distillation& distillation) {
   return step([&](Index index, float* sum, Found& found) -> Result<void> {
     const Row row = rows.row(index);
+    KRAIT_RETURN_IF_ERROR(validate(row));
     const std::span<const Token> tokens = row.tokens;
     std::vector<float> weights(row.tokens.size() - 1, 1.0F);
     std::fill_n(weights.begin(), row.given - 1, 0.0F);
@@ -215,6 +216,7 @@ Result<TrainStep> Trainer::step(PairRows& pairs, const PreferenceOptions& prefer
   KRAIT_RETURN_IF_ERROR(validate(preference));
   PairWeights weights{
       .balance = options_.balance, .z_loss = options_.z_loss, .capacity = options_.capacity};
+  const FloatEnvironment environment;
   if (preference.sft > 0.0) {
     Index targets = 0;
     for (Index i = 0; i < options_.rows(); ++i) {
@@ -235,6 +237,7 @@ Result<TrainStep> Trainer::step(PairRows& pairs, const PreferenceOptions& prefer
 }
 
 Result<double> Trainer::loss(std::span<const Row> rows) {
+  const FloatEnvironment environment;
   KRAIT_RETURN_IF_ERROR(gradient_.bind(values_.data()));
   double sum = 0.0;
   Index targets = 0;
@@ -248,6 +251,7 @@ Result<double> Trainer::loss(std::span<const Row> rows) {
 
 Result<double> Trainer::loss(std::span<const PreferencePair> pairs,
                              const PreferenceOptions& preference) {
+  const FloatEnvironment environment;
   KRAIT_RETURN_IF_ERROR(gradient_.bind(values_.data()));
   Index targets = 0;
   for (const PreferencePair& pair : pairs) targets += pair.chosen.targets();
@@ -262,9 +266,9 @@ Result<double> Trainer::loss(std::span<const PreferencePair> pairs,
 }
 
 Result<TrainStep> Trainer::step(AddLeaf add) {
+  const FloatEnvironment environment;
   KRAIT_RETURN_IF_ERROR(gradient_.bind(values_.data()));
   KRAIT_ASSIGN_OR_RETURN(const Found sums, gradient(add));
-  const FloatEnvironment environment;
   const auto parts = static_cast<double>(sums.parts);
   const std::span<float> sum = sums_.front().span();
   const auto share = static_cast<float>(1.0 / parts);

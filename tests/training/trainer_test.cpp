@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <cfenv>
 #include <cmath>
 
 #include "krait/core/thread_pool.hpp"
 #include "krait/training/initial_weights.hpp"
+#include "krait/training/preference.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -148,6 +150,70 @@ TEST(Trainer, NamesTheStepWhoseLossIsNotFinite) {
       << error.message;
 }
 
+class OneRow final : public RowSource {
+ public:
+  explicit OneRow(Row row) : row_(std::move(row)) {}
+  Row row(Index) override { return row_; }
+
+ private:
+  Row row_;
+};
+
+TEST(Trainer, RefusesRowsWithoutInputsOrTargets) {
+  const ModelSpec spec = test::tiny_spec();
+  SerialExecutor serial;
+  AlignedBuffer<float> values(Parameters::of(spec).value().floats());
+  Trainer trainer = Trainer::create(spec, "", small(), std::move(values), serial).value();
+  const auto message = [&](const Row& row) {
+    OneRow rows(row);
+    const std::string of_step = trainer.step(rows).error().message;
+    EXPECT_EQ(trainer.loss(std::vector{row}).error().message, of_step);
+    return of_step;
+  };
+  EXPECT_EQ(message({}), "[training] row: expected at least 2 tokens, found 0");
+  EXPECT_EQ(message({.tokens = {1}}), "[training] row: expected at least 2 tokens, found 1");
+  for (const Index given : {Index{0}, Index{-1}, Index{4}, Index{3000000}}) {
+    EXPECT_EQ(message({.tokens = {1, 2, 3, 4}, .given = given}),
+              "[training] given: expected 1 to 3, found " + std::to_string(given));
+  }
+}
+
+// The caller's rounding is the caller's.
+TEST(Trainer, RoundsToNearestWhateverTheCallerDoes) {
+  const ModelSpec spec = test::tiny_spec();
+  const auto trained = [&] {
+    SerialExecutor serial;
+    AlignedBuffer<float> values(Parameters::of(spec).value().floats());
+    initial_weights(spec, Parameters::of(spec).value(), 5, values.span());
+    ModelGradient reference = ModelGradient::create(spec, "", serial).value();
+    reference.bind(values.data()).value();
+    const std::vector<Token> tokens = test::random_tokens(24, 61, 9);
+    const auto row = [&](std::size_t first) {
+      return Row{.tokens = {tokens.begin() + static_cast<std::ptrdiff_t>(first),
+                            tokens.begin() + static_cast<std::ptrdiff_t>(first + 12)},
+                 .given = 4};
+    };
+    std::vector<PreferencePair> pairs = {{.chosen = row(0), .rejected = row(12)}};
+    set_reference(reference, pairs).value();
+    TrainOptions options = small();
+    options.steps = 3;
+    Trainer trainer = Trainer::create(spec, "", options, std::move(values), serial).value();
+    PairRows rows(options, pairs);
+    const PreferenceOptions preference{.sft = 0.3};
+    while (trainer.steps() < options.steps) trainer.step(rows, preference).value();
+    const double loss = trainer.loss(pairs, preference).value();
+    return std::pair(
+        std::vector<float>(trainer.arrays().values.begin(), trainer.arrays().values.end()), loss);
+  };
+  const auto expected = trained();
+  const int mode = std::fegetround();
+  std::fesetround(FE_UPWARD);
+  const auto found = trained();
+  EXPECT_EQ(std::fegetround(), FE_UPWARD);
+  std::fesetround(mode);
+  EXPECT_EQ(found, expected);
+}
+
 TEST(Trainer, BalancingTrainsTheRouterOnly) {
   const ModelSpec spec = test::tiny_expert_spec();
   SerialExecutor serial;
@@ -282,6 +348,11 @@ TEST(TrainOptions, AreChecked) {
             "[training] shards: expected 0 to 3, found 4");
   EXPECT_EQ(message([](TrainOptions& o) { o.warmup = 7; }),
             "[training] warmup: expected 0 to 6, found 7");
+  EXPECT_EQ(message([](TrainOptions& o) {
+              o.warmup = 6;
+              o.schedule = Schedule::cosine;
+            }),
+            "[training] warmup: expected 0 to 5, found 6");
   EXPECT_EQ(message([](TrainOptions& o) { o.learning_rate = -1.0; }),
             "[training] lr: expected at least 0, found -1");
   EXPECT_EQ(message([](TrainOptions& o) { o.beta2 = 1.0; }),

@@ -18,10 +18,13 @@ inline namespace v0_1 {
 /// Tokens of which each but the last is an input and each but the first `given` a target.
 struct Row {
   std::vector<Token> tokens;  ///< at least 2
-  Index given = 1;            ///< at least 1
+  Index given = 1;            ///< at least 1, and fewer than the tokens
 
   Index targets() const noexcept { return std::ssize(tokens) - given; }
 };
+
+/// Errors: bad_argument for a row without a target or without an input.
+KRAIT_API Result<void> validate(const Row& row);
 
 /// The rows of a run. A row is a function of its number alone.
 class KRAIT_API RowSource {
