@@ -109,7 +109,10 @@ Token Candidates::draw(double part) noexcept {
   Token last = all_[0].token;
   for (std::size_t i = 0; i < kept_; ++i) {
     if (order_ != Order::own) sort_first(i + 1);
-    if (all_[i].weight <= 0.0) break;
+    if (all_[i].weight <= 0.0) {
+      if (order_ == Order::own) continue;
+      break;  // nor has what follows
+    }
     last = all_[i].token;
     sum += all_[i].weight;
     if (sum > target) break;

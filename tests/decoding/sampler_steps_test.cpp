@@ -139,6 +139,16 @@ TEST(SamplerSteps, LaterStepsSeeWhatEarlierOnesMade) {
   typical.order = {"typical_p", "top_k"};
   EXPECT_EQ(draws(typical, logits).begin()->first, 10);
   EXPECT_EQ(draws(typical, logits).size(), 1U);
+  // What is forbidden behind it is not drawn, and what a low temperature leaves is the best.
+  SamplerOptions forbidding{.logit_bias = {{10, never}, {11, never}}, .typical_p = 0.9999};
+  forbidding.order = {"typical_p", "logit_bias"};
+  const auto rest = draws(forbidding, logits);
+  EXPECT_EQ(rest.count(10) + rest.count(11), 0U);
+  EXPECT_EQ(rest.count(12), 1U);
+  SamplerOptions sharp{.temperature = 1e-4, .typical_p = 0.9999};
+  sharp.order = {"typical_p", "temperature"};
+  EXPECT_EQ(draws(sharp, logits).size(), 1U);
+  EXPECT_EQ(draws(sharp, logits).begin()->first, 10);
 }
 
 TEST(SamplerSteps, EveryOrderGivesTheSameOnCopiesAndNoForbiddenToken) {
