@@ -172,8 +172,12 @@ Value Renderer::subscript(const Value& object, const Value& key) {
                    out.take().bytes.substr(0, 80));
 }
 
-Value Renderer::path(const Value& object, const Value& attribute) {
-  if (attribute.string() == nullptr) return subscript(object, attribute);
+Value Renderer::path(const Value& object, const Value& attribute, const Value* fallback) {
+  const auto at = [&](const Value& of, const Value& key) {
+    Value found = subscript(of, key);
+    return found.is_undefined() && fallback != nullptr ? *fallback : found;
+  };
+  if (attribute.string() == nullptr) return at(object, attribute);
   Value value = object;
   std::string_view rest = attribute.string()->bytes;
   for (;;) {
@@ -183,7 +187,7 @@ Value Renderer::path(const Value& object, const Value& attribute) {
     const auto parsed = std::from_chars(name.data(), name.data() + name.size(), index);
     const bool is_number = !name.empty() && name[0] != '-' && parsed.ec == std::errc() &&
                            parsed.ptr == name.data() + name.size();
-    value = subscript(value, is_number ? Value(index) : make_string(name));
+    value = at(value, is_number ? Value(index) : make_string(name));
     if (end == std::string_view::npos) return value;
     rest.remove_prefix(end + 1);
   }

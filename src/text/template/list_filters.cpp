@@ -268,8 +268,7 @@ Value map(Renderer& renderer, const Value& value, const Arguments& arguments) {
   if (arguments.positional.empty()) {
     const Parameters given("map", arguments, {"attribute", "default"}, 1);
     for (const Value& item : from) {
-      Value found = renderer.path(item, *given[0]);
-      items.push_back(found.is_undefined() && given.has_value(1) ? *given[1] : std::move(found));
+      items.push_back(renderer.path(item, *given[0], given.has_value(1) ? given[1] : nullptr));
     }
   } else {
     const Arguments rest = behind(arguments, 1);

@@ -90,7 +90,8 @@ class Renderer {
   Value attribute(const Value& object, std::string_view name);
   Value subscript(const Value& object, const Value& key);
   /// A part as attribute='a.b.0' of filters has it.
-  Value path(const Value& object, const Value& attribute);
+  /// `fallback`, if there is one, takes the place of what is not there, also on the way.
+  Value path(const Value& object, const Value& attribute, const Value* fallback = nullptr);
   /// A filter or test by its name, as `map` and `select` have it.
   Value apply(bool is_test, const Value& subject, const Value& name, const Arguments& arguments);
 
