@@ -195,7 +195,7 @@ TEST(Preference, RoutersAreBalancedWhereTheLossIsFlat) {
     EXPECT_EQ(found.loss, 0.0);
     EXPECT_EQ(std::ranges::any_of(flat, [](float g) { return g != 0.0F; }), has_experts);
     // Its pull is that of any other loss whose slope is 0 in the floats' eyes.
-    const std::vector<float> steep = at.gradient(pair, {.beta = 1e-30}, found);
+    const std::vector<float> steep = at.gradient(pair, {.beta = 1e-60}, found);
     EXPECT_EQ(flat, steep);
   }
 }
