@@ -176,6 +176,25 @@ TEST(JsonSchema, Combinations) {
   expect_texts(R"({"type": "integer", "anyOf": [{"minimum": 10}, {"maximum": 0}],
                    "oneOf": [{"multipleOf": 4}, {"enum": [-3, 11]}]})",
                {"12", "-4", "-3", "11"}, {"4", "13", "-5"});
+  // Alternatives that are apart where no number is written with an exponent.
+  expect_texts(R"({"oneOf": [{"type": "number"}, {"type": "number", "minimum": 1e20}]})",
+               {"1", "-2.5"}, {"1e25", "1E2"});
+}
+
+TEST(JsonSchema, Constants) {
+  expect_texts(R"({"const": 1, "enum": [1.0, 2]})", {"1"}, {"2"});
+  expect_texts(R"({"enum": [{"a": 1, "b": [2]}], "const": {"b": [2.0], "a": 1.0}})",
+               {R"({"b": [2], "a": 1})"}, {"1"});
+  expect_texts(R"({"enum": [9007199254740993], "const": 9007199254740993})", {"9007199254740993"},
+               {"9007199254740992"});
+  expect_texts(R"({"enum": [1, 0], "minimum": 5e-324, "maximum": 1e308})", {"1"}, {"0"});
+  expect_texts(R"({"anyOf": [{"const": {"a": 1}}, {"type": "null"}]})", {R"({"a": 1})", "null"},
+               {"{}"});
+  expect_texts(R"({"const": [1], "deprecated": true, "$comment": "x", "allOf": [{}]})", {"[1]"},
+               {"1"});
+  expect_texts(R"({"type": "object", "propertyNames": {"type": "number"},
+                   "additionalProperties": {"type": "integer"}})",
+               {"{}"}, {R"({"k": 1})"});
 }
 
 TEST(JsonSchema, References) {
@@ -243,6 +262,9 @@ TEST(JsonSchema, SaysWhatIsWrong) {
   expect_error(R"({"type": "number", "multipleOf": 0.01})",
                "[json-schema] multipleOf: expected a number above 0, at most 10000, that is exact "
                "in binary, found 0.01");
+  expect_error(R"({"enum": [[12345678901234567890123]]})",
+               "[json-schema] const: expected numbers of at most 64 bits, found "
+               "1.2345678901234568e+22 (at #)");
   expect_error(R"({"type": "number", "minimum": "1"})",
                "[json-schema] minimum: expected a number, found \"1\" (at #)");
   expect_error(R"({"$ref": "https://example.org/a"})",

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <limits>
 
 #include "core/utf8.hpp"
 #include "decoding/grammar/regex.hpp"
@@ -17,7 +19,6 @@ namespace {
 
 constexpr std::string_view type_names[] = {"null",   "boolean", "integer", "number",
                                            "string", "array",   "object"};
-enum Type : std::size_t { null, boolean, integer, number, string, array, object };
 
 constexpr std::uint32_t most_string_states = 100'000;  // of one string
 
@@ -120,7 +121,7 @@ Result<ExprId> SchemaCompiler::body_of(const Parts& parts) {
     if (range.is_free() && any_number_ && !range.is_integer) {
       choices.push_back(*any_number_);
     } else {
-      KRAIT_RETURN_IF_ERROR(add(json_number(rules(), range, budget_)));
+      KRAIT_RETURN_IF_ERROR(add(json_number(rules(), range, !has_one_of_, budget_)));
       if (range.is_free() && !range.is_integer) any_number_ = choices.back();
     }
   }
@@ -232,6 +233,9 @@ Result<ExprId> SchemaCompiler::enumeration(const Parts& parts) {
     } else {
       continue;
     }
+    for (const Metadata& value : values) {
+      KRAIT_RETURN_IF_ERROR(check_numbers(part.schema, value));
+    }
     break;
   }
   std::vector<ExprId> choices;
@@ -242,21 +246,49 @@ Result<ExprId> SchemaCompiler::enumeration(const Parts& parts) {
   return rules().alt(std::move(choices));
 }
 
+// What is too small is 0, what is too large infinite.
+double as_double(const Decimal& decimal) {
+  const std::string text = decimal.whole + "." + decimal.fraction + "0";
+  double value = 0.0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error == std::errc::result_out_of_range) {
+    value = decimal.whole.find_first_not_of('0') == std::string::npos
+                ? 0.0
+                : std::numeric_limits<double>::infinity();
+  }
+  return decimal.is_negative ? -value : value;
+}
+
+// Whole numbers that do not fit into 64 bits are others once they are read.
+Result<void> SchemaCompiler::check_numbers(SchemaId where, const Metadata& value) {
+  constexpr double most = 9007199254740992.0;  // 2^53: from here on doubles leave some out
+  const auto real = value.number();
+  if (real && !value.whole() && !value.integer() && std::abs(*real) > most) {
+    return schemas_.bad(where, "const", "numbers of at most 64 bits", value);
+  }
+  for (std::size_t i = 0; i < value.size(); ++i) {
+    const Metadata& part = value.object() != nullptr ? (*value.object())[i].value : value[i];
+    KRAIT_RETURN_IF_ERROR(check_numbers(where, part));
+  }
+  return {};
+}
+
 // Of a value that an enumeration has.
 Result<bool> SchemaCompiler::allows(const Parts& parts, const Metadata& value) {
   for (const Part& part : parts) {
     const Metadata& schema = schemas_[part.schema];
-    if (has(schema, "const") && !(schema["const"] == value)) return false;
+    if (has(schema, "const") && !is_same_json(schema["const"], value)) return false;
     if (const auto* listed = schema["enum"].array()) {
-      if (std::ranges::find(*listed, value) == listed->end()) return false;
+      const auto is_same = [&](const Metadata& other) { return is_same_json(other, value); };
+      if (std::ranges::none_of(*listed, is_same)) return false;
     }
     const bool is_plain = value.array() == nullptr && value.object() == nullptr;
     if (schema.object() == nullptr || is_plain) continue;
     for (const auto& [key, ignored] : *schema.object()) {
-      const bool says_nothing = key == "const" || key == "enum" || key == "type" ||
-                                key.starts_with('$') || key == "title" || key == "description" ||
-                                key == "default" || key == "examples" || key == "definitions";
-      if (says_nothing) continue;
+      // Alternatives, and what all have to fulfil, are parts of their own.
+      const bool is_a_part = key == "anyOf" || key == "oneOf" || key == "allOf" || key == "$ref";
+      const bool is_done = key == "const" || key == "enum" || key == "type";
+      if (is_a_part || is_done || is_silent(key)) continue;
       return Error{
           ErrorCode::unsupported,
           fmt::format("[json-schema] {}: expected no such keyword beside lists and objects "
@@ -281,10 +313,6 @@ Result<bool> SchemaCompiler::allows(const Parts& parts, const Metadata& value) {
   const double real = value.number().value_or(0.0);
   if (!types[number] && !(types[integer] && real == std::floor(real))) return false;
   KRAIT_ASSIGN_OR_RETURN(const NumberRange range, range_of(parts, false));
-  const auto as_double = [](const Decimal& decimal) {
-    return std::stod((decimal.is_negative ? "-" : "") + decimal.whole + "." + decimal.fraction +
-                     "0");
-  };
   return std::ranges::all_of(range.least,
                              [&](const NumberRange::Bound& bound) {
                                const double least = as_double(bound.value);

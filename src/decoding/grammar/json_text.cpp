@@ -281,6 +281,25 @@ std::string json_escaped(std::string_view text) {
   return quoted.substr(1, quoted.size() - 2);
 }
 
+bool is_same_json(const Metadata& a, const Metadata& b) {
+  if (const auto* one = a.array()) {
+    const auto* other = b.array();
+    return other != nullptr && std::ranges::equal(*one, *other, is_same_json);
+  }
+  if (const auto* one = a.object()) {
+    return b.object() != nullptr && a.size() == b.size() &&
+           std::ranges::all_of(*one, [&](const Metadata::Member& member) {
+             const auto same = std::ranges::find(*b.object(), member.key, &Metadata::Member::key);
+             return same != b.object()->end() && is_same_json(member.value, same->value);
+           });
+  }
+  if (a == b) return true;
+  const auto x = a.number();
+  const auto y = b.number();
+  const bool are_both_exact = (a.integer() || a.whole()) && (b.integer() || b.whole());
+  return x && y && *x == *y && !are_both_exact;
+}
+
 std::string json_spaced(const Metadata& value) {
   std::string text;
   if (value.is_null()) return "null";
@@ -342,7 +361,8 @@ std::optional<Decimal> to_decimal(const Metadata& value) {
   return decimal;
 }
 
-Result<ExprId> json_number(Rules& rules, const NumberRange& range, Budget& budget) {
+Result<ExprId> json_number(Rules& rules, const NumberRange& range, bool may_have_exponent,
+                           Budget& budget) {
   Digits digits(rules, budget);
   for (const auto& bounds : {range.least, range.most}) {
     for (const auto& bound : bounds) {
@@ -360,7 +380,7 @@ Result<ExprId> json_number(Rules& rules, const NumberRange& range, Budget& budge
                                        rules.repeat(rules.chars({{'0', '9'}}), 1, 2)});
     KRAIT_ASSIGN_OR_RETURN(Dfa numbers, digits.all(false));
     return rules.seq({rules.optional(rules.literal("-")), rules.dfa(std::move(numbers)),
-                      rules.optional(exponent)});
+                      may_have_exponent ? rules.optional(exponent) : rules.empty()});
   }
   KRAIT_ASSIGN_OR_RETURN(Dfa all, digits.all(range.is_integer));
   for (const Metadata& multiple : range.multiples) {

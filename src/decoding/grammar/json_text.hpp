@@ -26,6 +26,9 @@ std::string json_escaped(std::string_view text);
 /// A value on one line, spaced as generated texts are.
 std::string json_spaced(const Metadata& value);
 
+/// Whether a reader of JSON takes them for the same value: 1 and 1.0 are, and members in any order.
+bool is_same_json(const Metadata& a, const Metadata& b);
+
 /// The pattern of a known `format`; nothing for others, whose names are in `json_formats`.
 std::optional<std::string_view> json_format(std::string_view name);
 std::string json_formats();
@@ -55,7 +58,8 @@ struct NumberRange {
 /// The numbers of a range, of at most 15 digits, so that the binary numbers they become stand to
 /// each other as what is written does. Errors: unsupported (multiples of what has
 /// no exact binary number, or a range of too many digits).
-Result<ExprId> json_number(Rules& rules, const NumberRange& range, Budget& budget);
+Result<ExprId> json_number(Rules& rules, const NumberRange& range, bool may_have_exponent,
+                           Budget& budget);
 
 }  // namespace grammar
 }  // namespace v0_1

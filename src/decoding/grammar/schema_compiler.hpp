@@ -18,6 +18,16 @@ namespace krait {
 inline namespace v0_1 {
 namespace grammar {
 
+/// Whether an object somewhere in the value has a member of that name.
+inline bool has_member(const Metadata& value, std::string_view name) {
+  for (std::size_t i = 0; i < value.size(); ++i) {
+    const auto* members = value.object();
+    if (members != nullptr && (*members)[i].key == name) return true;
+    if (has_member(members != nullptr ? (*members)[i].value : value[i], name)) return true;
+  }
+  return false;
+}
+
 /// How many elements, characters or members there may be.
 struct Sizes {
   std::uint32_t least = 0, most = unbounded;
@@ -28,10 +38,12 @@ struct Sizes {
 /// of the types that all of the set allow. So a recursive schema ends where a set comes back.
 class SchemaCompiler {
  public:
-  explicit SchemaCompiler(const Metadata& root) : schemas_(root) {}
+  explicit SchemaCompiler(const Metadata& root)
+      : schemas_(root), has_one_of_(has_member(root, "oneOf")) {}
   Result<SchemaRules> run();
 
  private:
+  enum Type : std::size_t { null, boolean, integer, number, string, array, object };
   using Types = std::bitset<7>;
 
   Rules& rules() noexcept { return result_.rules; }
@@ -47,6 +59,7 @@ class SchemaCompiler {
 
   Result<ExprId> enumeration(const Parts& parts);
   Result<bool> allows(const Parts& parts, const Metadata& value);
+  Result<void> check_numbers(SchemaId where, const Metadata& value);
   Result<NumberRange> range_of(const Parts& parts, bool is_integer);
 
   // What stands between the quotes of a string, if patterns or formats say so.
@@ -76,6 +89,8 @@ class SchemaCompiler {
                          const Sizes& sizes, const Parts& parts);
 
   Schemas schemas_;
+  // Whether alternatives are apart is seen from numbers that are written out.
+  bool has_one_of_;
   SchemaRules result_;
   Budget budget_;
   std::map<Parts, std::uint32_t> known_;  // by sorted parts

@@ -79,9 +79,11 @@ Result<ExprId> SchemaCompiler::array_of(const Parts& parts) {
 // The members that are named, in the order in which they are, and whether they must be there.
 Result<std::vector<std::pair<std::string, bool>>> SchemaCompiler::names_of(const Parts& parts) {
   std::vector<std::pair<std::string, bool>> names;
+  std::map<std::string_view, std::size_t> places;
   const auto find = [&](const std::string& name) {
-    const auto place = std::ranges::find(names, name, &std::pair<std::string, bool>::first);
-    return place != names.end() ? place : names.insert(names.end(), {name, false});
+    const auto [place, is_new] = places.try_emplace(name, names.size());
+    if (is_new) names.emplace_back(name, false);
+    return names.begin() + static_cast<std::ptrdiff_t>(place->second);
   };
   for (const Part& part : parts) {
     const Metadata& schema = schemas_[part.schema];
@@ -162,6 +164,8 @@ Result<std::optional<Dfa>> SchemaCompiler::key_dfa(const Parts& parts) {
   if (names.empty()) return std::optional<Dfa>();
   KRAIT_ASSIGN_OR_RETURN(names, schemas_.expand(names));
   if (schemas_.has_false(names)) return std::optional<Dfa>(Dfa());
+  KRAIT_ASSIGN_OR_RETURN(const Types types, types_of(names));
+  if (!types[string]) return std::optional<Dfa>(Dfa());
   for (const Part& part : names) {
     for (const std::string_view keyword : {"anyOf", "oneOf", "const"}) {
       if (!has(schemas_[part.schema], keyword)) continue;

@@ -161,8 +161,7 @@ Result<void> Schemas::check(SchemaId id) const {
     return bad(id, "schema", "an object, true or false", schema);
   }
   for (const auto& [key, value] : *schema.object()) {
-    if (std::ranges::find(honoured, key) != std::end(honoured) ||
-        std::ranges::find(silent, key) != std::end(silent)) {
+    if (std::ranges::find(honoured, key) != std::end(honoured) || is_silent(key)) {
       continue;
     }
     if (key == "uniqueItems" && value == Metadata(false)) continue;
@@ -172,6 +171,10 @@ Result<void> Schemas::check(SchemaId id) const {
                              printable(key), where(id))};
   }
   return {};
+}
+
+bool is_silent(std::string_view keyword) {
+  return std::ranges::find(silent, keyword) != std::end(silent);
 }
 
 Result<SchemaId> Schemas::child(SchemaId id, std::string_view keyword) {

@@ -28,6 +28,9 @@ struct Part {
 };
 using Parts = std::vector<Part>;  // in the order in which they were found, each schema once
 
+/// Whether it says nothing about values.
+bool is_silent(std::string_view keyword);
+
 inline bool has(const Metadata& schema, std::string_view key) {
   if (schema.object() == nullptr) return false;
   for (const auto& member : *schema.object()) {
