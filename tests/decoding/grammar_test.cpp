@@ -6,6 +6,7 @@
 #include <chrono>
 #include <regex>
 
+#include "core/utf8.hpp"
 #include "tests/decoding/grammar_oracle.hpp"
 
 namespace krait::grammar_test {
@@ -91,6 +92,8 @@ TEST(Regex, SaysWhatIsWrong) {
   expect("\\x4", "hexadecimal digits of a character, found the end (at byte 3)");
   expect("\\ud800", "hexadecimal digits of a character, found the end (at byte 6)");
   const std::string finite = "what a finite automaton can decide, found ";
+  expect("a\\012", finite + "a character in octal digits (at byte 3)");
+  expect("[[:alpha:]]", finite + "a class of POSIX's within a class (at byte 1)");
   expect("(?=a)b", finite + "a look-around assertion (at byte 2)");
   expect("(a)\\1", finite + "a reference back to a group (at byte 4)");
   expect("a\\b", finite + "a word boundary (at byte 2)");
@@ -115,8 +118,8 @@ TEST(Regex, BombsEndSoon) {
        {std::string("(a|b)*a(a|b){25}"), std::string("(a|b)*a(a|b){2000}"),
         std::string("(a{1,1000}){1,1000}"), std::string("((a{1,1000}){1,1000}){1,1000}"),
         std::string("((((a?){99}){99}){99}){99}"), std::string("(a*)*b"), std::string(5000, '.'),
-        std::string("(.*)(.*)(.*)(.*)(.*)(.*)x{9999}"), std::string("(ab){1000000}"), nested,
-        ambiguous}) {
+        std::string("(?:a{0,1000}){0,1000}"), std::string("(.*)(.*)(.*)(.*)(.*)(.*)x{9999}"),
+        std::string("(ab){1000000}"), nested, ambiguous}) {
     const auto begun = Clock::now();
     const auto grammar = Grammar::from_regex(pattern);
     if (grammar) {
@@ -187,6 +190,8 @@ ws    ::= [ \t\n]*
   // The same text in many readings.
   expect_texts(gbnf("root ::= \"a\" root root | \"a\""), {"a", "aaa", std::string(41, 'a')},
                {"", "aa", std::string(40, 'a')});
+  expect_texts(gbnf("\xEF\xBB\xBFroot ::= \"a\nb\""), {"a\nb"}, {"ab"});
+  expect_texts(gbnf("root ::= [zaaya-cx]+"), {"abcxyz"}, {"d", "w"});
   EXPECT_TRUE(Grammar::from_gbnf("start ::= \"a\"", "start").value().matches("a"));
 }
 
@@ -200,7 +205,7 @@ TEST(Gbnf, SaysWhatIsWrong) {
   expect("root ::= \"a\"\nroot ::= \"b\"",
          "line 2: expected rules of different names, found a second 'root'");
   expect("root = \"a\"", "line 1: expected '::=', found '='");
-  expect("root ::= \"a\nb\"", "line 1: expected '\"' at the end of a text, found '?'");
+  expect("root ::=\n \"a\nb", "line 3: expected '\"' at the end of a text, found the end");
   expect("root ::= [a", "line 1: expected ']', found the end");
   expect("root ::= (\"a\"", "line 1: expected ')', found the end");
   expect("root ::= \"a\")",
@@ -236,6 +241,22 @@ TEST(Gbnf, AmbiguityIsBounded) {
     static_cast<void>(grammar.matches(std::string(400, 'a')));
   }
   EXPECT_LT(std::chrono::duration<double>(Clock::now() - begun).count(), 60.0);
+}
+
+// What is long is read in time that grows as it does.
+TEST(Gbnf, LengthIsCheap) {
+  using Clock = std::chrono::steady_clock;
+  const auto begun = Clock::now();
+  std::string chain = "root ::= r0\n";
+  for (int i = 0; i < 20'000; ++i) {
+    chain += "r" + std::to_string(i) + " ::= \"a\" r" + std::to_string(i + 1) + " \"b\"\n";
+  }
+  const Grammar grammar = gbnf(chain + "r20000 ::= \"c\"");
+  EXPECT_FALSE(grammar.matches("aacbb"));
+  std::string letters;
+  for (char32_t code = 0x4E00; code < 0x4E00 + 2 * 1000; code += 2) utf8::append(letters, code);
+  EXPECT_TRUE(gbnf("root ::= [" + letters + "]").matches(letters.substr(0, 3)));
+  EXPECT_LT(std::chrono::duration<double>(Clock::now() - begun).count(), 20.0);
 }
 
 // Depth costs memory, not the call stack.

@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "decoding/grammar/marks.hpp"
 #include "decoding/grammar/program.hpp"
 
 namespace krait {
@@ -322,27 +323,26 @@ void Compiler::find_recursive() {
 }
 
 void Compiler::find_nullable() {
-  nullable_.assign(entry_.size(), false);
-  std::vector<bool> is_nullable(raw_.size());
-  for (bool has_changed = true; has_changed;) {
-    has_changed = false;
-    for (std::size_t p = 0; p < raw_.size(); ++p) {
-      if (is_nullable[p]) continue;
-      const Raw& point = raw_[p];
-      const bool is_found =
-          point.may_end ||
-          std::ranges::any_of(point.empty, [&](std::uint32_t to) { return is_nullable[to]; }) ||
-          std::ranges::any_of(point.steps, [&](const Step& step) {
-            return step.is_rule && nullable_[step.what] && is_nullable[step.next];
-          });
-      if (!is_found) continue;
-      is_nullable[p] = has_changed = true;
-    }
-    for (std::size_t r = 0; r < entry_.size(); ++r) {
-      if (entry_[r] == none || nullable_[r] || !is_nullable[entry_[r]]) continue;
-      nullable_[r] = has_changed = true;
-    }
-  }
+  const Marks marks = mark(
+      raw_.size(), entry_,
+      [&](std::uint32_t p, auto point, auto rule) {
+        for (const std::uint32_t to : raw_[p].empty) point(to);
+        for (const Step& step : raw_[p].steps) {
+          if (!step.is_rule) continue;
+          point(step.next);
+          rule(step.what);
+        }
+      },
+      [&](const Marks& nullable, std::uint32_t p) {
+        const Raw& point = raw_[p];
+        return point.may_end ||
+               std::ranges::any_of(point.empty,
+                                   [&](std::uint32_t to) { return nullable.points[to]; }) ||
+               std::ranges::any_of(point.steps, [&](const Step& step) {
+                 return step.is_rule && nullable.rules[step.what] && nullable.points[step.next];
+               });
+      });
+  nullable_ = marks.rules;
 }
 
 // Takes out empty moves, and those over rules that may be empty: whoever enters a rule need not ask

@@ -26,6 +26,7 @@ class Parser {
   Parser(std::string_view text, std::string_view root) : reader_(text), root_(root) {}
 
   Result<Rules> run() {
+    static_cast<void>(reader_.take("\xEF\xBB\xBF"));  // a byte order mark
     find(root_);
     for (skip(true); !reader_.is_done(); skip(true)) KRAIT_RETURN_IF_ERROR(rule());
     for (const auto& [name, use] : uses_) {
@@ -192,7 +193,7 @@ class Parser {
   Result<ExprId> literal() {
     std::string text;
     while (!reader_.take("\"")) {
-      if (reader_.is_done() || reader_.is_next("\n")) return bad("'\"' at the end of a text");
+      if (reader_.is_done()) return bad("'\"' at the end of a text");
       KRAIT_ASSIGN_OR_RETURN(const char32_t code, character());
       utf8::append(text, code);
     }
@@ -214,8 +215,9 @@ class Parser {
       } else {
         reader_ = before;
       }
-      ranges = code_sets::united(std::move(ranges), {{first, last}});
+      ranges.push_back({first, last});
     }
+    ranges = code_sets::united(std::move(ranges), {});
     return rules_.chars(is_negated ? code_sets::complement(ranges) : ranges);
   }
 

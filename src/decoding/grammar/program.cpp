@@ -6,50 +6,42 @@
 #include <string_view>
 #include <utility>
 
+#include "decoding/grammar/marks.hpp"
+
 namespace krait {
 inline namespace v0_1 {
 namespace grammar {
-namespace {
-
-// Which rules derive some text, and which points lead to the end of their rule: the least sets that
-// agree with each other.
-struct Ends {
-  std::vector<bool> points, rules;
-};
-
-}  // namespace
-
 Error Program::nothing_left(std::string_view why) const {
   return {
       ErrorCode::bad_argument,
       fmt::format("[constraint] texts: expected at least one that is allowed, found none{}", why)};
 }
 
-// Removes steps that lead to no end. Whether the root has a text.
+// Removes steps that lead to no end: those over rules that derive no text, and to points that do
+// not lead to the end of their rule. Whether the root has a text.
 bool Program::trim() {
-  Ends ends{std::vector<bool>(points_.size()), std::vector<bool>(entries_.size())};
-  const auto is_step_good = [&](const Step& step) {
+  const auto is_good = [&](const Marks& ends, const Step& step) {
     return ends.points[step.next] &&
            (step.is_rule ? ends.rules[step.what] : !lexemes_[step.what].dfa.is_empty());
   };
-  for (bool has_changed = true; has_changed;) {
-    has_changed = false;
-    // Points are made from the end of a rule to its beginning.
-    for (std::uint32_t p = 0; p < points_.size(); ++p) {
-      if (ends.points[p]) continue;
-      if (!points_[p].may_end && !std::ranges::any_of(steps(p), is_step_good)) continue;
-      ends.points[p] = has_changed = true;
-    }
-    for (std::uint32_t r = 0; r < entries_.size(); ++r) {
-      if (ends.rules[r] || !ends.points[entries_[r]]) continue;
-      ends.rules[r] = has_changed = true;
-    }
-  }
+  const Marks ends = mark(
+      points_.size(), entries_,
+      [&](std::uint32_t p, auto point, auto rule) {
+        for (const Step& step : steps(p)) {
+          point(step.next);
+          if (step.is_rule) rule(step.what);
+        }
+      },
+      [&](const Marks& marks, std::uint32_t p) {
+        return points_[p].may_end || std::ranges::any_of(steps(p), [&](const Step& step) {
+                 return is_good(marks, step);
+               });
+      });
   std::vector<Step> kept;
   for (std::uint32_t p = 0; p < points_.size(); ++p) {
     const auto first = static_cast<std::uint32_t>(kept.size());
     for (const Step& step : steps(p)) {
-      if (is_step_good(step)) kept.push_back(step);
+      if (is_good(ends, step)) kept.push_back(step);
     }
     points_[p].first_step = first;
     points_[p].steps = static_cast<std::uint32_t>(kept.size()) - first;

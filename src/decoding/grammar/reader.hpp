@@ -3,6 +3,7 @@
 /// \file
 /// Reader: a text, character by character, for the parsers of patterns and grammars.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -85,15 +86,22 @@ class Reader {
     return "'" + printable(text_.substr(position_, step.length)) + "'";
   }
 
+  /// From 1. Counted from where it was asked last, if that lies before.
   std::size_t line() const noexcept {
-    std::size_t line = 1;
-    for (std::size_t i = 0; i < position_ && i < text_.size(); ++i) line += text_[i] == '\n';
-    return line;
+    if (counted_ > position_) {
+      counted_ = 0;
+      line_ = 1;
+    }
+    const std::size_t here = std::min(position_, text_.size());
+    for (; counted_ < here; ++counted_) line_ += text_[counted_] == '\n';
+    return line_;
   }
 
  private:
   std::string_view text_;
   std::size_t position_ = 0;
+  mutable std::size_t counted_ = 0;  // bytes, which have so many lines
+  mutable std::size_t line_ = 1;
 };
 
 }  // namespace grammar

@@ -8,6 +8,7 @@ namespace grammar {
 namespace {
 
 constexpr std::size_t most_visits = 8 * Recogniser::most_readings;
+constexpr std::size_t most_steps = 32 * Recogniser::most_readings;  // from all of them
 
 std::size_t mix(std::uint64_t a, std::uint64_t b) noexcept {
   std::uint64_t hash = a * 0x9E3779B97F4A7C15U ^ (b + 0x9E3779B97F4A7C15U);
@@ -24,6 +25,10 @@ std::size_t Recogniser::Hash::operator()(const Visit& visit) const noexcept {
 std::size_t Recogniser::Hash::operator()(const Reading& reading) const noexcept {
   return mix((std::uint64_t{reading.state} << 32U) | reading.count,
              (std::uint64_t{reading.next} << 32U) | reading.frame);
+}
+
+std::size_t Recogniser::Hash::operator()(const NewReturn& way) const noexcept {
+  return mix((std::uint64_t{way.entered} << 32U) | way.point, way.frame);
 }
 
 Recogniser::Recogniser(const Program& program) {
@@ -74,9 +79,11 @@ void Recogniser::step(const Program& program, unsigned char byte) {
 
 // From points that were reached to lexemes, through rules that begin and rules that end there.
 void Recogniser::go_on(const Program& program) {
+  std::size_t steps = 0;
   for (std::size_t i = 0; i < visits_.size() && i < most_visits; ++i) {
     const Visit visit = visits_[i];
     for (const Step& step : program.steps(visit.point)) {
+      if (++steps > most_steps) break;
       if (!step.is_rule) {
         if (found_.size() == most_readings) break;
         found_.insert({.state = program.lexemes()[step.what].first_state,
@@ -92,12 +99,14 @@ void Recogniser::go_on(const Program& program) {
     if (!visit.may_return || !program.may_end(visit.point)) continue;
     if (visit.frame == root_frame) may_end_ = true;
     for (std::uint32_t r = frames_[visit.frame].returns; r != none; r = returns_[r].next) {
+      if (++steps > most_steps) break;
       visits_.insert({returns_[r].point, returns_[r].frame, true});
     }
   }
   readings_ = found_.values();
   visits_.clear();
   found_.clear();
+  new_returns_.clear();
 }
 
 // The frame of a rule that begins here, which returns to `point` in `frame` too.
@@ -105,15 +114,12 @@ std::uint32_t Recogniser::enter(std::uint32_t rule, std::uint32_t point, std::ui
   std::size_t entered = first_new_frame_;
   while (entered < frames_.size() && frames_[entered].rule != rule) ++entered;
   if (entered == frames_.size()) frames_.push_back({.rule = rule});
+  const auto number = static_cast<std::uint32_t>(entered);
+  if (!new_returns_.insert({number, point, frame})) return number;
   std::uint32_t& first = frames_[entered].returns;
-  for (std::uint32_t r = first; r != none; r = returns_[r].next) {
-    if (returns_[r].point == point && returns_[r].frame == frame) {
-      return static_cast<std::uint32_t>(entered);
-    }
-  }
   returns_.push_back({point, frame, first});
   first = static_cast<std::uint32_t>(returns_.size() - 1);
-  return static_cast<std::uint32_t>(entered);
+  return number;
 }
 
 // Keeps the frames that a reading may return to.

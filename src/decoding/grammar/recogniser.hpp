@@ -29,9 +29,9 @@ struct Reading {
 /// place has one frame, from which it returns to all of them (Tomita 1986). A value, whose size is
 /// that of the rules that are open.
 ///
-/// A grammar may be so ambiguous that readings multiply. Beyond `most_readings` of them, those
-/// found first stand: what is then allowed is less than the grammar allows, and still leads to its
-/// end, as every reading does.
+/// A grammar may be so ambiguous that readings multiply. Beyond `most_readings` of them, or a
+/// multiple of that in steps between two bytes, those found first stand: what is then allowed is
+/// less than the grammar allows, and still leads to its end, as every reading does.
 class Recogniser {
  public:
   static constexpr std::size_t most_readings = 1000;
@@ -72,8 +72,15 @@ class Recogniser {
 
     friend bool operator==(const Visit&, const Visit&) = default;
   };
+  // A way back from a frame that a step has made.
+  struct NewReturn {
+    std::uint32_t entered, point, frame;
+
+    friend bool operator==(const NewReturn&, const NewReturn&) = default;
+  };
   struct Hash {
     std::size_t operator()(const Visit& visit) const noexcept;
+    std::size_t operator()(const NewReturn& way) const noexcept;
     std::size_t operator()(const Reading& reading) const noexcept;
   };
 
@@ -91,6 +98,7 @@ class Recogniser {
   // Of one step; empty between steps, so that copies are small.
   SmallSet<Visit, Hash> visits_;
   SmallSet<Reading, Hash> found_;
+  SmallSet<NewReturn, Hash> new_returns_;
   std::size_t first_new_frame_ = 0;
 };
 

@@ -186,6 +186,9 @@ class RegexParser {
     if (reader_.is_next("]")) return bad("a character in the class");
     while (!reader_.take("]")) {
       if (reader_.is_done()) return bad("']'");
+      for (const char* begin : {"[:", "[.", "[="}) {
+        if (reader_.is_next(begin)) return unsupported("a class of POSIX's within a class");
+      }
       KRAIT_ASSIGN_OR_RETURN(Ranges low, class_member(is_negated));
       const Reader before = reader_;
       const bool is_one = low.size() == 1 && low[0].first == low[0].last;
@@ -198,8 +201,9 @@ class RegexParser {
       } else {
         reader_ = before;
       }
-      ranges = code_sets::united(std::move(ranges), low);
+      ranges.insert(ranges.end(), low.begin(), low.end());
     }
+    ranges = code_sets::united(std::move(ranges), {});
     return is_negated ? code_sets::complement(ranges) : ranges;
   }
 
@@ -238,7 +242,11 @@ class RegexParser {
     constexpr Short shorts[] = {{'n', '\n'}, {'r', '\r'}, {'t', '\t'}, {'f', '\f'},
                                 {'v', '\v'}, {'a', '\a'}, {'e', 0x1B}, {'0', 0}};
     for (const auto& [letter, code] : shorts) {
-      if (reader_.take(std::string_view(&letter, 1))) return single(code);
+      if (!reader_.take(std::string_view(&letter, 1))) continue;
+      if (letter == '0' && reader_.peek() >= '0' && reader_.peek() <= '9') {
+        return unsupported("a character in octal digits");
+      }
+      return single(code);
     }
     std::optional<std::uint32_t> code;
     const bool is_u = reader_.is_next("u");
