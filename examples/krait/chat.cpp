@@ -165,6 +165,15 @@ Result<void> talk(Chat& conversation) {
 
 // What --print-prompt asks for.
 Result<void> run_print(const ChatFlags& options) {
+  for (const auto& [name, is_given] : {std::pair("--system", options.system.has_value()),
+                                       {"--tools", !options.tools.empty()},
+                                       {"--variables", options.variables.has_value()},
+                                       {"--state-in", !options.state_in.empty()},
+                                       {"--state-out", !options.state_out.empty()}}) {
+    if (is_given) {
+      throw WrongUsage(name, "no --print-prompt beside it, whose file has all variables", "both");
+    }
+  }
   KRAIT_ASSIGN_OR_RETURN(const Metadata variables, read_variables(options.print_prompt));
   KRAIT_ASSIGN_OR_RETURN(const LanguageModel model,
                          load_language_model(options.common.model, load_options(options.common)));

@@ -58,6 +58,12 @@ void SearchFlags::check(Index count, bool json, bool has_drafter) const {
     if (value > 1 && count > 1)
       throw WrongUsage(flag, "no --count beside it", std::to_string(count));
   }
+  if (num_beams == 1 && length_penalty != 1.0) {
+    throw WrongUsage("--length-penalty", "--num-beams beside it", "none");
+  }
+  if (best_of == 1 && best_by != "mean") {
+    throw WrongUsage("--best-by", "--best-of beside it", "none");
+  }
   if (log_probs && !json) throw WrongUsage("--logprobs", "--json beside it", "none");
   if (log_probs && num_beams > 1) {
     throw WrongUsage("--logprobs", "no --num-beams beside it", std::to_string(num_beams));
