@@ -230,9 +230,12 @@ SamplerOptions SamplerFlags::resolve(const LanguageModel& model) const {
   for (const std::string& word : bad_words) {
     if (word.empty()) throw WrongUsage("--bad-words", "a text", "an empty one");
     for (const std::string& text : {word, " " + word}) {
-      const auto tokens = model.tokenizer->encode(text);
-      if (!tokens) throw WrongUsage("--bad-words", tokens.error());
-      resolved.bad_words.push_back(*tokens);
+      for (const TextBefore before : {TextBefore::nothing, TextBefore::text}) {
+        const auto tokens = model.tokenizer->encode(text, {.before = before});
+        if (!tokens) throw WrongUsage("--bad-words", tokens.error());
+        if (std::ranges::find(resolved.bad_words, *tokens) != resolved.bad_words.end()) continue;
+        resolved.bad_words.push_back(*tokens);
+      }
     }
   }
   if (const Result<void> checked = validate(resolved, vocab); !checked) {

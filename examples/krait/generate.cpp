@@ -56,7 +56,13 @@ Result<Sequence> begin(const GenerateFlags& options, const std::string& prompt,
   Sequence sequence(runtime.model());
   if (!options.state_in.empty()) {
     KRAIT_ASSIGN_OR_RETURN(sequence, read_state(runtime.model(), options.state_in));
-    KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens, runtime.tokenizer().encode(prompt));
+    // Within a word, too: a space is part of the prompt, or there is none.
+    const TextBefore before =
+        !sequence.tokens.empty() && runtime.tokenizer().is_special(sequence.tokens.back())
+            ? TextBefore::token
+            : TextBefore::text;
+    KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens,
+                           runtime.tokenizer().encode(prompt, {.before = before}));
     sequence.append(tokens);
     if (sequence.pending > 0) return sequence;
   }

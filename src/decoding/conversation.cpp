@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "decoding/reply_end.hpp"
+#include "decoding/text_before.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -50,9 +51,12 @@ Result<void> Conversation::append_turn(std::string_view line) {
     sequence_.append(tokens);
     return {};
   }
+  const Tokenizer& tokenizer = *model_->tokenizer;
   KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> end,
-                         model_->tokenizer->encode(turns_.after_reply));
-  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens, model_->tokenizer->encode(turn));
+                         tokenizer.encode(turns_.after_reply, {.before = TextBefore::text}));
+  const TextBefore before = before_of(tokenizer, end.empty() ? sequence_.tokens : end);
+  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens,
+                         tokenizer.encode(turn, {.before = before}));
   end_turn(sequence_, end, options_.stop_tokens);
   sequence_.append(tokens);
   return {};

@@ -9,6 +9,7 @@
 #include "decoding/clone_ptr.hpp"
 #include "decoding/noise_plan.hpp"
 #include "decoding/rewind.hpp"
+#include "decoding/text_before.hpp"
 #include "decoding/text_stream.hpp"
 #include "krait/decoding/rejection.hpp"
 
@@ -141,7 +142,6 @@ class Generation::Impl {
   void ask_constraint();
   void hold() noexcept;
   void take_back();
-  std::vector<Token> encode_part(std::string_view part) const;
   void count_noised(Index passes) noexcept {
     if (is_noised_ && noise_->drugs().plan().state == DrugState::shower) sequence_.noised += passes;
   }
@@ -158,6 +158,7 @@ class Generation::Impl {
   std::vector<TokenLaw> laws_;   // of the draft; empty: all one_hot
   Index kept_ = 0;               // tokens of the step that stay
   Index forced_ = 0;             // tokens of the step that were put behind them
+  bool owes_forced_ = false;     // the text was cut where it may go on in one way only
   bool awaits_keep_ = false;     // the state has consumed more of the step than stays
   Sampler sampler_;
   ClonePtr<Constraint> constraint_;
@@ -208,6 +209,7 @@ Result<void> Generation::Impl::begin(const Sequence& sequence, bool restarts_con
       constraint_->accept(sequence.tokens[i]);
     }
   }
+  owes_forced_ = options_.constraint && constrained_from_ < sequence.tokens.size();
   if (options_.max_tokens > 0) {
     ask_constraint();
   } else if (runnable(sequence) == 0) {
@@ -337,8 +339,13 @@ Result<void> Generation::Impl::accept(MatrixView<const float> logits) {
 
 // Samples from the logits after all of the text. Whether the text goes on with what was guessed, so
 // that the logits after the guess are those after the text.
-//
 bool Generation::Impl::take(std::span<const float> logits, Token guess, const TokenLaw* law) {
+  if (std::exchange(owes_forced_, false) && force()) {
+    ++kept_;
+    --forced_;  // the first stands for what would have been sampled, also in the sums
+    --result_.forced;
+    return false;
+  }
   const Token token = sample(logits, guess, law);
   if (options_.log_probs) {
     result_.log_probs.push_back(
@@ -495,7 +502,7 @@ void Generation::Impl::hold() noexcept {
 // Leaves in the sequence what was shown, the last of it pending.
 void Generation::Impl::take_back() {
   Cut kept = cut();
-  std::vector<Token> part = encode_part(kept.part);
+  std::vector<Token> part = tokens_of_part(*tokenizer_, kept.part);
   sequence_.tokens.reserve(kept.tokens + part.size());
   const auto is_beyond = [&] { return consumed() + (part.empty() ? 1 : 0) > kept.tokens; };
   if (is_beyond()) rewind_->restore(sequence_);
@@ -507,14 +514,6 @@ void Generation::Impl::take_back() {
   for (const Token token : part) sequence_.push_sampled(token);
   sequence_.forget_marks();
   update_pending();
-}
-
-// The beginning of a token, as tokens; nothing if the tokenizer has none for exactly this.
-std::vector<Token> Generation::Impl::encode_part(std::string_view part) const {
-  if (part.empty()) return {};
-  if (const auto token = tokenizer_->find(part)) return {*token};
-  const auto tokens = tokenizer_->encode(part);
-  return tokens && tokenizer_->decode(*tokens) == part ? *tokens : std::vector<Token>();
 }
 
 Result<void> Generation::Impl::resume(Index max_tokens, std::span<const Token> more) {

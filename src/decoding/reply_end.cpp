@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "decoding/text_before.hpp"
 #include "krait/text/stream_decoder.hpp"
 
 namespace krait {
@@ -44,9 +45,10 @@ Result<void> keep_what_was_shown(Sequence& sequence, const Sequence& asked,
     }
   }
   if (kept == sampled.size() && kept_bytes == reply.text.size()) return {};
-  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> rest,
-                         tokenizer.encode(reply.text.substr(kept_bytes)));
   std::vector<Token> tokens(sampled.begin(), sampled.begin() + static_cast<std::ptrdiff_t>(kept));
+  const TextBefore before = before_of(tokenizer, kept > 0 ? tokens : asked.tokens);
+  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> rest,
+                         tokenizer.encode(reply.text.substr(kept_bytes), {.before = before}));
   tokens.insert(tokens.end(), rest.begin(), rest.end());
   sequence = asked;
   const Index first = std::ssize(sequence.tokens);

@@ -26,8 +26,7 @@ std::size_t last_boundary(std::string_view text) noexcept {
 // A tokenizer, for texts that go on others.
 class Words {
  public:
-  explicit Words(std::shared_ptr<const Tokenizer> tokenizer)
-      : tokenizer_(std::move(tokenizer)), letter_tokens_(encode(letter)) {
+  explicit Words(std::shared_ptr<const Tokenizer> tokenizer) : tokenizer_(std::move(tokenizer)) {
     for (Token token = 0; token < tokenizer_->vocab() && is_bytewise_; ++token) {
       is_bytewise_ = tokenizer_->bytes(token).size() <= 1;
     }
@@ -41,30 +40,13 @@ class Words {
 
   // The tokens of a text that goes on another. None where the tokenizer cannot take it.
   std::vector<Token> tokens_of(std::string_view text) const {
-    if (text.empty()) return {};
-    if (begins_word(text.front())) {
-      std::vector<Token> both = encode(letter + std::string(text));
-      if (both.size() > letter_tokens_.size() &&
-          std::ranges::equal(letter_tokens_, std::span(both).first(letter_tokens_.size()))) {
-        both.erase(both.begin(), both.begin() + std::ssize(letter_tokens_));
-        return both;
-      }
-    }
-    return encode(text);
-  }
-
- private:
-  // Some put a space before the first word of a text. Behind a letter, a word begins anew, and the
-  // letter has tokens of its own.
-  static constexpr const char* letter = "a";
-
-  std::vector<Token> encode(std::string_view text) const {
-    Result<std::vector<Token>> tokens = tokenizer_->encode(text, {.parse_special = false});
+    Result<std::vector<Token>> tokens =
+        tokenizer_->encode(text, {.parse_special = false, .before = TextBefore::text});
     return tokens ? std::move(*tokens) : std::vector<Token>();
   }
 
+ private:
   std::shared_ptr<const Tokenizer> tokenizer_;
-  std::vector<Token> letter_tokens_;
   bool is_bytewise_ = true;
 };
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "decoding/reply_end.hpp"
+#include "decoding/text_before.hpp"
 #include "krait/text/stream_decoder.hpp"
 
 namespace krait {
@@ -193,8 +194,9 @@ Result<void> TemplateConversation::append_prompt(const RenderedText& prompt, Pro
                                    [&](const ByteRange& range) { return range.end > begin; });
     const std::size_t end =
         said == prompt.literal.end() ? prompt.text.size() : std::max(said->begin, begin);
-    KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> turn_end,
-                           model_->tokenizer->encode(text.substr(0, end - begin)));
+    KRAIT_ASSIGN_OR_RETURN(
+        const std::vector<Token> turn_end,
+        model_->tokenizer->encode(text.substr(0, end - begin), {.before = TextBefore::text}));
     end_turn(sequence_, turn_end, options_.stop_tokens);
     from = end;
   }
@@ -258,7 +260,8 @@ Result<std::vector<Token>> TemplateConversation::tail_tokens(const RenderedText&
     return std::vector<Token>(all.begin() + static_cast<std::ptrdiff_t>(first), all.end());
   }
   const std::vector<ByteRange> literal = parts_behind(prompt.literal, begin);
-  return tokenizer.encode(std::string_view(prompt.text).substr(begin), {.literal = literal});
+  return tokenizer.encode(std::string_view(prompt.text).substr(begin),
+                          {.literal = literal, .before = before_of(tokenizer, sequence_.tokens)});
 }
 
 }  // namespace v0_1

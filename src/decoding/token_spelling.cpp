@@ -11,7 +11,8 @@ Result<std::vector<std::vector<Token>>> tokens_spelling(const Tokenizer& tokeniz
   // The rests are encoded once; what is no text on its own, such as half a character, is none.
   std::vector<std::vector<Token>> rests(text.size());
   for (std::size_t i = 1; i < text.size(); ++i) {
-    if (auto tokens = tokenizer.encode(text.substr(i))) rests[i] = std::move(tokens).value();
+    if (auto tokens = tokenizer.encode(text.substr(i), {.before = TextBefore::text}))
+      rests[i] = std::move(tokens).value();
   }
   std::vector<std::vector<Token>> found;
   for (Token token = 0; token < tokenizer.vocab(); ++token) {

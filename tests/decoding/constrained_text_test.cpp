@@ -8,6 +8,7 @@
 #include "krait/decoding/generate.hpp"
 #include "krait/decoding/grammar.hpp"
 #include "krait/loading/language_model.hpp"
+#include "tests/decoding/grammar_oracle.hpp"
 #include "tests/decoding/schema_validator.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -199,6 +200,46 @@ TEST_F(ConstrainedText, GoesOnWhereItWasCut) {
       tokens.insert(tokens.end(), sampled.begin(), sampled.end());
     }
     EXPECT_EQ(tokens, whole) << cut;
+  }
+}
+
+// Also within what can go on in one way only, which long tokens spell in many.
+TEST_F(ConstrainedText, OfLongTokensGoesOnWhereItWasCut) {
+  std::vector<std::string> texts;
+  for (int byte = 0; byte < 256; ++byte) texts.emplace_back(1, static_cast<char>(byte));
+  for (const char* text : {"{\"", "\"name", "name", "me\"", "\": ", ", \"", "kind", "\"k", "in",
+                           "age", "\"age\"", "ships", "\": [", "]}"}) {
+    texts.emplace_back(text);
+  }
+  const auto tokenizer = std::make_shared<const test::ListTokenizer>(texts);
+  ModelSpec spec = test::tiny_spec();
+  spec.embedding.vocab = spec.embedding.vocab_padded = tokenizer->vocab();
+  const Model model = test::tiny_model(spec, DType::f32);
+  Session session(model, executor_);
+  const Sequence begin{model, test::random_tokens(5, model.vocab(), 5)};
+  GenerationOptions options{.max_tokens = 120, .sampler = {.seed = 2}};
+  options.constraint =
+      Grammar::from_json_schema(person).value().constrain(Vocabulary(tokenizer)).value();
+  Sequence text = begin;
+  const GenerationResult whole = generate(session, *tokenizer, text, options).value();
+  EXPECT_GT(whole.forced, 10);
+  for (Index cut = 1; cut < std::ssize(whole.tokens); ++cut) {
+    options.max_tokens = cut;
+    Generation generation = Generation::make(model, *tokenizer, Sequence(begin), options).value();
+    std::vector<Token> tokens;
+    for (const Index more : {Index{0}, std::ssize(whole.tokens) - cut}) {
+      if (more > 0) generation.resume(more).value();
+      while (!generation.is_finished()) {
+        const RunItem item = generation.next().value();
+        const RunOutput output = session.run({&item, 1}).value();
+        generation.accept(output.logits(0)).value();
+      }
+      generation.finish();
+      const GenerationResult& part = std::as_const(generation).result();
+      EXPECT_EQ(part.target_passes + part.accepted + part.forced, std::ssize(part.tokens));
+      tokens.insert(tokens.end(), part.tokens.begin(), part.tokens.end());
+    }
+    EXPECT_EQ(tokens, whole.tokens) << cut;
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include "krait/decoding/grammar.hpp"
 #include "tests/decoding/grammar_oracle.hpp"
+#include "tests/support/support.hpp"
 
 namespace krait::grammar_mask_test {
 namespace {
@@ -214,6 +215,27 @@ TEST(GrammarMasks, OfOtherSizes) {
     constraint->restrict_to(some);
     EXPECT_FALSE(some.allows('1'));
     EXPECT_TRUE(some.allows('2'));
+  }
+}
+
+// Also of vocabularies whose texts begin with a space that is not there.
+TEST(GrammarMasks, AllowWhatMustFollow) {
+  for (const char* name :
+       {"bytes.json", "chars.json", "unigram.json", "bpe.model", "unigram.model"}) {
+    const std::string file =
+        test::read_file(test::data_dir() / "golden/tokenizers" / std::string(name));
+    const auto tokenizer = std::string_view(name).ends_with(".json")
+                               ? read_tokenizer_json(file).value()
+                               : read_sentencepiece(file).value();
+    const auto grammar = Grammar::from_regex("the same word again and then[ab]").value();
+    const auto constraint = constrain(grammar, tokenizer)->clone();
+    const std::vector<Token> forced = constraint->forced();
+    EXPECT_GT(forced.size(), 3U) << name;
+    for (const Token token : forced) {
+      ASSERT_TRUE(mask_of(*constraint, *tokenizer).allows(token)) << name << token;
+      constraint->accept(token);
+    }
+    EXPECT_TRUE(mask_of(*constraint, *tokenizer).allows_any());
   }
 }
 

@@ -96,6 +96,37 @@ TEST_P(GoldenTokenizer, GivesTheIdsAndTextsOfThePackage) {
 INSTANTIATE_TEST_SUITE_P(Variants, GoldenTokenizer,
                          testing::Range(std::size_t{0}, cases()["variants"].size()));
 
+std::string spelled(const Tokenizer& tokenizer, const Tokens& tokens) {
+  std::string text;
+  for (const Token token : tokens) text += tokenizer.bytes(token);
+  return text;
+}
+
+// Tokens behind a text spell what stands there, and no space that does not.
+TEST(GoldenTokenizers, GoOnWithinAText) {
+  const std::string whole = "the same word again and then  the others";
+  for (const char* name :
+       {"bytes.json", "chars.json", "unigram.json", "bpe.model", "unigram.model"}) {
+    const std::string file = read_file(name);
+    const auto tokenizer = std::string_view(name).ends_with(".json")
+                               ? read_tokenizer_json(file).value()
+                               : read_sentencepiece(file).value();
+    const Tokens all = tokenizer->encode(whole).value();
+    const std::string seen = tokenizer->decode(all);  // some leave extra spaces out
+    EXPECT_EQ(seen.substr(0, 28), whole.substr(0, 28)) << name;
+    for (std::size_t cut = 1; cut < 26; ++cut) {
+      Tokens tokens = tokenizer->encode(whole.substr(0, cut)).value();
+      if (whole[cut - 1] == ' ') continue;  // which some do not keep at the end
+      const std::string rest = whole.substr(cut, 27 - cut);
+      const Tokens more = tokenizer->encode(rest, {.before = TextBefore::text}).value();
+      EXPECT_EQ(spelled(*tokenizer, more), rest) << name << cut;
+      tokens.insert(tokens.end(), more.begin(), more.end());
+      EXPECT_EQ(tokenizer->decode(tokens), whole.substr(0, 27)) << name << cut;
+    }
+    EXPECT_EQ(tokenizer->encode(whole, {.before = TextBefore::nothing}).value(), all);
+  }
+}
+
 TEST(GoldenSentencePiece, GivesTheIdsOfThePackage) {
   for (const auto& [name, expected] : cases()["sentencepiece"].items()) {
     SCOPED_TRACE(name);

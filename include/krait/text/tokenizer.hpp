@@ -23,6 +23,10 @@ struct ByteRange {
   friend bool operator==(const ByteRange&, const ByteRange&) = default;
 };
 
+/// What stands before a text: nothing; a special token; or text that it goes on, so that no space
+/// is put in front of its first word, and none taken away.
+enum class TextBefore { nothing, token, text };
+
 /// How a text is encoded.
 struct EncodeOptions {
   /// Adds the ids that the tokenizer's file puts before and after a text, such as a beginning mark.
@@ -32,6 +36,7 @@ struct EncodeOptions {
   /// Parts of the text, ascending and apart, with which no special token may overlap, such as what
   /// a user wrote within a prompt: spelled out there, it is plain text.
   std::span<const ByteRange> literal = {};
+  TextBefore before = TextBefore::nothing;
 };
 
 /// Text to ids and ids to bytes. Immutable; may be used from several threads.

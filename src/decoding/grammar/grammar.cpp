@@ -9,6 +9,7 @@
 #include "decoding/grammar/json_schema.hpp"
 #include "decoding/grammar/mask_cache.hpp"
 #include "decoding/grammar/regex.hpp"
+#include "decoding/text_before.hpp"
 #include "io/json.hpp"
 
 namespace krait {
@@ -81,8 +82,7 @@ class GrammarConstraint final : public Constraint {
     const std::string bytes = recogniser_.forced(*shared_->program, most);
     if (bytes.empty()) return {};
     const Tokenizer& tokenizer = *shared_->tokenizer;
-    Result<std::vector<Token>> tokens = tokenizer.encode(bytes, {.parse_special = false});
-    if (!tokens || tokenizer.decode(*tokens) != bytes) return {};
+    const std::vector<Token> tokens = tokens_within(tokenizer, bytes);
     // Where a longer token could cover the end and what follows, the model is to choose.
     std::size_t certain = 0;
     while (certain < bytes.size() &&
@@ -90,7 +90,7 @@ class GrammarConstraint final : public Constraint {
       ++certain;
     }
     std::vector<Token> kept;
-    for (const Token token : *tokens) {
+    for (const Token token : tokens) {
       const std::size_t size = tokenizer.bytes(token).size();
       if (size > certain || !is_text(token)) break;
       certain -= size;

@@ -84,8 +84,8 @@ class Pipeline::Run {
         tokens_.push_back(*part.token);
       } else {
         cut_literal(part);
-        KRAIT_RETURN_IF_ERROR(
-            encode_raw(text.substr(part.begin, part.end - part.begin), part.begin == 0));
+        KRAIT_RETURN_IF_ERROR(encode_raw(text.substr(part.begin, part.end - part.begin),
+                                         part.begin == 0 ? options_.before : TextBefore::token));
       }
     }
     return {};
@@ -103,10 +103,11 @@ class Pipeline::Run {
   }
 
   // A text without tokens that are looked for before normalization.
-  Result<void> encode_raw(std::string_view raw, bool is_start) {
+  Result<void> encode_raw(std::string_view raw, TextBefore before) {
     // The room is that of the whole text, so that many short parts do not each grow to it.
-    KRAIT_ASSIGN_OR_RETURN(const std::string_view text,
-                           parts_.normalizer.apply(raw, room_, normalized_));
+    KRAIT_ASSIGN_OR_RETURN(
+        const std::string_view text,
+        parts_.normalizer.apply(raw, room_, normalized_, before == TextBefore::text));
     room_ -= std::min(room_, text.size());
     // Where normalization moved a text, it is not known which part of it is literal.
     const bool is_known = literal_.empty() || text == raw;
@@ -118,8 +119,9 @@ class Pipeline::Run {
         tokens_.push_back(*part.token);
         continue;
       }
-      KRAIT_RETURN_IF_ERROR(parts_.pre_tokenizer.split(
-          text.substr(part.begin, part.end - part.begin), pieces_, is_start && part.begin == 0));
+      KRAIT_RETURN_IF_ERROR(
+          parts_.pre_tokenizer.split(text.substr(part.begin, part.end - part.begin), pieces_,
+                                     part.begin == 0 ? before : TextBefore::token));
       for (const PreTokenizer::Piece piece : pieces_.pieces) {
         KRAIT_RETURN_IF_ERROR(
             encode_words(pieces_.text.substr(piece.begin, piece.end - piece.begin)));

@@ -156,7 +156,7 @@ std::string Normalizer::bert(const Bert& step, std::string_view text) {
 }
 
 std::string Normalizer::sentencepiece(const SentencePiece& step, std::string_view text,
-                                      std::size_t room) {
+                                      std::size_t room, bool goes_on) {
   constexpr std::string_view mark = "\xE2\x96\x81";
   const std::string_view space = step.escapes_spaces ? mark : " ";
   // What the text begins with becomes, and how long it is.
@@ -169,7 +169,7 @@ std::string Normalizer::sentencepiece(const SentencePiece& step, std::string_vie
     utf8::next(rest, size);
     return Charsmap::Match{size, rest.substr(0, size)};
   };
-  while (step.removes_extra_spaces && !text.empty()) {
+  while (step.removes_extra_spaces && !goes_on && !text.empty()) {
     const Charsmap::Match match = next(text);
     if (match.replacement != " ") break;
     text.remove_prefix(match.size);
@@ -177,8 +177,8 @@ std::string Normalizer::sentencepiece(const SentencePiece& step, std::string_vie
   std::string result;
   if (text.empty()) return result;
   result.reserve(text.size() + text.size() / 2);
-  if (step.adds_dummy_prefix && !step.is_suffix) result += space;
-  bool was_space = step.removes_extra_spaces;
+  if (step.adds_dummy_prefix && !step.is_suffix && !goes_on) result += space;
+  bool was_space = step.removes_extra_spaces && !goes_on;
   while (!text.empty() && result.size() <= room) {
     const Charsmap::Match match = next(text);
     text.remove_prefix(match.size);
@@ -220,7 +220,7 @@ Result<std::string> Normalizer::replaced(const Step& step, std::string_view text
 }
 
 Result<std::string_view> Normalizer::apply(std::string_view text, std::size_t room,
-                                           std::string& storage) const {
+                                           std::string& storage, bool goes_on) const {
   for (const Step& step : steps_) {
     switch (step.kind) {
       case Kind::form:
@@ -231,7 +231,7 @@ Result<std::string_view> Normalizer::apply(std::string_view text, std::size_t ro
         storage = unicode::lowercased(text);
         break;
       case Kind::strip:
-        text = stripped(text, step.left, step.right);
+        text = stripped(text, step.left && !goes_on, step.right);
         continue;
       case Kind::bert:
         storage = bert(step.bert, text);
@@ -254,10 +254,10 @@ Result<std::string_view> Normalizer::apply(std::string_view text, std::size_t ro
         storage = code_points::mapped(step.pieces.charsmap, text, room);
         break;
       case Kind::sentencepiece:
-        storage = sentencepiece(step.pieces, text, room);
+        storage = sentencepiece(step.pieces, text, room, goes_on);
         break;
       case Kind::prepend:
-        if (text.empty()) continue;
+        if (text.empty() || goes_on) continue;
         if (text.size() + step.content.size() > room) return no_room(room);
         storage = step.content + std::string(text);
         break;

@@ -39,9 +39,10 @@ class Normalizer {
   static constexpr std::size_t room_for(std::size_t size) noexcept { return 64 * size + 4096; }
 
   /// The text after all steps, either `text` itself or kept in `storage`. `text` is well-formed
-  /// UTF-8. Errors: unsupported, if a step makes more than `room` bytes of it.
-  Result<std::string_view> apply(std::string_view text, std::size_t room,
-                                 std::string& storage) const;
+  /// UTF-8; `goes_on`: its beginning is within another text. Errors: unsupported, if a step makes
+  /// more than `room` bytes of it.
+  Result<std::string_view> apply(std::string_view text, std::size_t room, std::string& storage,
+                                 bool goes_on = false) const;
 
  private:
   enum class Kind {
@@ -76,7 +77,7 @@ class Normalizer {
   static Result<Bert> read_bert(const Metadata& normalizer, const std::string& where);
   static std::string bert(const Bert& step, std::string_view text);
   static std::string sentencepiece(const SentencePiece& step, std::string_view text,
-                                   std::size_t room);
+                                   std::size_t room, bool goes_on);
   static Result<std::string> replaced(const Step& step, std::string_view text, std::size_t room);
 
   std::vector<Step> steps_;

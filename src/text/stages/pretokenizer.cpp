@@ -249,7 +249,7 @@ Result<PreTokenizer::Behavior> PreTokenizer::read_behavior(const Metadata& pre_t
                   describe(pre_tokenizer["behavior"]));
 }
 
-Result<void> PreTokenizer::split(std::string_view text, Scratch& scratch, bool is_start) const {
+Result<void> PreTokenizer::split(std::string_view text, Scratch& scratch, TextBefore before) const {
   scratch.text = text;
   scratch.pieces.clear();
   scratch.searches.resize(steps_.size());
@@ -260,7 +260,7 @@ Result<void> PreTokenizer::split(std::string_view text, Scratch& scratch, bool i
   for (std::size_t i = 0; i < steps_.size(); ++i) {
     const Step& step = steps_[i];
     if (step.adds_prefix_space) {
-      add_prefix_spaces(scratch);
+      add_prefix_spaces(before, scratch);
     }
     if (step.kind == Kind::byte_level) {
       if (i + 1 < steps_.size() || keeps_written_) {
@@ -270,7 +270,7 @@ Result<void> PreTokenizer::split(std::string_view text, Scratch& scratch, bool i
       continue;
     }
     if (step.kind == Kind::metaspace) {
-      write_marks(step, is_start, scratch);
+      write_marks(step, before, scratch);
       continue;
     }
     KRAIT_RETURN_IF_ERROR(cut(step, scratch.searches[i], scratch));
@@ -390,12 +390,13 @@ void PreTokenizer::cut_by_characters(const Step& step, std::string_view text, Cu
 }
 
 // Puts a space before every piece that does not begin with one.
-void PreTokenizer::add_prefix_spaces(Scratch& scratch) {
+void PreTokenizer::add_prefix_spaces(TextBefore before, Scratch& scratch) {
   std::string& text = scratch.other_storage;
   text.clear();
   for (Piece& piece : scratch.pieces) {
     const std::size_t begin = text.size();
-    if (scratch.text[piece.begin] != ' ') text += ' ';
+    const bool goes_on = before == TextBefore::text && piece.begin == 0;
+    if (scratch.text[piece.begin] != ' ' && !goes_on) text += ' ';
     text += scratch.text.substr(piece.begin, piece.end - piece.begin);
     piece = {begin, text.size()};
   }
@@ -404,14 +405,17 @@ void PreTokenizer::add_prefix_spaces(Scratch& scratch) {
 }
 
 // Writes the mark for every space, and before pieces that do not begin with one.
-void PreTokenizer::write_marks(const Step& step, bool is_start, Scratch& scratch) {
+void PreTokenizer::write_marks(const Step& step, TextBefore before, Scratch& scratch) {
   std::string& text = scratch.other_storage;
   text.clear();
   for (Piece& piece : scratch.pieces) {
     const std::size_t begin = text.size();
     const std::string_view old = scratch.text.substr(piece.begin, piece.end - piece.begin);
-    const bool may_add = step.prepends == Prepends::always ||
-                         (step.prepends == Prepends::first && is_start && piece.begin == 0);
+    const bool is_first = piece.begin == 0;
+    const bool may_add =
+        step.prepends == Prepends::always
+            ? !is_first || before != TextBefore::text
+            : step.prepends == Prepends::first && is_first && before == TextBefore::nothing;
     if (may_add && !old.starts_with(' ') && !old.starts_with(step.mark)) text += step.mark;
     for (std::size_t from = 0; from < old.size();) {
       const std::size_t to = std::min(old.find(' ', from), old.size());

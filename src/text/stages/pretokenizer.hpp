@@ -7,6 +7,7 @@
 
 #include "krait/core/error.hpp"
 #include "krait/core/metadata.hpp"
+#include "krait/text/tokenizer.hpp"
 #include "text/pattern/pattern.hpp"
 
 namespace krait {
@@ -40,9 +41,9 @@ class PreTokenizer {
     std::vector<std::optional<PatternSearch>> searches;  // one for each step
   };
 
-  /// Cuts `text`, well-formed UTF-8, which must outlive the use of the result. `is_start`: nothing
-  /// stands before it.
-  Result<void> split(std::string_view text, Scratch& scratch, bool is_start = true) const;
+  /// Cuts `text`, well-formed UTF-8, which must outlive the use of the result.
+  Result<void> split(std::string_view text, Scratch& scratch,
+                     TextBefore before = TextBefore::nothing) const;
 
  private:
   enum class Kind {
@@ -86,8 +87,8 @@ class PreTokenizer {
   }
   Result<void> add_metaspace(const Metadata& pre_tokenizer, const std::string& where);
   static void cut_by_characters(const Step& step, std::string_view text, Cutter& cutter);
-  static void add_prefix_spaces(Scratch& scratch);
-  static void write_marks(const Step& step, bool is_start, Scratch& scratch);
+  static void add_prefix_spaces(TextBefore before, Scratch& scratch);
+  static void write_marks(const Step& step, TextBefore before, Scratch& scratch);
   static void write_bytes(Scratch& scratch);
   static void read_bytes(Scratch& scratch);
 
