@@ -125,7 +125,8 @@ TEST(AqlmCalibration, SeesWhatTheQuantisedModelLost) {
       build_model(plan.config.spec, plan.checkpoint.weights, plan.config.prefix).value();
   ThreadPool pool(2);
   aqlm::Calibration calibration(plan, model, pool);
-  ASSERT_TRUE(calibration.begin(*byte_tokenizer(), std::string(1500, 'x') + " and more"));
+  const auto text = byte_tokenizer()->encode(std::string(1500, 'x') + " and more").value();
+  ASSERT_TRUE(calibration.begin(text));
   const aqlm::MatrixPlace place{
       .path = "layers.0.mixer", .input = Site::mixed, .in = 128, .makes_output = true};
   const auto largest = [](const std::vector<double>& values) {

@@ -11,9 +11,11 @@
 #include "krait/loading/registry.hpp"
 #include "krait/models/session.hpp"
 #include "krait/tools/aqlm.hpp"
+#include "krait/weights/convert.hpp"
 #include "tests/support/relative_difference.hpp"
 #include "tests/support/support.hpp"
 #include "tools/aqlm/fisher.hpp"
+#include "tools/aqlm/tune.hpp"
 
 namespace krait::aqlm_quantize_test {
 namespace {
@@ -185,6 +187,59 @@ TEST_F(AqlmQuantize, TunesTheWholeModel) {
   EXPECT_EQ(again.tuning->last, tuned.tuning->last);
   EXPECT_EQ(test::read_file(in("again/model.safetensors")),
             test::read_file(in("tuned/model.safetensors")));
+}
+
+// A long text is learned from in rounds, as far as there are tokens to look at; cut between any two
+// steps, tuning ends with the same numbers.
+TEST_F(AqlmQuantize, TunesInRounds) {
+  const CheckpointPlan plan = plan_checkpoint(source("krait-bytes-draft")).value();
+  const Model original = load_model(source("krait-bytes-draft")).value();
+  const std::string path = "layers.0.mixer.in_proj.weight";
+  const auto& view = plan.checkpoint.weights.find("backbone." + path)->tensor;
+  AlignedBuffer<float> weights(view.size());
+  convert_floats(view, DType::f32, weights.data());
+  ThreadPool pool(2);
+  const AqlmMatrix matrix = encode_aqlm({weights.data(), view.shape[0], view.shape[1]}, {},
+                                        {1, 4, 8}, {.beam = 4, .rounds = 1}, 1, pool)
+                                .value();
+  std::vector<Token> tokens;
+  for (const char c : text().substr(0, 900)) tokens.push_back(static_cast<unsigned char>(c));
+  const auto tuned = [&](const std::string& name, const aqlm::TuneOptions& options, int stop_at,
+                         std::vector<Index>& totals) {
+    AqlmMatrix result = matrix;
+    const std::vector<aqlm::TunedMatrix> targets = {{.path = path, .matrix = &result}};
+    const PartialWork work = PartialWork::open("aqlm", in(name), "key").value();
+    int calls = 0;
+    const auto progress = [&](Index done, Index total) {
+      EXPECT_LE(done, total);
+      totals.push_back(total);
+      return ++calls == stop_at ? Flow::stop : Flow::go_on;
+    };
+    auto found = aqlm::tune(plan, original, tokens, targets, options, work, pool, progress);
+    EXPECT_EQ(found.has_value(), calls != stop_at);
+    EXPECT_TRUE(!found || found->last < found->first);
+    std::string bytes(reinterpret_cast<const char*>(result.codebooks.data()),
+                      result.codebooks.size() * sizeof(f16));
+    return bytes + (found ? fmt::format("{}", found->last) : "");
+  };
+  // 28 rows, of which 7 are held out: epochs of 11 steps in rounds of 4.
+  const aqlm::TuneOptions options{
+      .epochs = 3, .tokens = 1920, .steps_per_round = 4, .row_tokens = 32, .rows_per_step = 2};
+  std::vector<Index> totals;
+  const std::string whole = tuned("whole", options, -1, totals);
+  EXPECT_EQ(totals.size(), 30U);  // 1920 tokens, less than three epochs
+  EXPECT_EQ(totals.front(), 30);
+  for (const int stop_at : {1, 4, 5, 13, 29}) {
+    const std::string name = "cut" + std::to_string(stop_at);
+    tuned(name, options, stop_at, totals);
+    EXPECT_EQ(tuned(name, options, -1, totals), whole) << stop_at;
+  }
+  // A short text is gone through as often as epochs say, and looked at elsewhere behind each.
+  aqlm::TuneOptions less = options;
+  less.tokens = 1 << 20;
+  totals.clear();
+  tuned("less", less, -1, totals);
+  EXPECT_EQ(totals.size(), 33U);
 }
 
 // What nothing reads has no part in the loss; what is read has, with a mean of 1 over the outputs.

@@ -282,15 +282,14 @@ void MatrixStatistics::correct(Executor& executor, MatrixView<float> W) const {
   });
 }
 
-Result<void> Calibration::begin(const Tokenizer& tokenizer, std::string_view text) {
-  KRAIT_ASSIGN_OR_RETURN(text_, tokenizer.encode(text));
-  if (text_.empty()) {
+Result<void> Calibration::begin(std::span<const Token> text) {
+  if (text.empty()) {
     return Error{ErrorCode::bad_argument, "[aqlm] calibration: expected text, found none"};
   }
   constexpr Index most_floats = Index{32} << 20;
   const Index width = original_.d_model();
   const Index most = std::max<Index>(1, most_floats / width);
-  text_.resize(static_cast<std::size_t>(std::min<Index>(std::ssize(text_), most)));
+  text_ = text.first(static_cast<std::size_t>(std::min<Index>(std::ssize(text), most)));
   reference_ = AlignedBuffer<float>(std::ssize(text_) * width);
   Session session(original_, executor_, few_sequences());
   KRAIT_RETURN_IF_ERROR(session.embed(text_, {reference_.data(), std::ssize(text_), width}));
@@ -325,7 +324,7 @@ Result<std::vector<MatrixStatistics>> Calibration::see(Index layer,
     const Index count = std::min(tokens_at_once, std::ssize(text_) - first);
     const MatrixView<float> rows(copy.data(), count, width);
     const auto tokens =
-        std::span(text_).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+        text_.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
     comparison.begin();
     std::copy_n(stream_.data() + first * width, count * width, copy.data());
     KRAIT_RETURN_IF_ERROR(

@@ -52,10 +52,11 @@ class Calibration {
   Calibration(const CheckpointPlan& plan, const Model& original, Executor& executor)
       : plan_(plan), original_(original), executor_(executor) {}
 
-  /// Runs the text up to the first layer. Errors: bad_argument (no text).
-  Result<void> begin(const Tokenizer& tokenizer, std::string_view text);
+  /// Runs the text, which must outlive its use, up to the first layer. Errors: bad_argument (no
+  /// text).
+  Result<void> begin(std::span<const Token> text);
   bool has_text() const noexcept { return reference_.size() != 0; }
-  /// The text, or so much of it as is looked at.
+  /// So much of the text as is looked at.
   std::span<const Token> text() const noexcept { return text_; }
 
   /// What the matrices at these places see, in a layer of which `replace` has replaced some. With
@@ -76,7 +77,7 @@ class Calibration {
   const CheckpointPlan& plan_;
   const Model& original_;
   Executor& executor_;
-  std::vector<Token> text_;
+  std::span<const Token> text_;
   // The residual streams in front of the layer, [tokens, d_model].
   AlignedBuffer<float> reference_;
   AlignedBuffer<float> stream_;

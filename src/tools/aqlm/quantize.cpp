@@ -183,7 +183,7 @@ std::string key_of(const CheckpointPlan& plan, const std::string& fingerprint,
   Index bytes = 0;
   for (const auto& [name, entry] : plan.checkpoint.weights.entries()) bytes += entry.tensor.bytes();
   return fmt::format(
-      "krait aqlm 2\nmodel {} {} bytes\nscheme {}\npreset {}\ncalibration {} bytes {}\nseed "
+      "krait aqlm 3\nmodel {} {} bytes\nscheme {}\npreset {}\ncalibration {} bytes {}\nseed "
       "{}\nkeep {}\nweigh {}\n",
       fingerprint, bytes, to_string(options.scheme), options.preset,
       options.calibration ? std::ssize(*options.calibration) : -1, text, options.seed,
@@ -531,15 +531,16 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   KRAIT_RETURN_IF_ERROR(check_texts(plan.checkpoint));
   KRAIT_RETURN_IF_ERROR(check_patterns(plan, options.keep));
   KRAIT_ASSIGN_OR_RETURN(std::vector<Job> jobs, list_jobs(plan, options));
-  std::shared_ptr<const Tokenizer> tokenizer;
+  std::vector<Token> text;
   if (options.calibration) {
-    KRAIT_ASSIGN_OR_RETURN(tokenizer, make_tokenizer(plan.checkpoint, plan.config));
+    KRAIT_ASSIGN_OR_RETURN(const auto tokenizer, make_tokenizer(plan.checkpoint, plan.config));
+    KRAIT_ASSIGN_OR_RETURN(text, tokenizer->encode(*options.calibration));
   }
   KRAIT_ASSIGN_OR_RETURN(const Model model, build_model(plan.config.spec, plan.checkpoint.weights,
                                                         plan.config.prefix));
   aqlm::Calibration calibration(plan, model, executor);
   if (options.calibration) {
-    KRAIT_RETURN_IF_ERROR(calibration.begin(*tokenizer, *options.calibration));
+    KRAIT_RETURN_IF_ERROR(calibration.begin(text));
   }
   Quantizer quantizer(plan, calibration, options, preset, std::move(jobs), executor, progress);
   if (options.weigh == "fisher") {
@@ -558,13 +559,13 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
     return done;
   };
   if (options.weigh == "fisher") {
-    KRAIT_RETURN_IF_ERROR(kept(quantizer.weigh_outputs(calibration.text())));
+    KRAIT_RETURN_IF_ERROR(kept(quantizer.weigh_outputs(text)));
   }
   for (std::size_t i = 0; i < plan.config.spec.layers.size(); ++i) {
     KRAIT_RETURN_IF_ERROR(kept(quantizer.layer(i, finished)));
   }
-  const bool is_tuned = preset.tunes && calibration.has_text();
-  if (is_tuned) KRAIT_RETURN_IF_ERROR(kept(quantizer.tune(model, calibration.text(), finished)));
+  const bool is_tuned = preset.tunes && options.calibration;
+  if (is_tuned) KRAIT_RETURN_IF_ERROR(kept(quantizer.tune(model, text, finished)));
   AqlmReport report = quantizer.take_report();
   report.calibration_tokens = std::ssize(calibration.text());
   KRAIT_RETURN_IF_ERROR(write_weights(plan, quantizer.jobs(), options.scheme, finished, is_tuned,

@@ -222,7 +222,7 @@ class Teacher {
   std::vector<float> laws_;
 };
 
-// All matrices in tuning, between two epochs.
+// All matrices in tuning, between two rounds.
 class Progressed {
  public:
   Progressed(const PartialWork& work, std::vector<Tuned>& tuned)
@@ -230,9 +230,8 @@ class Progressed {
 
   std::vector<Tuned>& best() noexcept { return best_; }
 
-  // An epoch is done, with this divergence elsewhere.
-  Result<void> finish_epoch(double elsewhere) {
-    ++epochs;
+  // A round is done, with this divergence elsewhere.
+  Result<void> finish_round(double elsewhere) {
     if (elsewhere < divergence.last && std::ranges::all_of(tuned_, &Tuned::fits)) {
       divergence.last = elsewhere;
       best_ = tuned_;
@@ -241,7 +240,7 @@ class Progressed {
     return save();
   }
 
-  Index epochs = 0;      // that are done
+  Index steps = 0;       // that are done
   Tuning divergence;     // elsewhere in the text: at first, and the least so far
   double unseen1 = 1.0;  // powers of Adam's β
   double unseen2 = 1.0;
@@ -256,7 +255,7 @@ class Progressed {
       const std::string& text = at->second;
       return std::from_chars(text.data(), text.data() + text.size(), value).ec == std::errc();
     };
-    if (!number("epochs", other.epochs) || !number("first", other.divergence.first) ||
+    if (!number("steps", other.steps) || !number("first", other.divergence.first) ||
         !number("last", other.divergence.last) || !number("unseen1", other.unseen1) ||
         !number("unseen2", other.unseen2)) {
       return;
@@ -268,7 +267,7 @@ class Progressed {
       const std::optional<WeightStore> of_best = work_.read(best_piece);
       if (!of_best || !restore(*of_best, best)) return;
     }
-    epochs = other.epochs;
+    steps = other.steps;
     divergence = other.divergence;
     unseen1 = other.unseen1;
     unseen2 = other.unseen2;
@@ -294,7 +293,7 @@ class Progressed {
 
   Result<void> save() const {
     return work_.write(piece, tensors_of(tuned_),
-                       {{"epochs", std::to_string(epochs)},
+                       {{"steps", std::to_string(steps)},
                         {"first", fmt::format("{}", divergence.first)},
                         {"last", fmt::format("{}", divergence.last)},
                         {"unseen1", fmt::format("{}", unseen1)},
@@ -402,8 +401,10 @@ Result<Tuning> tune(const CheckpointPlan& plan, const Model& original,
     rows.push_back(rest.first(size));
     rest = rest.subspan(size);
   }
-  // The last quarter decides after which epoch the rest is no longer followed too closely.
-  const std::size_t learned = rows.size() - rows.size() / 4;
+  // The end decides after which round the rest is no longer followed too closely.
+  const std::size_t held_out = std::min(
+      rows.size() / 4, static_cast<std::size_t>(options.tokens_elsewhere / options.row_tokens));
+  const std::size_t learned = rows.size() - held_out;
   const auto elsewhere = [&]() -> Result<double> {
     KRAIT_RETURN_IF_ERROR(student.set(tuned));
     teacher.begin();
@@ -431,30 +432,34 @@ Result<Tuning> tune(const CheckpointPlan& plan, const Model& original,
   at.divergence.last = at.divergence.first;
   at.restore();
   const auto per_step = static_cast<std::size_t>(options.rows_per_step);
-  const auto steps_per_epoch = static_cast<Index>((learned + per_step - 1) / per_step);
-  const Index steps = options.epochs * steps_per_epoch;
-  while (at.epochs < options.epochs) {
-    teacher.begin();
-    student.begin();
-    for (Index step = 0; step < steps_per_epoch; ++step) {
+  const auto epoch = static_cast<Index>((learned + per_step - 1) / per_step);  // in steps
+  const Index round = std::min(epoch, options.steps_per_round);
+  const Index steps = std::min(options.epochs * epoch,
+                               options.tokens / (options.rows_per_step * options.row_tokens));
+  while (at.steps < steps) {
+    for (const Index end = std::min(steps, at.steps + round); at.steps < end; ++at.steps) {
+      const Index of_epoch = at.steps % epoch;
+      if (of_epoch == 0 || at.steps % round == 0) {  // where the text or the round begins
+        teacher.begin();
+        student.begin();
+      }
       KRAIT_RETURN_IF_ERROR(student.set(tuned));
-      const std::size_t first = static_cast<std::size_t>(step) * per_step;
+      const std::size_t first = static_cast<std::size_t>(of_epoch) * per_step;
       for (std::size_t r = first; r < std::min(learned, first + per_step); ++r) {
         KRAIT_ASSIGN_OR_RETURN(const auto laws, teacher.laws(rows[r]));
         KRAIT_RETURN_IF_ERROR(student.learn(rows[r], laws));
       }
-      const Index done = at.epochs * steps_per_epoch + step;
       const double rate =
-          options.rate * (1.0 - static_cast<double>(done) / static_cast<double>(steps));
+          options.rate * (1.0 - static_cast<double>(at.steps) / static_cast<double>(steps));
       at.unseen1 *= Numbers::beta1;
       at.unseen2 *= Numbers::beta2;
       student.move(tuned, rate, at.unseen1, at.unseen2);
-      if (progress && progress(done + 1, steps) == Flow::stop) {
+      if (progress && progress(at.steps + 1, steps) == Flow::stop) {
         return Error{ErrorCode::cancelled, "[aqlm] cancelled"};
       }
     }
     KRAIT_ASSIGN_OR_RETURN(const double divergence, elsewhere());
-    KRAIT_RETURN_IF_ERROR(at.finish_epoch(divergence));
+    KRAIT_RETURN_IF_ERROR(at.finish_round(divergence));
   }
   for (Tuned& one : at.best()) one.store();
   return at.divergence;

@@ -23,7 +23,10 @@ struct TunedMatrix {
 };
 
 struct TuneOptions {
-  Index epochs = 12;
+  Index epochs = 12;                  ///< over a short text
+  Index tokens = Index{2} << 20;      ///< of all steps together, at most
+  Index steps_per_round = 128;        ///< between two looks elsewhere, unless an epoch ends before
+  Index tokens_elsewhere = 64 << 10;  ///< at most
   Index row_tokens = 256;  ///< gradients reach back so far; states go on, but for attention
   Index rows_per_step = 4;
   /// Of the first step, relative to the root mean square of a codebook's numbers, or to a scale;
@@ -31,8 +34,8 @@ struct TuneOptions {
   double rate = 0.01;
 };
 
-/// Mean divergence per token, in nats, on the last quarter of the text, which is not learned from:
-/// before, and after the epoch that is kept.
+/// Mean divergence per token, in nats, at the end of the text, which is not learned from: before,
+/// and after the round that is kept.
 struct Tuning {
   double first = 0.0;
   double last = 0.0;
@@ -40,9 +43,9 @@ struct Tuning {
 
 /// Moves codebooks and scales of all matrices together to where the quantised model's next-token
 /// distributions are those of the original one on the text: Adam (Kingma and Ba 2014,
-/// arXiv:1412.6980) on the Kullback-Leibler divergence. Codes stay. Kept is the epoch after which
+/// arXiv:1412.6980) on the Kullback-Leibler divergence. Codes stay. Kept is the round after which
 /// the divergence is least on the last quarter of the text, which is not learned from. In the end
-/// both are rounded to f16. Every epoch is kept in `work`, where an interrupted call goes on. The
+/// both are rounded to f16. Every round is kept in `work`, where an interrupted call goes on. The
 /// result does not depend on the executor.
 ///
 /// `progress` counts steps. Errors: unsupported (a block without a backward pass, or less than four
