@@ -102,8 +102,8 @@ class Loop {
   }
 
  private:
-  // What stages would find wrong only behind work that is done, in a folder that is another run's
-  // once it is mended.
+  // Reads the prompts, and looks at what stages would find wrong only behind work that is done, in
+  // a folder that is another run's once it is mended.
   Result<void> check(const LanguageModel& model) {
     const Index vocab = model.model.vocab();
     KRAIT_RETURN_IF_ERROR(validate(config_.candidates.sampler, vocab));

@@ -114,8 +114,8 @@ struct AqlmMatrixReport {
 };
 
 /// How far the quantised model's next-token distributions are from the original's: mean
-/// Kullback-Leibler divergence in nats on the last quarter of the calibration text, which is not
-/// learned from, before tuning and after.
+/// Kullback-Leibler divergence in nats on the end of the calibration text (a quarter, at most 64 Ki
+/// tokens), which is not learned from, before tuning and after.
 struct AqlmTuning {
   double first = 0.0;
   double last = 0.0;
@@ -125,7 +125,7 @@ struct AqlmReport {
   std::vector<AqlmMatrixReport> matrices;
   std::optional<AqlmTuning> tuning = {};  ///< nothing where nothing was tuned
   double bits_per_weight = 0.0;           ///< of these matrices, codebooks and scales included
-  Index calibration_tokens = 0;           ///< that were looked at
+  Index calibration_tokens = 0;           ///< whose inputs were looked at
   Index bytes_before = 0;                 ///< of all tensors
   Index bytes_after = 0;                  ///< of all tensors, as stored: 4-bit codes take 8 bits
 };

@@ -8,7 +8,7 @@ namespace grammar {
 namespace {
 
 constexpr std::size_t most_visits = 8 * Recogniser::most_readings;
-constexpr std::size_t most_steps = 32 * Recogniser::most_readings;  // from all of them
+constexpr std::size_t most_moves = 32 * Recogniser::most_readings;  // from all of them
 
 std::size_t mix(std::uint64_t a, std::uint64_t b) noexcept {
   std::uint64_t hash = a * 0x9E3779B97F4A7C15U ^ (b + 0x9E3779B97F4A7C15U);
@@ -83,7 +83,7 @@ void Recogniser::go_on(const Program& program) {
   for (std::size_t i = 0; i < visits_.size() && i < most_visits; ++i) {
     const Visit visit = visits_[i];
     for (const Step& step : program.steps(visit.point)) {
-      if (++steps > most_steps) break;
+      if (++steps > most_moves) break;
       if (!step.is_rule) {
         if (found_.size() == most_readings) break;
         found_.insert({.state = program.lexemes()[step.what].first_state,
@@ -99,7 +99,7 @@ void Recogniser::go_on(const Program& program) {
     if (!visit.may_return || !program.may_end(visit.point)) continue;
     if (visit.frame == root_frame) may_end_ = true;
     for (std::uint32_t r = frames_[visit.frame].returns; r != none; r = returns_[r].next) {
-      if (++steps > most_steps) break;
+      if (++steps > most_moves) break;
       visits_.insert({returns_[r].point, returns_[r].frame, true});
     }
   }
