@@ -14,6 +14,9 @@ krait_root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 # shellcheck disable=SC2086
 krait_install_packages $krait_build_packages $krait_test_packages
 krait_install_formatter
+# Packaging tests build krait in folders of their own, and with them the units that CMake makes of its
+# folders. Counted from there, their paths are those of this build, which the compiler's cache knows.
+export CCACHE_BASEDIR="$krait_root/build"
 # shellcheck disable=SC2086
 krait_configure "$krait_root/build" -DKRAIT_BUILD_TESTS=ON -DKRAIT_BUILD_BENCH=ON -DKRAIT_UNITY=ON \
   -DKRAIT_NATIVE=OFF ${KRAIT_CMAKE_OPTIONS-}
