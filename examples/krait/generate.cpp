@@ -57,12 +57,9 @@ Result<Sequence> begin(const GenerateFlags& options, const std::string& prompt,
   if (!options.state_in.empty()) {
     KRAIT_ASSIGN_OR_RETURN(sequence, read_state(runtime.model(), options.state_in));
     // Within a word, too: a space is part of the prompt, or there is none.
-    TextBefore before = TextBefore::text;
-    if (!sequence.tokens.empty() && runtime.tokenizer().is_special(sequence.tokens.back())) {
-      before = TextBefore::token;
-    } else if (sequence.tokens.empty() && sequence.state.position() == 0) {
-      before = TextBefore::nothing;
-    }
+    const bool has_unknown_text = sequence.tokens.empty() && sequence.state.position() > 0;
+    const TextBefore before =
+        has_unknown_text ? TextBefore::text : before_of(runtime.tokenizer(), sequence.tokens);
     KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> tokens,
                            runtime.tokenizer().encode(prompt, {.before = before}));
     sequence.append(tokens);

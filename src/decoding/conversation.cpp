@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "decoding/reply_end.hpp"
-#include "decoding/text_before.hpp"
 
 namespace krait {
 inline namespace v0_1 {

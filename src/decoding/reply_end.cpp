@@ -4,7 +4,6 @@
 #include <string>
 #include <utility>
 
-#include "decoding/text_before.hpp"
 #include "krait/text/stream_decoder.hpp"
 
 namespace krait {

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "decoding/reply_end.hpp"
-#include "decoding/text_before.hpp"
 #include "krait/text/stream_decoder.hpp"
 
 namespace krait {

@@ -3,7 +3,6 @@
 // Texts that go on others, in tokens.
 
 #include <optional>
-#include <span>
 #include <string_view>
 #include <vector>
 
@@ -11,12 +10,6 @@
 
 namespace krait {
 inline namespace v0_1 {
-
-/// What these tokens are to a text behind them.
-inline TextBefore before_of(const Tokenizer& tokenizer, std::span<const Token> tokens) {
-  if (tokens.empty()) return TextBefore::nothing;
-  return tokenizer.is_special(tokens.back()) ? TextBefore::token : TextBefore::text;
-}
 
 /// The tokens of a text that goes on another; none where the tokenizer has none whose bytes are
 /// exactly the text's.

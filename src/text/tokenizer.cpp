@@ -60,6 +60,11 @@ std::string Tokenizer::decode(const std::vector<Token>& tokens, bool with_specia
   return text;
 }
 
+TextBefore before_of(const Tokenizer& tokenizer, std::span<const Token> tokens) {
+  if (tokens.empty()) return TextBefore::nothing;
+  return tokenizer.is_special(tokens.back()) ? TextBefore::token : TextBefore::text;
+}
+
 std::shared_ptr<const Tokenizer> byte_tokenizer() {
   // One for the program: it holds nothing.
   static const auto tokenizer = std::make_shared<const ByteTokenizer>();

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "io/lies_in.hpp"
 #include "io/write_text_file.hpp"
 #include "krait/io/mapped_file.hpp"
 #include "loading/checkpoint_texts.hpp"
@@ -24,16 +25,6 @@ fs::path folder_of(const Checkpoint& checkpoint) {
   const fs::path path = checkpoint.path;
   if (is_folder(checkpoint)) return path;
   return path.has_parent_path() ? path.parent_path() : fs::path(".");
-}
-
-// Whether `inner` is `outer` or lies in it, links followed as far as folders exist.
-bool lies_in(const fs::path& inner, const fs::path& outer) {
-  std::error_code error;
-  const fs::path in = fs::weakly_canonical(fs::absolute(inner, error), error);
-  const fs::path out = fs::canonical(outer, error);
-  if (error) return false;
-  const auto [end, ignored] = std::mismatch(out.begin(), out.end(), in.begin(), in.end());
-  return end == out.end();
 }
 
 }  // namespace

@@ -114,11 +114,7 @@ Result<void> check(const CandidateOptions& options, std::span<const JsonLine> li
   };
   KRAIT_RETURN_IF_ERROR(at_least_one("count", options.count));
   KRAIT_RETURN_IF_ERROR(at_least_one("tokens", options.max_tokens));
-  for (const JsonLine& line : lines) {
-    if (!line.json["responses"].is_null()) {
-      return line.error(ErrorCode::bad_format, "no \"responses\"", "some");
-    }
-  }
+  for (const JsonLine& line : lines) KRAIT_RETURN_IF_ERROR(training::check_unanswered(line));
   return {};
 }
 

@@ -232,10 +232,9 @@ std::vector<training::JsonMember> members_of(std::span<const Score> scores) {
 // Scores that no model gives.
 Result<std::vector<Score>> rule_scores(const JsonLine& line, JudgeBy by, std::uint64_t seed,
                                        std::span<const std::string> responses) {
-  KRAIT_ASSIGN_OR_RETURN(const training::VerifyRules rules, training::VerifyRules::read(line));
-  if (by == JudgeBy::verify && rules.empty()) {
-    return line.error(ErrorCode::bad_argument, "rules, \"verify\"", "none");
-  }
+  using training::VerifyRules;
+  KRAIT_ASSIGN_OR_RETURN(const VerifyRules rules,
+                         by == JudgeBy::verify ? VerifyRules::need(line) : VerifyRules::read(line));
   std::vector<Score> scores;
   for (std::size_t k = 0; k < responses.size(); ++k) {
     double score = 5.0 * random_uniform({.seed = seed, .sequence = static_cast<std::uint32_t>(k)});

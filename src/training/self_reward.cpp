@@ -129,12 +129,10 @@ class Loop {
     for (const JsonLine& line : lines) {
       const auto prompt = training::read_prompt(line, *model.tokenizer);
       if (!prompt) return prompt.error();
-      if (!line.json["responses"].is_null()) {
-        return line.error(ErrorCode::bad_format, "no \"responses\"", "some");
-      }
-      KRAIT_ASSIGN_OR_RETURN(const training::VerifyRules rules, training::VerifyRules::read(line));
-      if (!needs_rules || !rules.empty()) continue;
-      return line.error(ErrorCode::bad_argument, "rules, \"verify\"", "none");
+      KRAIT_RETURN_IF_ERROR(training::check_unanswered(line));
+      const auto rules =
+          needs_rules ? training::VerifyRules::need(line) : training::VerifyRules::read(line);
+      if (!rules) return rules.error();
     }
     return {};
   }

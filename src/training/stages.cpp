@@ -70,6 +70,11 @@ Result<std::vector<JsonLine>> lines_of(const StageInput& input, std::string_view
   return lines;
 }
 
+Result<void> check_unanswered(const JsonLine& line) {
+  if (line.json["responses"].is_null()) return {};
+  return line.error(ErrorCode::bad_format, "no \"responses\"", "some");
+}
+
 Result<std::vector<std::string>> responses_of(const JsonLine& line) {
   const Metadata& list = line.json["responses"];
   std::vector<std::string> texts;
@@ -120,6 +125,12 @@ Result<VerifyRules> VerifyRules::read(const JsonLine& line) {
     return line.error(ErrorCode::bad_format, "a list of rules as \"verify\"", json_of(rules));
   }
   return result;
+}
+
+Result<VerifyRules> VerifyRules::need(const JsonLine& line) {
+  KRAIT_ASSIGN_OR_RETURN(VerifyRules rules, read(line));
+  if (!rules.empty()) return rules;
+  return line.error(ErrorCode::bad_argument, "rules, \"verify\"", "none");
 }
 
 Result<double> VerifyRules::score(std::string_view text) const {

@@ -34,6 +34,9 @@ std::string describe(const SamplerOptions& options);
 // All lines of an input. What they point to must outlive them.
 Result<std::vector<JsonLine>> lines_of(const StageInput& input, std::string_view what);
 
+// That a prompt has no answers yet. Errors: bad_format.
+Result<void> check_unanswered(const JsonLine& line);
+
 // The answers on a line of candidates.
 Result<std::vector<std::string>> responses_of(const JsonLine& line);
 
@@ -44,6 +47,8 @@ class VerifyRules {
  public:
   // Those of a line's `verify`; none if it has none. Errors: bad_format.
   static Result<VerifyRules> read(const JsonLine& line);
+  // The same of a line that must have some. Errors: bad_argument.
+  static Result<VerifyRules> need(const JsonLine& line);
   bool empty() const noexcept { return rules_.empty(); }
   // Σ points·min(matches, most)
   Result<double> score(std::string_view text) const;

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "io/lies_in.hpp"
 #include "krait/io/atomic_file.hpp"
 #include "krait/io/mapped_file.hpp"
 #include "krait/training/initial_weights.hpp"
@@ -21,14 +22,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t most_text_bytes = std::size_t{256} << 20U;
-
-// Whether the file is that folder, or lies somewhere in it.
-bool is_at_or_in(const std::string& file, const std::string& folder) {
-  std::error_code ignored;
-  const fs::path inner = fs::weakly_canonical(fs::absolute(file, ignored), ignored);
-  const fs::path outer = fs::weakly_canonical(fs::absolute(folder, ignored), ignored);
-  return std::ranges::mismatch(outer, inner).in1 == outer.end();
-}
 
 // That what a run makes can be put where it is meant to go. Writes nothing.
 Result<void> check_files(const TrainFiles& files) {
@@ -52,7 +45,7 @@ Result<void> check_files(const TrainFiles& files) {
   }
   for (const std::string& file : {files.log, files.log + ".svg"}) {
     for (const std::string& place : {files.destination, files.destination + ".partial"}) {
-      if (!is_at_or_in(file, place)) continue;
+      if (!lies_in(file, place)) continue;
       return Error{ErrorCode::bad_argument,
                    fmt::format("[training] log: expected a file beside the result, found the "
                                "result's place ({})",

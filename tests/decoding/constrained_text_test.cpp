@@ -33,6 +33,24 @@ class ConstrainedText : public testing::Test {
   }
   Sequence prompt() const { return {model_, test::random_tokens(5, model_.vocab(), 5)}; }
 
+  // Runs the text to its end, then so many tokens further.
+  static std::vector<Token> in_two_parts(Session& session, Generation& generation, Index more) {
+    std::vector<Token> tokens;
+    for (const bool is_resumed : {false, true}) {
+      if (is_resumed) generation.resume(more).value();
+      while (!generation.is_finished()) {
+        const RunItem item = generation.next().value();
+        const RunOutput output = session.run({&item, 1}).value();
+        generation.accept(output.logits(0)).value();
+      }
+      generation.finish();
+      const GenerationResult& part = std::as_const(generation).result();
+      EXPECT_EQ(part.target_passes + part.accepted + part.forced, std::ssize(part.tokens));
+      tokens.insert(tokens.end(), part.tokens.begin(), part.tokens.end());
+    }
+    return tokens;
+  }
+
   // A byte model without knowledge: whatever it writes is the constraint's doing.
   static Model byte_model() {
     ModelSpec spec = test::tiny_spec();
@@ -187,19 +205,7 @@ TEST_F(ConstrainedText, GoesOnWhereItWasCut) {
   for (const Index cut : {1, 5, 9, 10, 30}) {
     options.max_tokens = cut;
     Generation generation = Generation::make(model_, *tokenizer_, prompt(), options).value();
-    std::vector<Token> tokens;
-    for (const Index more : {Index{0}, std::ssize(whole) - cut}) {
-      if (more > 0) generation.resume(more).value();
-      while (!generation.is_finished()) {
-        const RunItem item = generation.next().value();
-        const RunOutput output = session_.run({&item, 1}).value();
-        generation.accept(output.logits(0)).value();
-      }
-      generation.finish();
-      const auto& sampled = std::as_const(generation).result().tokens;
-      tokens.insert(tokens.end(), sampled.begin(), sampled.end());
-    }
-    EXPECT_EQ(tokens, whole) << cut;
+    EXPECT_EQ(in_two_parts(session_, generation, std::ssize(whole) - cut), whole) << cut;
   }
 }
 
@@ -226,20 +232,8 @@ TEST_F(ConstrainedText, OfLongTokensGoesOnWhereItWasCut) {
   for (Index cut = 1; cut < std::ssize(whole.tokens); ++cut) {
     options.max_tokens = cut;
     Generation generation = Generation::make(model, *tokenizer, Sequence(begin), options).value();
-    std::vector<Token> tokens;
-    for (const Index more : {Index{0}, std::ssize(whole.tokens) - cut}) {
-      if (more > 0) generation.resume(more).value();
-      while (!generation.is_finished()) {
-        const RunItem item = generation.next().value();
-        const RunOutput output = session.run({&item, 1}).value();
-        generation.accept(output.logits(0)).value();
-      }
-      generation.finish();
-      const GenerationResult& part = std::as_const(generation).result();
-      EXPECT_EQ(part.target_passes + part.accepted + part.forced, std::ssize(part.tokens));
-      tokens.insert(tokens.end(), part.tokens.begin(), part.tokens.end());
-    }
-    EXPECT_EQ(tokens, whole.tokens) << cut;
+    EXPECT_EQ(in_two_parts(session, generation, std::ssize(whole.tokens) - cut), whole.tokens)
+        << cut;
   }
 }
 

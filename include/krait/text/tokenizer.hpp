@@ -71,6 +71,9 @@ class KRAIT_API Tokenizer {
   virtual std::string decode(const std::vector<Token>& tokens, bool with_special = true) const;
 };
 
+/// What these tokens are to a text behind them.
+KRAIT_API TextBefore before_of(const Tokenizer& tokenizer, std::span<const Token> tokens);
+
 /// Makes the tokenizer described by a Hugging Face `tokenizer.json`: BPE, Unigram, WordPiece or
 /// WordLevel, with all normalizers, pre-tokenizers, post-processors and decoders of the
 /// `tokenizers` package. It gives the ids that package gives (bytes without a token are left out);
