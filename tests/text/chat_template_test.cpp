@@ -134,6 +134,12 @@ TEST(ChatTemplates, NothingGrowsWithoutEnd) {
     return result;
   };
   const std::string deep = repeated("(", 3000) + "1" + repeated(")", 3000);
+  // Brackets around rows of operations, each of which is allowed.
+  const auto rows = [&](auto&& self, int level) -> std::string {
+    if (level == 31) return "1";
+    return "(" + self(self, level + 1) + repeated(".a", 399) + repeated("|e", 399) +
+           repeated("*1", 399) + repeated("+1", 399) + ")";
+  };
   const std::string cases[] = {
       "{{ range(10**9) }}",
       "{{ 'abc' * 10**12 }}",
@@ -168,6 +174,18 @@ TEST(ChatTemplates, NothingGrowsWithoutEnd) {
       "{{ " + repeated("[", 3000),
       "{{ 1 if " + repeated("1 if ", 3000) + "1 }}",
       "{{ 1" + repeated(" if 1 else 1", 3000) + " }}",
+      "{{ 1" + repeated(" if 1", 200000) + " }}",
+      "{{ " + rows(rows, 0) + " }}",
+      "{% set ns = namespace(x={}) %}{% for i in range(100000) %}{% set ns.x = {1: ns.x.get} %}"
+      "{% endfor %}",
+      "{% set ns = namespace(x=[]) %}{% for i in range(1000) %}{% for j in range(500) %}"
+      "{% set ns.x = [ns.x.count] %}{% endfor %}{% endfor %}",
+      "{% set ns = namespace(x=1) %}{% for i in range(1000) %}{% for j in range(500) %}"
+      "{% for k in [ns.x] %}{% set ns.x = loop %}{% endfor %}{% endfor %}{% endfor %}",
+      "{% set ns = namespace(x=(1,)) %}{% for i in range(60) %}{% set ns.x = (ns.x, ns.x) %}"
+      "{% endfor %}{{ {}.get(ns.x) }}",
+      "{% set a = 'a' * 40000000 %}{% for i in range(100000) %}{{ a | length }}{% endfor %}",
+      "{% set a = 'a' * 40000000 %}{% for i in range(100000) %}{{ a.find('b') }}{% endfor %}",
   };
   for (const std::string& jinja : cases) {
     const std::string text = render(jinja, {});
@@ -190,6 +208,15 @@ TEST(ChatTemplates, CyclesOfNamespacesAndMacrosAreFreed) {
                      "{% endfor %}{{ ns.l([1]) }}",
                      {})
                   .starts_with("error: "));
+}
+
+// A part that nearly fits everywhere costs no more than any other.
+TEST(ChatTemplates, SearchesInLinearTime) {
+  EXPECT_EQ(render("{% set a = 'a' * 2000000 %}{% set b = 'a' * 1000000 + 'b' %}{{ b in a }}"
+                   "{{ a.find(b) }}{{ a.count(b) }}{{ a.split(b) | length }}"
+                   "{{ a.replace(b, '') | length }}{{ a.partition(b)[1] }}",
+                   {}),
+            "False-1012000000");
 }
 
 // The text with brackets around what came from variables.
@@ -229,6 +256,9 @@ TEST(ChatTemplates, TextOfVariablesStaysMarked) {
       {"{% for c in x %}{{ c }}.{% endfor %}", "[u].[s].[e].[r]."},
       {"{% for k in d %}{{ k }}{{ d[k] }}{% endfor %}", "[kv]"},
       {"{{ 'true' if x == 'user' else x }}", "true"},
+      {"{{ dict(**d) }}{{ dict(k='v') }}", "{['k']: ['v']}{'k': 'v'}"},
+      {"{% macro f() %}{{ kwargs }}{% endmacro %}{{ f(**d) }}{{ f(k=1) }}",
+       "{['k']: ['v']}{'k': 1}"},
   };
   for (const auto& [jinja, expected] : cases) EXPECT_EQ(marked(jinja, x), expected) << jinja;
 }

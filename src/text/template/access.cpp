@@ -63,7 +63,7 @@ std::optional<Value> own_attribute(Renderer& renderer, const Value& object, std:
 // object[key], where there is such a thing.
 std::optional<Value> item(Renderer& renderer, const Value& object, const Value& key) {
   if (const Dict* dict = object.dict()) {
-    if (!is_hashable(key)) return std::nullopt;
+    if (!is_hashable(renderer.budget(), key)) return std::nullopt;
     const Value* value = find(renderer.budget(), *dict, key);
     return value == nullptr ? std::nullopt : std::optional(*value);
   }
@@ -71,7 +71,7 @@ std::optional<Value> item(Renderer& renderer, const Value& object, const Value& 
   const List* list = object.list();
   const String* text = object.string();
   if (!whole || (text == nullptr && (list == nullptr || !list->is_sequence()))) return std::nullopt;
-  const auto size = static_cast<std::int64_t>(length(object));
+  const auto size = static_cast<std::int64_t>(length(renderer.budget(), object));
   const std::int64_t index = *whole < 0 ? *whole + size : *whole;
   if (index < 0 || index >= size) return std::nullopt;
   if (list != nullptr) return list->items[static_cast<std::size_t>(index)];
@@ -100,14 +100,6 @@ Value loop_changed(Renderer& renderer, const Value& self, const Arguments& argum
   loop.changed = arguments.positional;
   loop.has_changed = true;
   return true;
-}
-
-Value method_of(const Value& self, std::string_view name, Callable::Function function) {
-  Callable callable;
-  callable.name = name;
-  callable.self = self;
-  callable.function = function;
-  return std::make_shared<const Callable>(std::move(callable));
 }
 
 }  // namespace
@@ -146,9 +138,8 @@ Value Loop::attribute(Renderer& renderer, const Value& self, std::string_view na
     const auto length = static_cast<std::int64_t>(passed_);
     return name == "length" ? length : length - index - (name == "revindex" ? 0 : 1);
   }
-  if (name == "cycle") return method_of(self, name, loop_cycle);
-  if (name == "changed") return method_of(self, name, loop_changed);
-  static_cast<void>(renderer);
+  if (name == "cycle") return make_method(renderer.budget(), self, name, loop_cycle);
+  if (name == "changed") return make_method(renderer.budget(), self, name, loop_changed);
   return no_attribute(self, name);
 }
 
@@ -203,7 +194,7 @@ Parameters::Parameters(std::string_view function, const Arguments& arguments,
   for (std::size_t i = 0; i < arguments.positional.size(); ++i) {
     values_[i] = &arguments.positional[i];
   }
-  for (const auto& [name, value] : arguments.named) {
+  for (const auto& [name, value, is_marked] : arguments.named) {
     const auto* const at = std::find(names.begin(), names.end(), name);
     const auto i = static_cast<std::size_t>(at - names.begin());
     if (at == names.end() || values_[i] != nullptr) {

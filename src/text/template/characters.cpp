@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
+#include <span>
 
 #include "core/utf8.hpp"
 #include "text/unicode/unicode.hpp"
@@ -197,12 +199,37 @@ void append_lower(std::string& result, std::string_view text, std::size_t& at) {
   }
 }
 
+using unicode::CodeRange;
+
+// What is Numeric_Type=Digit beside Nd.
+constexpr CodeRange other_digits[] = {
+    {0xB2, 0xB3},       {0xB9, 0xB9},       {0x1369, 0x1371},   {0x19DA, 0x19DA},
+    {0x2070, 0x2070},   {0x2074, 0x2079},   {0x2080, 0x2089},   {0x2460, 0x2468},
+    {0x2474, 0x247C},   {0x2488, 0x2490},   {0x24EA, 0x24EA},   {0x24F5, 0x24FD},
+    {0x24FF, 0x24FF},   {0x2776, 0x277E},   {0x2780, 0x2788},   {0x278A, 0x2792},
+    {0x10A40, 0x10A43}, {0x10E60, 0x10E68}, {0x11052, 0x1105A}, {0x1F100, 0x1F10A}};
+
+bool is_in(std::span<const CodeRange> ranges, char32_t code) noexcept {
+  return std::any_of(ranges.begin(), ranges.end(), [code](const CodeRange& range) {
+    return code >= range.first && code <= range.last;
+  });
+}
+
 }  // namespace
 
 std::size_t count_characters(std::string_view text) noexcept {
   return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
     return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U;
   }));
+}
+
+std::size_t find_part(std::string_view text, std::string_view part, std::size_t from) noexcept {
+  if (from > text.size()) return std::string_view::npos;
+  if (part.empty()) return from;
+  const std::string_view rest = text.substr(from);
+  const void* const found = memmem(rest.data(), rest.size(), part.data(), part.size());
+  if (found == nullptr) return std::string_view::npos;
+  return static_cast<std::size_t>(static_cast<const char*>(found) - text.data());
 }
 
 std::size_t byte_of(std::string_view text, std::size_t index) noexcept {
@@ -268,12 +295,17 @@ std::size_t end_of_strip(std::string_view text, std::size_t begin,
 }
 
 bool is_upper(char32_t code) noexcept {
-  return code < 0x80 ? code >= 'A' && code <= 'Z' : unicode::category(code) == Category::lu;
+  if (code < 0x80) return code >= 'A' && code <= 'Z';
+  return unicode::category(code) == Category::lu || is_in(unicode::other_uppercase(), code);
 }
 
 bool is_lower(char32_t code) noexcept {
-  return code < 0x80 ? code >= 'a' && code <= 'z'
-                     : unicode::category(code) == Category::ll || code == 0xAA || code == 0xBA;
+  if (code < 0x80) return code >= 'a' && code <= 'z';
+  return unicode::category(code) == Category::ll || is_in(unicode::other_lowercase(), code);
+}
+
+bool is_any_digit(char32_t code) noexcept {
+  return unicode::category(code) == Category::nd || is_in(other_digits, code);
 }
 
 std::string upper(std::string_view text) {

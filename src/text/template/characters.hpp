@@ -16,6 +16,9 @@ std::size_t count_characters(std::string_view text) noexcept;
 /// The byte where code point `index` begins; the size behind the last.
 std::size_t byte_of(std::string_view text, std::size_t index) noexcept;
 
+/// Where `part` begins in the text from a byte on, as std::string::find says it; in linear time.
+std::size_t find_part(std::string_view text, std::string_view part, std::size_t from) noexcept;
+
 /// str.isspace of one character.
 bool is_space(char32_t code) noexcept;
 /// Whether str.splitlines breaks a line behind it.
@@ -34,6 +37,9 @@ std::string lower(std::string_view text);
 std::string title(std::string_view text);
 std::string capitalize(std::string_view text);
 std::string swapcase(std::string_view text);
+
+/// str.isdigit of one character.
+bool is_any_digit(char32_t code) noexcept;
 
 /// Whether the character has upper and lower forms, and which one this is.
 bool is_upper(char32_t code) noexcept;

@@ -158,11 +158,11 @@ Value Renderer::slice(const Expression& expression) {
   if (const auto* none = object.get<Undefined>()) fail_undefined(*none);
   const List* list = object.list();
   if (object.string() == nullptr && (list == nullptr || !list->is_sequence())) {
-    return no_attribute(object, "slice");
+    fail("slice", "a list or a string", "a '" + std::string(type_name(object)) + "'");
   }
   const std::int64_t step = bounds[2].value_or(1);
   if (step == 0) fail("slice", "a step that is not zero", "0");
-  const auto size = static_cast<std::int64_t>(length(object));
+  const auto size = static_cast<std::int64_t>(length(budget_, object));
   // As Python clips them.
   const auto clip = [&](std::int64_t bound) {
     const std::int64_t least = step < 0 ? -1 : 0;
@@ -200,7 +200,7 @@ Arguments Renderer::evaluate_arguments(const WrittenArguments& written) {
     }
   }
   for (const auto& [name, part] : written.named) {
-    arguments.named.emplace_back(name, evaluate(*part));
+    arguments.named.push_back({name, evaluate(*part)});
   }
   if (written.names != nullptr) {
     const Value names = evaluate(*written.names);
@@ -209,15 +209,15 @@ Arguments Renderer::evaluate_arguments(const WrittenArguments& written) {
     }
     for (const auto& [name, value] : names.dict()->items) {
       if (name.string() == nullptr) fail("call", "names that are strings", "others");
-      arguments.named.emplace_back(name.string()->bytes, value);
+      arguments.named.push_back({name.string()->bytes, value, !name.string()->marks.empty()});
     }
   }
   for (std::size_t i = 0; i < arguments.named.size(); ++i) {
     budget_.step(i / 8);
     for (std::size_t j = 0; j < i; ++j) {
-      if (arguments.named[i].first == arguments.named[j].first) {
+      if (arguments.named[i].name == arguments.named[j].name) {
         fail("call", "every argument once",
-             json_text(std::string(arguments.named[i].first)) + " twice");
+             json_text(std::string(arguments.named[i].name)) + " twice");
       }
     }
   }
@@ -227,7 +227,7 @@ Arguments Renderer::evaluate_arguments(const WrittenArguments& written) {
 Value Renderer::evaluate_call(const Expression& expression, const Value* caller) {
   const Value function = evaluate(*expression.parts[0]);
   Arguments arguments = evaluate_arguments(*expression.arguments);
-  if (caller != nullptr) arguments.named.emplace_back("caller", *caller);
+  if (caller != nullptr) arguments.named.push_back({"caller", *caller});
   return call(function, arguments);
 }
 
@@ -277,7 +277,7 @@ void Renderer::bind_parameters(const MacroNode& macro, const Arguments& argument
   Value caller = undefined("no caller defined");
   std::vector<const Value*> given(count, nullptr);
   for (std::size_t i = 0; i < std::min(count, positional.size()); ++i) given[i] = &positional[i];
-  for (const auto& [key, value] : arguments.named) {
+  for (const auto& [key, value, is_marked] : arguments.named) {
     const auto at = std::find(macro.parameters.begin(), macro.parameters.end(), key);
     const auto i = static_cast<std::size_t>(at - macro.parameters.begin());
     if (at != macro.parameters.end() && given[i] == nullptr) {
@@ -285,7 +285,7 @@ void Renderer::bind_parameters(const MacroNode& macro, const Arguments& argument
     } else if (at == macro.parameters.end() && key == "caller" && macro.uses_caller) {
       caller = value;
     } else if (at == macro.parameters.end() && macro.uses_kwargs) {
-      others.emplace_back(make_string(key), value);
+      others.emplace_back(make_string(key, is_marked), value);
     } else {
       fail(name, "arguments that it has, once each", json_text(std::string(key)));
     }

@@ -294,6 +294,10 @@ Spec read_spec(const String& text) {
     if (!spec.precision) fail("format", "a precision behind '.'", "none");
   }
   spec.type = format.take();
+  if (spec.type == 'c') fail_unsupported("a format of this type");
+  if (spec.grouping != '\0' && spec.fill.bytes == "0" && spec.width > 0) {
+    fail_unsupported("a width that separators are counted in");
+  }
   if (!format.is_done()) fail("format", "a format of Python", json_text(std::string(text.bytes)));
   return spec;
 }
@@ -387,11 +391,11 @@ class BraceFormat {
       value = arguments_.positional[static_cast<std::size_t>(index)];
     } else {
       const auto found = std::find_if(arguments_.named.begin(), arguments_.named.end(),
-                                      [&](const auto& item) { return item.first == head; });
+                                      [&](const auto& item) { return item.name == head; });
       if (found == arguments_.named.end()) {
         fail("format", "a value for each name", json_text(std::string(head)));
       }
-      value = found->second;
+      value = found->value;
     }
     std::string_view rest = name.substr(end);
     while (!rest.empty()) {

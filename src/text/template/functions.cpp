@@ -49,7 +49,9 @@ std::vector<std::pair<Value, Value>> dict_items(Renderer& renderer, std::string_
       }
     }
   }
-  for (const auto& [key, value] : arguments.named) insert(budget, items, make_string(key), value);
+  for (const auto& [key, value, is_marked] : arguments.named) {
+    insert(budget, items, make_string(key, is_marked), value);
+  }
   return items;
 }
 

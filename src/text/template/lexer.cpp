@@ -54,7 +54,7 @@ class Lexer {
       move_to(begin);
       const std::size_t inside = begin + 2 + (sign == '-' || sign == '+' ? 1 : 0);
       if (rest_[begin + 1] == '#') {
-        skip_comment(begin + 2);
+        skip_comment(inside);
       } else if (!is_output && begins_raw(inside)) {
         read_raw();
       } else {
@@ -235,9 +235,13 @@ class Lexer {
   void read_number() {
     const std::size_t whole = behind_digits(at_);
     std::size_t end = whole;
-    if (rest_.substr(end, 1) == "." && behind_digits(end + 1) != npos) end = behind_digits(end + 1);
+    // Behind a dot stands the number of an element, whose own are behind the next dot.
+    const bool is_whole = at_ > 0 && rest_[at_ - 1] == '.';
+    if (!is_whole && rest_.substr(end, 1) == "." && behind_digits(end + 1) != npos) {
+      end = behind_digits(end + 1);
+    }
     const char e = end < rest_.size() ? rest_[end] : ' ';
-    if (e == 'e' || e == 'E') {
+    if (!is_whole && (e == 'e' || e == 'E')) {
       const char sign = end + 1 < rest_.size() ? rest_[end + 1] : ' ';
       const std::size_t digits = behind_digits(end + (sign == '+' || sign == '-' ? 2 : 1));
       if (digits != npos) end = digits;

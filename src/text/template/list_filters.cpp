@@ -13,9 +13,9 @@ namespace jinja {
 namespace filters {
 namespace {
 
-Value length_of(Renderer&, const Value& value, const Arguments& arguments) {
+Value length_of(Renderer& renderer, const Value& value, const Arguments& arguments) {
   const Parameters given("length", arguments, {});
-  return static_cast<std::int64_t>(length(value));
+  return static_cast<std::int64_t>(length(renderer.budget(), value));
 }
 
 Value default_of(Renderer&, const Value& value, const Arguments& arguments) {

@@ -116,12 +116,7 @@ std::optional<Value> find_method(Renderer& renderer, const Value& object, std::s
       fail_unsupported("the method '" + std::string(name) + "' of '" +
                        std::string(type_name(object)) + "'");
     }
-    renderer.budget().allocate(sizeof(Callable));
-    Callable callable;
-    callable.name = name;
-    callable.self = object;
-    callable.function = method->function;
-    return std::make_shared<const Callable>(std::move(callable));
+    return make_method(renderer.budget(), object, name, method->function);
   }
   if (object.number() && (name == "real" || name == "imag")) {
     const bool is_real = name == "real";
@@ -134,6 +129,7 @@ std::optional<Value> find_method(Renderer& renderer, const Value& object, std::s
 Value strip_text(Budget& budget, const String& text, const std::string_view* set, bool left,
                  bool right) {
   const std::string_view bytes = text.bytes;
+  budget.step(bytes.size() / 64);
   const std::size_t begin = left ? begin_of_strip(bytes, set) : 0;
   return make_part(budget, text, begin, right ? end_of_strip(bytes, begin, set) : bytes.size());
 }
@@ -153,7 +149,7 @@ Value replace_text(Budget& budget, const String& text, const String& old, const 
       out.append(text, at, next);
       at = next;
     } else {
-      const std::size_t found = text.bytes.find(old.bytes, at);
+      const std::size_t found = find_part(text.bytes, old.bytes, at);
       if (found == std::string::npos) break;
       out.append(text, at, found);
       out.append(by);
@@ -206,18 +202,33 @@ bool has_one_case(std::string_view text, bool is_upper_case) noexcept {
   return is_cased;
 }
 
+bool has_title_case(std::string_view text) noexcept {
+  bool is_cased = false;
+  bool is_within = false;  // a word
+  for (std::size_t at = 0; at < text.size();) {
+    const char32_t code = utf8::next(text, at);
+    const bool begins = is_upper(code) || unicode::category(code) == unicode::Category::lt;
+    if (begins ? is_within : is_lower(code) && !is_within) return false;
+    is_within = begins || is_lower(code);
+    is_cased = is_cased || is_within;
+  }
+  return is_cased;
+}
+
 bool is_letter(char32_t code) {
   const auto category = unicode::category(code);
   return category >= unicode::Category::ll && category <= unicode::Category::lu;
 }
 
+// But for the Han characters that stand for numbers.
+bool is_numeric(char32_t code) {
+  const auto category = unicode::category(code);
+  return category >= unicode::Category::nd && category <= unicode::Category::no;
+}
+
 bool is_decimal(char32_t code) { return unicode::category(code) == unicode::Category::nd; }
 
-bool is_alphanumeric(char32_t code) {
-  const auto category = unicode::category(code);
-  return is_letter(code) ||
-         (category >= unicode::Category::nd && category <= unicode::Category::no);
-}
+bool is_alphanumeric(char32_t code) { return is_letter(code) || is_numeric(code); }
 
 std::optional<std::int64_t> parse_whole(std::string_view text, std::int64_t base) {
   const std::size_t begin = begin_of_strip(text, nullptr);
@@ -231,7 +242,8 @@ std::optional<std::int64_t> parse_whole(std::string_view text, std::int64_t base
       (base == 2 && starts("0b", "0B"))) {
     text.remove_prefix(2);
   }
-  if (text.empty() || text.front() == '_' || text.back() == '_' || text.find("__") != text.npos) {
+  if (text.empty() || text.front() == '-' || text.front() == '+' || text.front() == '_' ||
+      text.back() == '_' || text.find("__") != text.npos) {
     return std::nullopt;
   }
   std::string digits = is_negative ? "-" : "";
@@ -256,8 +268,10 @@ std::optional<double> parse_real(std::string_view text) {
         i > 0 && i + 1 < text.size() && is_decimal(static_cast<unsigned char>(text[i - 1]));
     if (text[i] != '_' || !between) digits += text[i];
   }
-  if (digits.starts_with('+')) digits.erase(0, 1);
-  if (digits.starts_with('+') || digits.find_first_of("xX(") != std::string::npos) {
+  const bool has_plus = digits.starts_with('+');
+  if (has_plus) digits.erase(0, 1);
+  if (digits.starts_with('+') || (has_plus && digits.starts_with('-')) ||
+      digits.find_first_of("xX(") != std::string::npos) {
     return std::nullopt;
   }
   double value = 0.0;

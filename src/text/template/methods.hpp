@@ -32,9 +32,12 @@ Value pad_text(Budget& budget, const String& text, std::int64_t width, const Str
 std::vector<Value> lines_of(Budget& budget, const String& text, bool with_ends);
 /// str.isupper and str.islower.
 bool has_one_case(std::string_view text, bool is_upper_case) noexcept;
+/// str.istitle.
+bool has_title_case(std::string_view text) noexcept;
 
 bool is_letter(char32_t code);
 bool is_decimal(char32_t code);
+bool is_numeric(char32_t code);
 bool is_alphanumeric(char32_t code);
 
 /// int() and float() of a text; nothing where that is none.

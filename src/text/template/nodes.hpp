@@ -31,6 +31,9 @@ struct WrittenArguments {
 };
 
 struct Expression {
+  /// Without recursion: long rows of operations are as deep as they are long.
+  ~Expression();
+
   enum class Kind {
     constant,
     name,

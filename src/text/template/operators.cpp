@@ -90,7 +90,8 @@ Value real_operation(std::string_view sign, double a, double b) {
   if (sign == "%") return rest;
   double quotient = (a - std::fmod(a, b)) / b;
   if (std::fmod(a, b) != 0.0 && (std::fmod(a, b) < 0.0) != (b < 0.0)) quotient -= 1.0;
-  return std::floor(quotient + 0.5);
+  const double whole = std::floor(quotient);
+  return quotient - whole > 0.5 ? whole + 1.0 : whole;
 }
 
 void append_escaped(TextBuilder& out, const String& text) {

@@ -32,7 +32,30 @@ std::string describe(const TemplateToken& token) {
   }
 }
 
+// What is below a node, out of it.
+void take_parts(Expression& node, std::vector<ExpressionPtr>& parts) {
+  const auto take = [&](ExpressionPtr& part) {
+    if (part != nullptr) parts.push_back(std::move(part));
+  };
+  std::for_each(node.parts.begin(), node.parts.end(), take);
+  if (node.arguments == nullptr) return;
+  std::for_each(node.arguments->positional.begin(), node.arguments->positional.end(), take);
+  for (auto& [name, part] : node.arguments->named) take(part);
+  take(node.arguments->list);
+  take(node.arguments->names);
+}
+
 }  // namespace
+
+Expression::~Expression() {
+  std::vector<ExpressionPtr> below;
+  take_parts(*this, below);
+  while (!below.empty()) {
+    const ExpressionPtr node = std::move(below.back());
+    below.pop_back();
+    take_parts(*node, below);
+  }
+}
 
 void Tokens::fail_here(std::string_view subject, std::string_view expected) const {
   throw Failure{

@@ -38,7 +38,10 @@ class Loop {
   using Test = std::function<bool(const Value&)>;
 
   Loop(std::vector<Value> items, Test test, int depth)
-      : items_(std::move(items)), test_(std::move(test)), depth_(depth) {}
+      : items_(std::move(items)),
+        test_(std::move(test)),
+        depth_(depth),
+        containers_(container_depth(items_)) {}
 
   /// The next item that passes the test, or null.
   const Value* next();
@@ -47,12 +50,15 @@ class Loop {
     test_ = nullptr;
     recursive = nullptr;
     frame = nullptr;
+    changed.clear();  // which may have come to hold this loop, or others in a chain
   }
 
   /// An attribute; an undefined value for one that loops lack.
   Value attribute(Renderer& renderer, const Value& self, std::string_view name);
   std::int64_t index() const noexcept { return static_cast<std::int64_t>(seen_) - 1; }
   int depth() const noexcept { return depth_; }
+  /// How deep a container the loop is.
+  std::uint32_t containers() const noexcept { return containers_; }
 
   std::vector<Value> changed = {};  ///< what loop.changed saw last
   bool has_changed = false;
@@ -68,6 +74,7 @@ class Loop {
   std::size_t tested_ = 0;
   std::size_t seen_ = 0;
   int depth_;
+  std::uint32_t containers_;
 };
 
 /// One rendering.

@@ -138,17 +138,19 @@ void Renderer::run_loop(const Statement& statement, const Value& iterable, int d
     loop->recursive = &statement;
     loop->frame = outer;
   }
-  bool is_empty = true;
+  // As Jinja has it: `break` and `continue` leave a body before it counts as run.
+  bool has_run = false;
   while (const Value* next = loop->next()) {
-    is_empty = false;
     budget_.step();
     const Value item = *next;
     const Scope scope(*this, outer);
     frame_->set("loop", loop);
     assign(target, item);
-    if (run(statement.blocks[0], out) == Flow::break_loop) break;
+    const Flow flow = run(statement.blocks[0], out);
+    if (flow == Flow::break_loop) break;
+    has_run = has_run || flow == Flow::go_on;
   }
-  if (is_empty && statement.blocks.size() > 1) {
+  if (!has_run && statement.blocks.size() > 1) {
     const Scope scope(*this, outer);
     run(statement.blocks[1], out);
   }

@@ -35,6 +35,12 @@ Value right(Renderer& r, const Value& s, const Arguments& a) {
   return strip(r, "rstrip", s, a, false, true);
 }
 
+// As std::string::rfind; a long part may be compared at every place.
+std::size_t find_last(Budget& budget, std::string_view text, std::string_view part) {
+  budget.step(text.size() / 64 * (1 + part.size() / 64));
+  return text.rfind(part);
+}
+
 // Words between white space; what is left behind `most` splits keeps its other end as it is.
 Value split_spaces(Budget& budget, const String& text, std::int64_t most, bool from_end) {
   std::vector<Value> parts;
@@ -78,8 +84,9 @@ Value split_at(Budget& budget, const String& text, std::string_view mark, std::i
   std::size_t end = text.bytes.size();
   while (most != 0) {
     budget.step();
-    const std::size_t at = from_end ? std::string_view(text.bytes).substr(0, end).rfind(mark)
-                                    : text.bytes.find(mark, begin);
+    const std::string_view bytes = text.bytes;
+    const std::size_t at =
+        from_end ? bytes.substr(0, end).rfind(mark) : find_part(bytes, mark, begin);
     if (at == not_found) break;
     if (from_end) {
       parts.push_back(make_part(budget, text, at + mark.size(), end));
@@ -104,6 +111,7 @@ Value split(Renderer& renderer, std::string_view name, const Value& self,
   if (!given.has_value(0)) return split_spaces(budget, self_of(self), most, from_end);
   const std::string& mark = given.string(0).bytes;
   if (mark.empty()) fail(name, "a separator", "an empty one");
+  if (from_end) budget.step(self_of(self).bytes.size() / 64 * (mark.size() / 64));
   return split_at(budget, self_of(self), mark, most, from_end);
 }
 
@@ -121,7 +129,9 @@ Value partition(Renderer& renderer, std::string_view name, const Value& self,
   const std::string& mark = given.string(0).bytes;
   if (mark.empty()) fail(name, "a separator", "an empty one");
   Budget& budget = renderer.budget();
-  const std::size_t at = from_end ? text.bytes.rfind(mark) : text.bytes.find(mark);
+  budget.step(text.bytes.size() / 64);
+  const std::size_t at =
+      from_end ? find_last(budget, text.bytes, mark) : find_part(text.bytes, mark, 0);
   const Value whole = make_part(budget, text, 0, text.bytes.size());
   const Value empty = make_string("");
   if (at == not_found) {
@@ -156,8 +166,10 @@ struct Window {
   bool is_empty = false;  ///< begins behind its end, where not even "" is found
 };
 
-Window window_of(const String& text, const Parameters& given) {
+Window window_of(Budget& budget, const String& text, const Parameters& given) {
   const std::string_view bytes = text.bytes;
+  if (!given.has_value(1) && !given.has_value(2)) return {0, bytes.size(), false};
+  budget.step(bytes.size() / 64);
   const auto size = static_cast<std::int64_t>(count_characters(bytes));
   const auto clip = [&](std::int64_t bound) {
     if (bound < 0) bound = std::max<std::int64_t>(bound + size, 0);
@@ -171,9 +183,10 @@ Window window_of(const String& text, const Parameters& given) {
 }
 
 // Whether the text begins (or ends) with the affix, or with one of a tuple of them.
-bool has_affix(std::string_view name, const Value& self, const Arguments& arguments, bool at_end) {
+bool has_affix(Budget& budget, std::string_view name, const Value& self, const Arguments& arguments,
+               bool at_end) {
   const Parameters given(name, arguments, {"prefix", "start", "end"}, 1);
-  const Window window = window_of(self_of(self), given);
+  const Window window = window_of(budget, self_of(self), given);
   if (window.is_empty) return false;
   const std::string_view text =
       std::string_view(self_of(self).bytes).substr(window.begin, window.end - window.begin);
@@ -190,55 +203,60 @@ bool has_affix(std::string_view name, const Value& self, const Arguments& argume
   return std::any_of(several->items.begin(), several->items.end(), fits);
 }
 
-Value starts_with(Renderer&, const Value& self, const Arguments& arguments) {
-  return has_affix("startswith", self, arguments, false);
+Value starts_with(Renderer& renderer, const Value& self, const Arguments& arguments) {
+  return has_affix(renderer.budget(), "startswith", self, arguments, false);
 }
-Value ends_with(Renderer&, const Value& self, const Arguments& arguments) {
-  return has_affix("endswith", self, arguments, true);
+Value ends_with(Renderer& renderer, const Value& self, const Arguments& arguments) {
+  return has_affix(renderer.budget(), "endswith", self, arguments, true);
 }
 
 // The character at which a text is found, or -1.
-std::int64_t find_text(std::string_view name, const Value& self, const Arguments& arguments,
-                       bool from_end) {
+std::int64_t find_text(Renderer& renderer, std::string_view name, const Value& self,
+                       const Arguments& arguments, bool from_end) {
+  Budget& budget = renderer.budget();
   const Parameters given(name, arguments, {"sub", "start", "end"}, 1);
   const std::string_view bytes = self_of(self).bytes;
-  const Window window = window_of(self_of(self), given);
+  const Window window = window_of(budget, self_of(self), given);
   if (window.is_empty) return -1;
   const std::string_view text = bytes.substr(0, window.end);
   const std::string& sought = given.string(0).bytes;
-  std::size_t at = from_end ? text.rfind(sought) : text.find(sought, window.begin);
+  budget.step(text.size() / 64);
+  const std::size_t at =
+      from_end ? find_last(budget, text, sought) : find_part(text, sought, window.begin);
   if (at == not_found || at < window.begin) return -1;
   return static_cast<std::int64_t>(count_characters(bytes.substr(0, at)));
 }
 
-Value find_left(Renderer&, const Value& self, const Arguments& arguments) {
-  return find_text("find", self, arguments, false);
+Value find_left(Renderer& renderer, const Value& self, const Arguments& arguments) {
+  return find_text(renderer, "find", self, arguments, false);
 }
-Value find_right(Renderer&, const Value& self, const Arguments& arguments) {
-  return find_text("rfind", self, arguments, true);
+Value find_right(Renderer& renderer, const Value& self, const Arguments& arguments) {
+  return find_text(renderer, "rfind", self, arguments, true);
 }
-Value index_left(Renderer&, const Value& self, const Arguments& arguments) {
-  const std::int64_t at = find_text("index", self, arguments, false);
+Value index_left(Renderer& renderer, const Value& self, const Arguments& arguments) {
+  const std::int64_t at = find_text(renderer, "index", self, arguments, false);
   if (at < 0) fail("index", "a part of the text", "another text");
   return at;
 }
-Value index_right(Renderer&, const Value& self, const Arguments& arguments) {
-  const std::int64_t at = find_text("rindex", self, arguments, true);
+Value index_right(Renderer& renderer, const Value& self, const Arguments& arguments) {
+  const std::int64_t at = find_text(renderer, "rindex", self, arguments, true);
   if (at < 0) fail("rindex", "a part of the text", "another text");
   return at;
 }
 
-Value count_text(Renderer&, const Value& self, const Arguments& arguments) {
+Value count_text(Renderer& renderer, const Value& self, const Arguments& arguments) {
   const Parameters given("count", arguments, {"sub", "start", "end"}, 1);
-  const Window window = window_of(self_of(self), given);
+  Budget& budget = renderer.budget();
+  const Window window = window_of(budget, self_of(self), given);
   if (window.is_empty) return std::int64_t{0};
   const std::string_view text =
       std::string_view(self_of(self).bytes).substr(window.begin, window.end - window.begin);
+  budget.step(text.size() / 16);
   const std::string& sought = given.string(0).bytes;
   if (sought.empty()) return static_cast<std::int64_t>(count_characters(text)) + 1;
   std::int64_t count = 0;
-  for (std::size_t at = text.find(sought); at != not_found;
-       at = text.find(sought, at + sought.size())) {
+  for (std::size_t at = find_part(text, sought, 0); at != not_found;
+       at = find_part(text, sought, at + sought.size())) {
     ++count;
   }
   return count;
@@ -333,14 +351,25 @@ Value all_are(Renderer& renderer, const Value& self, const Arguments& arguments)
   return !text.empty();
 }
 
-Value is_upper_method(Renderer&, const Value& self, const Arguments&) {
-  return has_one_case(self_of(self).bytes, true);
-}
-Value is_lower_method(Renderer&, const Value& self, const Arguments&) {
-  return has_one_case(self_of(self).bytes, false);
+// The same, and of the empty text.
+template <bool (*holds)(char32_t)>
+Value none_but(Renderer& renderer, const Value& self, const Arguments& arguments) {
+  if (self_of(self).bytes.empty()) return true;
+  return all_are<holds>(renderer, self, arguments);
 }
 
-constexpr std::array<Method, 41> methods = {{
+bool is_ascii(char32_t code) { return code < 0x80; }
+
+enum class Case { upper, lower, title };
+
+template <Case wanted>
+Value has_case(Renderer& renderer, const Value& self, const Arguments&) {
+  const std::string& text = self_of(self).bytes;
+  renderer.budget().step(text.size() / 16);
+  return wanted == Case::title ? has_title_case(text) : has_one_case(text, wanted == Case::upper);
+}
+
+constexpr std::array<Method, 46> methods = {{
     {"capitalize", changed<capitalize>},
     {"casefold", nullptr},
     {"center", pad_both},
@@ -354,17 +383,21 @@ constexpr std::array<Method, 41> methods = {{
     {"index", index_left},
     {"isalnum", all_are<is_alphanumeric>},
     {"isalpha", all_are<is_letter>},
+    {"isascii", none_but<is_ascii>},
     {"isdecimal", all_are<is_decimal>},
-    {"isdigit", all_are<is_decimal>},
+    {"isdigit", all_are<is_any_digit>},
     {"isidentifier", nullptr},
-    {"islower", is_lower_method},
-    {"isnumeric", all_are<is_decimal>},
+    {"islower", has_case<Case::lower>},
+    {"isnumeric", all_are<is_numeric>},
+    {"isprintable", none_but<is_printable>},
     {"isspace", all_are<is_space>},
-    {"isupper", is_upper_method},
+    {"istitle", has_case<Case::title>},
+    {"isupper", has_case<Case::upper>},
     {"join", join},
     {"ljust", pad_right},
     {"lower", changed<lower>},
     {"lstrip", left},
+    {"maketrans", nullptr},
     {"partition", partition_left},
     {"removeprefix", without_prefix},
     {"removesuffix", without_suffix},
@@ -381,6 +414,7 @@ constexpr std::array<Method, 41> methods = {{
     {"strip", both},
     {"swapcase", changed<swapcase>},
     {"title", changed<title>},
+    {"translate", nullptr},
     {"upper", changed<upper>},
 }};
 

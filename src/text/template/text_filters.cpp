@@ -1,5 +1,7 @@
 // Filters whose result is text or a number.
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -104,9 +106,7 @@ double rounded(double value, std::int64_t precision) {
     const double scale = std::pow(10.0, static_cast<double>(-precision));
     return std::nearbyint(value / scale) * scale;
   }
-  char buffer[700];
-  std::snprintf(buffer, sizeof buffer, "%.*f", static_cast<int>(precision), value);
-  return parse_real(buffer).value_or(value);
+  return parse_real(fmt::format("{:.{}f}", value, static_cast<int>(precision))).value_or(value);
 }
 
 }  // namespace
@@ -212,7 +212,7 @@ Value truncate(Renderer& renderer, const Value& value, const Arguments& argument
   if (most < end_size || leeway < 0) {
     fail("truncate", "a length from that of its end on", std::to_string(most));
   }
-  if (static_cast<std::int64_t>(length(value)) <= most + leeway) return value;
+  if (static_cast<std::int64_t>(length(budget, value)) - leeway <= most) return value;
   if (value.string() == nullptr) {
     fail("truncate", "a string", "a '" + std::string(type_name(value)) + "'");
   }
@@ -238,7 +238,9 @@ Value format(Renderer& renderer, const Value& value, const Arguments& arguments)
                           make_list(renderer.budget(), arguments.positional, List::Kind::tuple));
   }
   std::vector<std::pair<Value, Value>> items;
-  for (const auto& [name, item] : arguments.named) items.emplace_back(make_string(name), item);
+  for (const auto& [name, item, is_marked] : arguments.named) {
+    items.emplace_back(make_string(name, is_marked), item);
+  }
   return format_percent(renderer, text, make_dict(renderer.budget(), std::move(items)));
 }
 

@@ -6,6 +6,7 @@
 #include "core/utf8.hpp"
 #include "io/json.hpp"
 #include "text/template/characters.hpp"
+#include "text/template/renderer.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -17,6 +18,8 @@ constexpr std::uint32_t max_depth = 200;
 
 std::uint32_t depth_of(const Value& value) {
   if (value.list() != nullptr) return value.list()->depth;
+  if (value.callable() != nullptr) return value.callable()->depth;
+  if (const auto* loop = value.get<LoopPtr>()) return (*loop)->containers();
   return value.dict() != nullptr ? value.dict()->depth : 0;
 }
 
@@ -163,10 +166,25 @@ Value make_derived(Budget& budget, std::string bytes, const String& from) {
 Value make_list(Budget& budget, std::vector<Value> items, List::Kind kind) {
   budget.allocate(sizeof(List) + items.size() * sizeof(Value));
   List list{std::move(items), kind};
-  std::uint32_t depth = 0;
-  for (const Value& item : list.items) depth = std::max(depth, depth_of(item));
-  list.depth = one_deeper(depth);
+  list.depth = container_depth(list.items);
   return std::make_shared<const List>(std::move(list));
+}
+
+std::uint32_t container_depth(const std::vector<Value>& items) {
+  std::uint32_t depth = 0;
+  for (const Value& item : items) depth = std::max(depth, depth_of(item));
+  return one_deeper(depth);
+}
+
+Value make_method(Budget& budget, const Value& self, std::string_view name,
+                  Callable::Function function) {
+  budget.allocate(sizeof(Callable));
+  Callable callable;
+  callable.name = name;
+  callable.self = self;
+  callable.depth = one_deeper(depth_of(self));
+  callable.function = function;
+  return std::make_shared<const Callable>(std::move(callable));
 }
 
 Value make_dict(Budget& budget, std::vector<std::pair<Value, Value>> items) {
@@ -307,7 +325,7 @@ bool contains(Budget& budget, const Value& container, const Value& item) {
       fail("in", "a string to look for in a string", "'" + std::string(type_name(item)) + "'");
     }
     budget.step(text->bytes.size() / 16);
-    return text->bytes.find(item.string()->bytes) != std::string::npos;
+    return find_part(text->bytes, item.string()->bytes, 0) != std::string::npos;
   }
   if (container.dict() != nullptr) return find(budget, *container.dict(), item) != nullptr;
   const std::vector<Value> items = elements(budget, container);
@@ -315,17 +333,19 @@ bool contains(Budget& budget, const Value& container, const Value& item) {
                      [&](const Value& value) { return equals(budget, value, item); });
 }
 
-bool is_hashable(const Value& value) {
+bool is_hashable(Budget& budget, const Value& value) {
+  budget.step();
   if (value.dict() != nullptr) return false;
   const List* list = value.list();
   if (list == nullptr || list->kind != List::Kind::tuple) {
     return list == nullptr || list->kind == List::Kind::range;
   }
-  return std::all_of(list->items.begin(), list->items.end(), is_hashable);
+  return std::all_of(list->items.begin(), list->items.end(),
+                     [&](const Value& item) { return is_hashable(budget, item); });
 }
 
 const Value* find(Budget& budget, const Dict& dict, const Value& key) {
-  if (!is_hashable(key)) {
+  if (!is_hashable(budget, key)) {
     fail("key", "a value that can be one", "a '" + std::string(type_name(key)) + "'");
   }
   budget.step(dict.items.size() / 8);
@@ -340,7 +360,7 @@ const Value* find(Budget& budget, const Dict& dict, const Value& key) {
 }
 
 void insert(Budget& budget, std::vector<std::pair<Value, Value>>& items, Value key, Value value) {
-  if (!is_hashable(key)) {
+  if (!is_hashable(budget, key)) {
     fail("key", "a value that can be one", "a '" + std::string(type_name(key)) + "'");
   }
   budget.step(items.size() / 8);
@@ -380,8 +400,11 @@ std::vector<Value> elements(Budget& budget, const Value& value) {
   return result;
 }
 
-std::size_t length(const Value& value) {
-  if (const String* text = value.string()) return count_characters(text->bytes);
+std::size_t length(Budget& budget, const Value& value) {
+  if (const String* text = value.string()) {
+    budget.step(text->bytes.size() / 64);
+    return count_characters(text->bytes);
+  }
   if (value.list() != nullptr && value.list()->kind != List::Kind::generator) {
     return value.list()->items.size();
   }

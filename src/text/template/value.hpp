@@ -136,8 +136,13 @@ struct Namespace {
 
 /// Arguments of a call.
 struct Arguments {
+  struct Named {
+    std::string name;
+    Value value;
+    bool is_marked = false;  ///< the name is text of the variables, from a dict behind **
+  };
   std::vector<Value> positional = {};
-  std::vector<std::pair<std::string, Value>> named = {};
+  std::vector<Named> named = {};
 };
 
 class Renderer;
@@ -150,6 +155,7 @@ struct Callable {
 
   std::string name;
   Value self = {};
+  std::uint32_t depth = 0;  ///< of containers in `self`
   Function function = nullptr;
   const MacroNode* macro = nullptr;
   std::weak_ptr<Frame> frame = {};  ///< kept by the renderer; frames hold their macros
@@ -183,6 +189,10 @@ Value make_part(Budget& budget, const String& text, std::size_t begin, std::size
 Value make_derived(Budget& budget, std::string bytes, const String& from);
 Value make_list(Budget& budget, std::vector<Value> items, List::Kind kind = List::Kind::list);
 Value make_dict(Budget& budget, std::vector<std::pair<Value, Value>> items);
+Value make_method(Budget& budget, const Value& self, std::string_view name,
+                  Callable::Function function);
+/// How deep a container of these is nested; fails where it would be so too deep.
+std::uint32_t container_depth(const std::vector<Value>& items);
 /// A variable of whoever renders; its text is marked, unless it is the template's own.
 Value from_metadata(Budget& budget, const Metadata& data, bool is_marked);
 
@@ -205,11 +215,11 @@ bool contains(Budget& budget, const Value& container, const Value& item);
 /// The value of a key, or null. Fails for keys that cannot be any.
 const Value* find(Budget& budget, const Dict& dict, const Value& key);
 void insert(Budget& budget, std::vector<std::pair<Value, Value>>& items, Value key, Value value);
-bool is_hashable(const Value& value);
+bool is_hashable(Budget& budget, const Value& value);
 
 /// What a loop goes through: elements, characters, keys. Fails for what cannot be gone through.
 std::vector<Value> elements(Budget& budget, const Value& value);
-std::size_t length(const Value& value);
+std::size_t length(Budget& budget, const Value& value);
 
 /// str() and repr().
 void append_text(TextBuilder& out, const Value& value);

@@ -101,7 +101,7 @@ void append_json_text(TextBuilder& out, const String& text, bool ensure_ascii) {
       result += '\\';
       result += "\"\\nrtfb"[known];
     } else if (code < 0x20 || (ensure_ascii && code >= 0x7F && code < 0x10000)) {
-      result += code == 0x7F ? "\x7f" : fmt::format("\\u{:04x}", number);
+      result += fmt::format("\\u{:04x}", number);
     } else if (ensure_ascii && code >= 0x10000) {
       number -= 0x10000;
       result +=

@@ -139,6 +139,17 @@ EXPRESSIONS = [
     "'hello big world'|truncate(9,leeway=0)", "'hello'|wordcount", '[[1,2],[3]]|sum(start=[])',
     "[{'a':1},{'a':2}]|sum(attribute='a')", "dict([('a',1)])", 'dict(a=1)|tojson',
     'namespace(x=1).x', 'namespace().y is defined',
+    "'a1'.isascii()", "''.isascii()", "'\u00e9'.isascii()", "'a b'.isprintable()", "'a\\n'.isprintable()",
+    "''.isprintable()", "'Ab Cd'.istitle()", "'AB'.istitle()", "'ab'.istitle()", "'1'.istitle()",
+    "'A1b'.istitle()", "uni.istitle()", "'\u2163'.isupper()", "'\u24b6'.swapcase()", "'\u02b0'.islower()",
+    "'\u2173\u00b2'.islower()", "'a\u02b0b'.title()", "'\u00b2'.isdigit()", "'\u00bd'.isnumeric()",
+    "'\u2163'.isnumeric()", "'\u00bd'.isdigit()", "'\u2460'.isdigit()", "'1'.isnumeric()",
+    "'a\x7fb'|tojson(ensure_ascii=true)", "'a b c'|truncate(9223372036854775807)", "'+-5'|int",
+    "'-+5'|int(7)", "4503599627370497.0 // 1", "9007199254740993.0 // 2", "-7.5 // 2", "l.0", "[[1, 2], [3]].0.1",
+    "[[1, 2], [3]].1.0", "n[1:]", "d[1:]", "2.567|round(2)", "1.005|round(2)", "2.5|round(300)",
+    "s.find('W')", "s.rfind('l')", "s.find('l', 4)", "s.count('l')", "s.count('l', 0, 3)", "s.rsplit('l')",
+    "s.rpartition('l')", "s.startswith('Hel')", "s.startswith('l', 2)", "'' in s", "s.find('')", "s.find('', 99)",
+    "dict(**d)", "dict(x=1, **{'y': 2})",
 ]
 
 TEMPLATES = [
@@ -225,6 +236,12 @@ TEMPLATES = [
     "{{ 'a' if true }}{{ 'a' if false }}", "{{ ms[1:]|map(attribute='role')|join }}",
     '{{ ms[::-1]|first }}',
     '{% for m in ms[::-1] %}{% set i = (ms|length - 1) - loop.index0 %}{{ i }}{% endfor %}',
+    "{% for x in [1] %}{% break %}{% else %}E{% endfor %}",
+    "{% for x in [1, 2] %}{% continue %}{% else %}E{% endfor %}",
+    "{% for x in [1, 2] %}{% if x == 1 %}{% continue %}{% endif %}{{ x }}{% else %}E{% endfor %}",
+    "{% for x in [1, 2] %}{{ x }}{% if x == 2 %}{% break %}{% endif %}{% else %}E{% endfor %}",
+    "{#-#}  a", "a {#-#} b", "a {#--#} b",
+    "{% macro f() %}{{ kwargs }}{% endmacro %}{{ f(**{'a': 1}) }}",
 ]
 
 # Known to Python, refused by krait, or different every day.
