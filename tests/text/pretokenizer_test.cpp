@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "src/core/utf8.hpp"
 #include "src/io/json.hpp"
@@ -200,6 +201,47 @@ TEST(PreTokenizer, ReadsPatternsAsTheirEngineDoes) {
   EXPECT_EQ(split(R"(\w+)", "Removed", true, "e\xCC\x81-x"), (Pieces{"e\xCC\x81", "x"}));
   EXPECT_EQ(split(R"([]\\[:digit:]])", "Removed", false, "a]b\\c1d"), (Pieces{"a", "b", "c", "d"}));
   EXPECT_EQ(split("^b", "Isolated", false, "a\nbb"), (Pieces{"a\n", "b", "b"}));
+}
+
+// Checked with the `tokenizers` package.
+TEST(PreTokenizer, ReadsRepetitionsAsTheirEngineDoes) {
+  const std::tuple<const char*, const char*, Pieces> cases[] = {
+      {R"(\A\p{Nd}{1,2}(?=\p{Nd}{3}+\z))", "1234567", {"1", "234567"}},
+      {R"(\p{N}{1,3}+)", "12345", {"12345"}},
+      {R"(\p{N}{1,3})", "12345", {"123", "45"}},
+      {R"((?:a|bc){2}+)", "aabcab", {"aabca", "b"}},
+      {R"(\d{,2})", "12345", {"12", "34", "5"}},
+      {R"(\p{N}{3}?)", "a12b", {"a", "1", "2", "b"}},
+      {R"(\p{N}{2,3}?)", "12345", {"12", "34", "5"}},
+      {R"([0-9]{2}+)", "12345", {"1234", "5"}},
+      {R"(\u00e9{2}+)", "\xC3\xA9\xC3\xA9", {"\xC3\xA9\xC3\xA9"}},
+      {R"(a{,})", "aa{,}a", {"a", "a{,}", "a"}},
+      {R"([\u4E00-\u9FFF]+)", "a\xE4\xB8\x80z", {"a", "\xE4\xB8\x80", "z"}},
+  };
+  for (const auto& [pattern, text, expected] : cases) {
+    EXPECT_EQ(split(pattern, "Isolated", false, text), expected) << pattern;
+  }
+}
+
+TEST(PreTokenizer, ClassesInBracketsAreTheirEngines) {
+  const auto is_in = [](const char* pattern, const char* character) {
+    return split(pattern, "Removed", false, std::string("\x01") + character + "\x01").size() == 2;
+  };
+  const char* const euro = "\xE2\x82\xAC";
+  const char* const four = "\xE2\x85\xA3";  // a Roman numeral
+  const char* const half = "\xC2\xBD";
+  const char* const small_h = "\xCA\xB0";  // a modifier letter
+  EXPECT_TRUE(is_in("[[:punct:]]", euro));
+  EXPECT_TRUE(is_in("[[:punct:]]", "$"));
+  EXPECT_FALSE(is_in(R"(\p{Punct})", "$"));
+  EXPECT_TRUE(is_in(R"(\p{Punct})", "-"));
+  EXPECT_TRUE(is_in("[[:alpha:]]", four));
+  EXPECT_TRUE(is_in("[[:alpha:]]", "\xD9\x8B"));  // an Arabic vowel sign
+  EXPECT_TRUE(is_in("[[:upper:]]", four));
+  EXPECT_TRUE(is_in("[[:lower:]]", small_h));
+  EXPECT_FALSE(is_in("[[:alnum:]]", half));
+  EXPECT_TRUE(is_in(R"(\w)", half));
+  EXPECT_FALSE(is_in(R"([\w])", half));
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <vector>
 
 #include "io/json.hpp"
 #include "text/unicode/code_sets.hpp"
@@ -44,14 +45,21 @@ class Translator {
         break;
       }
       const char c = pattern_[at_];
+      if (!in_class_ && begins_atom(c)) atom_ = result_.size();
       if (c == '\\') {
         escape();
       } else if (in_class_) {
         class_member(c);
       } else if (c == '[') {
         open_class();
-      } else {
-        if (c == '(') check_options();
+      } else if (c != '{' || !interval()) {
+        if (c == '(') {
+          check_options();
+          groups_.push_back(result_.size());
+        } else if (c == ')' && !groups_.empty()) {
+          atom_ = groups_.back();
+          groups_.pop_back();
+        }
         result_ += c;
       }
     }
@@ -65,6 +73,36 @@ class Translator {
  private:
   bool follows(std::string_view word) const {
     return pattern_.substr(at_ + 1, word.size()) == word;
+  }
+
+  // Whether it is the first byte of what a repetition behind it would repeat, up to groups.
+  static bool begins_atom(char c) {
+    const bool goes_on = (static_cast<unsigned char>(c) & 0xC0U) == 0x80U;  // with a character
+    return !goes_on && std::string_view("*+?{)").find(c) == std::string_view::npos;
+  }
+
+  // {n,m}. In Ruby's syntax a + behind it repeats it, where Perl's gives nothing back; a ? behind
+  // {n} makes it optional, where Perl's takes as few; and {,m} is {0,m}.
+  bool interval() {
+    const std::size_t end = std::min(pattern_.find('}', at_), pattern_.size());
+    const std::string_view inside = pattern_.substr(at_ + 1, end - std::min(end, at_ + 1));
+    const std::size_t comma = std::min(inside.find(','), inside.size());
+    const bool has_comma = comma < inside.size();
+    const std::string_view least = inside.substr(0, comma);
+    const std::string_view most = has_comma ? inside.substr(comma + 1) : "";
+    const auto is_number = [](std::string_view text) {
+      return text.find_first_not_of("0123456789") == std::string_view::npos;
+    };
+    if (end == pattern_.size() || !is_number(least) || !is_number(most) ||
+        (least.empty() && most.empty())) {
+      return false;
+    }
+    at_ = end;
+    const bool is_repeated = follows("+") || (!has_comma && follows("?"));
+    if (is_repeated) result_.insert(atom_, "(?:");
+    result_ += fmt::format("{{{}{}{}}}", least.empty() ? "0" : least, has_comma ? "," : "", most);
+    if (is_repeated) result_ += ')';
+    return true;
   }
 
   void set(const code_sets::Ranges& ranges, bool inverted) {
@@ -126,7 +164,7 @@ class Translator {
         return set(code_sets::spaces(), escaped == 'S');
       case 'w':
       case 'W':
-        return set(code_sets::words(), escaped == 'W');
+        return set(in_class_ ? code_sets::words_in_classes() : code_sets::words(), escaped == 'W');
       case 'd':
       case 'D':
         return set_categories(code_sets::digit_categories, escaped == 'D');
@@ -137,6 +175,16 @@ class Translator {
       case 'B':
         if (in_class_) break;  // a backspace
         return boundary(escaped == 'B');
+      case 'u': {
+        const std::string_view digits = pattern_.substr(at_ + 1, 4);
+        if (digits.size() < 4 ||
+            digits.find_first_not_of("0123456789abcdefABCDEF") != std::string_view::npos) {
+          break;
+        }
+        at_ += 4;
+        result_ += fmt::format("\\x{{{}}}", digits);
+        return;
+      }
       case 'X':  // what it takes depends on the version of Unicode
       case 'h':
       case 'H':
@@ -199,6 +247,8 @@ class Translator {
   std::size_t at_ = 0;
   bool in_class_ = false;
   std::string result_;
+  std::size_t atom_ = 0;             // where the last one begins in it
+  std::vector<std::size_t> groups_;  // that are open, where they begin
   std::string refused_;
 };
 

@@ -167,12 +167,18 @@ std::optional<Ranges> of_script(std::string_view plain) {
   return result;
 }
 
+// Categories, and what has their property beside them.
+Ranges with(std::uint32_t categories, std::span<const unicode::CodeRange> others) {
+  return united(of_categories(categories), Ranges(others.begin(), others.end()));
+}
+
 }  // namespace
 
 std::optional<Ranges> named(std::string_view name) {
   if (const auto categories = named_categories(name)) return of_categories(*categories);
   const std::string plain = plain_name(name);
   if (plain == "any") return Ranges{{0, 0x10FFFF}};
+  if (plain == "punct") return of_categories(group('p'));  // without the symbols of [:punct:]
   if (plain == "assigned") return complement(of_categories(category("cn")));
   if (auto ranges = posix(plain)) return ranges;
   return of_script(plain);
@@ -207,19 +213,17 @@ std::optional<Ranges> posix(std::string_view name) {
   if (name == "space") return spaces();
   if (name == "word") return words();
   if (name == "digit") return digits();
-  if (name == "upper") return of_categories(category("lu"));
-  if (name == "lower") return of_categories(category("ll"));
+  if (name == "upper") return with(category("lu"), unicode::other_uppercase());
+  if (name == "lower") return with(category("ll"), unicode::other_lowercase());
   if (name == "cntrl") return of_categories(category("cc"));
   if (name == "blank") return united(of_categories(category("zs")), {{'\t', '\t'}});
   if (name == "xdigit") return Ranges{{'0', '9'}, {'A', 'F'}, {'a', 'f'}};
   if (name == "ascii") return Ranges{{0, 0x7F}};
-  if (name == "alpha") return of_categories(group('l'));
-  if (name == "alnum") return of_categories(group('l') | group('n'));
-  if (name == "punct") {
-    return united(
-        of_categories(group('p')),
-        {{'$', '$'}, {'+', '+'}, {'<', '>'}, {'^', '^'}, {'`', '`'}, {'|', '|'}, {'~', '~'}});
+  if (name == "alpha") return with(group('l') | category("nl"), unicode::other_alphabetic());
+  if (name == "alnum") {
+    return with(group('l') | category("nl") | category("nd"), unicode::other_alphabetic());
   }
+  if (name == "punct") return of_categories(group('p') | group('s'));
   return std::nullopt;
 }
 
@@ -231,15 +235,15 @@ const Ranges& spaces() {
 }
 
 const Ranges& words() {
+  static const Ranges ranges =
+      united(words_in_classes(), {{0xB2, 0xB3}, {0xB9, 0xB9}, {0xBC, 0xBE}});
+  return ranges;
+}
+
+const Ranges& words_in_classes() {
   static const Ranges ranges = united(
       of_categories(group('l') | group('m') | category("nd") | category("nl") | category("pc")),
-      {{0xB2, 0xB3},
-       {0xB9, 0xB9},
-       {0xBC, 0xBE},
-       {0x24B6, 0x24E9},
-       {0x1F130, 0x1F149},
-       {0x1F150, 0x1F169},
-       {0x1F170, 0x1F189}});
+      {{0x24B6, 0x24E9}, {0x1F130, 0x1F149}, {0x1F150, 0x1F169}, {0x1F170, 0x1F189}});
   return ranges;
 }
 

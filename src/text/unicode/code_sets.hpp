@@ -33,12 +33,13 @@ inline constexpr std::uint32_t digit_categories = 1U << 13;  // nd
 /// something. `version` is the engine's version of Unicode; 14.0 and 16.0 are known.
 std::optional<std::string> fast_members(std::uint32_t categories, std::string_view version);
 
-/// The set of `[:name:]`.
+/// The set of `[:name:]` in Oniguruma.
 std::optional<Ranges> posix(std::string_view name);
 
 const Ranges& spaces();  ///< White_Space
 const Ranges& words();   ///< \w: Alphabetic, marks, decimal digits, connectors, numbers of Latin-1
-const Ranges& digits();  ///< \d: decimal digits
+const Ranges& words_in_classes();  ///< [\w] in Oniguruma: the same without the numbers of Latin-1
+const Ranges& digits();            ///< \d: decimal digits
 
 /// The members of a character class, without brackets. Empty if the set has none that a pattern can
 /// write.

@@ -58,6 +58,11 @@ Category category(char32_t code) noexcept;
 /// the script in `script_names`.
 std::span<const std::uint32_t> script_runs() noexcept;
 
+/// What is Alphabetic, Uppercase or Lowercase beside the letters of categories L and Nl, Lu, or Ll.
+std::span<const CodeRange> other_alphabetic() noexcept;
+std::span<const CodeRange> other_uppercase() noexcept;
+std::span<const CodeRange> other_lowercase() noexcept;
+
 /// The two names of a script, such as "grek" and "greek", in lower case without underscores.
 struct ScriptNames {
   std::string_view code, name;
