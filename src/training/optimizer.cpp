@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
+#include <string>
 
 #include "krait/training/trainer.hpp"
 #include "training/products.hpp"
@@ -80,8 +82,9 @@ Result<void> validate(const TrainOptions& options) {
     std::string_view name;
     double value;
     bool is_valid;
-    std::string_view expected;
+    std::string expected;
   };
+  constexpr auto least_eps = static_cast<double>(std::numeric_limits<float>::min());
   const auto at_least_0 = [](double x) { return std::isfinite(x) && x >= 0.0; };
   const auto below_1 = [](double x) { return x >= 0.0 && x < 1.0; };
   for (const Real& field :
@@ -89,14 +92,16 @@ Result<void> validate(const TrainOptions& options) {
         Real{"weight-decay", options.weight_decay, at_least_0(options.weight_decay), "at least 0"},
         Real{"beta1", options.beta1, below_1(options.beta1), "at least 0 and below 1"},
         Real{"beta2", options.beta2, below_1(options.beta2), "at least 0 and below 1"},
-        Real{"eps", options.eps, at_least_0(options.eps) && options.eps > 0.0, "above 0"},
+        // A parameter without a gradient is moved by 0 / eps.
+        Real{"eps", options.eps, at_least_0(options.eps) && options.eps >= least_eps,
+             fmt::format("at least {}", least_eps)},
         Real{"clip", options.clip, at_least_0(options.clip), "at least 0"},
         Real{"momentum", options.momentum, below_1(options.momentum), "at least 0 and below 1"},
         Real{"balance-loss", options.balance, at_least_0(options.balance), "at least 0"},
         Real{"z-loss", options.z_loss, at_least_0(options.z_loss), "at least 0"},
         Real{"capacity", options.capacity, at_least_0(options.capacity), "at least 0"}}) {
     if (!field.is_valid) {
-      return bad_option(field.name, std::string(field.expected), fmt::to_string(field.value));
+      return bad_option(field.name, field.expected, fmt::to_string(field.value));
     }
   }
   return {};

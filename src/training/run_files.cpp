@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -57,13 +58,17 @@ Error other_run(std::string_view what, std::string_view expected, std::string_vi
                       expected, found, place)};
 }
 
-// `stored(key)` gives the other run's value, or null.
-template <class Stored>
-Result<void> compare(const Identity& identity, const std::string& place, Stored stored) {
-  for (const auto& [key, value] : identity) {
-    const std::string* other = stored(key);
-    if (other == nullptr || *other != value) {
-      return other_run(key, other == nullptr ? "none" : *other, value, place);
+// What one of the two has alone is a difference, too.
+Result<void> compare(const Identity& identity, const Identity& stored, const std::string& place) {
+  const auto value_of = [](const Identity& entries, const std::string& key) -> std::string_view {
+    const auto it = std::ranges::find(entries, key, &Identity::value_type::first);
+    return it == entries.end() ? "none" : std::string_view(it->second);
+  };
+  for (const Identity* entries : {&identity, &stored}) {
+    for (const auto& [key, value] : *entries) {
+      const std::string_view expected = value_of(stored, key);
+      const std::string_view found = value_of(identity, key);
+      if (expected != found) return other_run(key, expected, found, place);
     }
   }
   return {};
@@ -95,12 +100,20 @@ FileMetadata metadata_of(const Identity& identity) {
   return metadata;
 }
 
-Result<void> compare(const Identity& identity, const std::string& place,
-                     const FileMetadata& metadata) {
-  return compare(identity, place, [&](const std::string& key) {
-    const auto it = metadata.find(std::string(identity_prefix) + key);
-    return it == metadata.end() ? nullptr : &it->second;
-  });
+// Unfinished work of this run, up to the result's type, which is free until there is a result: it
+// may be what could not be written.
+Result<void> check_unfinished(const Identity& identity, const FileMetadata& metadata,
+                              const std::string& place) {
+  constexpr std::string_view dtype_key = "dtype";
+  Identity own = identity;
+  std::erase_if(own, [&](const auto& entry) { return entry.first == dtype_key; });
+  Identity stored;
+  for (const auto& [key, value] : metadata) {
+    if (!key.starts_with(identity_prefix) || key == steps_key) continue;
+    std::string name = key.substr(identity_prefix.size());
+    if (name != dtype_key) stored.emplace_back(std::move(name), value);
+  }
+  return compare(own, stored, place);
 }
 
 }  // namespace
@@ -210,10 +223,7 @@ Result<void> Checkpoints::load(Trainer& trainer, const Identity& identity) const
   KRAIT_ASSIGN_OR_RETURN(const auto bytes, open_file(file(), WeightsMode::map));
   WeightStore store;
   KRAIT_RETURN_IF_ERROR(read_safetensors(bytes, store));
-  // The result's type is free until there is a result: it may be what could not be written.
-  Identity steps_alone = identity;
-  std::erase_if(steps_alone, [](const auto& entry) { return entry.first == "dtype"; });
-  KRAIT_RETURN_IF_ERROR(compare(steps_alone, folder_, store.metadata));
+  KRAIT_RETURN_IF_ERROR(check_unfinished(identity, store.metadata, folder_));
   const Trainer::Arrays arrays = trainer.arrays();
   for (const auto& [name, to] :
        {std::pair{"first_moments", arrays.first_moments},
@@ -261,7 +271,7 @@ Result<bool> Checkpoints::load_reference(std::span<PreferencePair> pairs,
   KRAIT_ASSIGN_OR_RETURN(const auto bytes, open_file(reference_file(), WeightsMode::map));
   WeightStore store;
   KRAIT_RETURN_IF_ERROR(read_safetensors(bytes, store));
-  KRAIT_RETURN_IF_ERROR(compare(identity, folder_, store.metadata));
+  KRAIT_RETURN_IF_ERROR(check_unfinished(identity, store.metadata, folder_));
   Index count = 0;
   for (const PreferencePair& pair : pairs) count += pair.chosen.targets() + pair.rejected.targets();
   const WeightStore::Entry* entry = store.find("log_probs");
@@ -291,8 +301,13 @@ Result<bool> has_identity(const std::string& path, const Identity& identity,
   if (!fs::is_regular_file(path, ignored)) return false;
   KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text_file(path, std::size_t{1} << 20U));
   KRAIT_ASSIGN_OR_RETURN(const Metadata json, parse_json(text, path));
-  KRAIT_RETURN_IF_ERROR(
-      compare(identity, place, [&](const std::string& key) { return json[key].text(); }));
+  Identity stored;
+  if (const Metadata::Object* members = json.object(); members != nullptr) {
+    for (const auto& [key, value] : *members) {
+      stored.emplace_back(key, value.text() != nullptr ? *value.text() : json_text(value));
+    }
+  }
+  KRAIT_RETURN_IF_ERROR(compare(identity, stored, place));
   return true;
 }
 

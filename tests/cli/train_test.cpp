@@ -213,6 +213,13 @@ TEST_F(CliDpo, KilledAndInterruptedItEndsWithTheSameBytes) {
   EXPECT_EQ(log_lines("cut"), 200);
 }
 
+// Weights of 100,000 are none of f16.
+TEST_F(CliDpo, AResultThatCannotBeWrittenIsWrittenInAnotherType) {
+  const std::string command = dpo("large") + " --steps 1 --lr 1e5";
+  EXPECT_EQ(krait(command + " --dtype f16").code, 1);
+  EXPECT_EQ(krait_json(command + " --resume --dtype f32")["steps"], 1);
+}
+
 TEST_F(CliDpo, LogsWhatTrlLogs) {
   EXPECT_EQ(krait(dpo("a") + " --steps 2 --batch 4 --lr 0.01 --log " + path("a.jsonl")).code, 0);
   const std::vector<json> lines = log("a.jsonl");
@@ -253,7 +260,7 @@ TEST_F(CliDpo, BadInputIsRefused) {
                "--data: expected a file of pairs, found none");
   expect_error(dpo("x") + " --steps 1 --loss dpo", 2, "--loss: expected one of sigmoid");
   expect_error(dpo("x") + " --steps 1 --beta 0", 2, "expected a finite number above 0, found 0");
-  expect_error(dpo("x") + " --steps 1 --loss hinge --label-smoothing 0.1", 1,
+  expect_error(dpo("x") + " --steps 1 --loss hinge --label-smoothing 0.1", 2,
                "label-smoothing: expected 0 with the loss hinge");
   test::write_file(path("bad.jsonl"), "\n{\"prompt\": \"Q\", \"chosen\": \"a\"}\n");
   expect_error(dpo("x", "bad.jsonl") + " --steps 1", 1,

@@ -207,8 +207,10 @@ TEST_F(Train, LearnsFromATeacher) {
     TrainTask task = new_train_task(path("config.json"), 11).value();
     for (const char c : std::string("It was the winter of despair, we had everything before us."))
       task.text.push_back(static_cast<unsigned char>(c));
-    task.teacher = TeacherTask{.model = load_language_model(path("teacher")).value().model,
-                               .distillation = {.alpha = alpha, .temperature = 2.0}};
+    if (alpha > 0.0) {
+      task.teacher = TeacherTask{.model = load_language_model(path("teacher")).value().model,
+                                 .distillation = {.alpha = alpha, .temperature = 2.0}};
+    }
     SerialExecutor serial;
     TrainFiles to = files(name);
     to.resume = resume;
@@ -221,6 +223,8 @@ TEST_F(Train, LearnsFromATeacher) {
   EXPECT_EQ(learn("cut", 0.6, -1, true).error().message,
             "[training] distill: expected 0.5, as in the interrupted run, found 0.6 (" +
                 path("cut.partial") + ")");
+  const std::string alone = learn("cut", 0.0, -1, true).error().message;
+  EXPECT_NE(alone.find("as in the interrupted run, found none"), std::string::npos) << alone;
   learn("cut", 0.5, -1, true).value();
   EXPECT_EQ(weights("whole"), weights("cut"));
   const std::string log = read_file(path("whole.jsonl"));

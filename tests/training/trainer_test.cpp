@@ -358,7 +358,7 @@ TEST(TrainOptions, AreChecked) {
   EXPECT_EQ(message([](TrainOptions& o) { o.beta2 = 1.0; }),
             "[training] beta2: expected at least 0 and below 1, found 1");
   EXPECT_EQ(message([](TrainOptions& o) { o.eps = 0.0; }),
-            "[training] eps: expected above 0, found 0");
+            "[training] eps: expected at least 1.1754943508222875e-38, found 0");
 }
 
 }  // namespace
