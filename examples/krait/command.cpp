@@ -117,7 +117,7 @@ std::vector<std::string> parse_names(const std::string& text) {
 
 }  // namespace
 
-void SamplerFlags::add(Command& command) {
+void SamplerFlags::add(Command& command, std::optional<std::uint64_t> otherwise) {
   options.temperature = 0.8;
   const auto check = [this]() -> Result<void> {
     return validate(options, std::numeric_limits<Token>::max());
@@ -168,7 +168,9 @@ void SamplerFlags::add(Command& command) {
                  });
   command.flag("--greedy", options.greedy,
                "The most probable token; ignores all other sampling options");
-  command.seed("--seed", seed, "Seed of the random numbers; drawn at random if not given");
+  seed = otherwise;
+  const std::string without = otherwise ? std::to_string(*otherwise) : "drawn at random";
+  command.seed("--seed", seed, "Seed of the random numbers; " + without + " if not given");
 }
 
 void SamplerFlags::add_cuts(Command& command, const std::function<Result<void>()>& check) {

@@ -83,8 +83,9 @@ struct SamplerFlags {
   std::vector<std::string> breakers;
   std::vector<std::string> bad_words;
 
-  void add(Command& command);
-  /// The options, with a seed drawn at random where none was given. Throws WrongUsage for what the
+  /// `otherwise`: the seed where none is given, in place of one that is drawn at random.
+  void add(Command& command, std::optional<std::uint64_t> otherwise = std::nullopt);
+  /// The options, with their seed. Throws WrongUsage for what the
   /// model cannot take, and for options that contradict each other.
   SamplerOptions resolve(const LanguageModel& model) const;
 

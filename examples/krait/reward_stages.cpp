@@ -30,8 +30,9 @@ Result<StageInput> read_input(const std::string& path, std::string_view option) 
 
 Result<void> check_output(const RewardStagesFlags& options) {
   if (options.output.empty()) throw WrongUsage("--out", "the name of a file", "none");
-  return check_destination("--out", options.output,
-                           {options.common.model, options.input, options.template_file});
+  return check_destination(
+      "--out", options.output,
+      {options.common.model, options.input, options.template_file, options.anchors});
 }
 
 Result<void> print_file(const RewardStagesFlags& options, double begun) {
@@ -66,7 +67,7 @@ void declare_candidates(Command& command, RewardStagesFlags& options) {
                  "Answers to a prompt; answer k of line i depends on the seed, i and k alone");
   command.number("-n,--tokens", options.candidates.max_tokens, 1, Index{1} << 31,
                  "Tokens of an answer, at most");
-  options.sampler.add(command);
+  options.sampler.add(command, 0);  // so that the same command goes on with unfinished work
   add_common(command, options.common, "One JSON object: out, seconds");
 }
 
@@ -174,7 +175,7 @@ void declare_prompts(Command& command, RewardStagesFlags& options) {
                [&options] { return validate(options.prompts); });
   command.texts("--without", options.prompts.without,
                 "Word that a prompt must not have; may be repeated");
-  options.sampler.add(command);
+  options.sampler.add(command, 0);  // so that the same command goes on with unfinished work
   add_common(command, options.common, "One JSON object: out, kept, discarded");
 }
 

@@ -26,9 +26,11 @@ std::string answer_json(const GenerationResult& result, std::uint64_t seed) {
 class AnswerSampler {
  public:
   AnswerSampler(const LanguageModel& model, Executor& executor, const CandidateOptions& options,
-                Token end)
+                Token end, Index total, Progress progress)
       : model_(&model),
         options_(options),
+        total_(total),
+        progress_(progress),
         session_(model.model, executor,
                  {.chunk = training::most_tokens, .max_batch = training::most_texts}) {
     generation_.max_tokens = options.max_tokens;
@@ -40,6 +42,7 @@ class AnswerSampler {
 
   // The lines [first, last) with their answers.
   Result<std::vector<std::string>> answer(std::span<const JsonLine> lines, Index first) {
+    done_ = first;
     std::vector<std::vector<std::string>> answers(lines.size());
     for (std::size_t i = 0; i < lines.size(); ++i) {
       KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> prompt,
@@ -84,6 +87,9 @@ class AnswerSampler {
     for (Generation& text : texts_) running.push_back(&text);
     while (!std::ranges::all_of(texts_, &Generation::is_finished)) {
       KRAIT_RETURN_IF_ERROR(advance_all(session_, running));
+      if (progress_ && progress_(done_, total_) == Flow::stop) {
+        return training::cancelled("candidates", done_, total_);
+      }
     }
     for (std::size_t i = 0; i < texts_.size(); ++i) {
       texts_[i].finish();
@@ -100,6 +106,9 @@ class AnswerSampler {
   };
   const LanguageModel* model_;
   CandidateOptions options_;
+  Index total_;
+  Index done_ = 0;  // lines
+  Progress progress_;
   Session session_;
   GenerationOptions generation_;
   std::vector<Generation> texts_;
@@ -132,7 +141,7 @@ Result<void> write_candidates(const LanguageModel& model, Executor& executor,
           destination, fmt::format("candidates {} {} {} {} {} {}", model.model.fingerprint(),
                                    training::hash_of(prompts.text), end, options.count,
                                    options.max_tokens, training::describe(options.sampler))));
-  AnswerSampler sampler(model, executor, options, end);
+  AnswerSampler sampler(model, executor, options, end, std::ssize(lines), progress);
   const Index group = std::max<Index>(1, training::most_texts / options.count);
   for (Index first = file.size(); first < std::ssize(lines); first += group) {
     const Index count = std::min(group, std::ssize(lines) - first);

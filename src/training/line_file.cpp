@@ -26,11 +26,17 @@ Result<LineFile> LineFile::open(const std::string& path, const std::string& work
     std::ifstream old(file.partial_);
     std::string line;
     // A line without its end was cut.
-    if (std::getline(old, line) && line == work) {
-      while (std::getline(old, line) && !old.eof()) {
-        kept += line + "\n";
-        file.lines_.push_back(std::move(line));
-      }
+    const bool is_ours = std::getline(old, line) && line == work;
+    // What was only begun is nobody's loss.
+    if (!is_ours && std::getline(old, line) && !old.eof()) {
+      return Error{ErrorCode::bad_argument,
+                   fmt::format("[training] unfinished work: expected that of the same call, found "
+                               "another's ({}; remove the file to begin anew)",
+                               file.partial_)};
+    }
+    while (is_ours && std::getline(old, line) && !old.eof()) {
+      kept += line + "\n";
+      file.lines_.push_back(std::move(line));
     }
   }
   KRAIT_ASSIGN_OR_RETURN(AtomicFile begin, AtomicFile::create(file.partial_));
@@ -57,11 +63,20 @@ Result<void> LineFile::write(std::string line) {
 }
 
 Result<std::vector<std::string>> LineFile::commit() {
+  KRAIT_RETURN_IF_ERROR(commit(lines_));
+  return std::move(lines_);
+}
+
+Result<void> LineFile::commit(const std::vector<std::string>& lines) {
+  KRAIT_RETURN_IF_ERROR(write_lines(path_, lines));
+  discard();
+  return {};
+}
+
+void LineFile::discard() {
   stream_.close();
-  KRAIT_RETURN_IF_ERROR(write_lines(path_, lines_));
   std::error_code ignored;
   if (!partial_.empty()) fs::remove(partial_, ignored);
-  return std::move(lines_);
 }
 
 Result<void> write_lines(const std::string& path, const std::vector<std::string>& lines) {

@@ -18,14 +18,20 @@ namespace training {
 // finished, if they are of the same work.
 class LineFile {
  public:
-  // `work`: one line that says all that decides the file.
+  // `work`: one line that says all that decides the file. Errors: bad_argument where there are
+  // finished lines of another call.
   static Result<LineFile> open(const std::string& path, const std::string& work);
 
   // Lines that are there.
   Index size() const noexcept { return std::ssize(lines_); }
+  const std::string& operator[](Index i) const { return lines_[static_cast<std::size_t>(i)]; }
   Result<void> write(std::string line);
   // Puts the file at its place; the lines.
   Result<std::vector<std::string>> commit();
+  // The same with lines that were made of these.
+  Result<void> commit(const std::vector<std::string>& lines);
+  // Gives the unfinished work up.
+  void discard();
 
  private:
   Error failed() const;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "io/json.hpp"
 #include "krait/core/rng.hpp"
 #include "krait/decoding/generate.hpp"
 #include "training/stages.hpp"
@@ -154,6 +155,26 @@ Result<std::vector<std::string>> continued(Session& session, const LanguageModel
   return result;
 }
 
+std::string json_list(const std::vector<std::string>& texts) {
+  Metadata::Array list(texts.begin(), texts.end());
+  return full_json(std::move(list));
+}
+
+// The texts of such a list, `count` of them.
+Result<std::vector<std::string>> texts_on(const std::string& line, Index count,
+                                          const std::string& place) {
+  std::vector<std::string> texts;
+  KRAIT_ASSIGN_OR_RETURN(const Metadata json, parse_json(line, place));
+  for (std::size_t i = 0; i < json.size(); ++i) {
+    if (json[i].text() != nullptr) texts.push_back(*json[i].text());
+  }
+  if (std::ssize(texts) == count) return texts;
+  return Error{ErrorCode::bad_format,
+               fmt::format("[prompts] unfinished work: expected {} texts on a line, found {} "
+                           "({}.partial; remove the file to begin anew)",
+                           count, texts.size(), place)};
+}
+
 }  // namespace
 
 Result<void> validate(const PromptOptions& options) {
@@ -187,35 +208,53 @@ Result<PromptCounts> write_prompts(const LanguageModel& model, Executor& executo
                                .stop_strings = {"\n"}};
   constexpr Index batch = 16;
   Session session(model.model, executor, {.chunk = training::most_tokens, .max_batch = batch});
+  // The texts of a batch are a line of the unfinished work, and offered to the pool as they stand
+  // there, whether they are of this call or of one that was interrupted.
+  KRAIT_ASSIGN_OR_RETURN(
+      training::LineFile file,
+      training::LineFile::open(
+          destination,
+          fmt::format("prompts {} {} {} {} {} {} {} {} {} {} {}", model.model.fingerprint(),
+                      training::hash_of(seeds.text), end, options.count, options.shots,
+                      options.made_shots, options.max_tokens, options.min_length, options.max_rouge,
+                      training::hash_of(json_list(options.without)),
+                      training::describe(options.sampler))));
   PromptCounts counts;
   std::vector<std::string> lines;
   for (Index attempt = 0; counts.kept < options.count; attempt += batch) {
     if (attempt >= attempts_per_prompt * options.count) {
+      file.discard();
       return Error{ErrorCode::bad_argument,
                    fmt::format("[prompts] prompts: expected {}, found {} in {} attempts: {} known, "
                                "{} too short or cut, {} too similar, {} with excluded words",
                                options.count, counts.kept, attempt, counts.duplicate, counts.length,
                                counts.similar, counts.words)};
     }
-    std::vector<std::string> lists;
     std::vector<std::uint64_t> own_seeds;
     for (Index i = 0; i < batch; ++i) {
       own_seeds.push_back(training::line_seed(options.sampler.seed, attempt + i));
-      lists.push_back(pool.list(own_seeds.back()));
+    }
+    if (attempt / batch == file.size()) {
+      std::vector<std::string> lists;
+      for (const std::uint64_t seed : own_seeds) lists.push_back(pool.list(seed));
+      KRAIT_ASSIGN_OR_RETURN(const std::vector<std::string> texts,
+                             continued(session, model, lists, generation, own_seeds));
+      KRAIT_RETURN_IF_ERROR(file.write(json_list(texts)));
     }
     KRAIT_ASSIGN_OR_RETURN(const std::vector<std::string> found,
-                           continued(session, model, lists, generation, own_seeds));
+                           texts_on(file[attempt / batch], batch, destination));
     for (std::size_t i = 0; i < found.size() && counts.kept < options.count; ++i) {
       if (!pool.offer(found[i], counts)) continue;
       lines.push_back(fmt::format("{{\"id\": {}, \"prompt\": {}, \"seed\": {}, \"model\": \"{}\"}}",
                                   lines.size(), training::json_of(std::string_view(found[i])),
                                   own_seeds[i], model.model.fingerprint()));
     }
-    if (progress && progress(counts.kept, options.count) == Flow::stop) {
+    if (progress && progress(counts.kept, options.count) == Flow::stop &&
+        counts.kept < options.count) {
       return training::cancelled("prompts", counts.kept, options.count);
     }
   }
-  KRAIT_RETURN_IF_ERROR(training::write_lines(destination, lines));
+  KRAIT_RETURN_IF_ERROR(file.commit(lines));
   return counts;
 }
 

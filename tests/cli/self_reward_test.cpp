@@ -170,6 +170,10 @@ TEST_F(CliSelfReward, StagesGiveWhatTheLoopGives) {
   EXPECT_EQ(krait_json(sample)["out"], path("c.jsonl"));
   const std::string c = test::read_file(path("c.jsonl"));
   EXPECT_EQ(krait(sample + " --threads 1").code, 0);
+  const std::string unseeded = "candidates -m " + model() + " --prompts " + few + " -n 12 --out ";
+  EXPECT_EQ(krait(unseeded + path("a.jsonl")).code, 0);
+  EXPECT_EQ(krait(unseeded + path("b.jsonl")).code, 0);
+  EXPECT_EQ(test::read_file(path("a.jsonl")), test::read_file(path("b.jsonl")));
   EXPECT_EQ(test::read_file(path("c.jsonl")), c);
   const std::string judge = "judge -m " + model() + " --in " + path("c.jsonl") + " --template " +
                             path("judge.txt") + " --out " + path("s.jsonl");
@@ -185,6 +189,9 @@ TEST_F(CliSelfReward, StagesGiveWhatTheLoopGives) {
   const json counts = krait_json(pairs);
   EXPECT_EQ(counts["kept"].get<std::size_t>(), lines("p.jsonl").size());
   EXPECT_EQ(counts["discarded"].size(), 5U);
+  expect_error("pairs --in " + path("p.jsonl") + " --anchor-rejected " + path("s.jsonl") +
+                   " --out " + path("s.jsonl"),
+               1, "--out: expected ");
   EXPECT_EQ(krait(judge + " --samples 5 --seed 2").code, 0);
   for (const json& line : lines("s.jsonl")) EXPECT_EQ(line["raw"][0].size(), 5U);
   EXPECT_EQ(krait("dpo -m " + model() + " --data " + path("p.jsonl") + " --out " + path("m") +

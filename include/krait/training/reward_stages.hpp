@@ -141,8 +141,8 @@ struct PromptCounts {
 };
 
 /// New prompts from a list of given ones (self-instruct, Wang et al. 2022, arXiv:2212.10560): lines
-/// with `id`, `prompt`, `seed` and `model`. At most 20 attempts a prompt are made, and an
-/// interrupted call begins anew. Errors: bad_argument where they did not suffice.
+/// with `id`, `prompt`, `seed` and `model`. At most 20 attempts a prompt are made. Errors:
+/// bad_argument where they did not suffice.
 KRAIT_API Result<PromptCounts> write_prompts(const LanguageModel& model, Executor& executor,
                                              const StageInput& seeds, const PromptOptions& options,
                                              const std::string& destination,
