@@ -91,23 +91,27 @@ void add_products(Executor& executor, MatrixView<const float> a, MatrixView<cons
   }
 }
 
-void subtract(MatrixView<float> from, MatrixView<const float> what) {
-  for (Index t = 0; t < from.rows; ++t) {
-    for (Index i = 0; i < from.cols; ++i) from(t, i) -= what(t, i);
+// to += factor · what
+void add(MatrixView<float> to, MatrixView<const float> what, float factor = 1.0F) {
+  for (Index t = 0; t < to.rows; ++t) {
+    for (Index i = 0; i < to.cols; ++i) to(t, i) += factor * what(t, i);
   }
 }
 
-void add(MatrixView<float> to, MatrixView<const float> what) {
-  for (Index t = 0; t < to.rows; ++t) {
-    for (Index i = 0; i < to.cols; ++i) to(t, i) += what(t, i);
-  }
-}
+void subtract(MatrixView<float> from, MatrixView<const float> what) { add(from, what, -1.0F); }
+
+// A block of a layer, and what its output counts in the stream: 0 where it goes to the block behind
+// it instead.
+struct LayerBlock {
+  std::string path;
+  float scale = 1.0F;
+};
 
 // Both models in one layer, at the places of some matrices.
 class Comparison {
  public:
   Comparison(Executor& executor, const std::vector<MatrixPlace>& places,
-             std::vector<std::string> blocks, Index d_model, bool diagonal)
+             std::vector<LayerBlock> blocks, Index d_model, bool diagonal)
       : of_quantised(&moments_),
         executor_(executor),
         places_(places),
@@ -135,7 +139,7 @@ class Comparison {
       watch(place.path, place.input, place.in);
     }
     if (diagonal) return;
-    for (const std::string& block : blocks_) watch(block, Site::output, d_model);
+    for (const LayerBlock& block : blocks_) watch(block.path, Site::output, d_model);
   }
 
   Recorder of_original;
@@ -149,22 +153,31 @@ class Comparison {
   // After it; `difference` has that of the streams in front of the layer, and becomes that behind
   // its blocks.
   void add(MatrixView<float> difference) {
-    for (const std::string& block : blocks_) {
-      aqlm::add(difference, of_original.rows(block, Site::output));
-      subtract(difference, of_quantised.rows(block, Site::output));
+    for (const LayerBlock& block : blocks_) {
+      const MatrixView<float> original = of_original.rows(block.path, Site::output);
+      const MatrixView<float> quantised = of_quantised.rows(block.path, Site::output);
+      aqlm::add(difference, original, block.scale);
+      aqlm::add(difference, quantised, -block.scale);
       for (std::size_t i = 0; i < places_.size(); ++i) {
         std::vector<double>& sums = result_[i].difference;
-        if (places_[i].path != block || sums.empty()) continue;
-        const MatrixView<float> seen = of_quantised.rows(block, places_[i].input);
-        if (places_[i].makes_output) {
+        if (places_[i].path != block.path || sums.empty()) continue;
+        const MatrixView<float> seen = of_quantised.rows(block.path, places_[i].input);
+        if (places_[i].makes_output && block.scale == 1.0F) {
           add_products(executor_, difference, seen, sums);
           continue;
         }
-        const MatrixView<float> wanted = of_original.rows(block, places_[i].input);
+        // What the output has to change by: for all that the stream lacks, or for itself alone.
+        const bool is_for_stream = places_[i].makes_output && block.scale != 0.0F;
+        MatrixView<float> wanted = of_original.rows(block.path, places_[i].input);
+        if (places_[i].makes_output) wanted = is_for_stream ? difference : original;
         AlignedBuffer<float> change(wanted.rows * wanted.cols);
         const MatrixView<float> lost(change.data(), wanted.rows, wanted.cols);
         std::copy_n(wanted.data, change.size(), change.data());
-        subtract(lost, seen);
+        if (is_for_stream) {
+          for (float& value : change.span()) value /= block.scale;
+        } else {
+          subtract(lost, places_[i].makes_output ? quantised : seen);
+        }
         add_products(executor_, lost, seen, sums);
       }
     }
@@ -187,7 +200,7 @@ class Comparison {
 
   Executor& executor_;
   const std::vector<MatrixPlace>& places_;
-  std::vector<std::string> blocks_;
+  std::vector<LayerBlock> blocks_;
   InputMoments moments_;
   std::vector<std::size_t> numbers_;
   std::vector<MatrixStatistics> result_;
@@ -308,9 +321,10 @@ Result<std::vector<MatrixStatistics>> Calibration::see(Index layer,
   if (!has_text()) return std::vector<MatrixStatistics>(places.size());
   const Index width = original_.d_model();
   const ModelSpec& spec = plan_.config.spec;
-  std::vector<std::string> blocks;
+  std::vector<LayerBlock> blocks;
   for (const ResidualSpec& residual : spec.layers[static_cast<std::size_t>(layer)].residuals) {
-    blocks.push_back(fmt::format("{}.{}.{}", spec.layers_name, layer, residual.block_name));
+    blocks.push_back({fmt::format("{}.{}.{}", spec.layers_name, layer, residual.block_name),
+                      residual.aside ? 0.0F : residual.scale});
   }
   Comparison comparison(executor_, places, std::move(blocks), width, diagonal);
   KRAIT_ASSIGN_OR_RETURN(const Model quantised, this->quantised());

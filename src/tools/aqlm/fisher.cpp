@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "krait/core/float_environment.hpp"
 #include "krait/training/model_gradient.hpp"
@@ -45,12 +46,40 @@ Result<std::vector<float>> relative(const std::vector<double>& sums, const std::
   return result;
 }
 
+constexpr const char* work_name = "output-weights";
+
+std::string name_of(const FisherPlace& place) {
+  return fmt::format("{}+{}", place.path, place.first);
+}
+
 }  // namespace
+
+Result<std::vector<std::vector<float>>> finished_output_fisher(
+    const PartialWork& finished, const CheckpointPlan& plan, std::span<const Token> tokens,
+    std::span<const FisherPlace> places, Executor& executor, Progress progress) {
+  std::vector<std::vector<float>> weights;
+  if (const std::optional<WeightStore> store = finished.read(work_name)) {
+    for (const FisherPlace& place : places) {
+      const WeightStore::Entry* entry = store->find(name_of(place));
+      if (entry == nullptr || entry->tensor.size() != place.out) break;
+      const std::span<const float> values = entry->tensor.as<float>();
+      weights.emplace_back(values.begin(), values.end());
+    }
+    if (weights.size() == places.size()) return weights;
+  }
+  KRAIT_ASSIGN_OR_RETURN(weights, output_fisher(plan, tokens, places, executor, progress));
+  std::vector<NamedTensor> tensors;
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    tensors.push_back({name_of(places[i]), {weights[i].data(), DType::f32, {places[i].out}}});
+  }
+  KRAIT_RETURN_IF_ERROR(finished.write(work_name, std::move(tensors)));
+  return weights;
+}
 
 Result<std::vector<std::vector<float>>> output_fisher(const CheckpointPlan& plan,
                                                       std::span<const Token> tokens,
                                                       std::span<const FisherPlace> places,
-                                                      Executor& executor) {
+                                                      Executor& executor, Progress progress) {
   const FloatEnvironment environment;
   const ModelSpec spec = training::trained_spec(plan);
   KRAIT_ASSIGN_OR_RETURN(ModelGradient model,
@@ -65,7 +94,8 @@ Result<std::vector<std::vector<float>>> output_fisher(const CheckpointPlan& plan
   KRAIT_RETURN_IF_ERROR(model.bind(values.data()));
   std::vector<std::vector<double>> sums;
   for (const FisherPlace& place : places) sums.emplace_back(static_cast<std::size_t>(place.out));
-  for (auto rest = tokens.first(std::min(tokens.size(), most_tokens)); rest.size() > 1;) {
+  const auto all = tokens.first(std::min(tokens.size(), most_tokens));
+  for (auto rest = all; rest.size() > 1;) {
     const std::size_t size = std::min(piece_tokens, rest.size() - 1);
     std::fill_n(gradients.data(), gradients.size(), 0.0F);
     Leaf leaf;
@@ -80,6 +110,9 @@ Result<std::vector<std::vector<float>>> output_fisher(const CheckpointPlan& plan
       }
     });
     rest = rest.subspan(size);
+    if (progress && progress(std::ssize(all) - std::ssize(rest), std::ssize(all)) == Flow::stop) {
+      return Error{ErrorCode::cancelled, "[aqlm] cancelled"};
+    }
   }
   std::vector<std::vector<float>> result;
   for (std::size_t i = 0; i < places.size(); ++i) {

@@ -321,14 +321,18 @@ class Quantizer {
   }
 
   // From now on errors count by how much the outputs move the cross-entropy, too.
-  Result<void> weigh_outputs(std::span<const Token> tokens) {
+  Result<void> weigh_outputs(std::span<const Token> tokens, const PartialWork& finished) {
     std::vector<aqlm::FisherPlace> places;
     for (const Job& job : jobs_) {
       for (Index i = 0; i < job.count(); ++i) {
         places.push_back({job.tensor(i), job.first_of(i), job.out, job.in});
       }
     }
-    KRAIT_ASSIGN_OR_RETURN(auto weights, aqlm::output_fisher(plan_, tokens, places, executor_));
+    const auto piece = [&](Index, Index) -> Flow {
+      return progress_ ? progress_(done_, total_) : Flow::go_on;
+    };
+    KRAIT_ASSIGN_OR_RETURN(auto weights, aqlm::finished_output_fisher(finished, plan_, tokens,
+                                                                      places, executor_, piece));
     std::size_t k = 0;
     for (const Job& job : jobs_) {
       for (Index i = 0; i < job.count(); ++i) {
@@ -438,8 +442,11 @@ class Quantizer {
     const auto* data = static_cast<const std::byte*>(all.data) + i * weights * bytes_of(all.dtype);
     convert_floats({data, all.dtype, {weights}}, DType::f32, values.data());
     const MatrixView<float> W(values.data(), job.out, job.in);
-    // A matrix whose inputs hardly occurred is fitted to the weights alone.
-    const bool is_known = seen.rows >= job.in / 8;
+    // A matrix whose inputs hardly occurred is fitted to the weights alone, as is one whose inputs
+    // were zero throughout: an expert's whose hidden units are all dead.
+    const bool is_known =
+        seen.rows >= job.in / 8 &&
+        std::ranges::any_of(seen.inputs.values, [](float v) { return v != 0.0F; });
     if (is_known) seen.correct(executor_, W);
     // Σ_i f_i ‖Δw_i‖² is the error of rows that are √f_i times as large, and so are their scales.
     const auto weighed = output_weights_.find(job.name_of(i));
@@ -559,7 +566,7 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
     return done;
   };
   if (options.weigh == "fisher") {
-    KRAIT_RETURN_IF_ERROR(kept(quantizer.weigh_outputs(text)));
+    KRAIT_RETURN_IF_ERROR(kept(quantizer.weigh_outputs(text, finished)));
   }
   for (std::size_t i = 0; i < plan.config.spec.layers.size(); ++i) {
     KRAIT_RETURN_IF_ERROR(kept(quantizer.layer(i, finished)));
