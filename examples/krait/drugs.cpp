@@ -150,11 +150,16 @@ Result<void> check_folder(const std::string& path) {
                "[file] --out: expected a folder to hold it, found none (" + parent.string() + ")"};
 }
 
-Result<void> write(const std::string& path, const std::string& text) {
-  KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
-  KRAIT_RETURN_IF_ERROR(file.write(text));
-  return file.commit();
-}
+// A folder that goes away again where nothing came to lie in it.
+struct NewFolder {
+  std::string path;
+  bool is_new = false;
+
+  ~NewFolder() {
+    std::error_code ignored;
+    if (is_new) std::filesystem::remove(path, ignored);
+  }
+};
 
 Result<void> run(const DrugsFlags& options) {
   if (options.text.file.empty()) throw WrongUsage("--file", "a text", "none");
@@ -166,20 +171,27 @@ Result<void> run(const DrugsFlags& options) {
   KRAIT_ASSIGN_OR_RETURN(
       const std::vector<Token> tokens,
       read_tokens(options.text, "--file", runtime.language_model, options.limit));
+  // What cannot be written is found before the work.
+  NewFolder folder{options.out};
+  std::error_code error;
+  folder.is_new = std::filesystem::create_directory(options.out, error);
+  if (error) {
+    return Error{ErrorCode::io_failed, "[file] --out: expected to make a folder, found " +
+                                           error.message() + " (" + options.out + ")"};
+  }
+  KRAIT_ASSIGN_OR_RETURN(AtomicFile report_file, AtomicFile::create(options.out + "/report.json"));
+  KRAIT_ASSIGN_OR_RETURN(AtomicFile picture_file,
+                         AtomicFile::create(options.out + "/vergence.svg"));
   ProgressLine progress("drugs-report", "points");
   KRAIT_ASSIGN_OR_RETURN(const std::vector<DrugPoint> points,
                          drugs_report(*runtime.session, options.drugs.plan, options.sites,
                                       options.doses, tokens, progress));
   const std::string report =
       to_json(points, options.drugs.plan, options.text.name(), tokens.size());
-  std::error_code error;
-  std::filesystem::create_directory(options.out, error);
-  if (error) {
-    return Error{ErrorCode::io_failed, "[file] --out: expected to make a folder, found " +
-                                           error.message() + " (" + options.out + ")"};
-  }
-  KRAIT_RETURN_IF_ERROR(write(options.out + "/report.json", report + "\n"));
-  KRAIT_RETURN_IF_ERROR(write(options.out + "/vergence.svg", vergence_picture(points)));
+  KRAIT_RETURN_IF_ERROR(report_file.write(report + "\n"));
+  KRAIT_RETURN_IF_ERROR(report_file.commit());
+  KRAIT_RETURN_IF_ERROR(picture_file.write(vergence_picture(points)));
+  KRAIT_RETURN_IF_ERROR(picture_file.commit());
   if (options.common.json) return print_json(report);
   std::string lines = "site  dose      KL (nats)  flips     (all layers)\n";
   for (const DrugPoint& point : points) {

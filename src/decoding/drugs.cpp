@@ -114,6 +114,10 @@ Result<void> Drugs::add_block(const Block& block, Index layer, std::string path,
       turn.width = plan_.group;
     }
     turn.angle = dose->angle_at(static_cast<double>(layer) / static_cast<double>(layers));
+    if (!std::isfinite(turn.angle)) {
+      return bad_argument("drugs", fmt::format("{} angle", drug_letters[drug]),
+                          "a finite number, theta times its shape", fmt::to_string(turn.angle));
+    }
     if (!(turn.angle > 0.0) || turn.width < 2) continue;
     widest_ = std::max(widest_, turn.width);
     wanted_[static_cast<std::size_t>(site.site)] = true;

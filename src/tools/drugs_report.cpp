@@ -73,64 +73,92 @@ double cosine(std::span<const float> a, std::span<const float> b) {
   return a_square > 0.0 && b_square > 0.0 ? product / std::sqrt(a_square * b_square) : 1.0;
 }
 
-// What a run leaves: logits [tokens, vocab], and the residual stream behind each layer [layers,
-// tokens, d_model].
-struct Trace {
-  std::vector<float> logits;
-  std::vector<std::vector<float>> streams;
-};
+// Shows some rows: the first one's token, their logits, and the streams.
+using SeeRows = FunctionRef<void(Index first, MatrixView<const float> logits, const Streams&)>;
 
-Result<Trace> trace(Session& session, const std::shared_ptr<const Drugs>& drugs,
-                    std::span<const Token> tokens) {
-  const Model& model = session.model();
-  const Index layers = std::ssize(model.spec().layers);
-  Streams streams(model.spec());
+Result<void> run_text(Session& session, const std::shared_ptr<const Drugs>& drugs,
+                      std::span<const Token> tokens, SeeRows see) {
+  Streams streams(session.model().spec());
   NoisedRun run(session, drugs, 0, &streams);
-  Trace result;
-  result.streams.resize(static_cast<std::size_t>(layers));
   for (std::size_t first = 0; first < tokens.size();) {
     // Rows of the embedding for more tokens than a run may take do no harm.
     const auto rest = tokens.subspan(first, std::min<std::size_t>(tokens.size() - first, 256));
     KRAIT_RETURN_IF_ERROR(streams.begin(session, rest));
     KRAIT_ASSIGN_OR_RETURN(const MatrixView<const float> logits, run.run(rest));
-    for (Index t = 0; t < logits.rows; ++t) {
-      const auto row = logits.row(t).first(static_cast<std::size_t>(model.vocab()));
-      result.logits.insert(result.logits.end(), row.begin(), row.end());
-      for (Index layer = 0; layer < layers; ++layer) {
-        const auto stream = streams.row(layer, t);
-        auto& all = result.streams[static_cast<std::size_t>(layer)];
-        all.insert(all.end(), stream.begin(), stream.end());
-      }
-    }
+    see(static_cast<Index>(first), logits, streams);
     first += static_cast<std::size_t>(logits.rows);
   }
-  return result;
+  return {};
 }
 
-void compare(const Trace& sober, const Trace& noised, std::size_t tokens, DrugPoint& point) {
-  const std::size_t vocab = sober.logits.size() / tokens;
-  const auto part = [](const std::vector<float>& all, std::size_t t, std::size_t width) {
-    return std::span(all).subspan(t * width, width);
-  };
-  for (std::size_t t = 0; t < tokens; ++t) {
-    const auto p = part(sober.logits, t, vocab);
-    const auto q = part(noised.logits, t, vocab);
-    point.kl += divergence(p, q);
-    point.flips += is_same_top(p, q) ? 0.0 : 1.0;
+// What the model does without noise: logits [tokens, vocab], and the residual stream behind each
+// layer [layers, tokens, d_model].
+class SoberRun {
+ public:
+  static Result<SoberRun> make(Session& session, const std::shared_ptr<const Drugs>& none,
+                               std::span<const Token> tokens) {
+    const Model& model = session.model();
+    SoberRun sober;
+    sober.tokens_ = tokens;
+    sober.vocab_ = model.vocab();
+    sober.layers_ = std::ssize(model.spec().layers);
+    sober.d_model_ = model.spec().d_model();
+    const Index count = std::ssize(tokens);
+    sober.logits_ = AlignedBuffer<float>(count * sober.vocab_);
+    sober.streams_ = AlignedBuffer<float>(sober.layers_ * count * sober.d_model_);
+    const auto keep = [&](Index first, MatrixView<const float> logits, const Streams& streams) {
+      for (Index t = 0; t < logits.rows; ++t) {
+        std::ranges::copy(logits.row(t).first(sober.logits(first + t).size()),
+                          sober.logits(first + t).begin());
+        for (Index layer = 0; layer < sober.layers_; ++layer) {
+          std::ranges::copy(streams.row(layer, t), sober.stream(layer, first + t).begin());
+        }
+      }
+    };
+    KRAIT_RETURN_IF_ERROR(run_text(session, none, tokens, keep));
+    return sober;
   }
-  const auto count = static_cast<double>(tokens);
-  point.kl /= count;
-  point.flips /= count;
-  for (std::size_t layer = 0; layer < sober.streams.size(); ++layer) {
-    const std::size_t width = sober.streams[layer].size() / tokens;
-    double sum = 0.0;
-    for (std::size_t t = 0; t < tokens; ++t) {
-      sum +=
-          1.0 - cosine(part(sober.streams[layer], t, width), part(noised.streams[layer], t, width));
-    }
-    point.vergence.push_back(sum / count);
+
+  // How far the same tokens with noise are from it.
+  Result<void> compare(Session& session, const std::shared_ptr<const Drugs>& drugs,
+                       DrugPoint& point) {
+    std::vector<double> away(static_cast<std::size_t>(layers_), 0.0);
+    const auto add = [&](Index first, MatrixView<const float> noised, const Streams& streams) {
+      for (Index t = 0; t < noised.rows; ++t) {
+        const std::span<const float> p = logits(first + t);
+        const auto q = noised.row(t).first(p.size());
+        point.kl += divergence(p, q);
+        point.flips += is_same_top(p, q) ? 0.0 : 1.0;
+        for (Index layer = 0; layer < layers_; ++layer) {
+          away[static_cast<std::size_t>(layer)] +=
+              1.0 - cosine(stream(layer, first + t), streams.row(layer, t));
+        }
+      }
+    };
+    KRAIT_RETURN_IF_ERROR(run_text(session, drugs, tokens_, add));
+    const auto count = static_cast<double>(tokens_.size());
+    point.kl /= count;
+    point.flips /= count;
+    for (const double sum : away) point.vergence.push_back(sum / count);
+    return {};
   }
-}
+
+ private:
+  std::span<float> logits(Index t) noexcept {
+    return {logits_.data() + t * vocab_, static_cast<std::size_t>(vocab_)};
+  }
+  std::span<float> stream(Index layer, Index t) noexcept {
+    return {streams_.data() + (layer * std::ssize(tokens_) + t) * d_model_,
+            static_cast<std::size_t>(d_model_)};
+  }
+
+  std::span<const Token> tokens_;
+  Index vocab_ = 0;
+  Index layers_ = 0;
+  Index d_model_ = 0;
+  AlignedBuffer<float> logits_;
+  AlignedBuffer<float> streams_;
+};
 
 // The dose of one layer alone, or of all.
 Dose dose_of(DrugSite site, double theta, std::optional<Index> layer, Index layers) {
@@ -164,7 +192,7 @@ Result<std::vector<DrugPoint>> drugs_report(Session& session, const DrugPlan& pl
     for (const double dose : doses) KRAIT_RETURN_IF_ERROR(make({dose_of(site, dose, {}, layers)}));
   }
   KRAIT_ASSIGN_OR_RETURN(const auto none, make({}));
-  KRAIT_ASSIGN_OR_RETURN(const Trace sober, trace(session, none, tokens));
+  KRAIT_ASSIGN_OR_RETURN(SoberRun sober, SoberRun::make(session, none, tokens));
   const Index total = std::ssize(sites) * std::ssize(doses) * (layers + 1);
   std::vector<DrugPoint> points;
   for (const DrugSite site : sites) {
@@ -173,8 +201,7 @@ Result<std::vector<DrugPoint>> drugs_report(Session& session, const DrugPlan& pl
         DrugPoint point{.site = site, .dose = dose};
         if (layer >= 0) point.layer = layer;
         KRAIT_ASSIGN_OR_RETURN(const auto drugs, make({dose_of(site, dose, point.layer, layers)}));
-        KRAIT_ASSIGN_OR_RETURN(const Trace noised, trace(session, drugs, tokens));
-        compare(sober, noised, tokens.size(), point);
+        KRAIT_RETURN_IF_ERROR(sober.compare(session, drugs, point));
         points.push_back(std::move(point));
         if (progress && progress(std::ssize(points), total) == Flow::stop) {
           return Error{ErrorCode::cancelled,

@@ -112,6 +112,9 @@ TEST_F(CliDrugs, SayWhatIsWrong) {
   expect_error(report + " --sites A --doses 1 --out " + path("no/r"), 1,
                "--out: expected a folder");
   EXPECT_FALSE(fs::exists(path("r")));
+  fs::create_directories(path("s/report.json"));
+  expect_error(report + " --sites A --doses 1 --out " + path("s"), 1, "report.json");
+  expect_error(text + " --drugs 'A:theta=1e308,shape=points(0:1e10)'", 1, "A angle: expected");
 }
 
 }  // namespace
