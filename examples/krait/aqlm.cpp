@@ -32,6 +32,9 @@ Result<void> run(const AqlmFlags& options) {
         "(1 to 64)",
         "'" + options.scheme + "'");
   }
+  if (options.weigh == "fisher" && options.calibration.empty()) {
+    throw WrongUsage("--weigh", "--calibration beside fisher", "none");
+  }
   aqlm.preset = options.preset;
   aqlm.weigh = options.weigh;
   aqlm.keep = options.keep;

@@ -76,15 +76,32 @@ Result<void> run_spectrum(const InspectFlags& options) {
   const std::unique_ptr<ThreadPool> threads = make_threads(options.common.threads);
   KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan plan,
                          plan_checkpoint(options.path.value_or(options.common.model)));
+  const double begun = now();
   ProgressLine progress("spectrum", "matrices");
   KRAIT_ASSIGN_OR_RETURN(const std::string svg, draw_spectrum(plan, *threads, progress));
   KRAIT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(options.spectrum));
   KRAIT_RETURN_IF_ERROR(file.write(svg));
-  return file.commit();
+  KRAIT_RETURN_IF_ERROR(file.commit());
+  if (!options.common.json) return {};
+  return print_json(file_to_json(options.spectrum, now() - begun));
 }
 
 Result<void> run(const InspectFlags& options) {
   if (options.path && options.path->empty()) throw WrongUsage("path", "a checkpoint", "no name");
+  if (options.path && options.common.model != CommonOptions{}.model) {
+    throw WrongUsage("--model", "no path beside it", "both");
+  }
+  const bool is_drawn = !options.spectrum.empty();
+  if (is_drawn && !options.router_stats.empty()) {
+    throw WrongUsage("--spectrum", "no --router-stats beside it", "both");
+  }
+  if (options.tensors && (is_drawn || !options.router_stats.empty())) {
+    throw WrongUsage("--tensors",
+                     is_drawn ? "no --spectrum beside it" : "no --router-stats beside it", "both");
+  }
+  if (is_drawn && !options.common.adapter.empty()) {
+    throw WrongUsage("--lora", "no --spectrum beside it", "both");
+  }
   if (!options.router_stats.empty()) return run_router_stats(options);
   if (!options.spectrum.empty()) return run_spectrum(options);
   const std::string path = options.path.value_or(options.common.model);

@@ -37,6 +37,13 @@ void check(const LaserFlags& options) {
   if (!options.search && !options.svg.empty()) throw WrongUsage("--svg", "--search", "none");
   if (!options.search && options.budget) throw WrongUsage("--budget", "--search", "none");
   if (!options.search && options.seed) throw WrongUsage("--seed", "--search", "none");
+  const LaserFlags defaults;
+  if (!options.search && options.mode != defaults.mode) {
+    throw WrongUsage("--mode", "--search", "none");
+  }
+  if (!options.search && options.task != defaults.task) {
+    throw WrongUsage("--task", "--search", "none");
+  }
   const bool shrinks = options.search && options.mode == "shrink";
   if (!shrinks && options.loss) throw WrongUsage("--loss", "--search --mode shrink", "others");
   if (shrinks && options.dense) {

@@ -25,6 +25,8 @@ struct SearchFlags {
   double guidance_scale = 1.0;
   std::optional<std::string> negative_prompt;
 
+  bool is_guided() const { return guidance_scale != 1.0; }
+
   void add(Command& command);
   /// Throws WrongUsage for options that contradict each other.
   void check(Index count, bool json, bool has_drafter) const;
@@ -37,9 +39,6 @@ struct SearchFlags {
   /// shown when it is.
   Result<Found> run(Runtime& runtime, Sequence& sequence, const GenerationOptions& options,
                     GenerationCallback show) const;
-
- private:
-  bool is_guided() const { return guidance_scale != 1.0; }
 };
 
 }  // namespace krait::cli

@@ -159,13 +159,19 @@ Result<void> read_teacher(const TrainFlags& options, TrainTask& task) {
   return {};
 }
 
-// How pairs are weighed, and with what they are compared.
+// How pairs are weighed.
+PreferenceOptions preference_of(const TrainFlags& options) {
+  PreferenceOptions preference = options.preference;
+  for (const PreferenceLoss loss : preference_losses) {
+    if (options.loss == to_string(loss)) preference.loss = loss;
+  }
+  return preference;
+}
+
+// The same, and with what they are compared.
 Result<void> read_preference(const TrainFlags& options, TrainTask& task) {
   PreferenceTask& preference = *task.preference;
-  preference.options = options.preference;
-  for (const PreferenceLoss loss : preference_losses) {
-    if (options.loss == to_string(loss)) preference.options.loss = loss;
-  }
+  preference.options = preference_of(options);
   if (options.reference.empty()) return {};
   KRAIT_ASSIGN_OR_RETURN(TrainTask other, open_train_task(options.reference));
   if (other.spec.embedding.vocab != task.spec.embedding.vocab) {
@@ -209,6 +215,14 @@ void check_usage(const TrainFlags& options) {
   if (options.optimizer != "muon" && options.train.momentum != TrainOptions{}.momentum) {
     throw WrongUsage("--momentum", "--optimizer muon beside it", options.optimizer);
   }
+  if (options.lora && options.optimizer == "muon") {
+    throw WrongUsage("--optimizer", "adamw beside --lora", "muon");
+  }
+  if (options.kind == Kind::dpo) {
+    if (const Result<void> checked = validate(preference_of(options)); !checked) {
+      throw WrongUsage("--label-smoothing", checked.error());
+    }
+  }
   if (options.memory) return;
   if (options.files.destination.empty()) {
     throw WrongUsage("--out", "the name of a new folder", "none");
@@ -219,7 +233,9 @@ void check_usage(const TrainFlags& options) {
     throw WrongUsage(name, "at most " + std::to_string(most) + " (" + what + ")",
                      std::to_string(value));
   };
-  at_most("--warmup", options.train.warmup, options.train.steps, "--steps");
+  const bool is_constant = options.schedule == to_string(Schedule::constant);
+  at_most("--warmup", options.train.warmup, options.train.steps - (is_constant ? 0 : 1),
+          is_constant ? "--steps" : "--steps, less the schedule's end");
   at_most("--shards", options.train.shards, options.train.rows(), "rows of a step");
 }
 

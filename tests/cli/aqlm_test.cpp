@@ -45,7 +45,8 @@ TEST_F(CliAqlm, WritesACheckpointThatRuns) {
   const json weighed = krait_json(command("weighed") + " --weigh fisher");
   EXPECT_EQ(weighed["bits_per_weight"], report["bits_per_weight"]);
   EXPECT_NE(weighed["matrices"], report["matrices"]);
-  expect_error("aqlm krait-bytes-draft " + path("none") + " --weigh fisher", 1, "calibration text");
+  expect_error("aqlm krait-bytes-draft " + path("none") + " --weigh fisher", 2,
+               "--calibration beside");
   // One is enough.
   expect_error("aqlm " + path("new") + " " + path("twice"), 1, "expected a matrix of floats");
   expect_error(command("new"), 1, "new");

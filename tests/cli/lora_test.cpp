@@ -130,8 +130,8 @@ TEST_F(CliLora, KilledItEndsWithTheSameBytes) {
 
 TEST_F(CliLora, MistakesAreNamed) {
   const std::string draft = "krait-bytes-draft";
-  expect_error(train(draft, "a") + "r=1,targets=in --optimizer muon", 1,
-               "optimizer: expected adamw with an adapter, found muon");
+  expect_error(train(draft, "a") + "r=1,targets=in --optimizer muon", 2,
+               "--optimizer: expected adamw beside --lora, found muon");
   expect_error(train(draft, "a") + "r=0,targets=in", 2, "--lora: expected 1 to 65536, found 0");
   expect_error(train(draft, "a") + "targets=in+conv", 2,
                "expected some of in, x, dt, out, q, k, v, o, mlp, experts, emb, found 'conv'");
