@@ -41,6 +41,12 @@ Result<void> check_original(const Metadata& config) {
     return unsupported("rms_norm", "true", config["rms_norm"]);
   }
   if (!config["moe_cfg"].is_null()) return unsupported("moe_cfg", "none", config["moe_cfg"]);
+  if (number_or(config, "d_intermediate", 0) != 0) {
+    return unsupported("d_intermediate", "0", config["d_intermediate"]);
+  }
+  if (config["attn_layer_idx"].size() > 0) {
+    return unsupported("attn_layer_idx", "none", config["attn_layer_idx"]);
+  }
   return {};
 }
 
@@ -122,7 +128,9 @@ Result<TransformersLayout> TransformersLayout::of(const Checkpoint& checkpoint,
                                                   std::optional<DType> dtype) {
   KRAIT_ASSIGN_OR_RETURN(const Metadata json, parse_json(checkpoint.config, checkpoint.path));
   TransformersLayout layout;
-  const bool is_original = !json["d_model"].is_null() || checkpoint.config_file != "config.json";
+  // Published configurations of transformers have keys of the original ones beside their own.
+  const bool is_original =
+      json["hidden_size"].is_null() && (!json["d_model"].is_null() || !json["dim"].is_null());
   if (!is_original) {
     if (!json["gate_in_input_linear"].is_null()) {
       return unsupported("model_type", "a model whose gates transformers has as this file has them",

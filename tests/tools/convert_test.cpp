@@ -165,6 +165,41 @@ TEST_F(Convert, GivesOriginalCheckpointsTheNamesOfTransformers) {
   EXPECT_FALSE(fs::exists(out("x")));
 }
 
+// The published Mamba checkpoints of transformers have the original keys beside their own.
+TEST_F(Convert, KeepsAConfigurationOfTransformersThatHasOriginalKeys) {
+  const std::string folder = out("source");
+  fs::copy(golden("hf_f32"), folder);
+  auto config = json::parse(test::read_file(folder + "/config.json"));
+  config.update({{"d_model", config["hidden_size"]},
+                 {"n_layer", config["num_hidden_layers"]},
+                 {"ssm_cfg", json::object()},
+                 {"bos_token_id", 0},
+                 {"eos_token_id", 0},
+                 {"pad_token_id", 0}});
+  test::write_file(folder + "/config.json", config.dump());
+  ASSERT_TRUE(convert_checkpoint(folder, out("a"), {}));
+  EXPECT_EQ(test::read_file(out("a/config.json")), config.dump());
+}
+
+// transformers' classes and llama.cpp's have mixers alone: the other blocks would be lost.
+TEST_F(Convert, RefusesOriginalCheckpointsOfMoreThanMixers) {
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  const std::string folder = out("source");
+  fs::copy(golden("orig_mamba2attn"), folder);
+  auto config = json::parse(test::read_file(folder + "/config.json"));
+  for (const char* expected :
+       {"d_intermediate: expected 0, found 40", "attn_layer_idx: expected none, found [1]"}) {
+    test::write_file(folder + "/config.json", config.dump());
+    for (const ConvertOptions& options : {ConvertOptions{}, gguf}) {
+      const std::string found = error_of(folder, out("x"), options);
+      EXPECT_NE(found.find(expected), std::string::npos) << found;
+    }
+    config["d_intermediate"] = 0;
+  }
+  EXPECT_FALSE(fs::exists(out("x")));
+}
+
 // Through A and back, A_log may change by a unit in its last place.
 TEST_F(Convert, WritesGgufAndReadsItBack) {
   ConvertOptions gguf;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "loading/layouts/gguf/hybrid_parts.hpp"
@@ -69,7 +70,13 @@ template <class Mixer>
 Result<Mixer> describe_model(const ConfigReader& config, const ModelSpec& spec,
                              std::string_view architecture, ConfigObject& metadata) {
   const auto* stored = find_block<Mixer>(spec);
-  if (stored == nullptr) return config.fail("model_type", "layers of mixers", "another family's");
+  const bool is_plain = std::ranges::all_of(spec.layers, [](const LayerSpec& layer) {
+    return layer.residuals.size() == 1 && find_block<Mixer>(layer) != nullptr;
+  });
+  if (stored == nullptr || !is_plain) {
+    return config.fail("model_type", "layers of one mixer each", "other blocks",
+                       ErrorCode::unsupported);
+  }
   const Mixer mixer = stored->resolved(spec.d_model());
   if (mixer.bias || !mixer.conv_bias) {
     return config.fail(mixer.bias ? "use_bias" : "use_conv_bias", mixer.bias ? "false" : "true",
