@@ -136,18 +136,16 @@ Result<std::vector<Token>> ConfigReader::tokens(std::string_view key) const {
   const Metadata& found = value(key);
   std::vector<Token> ids;
   if (found.is_null()) return ids;
+  // Some files write -1 for none; what is beyond every vocabulary is no token either.
   const auto add = [&](const Metadata& id) {
     const auto number = id.integer();
-    if (!number || *number < 0 || *number > std::numeric_limits<Token>::max()) return false;
-    ids.push_back(static_cast<Token>(*number));
-    return true;
+    if (number && *number >= 0 && *number <= std::numeric_limits<Token>::max()) {
+      ids.push_back(static_cast<Token>(*number));
+    }
+    return number.has_value();
   };
-  bool good = true;
-  if (found.array() != nullptr) {
-    for (const Metadata& id : *found.array()) good = good && add(id);
-  } else {
-    good = add(found);
-  }
+  const bool good =
+      found.array() != nullptr ? std::ranges::all_of(*found.array(), add) : add(found);
   if (!good) return fail(key, "a token id or a list of them", json_text(found));
   return ids;
 }

@@ -55,7 +55,7 @@ class ConfigReader {
   /// A list of strings, which must be there.
   Result<std::vector<std::string>> texts(std::string_view key) const;
 
-  /// An id or a list of ids; none where the key is missing.
+  /// An id or a list of ids, without numbers that no token can have; none where the key is missing.
   Result<std::vector<Token>> tokens(std::string_view key) const;
 
   /// The object below, empty where there is none.

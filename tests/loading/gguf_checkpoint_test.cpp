@@ -286,6 +286,25 @@ TEST(GgufCheckpoint, KeepsUnusedTokensThatAreMarks) {
             nlohmann::json({259}));
 }
 
+// -1 is written for none; llama.cpp leaves out what is beyond the vocabulary, too.
+TEST(GgufCheckpoint, LeavesOutMarksThatAreNoTokens) {
+  auto pairs = with_vocabulary(small_pairs(), "gpt-2");
+  std::erase_if(pairs, [](const std::string& pair) { return pair.find("_token_id") != pair.npos; });
+  pairs.push_back(gguf_number("tokenizer.ggml.bos_token_id", 999));
+  pairs.push_back(gguf_number("tokenizer.ggml.unknown_token_id", 999));
+  pairs.push_back(gguf_number("tokenizer.ggml.eos_token_id", 0xFFFFFFFF));
+  pairs.push_back(gguf_number("tokenizer.ggml.eot_token_id", 259));
+  pairs.push_back(gguf_pair("tokenizer.ggml.eom_token_id", 5, little(0xFFFFFFFF, 4)));
+  const std::string file = gguf(pairs, small_tensors(), small_data(-1.0F));
+  const Checkpoint checkpoint = open_bytes(file).value();
+  const ModelConfig config = read_config(checkpoint).value();
+  EXPECT_EQ(config.stop_tokens, std::vector<Token>{259});
+  EXPECT_TRUE(make_tokenizer(checkpoint, config));
+  EXPECT_EQ(checkpoint.token_table->bos, std::nullopt);
+  EXPECT_EQ(checkpoint.token_table->eos, std::nullopt);
+  EXPECT_EQ(nlohmann::json::parse(checkpoint.config).count("bos_token_id"), 0U);
+}
+
 // What is put around a text is the kind's custom, unless the file says otherwise.
 TEST(GgufCheckpoint, PutsMarksAroundTexts) {
   struct Case {
@@ -372,8 +391,8 @@ TEST(GgufCheckpoint, RefusesWhatItCannotUse) {
                  strings("tokens", {"a"})),
             small_tensors(), data),
        "tokenizer.ggml.model: expected gpt2, llama, t5 or bert"},
-      {vocabulary_with(gguf_number("tokenizer.ggml.unknown_token_id", 999)),
-       "tokenizer.ggml.unknown_token_id: expected an id below 261, found 999"},
+      {vocabulary_with(gguf_text("tokenizer.ggml.unknown_token_id", "?")),
+       "tokenizer.ggml.unknown_token_id: expected an id, found \"?\""},
   };
   for (const auto& [bytes, expected] : cases) {
     const std::string found = message(bytes);

@@ -61,6 +61,10 @@ TEST(Config, EndsOfTextMayBeOneOrSeveral) {
             (std::vector<Token>{3}));
   EXPECT_EQ(read("{" + transformers + R"(,"eos_token_id":[3,4]})").value().stop_tokens,
             (std::vector<Token>{3, 4}));
+  // Of no token: -1, as some files write for none, also as a number without a sign.
+  EXPECT_EQ(read("{" + transformers + R"(,"eos_token_id":[-1,3,4294967295]})").value().stop_tokens,
+            (std::vector<Token>{3}));
+  EXPECT_TRUE(read("{" + transformers + R"(,"eos_token_id":-1})").value().stop_tokens.empty());
 }
 
 TEST(Config, InfinityMayBeSpeltInAnyWay) {
@@ -217,8 +221,6 @@ TEST(Config, RefusesWhatDescribesNoModel) {
        "state_size: expected a whole number from 1 to 268435456, found [16]"},
       {"size of nothing known", hf(R"("conv_kernel":true)"), ErrorCode::bad_config,
        "conv_kernel: expected a whole number from 1 to 268435456, found true"},
-      {"end beyond ids", hf(R"("eos_token_id":4294967296)"), ErrorCode::bad_config,
-       "eos_token_id: expected a token id or a list of them, found 4294967296"},
       {"ends in a list in a list", hf(R"("eos_token_id":[[1]])"), ErrorCode::bad_config,
        "eos_token_id: expected a token id or a list of them, found [[1]]"},
       {"tying of a number", hf(R"("tie_word_embeddings":1)"), ErrorCode::bad_config,

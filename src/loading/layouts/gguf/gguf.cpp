@@ -187,9 +187,13 @@ class Tensors {
   Index n_matrices_ = 0;  // of experts
 };
 
-// Ids that end and begin texts, as transformers has them in a configuration.
-void add_marks(const Metadata& metadata, ConfigObject& config) {
-  const auto id_of = [&](const char* key) { return metadata[key].integer(); };
+// Ids that end and begin texts, as transformers has them in a configuration. Some files write -1
+// for none.
+void add_marks(const Metadata& metadata, Index vocab, ConfigObject& config) {
+  const auto id_of = [&](const char* key) {
+    const auto id = metadata[key].integer();
+    return id && *id >= 0 && *id < vocab ? id : std::nullopt;
+  };
   if (const auto bos = id_of("tokenizer.ggml.bos_token_id")) config.set("bos_token_id", *bos);
   Metadata::Array ends;
   for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
@@ -214,7 +218,8 @@ Result<void> read_file(std::shared_ptr<const FileBytes> bytes, Checkpoint& check
   ConfigObject config;
   const GgufKeys keys(file, std::string(architecture->name));
   KRAIT_RETURN_IF_ERROR(architecture->configure(keys, config));
-  add_marks(file.metadata, config);
+  KRAIT_ASSIGN_OR_RETURN(const Index vocab, keys.vocab());
+  add_marks(file.metadata, vocab, config);
   checkpoint.config_file = "config.json";
   checkpoint.config = full_json(config.take());
   KRAIT_ASSIGN_OR_RETURN(checkpoint.token_table,

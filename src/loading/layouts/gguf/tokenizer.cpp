@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <limits>
+#include <algorithm>
 
 #include "io/json.hpp"
 #include "krait/io/printable.hpp"
@@ -93,19 +93,22 @@ class Reader {
     return {};
   }
 
+  // Some files write -1 for none; what no token has is none to llama.cpp, too.
+  Result<std::optional<Token>> mark(const std::string& key, std::size_t count) const {
+    const Metadata& id = value(key);
+    if (id.is_null()) return std::optional<Token>();
+    const auto number = id.integer();
+    if (!number) return fail(key, "an id", id);
+    if (*number < 0 || static_cast<std::uint64_t>(*number) >= count) return std::optional<Token>();
+    return std::optional(static_cast<Token>(*number));
+  }
+
   Result<void> read_marks(TokenTable& table) const {
-    for (const auto& [key, mark] :
+    for (const auto& [key, id] :
          {std::pair("bos_token_id", &table.bos), std::pair("eos_token_id", &table.eos),
           std::pair("unknown_token_id", &table.unknown),
           std::pair("seperator_token_id", &table.separator)}) {
-      const Metadata& id = value(key);
-      const auto number = id.whole();
-      // Some files write -1 for none.
-      if (id.is_null() || number == std::numeric_limits<std::uint32_t>::max()) continue;
-      if (!number || *number >= table.tokens.size()) {
-        return fail(key, fmt::format("an id below {}", table.tokens.size()), id);
-      }
-      *mark = static_cast<Token>(*number);
+      KRAIT_ASSIGN_OR_RETURN(*id, mark(key, table.tokens.size()));
     }
     return {};
   }
