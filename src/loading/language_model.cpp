@@ -2,104 +2,17 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "io/json.hpp"
 #include "krait/loading/adapter.hpp"
 #include "krait/text/token_table.hpp"
 #include "loading/sentencepiece_options.hpp"
+#include "loading/text_marks.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 namespace {
-
-// What the files of a checkpoint say about where texts begin and end.
-class TextMarks {
- public:
-  TextMarks(const Checkpoint& checkpoint, const Tokenizer& tokenizer)
-      : checkpoint_(checkpoint), tokenizer_(tokenizer) {}
-
-  Result<void> read() {
-    // The first file that names a beginning is believed; every end that any of them names is one.
-    KRAIT_RETURN_IF_ERROR(read_ids(checkpoint_.generation_config, "generation_config.json"));
-    KRAIT_RETURN_IF_ERROR(read_ids(checkpoint_.config, checkpoint_.config_file));
-    KRAIT_RETURN_IF_ERROR(read_texts(checkpoint_.tokenizer_config, "tokenizer_config.json"));
-    return read_texts(checkpoint_.special_tokens, "special_tokens_map.json");
-  }
-
-  std::optional<Token> bos;
-  std::vector<Token> ends;
-
- private:
-  Result<Metadata> parse(const std::string& text, const std::string& file) const {
-    const std::string name = checkpoint_.path + "/" + file;
-    KRAIT_ASSIGN_OR_RETURN(Metadata values, parse_json(text, name));
-    if (values.object() == nullptr) {
-      return Error{ErrorCode::bad_config, fmt::format("[config] expected an object, found {} ({})",
-                                                      json_text(values), name)};
-    }
-    return values;
-  }
-
-  Error wrong(const char* key, const char* expected, const Metadata& found,
-              const std::string& file) const {
-    return {ErrorCode::bad_config, fmt::format("[config] {}: expected {}, found {} ({}/{})", key,
-                                               expected, json_text(found), checkpoint_.path, file)};
-  }
-
-  Result<std::vector<Token>> ids(const Metadata& found, const char* key,
-                                 const std::string& file) const {
-    std::vector<Token> result;
-    if (found.is_null()) return result;
-    const auto add = [&](const Metadata& id) {
-      // Some files write -1 for none; what is beyond every vocabulary is no token either.
-      const auto number = id.integer();
-      if (number && *number >= 0 && *number <= std::numeric_limits<Token>::max()) {
-        result.push_back(static_cast<Token>(*number));
-      }
-      return number.has_value();
-    };
-    const bool good = found.array() != nullptr
-                          ? std::all_of(found.array()->begin(), found.array()->end(), add)
-                          : add(found);
-    if (!good) return wrong(key, "a token id or a list of them", found, file);
-    return result;
-  }
-
-  Result<void> read_ids(const std::string& text, const std::string& file) {
-    if (text.empty()) return {};
-    KRAIT_ASSIGN_OR_RETURN(const Metadata values, parse(text, file));
-    KRAIT_ASSIGN_OR_RETURN(const auto begins, ids(values["bos_token_id"], "bos_token_id", file));
-    if (!bos && !begins.empty()) bos = begins.front();
-    KRAIT_ASSIGN_OR_RETURN(const auto found, ids(values["eos_token_id"], "eos_token_id", file));
-    ends.insert(ends.end(), found.begin(), found.end());
-    return {};
-  }
-
-  // A token's text, or an object with it. A text that is no token marks nothing.
-  Result<std::optional<Token>> token(const Metadata& found, const char* key,
-                                     const std::string& file) const {
-    if (found.is_null()) return std::optional<Token>();
-    const Metadata& content = found.object() != nullptr ? found["content"] : found;
-    if (content.text() == nullptr) return wrong(key, "a token's text", found, file);
-    return tokenizer_.find(*content.text());
-  }
-
-  Result<void> read_texts(const std::string& text, const std::string& file) {
-    if (text.empty()) return {};
-    KRAIT_ASSIGN_OR_RETURN(const Metadata values, parse(text, file));
-    KRAIT_ASSIGN_OR_RETURN(const auto begin, token(values["bos_token"], "bos_token", file));
-    if (!bos) bos = begin;
-    KRAIT_ASSIGN_OR_RETURN(const auto end, token(values["eos_token"], "eos_token", file));
-    if (end) ends.push_back(*end);
-    return {};
-  }
-
-  const Checkpoint& checkpoint_;
-  const Tokenizer& tokenizer_;
-};
 
 Result<LanguageModel> load(Checkpoint checkpoint, const WeightOptions& options,
                            const std::string& adapter = {}) {
@@ -108,24 +21,14 @@ Result<LanguageModel> load(Checkpoint checkpoint, const WeightOptions& options,
   KRAIT_ASSIGN_OR_RETURN(auto tokenizer, make_tokenizer(checkpoint, config));
   // A tokenizer may have more ids than the model has rows, for tokens that were added to it alone.
   config.limit_vocab(tokenizer->vocab());
-  TextMarks marks(checkpoint, *tokenizer);
+  TextMarks marks;
   if (!config.is_byte_level) {  // there every id is a byte of text
-    KRAIT_RETURN_IF_ERROR(marks.read());
-    for (const Token end : marks.ends) {
-      const auto& known = config.stop_tokens;
-      if (std::find(known.begin(), known.end(), end) == known.end()) {
-        config.stop_tokens.push_back(end);
-      }
-    }
-    if (config.stop_tokens.empty()) {
-      // Original checkpoints do not say how texts end; their tokenizer does.
-      if (const auto end = tokenizer->find("<|endoftext|>")) config.stop_tokens.push_back(*end);
-    }
+    KRAIT_ASSIGN_OR_RETURN(marks, read_text_marks(checkpoint, *tokenizer));
   }
   KRAIT_ASSIGN_OR_RETURN(Model model,
                          build_model(config.spec, checkpoint.weights, config.prefix, options));
-  return LanguageModel{std::move(model), std::move(tokenizer), std::move(config.stop_tokens),
-                       marks.bos, read_chat_templates(checkpoint)};
+  return LanguageModel{std::move(model), std::move(tokenizer), std::move(marks.ends), marks.bos,
+                       read_chat_templates(checkpoint)};
 }
 
 }  // namespace

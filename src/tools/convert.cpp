@@ -471,7 +471,7 @@ Result<ConvertSummary> convert_checkpoint(const std::string& source, const std::
   Checkpoint& checkpoint = stored.checkpoint;
   KRAIT_RETURN_IF_ERROR(check_outside(checkpoint, destination, area));
   KRAIT_ASSIGN_OR_RETURN(const TransformersLayout layout,
-                         TransformersLayout::of(checkpoint, stored.config, options.dtype));
+                         TransformersLayout::of(stored, options.dtype));
   Plan plan(checkpoint, layout, options);
   KRAIT_ASSIGN_OR_RETURN(std::vector<ConvertJob> jobs, plan.make(stored.plan, stored.config.spec));
   if (options.to_gguf) {

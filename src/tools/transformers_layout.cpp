@@ -2,7 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "io/json.hpp"
+#include "krait/loading/language_model.hpp"
+#include "loading/text_marks.hpp"
 #include "models/find_block.hpp"
 
 namespace krait {
@@ -59,9 +63,33 @@ Metadata without(const Metadata& object, std::string_view key) {
   return Metadata(std::move(members));
 }
 
+// Whether the head is the embedding, whatever the configuration says.
+bool has_tied_head(const CheckpointPlan& stored) {
+  const ModelSpec& spec = stored.config.spec;
+  const std::vector<TensorUse>& uses = stored.plan.tensors;  // the embedding first
+  return spec.tied_head && std::none_of(uses.begin() + 1, uses.end(), [&](const TensorUse& use) {
+           return use.path.starts_with(spec.head_name + ".");
+         });
+}
+
+// Where texts begin and end: original configurations leave that to other files.
+Result<void> add_marks(const CheckpointPlan& stored, Metadata::Object& config) {
+  if (stored.config.is_byte_level) return {};
+  const auto tokenizer = make_tokenizer(stored.checkpoint, stored.config);
+  if (!tokenizer) return {};
+  KRAIT_ASSIGN_OR_RETURN(const TextMarks marks, read_text_marks(stored.checkpoint, **tokenizer));
+  if (marks.bos) config.push_back({"bos_token_id", *marks.bos});
+  if (marks.ends.size() == 1) config.push_back({"eos_token_id", marks.ends.front()});
+  if (marks.ends.size() > 1) {
+    config.push_back({"eos_token_id", Metadata::Array(marks.ends.begin(), marks.ends.end())});
+  }
+  return {};
+}
+
 // config.json of transformers for an original one, of state-spaces or Mistral.
-Result<std::string> transformers_config(const Metadata& original, const ModelConfig& model) {
+Result<std::string> transformers_config(const Metadata& original, const CheckpointPlan& stored) {
   KRAIT_RETURN_IF_ERROR(check_original(original));
+  const ModelConfig& model = stored.config;
   const Metadata& ssm = original["ssm_cfg"];
   const bool is_mistral = original["d_model"].is_null();
   const bool is_mamba2 = is_mistral || ssm["layer"].is("Mamba2");
@@ -77,7 +105,7 @@ Result<std::string> transformers_config(const Metadata& original, const ModelCon
   set("hidden_size", d_model);
   set("num_hidden_layers", static_cast<Index>(model.spec.layers.size()));
   set("vocab_size", model.spec.embedding.rows());
-  set("tie_word_embeddings", model.spec.tied_head);
+  set("tie_word_embeddings", has_tied_head(stored));
   set("state_size", number_or(ssm, "d_state", is_mamba2 ? 128 : 16));
   set("conv_kernel", number_or(ssm, "d_conv", 4));
   set("expand", expand);
@@ -96,6 +124,7 @@ Result<std::string> transformers_config(const Metadata& original, const ModelCon
     set("intermediate_size", expand * d_model);
     set("time_step_rank", number_or(ssm, "dt_rank", (d_model + 15) / 16));
   }
+  KRAIT_RETURN_IF_ERROR(add_marks(stored, config));
   return full_json(Metadata(std::move(config)));
 }
 
@@ -123,9 +152,10 @@ bool begins_with_part(std::string_view name, std::string_view from) {
 
 }  // namespace
 
-Result<TransformersLayout> TransformersLayout::of(const Checkpoint& checkpoint,
-                                                  const ModelConfig& config,
+Result<TransformersLayout> TransformersLayout::of(const CheckpointPlan& stored,
                                                   std::optional<DType> dtype) {
+  const Checkpoint& checkpoint = stored.checkpoint;
+  const ModelConfig& config = stored.config;
   KRAIT_ASSIGN_OR_RETURN(const Metadata json, parse_json(checkpoint.config, checkpoint.path));
   TransformersLayout layout;
   // Published configurations of transformers have keys of the original ones beside their own.
@@ -152,7 +182,7 @@ Result<TransformersLayout> TransformersLayout::of(const Checkpoint& checkpoint,
       layout.pair_rows_ = d_head;
     }
   } else {
-    KRAIT_ASSIGN_OR_RETURN(layout.config_, transformers_config(json, config));
+    KRAIT_ASSIGN_OR_RETURN(layout.config_, transformers_config(json, stored));
     const ModelSpec& spec = config.spec;
     layout.renames_ = true;
     layout.old_prefix_ = config.prefix.empty() ? "" : config.prefix + ".";

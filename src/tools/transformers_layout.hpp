@@ -16,8 +16,7 @@ class TransformersLayout {
  public:
   /// `dtype` is the type that the matrices will have, if it changes. Errors: unsupported (an
   /// original configuration that transformers has no class for).
-  static Result<TransformersLayout> of(const Checkpoint& checkpoint, const ModelConfig& config,
-                                       std::optional<DType> dtype);
+  static Result<TransformersLayout> of(const CheckpointPlan& stored, std::optional<DType> dtype);
 
   /// config.json.
   const std::string& config() const noexcept { return config_; }

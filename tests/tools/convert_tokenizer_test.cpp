@@ -279,5 +279,42 @@ TEST_F(ConvertTokenizer, RefusesVocabulariesThatLlamaCppReadsOtherwise) {
   }
 }
 
+// A byte-level tokenizer.json of "a", "b", "ab", "<s>" (3), "</s>" (4) and `end` (5).
+json three_tokens(const char* end) {
+  json file = {{"normalizer", nullptr},
+               {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}}},
+               {"post_processor", nullptr},
+               {"decoder", {{"type", "ByteLevel"}}},
+               {"added_tokens", json::array()},
+               {"model",
+                {{"type", "BPE"},
+                 {"vocab", {{"a", 0}, {"b", 1}, {"ab", 2}}},
+                 {"merges", json::array({"a b"})}}}};
+  int id = 3;
+  for (const char* text : {"<s>", "</s>", end}) {
+    file["added_tokens"].push_back(
+        {{"id", id++}, {"content", text}, {"special", true}, {"normalized", false}});
+  }
+  return file;
+}
+
+// transformers stops at the ids of the configuration alone.
+TEST_F(ConvertTokenizer, GivesOriginalConfigurationsTheMarksOfTheTokenizer) {
+  const std::string source = out("source");
+  fs::copy(golden("orig_bin"), source);
+  const auto config_of = [&](const std::string& name) {
+    EXPECT_TRUE(convert_checkpoint(source, out(name), {}));
+    return json::parse(test::read_file(out(name) + "/config.json"));
+  };
+  EXPECT_FALSE(config_of("a").contains("eos_token_id"));
+  test::write_file(source + "/tokenizer.json", three_tokens("<|endoftext|>").dump());
+  const json made = config_of("b");
+  EXPECT_EQ(made["eos_token_id"], 5);
+  EXPECT_FALSE(made.contains("bos_token_id"));
+  test::write_file(source + "/tokenizer_config.json", R"({"bos_token":"<s>","eos_token":"</s>"})");
+  EXPECT_EQ(config_of("c")["eos_token_id"], 4);
+  EXPECT_EQ(config_of("d")["bos_token_id"], 3);
+}
+
 }  // namespace
 }  // namespace krait::convert_tokenizer_test
