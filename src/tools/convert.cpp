@@ -85,6 +85,12 @@ struct ConvertJob {
   }
 };
 
+// Tensors that llama.cpp's converter leaves out: frequencies that follow from the configuration,
+// and layers that predict several tokens.
+bool is_left_out(std::string_view name) {
+  return name.ends_with(".rotary_emb.inv_freq") || name.starts_with("mtp.");
+}
+
 // Which tensors there are, and their types and names in the new checkpoint.
 class Plan {
  public:
@@ -107,6 +113,7 @@ class Plan {
     std::vector<ConvertJob> jobs;
     for (const auto& [name, entry] : weights.entries()) {
       const bool is_used = !unused.contains(name);
+      if (!is_used && options_.to_gguf && is_left_out(name)) continue;
       if (!is_used && options_.to_gguf) {
         return fail(ErrorCode::unsupported, name, "a tensor of the model",
                     "one that it does not use");

@@ -466,6 +466,27 @@ TEST_F(Convert, DecodesOrCopiesBlocks) {
   EXPECT_TRUE(test::same_bits<float>(logits_of(out("c.gguf")), expected));
 }
 
+// As llama.cpp's converter does it.
+TEST_F(Convert, LeavesFrequenciesAndLayersOfSeveralTokensOutOfGguf) {
+  const Checkpoint checkpoint = open_checkpoint(golden("hf_f32")).value();
+  const std::string source = out("source");
+  fs::create_directories(source);
+  fs::copy(golden("hf_f32/config.json"), source + "/config.json");
+  const float number = 1.0F;
+  const TensorView more{&number, DType::f32, {1}};
+  std::vector<NamedTensor> tensors = {{"mtp.layers.0.eh_proj.weight", more},
+                                      {"model.layers.0.self_attn.rotary_emb.inv_freq", more}};
+  for (const auto& [name, entry] : checkpoint.weights.entries()) {
+    tensors.push_back({name, entry.tensor});
+  }
+  write_safetensors(source + "/model.safetensors", tensors, {}).value();
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  const auto summary = convert_checkpoint(source, out("a.gguf"), gguf);
+  ASSERT_TRUE(summary) << summary.error().message;
+  EXPECT_EQ(summary->tensors, std::ssize(checkpoint.weights.entries()));
+}
+
 TEST_F(Convert, RefusesWhatItCannotWrite) {
   ConvertOptions gguf;
   gguf.to_gguf = true;
