@@ -56,7 +56,8 @@ Result<void> read_texts_beside(const std::string& folder, Checkpoint& checkpoint
       {"tokenizer_config.json", &checkpoint.tokenizer_config},
       {"chat_template.jinja", &checkpoint.chat_template},
       {"generation_config.json", &checkpoint.generation_config},
-      {"special_tokens_map.json", &checkpoint.special_tokens}};
+      {"special_tokens_map.json", &checkpoint.special_tokens},
+      {"added_tokens.json", &checkpoint.added_tokens}};
   for (const auto& [name, text] : others) {
     if (!fs::exists(path / name, ignored)) continue;
     KRAIT_ASSIGN_OR_RETURN(*text, read_text_file((path / name).string(), largest_text));
@@ -84,7 +85,8 @@ Result<void> write_texts(const Checkpoint& checkpoint, std::string_view config,
       {"tokenizer_config.json", checkpoint.tokenizer_config},
       {"chat_template.jinja", checkpoint.chat_template},
       {"generation_config.json", checkpoint.generation_config},
-      {"special_tokens_map.json", checkpoint.special_tokens}};
+      {"special_tokens_map.json", checkpoint.special_tokens},
+      {"added_tokens.json", checkpoint.added_tokens}};
   for (const auto& [name, text] : texts) KRAIT_RETURN_IF_ERROR(write_text(path / name, text));
   for (const NamedText& more : checkpoint.more_chat_templates) {
     std::error_code ignored;

@@ -33,17 +33,6 @@ Result<LanguageModel> load(Checkpoint checkpoint, const WeightOptions& options,
 
 }  // namespace
 
-Result<SentencePieceOptions> sentencepiece_options(const Checkpoint& checkpoint) {
-  SentencePieceOptions options;
-  if (!checkpoint.tokenizer_config.empty()) {
-    KRAIT_ASSIGN_OR_RETURN(const Metadata config,
-                           parse_json(checkpoint.tokenizer_config, "tokenizer_config.json"));
-    options.add_bos = config["add_bos_token"].boolean().value_or(options.add_bos);
-    options.add_eos = config["add_eos_token"].boolean().value_or(options.add_eos);
-  }
-  return options;
-}
-
 Result<std::vector<Token>> LanguageModel::encode_prompt(std::string_view text) const {
   KRAIT_ASSIGN_OR_RETURN(std::vector<Token> tokens, tokenizer->encode(text, {.add_special = true}));
   if (tokens.empty()) {

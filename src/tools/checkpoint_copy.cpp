@@ -63,8 +63,8 @@ Result<void> copy_texts(const Checkpoint& checkpoint, std::string_view config,
     return write_text_file(destination / name, text);
   };
   std::error_code ignored;
-  for (const char* name : {"added_tokens.json", "chat_template.json", "vocab.json", "merges.txt",
-                           "tokenizer.model", "tokenizer.model.v3", "tekken.json"}) {
+  for (const char* name : {"chat_template.json", "vocab.json", "merges.txt", "tokenizer.model",
+                           "tokenizer.model.v3", "tekken.json"}) {
     if (fs::is_regular_file(source / name, ignored)) KRAIT_RETURN_IF_ERROR(copy_file(name));
   }
   return {};

@@ -73,6 +73,27 @@ TEST(SentencePiece, AddsTheMarksThatItIsAskedFor) {
   EXPECT_EQ(none->encode("ab", special).value(), (Tokens{7}));
 }
 
+TEST(SentencePiece, HasTokensThatWereAdded) {
+  for (const std::uint64_t type : {1U, 2U}) {
+    const std::string file = small_file(type);
+    const SentencePieceOptions options{
+        .added = {{0, "<unk>", true}, {9, "<end>", true}, {10, "cab", false}, {12, "ab", true}}};
+    const auto tokenizer = read_sentencepiece(file, options).value();
+    EXPECT_EQ(tokenizer->vocab(), 11);  // the file has "ab"
+    EXPECT_EQ(tokenizer->encode("ab<end>ab").value(), (Tokens{7, 9, 7}));
+    EXPECT_EQ(tokenizer->encode("abcab").value(), (Tokens{7, 10}));
+    EXPECT_EQ(tokenizer->encode("c").value(), (Tokens{3, 0}));
+    EXPECT_TRUE(tokenizer->is_special(9));
+    EXPECT_FALSE(tokenizer->is_special(10));
+    EXPECT_EQ(tokenizer->decode(Tokens{7, 10}), "abcab");
+  }
+  const auto refused = read_sentencepiece(small_file(1), {.added = {{1'000'000, "x", true}}});
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error(),
+            (Error{ErrorCode::bad_format,
+                   "[tokenizer] added tokens: expected ids below 65544, found 1000000"}));
+}
+
 TEST(SentencePiece, DecodesAsAWholeAndInParts) {
   const auto tokenizer = load(small_file(2));
   EXPECT_EQ(tokenizer->decode({7, 7}), "ab ab");

@@ -316,5 +316,45 @@ TEST_F(ConvertTokenizer, GivesOriginalConfigurationsTheMarksOfTheTokenizer) {
   EXPECT_EQ(config_of("d")["bos_token_id"], 3);
 }
 
+// As transformers' tokenizers without a tokenizer.json and llama.cpp's converter have them.
+TEST_F(ConvertTokenizer, SentencePieceHasTheTokensThatWereAdded) {
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  const std::string source = out("source");
+  write_small_mamba(source, 640);
+  fs::copy(golden("tokenizers/bpe.model"), source + "/tokenizer.model");
+  const auto first = static_cast<Token>(tokenizer_of(source)->vocab());
+  ASSERT_LT(first + 3, 640);
+  const json added = {{"<|im_start|>", first}, {"<|im_end|>", first + 1}, {"<x>", 640}};
+  test::write_file(source + "/added_tokens.json", added.dump());
+  test::write_file(source + "/special_tokens_map.json",
+                   R"({"additional_special_tokens":["<|im_start|>"],"eos_token":"<|im_end|>"})");
+  const json config = {{"added_tokens_decoder",
+                        {{std::to_string(first + 2), {{"content", "<y>"}, {"special", false}}},
+                         {"1", {{"content", "<s>"}, {"special", true}}}}}};
+  test::write_file(source + "/tokenizer_config.json", config.dump());
+  const auto summary = convert_checkpoint(source, out("a.gguf"), gguf);
+  ASSERT_TRUE(summary) << summary.error().message;
+  for (const std::string& path : {source, out("a.gguf")}) {
+    const auto tokenizer = tokenizer_of(path);
+    EXPECT_EQ(tokenizer->find("<|im_start|>"), first) << path;
+    EXPECT_EQ(tokenizer->encode("<|im_start|>").value().back(), first) << path;
+    EXPECT_TRUE(tokenizer->is_special(first)) << path;
+    EXPECT_TRUE(tokenizer->is_special(first + 1)) << path;
+    EXPECT_FALSE(tokenizer->is_special(first + 2)) << path;
+    EXPECT_EQ(tokenizer->encode("a<y>").value().back(), first + 2) << path;
+  }
+  EXPECT_EQ(tokenizer_of(source)->find("<x>"), 640);  // which the model has no row for
+  const GgufFile file = read_gguf(open_file(out("a.gguf"), WeightsMode::map).value()).value();
+  EXPECT_EQ(file.metadata["tokenizer.ggml.tokens"].size(), 640U);
+  ASSERT_TRUE(convert_checkpoint(source, out("folder"), {}));
+  EXPECT_EQ(test::read_file(out("folder/added_tokens.json")), added.dump());
+  for (const char* bad : {R"({"<x>":"y"})", R"([1])"}) {
+    test::write_file(source + "/added_tokens.json", bad);
+    const std::string found = error_of(source, out("b.gguf"), gguf);
+    EXPECT_NE(found.find("added_tokens.json: expected ids of texts"), std::string::npos) << found;
+  }
+}
+
 }  // namespace
 }  // namespace krait::convert_tokenizer_test

@@ -38,6 +38,7 @@ struct Checkpoint {
   std::vector<NamedText> more_chat_templates;  ///< additional_chat_templates/NAME.jinja, by NAME
   std::string generation_config;               ///< generation_config.json; empty if there is none
   std::string special_tokens;                  ///< special_tokens_map.json; empty if there is none
+  std::string added_tokens;                    ///< added_tokens.json; empty if there is none
   std::string sentencepiece;  ///< tokenizer.model, where there is no tokenizer.json
   std::string sentencepiece_file = "tokenizer.model";  ///< or tokenizer.model.v3
   std::shared_ptr<const TokenTable> token_table;       ///< the vocabulary of a GGUF file, else null

@@ -83,9 +83,19 @@ KRAIT_API TextBefore before_of(const Tokenizer& tokenizer, std::span<const Token
 /// Time, of `encode` too, is n log n at most, but for patterns of the file that backtrack.
 KRAIT_API Result<std::shared_ptr<const Tokenizer>> read_tokenizer_json(std::string_view json);
 
-/// What is put around texts by `EncodeOptions::add_special`, of the marks that the file has.
+/// A token that was added to a vocabulary after its file was made.
+struct AddedPiece {
+  Token id = 0;
+  std::string text;
+  bool is_special = false;  ///< a control token, else a user-defined symbol
+};
+
+/// What a SentencePiece file does not say.
 struct SentencePieceOptions {
+  /// What is put around texts by `EncodeOptions::add_special`, of the marks that the file has.
   bool add_bos = true, add_eos = false;
+  /// Tokens beside those of the file, or in their place.
+  std::vector<AddedPiece> added = {};
 };
 
 /// Makes the tokenizer of a SentencePiece file, such as `tokenizer.model`: BPE or Unigram. It gives

@@ -1,6 +1,9 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <deque>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "core/utf8.hpp"
@@ -43,6 +46,7 @@ struct ModelFile {
   std::uint64_t model_type = 1;
   std::int64_t bos = 1, eos = 2;
   std::string_view bos_piece = "<s>", eos_piece = "</s>";
+  std::deque<std::string> padding;  // texts of pieces before those that were added
 };
 
 class Reader {
@@ -205,8 +209,38 @@ std::optional<Token> mark_id(const ModelFile& file, std::string_view piece, std:
   return static_cast<Token>(id);
 }
 
-Result<ModelFile> read_model_file(std::string_view model) {
+// As llama.cpp's converter does it, but for a text that the file has under another id.
+Result<void> add_pieces(const std::vector<AddedPiece>& added, ModelFile& file) {
+  auto& pieces = file.vocabulary.pieces;
+  std::unordered_map<std::string_view, std::size_t> ids;
+  if (!added.empty()) {
+    for (std::size_t i = 0; i < pieces.size(); ++i) ids.emplace(pieces[i].text, i);
+  }
+  constexpr std::size_t most_behind = std::size_t{1} << 16U;
+  const std::size_t end = std::min(pieces.size() + most_behind, std::size_t{max_vocab});
+  for (const AddedPiece& token : added) {
+    const auto id = static_cast<std::size_t>(token.id);
+    if (token.id < 0 || id >= end) {
+      return mismatch(ErrorCode::bad_format, "added tokens", fmt::format("ids below {}", end),
+                      fmt::format("{}", token.id));
+    }
+    if (ids.emplace(token.text, id).first->second != id) continue;
+    constexpr float score = -1000.0F;
+    while (pieces.size() <= id) {
+      file.padding.push_back(fmt::format("[PAD{}]", pieces.size()));
+      pieces.push_back({file.padding.back(), score, TokenType::unused});
+    }
+    auto& piece = pieces[id];
+    const bool has_meaning = piece.type == TokenType::unknown || piece.type == TokenType::byte;
+    if (has_meaning && piece.text == token.text) continue;
+    piece = {token.text, score, token.is_special ? TokenType::control : TokenType::user_defined};
+  }
+  return {};
+}
+
+Result<ModelFile> read_model_file(std::string_view model, const SentencePieceOptions& options) {
   KRAIT_ASSIGN_OR_RETURN(ModelFile file, Reader(model).run());
+  KRAIT_RETURN_IF_ERROR(add_pieces(options.added, file));
   if (file.model_type != 1 && file.model_type != 2) {
     return mismatch(ErrorCode::unsupported, "SentencePiece file: model_type",
                     "1 (Unigram) or 2 (BPE)", fmt::format("{}", file.model_type));
@@ -263,7 +297,7 @@ Result<std::shared_ptr<const Tokenizer>> make_scored_tokenizer(ScoredVocabulary 
 
 Result<std::shared_ptr<const Tokenizer>> read_sentencepiece(std::string_view model,
                                                             const SentencePieceOptions& options) {
-  KRAIT_ASSIGN_OR_RETURN(ModelFile file, read_model_file(model));
+  KRAIT_ASSIGN_OR_RETURN(ModelFile file, read_model_file(model, options));
   auto& ends = file.vocabulary.ends;
   if (const auto bos = mark_id(file, file.bos_piece, file.bos); bos && options.add_bos) {
     ends.before.push_back(*bos);
@@ -276,7 +310,7 @@ Result<std::shared_ptr<const Tokenizer>> read_sentencepiece(std::string_view mod
 
 Result<TokenTable> sentencepiece_table(std::string_view model,
                                        const SentencePieceOptions& options) {
-  KRAIT_ASSIGN_OR_RETURN(const ModelFile file, read_model_file(model));
+  KRAIT_ASSIGN_OR_RETURN(const ModelFile file, read_model_file(model, options));
   const ScoredVocabulary& vocabulary = file.vocabulary;
   KRAIT_RETURN_IF_ERROR(check(vocabulary));
   const Normalizer::SentencePiece& spaces = vocabulary.spaces;

@@ -205,7 +205,8 @@ Result<void> export_gguf_tokenizer(const Checkpoint& checkpoint, const Metadata&
     return {};
   }
   if (!checkpoint.sentencepiece.empty()) {
-    KRAIT_ASSIGN_OR_RETURN(const SentencePieceOptions options, sentencepiece_options(checkpoint));
+    KRAIT_ASSIGN_OR_RETURN(SentencePieceOptions options, sentencepiece_options(checkpoint));
+    std::erase_if(options.added, [&](const AddedPiece& token) { return token.id >= rows; });
     KRAIT_ASSIGN_OR_RETURN(const TokenTable table,
                            sentencepiece_table(checkpoint.sentencepiece, options));
     KRAIT_RETURN_IF_ERROR(check_rows(table, rows));
