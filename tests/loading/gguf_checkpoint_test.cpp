@@ -250,9 +250,18 @@ std::vector<std::string> with_vocabulary(std::vector<std::string> pairs, const s
 TEST(GgufCheckpoint, ReadsTheVocabulary) {
   auto pairs = with_vocabulary(small_pairs(), "gpt-2");
   pairs.push_back(gguf_text("tokenizer.chat_template", "{{ messages }}"));
+  pairs.push_back(gguf_text("tokenizer.chat_template.tool_use", "{{ tools }}"));
+  pairs.push_back(gguf_text("tokenizer.chat_template.../x", ""));  // becomes the name of a file
+  pairs.push_back(gguf_number("tokenizer.ggml.fim_pre_token_id", 7));
   const std::string file = gguf(pairs, small_tensors(), small_data(-1.0F));
   const Checkpoint checkpoint = open_bytes(file).value();
   EXPECT_EQ(checkpoint.chat_template, "{{ messages }}");
+  ASSERT_EQ(checkpoint.more_chat_templates.size(), 2U);
+  EXPECT_EQ(checkpoint.more_chat_templates[0].name, "tool_use");
+  EXPECT_EQ(checkpoint.more_chat_templates[0].text, "{{ tools }}");
+  EXPECT_EQ(checkpoint.more_chat_templates[1].name, "___x");
+  EXPECT_EQ(checkpoint.token_table->more_marks,
+            (std::vector<std::pair<std::string, Token>>{{"fim_pre", 7}}));
   const auto marks = nlohmann::json::parse(checkpoint.tokenizer_config);
   EXPECT_EQ(marks["bos_token"], "<s>");
   EXPECT_EQ(marks["eos_token"], "</s>");

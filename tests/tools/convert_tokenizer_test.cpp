@@ -39,6 +39,21 @@ class ConvertTokenizer : public testing::Test {
   test::TemporaryDirectory folder_;
 };
 
+// The tensors of the file, with other keys.
+void write_with_keys(const GgufFile& file, Metadata::Object metadata, const std::string& to) {
+  std::vector<GgufOutput> outputs;
+  for (const GgufTensor& tensor : file.tensors) {
+    outputs.push_back({tensor.name, tensor.type, tensor.extents});
+  }
+  auto writer = GgufWriter::create(to, Metadata(std::move(metadata)), outputs).value();
+  for (const GgufTensor& tensor : file.tensors) {
+    writer
+        .write({static_cast<const std::byte*>(tensor.data), static_cast<std::size_t>(tensor.bytes)})
+        .value();
+  }
+  writer.commit().value();
+}
+
 // The file with a vocabulary of three tokens.
 void write_with_vocabulary(const std::string& path, const std::string& model,
                            const std::string& to) {
@@ -53,17 +68,7 @@ void write_with_vocabulary(const std::string& path, const std::string& model,
   set("tokens", Metadata::Array{std::string("a"), std::string("b"), std::string("ab")});
   set("token_type", Metadata::Array{1, 1, 1});
   set("merges", Metadata::Array{std::string("a b")});
-  std::vector<GgufOutput> outputs;
-  for (const GgufTensor& tensor : file.tensors) {
-    outputs.push_back({tensor.name, tensor.type, tensor.extents});
-  }
-  auto writer = GgufWriter::create(to, Metadata(std::move(metadata)), outputs).value();
-  for (const GgufTensor& tensor : file.tensors) {
-    writer
-        .write({static_cast<const std::byte*>(tensor.data), static_cast<std::size_t>(tensor.bytes)})
-        .value();
-  }
-  writer.commit().value();
+  write_with_keys(file, std::move(metadata), to);
 }
 
 // Whoever writes a folder gives it the tokenizer, in whatever file the source has it.
@@ -265,20 +270,6 @@ TEST_F(ConvertTokenizer, WritesMergesOfCharactersAsScores) {
             std::string::npos);
 }
 
-TEST_F(ConvertTokenizer, RefusesVocabulariesThatLlamaCppReadsOtherwise) {
-  ConvertOptions gguf;
-  gguf.to_gguf = true;
-  const std::pair<const char*, const char*> table[] = {
-      {"bpe_rules", "byte_fallback: expected true, as llama.cpp has it of BPE, found false"},
-      {"unigram_suffix", "treat_whitespace_as_suffix: expected false, as llama.cpp has it"}};
-  for (const auto& [name, expected] : table) {
-    write_small_mamba(out(name), 640);
-    fs::copy(golden("tokenizers/" + std::string(name) + ".model"), out(name) + "/tokenizer.model");
-    const std::string found = error_of(out(name), out("x.gguf"), gguf);
-    EXPECT_NE(found.find(expected), std::string::npos) << found;
-  }
-}
-
 // A byte-level tokenizer.json of "a", "b", "ab", "<s>" (3), "</s>" (4) and `end` (5).
 json three_tokens(const char* end) {
   json file = {{"normalizer", nullptr},
@@ -296,6 +287,51 @@ json three_tokens(const char* end) {
         {{"id", id++}, {"content", text}, {"special", true}, {"normalized", false}});
   }
   return file;
+}
+
+// Where any of the files says that texts begin and end, and all of the chat templates.
+TEST_F(ConvertTokenizer, WritesMarksAndChatTemplatesIntoGguf) {
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  const std::string source = out("source");
+  write_small_mamba(source, 16);
+  auto config = json::parse(test::read_file(source + "/config.json"));
+  config.erase("bos_token_id");
+  config.erase("eos_token_id");
+  test::write_file(source + "/config.json", config.dump());
+  test::write_file(source + "/tokenizer.json", three_tokens("<end>").dump());
+  test::write_file(source + "/generation_config.json", R"({"eos_token_id":[5,-1,99]})");
+  test::write_file(source + "/special_tokens_map.json", R"({"eos_token":{"content":"</s>"}})");
+  test::write_file(source + "/tokenizer_config.json",
+                   R"({"bos_token":"<s>","chat_template":[{"name":"default","template":"D"},)"
+                   R"({"name":"tool-use","template":"T"}]})");
+  const auto summary = convert_checkpoint(source, out("a.gguf"), gguf);
+  ASSERT_TRUE(summary) << summary.error().message;
+  GgufFile file = read_gguf(open_file(out("a.gguf"), WeightsMode::map).value()).value();
+  EXPECT_EQ(file.metadata["tokenizer.ggml.bos_token_id"].integer(), 3);
+  EXPECT_EQ(file.metadata["tokenizer.ggml.eos_token_id"].integer(), 5);
+  EXPECT_EQ(file.metadata["tokenizer.ggml.eot_token_id"].integer(), 4);
+  EXPECT_EQ(file.metadata["tokenizer.ggml.add_bos_token"].boolean(), false);
+  EXPECT_TRUE(file.metadata["tokenizer.chat_template"].is("D"));
+  EXPECT_TRUE(file.metadata["tokenizer.chat_template.tool_use"].is("T"));
+  EXPECT_EQ(file.metadata["tokenizer.chat_templates"], Metadata(Metadata::Array{"tool_use"s}));
+  EXPECT_EQ(read_config(open_checkpoint(out("a.gguf")).value())->stop_tokens, (std::vector{5, 4}));
+
+  // Everything of the tokenizer goes on into the next file, also what krait has no use for.
+  Metadata::Object keys = *file.metadata.object();
+  keys.push_back({"tokenizer.ggml.padding_token_id", 0});
+  keys.push_back({"tokenizer.ggml.fim_pre_token_id", 1});
+  write_with_keys(file, keys, out("b.gguf"));
+  ASSERT_TRUE(convert_checkpoint(out("b.gguf"), out("c.gguf"), gguf));
+  file = read_gguf(open_file(out("c.gguf"), WeightsMode::map).value()).value();
+  for (const Metadata::Member& member : keys) {
+    EXPECT_EQ(file.metadata[member.key], member.value) << member.key;
+  }
+  EXPECT_EQ(file.metadata.size(), keys.size());
+
+  ASSERT_TRUE(convert_checkpoint(out("c.gguf"), out("folder"), {}));
+  EXPECT_EQ(test::read_file(out("folder/chat_template.jinja")), "D");
+  EXPECT_EQ(test::read_file(out("folder/additional_chat_templates/tool_use.jinja")), "T");
 }
 
 // transformers stops at the ids of the configuration alone.
@@ -347,12 +383,27 @@ TEST_F(ConvertTokenizer, SentencePieceHasTheTokensThatWereAdded) {
   EXPECT_EQ(tokenizer_of(source)->find("<x>"), 640);  // which the model has no row for
   const GgufFile file = read_gguf(open_file(out("a.gguf"), WeightsMode::map).value()).value();
   EXPECT_EQ(file.metadata["tokenizer.ggml.tokens"].size(), 640U);
+  EXPECT_EQ(file.metadata["tokenizer.ggml.eot_token_id"].integer(), first + 1);
   ASSERT_TRUE(convert_checkpoint(source, out("folder"), {}));
   EXPECT_EQ(test::read_file(out("folder/added_tokens.json")), added.dump());
   for (const char* bad : {R"({"<x>":"y"})", R"([1])"}) {
     test::write_file(source + "/added_tokens.json", bad);
     const std::string found = error_of(source, out("b.gguf"), gguf);
     EXPECT_NE(found.find("added_tokens.json: expected ids of texts"), std::string::npos) << found;
+  }
+}
+
+TEST_F(ConvertTokenizer, RefusesVocabulariesThatLlamaCppReadsOtherwise) {
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  const std::pair<const char*, const char*> table[] = {
+      {"bpe_rules", "byte_fallback: expected true, as llama.cpp has it of BPE, found false"},
+      {"unigram_suffix", "treat_whitespace_as_suffix: expected false, as llama.cpp has it"}};
+  for (const auto& [name, expected] : table) {
+    write_small_mamba(out(name), 640);
+    fs::copy(golden("tokenizers/" + std::string(name) + ".model"), out(name) + "/tokenizer.model");
+    const std::string found = error_of(out(name), out("x.gguf"), gguf);
+    EXPECT_NE(found.find(expected), std::string::npos) << found;
   }
 }
 

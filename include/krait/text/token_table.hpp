@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "krait/text/tokenizer.hpp"
@@ -26,10 +27,12 @@ struct TokenTable {
   std::vector<float> scores;        ///< by id, or empty
   /// 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte; by id, or empty: all normal.
   std::vector<std::int32_t> types;
-  std::vector<std::string> merges;                ///< "left right", of "gpt2"
-  std::string precompiled_charsmap;               ///< of "t5"
-  std::optional<Token> bos, eos, unknown;         ///< `bos_token_id` …
-  std::optional<Token> separator;                 ///< `seperator_token_id`
+  std::vector<std::string> merges;         ///< "left right", of "gpt2"
+  std::string precompiled_charsmap;        ///< of "t5"
+  std::optional<Token> bos, eos, unknown;  ///< `bos_token_id` …
+  std::optional<Token> separator;          ///< `seperator_token_id`
+  /// Of other keys `…_token_id`, such as "eot" or "fim_pre"; the tokenizer has no use for them.
+  std::vector<std::pair<std::string, Token>> more_marks;
   std::optional<bool> add_bos, add_eos, add_sep;  ///< `add_bos_token` …
   std::optional<bool> add_space_prefix, remove_extra_whitespaces;
   std::optional<bool> lowercase, strip_accents;  ///< `normalizer.lowercase` …, of "bert"

@@ -158,7 +158,7 @@ Result<GgufExport> export_gguf(const Checkpoint& checkpoint, const std::string& 
     }
   }
   KRAIT_RETURN_IF_ERROR(join_stacks(result.tensors));
-  KRAIT_RETURN_IF_ERROR(export_gguf_tokenizer(checkpoint, config, rows, metadata));
+  KRAIT_RETURN_IF_ERROR(export_gguf_tokenizer(checkpoint, rows, metadata));
   const auto n_head = config["num_attention_heads"].integer().value_or(1);
   result.pair_rows = config["head_dim"].integer().value_or(
       config["hidden_size"].integer().value_or(0) / std::max<std::int64_t>(n_head, 1));

@@ -45,8 +45,9 @@ KRAIT_API Result<GgufExport> export_gguf(const Checkpoint& checkpoint, const std
                                          const ModelSpec& spec,
                                          const std::vector<GgufSource>& tensors);
 
-/// Adds the keys of the vocabulary, which has `rows` tokens, from the files of the tokenizer.
-Result<void> export_gguf_tokenizer(const Checkpoint& checkpoint, const Metadata& config, Index rows,
+/// Adds the keys of the vocabulary, which has `rows` tokens, and of chat templates, from the files
+/// of the tokenizer.
+Result<void> export_gguf_tokenizer(const Checkpoint& checkpoint, Index rows,
                                    ConfigObject& metadata);
 
 }  // namespace v0_1

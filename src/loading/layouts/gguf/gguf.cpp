@@ -207,6 +207,18 @@ void add_marks(const Metadata& metadata, Index vocab, ConfigObject& config) {
   if (ends.size() > 1) config.set("eos_token_id", std::move(ends));
 }
 
+void read_gguf_chat_templates(const Metadata& metadata, Checkpoint& checkpoint) {
+  constexpr std::string_view key = "tokenizer.chat_template";
+  for (const Metadata::Member& member : *metadata.object()) {
+    const std::string* text = member.value.text();
+    if (text == nullptr || !member.key.starts_with(key)) continue;
+    const std::string_view rest = std::string_view(member.key).substr(key.size());
+    if (rest.empty()) checkpoint.chat_template = *text;
+    if (rest.size() < 2 || rest[0] != '.') continue;
+    checkpoint.more_chat_templates.push_back({gguf_template_name(rest.substr(1)), *text});
+  }
+}
+
 Result<void> read_file(std::shared_ptr<const FileBytes> bytes, Checkpoint& checkpoint) {
   KRAIT_ASSIGN_OR_RETURN(const GgufFile file, read_gguf(std::move(bytes)));
   const Metadata& parts = file.metadata["split.count"];
@@ -227,9 +239,7 @@ Result<void> read_file(std::shared_ptr<const FileBytes> bytes, Checkpoint& check
   if (checkpoint.token_table != nullptr) {
     checkpoint.tokenizer_config = tokenizer_config_of(*checkpoint.token_table);
   }
-  if (const std::string* text = file.metadata["tokenizer.chat_template"].text()) {
-    checkpoint.chat_template = *text;
-  }
+  read_gguf_chat_templates(file.metadata, checkpoint);
   return Tensors(file, *architecture, checkpoint.weights).add_all();
 }
 

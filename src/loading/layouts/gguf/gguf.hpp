@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "io/gguf.hpp"
 #include "krait/loading/checkpoint.hpp"
@@ -24,6 +25,10 @@ bool is_gguf(std::span<const std::byte> bytes) noexcept;
 /// out: they pad the matrices. Errors: bad_format.
 Result<std::shared_ptr<const TokenTable>> read_gguf_vocabulary(const Metadata& metadata,
                                                                const std::string& path);
+
+/// The name of a chat template in a file's keys, where all but letters and digits is "_". Of names
+/// of files, it leads nowhere else.
+std::string gguf_template_name(std::string_view name);
 
 /// What a tokenizer_config.json says of it: the texts of the marks around a text.
 std::string tokenizer_config_of(const TokenTable& table);

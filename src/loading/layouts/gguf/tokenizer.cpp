@@ -110,6 +110,13 @@ class Reader {
           std::pair("seperator_token_id", &table.separator)}) {
       KRAIT_ASSIGN_OR_RETURN(*id, mark(key, table.tokens.size()));
     }
+    for (const char* name : {"eot", "eom", "padding", "mask", "cls", "fim_pre", "fim_suf",
+                             "fim_mid", "fim_pad", "fim_rep", "fim_sep", "prefix", "suffix",
+                             "middle"}) {  // the last three: of early files, for fim
+      KRAIT_ASSIGN_OR_RETURN(const auto id,
+                             mark(fmt::format("{}_token_id", name), table.tokens.size()));
+      if (id) table.more_marks.emplace_back(name, *id);
+    }
     return {};
   }
 
@@ -213,6 +220,15 @@ Error unsupported(std::string_view key, std::string_view expected, std::string_v
 Result<std::shared_ptr<const TokenTable>> read_gguf_vocabulary(const Metadata& metadata,
                                                                const std::string& path) {
   return printable(Reader(metadata, path).run());
+}
+
+std::string gguf_template_name(std::string_view name) {
+  constexpr std::string_view kept =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+  std::string result(name);
+  std::ranges::replace_if(
+      result, [&](char c) { return kept.find(c) == kept.npos; }, '_');
+  return result;
 }
 
 std::string tokenizer_config_of(const TokenTable& table) {

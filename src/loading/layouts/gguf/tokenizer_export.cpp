@@ -1,17 +1,21 @@
-// The keys of a GGUF file's vocabulary from a tokenizer.json.
+// The keys of a GGUF file's vocabulary from the files of a tokenizer.
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
+#include <map>
 
 #include "io/json.hpp"
 #include "krait/io/printable.hpp"
+#include "krait/loading/chat_templates.hpp"
 #include "krait/text/token_table.hpp"
 #include "loading/layouts/gguf/export.hpp"
+#include "loading/layouts/gguf/gguf.hpp"
 #include "loading/layouts/gguf/pre_kinds.hpp"
 #include "loading/layouts/gguf/scored_table.hpp"
 #include "loading/sentencepiece_options.hpp"
-#include "text/pipeline/builder.hpp"
+#include "loading/text_marks.hpp"
 #include "text/sentencepiece/sentencepiece_table.hpp"
 
 namespace krait {
@@ -70,14 +74,20 @@ std::string merge_text(const Metadata& merge) {
   return *merge[0].text() + " " + *merge[1].text();
 }
 
-struct Vocabulary {
-  Metadata::Array tokens, types;
-
-  Result<void> read(const Metadata& tokenizer, Index rows) {
+// The tokens of a byte-level tokenizer.json.
+class ByteLevelTable {
+ public:
+  explicit ByteLevelTable(Index rows) {
     for (Index id = 0; id < rows; ++id) {
-      tokens.emplace_back(fmt::format("[PAD{}]", id));
-      types.emplace_back(static_cast<std::int64_t>(GgufTokenType::unused));
+      table_.tokens.push_back(fmt::format("[PAD{}]", id));
+      table_.types.push_back(static_cast<std::int32_t>(GgufTokenType::unused));
     }
+  }
+
+  Result<TokenTable> make(const Metadata& tokenizer) {
+    KRAIT_RETURN_IF_ERROR(check_kind(tokenizer));
+    KRAIT_ASSIGN_OR_RETURN(table_.pre, pre_kind(tokenizer));
+    table_.model = "gpt2";
     const Metadata& vocab = tokenizer["model"]["vocab"];
     if (vocab.object() == nullptr) return fail_export("model.vocab", "an object", json_text(vocab));
     for (const auto& [text, id] : *vocab.object()) {
@@ -90,50 +100,43 @@ struct Vocabulary {
       KRAIT_RETURN_IF_ERROR(set(added[i]["id"], text == nullptr ? "" : *text,
                                 is_special ? GgufTokenType::control : GgufTokenType::user_defined));
     }
-    return {};
+    const Metadata& merges = tokenizer["model"]["merges"];
+    for (std::size_t i = 0; i < merges.size(); ++i) table_.merges.push_back(merge_text(merges[i]));
+    return std::move(table_);
   }
 
  private:
   Result<void> set(const Metadata& id, const std::string& text, GgufTokenType type) {
     const auto number = id.whole();
-    if (!number || *number >= tokens.size()) {
-      return fail_export("ids", fmt::format("ids below {}, the rows of the model", tokens.size()),
+    if (!number || *number >= table_.tokens.size()) {
+      return fail_export("ids",
+                         fmt::format("ids below {}, the rows of the model", table_.tokens.size()),
                          json_text(id));
     }
-    tokens[static_cast<std::size_t>(*number)] = Metadata(text);
-    types[static_cast<std::size_t>(*number)] = Metadata(static_cast<std::int64_t>(type));
+    table_.tokens[static_cast<std::size_t>(*number)] = text;
+    table_.types[static_cast<std::size_t>(*number)] = static_cast<std::int32_t>(type);
     return {};
   }
+
+  TokenTable table_;
 };
 
-// Whether the tokenizer puts `mark` alone before (or after) a text.
-struct Ends {
-  std::optional<Token> begin, end;
-
-  static Result<Ends> read(const std::string& json) {
-    Ends ends;
-    KRAIT_ASSIGN_OR_RETURN(const auto tokenizer, read_tokenizer_json(json));
-    KRAIT_ASSIGN_OR_RETURN(const auto plain, tokenizer->encode("a"));
-    KRAIT_ASSIGN_OR_RETURN(const auto marked, tokenizer->encode("a", {.add_special = true}));
-    const auto place = std::search(marked.begin(), marked.end(), plain.begin(), plain.end());
-    const auto before = place - marked.begin();
-    const auto after = std::ssize(marked) - before - std::ssize(plain);
-    if (before > 1 || after > 1) {
-      return fail_export("post_processor", "at most one token before and after a text",
-                         fmt::format("{} and {}", before, after));
-    }
-    if (before == 1) ends.begin = marked.front();
-    if (after == 1) ends.end = marked.back();
-    return ends;
+// What the tokenizer puts around a text: at most one mark before it and one behind.
+Result<void> read_ends(const Tokenizer& tokenizer, TokenTable& table) {
+  KRAIT_ASSIGN_OR_RETURN(const auto plain, tokenizer.encode("a"));
+  KRAIT_ASSIGN_OR_RETURN(const auto marked, tokenizer.encode("a", {.add_special = true}));
+  const auto place = std::search(marked.begin(), marked.end(), plain.begin(), plain.end());
+  const auto before = place - marked.begin();
+  const auto after = std::ssize(marked) - before - std::ssize(plain);
+  if (before > 1 || after > 1) {
+    return fail_export("post_processor", "at most one token before and after a text",
+                       fmt::format("{} and {}", before, after));
   }
-};
-
-// An id of the configuration; of a list, the first.
-std::optional<Token> token_of(const Metadata& config, const char* key) {
-  const Metadata& value = config[key];
-  const auto id = value.array() != nullptr ? value[0].integer() : value.integer();
-  if (!id || *id < 0 || *id >= max_vocab) return std::nullopt;
-  return static_cast<Token>(*id);
+  table.add_bos = before == 1;
+  table.add_eos = after == 1;
+  if (before == 1) table.bos = marked.front();
+  if (after == 1) table.eos = marked.back();
+  return {};
 }
 
 Result<void> check_rows(const TokenTable& table, Index rows) {
@@ -142,14 +145,70 @@ Result<void> check_rows(const TokenTable& table, Index rows) {
                      fmt::to_string(table.tokens.size()));
 }
 
-void add_chat_template(const Checkpoint& checkpoint, ConfigObject& metadata) {
-  if (checkpoint.chat_template.empty()) return;
-  metadata.set("tokenizer.chat_template", checkpoint.chat_template);
+// Marks that nothing puts around texts. llama.cpp knows three tokens that end one.
+void set_marks(const TextMarks& marks, Index rows, TokenTable& table) {
+  if (!table.add_bos.value_or(false) && marks.bos && *marks.bos < rows) table.bos = marks.bos;
+  const bool is_added = table.add_eos.value_or(false);
+  std::vector<Token> ends;
+  if (is_added && table.eos) ends.push_back(*table.eos);
+  std::ranges::copy_if(marks.ends, std::back_inserter(ends),
+                       [&](Token id) { return id < rows && !(is_added && table.eos == id); });
+  if (!ends.empty()) table.eos = ends[0];
+  if (ends.size() > 1) table.more_marks.emplace_back("eot", ends[1]);
+  if (ends.size() > 2) table.more_marks.emplace_back("eom", ends[2]);
+}
+
+// The table of a checkpoint that is no GGUF file.
+Result<TokenTable> make_table(const Checkpoint& checkpoint, Index rows) {
+  TokenTable table;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  if (!checkpoint.sentencepiece.empty()) {
+    KRAIT_ASSIGN_OR_RETURN(SentencePieceOptions options, sentencepiece_options(checkpoint));
+    std::erase_if(options.added, [&](const auto& token) { return token.id >= rows; });
+    KRAIT_ASSIGN_OR_RETURN(table, sentencepiece_table(checkpoint.sentencepiece, options));
+    KRAIT_RETURN_IF_ERROR(check_rows(table, rows));
+    KRAIT_ASSIGN_OR_RETURN(tokenizer, read_sentencepiece(checkpoint.sentencepiece, options));
+  } else {
+    KRAIT_ASSIGN_OR_RETURN(const Metadata json,
+                           parse_json(checkpoint.tokenizer, "tokenizer.json", JsonWords::none));
+    if (has_scored_pairs(json)) {
+      KRAIT_ASSIGN_OR_RETURN(table, scored_table_of(json, rows));
+    } else {
+      KRAIT_ASSIGN_OR_RETURN(table, ByteLevelTable(rows).make(json));
+    }
+    KRAIT_ASSIGN_OR_RETURN(tokenizer, read_tokenizer_json(checkpoint.tokenizer));
+    KRAIT_RETURN_IF_ERROR(read_ends(*tokenizer, table));
+  }
+  KRAIT_ASSIGN_OR_RETURN(const TextMarks marks, read_text_marks(checkpoint, *tokenizer));
+  set_marks(marks, rows, table);
+  return table;
+}
+
+// As gguf-py writes them: the others have their names in the keys, and in a list.
+Result<void> export_chat_templates(const Checkpoint& checkpoint, ConfigObject& metadata) {
+  const ChatTemplates templates = read_chat_templates(checkpoint);
+  if (templates.problem) return *templates.problem;
+  std::map<std::string, std::string> others;
+  for (const NamedText& source : templates.sources) {
+    const std::string name = gguf_template_name(source.name);
+    if (name == "default") {
+      metadata.set("tokenizer.chat_template", source.text);
+    } else if (!name.empty()) {
+      others.try_emplace(name, source.text);
+    }
+  }
+  Metadata::Array names;
+  for (const auto& [name, text] : others) {
+    metadata.set("tokenizer.chat_template." + name, text);
+    names.emplace_back(name);
+  }
+  if (!names.empty()) metadata.set("tokenizer.chat_templates", std::move(names));
+  return {};
 }
 
 // The keys of a table.
 void export_table(const TokenTable& table, Index rows, ConfigObject& metadata) {
-  const auto set = [&](const char* key, Metadata value) {
+  const auto set = [&](std::string_view key, Metadata value) {
     metadata.set(fmt::format("tokenizer.ggml.{}", key), std::move(value));
   };
   Metadata::Array tokens(table.tokens.begin(), table.tokens.end());
@@ -176,6 +235,9 @@ void export_table(const TokenTable& table, Index rows, ConfigObject& metadata) {
         std::pair("seperator_token_id", table.separator)}) {
     if (id) set(key, *id);
   }
+  for (const auto& [name, id] : table.more_marks) {
+    set(fmt::format("{}_token_id", name), id);
+  }
   for (const auto& [key, flag] :
        {std::pair("add_bos_token", table.add_bos), std::pair("add_eos_token", table.add_eos),
         std::pair("add_sep_token", table.add_sep),
@@ -194,64 +256,18 @@ void export_table(const TokenTable& table, Index rows, ConfigObject& metadata) {
 
 }  // namespace
 
-Result<void> export_gguf_tokenizer(const Checkpoint& checkpoint, const Metadata& config, Index rows,
+Result<void> export_gguf_tokenizer(const Checkpoint& checkpoint, Index rows,
                                    ConfigObject& metadata) {
-  const auto set = [&](const char* key, Metadata value) {
-    metadata.set(fmt::format("tokenizer.ggml.{}", key), std::move(value));
-  };
   if (checkpoint.token_table != nullptr) {
     export_table(*checkpoint.token_table, rows, metadata);
-    add_chat_template(checkpoint, metadata);
+  } else if (checkpoint.sentencepiece.empty() && checkpoint.tokenizer.empty()) {
+    metadata.set("tokenizer.ggml.model", std::string("no_vocab"));
     return {};
-  }
-  if (!checkpoint.sentencepiece.empty()) {
-    KRAIT_ASSIGN_OR_RETURN(SentencePieceOptions options, sentencepiece_options(checkpoint));
-    std::erase_if(options.added, [&](const AddedPiece& token) { return token.id >= rows; });
-    KRAIT_ASSIGN_OR_RETURN(const TokenTable table,
-                           sentencepiece_table(checkpoint.sentencepiece, options));
-    KRAIT_RETURN_IF_ERROR(check_rows(table, rows));
+  } else {
+    KRAIT_ASSIGN_OR_RETURN(const TokenTable table, make_table(checkpoint, rows));
     export_table(table, rows, metadata);
-    add_chat_template(checkpoint, metadata);
-    return {};
   }
-  if (checkpoint.tokenizer.empty()) {
-    set("model", std::string("no_vocab"));
-    return {};
-  }
-  KRAIT_ASSIGN_OR_RETURN(const Metadata tokenizer,
-                         parse_json(checkpoint.tokenizer, "tokenizer.json", JsonWords::none));
-  if (has_scored_pairs(tokenizer)) {
-    KRAIT_ASSIGN_OR_RETURN(TokenTable table, scored_table_of(tokenizer, rows));
-    KRAIT_ASSIGN_OR_RETURN(const Ends ends, Ends::read(checkpoint.tokenizer));
-    table.bos = ends.begin ? ends.begin : token_of(config, "bos_token_id");
-    table.eos = ends.end ? ends.end : token_of(config, "eos_token_id");
-    table.add_bos = ends.begin.has_value();
-    table.add_eos = ends.end.has_value();
-    export_table(table, rows, metadata);
-    add_chat_template(checkpoint, metadata);
-    return {};
-  }
-  KRAIT_RETURN_IF_ERROR(check_kind(tokenizer));
-  KRAIT_ASSIGN_OR_RETURN(const std::string_view kind, pre_kind(tokenizer));
-  Vocabulary vocabulary;
-  KRAIT_RETURN_IF_ERROR(vocabulary.read(tokenizer, rows));
-  Metadata::Array merges;
-  const Metadata& list = tokenizer["model"]["merges"];
-  for (std::size_t i = 0; i < list.size(); ++i) merges.emplace_back(merge_text(list[i]));
-  KRAIT_ASSIGN_OR_RETURN(const Ends ends, Ends::read(checkpoint.tokenizer));
-  const auto bos = ends.begin ? ends.begin : token_of(config, "bos_token_id");
-  const auto eos = ends.end ? ends.end : token_of(config, "eos_token_id");
-  set("model", std::string("gpt2"));
-  set("pre", std::string(kind));
-  set("tokens", std::move(vocabulary.tokens));
-  set("token_type", std::move(vocabulary.types));
-  set("merges", std::move(merges));
-  if (bos) set("bos_token_id", *bos);
-  if (eos) set("eos_token_id", *eos);
-  set("add_bos_token", ends.begin.has_value());
-  set("add_eos_token", ends.end.has_value());
-  add_chat_template(checkpoint, metadata);
-  return {};
+  return export_chat_templates(checkpoint, metadata);
 }
 
 }  // namespace v0_1
