@@ -226,7 +226,7 @@ void export_table(const TokenTable& table, Index rows, ConfigObject& metadata) {
   set("tokens", std::move(tokens));
   set("token_type", std::move(types));
   if (!scores.empty()) set("scores", std::move(scores));
-  if (!table.merges.empty()) {
+  if (!table.merges.empty() || table.model == "gpt2") {  // which llama.cpp asks for there
     set("merges", Metadata::Array(table.merges.begin(), table.merges.end()));
   }
   for (const auto& [key, id] :
