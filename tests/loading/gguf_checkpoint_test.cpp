@@ -122,6 +122,39 @@ std::string changed(const std::string& file, const std::string& key, std::size_t
   return all.replace(at, bytes.size(), bytes);
 }
 
+// … in which a key has another name, as long as its own.
+std::string renamed(const std::string& file, const std::string& key, const std::string& name) {
+  std::string all = test::read_file(golden("gguf/" + file));
+  return all.replace(all.find(key), key.size(), name);
+}
+
+// llama.cpp's keys: the one of today, or else an early one; 0 stands for 1.
+TEST(GgufCheckpoint, ReadsWhatPositionsAreDividedBy) {
+  const auto real = [](const std::string& key, float value) {
+    std::string bytes(sizeof value, '\0');
+    std::memcpy(bytes.data(), &value, sizeof value);
+    return gguf_pair("llama.rope." + key, 6, bytes);
+  };
+  const auto factor_of = [](const std::vector<std::string>& more) {
+    std::vector<std::string> pairs = {
+        gguf_text("general.architecture", "llama"), gguf_number("llama.embedding_length", 4),
+        gguf_number("llama.block_count", 1), gguf_number("llama.feed_forward_length", 4),
+        gguf_number("llama.attention.head_count", 2)};
+    pairs.insert(pairs.end(), more.begin(), more.end());
+    const std::string file =
+        gguf(pairs, {gguf_tensor("token_embd.weight", {4, 10}, 0, 0)}, std::string(160, '\0'));
+    const ModelConfig config = read_config(open_bytes(file).value()).value();
+    const ResidualSpec& residual = config.spec.layers.front().residuals.front();
+    return std::get<AttentionSpec>(residual.block).rotary->factor;
+  };
+  EXPECT_EQ(factor_of({}), 1.0);
+  EXPECT_EQ(factor_of({real("scale_linear", 4)}), 4.0);
+  EXPECT_EQ(factor_of({real("scale_linear", 4), real("scaling.factor", 2)}), 2.0);
+  EXPECT_EQ(factor_of({real("scale_linear", 4), real("scaling.factor", 0)}), 1.0);
+  EXPECT_EQ(factor_of({real("scale_linear", 4), gguf_text("llama.rope.scaling.type", "none")}),
+            1.0);
+}
+
 TEST(GgufCheckpoint, OfHybridsRefusesWhatItCannotUse) {
   constexpr std::size_t type = 4;                    // of a value
   constexpr std::size_t array = type + 4 + 8;        // of a list: the types and the count
@@ -129,6 +162,10 @@ TEST(GgufCheckpoint, OfHybridsRefusesWhatItCannotUse) {
   const std::pair<std::string, std::string> cases[] = {
       {changed("granite.gguf", "granitehybrid.rope.scaling.finetuned", type, "\1"s),
        "rope.scaling.finetuned: expected false: attention without positions, found true"},
+      {renamed("granite.gguf", "rope.scaling.finetuned", "rope.scaling.finetunes"),
+       "rope.scaling.finetuned: expected false: attention without positions, found none, which"},
+      {renamed("falcon_h1.gguf", "feed_forward_length", "rope.scaling.factor"),
+       "rope.scaling.type: expected none, found linear by "},
       {changed("granite.gguf", "granitehybrid.ssm.inner_size", type, little(47, 4)),
        "ssm.inner_size: expected a multiple of 24, the width, found 47"},
       {changed("jamba.gguf", kv, array, little(2, 4)),

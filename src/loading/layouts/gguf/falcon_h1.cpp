@@ -23,6 +23,11 @@ Result<void> configure_falcon(const GgufKeys& keys, ConfigObject& config) {
   if (keys.has_tensor("rope_freqs.weight")) {
     return keys.fail("rope_freqs.weight", "no frequencies of its own", "a tensor of them");
   }
+  KRAIT_ASSIGN_OR_RETURN(const std::string scaling, keys.text("rope.scaling.type", "linear"));
+  KRAIT_ASSIGN_OR_RETURN(const double factor, rope_factor(keys));
+  if (scaling != "none" && (scaling != "linear" || factor != 1.0)) {
+    return keys.fail("rope.scaling.type", "none", fmt::format("{} by {}", scaling, factor));
+  }
   KRAIT_ASSIGN_OR_RETURN(const Index d_hidden, keys.number("feed_forward_length", 1));
   KRAIT_ASSIGN_OR_RETURN(const double theta, keys.real("rope.freq_base", 10000.0F));
   KRAIT_ASSIGN_OR_RETURN(const Index d_inner, keys.number("ssm.inner_size", 1));

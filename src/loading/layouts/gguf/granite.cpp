@@ -29,9 +29,10 @@ Result<void> configure_granite(const GgufKeys& keys, ConfigObject& config) {
       configure_hybrid(keys, "granitemoehybrid", "GraniteMoeHybridForCausalLM", config));
   KRAIT_RETURN_IF_ERROR(set_epsilon(keys, "rms_norm_eps", config));
   config.set("hidden_act", std::string("silu"));
-  KRAIT_ASSIGN_OR_RETURN(const bool has_positions, keys.boolean("rope.scaling.finetuned", false));
+  KRAIT_ASSIGN_OR_RETURN(const bool has_positions, keys.boolean("rope.scaling.finetuned", true));
   if (has_positions) {
-    return keys.fail("rope.scaling.finetuned", "false: attention without positions", "true");
+    return keys.fail("rope.scaling.finetuned", "false: attention without positions",
+                     keys.has("rope.scaling.finetuned") ? "true" : "none, which is true");
   }
   config.set("position_embedding_type", std::string("nope"));
   KRAIT_ASSIGN_OR_RETURN(const Index expand, keys.expansion(sizes.d_model));

@@ -71,6 +71,13 @@ Result<void> set_head_dim(const GgufKeys& keys, const HybridSizes& sizes, Config
   return {};
 }
 
+Result<double> rope_factor(const GgufKeys& keys) {
+  KRAIT_ASSIGN_OR_RETURN(const double early, keys.real("rope.scale_linear", 0.0F));
+  KRAIT_ASSIGN_OR_RETURN(const double factor,
+                         keys.real("rope.scaling.factor", static_cast<float>(early)));
+  return factor == 0.0 ? 1.0 : factor;
+}
+
 Result<void> configure_mixer(const GgufKeys& keys, Index layer, const MixerKeys& called,
                              ConfigObject& config) {
   KRAIT_ASSIGN_OR_RETURN(const Index n_head, keys.number("ssm.time_step_rank", 1));

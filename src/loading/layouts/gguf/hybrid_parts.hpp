@@ -37,6 +37,9 @@ Result<void> set_epsilon(const GgufKeys& keys, const char* name, ConfigObject& c
 /// The width of heads, where the family's is not d_model / n_head.
 Result<void> set_head_dim(const GgufKeys& keys, const HybridSizes& sizes, ConfigObject& config);
 
+/// What positions are divided by. Files of before have it under another key, and 0 stands for 1.
+Result<double> rope_factor(const GgufKeys& keys);
+
 /// What the families call the sizes of Mamba-2 mixers.
 struct MixerKeys {
   const char* n_head;

@@ -16,7 +16,7 @@ namespace {
 // How positions are scaled: nothing, "linear" or "yarn", whose keys and defaults are llama.cpp's.
 Result<void> configure_scaling(const GgufKeys& keys, Index context, ConfigObject& config) {
   KRAIT_ASSIGN_OR_RETURN(const std::string type, keys.text("rope.scaling.type", "linear"));
-  KRAIT_ASSIGN_OR_RETURN(const double factor, keys.real("rope.scaling.factor", 1.0F));
+  KRAIT_ASSIGN_OR_RETURN(const double factor, rope_factor(keys));
   Metadata::Object scaling = {{"rope_type", type}, {"factor", factor}};
   if (type == "none" || (type == "linear" && factor == 1.0)) return {};
   if (type == "yarn") {
