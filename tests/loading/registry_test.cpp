@@ -15,7 +15,7 @@ const std::string mamba2 =
     R"("model_type":"mamba2","hidden_size":16,"num_hidden_layers":2,"vocab_size":40,"n_groups":2,)"
     R"("head_dim":8,"num_heads":4)";
 const std::string megatron = R"("hidden_size":16,"vocab_size":40,"ffn_hidden_size":24)";
-const std::string mistral = R"("dim":64,"n_layers":2,"vocab_size":40)";
+const std::string mistral = R"("dim":64,"n_layers":2,"vocab_size":40,"model_type":"mamba")";
 const std::string original = R"("d_model":16,"n_layer":2,"vocab_size":41)";
 
 Result<ModelConfig> read(const std::string& config) {
@@ -98,10 +98,15 @@ TEST(Config, OfFalconMambaNormalisesWithinItsMixers) {
 }
 
 TEST(Config, OfParamsJsonIsMistrals) {
-  const ModelConfig config = read("{" + mistral + R"(,"n_groups":2,"model_type":"mamba"})").value();
+  const ModelConfig config = read("{" + mistral + R"(,"n_groups":2})").value();
   EXPECT_EQ(config.spec.family, "codestral");
   EXPECT_EQ(std::get<Mamba2Spec>(config.spec.layers[0].residuals[0].block),
             Mamba2Spec{.n_group = 2});
+  // Those of its transformers do not say what they are.
+  const auto other = read(
+      R"({"dim":64,"n_layers":2,"vocab_size":40,"n_heads":4,"hidden_dim":96,"norm_eps":1e-5})");
+  ASSERT_FALSE(other);
+  EXPECT_EQ(other.error().code, ErrorCode::unsupported);
 }
 
 TEST(Config, OfMixturesOfExperts) {
@@ -322,10 +327,11 @@ TEST(Config, RefusesWhatDescribesNoModel) {
       {"no width of experts", R"({"hidden_size":16,"vocab_size":40,"mamba_moe_layers":["r"]})",
        ErrorCode::bad_config, "ffn_hidden_size: expected a number, found none"},
       {"params of no groups", params(R"("n_groups":0)"), ErrorCode::bad_config, "n_groups"},
-      {"params whose heads do not divide", R"({"dim":20,"n_layers":2,"vocab_size":40})",
-       ErrorCode::bad_config, "head_dim: expected a divisor of d_ssm (40), found 64"},
-      {"params of text", R"({"dim":"big","n_layers":2,"vocab_size":40})", ErrorCode::bad_config,
-       "dim: expected a whole number from 1 to 268435456, found \"big\""},
+      {"params whose heads do not divide",
+       R"({"dim":20,"n_layers":2,"vocab_size":40,"model_type":"mamba"})", ErrorCode::bad_config,
+       "head_dim: expected a divisor of d_ssm (40), found 64"},
+      {"params of text", R"({"dim":"big","n_layers":2,"vocab_size":40,"model_type":"mamba"})",
+       ErrorCode::bad_config, "dim: expected a whole number from 1 to 268435456, found \"big\""},
       {"vast padding", ss(R"("pad_vocab_size_multiple":1000000000)"), ErrorCode::bad_config,
        "pad_vocab_size_multiple"},
   };

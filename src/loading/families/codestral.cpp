@@ -7,8 +7,9 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
+// Transformers of Mistral's have the other keys, too.
 bool is_codestral(const ConfigReader& config) {
-  const auto type = config.text("model_type", "mamba");
+  const auto type = config.text("model_type", "");
   return config.has("dim") && config.has("n_layers") && type && *type == "mamba";
 }
 
