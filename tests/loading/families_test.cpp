@@ -215,6 +215,8 @@ TEST(Families, OfZamba2FindSharedTensorsUnderTheNameOfAnyUser) {
 }
 
 TEST(Families, RefuseWhatTheyCannotRun) {
+  std::string many_layers = R"("mamba")";
+  for (int i = 0; i < 4096; ++i) many_layers += R"(,"mamba")";
   const struct {
     std::string config;
     const char* part;
@@ -246,6 +248,8 @@ TEST(Families, RefuseWhatTheyCannotRun) {
       {of("nemotron_h", small_nemotron + R"(,"hybrid_override_pattern":"MX")"),
        "hybrid_override_pattern: expected letters M, *, - and E, found \"X\""},
       {of("nemotron_h", small_nemotron), "hybrid_override_pattern: expected 1 to 4096 layers"},
+      {of("nemotron_h", small_nemotron + R"(,"layers_block_type":[)" + many_layers + "]"),
+       "layers_block_type: expected at most 4096 layers, found 4097"},
       {of("nemotron_h", small_nemotron + R"(,"hybrid_override_pattern":"ME","moe_latent_size":8)"),
        "moe_latent_size: expected none, found 8"},
       {of("nemotron_h", small_nemotron + R"(,"hybrid_override_pattern":"ME","n_group":2)"),

@@ -220,6 +220,10 @@ Result<std::vector<LayerKind>> read_layer_kinds(const ConfigReader& config,
   for (const char* key : {"layer_types", "layers_block_type"}) {
     if (!config.has(key) || !kinds.empty()) continue;
     KRAIT_ASSIGN_OR_RETURN(const std::vector<std::string> texts, config.texts(key));
+    if (std::ssize(texts) > most_layers) {
+      return config.fail(key, fmt::format("at most {} layers", most_layers),
+                         fmt::to_string(texts.size()));
+    }
     for (const std::string& text : texts) {
       const auto found = std::ranges::find(words, std::string_view(text), &Word::word);
       if (found == std::end(words) ||

@@ -46,7 +46,7 @@ Result<void> check_channels(const ConfigReader& config, std::string_view key,
 Result<MlpSpec> read_swiglu(const ConfigReader& config);
 
 /// The kinds of layers, from the first of these keys that is there; `is_known` says which words are
-/// kinds. None where no key is there.
+/// kinds. None where no key is there; at most most_layers.
 enum class LayerKind { mixer, attention, mlp, experts, hybrid };
 Result<std::vector<LayerKind>> read_layer_kinds(const ConfigReader& config,
                                                 std::initializer_list<LayerKind> allowed);

@@ -7,7 +7,6 @@ inline namespace v0_1 {
 
 Result<Index> layer_count(const ConfigReader& config, std::string_view key,
                           std::optional<Index> fallback) {
-  constexpr Index most_layers = 4096;
   KRAIT_ASSIGN_OR_RETURN(const Index count, config.number(key, 1, fallback));
   if (count > most_layers) {
     return config.fail(key, fmt::format("at most {} layers", most_layers), fmt::to_string(count));

@@ -15,8 +15,10 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// The number of layers; refuses more than any model has, since each costs memory before a single
-/// tensor is looked up.
+/// More than any model has: each costs memory before a single tensor is looked up.
+inline constexpr Index most_layers = 4096;
+
+/// The number of layers; refuses more than most_layers.
 Result<Index> layer_count(const ConfigReader& config, std::string_view key,
                           std::optional<Index> fallback = std::nullopt);
 

@@ -27,8 +27,7 @@ Result<std::vector<LayerKind>> read_nemotron_layers(const ConfigReader& config) 
     }
     kinds.push_back(of_letter[at]);
   }
-  constexpr std::size_t most_layers = 4096;
-  if (kinds.empty() || kinds.size() > most_layers) {
+  if (kinds.empty() || std::ssize(kinds) > most_layers) {
     return config.fail(key, fmt::format("1 to {} layers", most_layers),
                        fmt::to_string(kinds.size()));
   }

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "loading/families/common.hpp"
+
 namespace krait {
 inline namespace v0_1 {
 
@@ -17,7 +19,6 @@ Result<HybridSizes> configure_hybrid(const GgufKeys& keys, std::string_view mode
   HybridSizes sizes;
   KRAIT_ASSIGN_OR_RETURN(sizes.d_model, keys.number("embedding_length", 1));
   KRAIT_ASSIGN_OR_RETURN(const Index n_block, keys.number("block_count", 1));
-  constexpr Index most_layers = 4096;
   if (n_block > most_layers) {
     return keys.fail("block_count", fmt::format("at most {}", most_layers),
                      fmt::to_string(n_block));
