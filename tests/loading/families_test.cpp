@@ -135,6 +135,27 @@ TEST(Families, OfNemotronReadBothKindsOfPatterns) {
   EXPECT_EQ(block<MlpSpec>(letters, 1, 0).activation, Activation::relu_squared);
 }
 
+TEST(Families, OfNemotronKnowEarlyNamesOfKeys) {
+  const auto config = read(of("nemotron_h", small_nemotron + R"(,"hybrid_override_pattern":"M",)"
+                                                             R"("mamba_conv_bias":false,)"
+                                                             R"("mamba_dt_limit":[0.01,0.1])"))
+                          .value();
+  const auto mixer = block<Mamba2Spec>(config, 0, 0);
+  EXPECT_FALSE(mixer.conv_bias);
+  EXPECT_EQ(mixer.dt_min, 0.01F);
+  EXPECT_EQ(mixer.dt_max, 0.1F);
+  EXPECT_TRUE(config.ignored.empty());
+}
+
+// The default of these classes is that of a key that is missing.
+TEST(Families, HaveAsManyHeadsOfKeysWhereTheNumberIsNull) {
+  std::string config = of("bamba", small_mamba2 + R"(,"attn_layer_indices":[0])");
+  const std::string key = R"("num_key_value_heads":1)";
+  config.replace(config.find(key), key.size(), R"("num_key_value_heads":null)");
+  const auto attention = block<AttentionSpec>(read(config).value(), 0, 0);
+  EXPECT_EQ(attention.resolved(24).n_kv_head, 3);
+}
+
 TEST(Families, OfFalconH1FoldFactorsIntoScalesOfScoresAndOutputs) {
   const auto config =
       read(of("falcon_h1", R"("mamba_n_heads":4,"mamba_d_head":8,"mamba_d_ssm":32,"head_dim":16,)"

@@ -51,7 +51,9 @@ Result<Outline> read_outline(const ConfigReader& config, std::string_view family
 Result<AttentionSpec> read_attention(const ConfigReader& config, Index n_kv_head) {
   AttentionSpec attention;
   KRAIT_ASSIGN_OR_RETURN(attention.n_head, config.number("num_attention_heads", 1, std::nullopt));
-  KRAIT_ASSIGN_OR_RETURN(attention.n_kv_head, config.number("num_key_value_heads", 1, n_kv_head));
+  constexpr const char* kv_heads = "num_key_value_heads";
+  if (config.is_null(kv_heads)) n_kv_head = 0;  // the classes' default is that of a missing key
+  KRAIT_ASSIGN_OR_RETURN(attention.n_kv_head, config.number(kv_heads, 1, n_kv_head));
   KRAIT_ASSIGN_OR_RETURN(attention.d_head, config.number("head_dim", 1, Index{0}));
   KRAIT_ASSIGN_OR_RETURN(const Index d_model, config.number("hidden_size", 1, std::nullopt));
   if (attention.d_head == 0) attention.d_head = d_model / attention.n_head;

@@ -39,7 +39,10 @@ namespace {
 // The name of a key of today in this configuration: some had other ones in early configurations.
 std::string_view nemotron_key(const ConfigReader& config, std::string_view key) {
   constexpr std::pair<std::string_view, std::string_view> early_names[] = {
-      {"n_groups", "mamba_n_groups"}, {"conv_kernel", "mamba_d_conv"}};
+      {"n_groups", "mamba_n_groups"},
+      {"conv_kernel", "mamba_d_conv"},
+      {"use_conv_bias", "mamba_conv_bias"},
+      {"time_step_limit", "mamba_dt_limit"}};
   for (const auto& [today, early] : early_names) {
     if (key == today && config.has(early)) return early;
   }
@@ -59,7 +62,8 @@ Result<Mamba2Spec> read_nemotron_mixer(const ConfigReader& config, float norm_ep
   KRAIT_ASSIGN_OR_RETURN(mixer.d_state, config.number("ssm_state_size", 1, 128));
   KRAIT_ASSIGN_OR_RETURN(mixer.n_group, config.number(nemotron_key(config, "n_groups"), 1, 8));
   KRAIT_ASSIGN_OR_RETURN(mixer.d_conv, config.number(nemotron_key(config, "conv_kernel"), 1, 4));
-  KRAIT_ASSIGN_OR_RETURN(mixer.conv_bias, config.boolean("use_conv_bias", true));
+  KRAIT_ASSIGN_OR_RETURN(mixer.conv_bias,
+                         config.boolean(nemotron_key(config, "use_conv_bias"), true));
   KRAIT_ASSIGN_OR_RETURN(mixer.bias, config.boolean("mamba_proj_bias", false));
   KRAIT_ASSIGN_OR_RETURN(const bool use_bias, config.boolean("use_bias", mixer.bias));
   if (use_bias != mixer.bias) {
@@ -67,13 +71,14 @@ Result<Mamba2Spec> read_nemotron_mixer(const ConfigReader& config, float norm_ep
                        ErrorCode::unsupported);
   }
   KRAIT_RETURN_IF_ERROR(check_silu(config, "mamba_hidden_act"));
-  KRAIT_ASSIGN_OR_RETURN(const auto steps, step_limits(config, "time_step_limit"));
+  KRAIT_ASSIGN_OR_RETURN(const auto steps,
+                         step_limits(config, nemotron_key(config, "time_step_limit")));
   mixer.dt_min = steps.first;
   mixer.dt_max = steps.second;
   config.skip({"expand", "mamba_expand", "chunk_size", "time_step_min", "time_step_max",
                "time_step_floor", "time_step_rank", "mamba_dt_min", "mamba_dt_max",
-               "mamba_dt_limit", "mamba_dt_init_floor", "mamba_ssm_cache_dtype",
-               "rescale_prenorm_residual", "residual_in_fp32", "hidden_dropout"});
+               "mamba_dt_init_floor", "mamba_ssm_cache_dtype", "rescale_prenorm_residual",
+               "residual_in_fp32", "hidden_dropout"});
   return mixer;
 }
 
