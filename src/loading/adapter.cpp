@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "io/json.hpp"
@@ -201,30 +202,31 @@ class AdapterReader {
 
   // That no module has one factor only, and none is missing that the configuration names.
   Result<void> check_complete() const {
+    std::set<std::pair<std::string_view, Index>> adapted;  // matrices, and places in their stacks
     for (const auto& [module, factors] : factors_) {
-      if (factors.A != nullptr && factors.B != nullptr) continue;
-      return fail(ErrorCode::missing_tensor, factors.A != nullptr ? factors.A_name : factors.B_name,
-                  "two factors",
-                  factors.A != nullptr ? "the first (A) only" : "the second (B) only");
-    }
-    for (const std::string& word : config_.targets) {
-      for (const auto& [module, target] : targets_) {
-        if (module != word && !module.ends_with("." + word)) continue;
-        if (has_factors(target)) continue;
-        return fail(ErrorCode::missing_tensor, module,
-                    fmt::format("factors, as target_modules names {}", printable(word, 40)),
-                    "none");
+      if (factors.A == nullptr || factors.B == nullptr) {
+        return fail(ErrorCode::missing_tensor,
+                    factors.A != nullptr ? factors.A_name : factors.B_name, "two factors",
+                    factors.A != nullptr ? "the first (A) only" : "the second (B) only");
       }
+      const auto found = targets_.find(module);
+      if (found != targets_.end()) adapted.emplace(found->second.name, found->second.of_stack);
+    }
+    const std::set<std::string_view> words(config_.targets.begin(), config_.targets.end());
+    for (const auto& [module, target] : targets_) {
+      if (adapted.contains({target.name, target.of_stack})) continue;
+      // A word is a module's name, or the end of one behind a dot.
+      std::string_view rest = module;
+      while (!words.contains(rest)) {
+        const std::size_t dot = rest.find('.');
+        if (dot == rest.npos) break;
+        rest.remove_prefix(dot + 1);
+      }
+      if (!words.contains(rest)) continue;
+      return fail(ErrorCode::missing_tensor, module,
+                  fmt::format("factors, as target_modules names {}", printable(rest, 40)), "none");
     }
     return {};
-  }
-
-  bool has_factors(const Target& target) const {
-    return std::ranges::any_of(factors_, [&](const auto& entry) {
-      const auto found = targets_.find(entry.first);
-      return found != targets_.end() && found->second.name == target.name &&
-             found->second.of_stack == target.of_stack;
-    });
   }
 
   Result<void> attach(const std::string& module, const Factors& factors) {

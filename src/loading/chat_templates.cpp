@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
+#include <set>
 #include <utility>
 
 #include "io/json.hpp"
@@ -11,40 +13,45 @@ namespace krait {
 inline namespace v0_1 {
 namespace {
 
-void put(std::vector<NamedText>& sources, const std::string& name, const std::string& text) {
-  const auto known = std::find_if(sources.begin(), sources.end(),
-                                  [&](const NamedText& source) { return source.name == name; });
-  if (known == sources.end()) {
-    sources.push_back({name, text});
-  } else {
-    known->text = text;
+// Templates by name, in the order in which the names were first put.
+class TemplateList {
+ public:
+  void put(const std::string& name, const std::string& text) {
+    const auto [place, is_new] = places_.try_emplace(name, list_.size());
+    if (is_new) {
+      list_.push_back({name, text});
+    } else {
+      list_[place->second].text = text;
+    }
   }
-}
+  std::vector<NamedText> take() { return std::move(list_); }
+
+ private:
+  std::vector<NamedText> list_;
+  std::map<std::string, std::size_t> places_;
+};
 
 // `chat_template` of tokenizer_config.json; false if it is something else.
-bool read_config(const Metadata& found, std::vector<NamedText>& sources) {
-  if (found.text() != nullptr) put(sources, "default", *found.text());
+bool read_config(const Metadata& found, TemplateList& sources) {
+  if (found.text() != nullptr) sources.put("default", *found.text());
   if (found.is_null() || found.text() != nullptr) return true;
   if (found.array() == nullptr) return false;
   for (const Metadata& entry : *found.array()) {
     const std::string* name = entry["name"].text();
     const std::string* text = entry["template"].text();
     if (name == nullptr || text == nullptr) return false;
-    put(sources, *name, *text);
+    sources.put(*name, *text);
   }
   return true;
 }
 
 // What a file names "…_token", as a text or as an object with it.
-void read_marks(const Metadata& config, Metadata::Object& marks) {
+void read_marks(const Metadata& config, std::set<std::string>& known, Metadata::Object& marks) {
   if (config.object() == nullptr) return;
   for (const auto& [key, value] : *config.object()) {
     if (!key.ends_with("_token")) continue;
     const Metadata& content = value.object() != nullptr ? value["content"] : value;
-    const auto same = [&key = key](const Metadata::Member& mark) { return mark.key == key; };
-    if (content.text() != nullptr && std::none_of(marks.begin(), marks.end(), same)) {
-      marks.push_back({key, content});
-    }
+    if (content.text() != nullptr && known.insert(key).second) marks.push_back({key, content});
   }
 }
 
@@ -80,21 +87,24 @@ Result<ChatTemplate> ChatTemplates::choose(bool has_tools) const {
 
 ChatTemplates read_chat_templates(const Checkpoint& checkpoint) {
   ChatTemplates result;
+  TemplateList sources;
   const Metadata config = parse(checkpoint.tokenizer_config);
   if (!checkpoint.chat_template.empty()) {
-    put(result.sources, "default", checkpoint.chat_template);
-  } else if (!read_config(config["chat_template"], result.sources)) {
+    sources.put("default", checkpoint.chat_template);
+  } else if (!read_config(config["chat_template"], sources)) {
     result.problem = Error{ErrorCode::bad_config,
                            fmt::format("[template] chat_template: expected a text, or a list of "
                                        "name and template, found {} ({}/tokenizer_config.json)",
                                        json_text(config["chat_template"]), checkpoint.path)};
   }
   for (const NamedText& more : checkpoint.more_chat_templates) {
-    put(result.sources, more.name, more.text);
+    sources.put(more.name, more.text);
   }
+  result.sources = sources.take();
   Metadata::Object marks;
-  read_marks(config, marks);
-  read_marks(parse(checkpoint.special_tokens), marks);
+  std::set<std::string> known;
+  read_marks(config, known, marks);
+  read_marks(parse(checkpoint.special_tokens), known, marks);
   result.marks = std::move(marks);
   return result;
 }

@@ -118,6 +118,23 @@ TEST(LanguageModel, BeginsAnEmptyPromptWithWhatItsFilesSay) {
   EXPECT_EQ(folder.load()->encode_prompt("\x05").value(), (Tokens{1, 5, 4}));
 }
 
+// In steps that grow with their length: quadratic ones would not end within the test's time.
+TEST(LanguageModel, ReadsLongLists) {
+  constexpr int count = 200'000;
+  json ends = json::array();
+  json templates = json::array();
+  for (int i = 0; i < count; ++i) {
+    ends.push_back(i);
+    templates.push_back({{"name", std::to_string(i)}, {"template", ""}});
+  }
+  Folder folder;
+  folder.write("generation_config.json", {{"eos_token_id", ends}});
+  folder.write("tokenizer_config.json", {{"chat_template", templates}});
+  const auto loaded = folder.load().value();
+  EXPECT_EQ(loaded.stop_tokens.size(), static_cast<std::size_t>(count));
+  EXPECT_EQ(loaded.chat_templates.sources.size(), static_cast<std::size_t>(count));
+}
+
 // As AutoTokenizer of transformers 5.24 has it with all these classes: beside a tokenizer.json it
 // drops the two switches. (Version 4 followed them in the classes of Llama and GPT-NeoX, and wrote
 // a post-processor that says the same when it saved them.)

@@ -1,7 +1,7 @@
 // Bamba: Mamba-2 mixers, attention with a rotary embedding of half of each head in some layers, and
 // SwiGLU behind both.
 
-#include <algorithm>
+#include <set>
 
 #include "loading/families/attention_parts.hpp"
 
@@ -26,9 +26,10 @@ Result<void> read_bamba(const ConfigReader& config, const TensorNames& /*tensors
   KRAIT_ASSIGN_OR_RETURN(const MlpSpec mlp, read_swiglu(config));
   KRAIT_ASSIGN_OR_RETURN(const std::vector<Index> indices,
                          config.numbers("attn_layer_indices", outline.n_layer - 1));
+  const std::set<Index> with_attention(indices.begin(), indices.end());
   for (Index i = 0; i < outline.n_layer; ++i) {
     LayerSpec layer;
-    if (std::ranges::find(indices, i) != indices.end()) {
+    if (with_attention.contains(i)) {
       layer.residuals.push_back({"input_layernorm", outline.norm, "self_attn", attention});
     } else {
       layer.residuals.push_back({"input_layernorm", outline.norm, "mamba", mixer});
