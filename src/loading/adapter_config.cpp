@@ -102,7 +102,7 @@ Result<void> check_peft(const ConfigFile& file) {
     return file.fail(ErrorCode::unsupported, "bias", "none", bias);
   }
   if (const std::string* way = file["init_lora_weights"].text()) {
-    for (const char* changing : {"pissa", "olora", "corda", "lora_ga"}) {
+    for (const char* changing : {"pissa", "olora", "corda", "lora_ga", "loftq"}) {
       if (!way->starts_with(changing)) continue;
       return file.fail(ErrorCode::unsupported, "init_lora_weights",
                        "a way that leaves the model's own weights as they are",
@@ -133,7 +133,8 @@ Result<AdapterConfig> read_peft(const ConfigFile& file) {
         return {};
       }));
   const Metadata& targets = file["target_modules"];
-  const bool takes_some = is_set(file["layers_to_transform"]) || is_set(file["layers_pattern"]) ||
+  const Metadata& layers = file["layers_to_transform"];  // one may be layer 0
+  const bool takes_some = is_set(layers) || layers.number() || is_set(file["layers_pattern"]) ||
                           is_set(file["exclude_modules"]);
   if (targets.array() == nullptr || takes_some) return config;
   for (const Metadata& target : *targets.array()) {

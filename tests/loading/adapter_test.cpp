@@ -166,6 +166,9 @@ TEST_F(AdapterFile, WhatItsConfigurationMayNotSayIsRefused) {
            {{{"init_lora_weights", "pissa_niter_4"}},
             "[adapter] init_lora_weights: expected a way that leaves the model's own weights as "
             "they are, found \"pissa_niter_4\""},
+           {{{"init_lora_weights", "loftq"}},
+            "[adapter] init_lora_weights: expected a way that leaves the model's own weights as "
+            "they are, found \"loftq\""},
            {{{"target_modules", {"in_proj", "out_proj"}}},
             "[adapter] backbone.layers.0.mixer.out_proj: expected factors, as target_modules names "
             "out_proj, found none"},
@@ -173,6 +176,15 @@ TEST_F(AdapterFile, WhatItsConfigurationMayNotSayIsRefused) {
     config = original;
     config.update(change);
     EXPECT_EQ(message(), expected);
+  }
+}
+
+// A number is a layer, 0 as well.
+TEST_F(AdapterFile, MayBeOfTheFirstLayerAlone) {
+  config["target_modules"] = {"in_proj", "out_proj"};
+  for (const json& layers : {json(0), json({0, 2})}) {
+    config["layers_to_transform"] = layers;
+    EXPECT_EQ(message(), "none") << layers;
   }
 }
 
