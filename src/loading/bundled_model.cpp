@@ -6,6 +6,7 @@
 #include <set>
 #include <system_error>
 
+#include "io/entries_of.hpp"
 #include "krait/io/printable.hpp"
 
 namespace krait {
@@ -21,10 +22,9 @@ bool is_model(const fs::path& folder) {
 
 // Adds the names of the models in `place`; a folder that is not there has none.
 void list_models(const fs::path& place, std::set<std::string>& names) {
-  std::error_code failed;
-  for (fs::directory_iterator entry(place, failed), end; !failed && entry != end;
-       entry.increment(failed)) {
-    if (is_model(entry->path())) names.insert(entry->path().filename().string());
+  std::error_code ignored;
+  for (const fs::path& entry : entries_of(place, ignored)) {
+    if (is_model(entry)) names.insert(entry.filename().string());
   }
 }
 

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "io/entries_of.hpp"
 #include "krait/io/printable.hpp"
 #include "krait/io/pytorch_bin.hpp"
 #include "krait/io/safetensors.hpp"
@@ -76,10 +77,9 @@ Result<void> read_weights(const fs::path& folder, const CheckpointOptions& optio
     return unsupported(known_files, "pytorch_model.bin in shards, which are not read", folder);
   }
   std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
-    if (entry.path().extension() == ".gguf") {
-      return unsupported(known_files, "GGUF, which is opened by the name of the file",
-                         entry.path());
+  for (const fs::path& entry : entries_of(folder, ignored)) {
+    if (entry.extension() == ".gguf") {
+      return unsupported(known_files, "GGUF, which is opened by the name of the file", entry);
     }
   }
   return Error{ErrorCode::not_found, fmt::format("[checkpoint] expected {}, found none ({})",

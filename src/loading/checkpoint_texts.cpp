@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "io/entries_of.hpp"
 #include "io/write_text_file.hpp"
 #include "krait/io/mapped_file.hpp"
 #include "loading/layouts/gguf/gguf.hpp"
@@ -20,8 +21,8 @@ constexpr const char* templates_folder = "additional_chat_templates";
 Result<void> read_more_chat_templates(const fs::path& folder, Checkpoint& checkpoint) {
   std::error_code ignored;
   std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(folder / templates_folder, ignored)) {
-    if (entry.path().extension() == ".jinja") files.push_back(entry.path());
+  for (const fs::path& entry : entries_of(folder / templates_folder, ignored)) {
+    if (entry.extension() == ".jinja") files.push_back(entry);
   }
   std::sort(files.begin(), files.end());
   for (const fs::path& file : files) {

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "io/content_checksum.hpp"
+#include "io/entries_of.hpp"
 #include "io/write_text_file.hpp"
 #include "krait/io/mapped_file.hpp"
 
@@ -25,8 +26,8 @@ constexpr const char* key_file = "key";
 // Whether a call got no further than the folder, killed or on a full device before it had its key.
 bool is_only_begun(const fs::path& folder) {
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
+  for (const fs::path& entry : entries_of(folder, error)) {
+    const std::string name = entry.filename().string();
     if (!name.starts_with(fmt::format("{}.", key_file)) || !name.ends_with(".tmp")) return false;
   }
   return !error;
