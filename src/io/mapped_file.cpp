@@ -101,21 +101,53 @@ Result<void> read_all(int descriptor, std::span<std::byte> out, const std::strin
   return {};
 }
 
+// Without it, opening a pipe would wait for a writer before it could be refused.
+constexpr int without_waiting = O_NONBLOCK;
+
+// The size of a file, which must be a regular one.
+Result<std::size_t> regular_size(const Descriptor& descriptor, const std::string& path) {
+  struct stat status {};
+  if (descriptor.get() < 0 || ::fstat(descriptor.get(), &status) != 0) {
+    return system_error("a readable file", path);
+  }
+  if (S_ISREG(status.st_mode)) return static_cast<std::size_t>(status.st_size);
+  return Error{ErrorCode::io_failed,
+               fmt::format("[file] expected a regular file, found {} ({})",
+                           S_ISDIR(status.st_mode) ? "a directory" : "a device or pipe", path)};
+}
+
+// The size is a hint: /proc says 0, pipes have none, and a file may grow.
+Result<std::string> read_to_end(const Descriptor& descriptor, std::size_t size,
+                                const std::string& path, std::size_t limit) {
+  const auto too_long = [&](std::string_view found) {
+    return Error{
+        ErrorCode::bad_format,
+        fmt::format("[file] expected at most {} bytes, found {} ({})", limit, found, path)};
+  };
+  if (size > limit) return too_long(fmt::to_string(size));
+  std::string text;
+  constexpr std::size_t step = std::size_t{1} << 16U;
+  for (std::size_t done = 0;;) {
+    // One byte beyond the size, where a file of that size is found to end.
+    text.resize(std::max(done + step, size + 1));
+    const ssize_t count = ::read(descriptor.get(), text.data() + done, text.size() - done);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return system_error("readable bytes", path);
+    done += static_cast<std::size_t>(count);
+    if (done > limit) return too_long("more");
+    if (count == 0) {
+      text.resize(done);
+      return text;
+    }
+  }
+}
+
 }  // namespace
 
 Result<std::shared_ptr<const FileBytes>> open_file(const std::string& path, WeightsMode mode,
                                                    Progress progress) {
-  // Without O_NONBLOCK, opening a pipe would wait for a writer before it could be refused.
-  const Descriptor descriptor(path, O_NONBLOCK);
-  if (descriptor.get() < 0) return system_error("a readable file", path);
-  struct stat status {};
-  if (::fstat(descriptor.get(), &status) != 0) return system_error("a readable file", path);
-  if (!S_ISREG(status.st_mode)) {
-    return Error{ErrorCode::io_failed,
-                 fmt::format("[file] expected a regular file, found {} ({})",
-                             S_ISDIR(status.st_mode) ? "a directory" : "a device or pipe", path)};
-  }
-  const auto size = static_cast<std::size_t>(status.st_size);
+  const Descriptor descriptor(path, without_waiting);
+  KRAIT_ASSIGN_OR_RETURN(const std::size_t size, regular_size(descriptor, path));
   if (size == 0) return std::shared_ptr<const FileBytes>(borrow_bytes({}, path));
   if (mode == WeightsMode::map) {
     void* data = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, descriptor.get(), 0);
@@ -141,29 +173,14 @@ Result<std::string> read_text_file(const std::string& path, std::size_t limit) {
   if (descriptor.get() < 0 || ::fstat(descriptor.get(), &status) != 0) {
     return system_error("a readable file", path);
   }
-  const auto too_long = [&](std::string_view found) {
-    return Error{
-        ErrorCode::bad_format,
-        fmt::format("[file] expected at most {} bytes, found {} ({})", limit, found, path)};
-  };
-  // The size is a hint: /proc says 0, pipes have none, and a file may grow.
-  const auto size = static_cast<std::size_t>(std::max<off_t>(status.st_size, 0));
-  if (S_ISREG(status.st_mode) && size > limit) return too_long(fmt::to_string(size));
-  std::string text;
-  constexpr std::size_t step = std::size_t{1} << 16U;
-  for (std::size_t done = 0;;) {
-    // One byte beyond the size, where a file of that size is found to end.
-    text.resize(std::max(done + step, size + 1));
-    const ssize_t count = ::read(descriptor.get(), text.data() + done, text.size() - done);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return system_error("readable bytes", path);
-    done += static_cast<std::size_t>(count);
-    if (done > limit) return too_long("more");
-    if (count == 0) {
-      text.resize(done);
-      return text;
-    }
-  }
+  const off_t size = S_ISREG(status.st_mode) ? status.st_size : 0;
+  return read_to_end(descriptor, static_cast<std::size_t>(size), path, limit);
+}
+
+Result<std::string> read_regular_text_file(const std::string& path, std::size_t limit) {
+  const Descriptor descriptor(path, without_waiting);
+  KRAIT_ASSIGN_OR_RETURN(const std::size_t size, regular_size(descriptor, path));
+  return read_to_end(descriptor, size, path, limit);
 }
 
 }  // namespace v0_1

@@ -205,7 +205,8 @@ Result<AdapterConfig> read_adapter_config(const std::string& path) {
                              "configuration, found none ({})",
                              folder.string())};
   }
-  KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text_file(name, std::size_t{16} << 20U));
+  KRAIT_ASSIGN_OR_RETURN(const std::string text,
+                         read_regular_text_file(name, std::size_t{16} << 20U));
   KRAIT_ASSIGN_OR_RETURN(const Metadata values, parse_json(text, name));
   if (values.object() == nullptr) {
     return Error{ErrorCode::bad_config, fmt::format("[adapter] expected an object, found {} ({})",

@@ -62,7 +62,8 @@ Result<void> read_weights(const fs::path& folder, const CheckpointOptions& optio
     return read_weights_file(folder / "model.safetensors", options, checkpoint);
   }
   if (is_there(index)) {
-    KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text_file(index.string(), largest_config));
+    KRAIT_ASSIGN_OR_RETURN(const std::string text,
+                           read_regular_text_file(index.string(), largest_config));
     checkpoint.files.push_back(index.string());
     return read_safetensors_index(text, folder.string(), options.weights, checkpoint.weights,
                                   progress_of(options));
@@ -97,7 +98,7 @@ Result<void> read_texts(const fs::path& folder, Checkpoint& checkpoint) {
   }
   KRAIT_ASSIGN_OR_RETURN(
       checkpoint.config,
-      read_text_file((folder / checkpoint.config_file).string(), largest_config));
+      read_regular_text_file((folder / checkpoint.config_file).string(), largest_config));
   return read_texts_beside(folder.string(), checkpoint);
 }
 

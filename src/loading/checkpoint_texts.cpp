@@ -26,7 +26,7 @@ Result<void> read_more_chat_templates(const fs::path& folder, Checkpoint& checkp
   }
   std::sort(files.begin(), files.end());
   for (const fs::path& file : files) {
-    KRAIT_ASSIGN_OR_RETURN(std::string text, read_text_file(file.string(), largest_text));
+    KRAIT_ASSIGN_OR_RETURN(std::string text, read_regular_text_file(file.string(), largest_text));
     checkpoint.more_chat_templates.push_back({file.stem().string(), std::move(text)});
   }
   return {};
@@ -44,11 +44,12 @@ Result<void> read_texts_beside(const std::string& folder, Checkpoint& checkpoint
   std::error_code ignored;
   if (fs::exists(path / "tokenizer.json", ignored)) {
     KRAIT_ASSIGN_OR_RETURN(checkpoint.tokenizer,
-                           read_text_file((path / "tokenizer.json").string()));
+                           read_regular_text_file((path / "tokenizer.json").string()));
   } else {
     for (const char* name : {"tokenizer.model", "tokenizer.model.v3"}) {
       if (!fs::exists(path / name, ignored)) continue;
-      KRAIT_ASSIGN_OR_RETURN(checkpoint.sentencepiece, read_text_file((path / name).string()));
+      KRAIT_ASSIGN_OR_RETURN(checkpoint.sentencepiece,
+                             read_regular_text_file((path / name).string()));
       checkpoint.sentencepiece_file = name;
       break;
     }
@@ -61,7 +62,7 @@ Result<void> read_texts_beside(const std::string& folder, Checkpoint& checkpoint
       {"added_tokens.json", &checkpoint.added_tokens}};
   for (const auto& [name, text] : others) {
     if (!fs::exists(path / name, ignored)) continue;
-    KRAIT_ASSIGN_OR_RETURN(*text, read_text_file((path / name).string(), largest_text));
+    KRAIT_ASSIGN_OR_RETURN(*text, read_regular_text_file((path / name).string(), largest_text));
   }
   return read_more_chat_templates(path, checkpoint);
 }

@@ -59,7 +59,7 @@ Result<void> copy_texts(const Checkpoint& checkpoint, std::string_view config,
   const fs::path destination = to;
   constexpr std::size_t largest = std::size_t{1} << 30U;
   const auto copy_file = [&](const fs::path& name) -> Result<void> {
-    KRAIT_ASSIGN_OR_RETURN(const std::string text, read_text_file(source / name, largest));
+    KRAIT_ASSIGN_OR_RETURN(const std::string text, read_regular_text_file(source / name, largest));
     return write_text_file(destination / name, text);
   };
   std::error_code ignored;

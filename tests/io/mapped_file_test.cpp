@@ -70,6 +70,10 @@ TEST(MappedFile, AnEmptyFileHasNoBytes) {
 }
 
 void expect_error(const std::string& path, ErrorCode code, std::string_view part) {
+  const auto text = read_regular_text_file(path);
+  ASSERT_FALSE(text) << path;
+  EXPECT_EQ(text.error().code, code);
+  EXPECT_NE(text.error().message.find(part), std::string::npos) << text.error().message;
   for (const WeightsMode mode : {WeightsMode::map, WeightsMode::copy}) {
     const auto file = open_file(path, mode);
     ASSERT_FALSE(file) << path;
@@ -99,6 +103,7 @@ TEST(MappedFile, TextAboveTheLimitIsRefused) {
   const std::string path = (folder.path() / "x").string();
   test::write_file(path, "12345");
   EXPECT_EQ(read_text_file(path, 5).value(), "12345");
+  EXPECT_EQ(read_regular_text_file(path, 5).value(), "12345");
   const auto refused = read_text_file(path, 4);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, ErrorCode::bad_format);

@@ -1,6 +1,7 @@
 #include "krait/loading/checkpoint.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cstdint>
 #include <filesystem>
@@ -121,6 +122,16 @@ TEST_F(OpenCheckpoint, WhatIsMissingIsNamed) {
   fs::remove(path("model.safetensors"));
   put("params.json", "{}");
   expect_error(root(), ErrorCode::not_found, "consolidated.safetensors, found none");
+}
+
+TEST_F(OpenCheckpoint, PipesAreNotWaitedFor) {
+  put("model.safetensors", test::small_safetensors());
+  for (const char* name : {"config.json", "tokenizer.json", "generation_config.json"}) {
+    ASSERT_EQ(::mkfifo(path(name).c_str(), 0600), 0);
+    expect_error(root(), ErrorCode::io_failed, "expected a regular file, found a device or pipe");
+    fs::remove(path(name));
+    put(name, "{}");
+  }
 }
 
 TEST_F(OpenCheckpoint, OtherFormatsAreNamed) {

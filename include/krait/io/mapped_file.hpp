@@ -54,5 +54,9 @@ KRAIT_API std::shared_ptr<const FileBytes> borrow_bytes(std::span<const std::byt
 KRAIT_API Result<std::string> read_text_file(const std::string& path,
                                              std::size_t limit = std::size_t{256} << 20U);
 
+/// The same of a regular file alone, as those of a checkpoint are: a pipe is refused at once.
+KRAIT_API Result<std::string> read_regular_text_file(const std::string& path,
+                                                     std::size_t limit = std::size_t{256} << 20U);
+
 }  // namespace v0_1
 }  // namespace krait
