@@ -179,6 +179,21 @@ TEST(TokenTable, KnowsTheNamesOfPreTokenizers) {
   }
 }
 
+// Whether a piece that is a token stays whole where no merges make it.
+TEST(TokenTable, IgnoresMergesWhereLlamaCppDoes) {
+  TokenTable table = byte_pair_table();
+  table.tokens.emplace_back("qzqzq");
+  table.types.push_back(1);
+  for (const auto& [pre, ignores] :
+       {std::pair("llama-bpe", true), std::pair("tekken", true), std::pair("glm4", false),
+        std::pair("chatglm-bpe", false), std::pair("gpt-2", false)}) {
+    table.pre = pre;
+    const auto tokenizer = read_token_table(table);
+    ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+    EXPECT_EQ((*tokenizer)->encode("qzqzq").value().size() == 1, ignores) << pre;
+  }
+}
+
 void expect_error(const TokenTable& table, ErrorCode code, const std::string& part) {
   const auto result = read_token_table(table);
   ASSERT_FALSE(result) << part;

@@ -14,7 +14,7 @@ namespace {
 struct Kind {
   std::string_view names;  // between spaces
   std::array<const char*, 4> patterns;
-  bool ignores_merges = false, adds_bos = false;
+  PreTokenizerFlags flags = {};
 };
 
 constexpr const char* gpt2 =
@@ -38,16 +38,16 @@ constexpr std::array<Kind, 16> kinds = {{
     {" gpt-2 mpt olmo phi-2 jais trillion granite-docling exaone4 modern-bert roberta-bpe "
      "jina-v1-en jina-v2-code jina-es jina-de jina-v2-es jina-v2-de gigachat a.x-4.0 mellum ",
      {gpt2}},
-    {" llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral lfm2 midm-2.0 ", {llama3}, true, true},
-    {" glm4 glm5 ", {llama3}, true},
-    {" dbrx smaug-bpe chatglm-bpe ", {llama3}},
+    {" llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral lfm2 midm-2.0 ", {llama3}, {true, true}},
+    {" glm5 ", {llama3}, {true}},
+    {" dbrx smaug-bpe chatglm-bpe glm4 ", {llama3}},
     {" falcon ", {R"([\p{P}\$\+<=>\^~\|`]+)", gpt2, "[0-9][0-9][0-9]"}},
     {" smollm starcoder refact command-r codeshell exaone minerva-7b mellum2 ", {R"(\p{N})", gpt2}},
     {" qwen2 deepseek-r1-qwen stablelm2 megrez hunyuan solar-open grok-2 kormo f2llmv2 ", {qwen2}},
     {" qwen35 ", {qwen35}},
-    {" tekken ", {tekken}, true, true},
+    {" tekken ", {tekken}, {true, true}},
     {" gpt-4o llama4 kanana2 talkie minimax-m2 ", {gpt4o}},
-    {" granite-embed-multi-97m ", {gpt4o}, true},
+    {" granite-embed-multi-97m ", {gpt4o}, {true}},
     {" deepseek-v3 hunyuan-dense joyai-llm hy_v4 ",
      {R"(\p{N}{1,3})",
       "[\xE4\xB8\x80-\xE9\xBE\xA5\xE3\x81\x80-\xE3\x82\x9F\xE3\x82\xA0-\xE3\x83\xBF]+", deepseek3}},
@@ -74,14 +74,24 @@ std::string known_names() {
   return names;
 }
 
-}  // namespace
-
-Result<NamedPreTokenizer> named_pre_tokenizer(std::string_view name) {
+const Kind* find_kind(std::string_view name) {
   const std::string word = " " + std::string(name.empty() ? "default" : name) + " ";
   const auto kind = std::find_if(kinds.begin(), kinds.end(), [&](const Kind& one) {
     return one.names.find(word) != one.names.npos;
   });
-  if (kind == kinds.end() || name.find(' ') != name.npos) {
+  return kind == kinds.end() || name.find(' ') != name.npos ? nullptr : &*kind;
+}
+
+}  // namespace
+
+PreTokenizerFlags pre_tokenizer_flags(std::string_view name) {
+  const Kind* kind = find_kind(name);
+  return kind == nullptr ? PreTokenizerFlags() : kind->flags;
+}
+
+Result<NamedPreTokenizer> named_pre_tokenizer(std::string_view name) {
+  const Kind* kind = find_kind(name);
+  if (kind == nullptr) {
     return fields::mismatch(ErrorCode::unsupported, "tokenizer.ggml.pre", known_names(),
                             fields::describe(std::string(name)));
   }
@@ -99,8 +109,7 @@ Result<NamedPreTokenizer> named_pre_tokenizer(std::string_view name) {
   KRAIT_ASSIGN_OR_RETURN(result.pre_tokenizer,
                          PreTokenizer::read(Metadata::Object{{"type", std::string("Sequence")},
                                                              {"pretokenizers", std::move(steps)}}));
-  result.ignores_merges = kind->ignores_merges;
-  result.adds_bos = kind->adds_bos;
+  result.flags = kind->flags;
   return result;
 }
 

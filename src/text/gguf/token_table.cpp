@@ -146,7 +146,7 @@ class Reader {
     PipelineSource source;
     add_items(source);
     source.pre_tokenizer = std::move(pre.pre_tokenizer);
-    source.ignores_merges = pre.ignores_merges;
+    source.ignores_merges = pre.flags.ignores_merges;
     KRAIT_ASSIGN_OR_RETURN(source.decoder, decoder(byte_level_json));
     for (std::size_t i = 0; i < table_.merges.size(); ++i) {
       const std::string_view merge = table_.merges[i];
@@ -157,7 +157,7 @@ class Reader {
       }
       source.merges.emplace_back(merge.substr(0, space), merge.substr(space + 1));
     }
-    KRAIT_ASSIGN_OR_RETURN(TextEnds around, ends({11, 11, pre.adds_bos, false}));
+    KRAIT_ASSIGN_OR_RETURN(TextEnds around, ends({11, 11, pre.flags.adds_bos, false}));
     return build(std::move(source), std::move(around));
   }
 

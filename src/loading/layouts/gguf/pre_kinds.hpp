@@ -17,12 +17,11 @@ enum class GgufTokenType : std::int64_t {
   byte
 };
 
-/// How text is cut before pairs are merged, named by `tokenizer.ggml.pre`.
+/// How text is cut before pairs are merged, named by `tokenizer.ggml.pre`; the text floor knows
+/// what else goes with a name (pre_tokenizer_flags).
 struct PreKind {
   std::string_view name;
   std::string_view steps;  ///< of tokenizer.json, one after another
-  bool ignores_merges = false;
-  bool begins = false;  ///< a text begins with the beginning mark, unless the file says otherwise
 };
 
 namespace pre_steps {
@@ -88,22 +87,22 @@ inline constexpr std::array pre_kinds = {
     PreKind{"exaone", pre_steps::digits_gpt2},
     PreKind{"minerva-7b", pre_steps::digits_gpt2},
     PreKind{"falcon", pre_steps::falcon},
-    PreKind{"llama-bpe", pre_steps::llama3, true, true},
-    PreKind{"llama3", pre_steps::llama3, true, true},
-    PreKind{"llama-v3", pre_steps::llama3, true, true},
-    PreKind{"falcon3", pre_steps::llama3, true, true},
-    PreKind{"falcon-h1", pre_steps::llama3, true, true},
-    PreKind{"pixtral", pre_steps::llama3, true, true},
-    PreKind{"lfm2", pre_steps::llama3, true, true},
+    PreKind{"llama-bpe", pre_steps::llama3},
+    PreKind{"llama3", pre_steps::llama3},
+    PreKind{"llama-v3", pre_steps::llama3},
+    PreKind{"falcon3", pre_steps::llama3},
+    PreKind{"falcon-h1", pre_steps::llama3},
+    PreKind{"pixtral", pre_steps::llama3},
+    PreKind{"lfm2", pre_steps::llama3},
     PreKind{"dbrx", pre_steps::llama3},  // Granite 4
     PreKind{"smaug-bpe", pre_steps::llama3},
     PreKind{"chatglm-bpe", pre_steps::llama3},
-    PreKind{"glm4", pre_steps::llama3, true},
+    PreKind{"glm4", pre_steps::llama3},
     PreKind{"qwen2", pre_steps::qwen2},
     PreKind{"deepseek-r1-qwen", pre_steps::qwen2},
     PreKind{"stablelm2", pre_steps::qwen2},
     PreKind{"megrez", pre_steps::qwen2},
-    PreKind{"tekken", pre_steps::tekken, true, true},  // Nemotron-H
+    PreKind{"tekken", pre_steps::tekken},  // Nemotron-H
     PreKind{"gpt-4o", pre_steps::gpt4o},
     PreKind{"llama4", pre_steps::gpt4o},
 };

@@ -8,6 +8,7 @@
 #include "krait/io/printable.hpp"
 #include "loading/layouts/gguf/gguf.hpp"
 #include "loading/layouts/gguf/pre_kinds.hpp"
+#include "text/gguf/pre_tokenizers.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -127,7 +128,8 @@ class Reader {
 // The text of a tokenizer.json, piece by piece.
 class JsonText {
  public:
-  JsonText(const TokenTable& table, const PreKind& kind) : table_(table), kind_(kind) {}
+  JsonText(const TokenTable& table, const PreKind& kind)
+      : table_(table), kind_(kind), flags_(pre_tokenizer_flags(kind.name)) {}
 
   std::string run() {
     json_ = R"({"version":"1.0","truncation":null,"padding":null,"added_tokens":[)";
@@ -139,8 +141,8 @@ class JsonText {
     json_ += R"(,"decoder":{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,)";
     json_ += R"("use_regex":true},"model":{"type":"BPE","dropout":null,"unk_token":null,)";
     json_ += R"("continuing_subword_prefix":null,"end_of_word_suffix":null,"fuse_unk":false,)";
-    json_ +=
-        fmt::format(R"("byte_fallback":false,"ignore_merges":{},"vocab":{{)", kind_.ignores_merges);
+    json_ += fmt::format(R"("byte_fallback":false,"ignore_merges":{},"vocab":{{)",
+                         flags_.ignores_merges);
     for (std::size_t id = 0; id < table_.tokens.size(); ++id) {
       if (id > 0) json_ += ',';
       append_json_string(json_, table_.tokens[id]);
@@ -174,7 +176,7 @@ class JsonText {
   // What is put around a text.
   void append_ends() {
     std::optional<Token> bos, eos;
-    if (table_.add_bos.value_or(kind_.begins)) bos = table_.bos;
+    if (table_.add_bos.value_or(flags_.adds_bos)) bos = table_.bos;
     if (table_.add_eos.value_or(false)) eos = table_.eos;
     if (!bos && !eos) {
       json_ += R"({"type":"ByteLevel","add_prefix_space":true,"trim_offsets":false,)";
@@ -206,6 +208,7 @@ class JsonText {
 
   const TokenTable& table_;
   const PreKind& kind_;
+  PreTokenizerFlags flags_;
   std::string json_;
 };
 

@@ -16,6 +16,7 @@
 #include "loading/layouts/gguf/scored_table.hpp"
 #include "loading/sentencepiece_options.hpp"
 #include "loading/text_marks.hpp"
+#include "text/gguf/pre_tokenizers.hpp"
 #include "text/sentencepiece/sentencepiece_table.hpp"
 
 namespace krait {
@@ -49,7 +50,8 @@ Result<std::string_view> pre_kind(const Metadata& tokenizer) {
   for (const PreKind& kind : pre_kinds) {
     KRAIT_ASSIGN_OR_RETURN(const Metadata steps,
                            parse_json(fmt::format("[{}]", kind.steps), "kind"));
-    if (kind.ignores_merges != ignores || steps.size() != list.size()) continue;
+    if (pre_tokenizer_flags(kind.name).ignores_merges != ignores) continue;
+    if (steps.size() != list.size()) continue;
     bool is_same = true;
     for (std::size_t i = 0; i < list.size(); ++i) is_same = is_same && same_step(steps[i], list[i]);
     if (is_same) return kind.name;
