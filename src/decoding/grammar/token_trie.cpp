@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string_view>
+#include <unordered_set>
 #include <utility>
 
 namespace krait {
@@ -9,11 +10,12 @@ inline namespace v0_1 {
 namespace grammar {
 
 TokenTrie::TokenTrie(const Tokenizer& tokenizer, std::span<const Token> stop_tokens) {
+  const std::unordered_set<Token> stops(stop_tokens.begin(), stop_tokens.end());
   std::vector<std::pair<std::string_view, Token>> sorted;
   for (Token token = 0; token < tokenizer.vocab(); ++token) {
     const std::string_view bytes = tokenizer.bytes(token);
     if (bytes.empty() || bytes.size() > longest || tokenizer.is_special(token)) continue;
-    if (std::ranges::find(stop_tokens, token) != stop_tokens.end()) continue;
+    if (stops.contains(token)) continue;
     sorted.emplace_back(bytes, token);
     if (bytes.size() == 1) bytes_[static_cast<unsigned char>(bytes[0])] = true;
   }
