@@ -1,6 +1,7 @@
 // Training: the products of a linear map's backward pass, and the recurrences'. One thread.
 
 #include <cmath>
+#include <cstring>
 #include <string>
 
 #include "bench/support.hpp"

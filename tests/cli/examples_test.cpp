@@ -1,6 +1,8 @@
 // The examples, run as a user runs them: what they print, to the byte where it is text of a bundled
 // model, which is the same on every machine.
 
+#include <cstring>
+
 #include "tests/cli/cli.hpp"
 
 namespace krait::examples_test {

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstring>
 #include <new>
 #include <span>
 #include <type_traits>
@@ -34,11 +33,11 @@ class AlignedBuffer {
   explicit AlignedBuffer(Index size) : size_(size) {
     if (size_ > 0) {
       data_ = static_cast<T*>(::operator new (bytes(), std::align_val_t{alignment}));
-      std::memset(static_cast<void*>(data_), 0, bytes());
+      std::fill_n(reinterpret_cast<std::byte*>(data_), bytes(), std::byte{});
     }
   }
   AlignedBuffer(const AlignedBuffer& other) : AlignedBuffer(other.size_) {
-    if (size_ > 0) std::memcpy(static_cast<void*>(data_), other.data_, bytes());
+    if (size_ > 0) std::copy_n(other.data_, size_, data_);
   }
   AlignedBuffer(AlignedBuffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
