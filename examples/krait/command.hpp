@@ -85,8 +85,8 @@ struct SamplerFlags {
 
   /// `otherwise`: the seed where none is given, in place of one that is drawn at random.
   void add(Command& command, std::optional<std::uint64_t> otherwise = std::nullopt);
-  /// The options, with their seed. Throws WrongUsage for what the
-  /// model cannot take, and for options that contradict each other.
+  /// The options, with their seed. Throws WrongUsage for what the model cannot take, and for
+  /// options that contradict each other.
   SamplerOptions resolve(const LanguageModel& model) const;
 
  private:

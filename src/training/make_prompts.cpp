@@ -156,8 +156,7 @@ Result<std::vector<std::string>> continued(Session& session, const LanguageModel
 }
 
 std::string json_list(const std::vector<std::string>& texts) {
-  Metadata::Array list(texts.begin(), texts.end());
-  return full_json(std::move(list));
+  return training::json_of(Metadata::Array(texts.begin(), texts.end()));
 }
 
 // The texts of such a list, `count` of them.

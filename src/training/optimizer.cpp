@@ -93,7 +93,7 @@ Result<void> validate(const TrainOptions& options) {
         Real{"beta1", options.beta1, below_1(options.beta1), "at least 0 and below 1"},
         Real{"beta2", options.beta2, below_1(options.beta2), "at least 0 and below 1"},
         // A parameter without a gradient is moved by 0 / eps.
-        Real{"eps", options.eps, at_least_0(options.eps) && options.eps >= least_eps,
+        Real{"eps", options.eps, std::isfinite(options.eps) && options.eps >= least_eps,
              fmt::format("at least {}", least_eps)},
         Real{"clip", options.clip, at_least_0(options.clip), "at least 0"},
         Real{"momentum", options.momentum, below_1(options.momentum), "at least 0 and below 1"},

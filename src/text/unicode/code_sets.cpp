@@ -241,9 +241,9 @@ const Ranges& words() {
 }
 
 const Ranges& words_in_classes() {
-  static const Ranges ranges = united(
-      of_categories(group('l') | group('m') | category("nd") | category("nl") | category("pc")),
-      {{0x24B6, 0x24E9}, {0x1F130, 0x1F149}, {0x1F150, 0x1F169}, {0x1F170, 0x1F189}});
+  static const Ranges ranges =
+      with(group('l') | group('m') | category("nd") | category("nl") | category("pc"),
+           unicode::other_alphabetic());
   return ranges;
 }
 
