@@ -92,13 +92,16 @@ Result<void> read_data(const TrainFlags& options, TrainTask& task) {
   const bool has_answers = options.kind != Kind::train;
   KRAIT_ASSIGN_OR_RETURN(const ModelConfig config, read_config(task.checkpoint));
   KRAIT_ASSIGN_OR_RETURN(const auto tokenizer, make_tokenizer(task.checkpoint, config));
-  if (has_answers && !config.is_byte_level && config.stop_tokens.empty()) {
-    return Error{ErrorCode::bad_config,
-                 "[training] eos: expected an end-of-text token in the configuration, found none "
-                 "(" +
-                     options.model + ")"};
+  Token end = 0;
+  if (has_answers && !config.is_byte_level) {
+    KRAIT_ASSIGN_OR_RETURN(const TextMarks marks, read_text_marks(task.checkpoint, *tokenizer));
+    if (marks.ends.empty()) {
+      return Error{ErrorCode::bad_config,
+                   "[training] eos: expected an end-of-text token in the checkpoint, found none (" +
+                       options.model + ")"};
+    }
+    end = marks.ends.front();
   }
-  const Token end = config.is_byte_level || !has_answers ? 0 : config.stop_tokens.front();
   if (options.kind == Kind::dpo) task.preference = PreferenceTask{.options = {}, .pairs = {}};
   struct Part {
     std::vector<Token> text;

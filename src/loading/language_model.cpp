@@ -8,7 +8,6 @@
 #include "krait/loading/adapter.hpp"
 #include "krait/text/token_table.hpp"
 #include "loading/sentencepiece_options.hpp"
-#include "loading/text_marks.hpp"
 
 namespace krait {
 inline namespace v0_1 {

@@ -1,5 +1,3 @@
-#include "loading/text_marks.hpp"
-
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,6 +6,7 @@
 #include <utility>
 
 #include "io/json.hpp"
+#include "krait/loading/language_model.hpp"
 #include "loading/config_reader.hpp"
 
 namespace krait {

@@ -6,7 +6,6 @@
 
 #include "io/json.hpp"
 #include "krait/loading/language_model.hpp"
-#include "loading/text_marks.hpp"
 #include "models/find_block.hpp"
 
 namespace krait {

@@ -102,6 +102,18 @@ class CliChat : public Cli {
   Outcome outcome_;
 };
 
+// The tokenizer's configuration alone names the token that ends a text.
+TEST_F(CliChat, AnAnswerThatIsTrainedOnEndsAsAllTextsDo) {
+  const std::string model = with_template(chatml);
+  test::write_file(path("e.jsonl"), "{\"prompt\": \"Q\", \"response\": \"abc\"}\n");
+  const Outcome trained = krait("sft -m " + model + " --data " + path("e.jsonl") + " --out " +
+                                path("s") + " --steps 80 --batch 1 --length 8 --lr 0.03");
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  const json answer = krait_json("generate -m " + path("s") + " Q -n 20 --greedy");
+  EXPECT_EQ(answer["text"], "abc");
+  EXPECT_EQ(answer["finish_reason"], "stop_token");
+}
+
 TEST_F(CliChat, AConversationCutInTwoGoesOnAsOne) {
   const std::string common = " -n 12 --seed 1";
   const std::string whole = talk("Hello\\nAnd you?\\nBye\\n", common);

@@ -20,7 +20,7 @@ struct ModelConfig {
   ModelSpec spec;
   std::string prefix;              ///< what the tensors' names begin with
   std::string wrapper;             ///< of it, what no family has: "module" where all begin with it
-  std::vector<Token> stop_tokens;  ///< end-of-text ids, if the configuration names any
+  std::vector<Token> stop_tokens;  ///< end-of-text ids of this file; see read_text_marks for all
   std::vector<std::string> ignored;  ///< keys that were not understood, for reports
   bool is_byte_level = false;        ///< vocabulary of 256 and no tokenizer: ids are bytes
 

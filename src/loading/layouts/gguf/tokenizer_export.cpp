@@ -8,14 +8,13 @@
 
 #include "io/json.hpp"
 #include "krait/io/printable.hpp"
-#include "krait/loading/chat_templates.hpp"
+#include "krait/loading/language_model.hpp"
 #include "krait/text/token_table.hpp"
 #include "loading/layouts/gguf/export.hpp"
 #include "loading/layouts/gguf/gguf.hpp"
 #include "loading/layouts/gguf/pre_kinds.hpp"
 #include "loading/layouts/gguf/scored_table.hpp"
 #include "loading/sentencepiece_options.hpp"
-#include "loading/text_marks.hpp"
 #include "text/gguf/pre_tokenizers.hpp"
 #include "text/sentencepiece/sentencepiece_table.hpp"
 
