@@ -110,42 +110,49 @@ struct Memory {
 };
 
 // Requests the next rows for the L2 cache, in the order in which they lie: what one head needs of
-// them is so little that memory sees no stream.
+// them is so little that memory sees no stream. A call asks for few bytes, and all calls of the
+// present rows for all: a core holds two dozen requests, behind which its own loads would wait.
 struct RowsAhead {
-  const std::byte* row = nullptr;
-  Index stride = 0;  // bytes, as all
-  Index heads = 0;   // next to each other
-  Index head_bytes = 0;
-  Index left = 0;  // parts of one head
-  Index head = 0;
+  std::uintptr_t line = 0;
+  std::uintptr_t end = 0;  // of the present row's part
+  Index part = 0;          // bytes of a row, as all
+  Index stride = 0;
+  Index rows = 0;  // still to be requested
+  Index step = 0;  // of a call
+  Index due = 0;
+
+  RowsAhead() = default;
+  RowsAhead(const std::byte* row, Index part_bytes, Index row_stride, Index row_count, Index calls)
+      : line(reinterpret_cast<std::uintptr_t>(row) & ~std::uintptr_t{63}),
+        end(reinterpret_cast<std::uintptr_t>(row) + static_cast<std::uintptr_t>(part_bytes)),
+        part(part_bytes),
+        stride(row_stride),
+        rows(row_count),
+        step((row_count * round_up(part_bytes + 63, 64) + calls - 1) / calls) {}
 
   HWY_INLINE void request() {
-    if (left == 0) return;
-    --left;
-    const auto at = reinterpret_cast<std::uintptr_t>(row + head * head_bytes);
-    const auto end = at + static_cast<std::uintptr_t>(head_bytes);
-    for (auto line = at & ~std::uintptr_t{63}; line < end; line += 64) {
+    for (due += step; due > 0; due -= 64) {
       __builtin_prefetch(reinterpret_cast<const void*>(line), 0, 2);
-    }
-    if (++head == heads) {
-      head = 0;
-      row += stride;
+      line += 64;
+      if (line < end) continue;
+      if (--rows == 0) step = due = 0;
+      end += static_cast<std::uintptr_t>(stride);
+      line = (end - static_cast<std::uintptr_t>(part)) & ~std::uintptr_t{63};
     }
   }
 };
 
-// Calls body(j, count, ahead) for rows [j, j + count) of keys [0, n); `place` says where a row is.
+// Calls body(j, count, ahead) for rows [j, j + count) of keys [0, n); `place` says where a row is,
+// and `calls` how often the body requests something for `step` rows.
 template <Index step, class Place, class Body>
-HWY_INLINE void for_rows(const Block& block, Index kv_heads, Index n, Place place, Body body) {
+HWY_INLINE void for_rows(const Block& block, Index kv_heads, Index n, Index calls, Place place,
+                         Body body) {
   for (Index j = 0; j < n; j += step) {
     RowsAhead ahead;
     const Index next = j + step;
     if (next < n) {
-      ahead = {.row = place(next),
-               .stride = block.stride,
-               .heads = kv_heads,
-               .head_bytes = block.head_bytes,
-               .left = HWY_MIN(step, n - next) * kv_heads};
+      ahead = RowsAhead(place(next), kv_heads * block.head_bytes, block.stride,
+                        HWY_MIN(step, n - next), calls);
     }
     body(j, HWY_MIN(step, n - j), ahead);
   }
@@ -232,7 +239,7 @@ HWY_INLINE void few_products(const Block& block, const Rows<W>& K, Index keys, c
   };
   Index j = 0;
   for (; j + 4 <= keys; j += 4) {
-    for (Index i = 0; i < 4; ++i) ahead.request();
+    ahead.request();
     tile(std::integral_constant<int, 4>(), j);
   }
   for (; j < keys; ++j) {

@@ -18,12 +18,15 @@ namespace {
 
 // A tile continues this many registers of output columns of T queries; it has up to so many of few
 // queries, and of the 16 of a panel.
-template <int T>
-constexpr int value_parts = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON ? (T < 7 ? 4 : 2)
-                            : T < 3                                          ? 4
-                                                                             : 2;
+constexpr int value_parts(Index T) {
+  return T < (HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON ? 7 : 3) ? 4 : 2;
+}
 constexpr int few_value_tile = HWY_TARGET == HWY_AVX3 ? 7 : 4;
 constexpr int panel_value_tile = 4;
+
+// Of a tile of columns: to ask for something behind each key takes longer than a small tile's
+// products.
+constexpr Index keys_a_request = 4;
 
 // Weights of queries: of query t and key j at [t·apart + j·step].
 struct Weights {
@@ -45,7 +48,7 @@ HWY_INLINE void add_columns(const W* V, Index stride, Index keys, const Weights&
     for (int c = 0; c < C; ++c) acc[t * C + c] = load(out + t * width + c * vector_lanes);
   }
   for (Index j = 0; j < keys; ++j) {
-    ahead.request();
+    if (j % keys_a_request == 0) ahead.request();
     const W* v = V + j * stride;
     const float* weight = p.at + j * p.step;
     Array<VF, C> vs;
@@ -71,7 +74,7 @@ HWY_INLINE void add_columns(const W* V, Index stride, Index keys, const Weights&
 template <int T, class W>
 HWY_NOINLINE void add_values(const Block& block, const W* V, Index stride, Index keys,
                              const Weights& p, float* out, RowsAhead& ahead) {
-  constexpr int C = value_parts<T>;
+  constexpr int C = value_parts(T);
   const Index d_head = block.args.d_head;
   Index i = 0;
   for (; i + C * vector_lanes <= d_head; i += C * vector_lanes) {
@@ -122,6 +125,14 @@ HWY_INLINE void add_seen_values_of(Index queries, const Block& block, Index m, c
     }
     add_seen_values<T>(block, m, V, stride, j, keys, p, out, ahead);
   }
+}
+
+// How often the tiles of add_rows request something for `keys` keys.
+template <int T, bool panels>
+Index value_calls(const Block& block, Index keys) {
+  const Index tiles = (block.queries + T - 1) / T;
+  const Index columns = vector_lanes * value_parts(panels ? T : block.queries / tiles);
+  return keys / keys_a_request * tiles * ((block.args.d_head + columns - 1) / columns);
 }
 
 // All queries over keys [j, j + keys), in tiles of up to T, of nearly equal height unless those of
@@ -192,25 +203,25 @@ void attend_few(const Block& first, Index kv_heads) {
   constexpr int value_tile = is_float ? few_value_tile : queries_in_registers;
   const Index tiles = (first.queries + key_tile - 1) / key_tile;
   const auto keys_at = [&](Index j) HWY_ATTR { return first.keys(j); };
-  for_rows<few_rows>(
-      first, kv_heads, n, keys_at, [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
-        for (Index i = 0; i < kv_heads; ++i) {
-          const Memory memory = memory_of(i);
-          const Rows<W> rows =
-              rows_at<W>(first, first.keys(j) + i * first.head_bytes, keys, widened);
-          // A few keys meet all queries while they are in the L1 cache.
-          for (Index k = 0; k < keys; k += 4) {
-            for (Index tile = 0; tile < tiles; ++tile) {
-              const Index m = first.queries * tile / tiles;
-              few_products_of<key_tile, W>(first.queries * (tile + 1) / tiles - m, first,
-                                           {rows.at + k * rows.stride, rows.stride},
-                                           HWY_MIN(Index{4}, keys - k), memory.q + m * first.width,
-                                           memory.scores + m * memory.row + j + k, memory.row,
-                                           ahead);
-            }
-          }
-        }
-      });
+  for_rows<few_rows>(first, kv_heads, n, kv_heads * tiles * (few_rows / 4), keys_at,
+                     [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
+                       for (Index i = 0; i < kv_heads; ++i) {
+                         const Memory memory = memory_of(i);
+                         const Rows<W> rows =
+                             rows_at<W>(first, first.keys(j) + i * first.head_bytes, keys, widened);
+                         // A few keys meet all queries while they are in the L1 cache.
+                         for (Index k = 0; k < keys; k += 4) {
+                           for (Index tile = 0; tile < tiles; ++tile) {
+                             const Index m = first.queries * tile / tiles;
+                             few_products_of<key_tile, W>(
+                                 first.queries * (tile + 1) / tiles - m, first,
+                                 {rows.at + k * rows.stride, rows.stride},
+                                 HWY_MIN(Index{4}, keys - k), memory.q + m * first.width,
+                                 memory.scores + m * memory.row + j + k, memory.row, ahead);
+                           }
+                         }
+                       }
+                     });
   for (Index i = 0; i < kv_heads; ++i) {
     const Memory memory = memory_of(i);
     for (Index m = 0; m < first.queries; ++m) {
@@ -220,7 +231,8 @@ void attend_few(const Block& first, Index kv_heads) {
   }
   const auto values_at = [&](Index j) HWY_ATTR { return first.values(j); };
   for_rows<few_rows>(
-      first, kv_heads, n, values_at, [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
+      first, kv_heads, n, kv_heads * value_calls<value_tile, false>(first, few_rows), values_at,
+      [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
         for (Index i = 0; i < kv_heads; ++i) {
           const Memory memory = memory_of(i);
           const auto weights = [&](Index m) HWY_ATTR {
@@ -238,7 +250,7 @@ void attend_many(const Block& block) {
   const Memory memory(block, block.args.scratch.data());
   const Index n = block.context();
   const Index queries = round_up(block.queries, panel_width);
-  // How often a tile of keys meets queries: each time requests its part of the next rows.
+  // How often a tile of keys meets queries.
   const Index times = (queries / panel_width + side_by_side - 1) / side_by_side;
   const Index panel_size = memory.row * panel_width;
   pack_queries(block, memory.q);
@@ -250,38 +262,42 @@ void attend_many(const Block& block) {
     return block.visible(HWY_MIN(m + panel_width, block.queries) - 1);
   };
   const auto keys_at = [&](Index j) HWY_ATTR { return block.keys(j); };
-  for_rows<many_rows>(block, 1, n, keys_at, [&](Index first, Index keys, RowsAhead ahead) HWY_ATTR {
-    copy_rows(block, keys_at(first), keys, round_up(keys, panel_keys), memory.rows);
-    const auto score = [&](auto count, Index m) HWY_ATTR {
-      const Index end = HWY_MIN(first + keys, seen(m + (count - 1) * panel_width));
-      for (Index j = first; j < end; j += panel_keys) {
-        for (Index i = 0; i < panel_keys; i += times) ahead.request();
-        panel_scores<decltype(count)::value>(block, memory, m,
-                                             memory.rows + (j - first) * block.width, j);
-      }
-    };
-    Index m = 0;
-    for (; m + side_by_side * panel_width <= queries; m += side_by_side * panel_width) {
-      score(std::integral_constant<int, side_by_side>(), m);
-    }
-    for (; m < queries; m += panel_width) score(std::integral_constant<int, 1>(), m);
-  });
+  const Index key_calls = many_rows / panel_keys * times;
+  for_rows<many_rows>(
+      block, 1, n, key_calls, keys_at, [&](Index first, Index keys, RowsAhead ahead) HWY_ATTR {
+        copy_rows(block, keys_at(first), keys, round_up(keys, panel_keys), memory.rows);
+        const auto score = [&](auto count, Index m) HWY_ATTR {
+          const Index end = HWY_MIN(first + keys, seen(m + (count - 1) * panel_width));
+          for (Index j = first; j < end; j += panel_keys) {
+            ahead.request();
+            panel_scores<decltype(count)::value>(block, memory, m,
+                                                 memory.rows + (j - first) * block.width, j);
+          }
+        };
+        Index m = 0;
+        for (; m + side_by_side * panel_width <= queries; m += side_by_side * panel_width) {
+          score(std::integral_constant<int, side_by_side>(), m);
+        }
+        for (; m < queries; m += panel_width) score(std::integral_constant<int, 1>(), m);
+      });
   for (Index m = 0; m < queries; m += panel_width) {
     panel_weights(memory.scores + m / panel_width * panel_size, seen(m), memory.largest + m,
                   memory.sums + m);
   }
   clear(memory.out, block.queries * block.width);
   const auto values_at = [&](Index j) HWY_ATTR { return block.values(j); };
-  for_rows<many_rows>(block, 1, n, values_at, [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
-    copy_rows(block, values_at(j), keys, keys, memory.rows);
-    const auto weights = [&](Index m) HWY_ATTR {
-      return Weights{
-          memory.scores + m / panel_width * panel_size + j * panel_width + m % panel_width, 1,
-          panel_width};
-    };
-    add_rows<panel_value_tile, true>(block, memory, memory.rows, block.width, j, keys, weights,
-                                     ahead);
-  });
+  const Index calls = value_calls<panel_value_tile, true>(block, many_rows);
+  for_rows<many_rows>(
+      block, 1, n, calls, values_at, [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
+        copy_rows(block, values_at(j), keys, keys, memory.rows);
+        const auto weights = [&](Index m) HWY_ATTR {
+          return Weights{
+              memory.scores + m / panel_width * panel_size + j * panel_width + m % panel_width, 1,
+              panel_width};
+        };
+        add_rows<panel_value_tile, true>(block, memory, memory.rows, block.width, j, keys, weights,
+                                         ahead);
+      });
   finish(block, memory);
 }
 
