@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,6 +23,7 @@ using krait::Index;
 struct Options {
   std::string directory;
   std::string shape = "mamba-130m";
+  std::string config;  // file with the configuration; instead of a shape
   DType dtype = DType::f32;
   Index d_model = 0;
   Index n_layer = 24;
@@ -70,8 +72,8 @@ bool parse(int argc, char** argv, Options& options) {
       if (!parse_dtype(argv[i], options.dtype)) return false;
       continue;
     }
-    if (name == "--shape") {
-      options.shape = argv[i];
+    if (name == "--shape" || name == "--config") {
+      (name == "--shape" ? options.shape : options.config) = argv[i];
       continue;
     }
     bool known = false;
@@ -182,11 +184,25 @@ krait::Result<void> write_random(const krait::ModelConfig& config, DType dtype,
   return krait::write_safetensors(path.string(), tensors, {{"format", "pt"}});
 }
 
+krait::Result<std::string> read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(file), {}};
+  if (file) return text;
+  return krait::Error{krait::ErrorCode::io_failed,
+                      "[checkpoint] --config: expected a file, found no way to read it (" + path +
+                          ")"};
+}
+
 krait::Result<void> make(const Options& options) {
-  const bool is_transformers = options.shape == "mamba-130m";
+  const bool is_transformers = options.config.empty() && options.shape == "mamba-130m";
   krait::Checkpoint checkpoint;
   checkpoint.path = options.directory;
-  checkpoint.config = is_transformers ? transformers_config(options) : state_spaces_config(options);
+  if (options.config.empty()) {
+    checkpoint.config =
+        is_transformers ? transformers_config(options) : state_spaces_config(options);
+  } else {
+    KRAIT_ASSIGN_OR_RETURN(checkpoint.config, read_file(options.config));
+  }
   // Without tensors the names are those of the state-spaces repository.
   KRAIT_ASSIGN_OR_RETURN(krait::ModelConfig config, krait::read_config(checkpoint));
   if (is_transformers) config.spec.embedding_name = "embeddings";
@@ -212,6 +228,7 @@ int main(int argc, char** argv) {
         "usage: krait_make_random_checkpoint DIR [--shape mamba-130m|mamba2-130m|moe-mamba]\n"
         "         [--dtype f32|bf16|f16] [--d-model N] [--n-layer 24] [--vocab N]\n"
         "         [--n-expert 8] [--top-k 1] [--d-expert N] [--sparse]\n"
+        "       krait_make_random_checkpoint DIR --config FILE [--dtype f32|bf16|f16] [--sparse]\n"
         "--sparse leaves all weights zero, as a hole in the file.\n");
     return 2;
   }

@@ -4,9 +4,10 @@
 #   sh bench/peers/llama_cpp.sh --realtime --transformers
 #
 # Gets llama.cpp's source from the newest source package of llama-cpp-python on PyPI, builds its
-# benchmarks for this machine, writes one random checkpoint of a published model's shape, converts it
-# for both programs and lets bench/peers/compare.py run them in turns. What is there already is kept, so
-# an interrupted run goes on where it stopped; delete the work folder to begin anew.
+# benchmarks for this machine, writes one random checkpoint of a published model's shape, lets krait
+# convert it (tests/network/gguf_in_llama_cpp.py: llama.cpp has the same logits then) and
+# bench/peers/compare.py run both in turns. What is there already is kept, so an interrupted run goes on
+# where it stopped; delete the work folder to begin anew.
 set -eu
 
 usage() {
@@ -14,7 +15,9 @@ usage() {
 usage: bench/peers/llama_cpp.sh [OPTION ...]
   --work DIR         everything downloaded and built; default ${XDG_CACHE_HOME:-$HOME/.cache}/krait-peers
   --krait DIR        krait's build folder; default the build/ of this source tree
-  --shape NAME       mamba-130m (default) or mamba2-130m
+  --shape NAME       mamba-130m (default), mamba2-130m, or a file of bench/shapes: granite-4-h-350m,
+                     granite-4-h-1b; of their size and Jamba mini's attention alone, four layers:
+                     granite-4-h-1b-attention, jamba-mini-attention
   --forms LIST       default f32,f16,bf16,bf16/bf16,q8,q4; A/B means --dtype A --compute B
   --threads N        default 2
   --prompt N         tokens of the prompt; default 256
@@ -71,14 +74,18 @@ for number in "$threads" "$prompt" "$decode" "$users" "$repeats"; do
   esac
 done
 
+config=$krait_root/bench/shapes/$shape.json
 case $shape in
-  mamba-130m) ;;
-  mamba2-130m)
-    [ -z "$transformers" ] ||
-      fail "--transformers: expected --shape mamba-130m, found $shape, which transformers does not read"
+  mamba-130m | mamba2-130m) set -- --shape "$shape" ;;
+  */* | '') fail "--shape: expected a name, found '$shape'" ;;
+  *)
+    [ -f "$config" ] ||
+      fail "--shape: expected mamba-130m, mamba2-130m or a file of bench/shapes, found '$shape'"
+    set -- --config "$config"
     ;;
-  *) fail "--shape: expected mamba-130m or mamba2-130m, found '$shape'" ;;
 esac
+[ -z "$transformers" ] || [ "$shape" = mamba-130m ] ||
+  fail "--transformers: expected --shape mamba-130m, found $shape"
 
 mkdir -p "$work" 2>/dev/null || fail "work folder: expected to create it, found no way ($work)"
 work=$(CDPATH='' cd -- "$work" && pwd -P)
@@ -118,14 +125,17 @@ check_space() {
   [ ! -f "$work/.complete-$shape" ] || return 0
   free=$(df -Pk "$work" | awk 'NR == 2 { print int($4 / 1048576) }')
   used=$(du -sk "$work" | awk '{ print int($1 / 1048576) }')
-  [ $((free + used)) -ge 6 ] || fail "disk: expected 6 GiB for $work, found $free GiB"
+  needed=6
+  [ "$shape" != granite-4-h-1b ] || needed=28
+  [ $((free + used)) -ge $needed ] || fail "disk: expected $needed GiB for $work, found $free GiB"
 }
 
-# One version of torch, so that figures can be compared. pip's own settings say where it comes from:
-# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu has it without a GPU's libraries.
+# With --transformers one version of torch, so that figures can be compared. pip's own settings say where
+# it comes from: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu has it without a GPU's libraries.
 make_venv() {
-  [ ! -f "$work/venv/.complete" ] || return 0
-  run "Making a Python environment" python3 -m venv "$work/venv"
+  [ -f "$work/venv/.made" ] || run "Making a Python environment" python3 -m venv "$work/venv"
+  touch "$work/venv/.made"
+  [ -n "$transformers" ] && [ ! -f "$work/venv/.complete" ] || return 0
   run "Installing torch and transformers" "$python" -m pip install torch==2.13.0 transformers numpy
   touch "$work/venv/.complete"
 }
@@ -173,19 +183,20 @@ make_checkpoints() {
     folder=$work/$shape-$dtype
     [ ! -f "$folder/model.safetensors" ] || continue
     run "Writing the random checkpoint in $dtype" \
-      "$krait/bench/krait_make_random_checkpoint" "$folder" --shape "$shape" --dtype "$dtype"
+      "$krait/bench/krait_make_random_checkpoint" "$folder" "$@" --dtype "$dtype"
   done
 }
 
-# make_gguf TYPE COMMAND …: a file that the command writes under a temporary name.
+# make_gguf TYPE: a file that is written under a temporary name.
 make_gguf() {
   gguf=$work/$shape-$1.gguf
   [ ! -f "$gguf" ] || return 0
+  rm -f "$gguf.tmp"
   case $1 in
-    q4_*) run "Converting to GGUF $1" "$build/bin/llama-quantize" "$work/$shape-f32.gguf" \
+    q*) run "Converting to GGUF $1" "$build/bin/llama-quantize" "$work/$shape-f32.gguf" \
       "$gguf.tmp" "$1" ;;
-    *) run "Converting to GGUF $1" "$python" "$source/convert_hf_to_gguf.py" \
-      "$work/$shape-f32" --outtype "$1" --outfile "$gguf.tmp" ;;
+    *) run "Converting to GGUF $1" "$krait/examples/krait/krait" convert "$work/$shape-$1" \
+      "$gguf.tmp" --to gguf ;;
   esac
   mv "$gguf.tmp" "$gguf"
 }
@@ -196,7 +207,7 @@ check_space
 make_venv
 get_source
 build_llama
-make_checkpoints
+make_checkpoints "$@"
 for type in f32 f16 bf16 q8_0 q4_0 q4_k_m; do make_gguf "$type"; done
 touch "$work/.complete-$shape"
 [ -z "$setup_only" ] || exit 0
