@@ -206,6 +206,10 @@ krait::Result<void> make(const Options& options) {
   // Without tensors the names are those of the state-spaces repository.
   KRAIT_ASSIGN_OR_RETURN(krait::ModelConfig config, krait::read_config(checkpoint));
   if (is_transformers) config.spec.embedding_name = "embeddings";
+  if (!options.config.empty() && !config.spec.family.starts_with("mamba")) {
+    config.prefix = "model";
+    if (config.spec.final_norm_name == "norm_f") config.spec.final_norm_name = "norm";
+  }
 
   const std::filesystem::path directory = options.directory;
   std::error_code failed;

@@ -94,35 +94,29 @@ class LlamaCpp:
 
     def measure(self):
         o = self.options
-        output, _, memory = run(
-            [self.bin / "llama-bench", "-m", self.model, "-t", o.threads, "-p", o.prompt, "-n", o.decode]
-            + ["-r", "1", "-o", "json"],
-            o.realtime,
-        )
-        prefill, decode, facts = None, None, {}
-        for test in json.loads(output):
-            if test["n_gen"] == 0:
-                prefill = test["avg_ts"]
-            elif test["n_prompt"] == 0:
-                decode = test["avg_ts"]
-            facts = {"model_bytes": test["model_size"], "build_commit": test["build_commit"]}
+        bench = [self.bin / "llama-bench", "-m", self.model, "-t", o.threads, "-r", "1", "-o", "json"]
+        prefill, _, memory = run([*bench, "-p", o.prompt, "-n", "0"], o.realtime)
+        # Behind the prompt, as krait's.
+        decode, _, _ = run([*bench, "-p", "0", "-n", o.decode, "-d", o.prompt], o.realtime)
+        (prefill,), (decode,) = json.loads(prefill), json.loads(decode)
         # A short prompt of each sequence, since only their decoding is read off.
         prompt = 16
+        # Three times, since a thread of its own prints the results and loses the last ones.
         output, errors, _ = run(
             [self.bin / "llama-batched-bench", "-m", self.model, "-t", o.threads]
             + ["-c", o.users * (prompt + o.decode + 256), "-npp", prompt, "-ntg", o.decode]
-            + ["-npl", o.users, "--output-format", "jsonl"],
+            + ["-npl", f"{o.users},{o.users},{o.users}", "--output-format", "jsonl"],
             o.realtime,
         )
         lines = [line for line in (output + errors).splitlines() if line.startswith("{") and "speed_tg" in line]
-        if prefill is None or decode is None or len(lines) != 1:
-            raise Failed("unexpected output of llama-bench or llama-batched-bench")
+        if not lines:
+            raise Failed("no result of llama-batched-bench")
         return {
-            "prefill": prefill,
-            "decode": decode,
+            "prefill": prefill["avg_ts"],
+            "decode": decode["avg_ts"],
             "batch": json.loads(lines[0])["speed_tg"],
             "peak_rss_bytes": memory,
-            "facts": facts,
+            "facts": {"model_bytes": prefill["model_size"], "build_commit": prefill["build_commit"]},
         }
 
 
