@@ -23,7 +23,8 @@ struct Extents {
   Index n_kv_head;
   Index d_head;
   DType dtype = DType::f32;                                                   // of keys and values
-  Index row() const { return 2 * n_kv_head * d_head * bytes_of(dtype) / 4; }  // units of 4 bytes
+  Index row() const { return n_kv_head * d_head * bytes_of(dtype) / 4; }  // units of 4 bytes
+  Index page() const { return 2 * page_tokens * row(); }
 };
 
 // Of published models: heads of their own, four and seven heads that share keys.
@@ -39,7 +40,7 @@ struct Layer {
     const Index size = page_tokens * 2 * shape.n_kv_head * shape.d_head;
     const auto values = random_values(2 * size, seed);
     for (Index j = 0; j < context; j += page_tokens) {
-      pages.emplace_back(page_tokens * shape.row());
+      pages.emplace_back(shape.page());
       // Not the same in each page.
       const auto part = std::span(values).subspan(static_cast<std::size_t>(j * 7 % size),
                                                   static_cast<std::size_t>(size));
@@ -65,6 +66,7 @@ struct Problem {
     return {.q = {q.data(), tokens, width},
             .pages = layer.data,
             .dtype = shape.dtype,
+            .value_offset = shape.page() / 2,
             .row_stride = shape.row(),
             .position = context - tokens,
             .n_head = shape.n_head,
@@ -81,7 +83,7 @@ void run(benchmark::State& state, Isa isa, const Extents& shape, Index tokens, I
   const ForcedIsa forced(isa);
   SerialExecutor serial;
   Problem problem{.shape = shape, .tokens = tokens, .context = context};
-  const Index bytes = context * shape.row() * static_cast<Index>(sizeof(float));
+  const Index bytes = context * 2 * shape.row() * static_cast<Index>(sizeof(float));
   Index pairs = 0;
   for (Index t = 0; t < tokens; ++t) pairs += context - tokens + t + 1;
   const auto fma = static_cast<double>(2 * pairs * shape.n_head * shape.d_head);
@@ -124,7 +126,7 @@ void run(benchmark::State& state, Isa isa, const Extents& shape, Index tokens, I
 // The limit of a step: one element of every cache line of the same memory, page after page.
 void read_lines(benchmark::State& state, const Extents& shape, Index context) {
   SerialExecutor serial;
-  const Index bytes = context * shape.row() * static_cast<Index>(sizeof(float));
+  const Index bytes = context * 2 * shape.row() * static_cast<Index>(sizeof(float));
   std::vector<Layer> layers;
   for (Index i = 0; i < 4 * last_level_cache_bytes() / bytes + 1; ++i) {
     layers.emplace_back(shape, context, static_cast<std::uint64_t>(i + 2));
@@ -133,7 +135,7 @@ void read_lines(benchmark::State& state, const Extents& shape, Index context) {
   for (auto _ : state) {
     float sum = 0.0F;
     for (const float* page : layers[layer].data) {
-      for (Index i = 0; i < page_tokens * shape.row(); i += 16) sum += page[i];
+      for (Index i = 0; i < shape.page(); i += 16) sum += page[i];
     }
     benchmark::DoNotOptimize(sum);
     layer = layer + 1 == layers.size() ? 0 : layer + 1;

@@ -44,10 +44,15 @@ constexpr int lanes_at_once = HWY_TARGET == HWY_AVX3 ? 2 : 1;
 // Rows of the cache that are done while the next ones are requested. Many queries take them out of
 // the cache into a place of their own: rows that are 2^n bytes apart would share few places. So do
 // some queries with rows of 16 bits, which become floats there.
-constexpr Index few_rows = attention_rows;
-constexpr Index many_rows = attention_rows;
-static_assert(page_tokens % few_rows == 0 && page_tokens % many_rows == 0 &&
-              many_rows % panel_keys == 0);
+constexpr Index most_rows = attention_rows;
+static_assert(page_tokens % most_rows == 0 && most_rows % panel_keys == 0);
+
+// As many as leave the L2 cache room, of `bytes` each; a part of a page.
+HWY_INLINE Index rows_of(Index bytes) {
+  Index rows = most_rows;
+  while (rows > 8 && rows * bytes > Index{1} << 18) rows /= 2;
+  return rows;
+}
 
 // The queries of some rows and heads that have the same keys, row after row.
 struct Block {
@@ -75,14 +80,13 @@ struct Block {
   HWY_INLINE float* output(Index m) const {
     return args.y.row_data(row + m / heads) + (head + m % heads) * args.d_head;
   }
-  HWY_INLINE const std::byte* keys(Index j) const {
+  HWY_INLINE const std::byte* row_at(Index offset, Index j) const {
     return reinterpret_cast<const std::byte*>(
-               args.pages[static_cast<std::size_t>(j / page_tokens)] + args.page_offset) +
+               args.pages[static_cast<std::size_t>(j / page_tokens)] + offset) +
            j % page_tokens * stride + kv_head * head_bytes;
   }
-  HWY_INLINE const std::byte* values(Index j) const {
-    return keys(j) + args.n_kv_head * head_bytes;
-  }
+  HWY_INLINE const std::byte* keys(Index j) const { return row_at(args.key_offset, j); }
+  HWY_INLINE const std::byte* values(Index j) const { return row_at(args.value_offset, j); }
 };
 
 // Where a block's working memory lies.
@@ -91,7 +95,7 @@ struct Memory {
   float* out;
   float* largest;
   float* sums;
-  float* rows;  // [many_rows, width]
+  float* rows;  // [most_rows, width]
   float* scores;
   float* end;
   Index row;  // of scores
@@ -104,7 +108,7 @@ struct Memory {
     largest = out + queries * block.width;
     sums = largest + padded;
     rows = sums + padded;
-    scores = rows + (block.queries < few_queries ? 0 : many_rows * block.width);
+    scores = rows + (block.queries < few_queries ? 0 : most_rows * block.width);
     end = scores + queries * row;
   }
 };
@@ -142,11 +146,11 @@ struct RowsAhead {
   }
 };
 
-// Calls body(j, count, ahead) for rows [j, j + count) of keys [0, n); `place` says where a row is,
-// and `calls` how often the body requests something for `step` rows.
-template <Index step, class Place, class Body>
-HWY_INLINE void for_rows(const Block& block, Index kv_heads, Index n, Index calls, Place place,
-                         Body body) {
+// Calls body(j, count, ahead) for up to `step` rows [j, j + count) of keys [0, n); `place` says
+// where a row is, and `calls` how often the body requests something for `step` rows.
+template <class Place, class Body>
+HWY_INLINE void for_rows(const Block& block, Index step, Index kv_heads, Index n, Index calls,
+                         Place place, Body body) {
   for (Index j = 0; j < n; j += step) {
     RowsAhead ahead;
     const Index next = j + step;

@@ -198,30 +198,31 @@ void attend_few(const Block& first, Index kv_heads) {
     clear(memory.out, block.queries * block.width);
   }
   const Index n = first.context();
+  const Index step = rows_of(kv_heads * first.head_bytes);
   constexpr bool is_float = std::is_same_v<W, float>;
   constexpr int key_tile = is_float ? few_tile : HWY_MIN(few_tile, queries_in_registers);
   constexpr int value_tile = is_float ? few_value_tile : queries_in_registers;
   const Index tiles = (first.queries + key_tile - 1) / key_tile;
   const auto keys_at = [&](Index j) HWY_ATTR { return first.keys(j); };
-  for_rows<few_rows>(first, kv_heads, n, kv_heads * tiles * (few_rows / 4), keys_at,
-                     [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
-                       for (Index i = 0; i < kv_heads; ++i) {
-                         const Memory memory = memory_of(i);
-                         const Rows<W> rows =
-                             rows_at<W>(first, first.keys(j) + i * first.head_bytes, keys, widened);
-                         // A few keys meet all queries while they are in the L1 cache.
-                         for (Index k = 0; k < keys; k += 4) {
-                           for (Index tile = 0; tile < tiles; ++tile) {
-                             const Index m = first.queries * tile / tiles;
-                             few_products_of<key_tile, W>(
-                                 first.queries * (tile + 1) / tiles - m, first,
-                                 {rows.at + k * rows.stride, rows.stride},
-                                 HWY_MIN(Index{4}, keys - k), memory.q + m * first.width,
-                                 memory.scores + m * memory.row + j + k, memory.row, ahead);
-                           }
-                         }
-                       }
-                     });
+  for_rows(first, step, kv_heads, n, kv_heads * tiles * (step / 4), keys_at,
+           [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
+             for (Index i = 0; i < kv_heads; ++i) {
+               const Memory memory = memory_of(i);
+               const Rows<W> rows =
+                   rows_at<W>(first, first.keys(j) + i * first.head_bytes, keys, widened);
+               // A few keys meet all queries while they are in the L1 cache.
+               for (Index k = 0; k < keys; k += 4) {
+                 for (Index tile = 0; tile < tiles; ++tile) {
+                   const Index m = first.queries * tile / tiles;
+                   few_products_of<key_tile, W>(
+                       first.queries * (tile + 1) / tiles - m, first,
+                       {rows.at + k * rows.stride, rows.stride}, HWY_MIN(Index{4}, keys - k),
+                       memory.q + m * first.width, memory.scores + m * memory.row + j + k,
+                       memory.row, ahead);
+                 }
+               }
+             }
+           });
   for (Index i = 0; i < kv_heads; ++i) {
     const Memory memory = memory_of(i);
     for (Index m = 0; m < first.queries; ++m) {
@@ -230,19 +231,19 @@ void attend_few(const Block& first, Index kv_heads) {
     }
   }
   const auto values_at = [&](Index j) HWY_ATTR { return first.values(j); };
-  for_rows<few_rows>(
-      first, kv_heads, n, kv_heads * value_calls<value_tile, false>(first, few_rows), values_at,
-      [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
-        for (Index i = 0; i < kv_heads; ++i) {
-          const Memory memory = memory_of(i);
-          const auto weights = [&](Index m) HWY_ATTR {
-            return Weights{memory.scores + m * memory.row + j, memory.row, 1};
-          };
-          const Rows<W> rows =
-              rows_at<W>(first, first.values(j) + i * first.head_bytes, keys, widened);
-          add_rows<value_tile, false>(first, memory, rows.at, rows.stride, j, keys, weights, ahead);
-        }
-      });
+  for_rows(first, step, kv_heads, n, kv_heads * value_calls<value_tile, false>(first, step),
+           values_at, [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
+             for (Index i = 0; i < kv_heads; ++i) {
+               const Memory memory = memory_of(i);
+               const auto weights = [&](Index m) HWY_ATTR {
+                 return Weights{memory.scores + m * memory.row + j, memory.row, 1};
+               };
+               const Rows<W> rows =
+                   rows_at<W>(first, first.values(j) + i * first.head_bytes, keys, widened);
+               add_rows<value_tile, false>(first, memory, rows.at, rows.stride, j, keys, weights,
+                                           ahead);
+             }
+           });
   for (Index i = 0; i < kv_heads; ++i) finish(block_of(i), memory_of(i));
 }
 
@@ -262,42 +263,42 @@ void attend_many(const Block& block) {
     return block.visible(HWY_MIN(m + panel_width, block.queries) - 1);
   };
   const auto keys_at = [&](Index j) HWY_ATTR { return block.keys(j); };
-  const Index key_calls = many_rows / panel_keys * times;
-  for_rows<many_rows>(
-      block, 1, n, key_calls, keys_at, [&](Index first, Index keys, RowsAhead ahead) HWY_ATTR {
-        copy_rows(block, keys_at(first), keys, round_up(keys, panel_keys), memory.rows);
-        const auto score = [&](auto count, Index m) HWY_ATTR {
-          const Index end = HWY_MIN(first + keys, seen(m + (count - 1) * panel_width));
-          for (Index j = first; j < end; j += panel_keys) {
-            ahead.request();
-            panel_scores<decltype(count)::value>(block, memory, m,
-                                                 memory.rows + (j - first) * block.width, j);
-          }
-        };
-        Index m = 0;
-        for (; m + side_by_side * panel_width <= queries; m += side_by_side * panel_width) {
-          score(std::integral_constant<int, side_by_side>(), m);
-        }
-        for (; m < queries; m += panel_width) score(std::integral_constant<int, 1>(), m);
-      });
+  const Index key_calls = most_rows / panel_keys * times;
+  for_rows(block, most_rows, 1, n, key_calls, keys_at,
+           [&](Index first, Index keys, RowsAhead ahead) HWY_ATTR {
+             copy_rows(block, keys_at(first), keys, round_up(keys, panel_keys), memory.rows);
+             const auto score = [&](auto count, Index m) HWY_ATTR {
+               const Index end = HWY_MIN(first + keys, seen(m + (count - 1) * panel_width));
+               for (Index j = first; j < end; j += panel_keys) {
+                 ahead.request();
+                 panel_scores<decltype(count)::value>(block, memory, m,
+                                                      memory.rows + (j - first) * block.width, j);
+               }
+             };
+             Index m = 0;
+             for (; m + side_by_side * panel_width <= queries; m += side_by_side * panel_width) {
+               score(std::integral_constant<int, side_by_side>(), m);
+             }
+             for (; m < queries; m += panel_width) score(std::integral_constant<int, 1>(), m);
+           });
   for (Index m = 0; m < queries; m += panel_width) {
     panel_weights(memory.scores + m / panel_width * panel_size, seen(m), memory.largest + m,
                   memory.sums + m);
   }
   clear(memory.out, block.queries * block.width);
   const auto values_at = [&](Index j) HWY_ATTR { return block.values(j); };
-  const Index calls = value_calls<panel_value_tile, true>(block, many_rows);
-  for_rows<many_rows>(
-      block, 1, n, calls, values_at, [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
-        copy_rows(block, values_at(j), keys, keys, memory.rows);
-        const auto weights = [&](Index m) HWY_ATTR {
-          return Weights{
-              memory.scores + m / panel_width * panel_size + j * panel_width + m % panel_width, 1,
-              panel_width};
-        };
-        add_rows<panel_value_tile, true>(block, memory, memory.rows, block.width, j, keys, weights,
-                                         ahead);
-      });
+  const Index calls = value_calls<panel_value_tile, true>(block, most_rows);
+  for_rows(block, most_rows, 1, n, calls, values_at,
+           [&](Index j, Index keys, RowsAhead ahead) HWY_ATTR {
+             copy_rows(block, values_at(j), keys, keys, memory.rows);
+             const auto weights = [&](Index m) HWY_ATTR {
+               return Weights{
+                   memory.scores + m / panel_width * panel_size + j * panel_width + m % panel_width,
+                   1, panel_width};
+             };
+             add_rows<panel_value_tile, true>(block, memory, memory.rows, block.width, j, keys,
+                                              weights, ahead);
+           });
   finish(block, memory);
 }
 

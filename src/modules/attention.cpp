@@ -195,7 +195,9 @@ Result<std::unique_ptr<const Block>> Attention::bind(const AttentionSpec& unreso
   KRAIT_ASSIGN_OR_RETURN(block->out_proj_, Linear::bind(weights.scope(spec.names.out), bookings,
                                                         d_model, d_q, spec.out_bias));
   if (spec.rotary) block->frequencies_ = spec.rotary->frequencies();
-  block->cache_ = bookings.cache(weights.path("kv"), 2 * d_kv, weights.options().kv_dtype);
+  const DType kv_dtype = weights.options().kv_dtype;
+  block->keys_ = bookings.cache(weights.path("keys"), d_kv, kv_dtype);
+  block->values_ = bookings.cache(weights.path("values"), d_kv, kv_dtype);
   block->qkv_ = bookings.scratch(d_q + 2 * d_kv);
   block->trail_ = bookings.trail(2 * d_kv);
   if (spec.d_conv > 0) {
@@ -255,17 +257,17 @@ void Attention::attend_changed(const BlockContext& ctx, const SequenceRows& rows
   float vector[widest_hooked_vector];
   float sum[widest_hooked_vector];
   for (Index h = 0; h < spec_.n_head; ++h) {
-    // A copy of what token j has cached for the head, `from` numbers on, as the hook leaves it.
-    const auto read = [&](Site site, Index j, Index from) {
-      const auto* row = reinterpret_cast<const std::byte*>(cache_row(rows.pages, cache_, j));
-      const Index skipped = (from + h / group * d_head) * bytes_of(cache_.dtype);
-      convert_floats({row + skipped, cache_.dtype, {d_head}}, DType::f32, vector);
+    // A copy of what token j has cached for the head, as the hook leaves it.
+    const auto read = [&](Site site, CacheSlot slot, Index j) {
+      const auto* row = reinterpret_cast<const std::byte*>(cache_row(rows.pages, slot, j));
+      const Index skipped = h / group * d_head * bytes_of(slot.dtype);
+      convert_floats({row + skipped, slot.dtype, {d_head}}, DType::f32, vector);
       if (!rows.hook->wants(site)) return;
       ctx.visit(site, rows, 0, {vector, 1, d_head}, j * spec_.n_head + h);
     };
     float* const own = q.data() + h * d_head;
     for (Index j = first; j < count; ++j) {
-      read(Site::cached_key, j, 0);
+      read(Site::cached_key, keys_, j);
       p[static_cast<std::size_t>(j - base)] = ref::dot(vector, own, d_head) * spec_.scale;
     }
     const float largest = ref::max_of(seen);
@@ -273,7 +275,7 @@ void Attention::attend_changed(const BlockContext& ctx, const SequenceRows& rows
     const float divisor = ref::sum(p.data(), count - base);
     std::fill_n(sum, d_head, 0.0F);
     for (Index j = first; j < count; ++j) {
-      read(Site::cached_value, j, spec_.n_kv_head * d_head);
+      read(Site::cached_value, values_, j);
       for (Index i = 0; i < d_head; ++i) {
         sum[i] = std::fma(p[static_cast<std::size_t>(j - base)], vector[i], sum[i]);
       }

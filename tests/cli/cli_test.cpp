@@ -205,7 +205,7 @@ TEST_F(Cli, InspectsWithoutLoading) {
 }
 
 TEST_F(Cli, KeepsKeysAndValuesInTheTypeThatIsChosen) {
-  const std::string model = " -m " + golden("hf_llama");
+  const std::string model = " -m " + golden("hf_zamba2");
   const auto bytes = [&](const std::string& type) {
     return krait_json("inspect" + model + type)["cache_bytes_per_token"].get<Index>();
   };

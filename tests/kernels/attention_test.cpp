@@ -37,7 +37,8 @@ struct Problem {
   Index offset = 0;
   float spread = 2.0F;  // of scores, about
   Index window = 0;
-  Index row = 2 * n_kv_head * d_head + offset;
+  Index row = n_kv_head * d_head + offset;
+  Index values_at = page_tokens * row;
   std::vector<Misaligned<float>> pages = make_pages();
   Misaligned<float> q = misaligned(random_floats(tokens * (n_head * d_head + 5), 1, 1.7F), offset);
   Misaligned<float> y = misaligned(
@@ -54,10 +55,9 @@ struct Problem {
     std::vector<Misaligned<float>> result;
     for (Index j = 0; j < context; j += page_tokens) {
       const Index rows = std::min(page_tokens, context - j);
-      const Index used = 2 * n_kv_head * d_head;
-      result.push_back(misaligned(
-          random_floats((rows - 1) * row + used, static_cast<std::uint64_t>(100 + j), 1.7F),
-          offset));
+      const Index used = values_at + (rows - 1) * row + n_kv_head * d_head;
+      result.push_back(
+          misaligned(random_floats(used, static_cast<std::uint64_t>(100 + j), 1.7F), offset));
     }
     return result;
   }
@@ -68,6 +68,7 @@ struct Problem {
     const Index width = n_head * d_head;
     return {.q = {q.data() + 5, tokens, width, width + 5},
             .pages = page_data,
+            .value_offset = values_at,
             .row_stride = row,
             .position = context - tokens,
             .n_head = n_head,
@@ -88,7 +89,7 @@ struct Problem {
     return pages[static_cast<std::size_t>(j / page_tokens)].data() + j % page_tokens * row +
            kv_head * d_head;
   }
-  float* value(Index j, Index kv_head) { return key(j, kv_head) + n_kv_head * d_head; }
+  float* value(Index j, Index kv_head) { return key(j, kv_head) + values_at; }
 };
 
 // The model, once for all instruction sets.
@@ -423,20 +424,25 @@ struct Narrow {
   std::vector<const float*> page_data = {};
 
   explicit Narrow(const Problem& of) : problem(of) {
-    const Index used = 2 * problem.n_kv_head * problem.d_head;
+    const Index used = problem.n_kv_head * problem.d_head;
     for (Misaligned<float>& wide : problem.pages) {
-      const Index size = std::ssize(wide.span());
-      const Index rows = (size - used) / problem.row + 1;
-      const Index units = (rows - 1) * row + (used * Index{sizeof(T)} + 3) / 4;
+      const Index rows = (std::ssize(wide.span()) - problem.values_at - used) / problem.row + 1;
+      const Index units = values_at() + (rows - 1) * row + (used * Index{sizeof(T)} + 3) / 4;
       pages.push_back(misaligned(std::vector<float>(static_cast<std::size_t>(units), nan_value),
                                  problem.offset));
-      for (Index r = 0; r < rows; ++r) {
-        auto* to = reinterpret_cast<T*>(pages.back().data() + r * row);
-        float* from = wide.data() + r * problem.row;
-        ref::store_attention_row({from, static_cast<std::size_t>(used)}, dtype_of<T>, to);
-        for (Index i = 0; i < used; ++i) from[i] = to_float(to[i]);
+      for (const bool is_value : {false, true}) {
+        for (Index r = 0; r < rows; ++r) {
+          float* from = wide.data() + (is_value ? problem.values_at : 0) + r * problem.row;
+          T* to = narrow_row(pages.back().data(), r, is_value);
+          ref::store_attention_row({from, static_cast<std::size_t>(used)}, dtype_of<T>, to);
+          for (Index i = 0; i < used; ++i) from[i] = to_float(to[i]);
+        }
       }
     }
+  }
+  Index values_at() const { return page_tokens * row; }
+  T* narrow_row(float* page, Index r, bool is_value) const {
+    return reinterpret_cast<T*>(page + (is_value ? values_at() : 0) + r * row);
   }
   kernels::AttentionArgs args() {
     auto result = problem.args();
@@ -444,6 +450,7 @@ struct Narrow {
     for (Misaligned<float>& page : pages) page_data.push_back(page.data());
     result.pages = page_data;
     result.dtype = dtype_of<T>;
+    result.value_offset = values_at();
     result.row_stride = row;
     return result;
   }
@@ -502,10 +509,10 @@ void compare_every_pattern() {
       Narrow<T> narrow(Problem{
           .tokens = tokens, .context = tokens, .n_head = 64, .n_kv_head = 64, .d_head = 64});
       for (Index j = 0; j < tokens; ++j) {
-        auto* row = reinterpret_cast<T*>(narrow.pages[0].data() + j * narrow.row);
+        T* row = narrow.narrow_row(narrow.pages[0].data(), j, true);
         for (Index i = 0; i < 4096; ++i) {
-          row[4096 + i].bits = static_cast<std::uint16_t>(first + i);
-          narrow.problem.value(j, 0)[i] = to_float(row[4096 + i]);
+          row[i].bits = static_cast<std::uint16_t>(first + i);
+          narrow.problem.value(j, 0)[i] = to_float(row[i]);
         }
       }
       Problem expected = narrow.problem;

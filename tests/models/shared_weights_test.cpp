@@ -66,9 +66,10 @@ TEST(SharedWeights, AreListedOnceButNotTheirCaches) {
   EXPECT_TRUE(names.contains("backbone.layers.3.linear.weight"));
   std::set<std::string> caches;
   for (const CacheTensor& tensor : plan.cache_tensors) caches.insert(tensor.path);
-  EXPECT_EQ(caches,
-            (std::set<std::string>{"layers.1.shared.self_attn.kv", "layers.3.shared.self_attn.kv",
-                                   "layers.3.attention.kv"}));
+  EXPECT_EQ(caches, (std::set<std::string>{
+                        "layers.1.shared.self_attn.keys", "layers.1.shared.self_attn.values",
+                        "layers.3.shared.self_attn.keys", "layers.3.shared.self_attn.values",
+                        "layers.3.attention.keys", "layers.3.attention.values"}));
 }
 
 // What an aside block gives goes to the next one's norm, not to the stream: with a mixer that gives

@@ -85,19 +85,20 @@ TEST(StateCache, RollsBackPastAPagesBorderWhileAForkGoesOn) {
 
 TEST(StateCache, RowsHaveNames) {
   const Model model = test::tiny_model(test::tiny_hybrid_spec(), DType::f32);
-  EXPECT_EQ(model.plan().cache_tensors.size(), 3U);
-  EXPECT_EQ(model.plan().cache_tensors[0].path, "layers.0.attention.kv");
-  // Rows of 2 x 2 heads of 7, 2 x 3 of 8 and 2 x 1 of 4, each rounded up to a cache line.
-  EXPECT_EQ(model.plan().cache_bytes_per_token, (32 + 48 + 16) * 4);
+  EXPECT_EQ(model.plan().cache_tensors.size(), 6U);
+  EXPECT_EQ(model.plan().cache_tensors[0].path, "layers.0.attention.keys");
+  EXPECT_EQ(model.plan().cache_tensors[1].path, "layers.0.attention.values");
+  // Keys and values of 2 heads of 7, 3 of 8 and 1 of 4, each rounded up to a cache line.
+  EXPECT_EQ(model.plan().cache_bytes_per_token, 2 * (16 + 32 + 16) * 4);
   SerialExecutor executor;
   Session session(model, executor);
   State state = model.initial_state();
   session.prefill(random_tokens(3, 61, 1), state).value();
-  EXPECT_EQ(state.cache_row("layers.0.attention.kv", 2).size(), 28);
-  EXPECT_EQ(state.cache_row("layers.0.attention.kv", 3).data, nullptr);
-  EXPECT_EQ(state.cache_row("layers.0.attention.kv", -1).data, nullptr);
-  EXPECT_EQ(state.cache_row("layers.9.attention.kv", 0).data, nullptr);
-  EXPECT_NE(model.describe().find("state 4.3 KiB per sequence and 384 B per token"),
+  EXPECT_EQ(state.cache_row("layers.0.attention.keys", 2).size(), 14);
+  EXPECT_EQ(state.cache_row("layers.0.attention.keys", 3).data, nullptr);
+  EXPECT_EQ(state.cache_row("layers.0.attention.keys", -1).data, nullptr);
+  EXPECT_EQ(state.cache_row("layers.9.attention.keys", 0).data, nullptr);
+  EXPECT_NE(model.describe().find("state 4.3 KiB per sequence and 512 B per token"),
             std::string::npos)
       << model.describe();
 }
@@ -158,13 +159,13 @@ INSTANTIATE_TEST_SUITE_P(Types, StateCacheOf16Bits, testing::Values(DType::f16, 
 TEST_P(StateCacheOf16Bits, HoldsTheRoundedRows) {
   const Model wide = with_kv(DType::f32);
   const Model narrow = with_kv(GetParam());
-  // Rows of 28, 48 and 8 numbers, each rounded up to a cache line.
-  EXPECT_EQ(narrow.plan().cache_bytes_per_token, 64 + 128 + 64);
+  // Keys and values of 14, 24 and 4 numbers, each rounded up to a cache line.
+  EXPECT_EQ(narrow.plan().cache_bytes_per_token, 6 * 64);
   EXPECT_EQ(plan_model(test::tiny_hybrid_spec(), nullptr, "", {.kv_dtype = GetParam()})
                 .value()
                 .cache_bytes_per_token,
-            64 + 128 + 64);
-  EXPECT_NE(narrow.describe().find("and 256 B per token"), std::string::npos);
+            6 * 64);
+  EXPECT_NE(narrow.describe().find("and 384 B per token"), std::string::npos);
   SerialExecutor executor;
   const auto rows = [&](const Model& model) {
     Session session(model, executor, {.chunk = 7});
@@ -175,13 +176,13 @@ TEST_P(StateCacheOf16Bits, HoldsTheRoundedRows) {
   const State exact = rows(wide);
   const State rounded = rows(narrow);
   for (Index t = 0; t < 70; ++t) {
-    const TensorView from = exact.cache_row("layers.0.attention.kv", t);
-    const TensorView to = rounded.cache_row("layers.0.attention.kv", t);
+    const TensorView from = exact.cache_row("layers.0.attention.keys", t);
+    const TensorView to = rounded.cache_row("layers.0.attention.keys", t);
     ASSERT_EQ(to.dtype, GetParam());
-    ASSERT_EQ(to.size(), 28);
-    std::vector<std::uint16_t> expected(28);
+    ASSERT_EQ(to.size(), 14);
+    std::vector<std::uint16_t> expected(14);
     convert_floats(from, GetParam(), expected.data());
-    ASSERT_EQ(std::memcmp(expected.data(), to.data, 56), 0) << t;
+    ASSERT_EQ(std::memcmp(expected.data(), to.data, 28), 0) << t;
   }
 }
 

@@ -125,7 +125,7 @@ TEST_P(AttentionBlock, EqualsAPlainLoop) {
   WeightBinder binder(&weights.store(), {});
   Bookings bookings(d_model);
   const auto block = spec.bind(WeightScope(binder, ""), bookings).value();
-  ASSERT_EQ(bookings.cache_tensors().size(), 1U);
+  ASSERT_EQ(bookings.cache_tensors().size(), 2U);
   EXPECT_EQ(bookings.state_floats(), 0);
   const auto input = test::random_floats(tokens * d_model, 3);
   test::EagerThreadPool threads(3);

@@ -48,7 +48,7 @@ inline float* cache_row(float* const* pages, CacheSlot slot, Index token) noexce
 
 /// A named booking of the cache.
 struct CacheTensor {
-  std::string path;  ///< "layers.3.attention.kv"
+  std::string path;  ///< "layers.3.attention.keys"
   CacheSlot slot;
 };
 

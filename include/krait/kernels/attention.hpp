@@ -18,16 +18,18 @@ namespace kernels {
 /// Tokens whose keys and values lie in one page of the cache.
 inline constexpr Index attention_page_tokens = 64;
 
-/// Arguments of `attention`. In each page, the layer's rows begin at `page_offset` and are
-/// [attention_page_tokens, row_stride]: a token's keys [n_kv_head * d_head] (after the rotary
-/// embedding), then its values [n_kv_head * d_head], all of the type `dtype`. Offset and stride
-/// count in units of 4 bytes, whatever the type.
+/// Arguments of `attention`. In each page, the layer's keys (after the rotary embedding) begin at
+/// `key_offset`, its values at `value_offset`, both [attention_page_tokens, row_stride]: rows of
+/// [n_kv_head * d_head] elements of the type `dtype`. Offsets and stride count in units of 4 bytes,
+/// whatever the type. All keys are read before any value: rows of one kind that lie behind each
+/// other are what memory is fast at.
 struct AttentionArgs {
   MatrixView<const float> q;            ///< [tokens, n_head * d_head], after the embedding
   std::span<const float* const> pages;  ///< of positions 0, 64, …
   DType dtype = DType::f32;             ///< of keys and values: f32, f16 or bf16
-  Index page_offset = 0;                ///< units of 4 bytes
-  Index row_stride = 0;                 ///< units of 4 bytes; holds 2 * n_kv_head * d_head elements
+  Index key_offset = 0;                 ///< units of 4 bytes
+  Index value_offset = 0;               ///< units of 4 bytes
+  Index row_stride = 0;                 ///< units of 4 bytes; holds n_kv_head * d_head elements
   Index position = 0;                   ///< of q's row 0; its keys and values are in the cache
   Index n_head = 0;
   Index n_kv_head = 0;  ///< divides n_head

@@ -204,8 +204,12 @@ class Attention final : public Block {
     }
   }
   void store(std::span<const float> kv, const SequenceRows& rows, Index t) const noexcept {
-    kernels::store_attention_row(kv, cache_.dtype,
-                                 cache_row(rows.pages, cache_, rows.position + t));
+    const Index position = rows.position + t;
+    const std::size_t d_kv = kv.size() / 2;
+    kernels::store_attention_row(kv.first(d_kv), keys_.dtype,
+                                 cache_row(rows.pages, keys_, position));
+    kernels::store_attention_row(kv.last(d_kv), values_.dtype,
+                                 cache_row(rows.pages, values_, position));
   }
 
   // attend for all sequences, with what hooks make of cached keys and values. Rows beside others
@@ -240,9 +244,10 @@ class Attention final : public Block {
         const Index pages = (end + cache_page_tokens - 1) / cache_page_tokens - page;
         kernels::attention({.q = part,
                             .pages = {rows.pages + page, static_cast<std::size_t>(pages)},
-                            .dtype = cache_.dtype,
-                            .page_offset = cache_.offset,
-                            .row_stride = cache_.stride,
+                            .dtype = keys_.dtype,
+                            .key_offset = keys_.offset,
+                            .value_offset = values_.offset,
+                            .row_stride = keys_.stride,
                             .position = rows.position + row - page * cache_page_tokens,
                             .n_head = spec_.n_head,
                             .n_kv_head = spec_.n_kv_head,
@@ -266,7 +271,7 @@ class Attention final : public Block {
   Linear out_proj_;                  // [d_model, n_head d_head]
   CausalConv1d conv1d_;              // of q, k and v together, if there is one
   std::vector<double> frequencies_;  // of pairs; empty without a rotary embedding
-  CacheSlot cache_;                  // [tokens, 2 n_kv_head d_head]: keys, then values
+  CacheSlot keys_, values_;          // [tokens, n_kv_head d_head]
   ScratchSlot qkv_, trail_, raw_trail_;
 };
 

@@ -17,14 +17,25 @@ namespace krait {
 inline namespace v0_1 {
 namespace ref {
 
-/// The keys of position j and of the heads that share them with query head h. Its values lie
-/// n_kv_head * d_head further on.
+/// The row of position j that begins at `offset` in each page, those of the heads that share it with
+/// query head h.
+template <class T>
+const T* attention_row(const kernels::AttentionArgs& args, Index offset, Index j,
+                       Index h) noexcept {
+  constexpr Index page = kernels::attention_page_tokens;
+  const float* row =
+      args.pages[static_cast<std::size_t>(j / page)] + offset + j % page * args.row_stride;
+  return reinterpret_cast<const T*>(row) + h / (args.n_head / args.n_kv_head) * args.d_head;
+}
+
 template <class T>
 const T* attention_key(const kernels::AttentionArgs& args, Index j, Index h) noexcept {
-  constexpr Index page = kernels::attention_page_tokens;
-  const float* row = args.pages[static_cast<std::size_t>(j / page)] + args.page_offset +
-                     j % page * args.row_stride;
-  return reinterpret_cast<const T*>(row) + h / (args.n_head / args.n_kv_head) * args.d_head;
+  return attention_row<T>(args, args.key_offset, j, h);
+}
+
+template <class T>
+const T* attention_value(const kernels::AttentionArgs& args, Index j, Index h) noexcept {
+  return attention_row<T>(args, args.value_offset, j, h);
 }
 
 /// Calls body(T()) with the type of the keys and values.
@@ -63,7 +74,7 @@ void attention_of(const kernels::AttentionArgs& args) noexcept {
       for (Index i = 0; i < d_head; ++i) {
         float out = 0.0F;
         for (Index j = first; j < n; ++j) {
-          const T* V = attention_key<T>(args, j, h) + args.n_kv_head * d_head;
+          const T* V = attention_value<T>(args, j, h);
           out = std::fma(score[j], to_float(V[i]), out);
         }
         const float y = out / divisor;
@@ -116,7 +127,7 @@ inline void attention_oracle(const kernels::AttentionArgs& args, MatrixView<doub
       for (Index i = 0; i < args.d_head; ++i) {
         double out = 0.0;
         for (Index j = first; j < n; ++j) {
-          const float* V = attention_key<float>(args, j, h) + args.n_kv_head * args.d_head;
+          const float* V = attention_value<float>(args, j, h);
           out += p[static_cast<std::size_t>(j)] * static_cast<double>(V[i]);
         }
         y(t, h * args.d_head + i) = out / total;
