@@ -1,6 +1,6 @@
 #!/bin/sh
-# Trains the bundled models krait-bytes-moe, the default one, and krait-bytes-2m from nothing, as they
-# were trained:
+# Trains the bundled models from nothing, as they were trained: krait-bytes-moe, the default one,
+# krait-bytes-2m and krait-bytes-draft:
 #
 #   sh examples/models/train.sh BOOKS OUT
 #
@@ -8,7 +8,7 @@
 # Project Gutenberg (https://www.gutenberg.org/ebooks/<number>) without its header and footer. What
 # is done lies in OUT, a folder per stage, the models in folders of their names; killed at any moment
 # and started again, the script goes on. Given the same bytes of books, the results have the same
-# bytes for any number of threads. It takes some five hours of two cores.
+# bytes for any number of threads. It takes some six hours of two cores.
 set -eu
 
 krait_root=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd -P)
@@ -64,7 +64,10 @@ stage moe-5 -m "$out/moe-4" --seed 5 --steps 8500 --warmup 50 --lr 3e-3 --schedu
 stage krait-bytes-moe -m "$out/moe-5" --seed 6 --steps 1800 --warmup 50 --lr 8e-4 \
   --schedule linear --dtype bf16
 
-# The smaller one learns from the larger one's predictions, most of all.
+# The smaller ones learn from the larger one's predictions, most of all.
 stage krait-bytes-2m --config "$models/krait-bytes-2m/config.json" --teacher "$out/krait-bytes-moe" \
   --distill 0.9 --seed 1 --steps 8000 --warmup 200 --lr 1e-2 --optimizer muon --schedule linear \
   --dtype bf16
+stage krait-bytes-draft --config "$models/krait-bytes-draft/config.json" \
+  --teacher "$out/krait-bytes-moe" --distill 0.9 --seed 1 --steps 16000 --warmup 200 --lr 2e-2 \
+  --optimizer muon --schedule linear --dtype bf16

@@ -89,7 +89,7 @@ TEST_F(CliLora, MergedAHeadIsItsOwn) {
         0);
     const double expected = bits("-m " + model + " --lora " + path("both"));
     EXPECT_GT(std::abs(expected - bits("-m " + model + " --lora " + path("a"))), 0.015);
-    EXPECT_NEAR(bits("-m " + merged), expected, 0.004) << model;
+    EXPECT_NEAR(bits("-m " + merged), expected, 0.01) << model;
   }
 }
 
