@@ -19,10 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 import chart  # noqa: E402
 import compression  # noqa: E402
 import results  # noqa: E402
+import speculation  # noqa: E402
 
 SECTION = re.compile(r"^<!-- bench:(\S+) -->\n(.*?)^<!-- /bench -->$", re.DOTALL | re.MULTILINE)
 MARK = re.compile(r"<!-- /?bench\b")
-DOCUMENTS = ("README.md", "docs/performance.md", "docs/compression.md")
+DOCUMENTS = ("README.md", "docs/performance.md", "docs/compression.md", "docs/speculation.md")
 
 
 class Failed(Exception):
@@ -115,6 +116,23 @@ def compressed(data):
     return text
 
 
+def speculated(data):
+    """Of each model a row for each kind of text; in a cell the ratio and tokens per pass."""
+    machine = data["machine"]
+    text = f'{data["date"]}, {machine["cpu"]}, one thread of {machine["cores"]} cores; commit {data["commit"]}; '
+    text += f'{data["tokens"]} tokens, medians of {data["rounds"]} runs in turns; `python3 bench/speculation.py --realtime`.\n'
+    for model in data["models"]:
+        names = list(model["rows"][0]["drafters"])
+        body = []
+        for row in model["rows"]:
+            drafters = row["drafters"]
+            cells = [f'{d["ratio"]:.2f}× ({d["tokens_per_pass"]:.1f})' for d in drafters.values()]
+            over = drafters["cascade"]["ratio"] / drafters["model, 4 tokens"]["ratio"]
+            body.append([row["text"], results.speed(row["plain"]), *cells, f"{over:.2f}"])
+        text += f'\n{model["model"]}:\n\n' + rows(["text", "plain, tokens/s", *names, "cascade over model, 4"], body)
+    return text
+
+
 def dated(part):
     machine, versions = part["machine"], part["versions"]
     named = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "krait")
@@ -164,9 +182,13 @@ SECTIONS = {
     "summary": ("peers.json", results.load, summary),
     "peers": ("peers.json", results.load, peers),
     "peers_mamba2": ("peers_mamba2.json", results.load, peers),
+    "peers_zen4": ("peers_zen4.json", results.load, peers),
+    "peers_mamba2_zen4": ("peers_mamba2_zen4.json", results.load, peers),
+    "peers_granite": ("peers_granite.json", results.load, peers),
     "own_zen4": ("own_zen4.json", load_own, own),
     "quality": ("quality.json", load_quality, quality),
     "compression": ("compression.json", compression.load, compressed),
+    "speculation": ("speculation.json", speculation.load, speculated),
     "aqlm_encoders": ("aqlm.json", load_aqlm, aqlm_encoders),
     "aqlm_kernels": ("aqlm.json", load_aqlm, aqlm_kernels),
 }

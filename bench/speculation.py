@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""Measures decoding with drafts beside decoding without, for docs/speculation.md:
+
+    python3 bench/speculation.py --realtime   about half an hour on one of 2 cores
+    python3 bench/report.py                   writes the document
+
+krait-bytes-2m and krait-bytes-moe as they are and widened (bench/widen.py: the same function with the
+bytes of a model of 130 M parameters), drafted for by krait-bytes-draft, behind 600 bytes of each kind
+of text: greedily, on one thread, all drafters in turns. Each run decodes with and without drafts, and
+the median of their ratio counts. `--work` keeps the widened models.
+"""
+
+import argparse
+import datetime
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
+
+import compare  # noqa: E402
+import results  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+FORMAT = "krait-speculation-1"
+BYTES = 1200  # the first half is the prompt
+# A kind of text: the file, and behind which words of it.
+TEXTS = {
+    "prose": ("tests/data/heldout_64k.txt", ""),
+    "dialogue": ("tests/data/heldout_64k.txt", "“"),
+    "manual": ("docs/usage.md", "## "),
+    "json": ("bench/results/aqlm.json", ""),
+    "list": ("docs/CHANGELOG.md", "## "),
+    "code": ("src/core/cache_pages.cpp", "namespace krait"),
+    "summary": ("tests/data/heldout_64k.txt", ""),
+}
+DRAFT = "krait-bytes-draft"
+SPECS = {
+    "ngram": ("ngram", ()),
+    "model, 4 tokens": (f"model:{DRAFT}", ("--draft-length", "4")),
+    "model, auto": (f"model:{DRAFT}", ()),
+    "cascade": (f"cascade:{DRAFT},ngram", ()),
+}
+# Each model with the layers of its widened copy.
+MODELS = {"krait-bytes-2m": 35, "krait-bytes-moe": 10}
+
+
+def load(path):
+    return results.load(path, FORMAT)
+
+
+def text_of(kind):
+    file, words = TEXTS[kind]
+    text = (ROOT / file).read_text(encoding="utf-8")
+    begin = text.find(words) if words else len(text) // 3
+    if kind == "dialogue":  # where most is spoken; behind the list of chapters
+        begin = max(range(4000, len(text) - BYTES, 400), key=lambda at: text[at : at + BYTES].count(words))
+    data = text[begin:].encode()
+    if kind == "summary":  # what was told, and once more from its beginning, which the prompt still has
+        told = data[: BYTES // 2 - 60]
+        data = told + b"\n\nTo say it once more:\n\n" + data
+    return data[:BYTES]
+
+
+def measure(krait, options, model, spec, length, text):
+    size = ["--text", text, "--tokens", str(options.tokens), "--repeat", "1", "--json"]
+    command = [krait, "bench", "-m", model, "--threads", "1", "--draft", spec, *length, *size]
+    output, _, _ = compare.run(command, options.realtime)
+    report = json.loads(output)
+    plain, drafted = (report[name]["tokens_per_second"] for name in ("plain", "drafted"))
+    return {
+        "plain": plain,
+        "ratio": drafted / plain,
+        "tokens_per_pass": report["decode_tokens"] / report["target_passes"],
+        "accepted": report["accepted"],
+        "guesses": report["guesses"],
+    }
+
+
+def rows_of(krait, options, model):
+    runs = {(kind, spec): [] for kind in TEXTS for spec in SPECS}
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in TEXTS:
+            (Path(folder) / kind).write_bytes(text_of(kind))
+        for turn in range(options.rounds):
+            for kind, name in runs:
+                spec, length = SPECS[name]
+                runs[kind, name].append(measure(krait, options, model, spec, length, Path(folder) / kind))
+            print(f"{model}: round {turn + 1} of {options.rounds}", file=sys.stderr, flush=True)
+    rows = []
+    for kind in TEXTS:
+        plain = statistics.median(run["plain"] for name in SPECS for run in runs[kind, name])
+        row = {"text": kind, "plain": round(plain, 1), "drafters": {}}
+        for name in SPECS:
+            medians = {
+                key: statistics.median(run[key] for run in runs[kind, name])
+                for key in ("ratio", "tokens_per_pass", "accepted", "guesses")
+            }
+            row["drafters"][name] = {key: round(value, 3) for key, value in medians.items()}
+        rows.append(row)
+    return rows
+
+
+def widened(options, model, layers):
+    path = options.work / f"{model}-wide"
+    if not (path / "model.safetensors").is_file():
+        command = [sys.executable, ROOT / "bench/widen.py", ROOT / "examples/models" / model, path, "--layers", str(layers)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=Path, default=ROOT / "build", help="krait's build folder")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "krait-speculation")
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--realtime", action="store_true", help="run under chrt -r 50")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench/results/speculation.json")
+    options = parser.parse_args()
+    krait = options.build / "examples/krait/krait"
+    options.work.mkdir(parents=True, exist_ok=True)
+    try:
+        models = []
+        for model, layers in MODELS.items():
+            for path, name in [(widened(options, model, layers), f"{model} widened"), (model, model)]:
+                models.append({"model": name, "rows": rows_of(krait, options, path)})
+    except (compare.Failed, subprocess.CalledProcessError, OSError) as error:
+        print(f"[speculation] {error}", file=sys.stderr)
+        return 1
+    data = {
+        "format": FORMAT,
+        "date": datetime.date.today().isoformat(),
+        "commit": compare.first_line(["git", "-C", ROOT, "describe", "--always", "--dirty", "--exclude", "*"]),
+        "machine": compare.machine(),
+        "tokens": options.tokens,
+        "rounds": options.rounds,
+        "models": models,
+    }
+    compare.write(options.out, data)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
