@@ -120,7 +120,7 @@ def speculated(data):
     """Of each model a row for each kind of text; in a cell the ratio and tokens per pass."""
     machine = data["machine"]
     text = f'{data["date"]}, {machine["cpu"]}, one thread of {machine["cores"]} cores; commit {data["commit"]}; '
-    text += f'{data["tokens"]} tokens, medians of {data["rounds"]} runs in turns; `python3 bench/speculation.py --realtime`.\n'
+    text += f'{data["tokens"]} tokens, medians of runs in turns; `python3 bench/speculation.py --realtime`.\n'
     for model in data["models"]:
         names = list(model["rows"][0]["drafters"])
         body = []
@@ -129,7 +129,7 @@ def speculated(data):
             cells = [f'{d["ratio"]:.2f}× ({d["tokens_per_pass"]:.1f})' for d in drafters.values()]
             over = drafters["cascade"]["ratio"] / drafters["model, 4 tokens"]["ratio"]
             body.append([row["text"], results.speed(row["plain"]), *cells, f"{over:.2f}"])
-        text += f'\n{model["model"]}:\n\n' + rows(["text", "plain, tokens/s", *names, "cascade over model, 4"], body)
+        text += f'\n{model["model"]}, {model["rounds"]} runs:\n\n' + rows(["text", "plain, tokens/s", *names, "cascade over model, 4"], body)
     return text
 
 

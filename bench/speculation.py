@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Measures decoding with drafts beside decoding without, for docs/speculation.md:
 
-    python3 bench/speculation.py --realtime   about half an hour on one of 2 cores
+    python3 bench/speculation.py --realtime   about a quarter of an hour on one of 2 cores
     python3 bench/report.py                   writes the document
 
 krait-bytes-2m and krait-bytes-moe as they are and widened (bench/widen.py: the same function with the
 bytes of a model of 130 M parameters), drafted for by krait-bytes-draft, behind 600 bytes of each kind
 of text: greedily, on one thread, all drafters in turns. Each run decodes with and without drafts, and
-the median of their ratio counts. `--work` keeps the widened models.
+the median of their ratio counts. `--work` keeps the widened models; with `--models` the file keeps
+what it has of others.
 """
 
 import argparse
@@ -44,8 +45,8 @@ SPECS = {
     "model, auto": (f"model:{DRAFT}", ()),
     "cascade": (f"cascade:{DRAFT},ngram", ()),
 }
-# Each model with the layers of its widened copy.
-MODELS = {"krait-bytes-2m": 35, "krait-bytes-moe": 10}
+# In the order of the document, with the layers of the widened ones.
+MODELS = {"krait-bytes-2m widened": 35, "krait-bytes-moe widened": 10, "krait-bytes-2m": 0, "krait-bytes-moe": 0}
 
 
 def load(path):
@@ -104,11 +105,15 @@ def rows_of(krait, options, model):
     return rows
 
 
-def widened(options, model, layers):
+def path_of(options, name):
+    """A bundled model's name, or the folder of its widened copy, which is made unless it is there."""
+    model, _, is_wide = name.partition(" ")
+    if not is_wide:
+        return model
     path = options.work / f"{model}-wide"
     if not (path / "model.safetensors").is_file():
-        command = [sys.executable, ROOT / "bench/widen.py", ROOT / "examples/models" / model, path, "--layers", str(layers)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        command = [sys.executable, ROOT / "bench/widen.py", ROOT / "examples/models" / model, path]
+        subprocess.run([*command, "--layers", str(MODELS[name])], check=True, stdout=subprocess.DEVNULL)
     return path
 
 
@@ -120,15 +125,16 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--realtime", action="store_true", help="run under chrt -r 50")
     parser.add_argument("--out", type=Path, default=ROOT / "bench/results/speculation.json")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="MODEL")
     options = parser.parse_args()
     krait = options.build / "examples/krait/krait"
     options.work.mkdir(parents=True, exist_ok=True)
     try:
-        models = []
-        for model, layers in MODELS.items():
-            for path, name in [(widened(options, model, layers), f"{model} widened"), (model, model)]:
-                models.append({"model": name, "rows": rows_of(krait, options, path)})
-    except (compare.Failed, subprocess.CalledProcessError, OSError) as error:
+        known = {entry["model"]: entry for entry in load(options.out)["models"]} if options.out.is_file() else {}
+        for name in options.models:
+            rows = rows_of(krait, options, path_of(options, name))
+            known[name] = {"model": name, "rounds": options.rounds, "rows": rows}
+    except (compare.Failed, results.BadFile, subprocess.CalledProcessError, OSError) as error:
         print(f"[speculation] {error}", file=sys.stderr)
         return 1
     data = {
@@ -137,8 +143,7 @@ def main():
         "commit": compare.first_line(["git", "-C", ROOT, "describe", "--always", "--dirty", "--exclude", "*"]),
         "machine": compare.machine(),
         "tokens": options.tokens,
-        "rounds": options.rounds,
-        "models": models,
+        "models": [known[name] for name in MODELS if name in known],
     }
     compare.write(options.out, data)
     return 0
