@@ -188,9 +188,9 @@ krait::Result<std::string> read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::string text{std::istreambuf_iterator<char>(file), {}};
   if (file) return text;
-  return krait::Error{krait::ErrorCode::io_failed,
-                      "[checkpoint] --config: expected a file, found no way to read it (" + path +
-                          ")"};
+  return krait::Error{
+      krait::ErrorCode::io_failed,
+      "[checkpoint] --config: expected a file, found no way to read it (" + path + ")"};
 }
 
 krait::Result<void> make(const Options& options) {

@@ -22,7 +22,7 @@ struct Extents {
   Index n_head;
   Index n_kv_head;
   Index d_head;
-  DType dtype = DType::f32;                                                   // of keys and values
+  DType dtype = DType::f32;                                               // of keys and values
   Index row() const { return n_kv_head * d_head * bytes_of(dtype) / 4; }  // units of 4 bytes
   Index page() const { return 2 * page_tokens * row(); }
 };

@@ -122,6 +122,12 @@ AQLM = """{"format": "krait-aqlm-1",
   "rows": [{"scheme": "2x8g8", "package": "numba", "package_seconds": 0.003, "ratio": {"1": 1.5},
             "krait": {"1": {"seconds": 0.002, "percent": 12.3}}}]}}"""
 
+SPECULATION = """{"format": "krait-speculation-1", "date": "2026-01-02", "commit": "abc", "tokens": 200,
+ "machine": {"cpu": "CPU", "cores": 2}, "models": [{"model": "m", "rounds": 3, "rows": [
+ {"text": "prose", "plain": 87.0, "drafters": {
+  "model, 4 tokens": {"ratio": 1.5, "tokens_per_pass": 3.2, "accepted": 9, "guesses": 20},
+  "cascade": {"ratio": 1.8, "tokens_per_pass": 3.5, "accepted": 9, "guesses": 20}}}]}]}"""
+
 PAGE = ("peers", "peers_mamba2", "own_zen4", "quality")
 COMPRESSION_PAGE = ("compression", "aqlm_encoders", "aqlm_kernels")
 
@@ -141,7 +147,9 @@ class Report(unittest.TestCase):
         self.readme.write_text("before\n<!-- bench:summary -->\nold\n<!-- /bench -->\nafter\n")
         (self.root / "bench" / "results" / "compression.json").write_text(COMPRESSION)
         (self.root / "bench" / "results" / "aqlm.json").write_text(AQLM)
-        for document, sections in (("performance", PAGE), ("compression", COMPRESSION_PAGE)):
+        (self.root / "bench" / "results" / "speculation.json").write_text(SPECULATION)
+        pages = {"performance": PAGE, "compression": COMPRESSION_PAGE, "speculation": ("speculation",)}
+        for document, sections in pages.items():
             page = "".join(f"<!-- bench:{name} -->\n<!-- /bench -->\n" for name in sections)
             (self.root / "docs" / f"{document}.md").write_text(page)
 
@@ -170,6 +178,9 @@ class Report(unittest.TestCase):
         self.assertIn("| AQLM 4x4g8, rest q8 | 500 | 0.50 | 1.6000 | 0.023 | 12,345 |\n", page)
         self.assertIn("| 8 x 8 | 4x4g8 | 0.0900 / 0.1200, 25 % less | 2.0 / 20.0, 10.0 times as fast |\n", page)
         self.assertIn("| 2x8g8 | 3.00, numba | 2.00 (**1.5×**), 12 % of read bandwidth |\n", page)
+        page = (self.root / "docs" / "speculation.md").read_text()
+        self.assertIn("m, 3 runs:\n", page)
+        self.assertIn("| prose | 87.0 | 1.50× (3.2) | 1.80× (3.5) | 1.20 |\n", page)
         picture = (self.root / "bench/results/compression.svg").read_text()
         # f32 lies beyond the picture; the legend names the kinds that are in it.
         self.assertEqual(picture.count("<circle"), 2 + 2)
@@ -209,10 +220,11 @@ END
 """
 
 LLAMA_BENCH = """#!/bin/sh
-cat <<'END'
-[{"n_prompt": 256, "n_gen": 0, "avg_ts": 200.0, "model_size": 1, "build_commit": "abc"},
- {"n_prompt": 0, "n_gen": 64, "avg_ts": 50.0, "model_size": 1, "build_commit": "abc"}]
-END
+case "$*" in
+  *"-p 256 -n 0") speed=200.0 ;;
+  *"-p 0 -n 64 -d 256") speed=50.0 ;;
+esac
+echo '[{"avg_ts": '"$speed"', "model_size": 1, "build_commit": "abc"}]'
 """
 
 BATCHED_BENCH = """#!/bin/sh

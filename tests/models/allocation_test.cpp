@@ -119,7 +119,7 @@ TEST(Allocations, ACacheThatCannotGrowIsAnErrorAndNothingChanges) {
   largest = ~std::size_t{0};
   EXPECT_EQ(result.error().code, ErrorCode::no_memory);
   EXPECT_EQ(result.error().message,
-            "[state] cache: expected memory for 11 tokens of 384 bytes, found none");
+            "[state] cache: expected memory for 11 tokens of 512 bytes, found none");
   EXPECT_EQ(step.error().code, ErrorCode::no_memory);
   EXPECT_EQ(verified.error().code, ErrorCode::no_memory);
   EXPECT_TRUE(state == before);

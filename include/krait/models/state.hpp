@@ -57,8 +57,8 @@ class KRAIT_API State {
   /// that needs more reserves it. Errors: no_memory; the state is unchanged.
   Result<void> reserve(Index more) { return cache_.reserve(more); }
 
-  /// A token's cache row by path ("layers.3.attention.keys"), of the type that the cache has; without
-  /// data if there is none.
+  /// A token's cache row by path ("layers.3.attention.keys"), of the type that the cache has;
+  /// without data if there is none.
   TensorView cache_row(std::string_view path, Index token) const noexcept;
 
   /// Back to the state of an empty sequence.

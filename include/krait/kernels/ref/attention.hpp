@@ -17,8 +17,8 @@ namespace krait {
 inline namespace v0_1 {
 namespace ref {
 
-/// The row of position j that begins at `offset` in each page, those of the heads that share it with
-/// query head h.
+/// The row of position j that begins at `offset` in each page, those of the heads that share it
+/// with query head h.
 template <class T>
 const T* attention_row(const kernels::AttentionArgs& args, Index offset, Index j,
                        Index h) noexcept {
