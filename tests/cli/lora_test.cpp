@@ -62,7 +62,7 @@ TEST_F(CliLora, TrainedItIsUsedEverywhere) {
 // Embedding and head in one matrix, with an adapter each.
 TEST_F(CliLora, MergedAHeadIsItsOwn) {
   const std::string draft = "krait-bytes-draft";
-  ASSERT_EQ(krait(train(draft, "a") + "r=2,alpha=16,targets=emb+in").code, 0);
+  ASSERT_EQ(krait(train(draft, "a") + "r=2,alpha=12,targets=emb+in").code, 0);
   // The head's factors are the embedding's with their roles changed, and small ones of its own.
   const auto file = open_file(path("a/adapter_model.safetensors"), WeightsMode::map).value();
   WeightStore store;
@@ -71,7 +71,7 @@ TEST_F(CliLora, MergedAHeadIsItsOwn) {
   for (const auto& [name, entry] : store.entries()) tensors.push_back({name, entry.tensor});
   std::vector<float> A(2 * 64);
   std::vector<float> B(256 * 2);
-  for (std::size_t i = 0; i < A.size(); ++i) A[i] = 0.01F * static_cast<float>(i % 7);
+  for (std::size_t i = 0; i < A.size(); ++i) A[i] = 0.04F * static_cast<float>(i % 7);
   for (std::size_t i = 0; i < B.size(); ++i) B[i] = 0.02F * static_cast<float>(i % 5);
   tensors.push_back({"base_model.model.lm_head.lora_A.weight", {A.data(), DType::f32, {2, 64}}});
   tensors.push_back({"base_model.model.lm_head.lora_B.weight", {B.data(), DType::f32, {256, 2}}});
@@ -89,7 +89,7 @@ TEST_F(CliLora, MergedAHeadIsItsOwn) {
         0);
     const double expected = bits("-m " + model + " --lora " + path("both"));
     EXPECT_GT(std::abs(expected - bits("-m " + model + " --lora " + path("a"))), 0.015);
-    EXPECT_NEAR(bits("-m " + merged), expected, 0.01) << model;
+    EXPECT_NEAR(bits("-m " + merged), expected, 0.004) << model;
   }
 }
 
