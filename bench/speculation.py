@@ -76,8 +76,6 @@ def measure(krait, options, model, spec, length, text):
         "plain": plain,
         "ratio": drafted / plain,
         "tokens_per_pass": report["decode_tokens"] / report["target_passes"],
-        "accepted": report["accepted"],
-        "guesses": report["guesses"],
     }
 
 
@@ -98,7 +96,7 @@ def rows_of(krait, options, model):
         for name in SPECS:
             medians = {
                 key: statistics.median(run[key] for run in runs[kind, name])
-                for key in ("ratio", "tokens_per_pass", "accepted", "guesses")
+                for key in ("ratio", "tokens_per_pass")
             }
             row["drafters"][name] = {key: round(value, 3) for key, value in medians.items()}
         rows.append(row)

@@ -125,8 +125,8 @@ AQLM = """{"format": "krait-aqlm-1",
 SPECULATION = """{"format": "krait-speculation-1", "date": "2026-01-02", "commit": "abc", "tokens": 200,
  "machine": {"cpu": "CPU", "cores": 2}, "models": [{"model": "m", "rounds": 3, "rows": [
  {"text": "prose", "plain": 87.0, "drafters": {
-  "model, 4 tokens": {"ratio": 1.5, "tokens_per_pass": 3.2, "accepted": 9, "guesses": 20},
-  "cascade": {"ratio": 1.8, "tokens_per_pass": 3.5, "accepted": 9, "guesses": 20}}}]}]}"""
+  "model, 4 tokens": {"ratio": 1.5, "tokens_per_pass": 3.2},
+  "cascade": {"ratio": 1.8, "tokens_per_pass": 3.5}}}]}]}"""
 
 PAGE = ("peers", "peers_mamba2", "own_zen4", "quality")
 COMPRESSION_PAGE = ("compression", "aqlm_encoders", "aqlm_kernels")
