@@ -23,7 +23,7 @@ using krait::Index;
 struct Options {
   std::string directory;
   std::string shape = "mamba-130m";
-  std::string config;  // file with the configuration; instead of a shape
+  std::string config;  // file with the configuration; instead of a shape and its sizes
   DType dtype = DType::f32;
   Index d_model = 0;
   Index n_layer = 24;
@@ -56,6 +56,7 @@ bool parse(int argc, char** argv, Options& options) {
   } counts[] = {{"--d-model", options.d_model},   {"--n-layer", options.n_layer},
                 {"--vocab", options.vocab},       {"--n-expert", options.n_expert},
                 {"--d-expert", options.d_expert}, {"--top-k", options.top_k}};
+  bool has_shape = false;
   for (int i = 1; i < argc; ++i) {
     const std::string_view name = argv[i];
     if (name.substr(0, 2) != "--") {
@@ -72,11 +73,13 @@ bool parse(int argc, char** argv, Options& options) {
       if (!parse_dtype(argv[i], options.dtype)) return false;
       continue;
     }
-    if (name == "--shape" || name == "--config") {
-      (name == "--shape" ? options.shape : options.config) = argv[i];
+    if (name == "--config") {
+      options.config = argv[i];
       continue;
     }
-    bool known = false;
+    has_shape = true;
+    bool known = name == "--shape";
+    if (known) options.shape = argv[i];
     for (const auto& count : counts) {
       if (name != count.name) continue;
       if (!parse_count(argv[i], count.value)) return false;
@@ -84,6 +87,7 @@ bool parse(int argc, char** argv, Options& options) {
     }
     if (!known) return false;
   }
+  if (has_shape && !options.config.empty()) return false;
   const bool is_moe = options.shape == "moe-mamba";
   const bool is_mamba2 = options.shape == "mamba2-130m";
   if (!is_moe && !is_mamba2 && options.shape != "mamba-130m") return false;

@@ -93,14 +93,9 @@ Result<void> read_data(const TrainFlags& options, TrainTask& task) {
   KRAIT_ASSIGN_OR_RETURN(const ModelConfig config, read_config(task.checkpoint));
   KRAIT_ASSIGN_OR_RETURN(const auto tokenizer, make_tokenizer(task.checkpoint, config));
   Token end = 0;
-  if (has_answers && !config.is_byte_level) {
+  if (has_answers) {
     KRAIT_ASSIGN_OR_RETURN(const TextMarks marks, read_text_marks(task.checkpoint, *tokenizer));
-    if (marks.ends.empty()) {
-      return Error{ErrorCode::bad_config,
-                   "[training] eos: expected an end-of-text token in the checkpoint, found none (" +
-                       options.model + ")"};
-    }
-    end = marks.ends.front();
+    KRAIT_ASSIGN_OR_RETURN(end, end_of_answer(marks.ends, *tokenizer));
   }
   if (options.kind == Kind::dpo) task.preference = PreferenceTask{.options = {}, .pairs = {}};
   struct Part {

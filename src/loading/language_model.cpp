@@ -20,10 +20,7 @@ Result<LanguageModel> load(Checkpoint checkpoint, const WeightOptions& options,
   KRAIT_ASSIGN_OR_RETURN(auto tokenizer, make_tokenizer(checkpoint, config));
   // A tokenizer may have more ids than the model has rows, for tokens that were added to it alone.
   config.limit_vocab(tokenizer->vocab());
-  TextMarks marks;
-  if (!config.is_byte_level) {  // there every id is a byte of text
-    KRAIT_ASSIGN_OR_RETURN(marks, read_text_marks(checkpoint, *tokenizer));
-  }
+  KRAIT_ASSIGN_OR_RETURN(TextMarks marks, read_text_marks(checkpoint, *tokenizer));
   KRAIT_ASSIGN_OR_RETURN(Model model,
                          build_model(config.spec, checkpoint.weights, config.prefix, options));
   return LanguageModel{std::move(model), std::move(tokenizer), std::move(marks.ends), marks.bos,

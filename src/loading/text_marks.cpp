@@ -91,6 +91,7 @@ class MarkReader {
 }  // namespace
 
 Result<TextMarks> read_text_marks(const Checkpoint& checkpoint, const Tokenizer& tokenizer) {
+  if (&tokenizer == byte_tokenizer().get()) return TextMarks{};  // there every id is a byte of text
   return MarkReader(checkpoint, tokenizer).run();
 }
 

@@ -73,7 +73,6 @@ bool has_tied_head(const CheckpointPlan& stored) {
 
 // Where texts begin and end: original configurations leave that to other files.
 Result<void> add_marks(const CheckpointPlan& stored, Metadata::Object& config) {
-  if (stored.config.is_byte_level) return {};
   const auto tokenizer = make_tokenizer(stored.checkpoint, stored.config);
   if (!tokenizer) return {};
   KRAIT_ASSIGN_OR_RETURN(const TextMarks marks, read_text_marks(stored.checkpoint, **tokenizer));

@@ -134,7 +134,7 @@ Result<void> write_candidates(const LanguageModel& model, Executor& executor,
                               const std::string& destination, Progress progress) {
   KRAIT_ASSIGN_OR_RETURN(const std::vector<JsonLine> lines, training::lines_of(prompts, "prompts"));
   KRAIT_RETURN_IF_ERROR(check(options, lines));
-  KRAIT_ASSIGN_OR_RETURN(const Token end, end_of_answer(model));
+  KRAIT_ASSIGN_OR_RETURN(const Token end, end_of_answer(model.stop_tokens, *model.tokenizer));
   KRAIT_ASSIGN_OR_RETURN(
       training::LineFile file,
       training::LineFile::open(

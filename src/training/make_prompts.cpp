@@ -200,7 +200,7 @@ Result<PromptCounts> write_prompts(const LanguageModel& model, Executor& executo
   std::vector<std::string> prompts;
   for (const JsonLine& line : given) prompts.push_back(*line.json["prompt"].text());
   Pool pool(options, std::move(prompts));
-  KRAIT_ASSIGN_OR_RETURN(const Token end, end_of_answer(model));
+  KRAIT_ASSIGN_OR_RETURN(const Token end, end_of_answer(model.stop_tokens, *model.tokenizer));
   GenerationOptions generation{.max_tokens = options.max_tokens,
                                .sampler = options.sampler,
                                .stop_tokens = {end},

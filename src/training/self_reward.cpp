@@ -84,7 +84,7 @@ class Loop {
   Result<SelfRewardReport> run() {
     {
       KRAIT_ASSIGN_OR_RETURN(const LanguageModel model, load_language_model(config_.model));
-      KRAIT_ASSIGN_OR_RETURN(end_, end_of_answer(model));
+      KRAIT_ASSIGN_OR_RETURN(end_, end_of_answer(model.stop_tokens, *model.tokenizer));
       KRAIT_RETURN_IF_ERROR(check(model));
       KRAIT_RETURN_IF_ERROR(claim_folder(model));
     }

@@ -25,11 +25,11 @@ std::string_view to_string(JudgeBy by) noexcept {
   return "?";
 }
 
-Result<Token> end_of_answer(const LanguageModel& model) {
-  if (!model.stop_tokens.empty()) return model.stop_tokens.front();
-  if (model.tokenizer == byte_tokenizer() || model.model.vocab() == 256) return Token{0};
+Result<Token> end_of_answer(std::span<const Token> ends, const Tokenizer& tokenizer) {
+  if (!ends.empty()) return ends.front();
+  if (&tokenizer == byte_tokenizer().get()) return Token{0};
   return Error{ErrorCode::bad_config,
-               "[training] eos: expected an end-of-text token in the configuration, found none"};
+               "[training] eos: expected an end-of-text token in the checkpoint, found none"};
 }
 
 namespace training {

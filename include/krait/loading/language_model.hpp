@@ -50,7 +50,8 @@ struct TextMarks {
 };
 
 /// What the files of a checkpoint say of it: the first one that names a beginning is believed, and
-/// every end that any of them names is one. Errors: bad_format, bad_config.
+/// every end that any of them names is one; none for byte_tokenizer(). Errors: bad_format,
+/// bad_config.
 KRAIT_API Result<TextMarks> read_text_marks(const Checkpoint& checkpoint,
                                             const Tokenizer& tokenizer);
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,9 +26,9 @@ struct StageInput {
   std::string name;  ///< for messages
 };
 
-/// The token that ends an answer: that of the configuration, for byte-level models byte 0. Errors:
-/// bad_config where there is none.
-KRAIT_API Result<Token> end_of_answer(const LanguageModel& model);
+/// The token that ends an answer: the first of `ends` (LanguageModel::stop_tokens, TextMarks::ends),
+/// for bytes 0. Errors: bad_config where there is none.
+KRAIT_API Result<Token> end_of_answer(std::span<const Token> ends, const Tokenizer& tokenizer);
 
 struct CandidateOptions {
   Index count = 4;        ///< answers to a prompt
