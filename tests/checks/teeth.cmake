@@ -76,6 +76,12 @@ foreach(line "void f() { std::abort(); }" "void f() { printf(\"x\"); }" "auto& o
   file(APPEND ${TREE}/src/core/a.cpp "${line}\n")
   expect(check_guest "${line}" fails "a.cpp")
 endforeach()
+file(APPEND ${TREE}/src/core/a.cpp "void g() { throw 1; }\n")
+expect(check_guest "an exception" succeeds)
+foreach(line "void f() { throw 1; }" "void f() try {" "} catch (...) {")
+  file(APPEND ${TREE}/src/kernels/b.cpp "${line}\n")
+  expect(check_guest "${line}" fails "b.cpp")
+endforeach()
 
 file(APPEND ${TREE}/docs/a.md "See `src/core/none.cpp`.\n")
 expect(check_docs "a path that does not exist" fails "docs/a.md: names src/core/none.cpp")

@@ -13,6 +13,7 @@
 
 #include "krait/core/thread_pool.hpp"
 #include "krait/kernels/elementwise.hpp"
+#include "tests/support/backwards_executor.hpp"
 #include "tests/support/support.hpp"
 
 #if defined(__unix__)
@@ -24,19 +25,6 @@
 
 namespace krait::executor_test {
 namespace {
-
-// Says that it is as wide as asked, runs on the calling thread, last task first.
-class BackwardsExecutor final : public Executor {
- public:
-  explicit BackwardsExecutor(int width) : width_(width) {}
-  int width() const noexcept override { return width_; }
-  void run(int n, FunctionRef<void(int)> task) override {
-    for (int i = n - 1; i >= 0; --i) task(i);
-  }
-
- private:
-  int width_;
-};
 
 void expect_exact_cover(Executor& executor, Index n, Index block) {
   std::vector<std::atomic<int>> visits(static_cast<std::size_t>(n));
@@ -69,7 +57,7 @@ void expect_every_block_once(Executor& executor, Index n, Index block) {
 TEST(ParallelFor, CoversEveryIndexOnceInWholeBlocks) {
   for (int width = 1; width <= 8; ++width) {
     ThreadPool pool(width);
-    BackwardsExecutor backwards(width);
+    test::BackwardsExecutor backwards(width);
     EXPECT_EQ(pool.width(), width);
     for (const Index block : {1, 16, 64}) {
       for (const Index n : {0, 1, 15, 16, 17, 64, 100, 1000}) {

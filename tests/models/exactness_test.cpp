@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <map>
 #include <ostream>
 
@@ -11,6 +12,7 @@
 #include "krait/core/thread_pool.hpp"
 #include "krait/decoding/state_io.hpp"
 #include "krait/loading/registry.hpp"
+#include "tests/support/backwards_executor.hpp"
 #include "tests/support/control_word.hpp"
 #include "tests/support/digest.hpp"
 #include "tests/support/eager_thread_pool.hpp"
@@ -81,7 +83,6 @@ std::vector<Case> all_cases() {
   return cases;
 }
 
-constexpr int all_threads[] = {1, 2, 3, 4, 8};
 constexpr Index text_length = 97;
 
 // A text, and what single steps give on one thread without vectors: the logits after every token
@@ -114,15 +115,21 @@ class Exactness : public testing::TestWithParam<Case> {
                                     static_cast<std::size_t>(count));
   }
 
-  // Calls body(executor) for every instruction set of this machine and number of threads.
+  // Calls body(executor) for every instruction set of this machine, with work in 1 to 8 shares: on
+  // threads, and one after another in the wrong order.
   template <class Body>
   void for_each_way_to_run(Body body) const {
     test::for_each_isa([&](Isa isa) {
-      for (const int threads : all_threads) {
-        SCOPED_TRACE(testing::Message() << threads << " threads");
-        if (isa == Isa::scalar && threads % 2 == 0) continue;  // slow, and no other path
-        test::EagerThreadPool pool(threads);
-        body(pool);
+      SerialExecutor one;
+      test::EagerThreadPool two(2);
+      test::BackwardsExecutor three(3);
+      test::BackwardsExecutor four(4);
+      test::BackwardsExecutor eight(8);
+      for (Executor* executor :
+           std::initializer_list<Executor*>{&one, &two, &three, &four, &eight}) {
+        SCOPED_TRACE(testing::Message() << executor->width() << " threads");
+        if (isa == Isa::scalar && executor->width() % 2 == 0) continue;  // slow, and no other path
+        body(*executor);
         if (HasFatalFailure()) return;
       }
     });

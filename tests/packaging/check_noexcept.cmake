@@ -1,7 +1,7 @@
 # A library without exceptions neither throws nor catches: cmake -DLIBRARY=… -DNM=… -P …
 cmake_minimum_required(VERSION 3.24)
 
-execute_process(COMMAND ${NM} -A -P ${LIBRARY}
+execute_process(COMMAND ${NM} -A -P -u ${LIBRARY}
   OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
 string(REGEX MATCHALL "[^/\n]*: (__cxa_(allocate_exception|throw|rethrow|begin_catch)|_Unwind_Resume)" bad
   "${symbols}")

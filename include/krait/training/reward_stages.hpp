@@ -26,8 +26,8 @@ struct StageInput {
   std::string name;  ///< for messages
 };
 
-/// The token that ends an answer: the first of `ends` (LanguageModel::stop_tokens, TextMarks::ends),
-/// for bytes 0. Errors: bad_config where there is none.
+/// The token that ends an answer: the first of `ends` (LanguageModel::stop_tokens,
+/// TextMarks::ends), for bytes 0. Errors: bad_config where there is none.
 KRAIT_API Result<Token> end_of_answer(std::span<const Token> ends, const Tokenizer& tokenizer);
 
 struct CandidateOptions {
