@@ -189,12 +189,97 @@ TEST_F(AqlmQuantize, TunesTheWholeModel) {
             test::read_file(in("tuned/model.safetensors")));
 }
 
+// A quadratic whose gradient leads to another matrix: codebooks and scales alone end farther from
+// it than with codes that follow, and what they stand for is what is stored.
+TEST_F(AqlmQuantize, CodesFollowWhereGradientsLead) {
+  constexpr Index rows = 24;
+  constexpr Index cols = 64;
+  const std::vector<float> from = test::random_floats(rows * cols, 1);
+  const std::vector<float> to = test::random_floats(rows * cols, 2);
+  SerialExecutor serial;
+  const AqlmMatrix start =
+      encode_aqlm({from.data(), rows, cols}, {}, {2, 4, 8}, {.beam = 4, .rounds = 3}, 1, serial)
+          .value();
+  const auto distance_after = [&](double rate_of_weights) {
+    aqlm::TunedMatrix tuned(start);
+    std::vector<float> weights(rows * cols);
+    std::vector<float> gradient(rows * cols);
+    aqlm::AdamStep step;
+    constexpr int steps = 300;
+    for (int i = 1; i <= steps; ++i) {
+      tuned.decode(weights.data());
+      for (std::size_t k = 0; k < weights.size(); ++k) gradient[k] = weights[k] - to[k];
+      step.rate = 1.0 - static_cast<double>(i) / steps;
+      step.unseen1 *= aqlm::Adam::beta1;
+      step.unseen2 *= aqlm::Adam::beta2;
+      tuned.move(gradient.data(), {.codebooks = 0.02, .weights = rate_of_weights}, step);
+      if (i % 8 == 0) tuned.encode(4, serial);
+    }
+    const AqlmMatrix stored = tuned.stored();
+    double sum = 0.0;
+    for (Index r = 0; r < rows; ++r) {
+      std::vector<float> row(cols);
+      stored.row(r, row);
+      for (std::size_t k = 0; k < row.size(); ++k) {
+        const double far = static_cast<double>(row[k]) -
+                           static_cast<double>(to[static_cast<std::size_t>(r * cols) + k]);
+        sum += far * far;
+      }
+    }
+    return sum / static_cast<double>(rows * cols);
+  };
+  const double with_codes = distance_after(0.02);
+  EXPECT_LT(with_codes, 0.15);  // of a variance of 1/3
+  EXPECT_LT(with_codes, 0.6 * distance_after(0.0));
+}
+
+// What is kept stays as it is to the bit; other tensors move with the matrices.
+TEST_F(AqlmQuantize, TunesNothingThatIsKept) {
+  const std::string model = in("in f32");  // where the smallest move is seen
+  {
+    const Checkpoint checkpoint = open_checkpoint(source("krait-bytes-draft")).value();
+    fs::create_directory(model);
+    test::write_file(model + "/config.json", checkpoint.config);
+    std::vector<std::vector<float>> values;
+    std::vector<NamedTensor> tensors;
+    for (const auto& [name, entry] : checkpoint.weights.entries()) {
+      std::vector<float>& all = values.emplace_back(static_cast<std::size_t>(entry.tensor.size()));
+      convert_floats(entry.tensor, DType::f32, all.data());
+      tensors.push_back({name, {all.data(), DType::f32, entry.tensor.shape}});
+    }
+    ASSERT_TRUE(write_safetensors(model + "/model.safetensors", tensors));
+  }
+  const AqlmOptions options{.scheme = {2, 4, 8},
+                            .preset = "best",
+                            .calibration = text(),
+                            .keep = {"*.layers.0.*", "*.norm_f"}};
+  ThreadPool pool(2);
+  ASSERT_TRUE(quantize_aqlm(model, in("tuned"), options, pool));
+  const Checkpoint before = open_checkpoint(model).value();
+  const Checkpoint after = open_checkpoint(in("tuned")).value();
+  int moved = 0;
+  for (const auto& [name, entry] : before.weights.entries()) {
+    const WeightStore::Entry* found = after.weights.find(name);
+    if (found == nullptr) continue;  // quantised
+    ASSERT_EQ(found->tensor.dtype, entry.tensor.dtype);
+    ASSERT_EQ(found->tensor.bytes(), entry.tensor.bytes());
+    const bool is_same = std::memcmp(found->tensor.data, entry.tensor.data,
+                                     static_cast<std::size_t>(entry.tensor.bytes())) == 0;
+    const bool is_kept =
+        name.find(".layers.0.") != std::string::npos || name.find(".norm_f.") != std::string::npos;
+    EXPECT_EQ(is_same, is_kept) << name;
+    moved += is_same ? 0 : 1;
+  }
+  EXPECT_GT(moved, 5);
+}
+
 // A long text is learned from in rounds, as far as there are tokens to look at; cut between any two
 // steps, tuning ends with the same numbers.
 TEST_F(AqlmQuantize, TunesInRounds) {
   const CheckpointPlan plan = plan_checkpoint(source("krait-bytes-draft")).value();
   const Model original = load_model(source("krait-bytes-draft")).value();
   const std::string path = "layers.0.mixer.in_proj.weight";
+  const std::string moved = "backbone.layers.0.mixer.x_proj.weight";
   const auto& view = plan.checkpoint.weights.find("backbone." + path)->tensor;
   AlignedBuffer<float> weights(view.size());
   convert_floats(view, DType::f32, weights.data());
@@ -206,8 +291,7 @@ TEST_F(AqlmQuantize, TunesInRounds) {
   for (const char c : text().substr(0, 900)) tokens.push_back(static_cast<unsigned char>(c));
   const auto tuned = [&](const std::string& name, const aqlm::TuneOptions& options, int stop_at,
                          std::vector<Index>& totals) {
-    AqlmMatrix result = matrix;
-    const std::vector<aqlm::TunedMatrix> targets = {{.path = path, .matrix = &result}};
+    const std::vector<aqlm::TuneTarget> targets = {{"in_proj", path, 0, matrix}};
     const PartialWork work = PartialWork::open("aqlm", in(name), "key").value();
     int calls = 0;
     const auto progress = [&](Index done, Index total) {
@@ -215,12 +299,15 @@ TEST_F(AqlmQuantize, TunesInRounds) {
       totals.push_back(total);
       return ++calls == stop_at ? Flow::stop : Flow::go_on;
     };
-    auto found = aqlm::tune(plan, original, tokens, targets, options, work, pool, progress);
+    auto found =
+        aqlm::tune(plan, original, tokens, targets, {moved}, options, work, pool, progress);
     EXPECT_EQ(found.has_value(), calls != stop_at);
     EXPECT_TRUE(!found || found->last < found->first);
-    std::string bytes(reinterpret_cast<const char*>(result.codebooks.data()),
-                      result.codebooks.size() * sizeof(f16));
-    return bytes + (found ? fmt::format("{}", found->last) : "");
+    if (!found) return std::string();
+    EXPECT_EQ(work.read(aqlm::tuned_dense)->entries().size(), 1U);
+    return fmt::format("{}", found->last) +
+           test::read_file(in(name + ".partial/in_proj.tuned.safetensors")) +
+           test::read_file(in(name + ".partial/dense.tuned.safetensors"));
   };
   // 28 rows, of which 7 are held out: epochs of 11 steps in rounds of 4.
   const aqlm::TuneOptions options{

@@ -85,16 +85,16 @@ KRAIT_API Result<AqlmMatrix> encode_aqlm(MatrixView<const float> W, const Second
 struct AqlmOptions {
   AqlmScheme scheme = {.codebooks = 4, .bits = 4, .in_group = 8};
   /// "fast": diagonal second moments and little search; "default"; "best": more search, and where
-  /// there is a calibration text, codebooks and scales of all matrices are then moved together to
-  /// where the model predicts what the original does (not in models that have a block without a
-  /// backward pass, see krait/training).
+  /// there is a calibration text, codes, codebooks and scales of all matrices are then moved
+  /// together with all other tensors to where the model predicts what the original does (not in
+  /// models that have a block without a backward pass, see krait/training).
   std::string preset = "default";
   /// Text whose activations tell which errors matter, and to which each matrix is fitted behind
   /// what was quantised before it; without any, all errors are the same. So much of it is read as
   /// makes 256 MiB of activations. 16 KiB are enough for matrices of some hundred inputs.
   std::optional<std::string> calibration = {};
-  /// Matrices that stay as they are: patterns over their paths ("*.layers.0.*"), `*` any run of
-  /// characters. Of others the input and output projections of mixers and the experts are
+  /// What stays as it is: patterns over modules and tensors ("*.layers.0.*"), `*` any run of
+  /// characters. Of other matrices the input and output projections of mixers and the experts are
   /// quantised.
   std::vector<std::string> keep = {};
   /// "inputs": errors count by the second moments of what a matrix reads; "fisher": also by how

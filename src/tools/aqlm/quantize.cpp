@@ -22,6 +22,7 @@
 #include "tools/aqlm/calibration.hpp"
 #include "tools/aqlm/finished.hpp"
 #include "tools/aqlm/fisher.hpp"
+#include "tools/aqlm/kept.hpp"
 #include "tools/aqlm/tune.hpp"
 #include "tools/checkpoint_copy.hpp"
 
@@ -57,46 +58,6 @@ Result<void> check_weigh(const AqlmOptions& options) {
   }
   if (options.weigh == "fisher" && !options.calibration) {
     return bad_argument("aqlm", "weigh", "a calibration text for fisher", "none");
-  }
-  return {};
-}
-
-// Whether a text fits a pattern in which `*` is any run of characters.
-bool fits(std::string_view pattern, std::string_view text) {
-  std::size_t p = 0;
-  std::size_t t = 0;
-  std::optional<std::size_t> star;  // the last one, which stands for text up to `after`
-  std::size_t after = 0;
-  while (t < text.size()) {
-    if (p < pattern.size() && pattern[p] == '*') {
-      star = p++;
-      after = t;
-    } else if (p < pattern.size() && pattern[p] == text[t]) {
-      ++p;
-      ++t;
-    } else if (star) {
-      p = *star + 1;
-      t = ++after;
-    } else {
-      return false;
-    }
-  }
-  return pattern.find_first_not_of('*', p) == std::string_view::npos;
-}
-
-// Whether each pattern fits a module or a tensor of the checkpoint.
-Result<void> check_patterns(const CheckpointPlan& plan, const std::vector<std::string>& patterns) {
-  for (const std::string& pattern : patterns) {
-    const auto& entries = plan.checkpoint.weights.entries();
-    const bool fits_any = std::ranges::any_of(entries, [&](const auto& entry) {
-      const std::string_view name = entry.first;
-      return fits(pattern, name) || fits(pattern, name.substr(0, name.rfind('.')));
-    });
-    if (fits_any) continue;
-    return bad_argument(
-        "aqlm", "keep",
-        fmt::format("a pattern that fits a module, such as *.{}.0.*", plan.config.spec.layers_name),
-        fmt::format("'{}', which fits none", pattern));
   }
   return {};
 }
@@ -144,10 +105,7 @@ Result<std::vector<Job>> list_jobs(const CheckpointPlan& plan, const AqlmOptions
         if (use == uses.end()) continue;
         std::string name = use->second->name;
         name.resize(name.size() - std::string_view(".weight").size());
-        const bool is_kept = std::ranges::any_of(options.keep, [&](const std::string& pattern) {
-          return fits(pattern, name) || fits(pattern, name + ".weight");
-        });
-        if (is_kept) continue;
+        if (aqlm::is_kept(name + ".weight", options.keep)) continue;
         if (matrix.is_stacked) {
           const auto [known, is_new] = stacks.emplace(name, jobs.size());
           if (!is_new) {
@@ -183,7 +141,7 @@ std::string key_of(const CheckpointPlan& plan, const std::string& fingerprint,
   Index bytes = 0;
   for (const auto& [name, entry] : plan.checkpoint.weights.entries()) bytes += entry.tensor.bytes();
   return fmt::format(
-      "krait aqlm 3\nmodel {} {} bytes\nscheme {}\npreset {}\ncalibration {} bytes {}\nseed "
+      "krait aqlm 4\nmodel {} {} bytes\nscheme {}\npreset {}\ncalibration {} bytes {}\nseed "
       "{}\nkeep {}\nweigh {}\n",
       fingerprint, bytes, to_string(options.scheme), options.preset,
       options.calibration ? std::ssize(*options.calibration) : -1, text, options.seed,
@@ -271,12 +229,9 @@ std::string with_quantization(const Checkpoint& checkpoint, const std::vector<Jo
   return config;
 }
 
-// What a tuned matrix is called in the folder of finished ones.
-std::string tuned(const std::string& name) { return name + ".tuned"; }
-
 Result<AqlmMatrix> finished_matrix(const PartialWork& finished, const Job& job, Index i,
                                    const AqlmScheme& scheme, bool is_tuned) {
-  const std::string name = is_tuned ? tuned(job.name_of(i)) : job.name_of(i);
+  const std::string name = is_tuned ? aqlm::tuned_name(job.name_of(i)) : job.name_of(i);
   auto matrix = aqlm::read_matrix(finished, name, scheme, job.out, job.in);
   if (matrix) return *std::move(matrix);
   return Error{ErrorCode::io_failed,
@@ -342,31 +297,31 @@ class Quantizer {
     return {};
   }
 
-  // Moves codebooks and scales of all matrices together. A model that has a block without a
-  // backward pass stays as it is.
-  Result<void> tune(const Model& original, std::span<const Token> tokens,
+  // Moves all matrices together, and what is neither quantised nor kept; whether that was possible:
+  // a model that has a block without a backward pass stays as it is.
+  Result<bool> tune(const Model& original, std::span<const Token> tokens,
                     const PartialWork& finished) {
-    std::vector<AqlmMatrix> matrices;
-    std::vector<std::string> names;
-    std::vector<aqlm::TunedMatrix> targets;
+    std::vector<aqlm::TuneTarget> targets;
+    std::set<std::string> dense;
+    for (const auto& [name, entry] : plan_.checkpoint.weights.entries()) {
+      if (!aqlm::is_kept(name, options_.keep)) dense.insert(name);
+    }
     for (const Job& job : jobs_) {
+      dense.erase(job.name + ".weight");
       for (Index i = 0; i < job.count(); ++i) {
         KRAIT_ASSIGN_OR_RETURN(AqlmMatrix matrix,
                                finished_matrix(finished, job, i, options_.scheme, false));
-        matrices.push_back(std::move(matrix));
-        names.push_back(job.name_of(i));
-        targets.push_back({.path = job.tensor(i), .first = job.first_of(i)});
+        targets.push_back({job.name_of(i), job.tensor(i), job.first_of(i), std::move(matrix)});
       }
     }
-    for (std::size_t i = 0; i < targets.size(); ++i) targets[i].matrix = &matrices[i];
     const auto tuning =
-        aqlm::tune(plan_, original, tokens, targets, {}, finished, executor_, progress_);
-    if (!tuning && tuning.error().code != ErrorCode::unsupported) return tuning.error();
-    if (tuning) report_.tuning = {tuning->first, tuning->last};
-    for (std::size_t i = 0; i < names.size(); ++i) {
-      KRAIT_RETURN_IF_ERROR(aqlm::write_matrix(finished, tuned(names[i]), matrices[i]));
+        aqlm::tune(plan_, original, tokens, targets, dense, {}, finished, executor_, progress_);
+    if (tuning) {
+      report_.tuning = {tuning->first, tuning->last};
+      return true;
     }
-    return {};
+    if (tuning.error().code != ErrorCode::unsupported) return tuning.error();
+    return false;
   }
 
   AqlmReport take_report() {
@@ -482,13 +437,20 @@ class Quantizer {
 Result<void> write_weights(const CheckpointPlan& plan, const std::vector<Job>& jobs,
                            const AqlmScheme& scheme, const PartialWork& finished, bool is_tuned,
                            const std::string& path, AqlmReport& report) {
+  const auto dense = is_tuned ? finished.read(aqlm::tuned_dense) : std::nullopt;
+  if (is_tuned && !dense) {
+    return Error{ErrorCode::io_failed,
+                 fmt::format("[aqlm] {}: expected the finished tensors, found none ({})",
+                             aqlm::tuned_dense, finished.folder())};
+  }
   std::vector<NamedTensor> tensors;
   std::map<std::string, const Job*, std::less<>> quantised;
   for (const Job& job : jobs) quantised.emplace(job.name + ".weight", &job);
   for (const auto& [name, entry] : plan.checkpoint.weights.entries()) {
     report.bytes_before += entry.tensor.bytes();
     if (quantised.contains(name)) continue;
-    tensors.push_back({name, entry.tensor});
+    const WeightStore::Entry* moved = dense ? dense->find(name) : nullptr;
+    tensors.push_back({name, moved != nullptr ? moved->tensor : entry.tensor});
   }
   const std::size_t copied = tensors.size();
   for (const Job& job : jobs) {
@@ -536,7 +498,7 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   KRAIT_RETURN_IF_ERROR(check_floats(plan.plan, plan.checkpoint.weights, source, "aqlm"));
   KRAIT_RETURN_IF_ERROR(check_outside(plan.checkpoint, destination, "aqlm"));
   KRAIT_RETURN_IF_ERROR(check_texts(plan.checkpoint));
-  KRAIT_RETURN_IF_ERROR(check_patterns(plan, options.keep));
+  KRAIT_RETURN_IF_ERROR(aqlm::check_kept(plan, options.keep));
   KRAIT_ASSIGN_OR_RETURN(std::vector<Job> jobs, list_jobs(plan, options));
   std::vector<Token> text;
   if (options.calibration) {
@@ -571,8 +533,12 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   for (std::size_t i = 0; i < plan.config.spec.layers.size(); ++i) {
     KRAIT_RETURN_IF_ERROR(kept(quantizer.layer(i, finished)));
   }
-  const bool is_tuned = preset.tunes && options.calibration;
-  if (is_tuned) KRAIT_RETURN_IF_ERROR(kept(quantizer.tune(model, text, finished)));
+  bool is_tuned = false;
+  if (preset.tunes && options.calibration) {
+    const Result<bool> tuned = quantizer.tune(model, text, finished);
+    KRAIT_RETURN_IF_ERROR(kept(tuned ? Result<void>() : tuned.error()));
+    is_tuned = *tuned;
+  }
   AqlmReport report = quantizer.take_report();
   report.calibration_tokens = std::ssize(calibration.text());
   KRAIT_RETURN_IF_ERROR(write_weights(plan, quantizer.jobs(), options.scheme, finished, is_tuned,

@@ -3,15 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <cmath>
-#include <cstring>
+#include <map>
 
 #include "krait/core/float_environment.hpp"
 #include "krait/kernels/softmax.hpp"
 #include "krait/models/session.hpp"
 #include "krait/training/model_gradient.hpp"
+#include "krait/weights/convert.hpp"
+#include "tools/aqlm/finished.hpp"
 #include "training/trained_model.hpp"
 
 namespace krait {
@@ -19,171 +20,44 @@ inline namespace v0_1 {
 namespace aqlm {
 namespace {
 
-// Numbers that Adam moves, each as large a step as their size allows.
-class Numbers {
-  template <class Self>
-  static auto parts(Self& self) {
-    return std::array{std::pair(".values", &self.values_), std::pair(".first", &self.first_),
-                      std::pair(".second", &self.second_)};
-  }
+// A tensor that is not quantised.
+struct DenseTensor {
+  std::string name;   // in the checkpoint
+  Index offset = 0;   // among the model's parameters
+  TensorView source;  // as the checkpoint has it
+  Adam numbers;
 
- public:
-  Numbers() = default;
-  explicit Numbers(const std::vector<f16>& stored) : first_(stored.size()), second_(stored.size()) {
-    for (const f16 value : stored) values_.push_back(to_float(value));
+  TensorView values() const { return {numbers.values().data(), DType::f32, source.shape}; }
+  // As they are stored, and these in f32.
+  std::vector<std::byte> stored() const {
+    std::vector<std::byte> bytes(static_cast<std::size_t>(source.bytes()));
+    convert_floats(values(), source.dtype, bytes.data());
+    return bytes;
   }
-
-  static constexpr double beta1 = 0.9;
-  static constexpr double beta2 = 0.99;
-
-  const std::vector<float>& values() const noexcept { return values_; }
-
-  // `sizes` has for each number what steps are relative to; `unseen1` and `unseen2` are the powers
-  // of β that correct the moments for their zeros at the start.
-  void move(const std::vector<double>& gradient, const std::vector<float>& sizes, double rate,
-            double unseen1, double unseen2) {
-    for (std::size_t i = 0; i < values_.size(); ++i) {
-      const double first = beta1 * static_cast<double>(first_[i]) + (1.0 - beta1) * gradient[i];
-      const double second =
-          beta2 * static_cast<double>(second_[i]) + (1.0 - beta2) * gradient[i] * gradient[i];
-      first_[i] = static_cast<float>(first);
-      second_[i] = static_cast<float>(second);
-      const double root = std::sqrt(second / (1.0 - unseen2));
-      if (root == 0.0) continue;
-      const double change = rate * static_cast<double>(sizes[i]) * first / (1.0 - unseen1) / root;
-      values_[i] = static_cast<float>(static_cast<double>(values_[i]) - change);
-    }
+  void round(float* rounded) const {
+    convert_floats({stored().data(), source.dtype, source.shape}, DType::f32, rounded);
   }
-
-  bool fit_f16() const {
-    return std::ranges::all_of(values_, [](float x) { return std::isfinite(to_float(to_f16(x))); });
-  }
-  void store(std::vector<f16>& stored) const {
-    std::ranges::transform(values_, stored.begin(), to_f16);
-  }
-
-  void append_to(std::vector<NamedTensor>& tensors, const std::string& name) const {
-    for (const auto& [part, numbers] : parts(*this)) {
-      tensors.push_back({name + part, {numbers->data(), DType::f32, {std::ssize(*numbers)}}});
-    }
-  }
-  bool restore(const WeightStore& store, const std::string& name) {
-    for (const auto& [part, numbers] : parts(*this)) {
-      const WeightStore::Entry* entry = store.find(name + part);
-      if (entry == nullptr || entry->tensor.dtype != DType::f32 ||
-          entry->tensor.size() != std::ssize(*numbers)) {
-        return false;
-      }
-      std::memcpy(numbers->data(), entry->tensor.data, numbers->size() * sizeof(float));
-    }
-    return true;
-  }
-
- private:
-  std::vector<float> values_;
-  std::vector<float> first_;  // moments of the gradient
-  std::vector<float> second_;
 };
 
-// A matrix, whose codes stay.
-class Tuned {
- public:
-  explicit Tuned(const TunedMatrix& target)
-      : matrix_(target.matrix), codebooks_(matrix_->codebooks), scales_(matrix_->scales) {
-    // Steps are relative to a whole codebook's size, since numbers near 0 move as far as others.
-    const auto per_codebook =
-        static_cast<std::size_t>(matrix_->scheme.codewords() * matrix_->scheme.in_group);
-    const std::vector<float>& numbers = codebooks_.values();
-    for (std::size_t begin = 0; begin < numbers.size(); begin += per_codebook) {
-      double sum = 0.0;
-      for (std::size_t i = begin; i < begin + per_codebook; ++i) {
-        sum += static_cast<double>(numbers[i]) * static_cast<double>(numbers[i]);
-      }
-      const double size = std::sqrt(sum / static_cast<double>(per_codebook));
-      codebook_sizes_.insert(codebook_sizes_.end(), per_codebook, static_cast<float>(size));
+// Everything that moves.
+struct Tuned {
+  std::vector<TunedMatrix> matrices;
+  std::vector<DenseTensor> dense;
+
+  std::vector<NamedTensor> tensors() const {
+    std::vector<NamedTensor> all;
+    for (std::size_t i = 0; i < matrices.size(); ++i)
+      matrices[i].append_to(all, fmt::format("{}", i));
+    for (const DenseTensor& tensor : dense) tensor.numbers.append_to(all, tensor.name);
+    return all;
+  }
+  bool restore(const WeightStore& store) {
+    for (std::size_t i = 0; i < matrices.size(); ++i) {
+      if (!matrices[i].restore(store, fmt::format("{}", i))) return false;
     }
-    for (const float scale : scales_.values()) scale_sizes_.push_back(std::abs(scale));
+    return std::ranges::all_of(
+        dense, [&](DenseTensor& tensor) { return tensor.numbers.restore(store, tensor.name); });
   }
-
-  // The weights [out, in].
-  void decode(float* weights) const {
-    std::vector<float> sums(static_cast<std::size_t>(matrix_->in));
-    for (Index i = 0; i < matrix_->out; ++i) {
-      unscaled(i, sums);
-      const float scale = scales_.values()[static_cast<std::size_t>(i)];
-      for (Index k = 0; k < matrix_->in; ++k) {
-        weights[i * matrix_->in + k] = sums[static_cast<std::size_t>(k)] * scale;
-      }
-    }
-  }
-
-  // One step down the gradient [out, in] of the weights: with u the sum of the codewords and s the
-  // scale, w = s u has dC = Σ s dw over the places where the codeword stands, ds = Σ u dw.
-  void move(const float* gradient, double rate, double unseen1, double unseen2) {
-    const Index g = matrix_->scheme.in_group;
-    const Index books = matrix_->scheme.codebooks;
-    std::vector<double> of_codebooks(codebooks_.values().size());
-    std::vector<double> of_scales(scales_.values().size());
-    std::vector<float> sums(static_cast<std::size_t>(matrix_->in));
-    const std::uint16_t* codes = matrix_->codes.data();
-    for (Index i = 0; i < matrix_->out; ++i) {
-      unscaled(i, sums);
-      const float* row = gradient + i * matrix_->in;
-      const auto scale = static_cast<double>(scales_.values()[static_cast<std::size_t>(i)]);
-      double of_scale = 0.0;
-      for (Index k = 0; k < matrix_->in; ++k) {
-        of_scale +=
-            static_cast<double>(row[k]) * static_cast<double>(sums[static_cast<std::size_t>(k)]);
-      }
-      of_scales[static_cast<std::size_t>(i)] = of_scale;
-      for (Index j = 0; j < matrix_->in / g; ++j) {
-        for (Index m = 0; m < books; ++m, ++codes) {
-          double* codeword = of_codebooks.data() + (m * matrix_->scheme.codewords() + *codes) * g;
-          for (Index d = 0; d < g; ++d) codeword[d] += scale * static_cast<double>(row[j * g + d]);
-        }
-      }
-    }
-    codebooks_.move(of_codebooks, codebook_sizes_, rate, unseen1, unseen2);
-    scales_.move(of_scales, scale_sizes_, rate, unseen1, unseen2);
-  }
-
-  void append_to(std::vector<NamedTensor>& tensors, const std::string& name) const {
-    codebooks_.append_to(tensors, name + ".codebooks");
-    scales_.append_to(tensors, name + ".scales");
-  }
-  bool restore(const WeightStore& store, const std::string& name) {
-    return codebooks_.restore(store, name + ".codebooks") &&
-           scales_.restore(store, name + ".scales");
-  }
-
-  // Whether the numbers can be stored: f16 has none of them that is too large.
-  bool fits() const { return codebooks_.fit_f16() && scales_.fit_f16(); }
-  void store() {
-    codebooks_.store(matrix_->codebooks);
-    scales_.store(matrix_->scales);
-  }
-
- private:
-  void unscaled(Index row, std::vector<float>& sums) const {
-    const Index g = matrix_->scheme.in_group;
-    const Index books = matrix_->scheme.codebooks;
-    const std::uint16_t* codes = matrix_->codes.data() + row * (matrix_->in / g) * books;
-    std::ranges::fill(sums, 0.0F);
-    for (Index j = 0; j < matrix_->in / g; ++j) {
-      float* sum = sums.data() + j * g;
-      for (Index m = 0; m < books; ++m, ++codes) {
-        const float* codeword =
-            codebooks_.values().data() + (m * matrix_->scheme.codewords() + *codes) * g;
-        for (Index d = 0; d < g; ++d) sum[d] += codeword[d];
-      }
-    }
-  }
-
-  AqlmMatrix* matrix_;
-  Numbers codebooks_;
-  Numbers scales_;
-  std::vector<float> codebook_sizes_;
-  std::vector<float> scale_sizes_;
 };
 
 // The original model's distribution after each token of a row, which goes on from the row before.
@@ -222,33 +96,44 @@ class Teacher {
   std::vector<float> laws_;
 };
 
-// All matrices in tuning, between two rounds.
+// What was reached between two rounds.
 class Progressed {
  public:
-  Progressed(const PartialWork& work, std::vector<Tuned>& tuned)
-      : work_(work), tuned_(tuned), best_(tuned) {}
-
-  std::vector<Tuned>& best() noexcept { return best_; }
-
-  // A round is done, with this divergence elsewhere.
-  Result<void> finish_round(double elsewhere) {
-    if (elsewhere < divergence.last && std::ranges::all_of(tuned_, &Tuned::fits)) {
-      divergence.last = elsewhere;
-      best_ = tuned_;
-      KRAIT_RETURN_IF_ERROR(work_.write(best_piece, tensors_of(best_)));
-    }
-    return save();
-  }
+  Progressed(const PartialWork& work, std::span<const TuneTarget> targets, Tuned& tuned)
+      : work_(work), targets_(targets), tuned_(tuned) {}
 
   Index steps = 0;       // that are done
   Tuning divergence;     // elsewhere in the text: at first, and the least so far
   double unseen1 = 1.0;  // powers of Adam's β
   double unseen2 = 1.0;
 
-  void restore() {
+  // The result, as long as nothing is better.
+  Result<void> begin() const {
+    for (const TuneTarget& target : targets_) {
+      KRAIT_RETURN_IF_ERROR(write_matrix(work_, tuned_name(target.name), target.matrix));
+    }
+    return work_.write(tuned_dense, {});
+  }
+
+  // A round is done, with this divergence elsewhere.
+  Result<void> finish_round(double elsewhere) {
+    if (elsewhere < divergence.last) {
+      divergence.last = elsewhere;
+      KRAIT_RETURN_IF_ERROR(keep());
+    }
+    return work_.write(piece, tuned_.tensors(),
+                       {{"steps", std::to_string(steps)},
+                        {"first", fmt::format("{}", divergence.first)},
+                        {"last", fmt::format("{}", divergence.last)},
+                        {"unseen1", fmt::format("{}", unseen1)},
+                        {"unseen2", fmt::format("{}", unseen2)}});
+  }
+
+  // Goes on from the last round that an earlier call finished; whether there was one.
+  bool restore() {
     const std::optional<WeightStore> store = work_.read(piece);
-    if (!store) return;
-    Progressed other(work_, tuned_);
+    if (!store) return false;
+    Progressed other(work_, targets_, tuned_);
     const auto number = [&](std::string_view key, auto& value) {
       const auto at = store->metadata.find(key);
       if (at == store->metadata.end()) return false;
@@ -258,57 +143,46 @@ class Progressed {
     if (!number("steps", other.steps) || !number("first", other.divergence.first) ||
         !number("last", other.divergence.last) || !number("unseen1", other.unseen1) ||
         !number("unseen2", other.unseen2)) {
-      return;
+      return false;
     }
-    std::vector<Tuned> now = tuned_;
-    std::vector<Tuned> best = tuned_;
-    if (!restore(*store, now)) return;
-    if (other.divergence.last < other.divergence.first) {
-      const std::optional<WeightStore> of_best = work_.read(best_piece);
-      if (!of_best || !restore(*of_best, best)) return;
-    }
+    Tuned now = tuned_;
+    if (!now.restore(*store)) return false;
+    tuned_ = std::move(now);
     steps = other.steps;
     divergence = other.divergence;
     unseen1 = other.unseen1;
     unseen2 = other.unseen2;
-    tuned_ = std::move(now);
-    best_ = std::move(best);
+    return true;
   }
 
  private:
   static constexpr const char* piece = "tuning";
-  static constexpr const char* best_piece = "tuning-best";
 
-  static std::vector<NamedTensor> tensors_of(const std::vector<Tuned>& all) {
-    std::vector<NamedTensor> tensors;
-    for (std::size_t i = 0; i < all.size(); ++i) all[i].append_to(tensors, std::to_string(i));
-    return tensors;
-  }
-  static bool restore(const WeightStore& store, std::vector<Tuned>& all) {
-    for (std::size_t i = 0; i < all.size(); ++i) {
-      if (!all[i].restore(store, std::to_string(i))) return false;
+  Result<void> keep() const {
+    for (std::size_t i = 0; i < targets_.size(); ++i) {
+      AqlmMatrix matrix = tuned_.matrices[i].stored();
+      matrix.error = targets_[i].matrix.error;
+      KRAIT_RETURN_IF_ERROR(write_matrix(work_, tuned_name(targets_[i].name), matrix));
     }
-    return true;
-  }
-
-  Result<void> save() const {
-    return work_.write(piece, tensors_of(tuned_),
-                       {{"steps", std::to_string(steps)},
-                        {"first", fmt::format("{}", divergence.first)},
-                        {"last", fmt::format("{}", divergence.last)},
-                        {"unseen1", fmt::format("{}", unseen1)},
-                        {"unseen2", fmt::format("{}", unseen2)}});
+    std::vector<std::vector<std::byte>> bytes;
+    std::vector<NamedTensor> tensors;
+    for (const DenseTensor& tensor : tuned_.dense) {
+      bytes.push_back(tensor.stored());
+      tensors.push_back(
+          {tensor.name, {bytes.back().data(), tensor.source.dtype, tensor.source.shape}});
+    }
+    return work_.write(tuned_dense, std::move(tensors));
   }
 
   const PartialWork& work_;
-  std::vector<Tuned>& tuned_;
-  std::vector<Tuned> best_;
+  std::span<const TuneTarget> targets_;
+  Tuned& tuned_;
 };
 
-// The model in tuning: its weights, and one step of all matrices.
+// The model in tuning: its weights, and one step of everything that moves.
 class Student {
  public:
-  static Result<Student> create(const CheckpointPlan& plan, std::span<const TunedMatrix> matrices,
+  static Result<Student> create(const CheckpointPlan& plan, std::span<const TuneTarget> targets,
                                 bool carries, Executor& executor) {
     const ModelSpec spec = training::trained_spec(plan);
     KRAIT_ASSIGN_OR_RETURN(ModelGradient gradient,
@@ -321,22 +195,56 @@ class Student {
         const WeightStore weights,
         training::trained_weights(spec, plan.config.prefix, plan.checkpoint.weights));
     KRAIT_RETURN_IF_ERROR(parameters.read(weights, student.values_.span()));
-    for (const TunedMatrix& matrix : matrices) {
-      student.places_.push_back(parameters.find(matrix.path)->offset + matrix.first);
+    for (const TuneTarget& target : targets) {
+      student.places_.push_back(parameters.find(target.path)->offset + target.first);
     }
     return student;
   }
 
+  // Those of these tensors of the checkpoint that have a gradient and are stored as floats.
+  std::vector<DenseTensor> dense(const CheckpointPlan& plan, std::set<std::string> names) const {
+    std::map<std::string_view, const std::string*, std::less<>> stored;  // names, by path
+    for (const TensorUse& use : plan.plan.tensors) stored.emplace(use.path, &use.name);
+    std::vector<DenseTensor> tensors;
+    for (const Parameter& parameter : gradient_.parameters().all()) {
+      auto known = stored.find(parameter.path);
+      // Of an embedding that is stored as the head.
+      if (known == stored.end()) known = stored.find(plan.config.spec.head_name + ".weight");
+      if (known == stored.end() || names.erase(*known->second) == 0) continue;
+      const TensorView& source = plan.checkpoint.weights.find(*known->second)->tensor;
+      const bool is_float =
+          source.dtype == DType::f32 || source.dtype == DType::f16 || source.dtype == DType::bf16;
+      if (!is_float || source.size() != parameter.shape.size()) continue;
+      const float* first = values_.data() + parameter.offset;
+      const auto size = static_cast<std::size_t>(source.size());
+      tensors.push_back(
+          {*known->second, parameter.offset, source, Adam({first, first + size}, size)});
+    }
+    return tensors;
+  }
+
   // Uses the weights that these stand for from now on.
-  Result<void> set(const std::vector<Tuned>& tuned) {
-    parallel_for(*executor_, std::ssize(tuned), 1, [&](Range range) {
-      for (Index i = range.begin; i < range.end; ++i) {
-        const auto at = static_cast<std::size_t>(i);
-        tuned[at].decode(values_.data() + places_[at]);
-      }
-    });
-    std::fill_n(changes_.data(), changes_.size(), 0.0F);
-    return gradient_.bind(values_.data());
+  Result<void> set(const Tuned& tuned) {
+    for_all(
+        tuned, [&](std::size_t i) { tuned.matrices[i].decode(values_.data() + places_[i]); },
+        [&](const DenseTensor& tensor) {
+          std::ranges::copy(tensor.numbers.values(), values_.data() + tensor.offset);
+        });
+    return bind();
+  }
+  // The same, rounded as they are stored.
+  Result<void> set_rounded(const Tuned& tuned) {
+    for_all(
+        tuned,
+        [&](std::size_t i) {
+          const AqlmMatrix matrix = tuned.matrices[i].stored();
+          for (Index r = 0; r < matrix.out; ++r) {
+            matrix.row(r, {values_.data() + places_[i] + r * matrix.in,
+                           static_cast<std::size_t>(matrix.in)});
+          }
+        },
+        [&](const DenseTensor& tensor) { tensor.round(values_.data() + tensor.offset); });
+    return bind();
   }
   void begin() { state_.reset(); }
   // Adds a row's gradient; its divergence.
@@ -351,16 +259,37 @@ class Student {
     for (const float negative : of_tokens) sum -= static_cast<double>(negative);
     return sum;
   }
-  void move(std::vector<Tuned>& tuned, double rate, double unseen1, double unseen2) {
-    parallel_for(*executor_, std::ssize(tuned), 1, [&](Range range) {
-      for (Index i = range.begin; i < range.end; ++i) {
-        const auto at = static_cast<std::size_t>(i);
-        tuned[at].move(changes_.data() + places_[at], rate, unseen1, unseen2);
-      }
-    });
+  void move(Tuned& tuned, const TuneRates& rates, AdamStep step) {
+    AdamStep of_dense = step;
+    of_dense.rate *= rates.dense;
+    for_all(
+        tuned,
+        [&](std::size_t i) { tuned.matrices[i].move(changes_.data() + places_[i], rates, step); },
+        [&](DenseTensor& tensor) {
+          tensor.numbers.move({changes_.data() + tensor.offset, tensor.numbers.values().size()},
+                              of_dense);
+        });
   }
 
  private:
+  // Calls of_matrix(i) and of_tensor(tensor) for everything that moves, in parallel.
+  template <class AllTuned, class OfMatrix, class OfTensor>
+  void for_all(AllTuned& tuned, OfMatrix of_matrix, OfTensor of_tensor) const {
+    const Index matrices = std::ssize(tuned.matrices);
+    parallel_for(*executor_, matrices + std::ssize(tuned.dense), 1, [&](Range range) {
+      for (Index i = range.begin; i < range.end; ++i) {
+        if (i < matrices) {
+          of_matrix(static_cast<std::size_t>(i));
+        } else {
+          of_tensor(tuned.dense[static_cast<std::size_t>(i - matrices)]);
+        }
+      }
+    });
+  }
+  Result<void> bind() {
+    std::fill_n(changes_.data(), changes_.size(), 0.0F);
+    return gradient_.bind(values_.data());
+  }
   // The row behind those before it.
   Leaf leaf_of(std::span<const Token> row, MatrixView<const float> laws) {
     if (carries_ && !state_) state_ = gradient_.model().initial_state();
@@ -385,15 +314,19 @@ class Student {
 
 }  // namespace
 
+std::string tuned_name(const std::string& name) { return name + ".tuned"; }
+
 Result<Tuning> tune(const CheckpointPlan& plan, const Model& original,
-                    std::span<const Token> tokens, std::span<const TunedMatrix> matrices,
-                    const TuneOptions& options, const PartialWork& work, Executor& executor,
-                    Progress progress) {
+                    std::span<const Token> tokens, std::span<const TuneTarget> targets,
+                    const std::set<std::string>& dense, const TuneOptions& options,
+                    const PartialWork& work, Executor& executor, Progress progress) {
   const FloatEnvironment environment;
   // Whether rows go on from the one before: gradients reach into states, not into caches.
   const bool carries = original.plan().cache_bytes_per_token == 0;
-  KRAIT_ASSIGN_OR_RETURN(Student student, Student::create(plan, matrices, carries, executor));
-  std::vector<Tuned> tuned(matrices.begin(), matrices.end());
+  KRAIT_ASSIGN_OR_RETURN(Student student, Student::create(plan, targets, carries, executor));
+  Tuned tuned;
+  for (const TuneTarget& target : targets) tuned.matrices.emplace_back(target.matrix);
+  tuned.dense = student.dense(plan, dense);
   Teacher teacher(original, carries, executor);
   std::vector<std::span<const Token>> rows;
   for (auto rest = tokens; !rest.empty();) {
@@ -406,7 +339,7 @@ Result<Tuning> tune(const CheckpointPlan& plan, const Model& original,
       rows.size() / 4, static_cast<std::size_t>(options.tokens_elsewhere / options.row_tokens));
   const std::size_t learned = rows.size() - held_out;
   const auto elsewhere = [&]() -> Result<double> {
-    KRAIT_RETURN_IF_ERROR(student.set(tuned));
+    KRAIT_RETURN_IF_ERROR(student.set_rounded(tuned));
     teacher.begin();
     student.begin();
     double sum = 0.0;
@@ -419,18 +352,25 @@ Result<Tuning> tune(const CheckpointPlan& plan, const Model& original,
     }
     return sum / count;
   };
-  Progressed at(work, tuned);
   if (learned == rows.size()) {
     return Error{ErrorCode::unsupported, "[aqlm] tuning: expected a longer calibration text"};
   }
-  KRAIT_ASSIGN_OR_RETURN(at.divergence.first, elsewhere());
-  if (!std::isfinite(at.divergence.first)) {
-    return Error{
-        ErrorCode::not_finite,
-        fmt::format("[aqlm] tuning: expected a finite divergence, found {}", at.divergence.first)};
+  Progressed at(work, targets, tuned);
+  if (!at.restore()) {
+    KRAIT_ASSIGN_OR_RETURN(at.divergence.first, elsewhere());
+    if (!std::isfinite(at.divergence.first)) {
+      return Error{ErrorCode::not_finite,
+                   fmt::format("[aqlm] tuning: expected a finite divergence, found {}",
+                               at.divergence.first)};
+    }
+    at.divergence.last = at.divergence.first;
+    KRAIT_RETURN_IF_ERROR(at.begin());
   }
-  at.divergence.last = at.divergence.first;
-  at.restore();
+  TuneRates rates = options.rates;
+  const double known = static_cast<double>(learned) * static_cast<double>(options.row_tokens) /
+                       static_cast<double>(options.tokens_for_weights);
+  rates.weights *= std::min(1.0, known);
+  rates.dense *= std::min(1.0, known);
   const auto per_step = static_cast<std::size_t>(options.rows_per_step);
   const auto epoch = static_cast<Index>((learned + per_step - 1) / per_step);  // in steps
   const Index round = std::min(epoch, options.steps_per_round);
@@ -449,11 +389,13 @@ Result<Tuning> tune(const CheckpointPlan& plan, const Model& original,
         KRAIT_ASSIGN_OR_RETURN(const auto laws, teacher.laws(rows[r]));
         KRAIT_RETURN_IF_ERROR(student.learn(rows[r], laws));
       }
-      const double rate =
-          options.rate * (1.0 - static_cast<double>(at.steps) / static_cast<double>(steps));
-      at.unseen1 *= Numbers::beta1;
-      at.unseen2 *= Numbers::beta2;
-      student.move(tuned, rate, at.unseen1, at.unseen2);
+      at.unseen1 *= Adam::beta1;
+      at.unseen2 *= Adam::beta2;
+      const double rate = 1.0 - static_cast<double>(at.steps) / static_cast<double>(steps);
+      student.move(tuned, rates, {rate, at.unseen1, at.unseen2});
+      if ((at.steps + 1) % options.steps_per_code == 0) {
+        for (TunedMatrix& matrix : tuned.matrices) matrix.encode(options.beam, executor);
+      }
       if (progress && progress(at.steps + 1, steps) == Flow::stop) {
         return Error{ErrorCode::cancelled, "[aqlm] cancelled"};
       }
@@ -461,7 +403,6 @@ Result<Tuning> tune(const CheckpointPlan& plan, const Model& original,
     KRAIT_ASSIGN_OR_RETURN(const double divergence, elsewhere());
     KRAIT_RETURN_IF_ERROR(at.finish_round(divergence));
   }
-  for (Tuned& one : at.best()) one.store();
   return at.divergence;
 }
 
