@@ -80,7 +80,7 @@ void declare(Command& command, AqlmFlags& options) {
   command.choice("--weigh", options.weigh, {"inputs", "fisher"},
                  "What makes an error count: the inputs, or also the outputs' part in the loss");
   command.texts("--keep", options.keep,
-                "Leaves matrices as they are: a pattern such as *.layers.0.*");
+                "Leaves matrices and tensors as they are: a pattern such as *.layers.0.*");
   command.seed("--seed", options.seed, "Of the search's random numbers");
   add_threads(command, options.threads);
   command.flag("--json", options.json, "One JSON object: bits per weight, errors, seconds");

@@ -95,7 +95,11 @@ Result<void> read_data(const TrainFlags& options, TrainTask& task) {
   Token end = 0;
   if (has_answers) {
     KRAIT_ASSIGN_OR_RETURN(const TextMarks marks, read_text_marks(task.checkpoint, *tokenizer));
-    KRAIT_ASSIGN_OR_RETURN(end, end_of_answer(marks.ends, *tokenizer));
+    const Result<Token> found = end_of_answer(marks.ends, *tokenizer);
+    if (!found) {
+      return Error{found.error().code, found.error().message + " (" + options.model + ")"};
+    }
+    end = *found;
   }
   if (options.kind == Kind::dpo) task.preference = PreferenceTask{.options = {}, .pairs = {}};
   struct Part {

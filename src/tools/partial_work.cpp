@@ -5,6 +5,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <filesystem>
 #include <system_error>
@@ -119,6 +120,18 @@ Result<void> PartialWork::lock(std::string_view area) {
 void PartialWork::remove() const {
   std::error_code ignored;
   fs::remove_all(folder_, ignored);
+}
+
+bool copy_tensor(const WeightStore& piece, const std::string& name, DType dtype,
+                 std::span<std::byte> values) {
+  const WeightStore::Entry* entry = piece.find(name);
+  if (entry == nullptr || entry->tensor.dtype != dtype ||
+      entry->tensor.bytes() != std::ssize(values)) {
+    return false;
+  }
+  std::ranges::copy(std::span(static_cast<const std::byte*>(entry->tensor.data), values.size()),
+                    values.begin());
+  return true;
 }
 
 }  // namespace v0_1

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <cstddef>
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,6 +42,10 @@ class PartialWork {
   std::string folder_;
   std::shared_ptr<const int> lock_;  // a descriptor
 };
+
+/// Copies a tensor of a piece to `values`; whether it is there, of this type and size.
+bool copy_tensor(const WeightStore& piece, const std::string& name, DType dtype,
+                 std::span<std::byte> values);
 
 }  // namespace v0_1
 }  // namespace krait

@@ -11,6 +11,7 @@
 #include "krait/loading/registry.hpp"
 #include "krait/models/session.hpp"
 #include "krait/tools/aqlm.hpp"
+#include "krait/tools/convert.hpp"
 #include "krait/weights/convert.hpp"
 #include "tests/support/relative_difference.hpp"
 #include "tests/support/support.hpp"
@@ -236,19 +237,7 @@ TEST_F(AqlmQuantize, CodesFollowWhereGradientsLead) {
 // What is kept stays as it is to the bit; other tensors move with the matrices.
 TEST_F(AqlmQuantize, TunesNothingThatIsKept) {
   const std::string model = in("in f32");  // where the smallest move is seen
-  {
-    const Checkpoint checkpoint = open_checkpoint(source("krait-bytes-draft")).value();
-    fs::create_directory(model);
-    test::write_file(model + "/config.json", checkpoint.config);
-    std::vector<std::vector<float>> values;
-    std::vector<NamedTensor> tensors;
-    for (const auto& [name, entry] : checkpoint.weights.entries()) {
-      std::vector<float>& all = values.emplace_back(static_cast<std::size_t>(entry.tensor.size()));
-      convert_floats(entry.tensor, DType::f32, all.data());
-      tensors.push_back({name, {all.data(), DType::f32, entry.tensor.shape}});
-    }
-    ASSERT_TRUE(write_safetensors(model + "/model.safetensors", tensors));
-  }
+  ASSERT_TRUE(convert_checkpoint(source("krait-bytes-draft"), model, {.dtype = DType::f32}));
   const AqlmOptions options{.scheme = {2, 4, 8},
                             .preset = "best",
                             .calibration = text(),

@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <utility>
+
+#include "tools/partial_work.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -67,15 +68,10 @@ void Adam::append_to(std::vector<NamedTensor>& tensors, const std::string& name)
 }
 
 bool Adam::restore(const WeightStore& store, const std::string& name) {
-  for (const auto& [part, numbers] : parts(values_, first_, second_)) {
-    const WeightStore::Entry* entry = store.find(name + part);
-    if (entry == nullptr || entry->tensor.dtype != DType::f32 ||
-        entry->tensor.size() != std::ssize(*numbers)) {
-      return false;
-    }
-    std::memcpy(numbers->data(), entry->tensor.data, numbers->size() * sizeof(float));
-  }
-  return true;
+  return std::ranges::all_of(parts(values_, first_, second_), [&](const auto& part) {
+    return copy_tensor(store, name + part.first, DType::f32,
+                       std::as_writable_bytes(std::span(*part.second)));
+  });
 }
 
 }  // namespace aqlm

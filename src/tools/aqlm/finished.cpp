@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <charconv>
-#include <cstring>
 
 namespace krait {
 inline namespace v0_1 {
@@ -11,16 +10,10 @@ namespace aqlm {
 namespace {
 
 template <class T>
-bool read(const WeightStore& store, const char* name, DType dtype, std::size_t size,
+bool read(const WeightStore& piece, const char* name, DType dtype, Index size,
           std::vector<T>& values) {
-  const WeightStore::Entry* entry = store.find(name);
-  if (entry == nullptr || entry->tensor.dtype != dtype ||
-      static_cast<std::size_t>(entry->tensor.size()) != size) {
-    return false;
-  }
-  values.resize(size);
-  std::memcpy(values.data(), entry->tensor.data, size * sizeof(T));
-  return true;
+  values.resize(static_cast<std::size_t>(size));
+  return copy_tensor(piece, name, dtype, std::as_writable_bytes(std::span(values)));
 }
 
 }  // namespace
@@ -36,10 +29,9 @@ std::optional<AqlmMatrix> read_matrix(const PartialWork& finished, const std::st
   const Index codes = out * (in / scheme.in_group) * scheme.codebooks;
   const Index numbers = scheme.codebooks * scheme.codewords() * scheme.in_group;
   const auto error = store->metadata.find("error");
-  if (error == store->metadata.end() ||
-      !read(*store, "codes", DType::i16, static_cast<std::size_t>(codes), matrix.codes) ||
-      !read(*store, "codebooks", DType::f16, static_cast<std::size_t>(numbers), matrix.codebooks) ||
-      !read(*store, "scales", DType::f16, static_cast<std::size_t>(out), matrix.scales)) {
+  if (error == store->metadata.end() || !read(*store, "codes", DType::i16, codes, matrix.codes) ||
+      !read(*store, "codebooks", DType::f16, numbers, matrix.codebooks) ||
+      !read(*store, "scales", DType::f16, out, matrix.scales)) {
     return std::nullopt;
   }
   const std::string& text = error->second;

@@ -203,7 +203,7 @@ class Student {
 
   // Those of these tensors of the checkpoint that have a gradient and are stored as floats.
   std::vector<DenseTensor> dense(const CheckpointPlan& plan, std::set<std::string> names) const {
-    std::map<std::string_view, const std::string*, std::less<>> stored;  // names, by path
+    std::map<std::string_view, const std::string*> stored;  // names, by path
     for (const TensorUse& use : plan.plan.tensors) stored.emplace(use.path, &use.name);
     std::vector<DenseTensor> tensors;
     for (const Parameter& parameter : gradient_.parameters().all()) {

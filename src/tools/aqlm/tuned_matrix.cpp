@@ -1,9 +1,9 @@
 #include "tools/aqlm/tuned_matrix.hpp"
 
 #include <algorithm>
-#include <cstring>
 
 #include "tools/aqlm/fit.hpp"
+#include "tools/partial_work.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -134,13 +134,9 @@ void TunedMatrix::append_to(std::vector<NamedTensor>& tensors, const std::string
 }
 
 bool TunedMatrix::restore(const WeightStore& store, const std::string& name) {
-  const WeightStore::Entry* codes = store.find(name + ".codes");
-  if (codes == nullptr || codes->tensor.dtype != DType::i16 ||
-      codes->tensor.size() != std::ssize(codes_)) {
-    return false;
-  }
-  std::memcpy(codes_.data(), codes->tensor.data, codes_.size() * sizeof(codes_[0]));
-  return codebooks_.restore(store, name + ".codebooks") &&
+  return copy_tensor(store, name + ".codes", DType::i16,
+                     std::as_writable_bytes(std::span(codes_))) &&
+         codebooks_.restore(store, name + ".codebooks") &&
          scales_.restore(store, name + ".scales") && beyond_.restore(store, name + ".beyond");
 }
 
