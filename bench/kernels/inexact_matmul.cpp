@@ -9,7 +9,7 @@
 namespace krait::bench {
 namespace {
 
-Index panel_rows(Isa isa) { return isa >= Isa::avx512 && isa <= Isa::avx512_bf16 ? 32 : 16; }
+Index panel_rows(Isa isa) { return isa >= Isa::avx512 ? 32 : 16; }
 
 #if defined(__x86_64__)
 

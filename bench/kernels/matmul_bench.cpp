@@ -173,7 +173,7 @@ void register_benchmarks() {
   for (const MatrixShape& shape : mamba_130m) {
     for (const DType dtype : weight_types) {
       for (const Isa isa : benchmarked_isas()) {
-        if (isa == Isa::avx512_vnni || isa == Isa::avx512_bf16) continue;  // those of avx512
+        if (isa > Isa::avx512) continue;  // those of avx512
         add_panels("matmul_panels", shape, dtype, isa, kernels::LaneOrder::single);
         if (dtype == DType::bf16) {
           add_panels("matmul_panels_bf16", shape, dtype, isa, kernels::LaneOrder::pairs);

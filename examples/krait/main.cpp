@@ -11,7 +11,7 @@ std::string model_places() {
   for (const std::string& place : krait::bundled_model_places()) text += "  " + place + "\n";
   return text +
          "No environment variable is read but KRAIT_ISA, which forces an instruction set:\n"
-         "scalar, sse4, avx2, avx512, avx512_vnni, avx512_bf16 or neon.\n";
+         "scalar, neon, sse4, avx2, avx512, avx512_vnni, avx512_bf16 or avx512_amx.\n";
 }
 
 int run(int argc, char** argv) {

@@ -8,13 +8,17 @@
 #if defined(__x86_64__)
 #  include <cpuid.h>
 #endif
+#if defined(__x86_64__) && defined(__linux__)
+#  include <sys/syscall.h>
+#  include <unistd.h>
+#endif
 
 namespace krait {
 inline namespace v0_1 {
 namespace {
 
 constexpr std::array<std::string_view, isa_count> names = {
-    "scalar", "sse4", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon"};
+    "scalar", "neon", "sse4", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "avx512_amx"};
 
 struct IsaList {
   std::array<Isa, isa_count> items{};
@@ -38,6 +42,26 @@ bool has_f16c() {
   unsigned c = 0;
   unsigned d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & (1U << 29U)) != 0;
+}
+
+// Whether there are AMX's tiles and their products of 8-bit integers, and this process may use
+// them: Linux saves the 8 KiB of tile registers only for those who ask, once for all threads.
+bool has_amx() {
+#  if defined(__linux__) && defined(SYS_arch_prctl)
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  constexpr unsigned tiles = 1U << 24U;
+  constexpr unsigned int8_products = 1U << 25U;
+  constexpr unsigned wanted = tiles | int8_products;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & wanted) != wanted) return false;
+  constexpr long request_permission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long tile_data = 18;               // XFEATURE_XTILE_DATA
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#  else
+  return false;
+#  endif
 }
 #endif
 
@@ -63,7 +87,9 @@ IsaList detect() {
   list.add(Isa::avx512);
   if (!__builtin_cpu_supports("avx512vnni")) return list;
   list.add(Isa::avx512_vnni);
-  if (__builtin_cpu_supports("avx512bf16")) list.add(Isa::avx512_bf16);
+  if (!__builtin_cpu_supports("avx512bf16")) return list;
+  list.add(Isa::avx512_bf16);
+  if (has_amx()) list.add(Isa::avx512_amx);
 #elif defined(__aarch64__)
   list.add(Isa::neon);
 #endif
@@ -77,8 +103,7 @@ IsaList compiled(const IsaList& all) {
   IsaList list;
   for (std::size_t i = 0; i < all.count; ++i) {
     const Isa isa = all.items[i];
-    const bool is_extension =
-        Isa::KRAIT_NATIVE_ISA == Isa::avx512 && isa > Isa::avx512 && isa <= Isa::avx512_bf16;
+    const bool is_extension = Isa::KRAIT_NATIVE_ISA == Isa::avx512 && isa > Isa::avx512;
     if (isa == Isa::scalar || isa == Isa::KRAIT_NATIVE_ISA || is_extension) list.add(isa);
   }
   return list;

@@ -13,8 +13,7 @@ namespace kernels {
 
 bool has_aqlm_tables_vbmi() noexcept {
   static const bool has_vbmi = __builtin_cpu_supports("avx512vbmi") != 0;
-  const Isa isa = active_isa();
-  return has_vbmi && (isa == Isa::avx512_vnni || isa == Isa::avx512_bf16);
+  return has_vbmi && active_isa() >= Isa::avx512_vnni;
 }
 
 }  // namespace kernels

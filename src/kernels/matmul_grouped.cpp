@@ -1,5 +1,6 @@
 #include "krait/kernels/matmul_grouped.hpp"
 
+#include "kernels/matmul_grouped_amx.hpp"
 #include "kernels/matmul_grouped_vnni.hpp"
 #include "krait/kernels/ref/matmul_grouped.hpp"
 
@@ -359,7 +360,8 @@ inline namespace v0_1 {
 namespace kernels {
 
 void matmul_grouped(const MatmulGroupedArgs& args) noexcept {
-  KRAIT_KERNEL_VNNI(matmul_grouped, ref::matmul_grouped, matmul_grouped_vnni)(args);
+  KRAIT_KERNEL_INT8(matmul_grouped, ref::matmul_grouped, matmul_grouped_vnni, matmul_grouped_amx)
+  (args);
 }
 
 }  // namespace kernels

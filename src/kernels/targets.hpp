@@ -45,9 +45,9 @@
 /// KRAIT_KERNEL(name, scalar): the function `name` of the active level's namespace, or `scalar`
 /// (same signature) for the scalar level.
 ///
-/// KRAIT_KERNEL_VNNI(name, scalar, vnni), KRAIT_KERNEL_BF16(name, scalar, bf16): the same, with the
-/// function `vnni` or `bf16` where the processor has that extension of AVX-512, for which Highway
-/// has no target.
+/// KRAIT_KERNEL_INT8(name, scalar, vnni, amx), KRAIT_KERNEL_BF16(name, scalar, bf16): the same,
+/// with the other functions where the processor has those extensions, for which Highway has no
+/// target.
 #if defined(__x86_64__)
 #  if defined(KRAIT_ONE_LEVEL)
 #    define KRAIT_KERNEL_SSE4(name) &HWY_STATIC_DISPATCH(name)
@@ -58,26 +58,29 @@
 #    define KRAIT_KERNEL_AVX2(name) &N_AVX2::name
 #    define KRAIT_KERNEL_AVX3(name) &N_AVX3::name
 #  endif
-#  define KRAIT_KERNEL_TABLE(name, scalar, vnni, bf16)                                  \
+#  define KRAIT_KERNEL_TABLE(name, scalar, vnni, bf16, amx)                             \
     ([]() noexcept {                                                                    \
       static constexpr decltype(&(scalar)) table[isa_count] = {&(scalar),               \
+                                                               &(scalar),               \
                                                                KRAIT_KERNEL_SSE4(name), \
                                                                KRAIT_KERNEL_AVX2(name), \
                                                                KRAIT_KERNEL_AVX3(name), \
                                                                vnni,                    \
                                                                bf16,                    \
-                                                               &(scalar)};              \
+                                                               amx};                    \
       return table[static_cast<int>(active_isa())];                                     \
     }())
-#  define KRAIT_KERNEL(name, scalar) \
-    KRAIT_KERNEL_TABLE(name, scalar, KRAIT_KERNEL_AVX3(name), KRAIT_KERNEL_AVX3(name))
-#  define KRAIT_KERNEL_VNNI(name, scalar, vnni) KRAIT_KERNEL_TABLE(name, scalar, &(vnni), &(vnni))
+#  define KRAIT_KERNEL(name, scalar)                                                   \
+    KRAIT_KERNEL_TABLE(name, scalar, KRAIT_KERNEL_AVX3(name), KRAIT_KERNEL_AVX3(name), \
+                       KRAIT_KERNEL_AVX3(name))
+#  define KRAIT_KERNEL_INT8(name, scalar, vnni, amx) \
+    KRAIT_KERNEL_TABLE(name, scalar, &(vnni), &(vnni), &(amx))
 #  define KRAIT_KERNEL_BF16(name, scalar, bf16) \
-    KRAIT_KERNEL_TABLE(name, scalar, KRAIT_KERNEL_AVX3(name), &(bf16))
+    KRAIT_KERNEL_TABLE(name, scalar, KRAIT_KERNEL_AVX3(name), &(bf16), &(bf16))
 #else
 // `model` is not called `scalar`, since that is part of the expansion.
 #  define KRAIT_KERNEL(name, model) \
     (active_isa() == Isa::scalar ? &(model) : &HWY_STATIC_DISPATCH(name))
-#  define KRAIT_KERNEL_VNNI(name, model, vnni) KRAIT_KERNEL(name, model)
+#  define KRAIT_KERNEL_INT8(name, model, vnni, amx) KRAIT_KERNEL(name, model)
 #  define KRAIT_KERNEL_BF16(name, model, bf16) KRAIT_KERNEL(name, model)
 #endif

@@ -52,8 +52,10 @@ TEST(MatmulGrouped, EqualsTheModelBitForBitOnEveryInstructionSet) {
   for (const GroupedForm form : grouped_forms) {
     for (Index cols = 0; cols <= 70; ++cols) compare(form, 19, cols, 2, cols % 4);
     for (Index rows = 1; rows <= 50; ++rows) compare(form, rows, 48, 3, rows % 3);
-    for (Index tokens = 1; tokens <= 19; ++tokens) compare(form, 37, 80, tokens, 1);
-    for (const Index cols : {768, 1536, 2049}) compare(form, 33, cols, 5, 0);
+    for (Index tokens = 1; tokens <= 35; ++tokens) compare(form, 37, 80, tokens, 1);
+    for (const Index cols : {768, 1536, 2049}) {
+      for (const Index tokens : {5, 9, 17}) compare(form, 33, cols, tokens, 0);
+    }
     for (const Index rows : {63, 64, 65, 203}) compare(form, rows, 80, 1, 1);  // several streams
   }
 }
@@ -73,23 +75,26 @@ TEST(MatmulGrouped, WritesOnlyTheOutputsAskedFor) {
   constexpr Index rows = 70;
   constexpr Index cols = 64;
   for (const GroupedForm form : grouped_forms) {
-    const GroupedMatrix W(form, random_floats(rows * cols, 6), rows, cols);
-    const auto input = random_floats(2 * cols, 7);
-    const RoundedActivations x({input.data(), 2, cols});
-    for (Index begin = 0; begin < rows; begin += 16) {
-      for (Index end = begin; end <= 80; end += 16) {
-        std::vector<float> expected(2 * rows, untouched);
-        MatmulGroupedArgs args{.W = W.view(),
-                               .x = x.view(),
-                               .y = {expected.data(), 2, rows},
-                               .outputs = {begin, std::min(end, rows)}};
-        ref::matmul_grouped(args);
-        for_each_isa([&](Isa isa) {
-          std::vector<float> y(2 * rows, untouched);
-          args.y.data = y.data();
-          kernels::matmul_grouped(args);
-          ASSERT_EQ(expected, y) << to_string(isa) << ' ' << begin << ' ' << end;
-        });
+    for (const Index tokens : {2, 18}) {
+      const GroupedMatrix W(form, random_floats(rows * cols, 6), rows, cols);
+      const auto input = random_floats(tokens * cols, 7);
+      const RoundedActivations x({input.data(), tokens, cols});
+      const auto size = static_cast<std::size_t>(tokens * rows);
+      for (Index begin = 0; begin < rows; begin += 16) {
+        for (Index end = begin; end <= 80; end += 16) {
+          std::vector<float> expected(size, untouched);
+          MatmulGroupedArgs args{.W = W.view(),
+                                 .x = x.view(),
+                                 .y = {expected.data(), tokens, rows},
+                                 .outputs = {begin, std::min(end, rows)}};
+          ref::matmul_grouped(args);
+          for_each_isa([&](Isa isa) {
+            std::vector<float> y(size, untouched);
+            args.y.data = y.data();
+            kernels::matmul_grouped(args);
+            ASSERT_EQ(expected, y) << to_string(isa) << ' ' << tokens << ' ' << begin << ' ' << end;
+          });
+        }
       }
     }
   }
@@ -102,16 +107,18 @@ TEST(MatmulGrouped, HoldsTheLargestSums) {
       for (const float top : {1.0F, -1.0F}) {
         const std::vector<float> values(16 * 64, top);
         const GroupedMatrix W(form, values, 16, 64);
-        const std::vector<float> input(64, sign);
-        const RoundedActivations x({input.data(), 1, 64});
-        for_each_isa([&](Isa isa) {
-          std::vector<float> y(16);
-          kernels::matmul_grouped(
-              {.W = W.view(), .x = x.view(), .y = {y.data(), 1, 16}, .outputs = {0, 16}});
-          for (const float value : y) {
-            ASSERT_NEAR(value, 64.0F * sign * top, 0.1F) << to_string(isa) << to_string(form);
-          }
-        });
+        for (const Index tokens : {1, 16}) {
+          const std::vector<float> input(static_cast<std::size_t>(tokens * 64), sign);
+          const RoundedActivations x({input.data(), tokens, 64});
+          for_each_isa([&](Isa isa) {
+            std::vector<float> y(static_cast<std::size_t>(tokens * 16));
+            kernels::matmul_grouped(
+                {.W = W.view(), .x = x.view(), .y = {y.data(), tokens, 16}, .outputs = {0, 16}});
+            for (const float value : y) {
+              ASSERT_NEAR(value, 64.0F * sign * top, 0.1F) << to_string(isa) << to_string(form);
+            }
+          });
+        }
       }
     }
   }

@@ -11,18 +11,21 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// Instruction-set levels that kernels exist for, weakest first. All give the same bits.
-enum class Isa : int { scalar, sse4, avx2, avx512, avx512_vnni, avx512_bf16, neon };
+/// Instruction-set levels that kernels exist for, weakest first; those of x86 each include the ones
+/// before. All give the same bits.
+enum class Isa : int { scalar, neon, sse4, avx2, avx512, avx512_vnni, avx512_bf16, avx512_amx };
 
-inline constexpr int isa_count = 7;
+inline constexpr int isa_count = 8;
 
-/// "scalar", "sse4", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon".
+/// "scalar", "neon", "sse4", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "avx512_amx".
 KRAIT_API std::string_view to_string(Isa isa) noexcept;
 
 /// The level with that name; the error lists the names.
 KRAIT_API Result<Isa> parse_isa(std::string_view name);
 
-/// The levels this machine can run, weakest (scalar) first.
+/// The levels this machine can run, weakest (scalar) first. The first call asks Linux for the use
+/// of AMX's tile registers where the processor has them; without that, avx512_amx is not among
+/// them.
 KRAIT_API std::span<const Isa> available_isas() noexcept;
 
 /// The level kernels run at: the forced one, else the environment variable KRAIT_ISA (read once,

@@ -53,9 +53,10 @@ double read_bandwidth(const MachineMemory& memory, Executor& executor, int repea
 /// thread was seen to wait for a processor. 0 for levels without such an instruction.
 double fma_peak(Isa isa, Executor& executor, int repeats = 100);
 
-/// The same of products of two bf16 that are added to an f32 (avx512_bf16), and of products of two
-/// 8-bit integers that are added to one of 32 bits (avx512_vnni and avx512_bf16), in 10^9
-/// multiplications and additions per second. 0 for levels without such an instruction.
+/// The same of products of two bf16 that are added to an f32 (from avx512_bf16 on), and of products
+/// of two 8-bit integers that are added to one of 32 bits (from avx512_vnni on; avx512_amx on whole
+/// tiles), in 10^9 multiplications and additions per second. 0 for levels without such an
+/// instruction.
 double bf16_peak(Isa isa, Executor& executor, int repeats = 100);
 double int8_peak(Isa isa, Executor& executor, int repeats = 100);
 
