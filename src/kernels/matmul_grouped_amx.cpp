@@ -4,6 +4,7 @@
 
 #  include <immintrin.h>
 
+#  include "kernels/amx_tiles.hpp"
 #  include "kernels/matmul_grouped_vnni.hpp"
 #  include "kernels/target_attributes.hpp"
 
@@ -30,20 +31,6 @@ constexpr Index least_tokens = 9;
 #  define KRAIT_LAST_SUMS 2
 #  define KRAIT_LAST_INPUTS 3
 #  define KRAIT_WEIGHTS 4
-
-struct alignas(64) TileConfig {
-  std::uint8_t palette = 1;
-  std::uint8_t start_row = 0;
-  std::uint8_t reserved[14] = {};
-  std::uint16_t row_bytes[16] = {};
-  std::uint8_t rows[16] = {};
-
-  void set(int tile, Index tile_rows, Index bytes) {
-    rows[tile] = static_cast<std::uint8_t>(tile_rows);
-    row_bytes[tile] = static_cast<std::uint16_t>(bytes);
-  }
-};
-static_assert(sizeof(TileConfig) == 64);
 
 // The integer sums of one group.
 struct alignas(64) GroupSums {
@@ -86,6 +73,7 @@ inline const std::uint8_t* signed_codes(const std::uint8_t* codes, Index groups,
       _mm512_store_si512(to + group_lines / 2 * line_bytes, _mm512_sub_epi8(high, eight));
     }
   }
+  finish_writing(room);
   return room;
 }
 
@@ -152,15 +140,15 @@ void matmul_of(const MatmulGroupedArgs& args) noexcept {
   const Index tokens = args.y.rows;
   const Index groups = args.x.groups;
   const Index whole = tokens / tile_tokens * tile_tokens;
-  TileConfig config;
-  config.set(KRAIT_SUMS, tile_tokens, line_bytes);
-  config.set(KRAIT_INPUTS, tile_tokens, group_size);
-  config.set(KRAIT_WEIGHTS, group_lines, line_bytes);
+  TileShapes shapes;
+  shapes.set(KRAIT_SUMS, tile_tokens, line_bytes);
+  shapes.set(KRAIT_INPUTS, tile_tokens, group_size);
+  shapes.set(KRAIT_WEIGHTS, group_lines, line_bytes);
   if (tokens != whole) {
-    config.set(KRAIT_LAST_SUMS, tokens - whole, line_bytes);
-    config.set(KRAIT_LAST_INPUTS, tokens - whole, group_size);
+    shapes.set(KRAIT_LAST_SUMS, tokens - whole, line_bytes);
+    shapes.set(KRAIT_LAST_INPUTS, tokens - whole, group_size);
   }
-  _tile_loadconfig(&config);
+  set_tile_shapes(shapes);
   alignas(64)
       std::uint8_t room[form == GroupedForm::q4 ? part_groups * group_lines * line_bytes : 1];
   const Index step = form == GroupedForm::q4 ? part_groups : groups;

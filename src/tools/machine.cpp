@@ -13,6 +13,7 @@
 #include <string>
 #include <utility>
 
+#include "kernels/amx_tiles.hpp"
 #include "krait/core/thread_pool.hpp"
 
 #if defined(__unix__)
@@ -157,13 +158,9 @@ __attribute__((target("avx512f,avx512vnni"))) float int8_avx512(Index rounds) {
 
 // On zeros: neither their time nor the result depends on the numbers.
 __attribute__((target("amx-tile,amx-int8"))) float int8_amx(Index rounds) {
-  struct alignas(64) {
-    std::uint8_t palette = 1;
-    std::uint8_t unused[15] = {};
-    std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  } config;
-  _tile_loadconfig(&config);
+  kernels::TileShapes shapes;
+  for (int tile = 0; tile < 8; ++tile) shapes.set(tile, 16, 64);
+  kernels::set_tile_shapes(shapes);
   for (Index k = 0; k < rounds; k += 2 * chains) {
     for (int i = 0; i < 4; ++i) {
       _tile_dpbssd(0, 6, 7);
