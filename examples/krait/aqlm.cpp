@@ -15,6 +15,7 @@ struct AqlmFlags {
   std::string preset = "default";
   std::string weigh = "inputs";
   std::vector<std::string> keep;
+  std::optional<Index> tune_tokens;
   std::optional<std::uint64_t> seed;
   int threads = 0;
   bool json = false;
@@ -39,6 +40,7 @@ Result<void> run(const AqlmFlags& options) {
   aqlm.weigh = options.weigh;
   aqlm.keep = options.keep;
   aqlm.seed = options.seed.value_or(0);
+  aqlm.tune_tokens = options.tune_tokens;
   if (!options.calibration.empty()) {
     KRAIT_ASSIGN_OR_RETURN(
         aqlm.calibration,
@@ -46,7 +48,7 @@ Result<void> run(const AqlmFlags& options) {
   }
   const std::unique_ptr<ThreadPool> threads = make_threads(options.threads);
   const double begin = now();
-  ProgressLine progress("aqlm", "weights times rounds");
+  ProgressLine progress("aqlm", "steps");
   KRAIT_ASSIGN_OR_RETURN(
       const AqlmReport report,
       quantize_aqlm(*options.places.source, *options.places.destination, aqlm, *threads, progress));
@@ -76,7 +78,10 @@ void declare(Command& command, AqlmFlags& options) {
   command.text("--scheme", options.scheme, "MxBgG: M codebooks of B bits for groups of G weights");
   command.file("--calibration", options.calibration,
                "Text whose activations tell which errors matter; - is standard input");
-  command.choice("--preset", options.preset, {"fast", "default", "best"}, "How long to search");
+  command.choice("--preset", options.preset, {"fast", "default", "best"},
+                 "How long to search and to tune");
+  command.number("--tune-tokens", options.tune_tokens, 0, Index{1} << 40,
+                 "Tokens over which the quantised model learns from the original; 0 is off");
   command.choice("--weigh", options.weigh, {"inputs", "fisher"},
                  "What makes an error count: the inputs, or also the outputs' part in the loss");
   command.texts("--keep", options.keep,

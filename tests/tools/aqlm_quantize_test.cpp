@@ -2,12 +2,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <functional>
 
 #include "krait/core/thread_pool.hpp"
 #include "krait/io/safetensors.hpp"
+#include "krait/kernels/softmax.hpp"
 #include "krait/loading/registry.hpp"
 #include "krait/models/session.hpp"
 #include "krait/tools/aqlm.hpp"
@@ -16,6 +18,7 @@
 #include "tests/support/relative_difference.hpp"
 #include "tests/support/support.hpp"
 #include "tools/aqlm/fisher.hpp"
+#include "tools/aqlm/own_text.hpp"
 #include "tools/aqlm/tune.hpp"
 
 namespace krait::aqlm_quantize_test {
@@ -41,6 +44,8 @@ struct AqlmQuantize : testing::Test {
     return test::read_file(test::data_dir() / "data/heldout_64k.txt").substr(0, 2000);
   }
 
+  static constexpr Index few_tokens = 18 << 10;
+
   test::TemporaryDirectory folder;
 };
 
@@ -55,6 +60,21 @@ double difference(const Model& a, const Model& b) {
   const auto x = first.prefill(tokens, first_state).value();
   const auto y = second.prefill(tokens, second_state).value();
   return test::relative_difference(y, x);
+}
+
+// Cross-entropy of 4,000 bytes behind the calibration text.
+double loss_elsewhere(const Model& model) {
+  SerialExecutor serial;
+  Session session(model, serial);
+  State state = model.initial_state();
+  std::vector<Token> tokens;
+  for (const char c : test::read_file(test::data_dir() / "data/heldout_64k.txt").substr(2000, 4000))
+    tokens.push_back(static_cast<unsigned char>(c));
+  std::vector<float> log_probs(tokens.size() - 1);
+  EXPECT_TRUE(session.score(tokens, state, log_probs));
+  double sum = 0.0;
+  for (const float log_prob : log_probs) sum -= static_cast<double>(log_prob);
+  return sum / static_cast<double>(log_probs.size());
 }
 
 TEST_F(AqlmQuantize, WritesTheLayoutOfHuggingFace) {
@@ -159,7 +179,7 @@ TEST_F(AqlmQuantize, GoesOnAfterAnInterruptionWithTheSameBytes) {
 // The tuned model predicts more as the original does, on the text and elsewhere; an interruption
 // in the middle of tuning changes no bytes.
 TEST_F(AqlmQuantize, TunesTheWholeModel) {
-  AqlmOptions options{.scheme = {2, 4, 8}, .preset = "best", .calibration = text()};
+  AqlmOptions options{.scheme = {2, 4, 8}, .calibration = text(), .tune_tokens = few_tokens};
   ThreadPool pool(2);
   SerialExecutor serial;
   const std::string model = source("krait-bytes-draft");
@@ -167,27 +187,68 @@ TEST_F(AqlmQuantize, TunesTheWholeModel) {
   ASSERT_TRUE(tuned.tuning);
   EXPECT_GT(tuned.tuning->first, 0.0);
   EXPECT_LT(tuned.tuning->last, 0.95 * tuned.tuning->first);
-  options.preset = "default";
-  ASSERT_TRUE(quantize_aqlm(model, in("plain"), options, pool));
-  const Model original = load_model(model).value();
-  EXPECT_LT(difference(load_model(in("tuned")).value(), original),
-            difference(load_model(in("plain")).value(), original));
+  options.tune_tokens = 0;
+  const AqlmReport plain = quantize_aqlm(model, in("plain"), options, pool).value();
+  EXPECT_FALSE(plain.tuning);
+  EXPECT_LT(loss_elsewhere(load_model(in("tuned")).value()),
+            loss_elsewhere(load_model(in("plain")).value()));
 
-  options.preset = "best";
-  int calls = 0;
+  options.tune_tokens = few_tokens;
   std::vector<Index> totals;
+  int calls = 0;
   const auto stop = [&](Index, Index total) {
-    totals.push_back(total);
-    // Some steps into the second stage, whose total differs.
-    return totals.front() != total && ++calls > 15 ? Flow::stop : Flow::go_on;
+    if (totals.empty() || totals.back() != total) totals.push_back(total);
+    // Some steps into the last stage, behind the matrices and the text of the model's own.
+    return totals.size() == 3 && ++calls > 15 ? Flow::stop : Flow::go_on;
   };
   ASSERT_FALSE(quantize_aqlm(model, in("again"), options, serial, stop));
   ASSERT_TRUE(fs::exists(in("again.partial/tuning.safetensors")));
+  ASSERT_TRUE(fs::exists(in("again.partial/own_text.safetensors")));
   const AqlmReport again = quantize_aqlm(model, in("again"), options, serial).value();
   EXPECT_EQ(again.tuning->first, tuned.tuning->first);
   EXPECT_EQ(again.tuning->last, tuned.tuning->last);
   EXPECT_EQ(test::read_file(in("again/model.safetensors")),
             test::read_file(in("tuned/model.safetensors")));
+}
+
+// Text of the model's own: as surprising to the model as its distributions are uncertain, and the
+// same whoever writes how much of it at a time.
+TEST_F(AqlmQuantize, TheModelWritesAsItPredicts) {
+  const Model model = load_model(source("krait-bytes-draft")).value();
+  std::vector<Token> prompt;
+  for (const char c : text()) prompt.push_back(static_cast<unsigned char>(c));
+  SerialExecutor serial;
+  ThreadPool pool(2);
+  const auto write = [&](const std::string& name, Index sequences, Executor& executor) {
+    const PartialWork work = PartialWork::open("aqlm", in(name), "key").value();
+    const aqlm::OwnTextOptions options{
+        .tokens = 6000, .prompt_tokens = 100, .continuation_tokens = 1000, .sequences = sequences};
+    return aqlm::own_text(model, prompt, options, 7, work, executor, {}).value();
+  };
+  const std::vector<Token> tokens = write("one", 1, serial);
+  ASSERT_EQ(tokens.size(), 6000U);
+  EXPECT_EQ(write("four", 4, pool), tokens);
+  EXPECT_EQ(write("one", 4, serial), tokens);  // as it was kept
+
+  Session session(model, serial);
+  double surprise = 0.0;
+  double entropy = 0.0;
+  std::vector<float> law(static_cast<std::size_t>(model.vocab()));
+  for (std::size_t i = 0; i < 6; ++i) {
+    State state = model.initial_state();
+    auto logits = session.prefill(std::span(prompt).subspan(1900 * i / 6, 100), state).value();
+    for (std::size_t t = 0; t < 1000; ++t) {
+      kernels::softmax(logits.first(law.size()), law);
+      const Token next = tokens[i * 1000 + t];
+      surprise -= std::log(static_cast<double>(law[static_cast<std::size_t>(next)]));
+      for (const float p : law) {
+        if (p > 0.0F) entropy -= static_cast<double>(p) * std::log(static_cast<double>(p));
+      }
+      logits = session.step(next, state).value();
+    }
+  }
+  // The deviation of a mean of 6,000 is about 0.02.
+  EXPECT_NEAR(surprise / 6000.0, entropy / 6000.0, 0.08);
 }
 
 // A quadratic whose gradient leads to another matrix: codebooks and scales alone end farther from
@@ -239,9 +300,9 @@ TEST_F(AqlmQuantize, TunesNothingThatIsKept) {
   const std::string model = in("in f32");  // where the smallest move is seen
   ASSERT_TRUE(convert_checkpoint(source("krait-bytes-draft"), model, {.dtype = DType::f32}));
   const AqlmOptions options{.scheme = {2, 4, 8},
-                            .preset = "best",
                             .calibration = text(),
-                            .keep = {"*.layers.0.*", "*.norm_f"}};
+                            .keep = {"*.layers.0.*", "*.norm_f"},
+                            .tune_tokens = few_tokens};
   ThreadPool pool(2);
   ASSERT_TRUE(quantize_aqlm(model, in("tuned"), options, pool));
   const Checkpoint before = open_checkpoint(model).value();
@@ -415,9 +476,12 @@ TEST_F(AqlmQuantize, SeesTheHeadThatInferenceUses) {
                                                                   {in("renamed"), from}};
   int count = 0;
   for (const auto& [a, b] : equal) {
-    for (const auto& [weigh, preset] : {std::pair("fisher", "fast"), std::pair("inputs", "best")}) {
-      const AqlmOptions options{
-          .scheme = {1, 4, 8}, .preset = preset, .calibration = text(), .weigh = weigh};
+    for (const auto& [weigh, tokens] : {std::pair("fisher", Index{0}), {"inputs", few_tokens}}) {
+      const AqlmOptions options{.scheme = {1, 4, 8},
+                                .preset = "fast",
+                                .calibration = text(),
+                                .weigh = weigh,
+                                .tune_tokens = tokens};
       const auto codes = [&](const std::string& model) {
         const std::string to = in("made of") + std::to_string(count++);
         const auto report = quantize_aqlm(model, to, options, pool);
@@ -529,7 +593,8 @@ TEST_F(AqlmQuantize, AMatrixOfDeadInputsIsFittedToItsWeights) {
       "backbone.layers.1.mixer.in_proj.weight");
   ThreadPool pool(2);
   for (const char* preset : {"fast", "default"}) {
-    const AqlmOptions options{.scheme = {4, 4, 8}, .preset = preset, .calibration = text()};
+    const AqlmOptions options{
+        .scheme = {4, 4, 8}, .preset = preset, .calibration = text(), .tune_tokens = 0};
     const auto report = quantize_aqlm(model, in(preset), options, pool);
     ASSERT_TRUE(report) << report.error().message;
     EXPECT_EQ(report->matrices.back().name, "backbone.layers.1.mixer.out_proj");
@@ -554,6 +619,8 @@ TEST_F(AqlmQuantize, WhatCannotBeDoneLeavesNothing) {
   EXPECT_EQ(message({.keep = {"*.layers.0.*", "*.layer.1.*"}}),
             "[aqlm] keep: expected a pattern that fits a module, such as *.layers.0.*, found "
             "'*.layer.1.*', which fits none");
+  EXPECT_EQ(message({.tune_tokens = -1}),
+            "[aqlm] tune_tokens: expected none or a number from 0 on, found -1");
   EXPECT_EQ(message({.weigh = "fisher"}),
             "[aqlm] weigh: expected a calibration text for fisher, found none");
   EXPECT_EQ(message({.calibration = text(), .weigh = "outputs"}),

@@ -84,10 +84,8 @@ KRAIT_API Result<AqlmMatrix> encode_aqlm(MatrixView<const float> W, const Second
 /// How `quantize_aqlm` works.
 struct AqlmOptions {
   AqlmScheme scheme = {.codebooks = 4, .bits = 4, .in_group = 8};
-  /// "fast": diagonal second moments and little search; "default"; "best": more search, and where
-  /// there is a calibration text, codes, codebooks and scales of all matrices are then moved
-  /// together with all other tensors to where the model predicts what the original does (not in
-  /// models that have a block without a backward pass, see krait/training).
+  /// "fast": diagonal second moments and little search; "default"; "best": more search, and longer
+  /// tuning.
   std::string preset = "default";
   /// Text whose activations tell which errors matter, and to which each matrix is fitted behind
   /// what was quantised before it; without any, all errors are the same. So much of it is read as
@@ -102,6 +100,13 @@ struct AqlmOptions {
   /// empirical Fisher information, summed over each row; needs a text, and blocks with a backward
   /// pass).
   std::string weigh = "inputs";
+  /// With a calibration text, codes, codebooks and scales of all matrices are moved together, with
+  /// all tensors that are not kept, to where the model predicts what the original does: in steps
+  /// over so many tokens, of the text and, where it is short, of text as the original writes it
+  /// behind pieces of it. Not in models that have a block without a backward pass (krait/training).
+  /// 0 is off. By default none for "fast", 2 Mi for "best" and 256 Ki for "default", fewer for
+  /// models of more than 23 million parameters and none for those of more than 183 million.
+  std::optional<Index> tune_tokens = {};
   std::uint64_t seed = 0;
 };
 
@@ -139,7 +144,8 @@ struct AqlmReport {
 /// goes on after an interruption and gives the same bytes, which depend on the options and the
 /// source alone.
 ///
-/// `progress` counts weights times rounds. Errors: those of open_model and plan_model; bad_argument
+/// `progress` counts, one after the other, weights times rounds of search, tokens that the model
+/// writes, and steps of tuning. Errors: those of open_model and plan_model; bad_argument
 /// (options, a source that is quantised, a destination that exists or lies in the source,
 /// unfinished work of another call), not_finite, io_failed, cancelled.
 KRAIT_API Result<AqlmReport> quantize_aqlm(const std::string& source,

@@ -23,6 +23,7 @@
 #include "tools/aqlm/finished.hpp"
 #include "tools/aqlm/fisher.hpp"
 #include "tools/aqlm/kept.hpp"
+#include "tools/aqlm/own_text.hpp"
 #include "tools/aqlm/tune.hpp"
 #include "tools/checkpoint_copy.hpp"
 
@@ -36,14 +37,27 @@ struct Preset {
   std::string_view name;
   AqlmEffort effort;
   bool is_diagonal;
-  bool tunes;
+  Index tune_tokens;
 };
 
 constexpr Preset presets[] = {
-    {"fast", {.beam = 4, .rounds = 3, .solver_steps = 5, .kmeans_rounds = 10}, true, false},
-    {"default", {.beam = 12, .rounds = 12, .least_gain = 0.002}, false, false},
-    {"best", {.beam = 32, .rounds = 25, .least_gain = 0.0005}, false, true},
+    {"fast", {.beam = 4, .rounds = 3, .solver_steps = 5, .kmeans_rounds = 10}, true, 0},
+    {"default", {.beam = 12, .rounds = 12, .least_gain = 0.002}, false, 256 << 10},
+    {"best", {.beam = 32, .rounds = 25, .least_gain = 0.0005}, false, 2 << 20},
 };
+
+// A text to tune over is made as long as this, if so many tokens are asked for.
+constexpr Index tuned_text = 512 << 10;
+
+// Tokens to tune over: by default fewer of a large model, and none where so few would not help.
+Index tune_tokens(const AqlmOptions& options, const Preset& preset, const Model& model) {
+  if (options.tune_tokens) return *options.tune_tokens;
+  if (preset.name != "default") return preset.tune_tokens;
+  constexpr Index most_work = 6'000'000'000'000;  // parameters times tokens: some minutes
+  constexpr Index least_tokens = 32 << 10;
+  const Index tokens = std::min(preset.tune_tokens, most_work / model.plan().parameters);
+  return tokens < least_tokens ? 0 : tokens;
+}
 
 Result<Preset> preset_of(std::string_view name) {
   for (const Preset& preset : presets) {
@@ -52,7 +66,11 @@ Result<Preset> preset_of(std::string_view name) {
   return bad_argument("aqlm", "preset", "fast, default or best", fmt::format("'{}'", name));
 }
 
-Result<void> check_weigh(const AqlmOptions& options) {
+Result<void> check_options(const AqlmOptions& options) {
+  if (options.tune_tokens.value_or(0) < 0) {
+    return bad_argument("aqlm", "tune_tokens", "none or a number from 0 on",
+                        std::to_string(*options.tune_tokens));
+  }
   if (options.weigh != "inputs" && options.weigh != "fisher") {
     return bad_argument("aqlm", "weigh", "inputs or fisher", fmt::format("'{}'", options.weigh));
   }
@@ -141,11 +159,12 @@ std::string key_of(const CheckpointPlan& plan, const std::string& fingerprint,
   Index bytes = 0;
   for (const auto& [name, entry] : plan.checkpoint.weights.entries()) bytes += entry.tensor.bytes();
   return fmt::format(
-      "krait aqlm 4\nmodel {} {} bytes\nscheme {}\npreset {}\ncalibration {} bytes {}\nseed "
-      "{}\nkeep {}\nweigh {}\n",
+      "krait aqlm 5\nmodel {} {} bytes\nscheme {}\npreset {}\ncalibration {} bytes {}\nseed "
+      "{}\nkeep {}\nweigh {}\ntune {}\n",
       fingerprint, bytes, to_string(options.scheme), options.preset,
       options.calibration ? std::ssize(*options.calibration) : -1, text, options.seed,
-      fmt::join(options.keep, " "), options.weigh);
+      fmt::join(options.keep, " "), options.weigh,
+      options.tune_tokens ? std::to_string(*options.tune_tokens) : "");
 }
 
 // The parts of a matrix, or of a stack, as the file has them, without their data.
@@ -299,8 +318,21 @@ class Quantizer {
 
   // Moves all matrices together, and what is neither quantised nor kept; whether that was possible:
   // a model that has a block without a backward pass stays as it is.
-  Result<bool> tune(const Model& original, std::span<const Token> tokens,
+  Result<bool> tune(const Model& original, std::vector<Token> text, Index tokens,
                     const PartialWork& finished) {
+    const auto is_possible =
+        ModelGradient::create(plan_.config.spec, plan_.config.prefix, executor_);
+    if (!is_possible) {
+      if (is_possible.error().code == ErrorCode::unsupported) return false;
+      return is_possible.error();
+    }
+    const Index missing = std::min(tokens, tuned_text) - std::ssize(text);
+    if (missing > 0) {
+      KRAIT_ASSIGN_OR_RETURN(std::vector<Token> own,
+                             aqlm::own_text(original, text, {.tokens = missing}, options_.seed,
+                                            finished, executor_, progress_));
+      text.insert(text.begin(), own.begin(), own.end());  // what decides comes last
+    }
     std::vector<aqlm::TuneTarget> targets;
     std::set<std::string> dense;
     for (const auto& [name, entry] : plan_.checkpoint.weights.entries()) {
@@ -314,8 +346,8 @@ class Quantizer {
         targets.push_back({job.name_of(i), job.tensor(i), job.first_of(i), std::move(matrix)});
       }
     }
-    const auto tuning =
-        aqlm::tune(plan_, original, tokens, targets, dense, {}, finished, executor_, progress_);
+    const auto tuning = aqlm::tune(plan_, original, text, targets, dense, {.tokens = tokens},
+                                   finished, executor_, progress_);
     if (tuning) {
       report_.tuning = {tuning->first, tuning->last};
       return true;
@@ -493,7 +525,7 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
                                  Progress progress) {
   KRAIT_ASSIGN_OR_RETURN(const Preset preset, preset_of(options.preset));
   KRAIT_RETURN_IF_ERROR(parse_aqlm_scheme(to_string(options.scheme)));
-  KRAIT_RETURN_IF_ERROR(check_weigh(options));
+  KRAIT_RETURN_IF_ERROR(check_options(options));
   KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan plan, plan_checkpoint(source));
   KRAIT_RETURN_IF_ERROR(check_floats(plan.plan, plan.checkpoint.weights, source, "aqlm"));
   KRAIT_RETURN_IF_ERROR(check_outside(plan.checkpoint, destination, "aqlm"));
@@ -534,8 +566,9 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
     KRAIT_RETURN_IF_ERROR(kept(quantizer.layer(i, finished)));
   }
   bool is_tuned = false;
-  if (preset.tunes && options.calibration) {
-    const Result<bool> tuned = quantizer.tune(model, text, finished);
+  const Index tokens = tune_tokens(options, preset, model);
+  if (tokens > 0 && options.calibration) {
+    const Result<bool> tuned = quantizer.tune(model, std::move(text), tokens, finished);
     KRAIT_RETURN_IF_ERROR(kept(tuned ? Result<void>() : tuned.error()));
     is_tuned = *tuned;
   }

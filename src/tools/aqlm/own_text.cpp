@@ -1,0 +1,131 @@
+#include "tools/aqlm/own_text.hpp"
+
+#include <algorithm>
+
+#include "krait/core/rng.hpp"
+#include "krait/kernels/softmax.hpp"
+#include "krait/models/session.hpp"
+
+namespace krait {
+inline namespace v0_1 {
+namespace aqlm {
+namespace {
+
+constexpr const char* piece = "own_text";
+
+// The token at which the sum of the law passes `at`, a part of the whole.
+Token draw(std::span<const float> logits, std::span<float> law, double at) {
+  kernels::softmax(logits, law);
+  double whole = 0.0;
+  for (const float p : law) whole += static_cast<double>(p);
+  double sum = 0.0;
+  Token last = 0;
+  for (std::size_t token = 0; token < law.size(); ++token) {
+    if (law[token] == 0.0F) continue;
+    last = static_cast<Token>(token);
+    sum += static_cast<double>(law[token]);
+    if (sum > at * whole) break;
+  }
+  return last;
+}
+
+std::optional<std::vector<Token>> read(const PartialWork& work, Index count) {
+  const std::optional<WeightStore> store = work.read(piece);
+  std::vector<Token> tokens(static_cast<std::size_t>(count));
+  const auto bytes = std::as_writable_bytes(std::span(tokens));
+  if (!store || !copy_tensor(*store, "tokens", DType::i32, bytes)) return std::nullopt;
+  return tokens;
+}
+
+// Continuations that are written side by side.
+class Writers {
+ public:
+  Writers(const Model& model, const OwnTextOptions& options, std::uint64_t seed, Executor& executor)
+      : model_(model),
+        seed_(seed),
+        session_(model, executor,
+                 {.max_batch = options.sequences, .max_verify = 0, .max_verify_batch = 0}),
+        law_(static_cast<std::size_t>(model.vocab())) {}
+
+  // `continuations` [sequences, tokens] of as many prompts; the first is the text's `first`th.
+  Result<void> write(std::span<const std::span<const Token>> prompts, Index first,
+                     std::span<Token> continuations) {
+    const auto count = std::ssize(prompts);
+    const Index length = std::ssize(continuations) / count;
+    std::vector<State> states(static_cast<std::size_t>(count), model_.initial_state());
+    std::vector<State*> pointers;
+    std::vector<Token> tokens;
+    for (std::size_t i = 0; i < states.size(); ++i) {
+      pointers.push_back(&states[i]);
+      KRAIT_ASSIGN_OR_RETURN(const auto logits, session_.prefill(prompts[i], states[i]));
+      tokens.push_back(draw_at(logits, first + static_cast<Index>(i), 0));
+    }
+    for (Index position = 0;; ++position) {
+      for (Index i = 0; i < count; ++i) {
+        continuations[static_cast<std::size_t>(i * length + position)] =
+            tokens[static_cast<std::size_t>(i)];
+      }
+      if (position + 1 == length) return {};
+      KRAIT_ASSIGN_OR_RETURN(const auto logits, session_.step_batch(tokens, pointers));
+      for (Index i = 0; i < count; ++i) {
+        tokens[static_cast<std::size_t>(i)] = draw_at(logits.row(i), first + i, position + 1);
+      }
+    }
+  }
+
+ private:
+  Token draw_at(std::span<const float> logits, Index sequence, Index position) {
+    const double at = random_uniform({.seed = seed_,
+                                      .sequence = static_cast<std::uint32_t>(sequence),
+                                      .position = static_cast<std::uint64_t>(position)});
+    return draw(logits.first(law_.size()), law_, at);
+  }
+
+  const Model& model_;
+  std::uint64_t seed_;
+  Session session_;
+  std::vector<float> law_;
+};
+
+}  // namespace
+
+Result<std::vector<Token>> own_text(const Model& model, std::span<const Token> text,
+                                    const OwnTextOptions& options, std::uint64_t seed,
+                                    const PartialWork& work, Executor& executor,
+                                    Progress progress) {
+  if (text.empty()) {
+    return Error{ErrorCode::bad_argument,
+                 "[aqlm] calibration: expected a text, found an empty one"};
+  }
+  const Index length = options.continuation_tokens;
+  const Index count = (options.tokens + length - 1) / length;
+  if (auto tokens = read(work, count * length)) return *std::move(tokens);
+  const Index prompt = std::min(options.prompt_tokens, std::ssize(text));
+  std::vector<std::span<const Token>> prompts;
+  for (Index i = 0; i < count; ++i) {
+    const Index begin = (std::ssize(text) - prompt) * i / count;
+    prompts.push_back(
+        text.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(prompt)));
+  }
+  std::vector<Token> tokens(static_cast<std::size_t>(count * length));
+  Writers writers(model, options, seed, executor);
+  for (Index first = 0; first < count;) {
+    const Index some = std::min(options.sequences, count - first);
+    KRAIT_RETURN_IF_ERROR(writers.write(
+        std::span(prompts).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(some)),
+        first,
+        std::span(tokens).subspan(static_cast<std::size_t>(first * length),
+                                  static_cast<std::size_t>(some * length))));
+    first += some;
+    if (progress && progress(first * length, count * length) == Flow::stop) {
+      return Error{ErrorCode::cancelled, "[aqlm] cancelled"};
+    }
+  }
+  KRAIT_RETURN_IF_ERROR(
+      work.write(piece, {{"tokens", {tokens.data(), DType::i32, {std::ssize(tokens)}}}}));
+  return tokens;
+}
+
+}  // namespace aqlm
+}  // namespace v0_1
+}  // namespace krait
