@@ -33,6 +33,9 @@ Result<void> run(const AqlmFlags& options) {
         "(1 to 64)",
         "'" + options.scheme + "'");
   }
+  if (options.tune_tokens.value_or(0) > 0 && options.calibration.empty()) {
+    throw WrongUsage("--tune-tokens", "--calibration beside it", "none");
+  }
   if (options.weigh == "fisher" && options.calibration.empty()) {
     throw WrongUsage("--weigh", "--calibration beside fisher", "none");
   }

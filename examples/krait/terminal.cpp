@@ -126,8 +126,10 @@ double now() {
 Flow ProgressLine::operator()(Index done, Index total) {
   const bool is_terminal = isatty(STDERR_FILENO) != 0;
   const double time = now();
-  if (last_ == 0.0) {
-    last_ = start_ = time;
+  if (last_ == 0.0) last_ = time;
+  if (total != total_) {  // the beginning, or another stage of the work
+    total_ = total;
+    start_ = time;
     first_ = done;
   }
   // Nothing for work that is over at once.

@@ -46,6 +46,7 @@ class ProgressLine {
  private:
   std::string what_;
   std::string unit_;
+  Index total_ = -1;
   double start_ = 0.0;
   Index first_ = 0;  // done at the start
   double last_ = 0.0;

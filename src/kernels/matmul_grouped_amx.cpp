@@ -84,7 +84,7 @@ constexpr Index part_groups = 32;
 // would wait for the other.
 constexpr Index turn_groups = 8;
 
-// Groups [first, end) of a block of rows, for `count` tokens. What has been added so far is in y.
+// Groups [first, end) of a block of rows, and their signed codes.
 struct Part {
   const std::uint8_t* weights;
   Index block;
@@ -92,6 +92,8 @@ struct Part {
   Index end;
 };
 
+// Adds a part's products with tokens from `token` on; with `is_last` there are `count` of them.
+// What has been added so far is in y.
 template <bool is_last>
 inline void tile(const MatmulGroupedArgs& args, const Part& part, Index token, int count) {
   const Index groups = args.x.groups;
@@ -155,7 +157,8 @@ void matmul_of(const MatmulGroupedArgs& args) noexcept {
   for (Index row = args.outputs.begin; row < args.outputs.end; row += row_block) {
     const Index block = row / row_block;
     const std::uint8_t* codes = args.W.codes + block * groups * block_bytes(form);
-    for (Index first = 0; first < groups; first += step) {
+    Index first = 0;
+    do {  // once without inputs, too, which make zeros
       const Index end = groups - first < step ? groups : first + step;
       const Part part{
           .weights = signed_codes<form>(codes + first * block_bytes(form), end - first, room),
@@ -166,7 +169,8 @@ void matmul_of(const MatmulGroupedArgs& args) noexcept {
         tile<false>(args, part, token, tile_tokens);
       }
       if (tokens != whole) tile<true>(args, part, whole, static_cast<int>(tokens - whole));
-    }
+      first += step;
+    } while (first < groups);
   }
   _tile_release();
 }

@@ -47,6 +47,9 @@ TEST_F(CliAqlm, WritesACheckpointThatRuns) {
   EXPECT_NE(weighed["matrices"], report["matrices"]);
   expect_error("aqlm krait-bytes-draft " + path("none") + " --weigh fisher", 2,
                "--calibration beside");
+  expect_error("aqlm krait-bytes-draft " + path("none") + " --tune-tokens 4096", 2,
+               "--calibration beside");
+  expect_error(command("none") + " --tune-tokens 100", 1, "expected 0 or at least 1024");
   // One is enough.
   expect_error("aqlm " + path("new") + " " + path("twice"), 1, "expected a matrix of floats");
   expect_error(command("new"), 1, "new");

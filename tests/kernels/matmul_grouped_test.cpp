@@ -50,7 +50,9 @@ void compare(GroupedForm form, Index rows, Index cols, Index tokens, Index offse
 
 TEST(MatmulGrouped, EqualsTheModelBitForBitOnEveryInstructionSet) {
   for (const GroupedForm form : grouped_forms) {
-    for (Index cols = 0; cols <= 70; ++cols) compare(form, 19, cols, 2, cols % 4);
+    for (Index cols = 0; cols <= 70; ++cols) {
+      for (const Index tokens : {2, 9}) compare(form, 19, cols, tokens, cols % 4);
+    }
     for (Index rows = 1; rows <= 50; ++rows) compare(form, rows, 48, 3, rows % 3);
     for (Index tokens = 1; tokens <= 35; ++tokens) compare(form, 37, 80, tokens, 1);
     for (const Index cols : {768, 1536, 2049}) {

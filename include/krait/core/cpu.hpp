@@ -25,7 +25,7 @@ KRAIT_API Result<Isa> parse_isa(std::string_view name);
 
 /// The levels this machine can run, weakest (scalar) first. The first call asks Linux for the use
 /// of AMX's tile registers where the processor has them; without that, avx512_amx is not among
-/// them.
+/// them. From then on Linux refuses the process signal stacks (sigaltstack) of less than 11 KiB.
 KRAIT_API std::span<const Isa> available_isas() noexcept;
 
 /// The level kernels run at: the forced one, else the environment variable KRAIT_ISA (read once,

@@ -101,11 +101,11 @@ struct AqlmOptions {
   /// pass).
   std::string weigh = "inputs";
   /// With a calibration text, codes, codebooks and scales of all matrices are moved together, with
-  /// all tensors that are not kept, to where the model predicts what the original does: in steps
-  /// over so many tokens, of the text and, where it is short, of text as the original writes it
-  /// behind pieces of it. Not in models that have a block without a backward pass (krait/training).
-  /// 0 is off. By default none for "fast", 2 Mi for "best" and 256 Ki for "default", fewer for
-  /// models of more than 23 million parameters and none for those of more than 183 million.
+  /// all tensors that are not kept, to where the model predicts what the original does: in steps of
+  /// 1,024 tokens, over so many in all, of the text and, where it is short, of text as the original
+  /// writes it behind pieces of it. 0 is off. By default none for "fast", 2 Mi for "best" and 256
+  /// Ki for "default", fewer for models of more than 23 million parameters and none from 183
+  /// million on, nor for models that have a block without a backward pass (krait/training).
   std::optional<Index> tune_tokens = {};
   std::uint64_t seed = 0;
 };
@@ -119,8 +119,8 @@ struct AqlmMatrixReport {
 };
 
 /// How far the quantised model's next-token distributions are from the original's: mean
-/// Kullback-Leibler divergence in nats on the end of the calibration text (a quarter, at most 64 Ki
-/// tokens), which is not learned from, before tuning and after.
+/// Kullback-Leibler divergence in nats on the end of the text that is tuned over (a quarter, at
+/// most 64 Ki tokens), which is not learned from, before tuning and after.
 struct AqlmTuning {
   double first = 0.0;
   double last = 0.0;

@@ -1,7 +1,11 @@
 #include "tools/aqlm/own_text.hpp"
 
-#include <algorithm>
+#include <fmt/format.h>
 
+#include <algorithm>
+#include <string>
+
+#include "krait/core/float_environment.hpp"
 #include "krait/core/rng.hpp"
 #include "krait/kernels/softmax.hpp"
 #include "krait/models/session.hpp"
@@ -10,8 +14,6 @@ namespace krait {
 inline namespace v0_1 {
 namespace aqlm {
 namespace {
-
-constexpr const char* piece = "own_text";
 
 // The token at which the sum of the law passes `at`, a part of the whole.
 Token draw(std::span<const float> logits, std::span<float> law, double at) {
@@ -29,27 +31,28 @@ Token draw(std::span<const float> logits, std::span<float> law, double at) {
   return last;
 }
 
-std::optional<std::vector<Token>> read(const PartialWork& work, Index count) {
-  const std::optional<WeightStore> store = work.read(piece);
-  std::vector<Token> tokens(static_cast<std::size_t>(count));
-  const auto bytes = std::as_writable_bytes(std::span(tokens));
-  if (!store || !copy_tensor(*store, "tokens", DType::i32, bytes)) return std::nullopt;
-  return tokens;
+// The piece of unfinished work with the continuations from one on.
+std::string piece_of(Index first) { return fmt::format("own_text.{}", first); }
+
+bool read(const PartialWork& work, Index first, std::span<Token> continuations) {
+  const std::optional<WeightStore> store = work.read(piece_of(first));
+  return store && copy_tensor(*store, "tokens", DType::i32, std::as_writable_bytes(continuations));
 }
 
-// Continuations that are written side by side.
-class Writers {
+// Writes continuations side by side.
+class Writer {
  public:
-  Writers(const Model& model, const OwnTextOptions& options, std::uint64_t seed, Executor& executor)
+  Writer(const Model& model, const OwnTextOptions& options, std::uint64_t seed, Executor& executor)
       : model_(model),
         seed_(seed),
         session_(model, executor,
                  {.max_batch = options.sequences, .max_verify = 0, .max_verify_batch = 0}),
         law_(static_cast<std::size_t>(model.vocab())) {}
 
-  // `continuations` [sequences, tokens] of as many prompts; the first is the text's `first`th.
+  // `continuations` [prompts, tokens], the first of which is the `first` of all. `progress` counts
+  // tokens of these.
   Result<void> write(std::span<const std::span<const Token>> prompts, Index first,
-                     std::span<Token> continuations) {
+                     std::span<Token> continuations, Progress progress) {
     const auto count = std::ssize(prompts);
     const Index length = std::ssize(continuations) / count;
     std::vector<State> states(static_cast<std::size_t>(count), model_.initial_state());
@@ -66,6 +69,9 @@ class Writers {
             tokens[static_cast<std::size_t>(i)];
       }
       if (position + 1 == length) return {};
+      if (progress(count * (position + 1), count * length) == Flow::stop) {
+        return Error{ErrorCode::cancelled, "[aqlm] cancelled"};
+      }
       KRAIT_ASSIGN_OR_RETURN(const auto logits, session_.step_batch(tokens, pointers));
       for (Index i = 0; i < count; ++i) {
         tokens[static_cast<std::size_t>(i)] = draw_at(logits.row(i), first + i, position + 1);
@@ -93,13 +99,9 @@ Result<std::vector<Token>> own_text(const Model& model, std::span<const Token> t
                                     const OwnTextOptions& options, std::uint64_t seed,
                                     const PartialWork& work, Executor& executor,
                                     Progress progress) {
-  if (text.empty()) {
-    return Error{ErrorCode::bad_argument,
-                 "[aqlm] calibration: expected a text, found an empty one"};
-  }
+  const FloatEnvironment environment;
   const Index length = options.continuation_tokens;
   const Index count = (options.tokens + length - 1) / length;
-  if (auto tokens = read(work, count * length)) return *std::move(tokens);
   const Index prompt = std::min(options.prompt_tokens, std::ssize(text));
   std::vector<std::span<const Token>> prompts;
   for (Index i = 0; i < count; ++i) {
@@ -108,21 +110,21 @@ Result<std::vector<Token>> own_text(const Model& model, std::span<const Token> t
         text.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(prompt)));
   }
   std::vector<Token> tokens(static_cast<std::size_t>(count * length));
-  Writers writers(model, options, seed, executor);
-  for (Index first = 0; first < count;) {
+  Writer writer(model, options, seed, executor);
+  for (Index first = 0; first < count; first += options.sequences) {
     const Index some = std::min(options.sequences, count - first);
-    KRAIT_RETURN_IF_ERROR(writers.write(
+    const auto written = std::span(tokens).subspan(static_cast<std::size_t>(first * length),
+                                                   static_cast<std::size_t>(some * length));
+    if (read(work, first, written)) continue;
+    const auto of_all = [&](Index done, Index) {
+      return progress ? progress(first * length + done, count * length) : Flow::go_on;
+    };
+    KRAIT_RETURN_IF_ERROR(writer.write(
         std::span(prompts).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(some)),
-        first,
-        std::span(tokens).subspan(static_cast<std::size_t>(first * length),
-                                  static_cast<std::size_t>(some * length))));
-    first += some;
-    if (progress && progress(first * length, count * length) == Flow::stop) {
-      return Error{ErrorCode::cancelled, "[aqlm] cancelled"};
-    }
+        first, written, of_all));
+    KRAIT_RETURN_IF_ERROR(work.write(
+        piece_of(first), {{"tokens", {written.data(), DType::i32, {std::ssize(written)}}}}));
   }
-  KRAIT_RETURN_IF_ERROR(
-      work.write(piece, {{"tokens", {tokens.data(), DType::i32, {std::ssize(tokens)}}}}));
   return tokens;
 }
 

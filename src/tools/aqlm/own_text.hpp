@@ -24,9 +24,9 @@ struct OwnTextOptions {
 /// drawn from the model's own distributions, one behind the other, without the pieces. Where a
 /// quantised model is to learn these distributions, there can be as much of it as is wanted.
 ///
-/// It is kept in `work`, where a later call finds it. The result depends neither on the executor
-/// nor on `sequences`. `progress` counts tokens. Errors: bad_argument (an empty text), cancelled,
-/// not_finite, io_failed.
+/// What was written is kept in `work`, where a later call goes on behind it. The result depends
+/// neither on the executor nor on `sequences`. `progress` counts tokens. Errors: cancelled,
+/// not_finite, io_failed. The text is not empty.
 Result<std::vector<Token>> own_text(const Model& model, std::span<const Token> text,
                                     const OwnTextOptions& options, std::uint64_t seed,
                                     const PartialWork& work, Executor& executor, Progress progress);

@@ -11,6 +11,7 @@
 
 #include "core/bad_argument.hpp"
 #include "io/content_checksum.hpp"
+#include "krait/core/float_environment.hpp"
 #include "krait/io/atomic_file.hpp"
 #include "krait/io/safetensors.hpp"
 #include "krait/loading/language_model.hpp"
@@ -24,6 +25,7 @@
 #include "tools/aqlm/fisher.hpp"
 #include "tools/aqlm/kept.hpp"
 #include "tools/aqlm/own_text.hpp"
+#include "tools/aqlm/presets.hpp"
 #include "tools/aqlm/tune.hpp"
 #include "tools/checkpoint_copy.hpp"
 
@@ -33,43 +35,18 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Preset {
-  std::string_view name;
-  AqlmEffort effort;
-  bool is_diagonal;
-  Index tune_tokens;
-};
-
-constexpr Preset presets[] = {
-    {"fast", {.beam = 4, .rounds = 3, .solver_steps = 5, .kmeans_rounds = 10}, true, 0},
-    {"default", {.beam = 12, .rounds = 12, .least_gain = 0.002}, false, 256 << 10},
-    {"best", {.beam = 32, .rounds = 25, .least_gain = 0.0005}, false, 2 << 20},
-};
-
 // A text to tune over is made as long as this, if so many tokens are asked for.
 constexpr Index tuned_text = 512 << 10;
 
-// Tokens to tune over: by default fewer of a large model, and none where so few would not help.
-Index tune_tokens(const AqlmOptions& options, const Preset& preset, const Model& model) {
-  if (options.tune_tokens) return *options.tune_tokens;
-  if (preset.name != "default") return preset.tune_tokens;
-  constexpr Index most_work = 6'000'000'000'000;  // parameters times tokens: some minutes
-  constexpr Index least_tokens = 32 << 10;
-  const Index tokens = std::min(preset.tune_tokens, most_work / model.plan().parameters);
-  return tokens < least_tokens ? 0 : tokens;
-}
-
-Result<Preset> preset_of(std::string_view name) {
-  for (const Preset& preset : presets) {
-    if (preset.name == name) return preset;
-  }
-  return bad_argument("aqlm", "preset", "fast, default or best", fmt::format("'{}'", name));
-}
-
 Result<void> check_options(const AqlmOptions& options) {
-  if (options.tune_tokens.value_or(0) < 0) {
-    return bad_argument("aqlm", "tune_tokens", "none or a number from 0 on",
-                        std::to_string(*options.tune_tokens));
+  const Index tune_tokens = options.tune_tokens.value_or(0);
+  const Index least = aqlm::TuneOptions().tokens_per_step();
+  if (tune_tokens < 0 || (tune_tokens > 0 && tune_tokens < least)) {
+    return bad_argument("aqlm", "tune_tokens", fmt::format("0 or at least {}", least),
+                        std::to_string(tune_tokens));
+  }
+  if (tune_tokens > 0 && !options.calibration) {
+    return bad_argument("aqlm", "tune_tokens", "a calibration text beside it", "none");
   }
   if (options.weigh != "inputs" && options.weigh != "fisher") {
     return bad_argument("aqlm", "weigh", "inputs or fisher", fmt::format("'{}'", options.weigh));
@@ -261,7 +238,8 @@ Result<AqlmMatrix> finished_matrix(const PartialWork& finished, const Job& job, 
 class Quantizer {
  public:
   Quantizer(const CheckpointPlan& plan, aqlm::Calibration& calibration, const AqlmOptions& options,
-            const Preset& preset, std::vector<Job> jobs, Executor& executor, Progress progress)
+            const aqlm::Preset& preset, std::vector<Job> jobs, Executor& executor,
+            Progress progress)
       : plan_(plan),
         calibration_(calibration),
         options_(options),
@@ -323,15 +301,17 @@ class Quantizer {
     const auto is_possible =
         ModelGradient::create(plan_.config.spec, plan_.config.prefix, executor_);
     if (!is_possible) {
-      if (is_possible.error().code == ErrorCode::unsupported) return false;
-      return is_possible.error();
+      const bool is_left_out =
+          is_possible.error().code == ErrorCode::unsupported && !options_.tune_tokens;
+      return is_left_out ? Result<bool>(false) : is_possible.error();
     }
     const Index missing = std::min(tokens, tuned_text) - std::ssize(text);
     if (missing > 0) {
       KRAIT_ASSIGN_OR_RETURN(std::vector<Token> own,
                              aqlm::own_text(original, text, {.tokens = missing}, options_.seed,
                                             finished, executor_, progress_));
-      text.insert(text.begin(), own.begin(), own.end());  // what decides comes last
+      // The end decides.
+      text.insert(text.end() - std::ssize(text) / 4, own.begin(), own.end());
     }
     std::vector<aqlm::TuneTarget> targets;
     std::set<std::string> dense;
@@ -455,7 +435,7 @@ class Quantizer {
   const CheckpointPlan& plan_;
   aqlm::Calibration& calibration_;
   const AqlmOptions& options_;
-  Preset preset_;
+  aqlm::Preset preset_;
   std::vector<Job> jobs_;
   Executor& executor_;
   Progress progress_;
@@ -523,7 +503,8 @@ Result<void> write_weights(const CheckpointPlan& plan, const std::vector<Job>& j
 Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& destination,
                                  const AqlmOptions& options, Executor& executor,
                                  Progress progress) {
-  KRAIT_ASSIGN_OR_RETURN(const Preset preset, preset_of(options.preset));
+  const FloatEnvironment environment;
+  KRAIT_ASSIGN_OR_RETURN(const aqlm::Preset preset, aqlm::preset_of(options.preset));
   KRAIT_RETURN_IF_ERROR(parse_aqlm_scheme(to_string(options.scheme)));
   KRAIT_RETURN_IF_ERROR(check_options(options));
   KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan plan, plan_checkpoint(source));
@@ -565,15 +546,16 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   for (std::size_t i = 0; i < plan.config.spec.layers.size(); ++i) {
     KRAIT_RETURN_IF_ERROR(kept(quantizer.layer(i, finished)));
   }
+  const Index calibration_tokens = std::ssize(calibration.text());
   bool is_tuned = false;
-  const Index tokens = tune_tokens(options, preset, model);
+  const Index tokens = options.tune_tokens.value_or(preset.tune_tokens(model.plan().parameters));
   if (tokens > 0 && options.calibration) {
     const Result<bool> tuned = quantizer.tune(model, std::move(text), tokens, finished);
     KRAIT_RETURN_IF_ERROR(kept(tuned ? Result<void>() : tuned.error()));
     is_tuned = *tuned;
   }
   AqlmReport report = quantizer.take_report();
-  report.calibration_tokens = std::ssize(calibration.text());
+  report.calibration_tokens = calibration_tokens;
   KRAIT_RETURN_IF_ERROR(write_weights(plan, quantizer.jobs(), options.scheme, finished, is_tuned,
                                       directory.path() + "/model.safetensors", report));
   KRAIT_RETURN_IF_ERROR(copy_texts(

@@ -374,8 +374,7 @@ Result<Tuning> tune(const CheckpointPlan& plan, const Model& original,
   const auto per_step = static_cast<std::size_t>(options.rows_per_step);
   const auto epoch = static_cast<Index>((learned + per_step - 1) / per_step);  // in steps
   const Index round = std::min(epoch, options.steps_per_round);
-  const Index steps = std::min(options.epochs * epoch,
-                               options.tokens / (options.rows_per_step * options.row_tokens));
+  const Index steps = options.tokens / options.tokens_per_step();
   while (at.steps < steps) {
     for (const Index end = std::min(steps, at.steps + round); at.steps < end; ++at.steps) {
       const Index of_epoch = at.steps % epoch;

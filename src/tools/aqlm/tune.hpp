@@ -25,8 +25,7 @@ struct TuneTarget {
 };
 
 struct TuneOptions {
-  Index epochs = 12;                  ///< over a short text
-  Index tokens = Index{2} << 20;      ///< of all steps together, at most
+  Index tokens = 0;                   ///< of all steps together; a text is gone through again
   Index steps_per_round = 128;        ///< between two looks elsewhere, unless an epoch ends before
   Index tokens_elsewhere = 64 << 10;  ///< at most
   Index row_tokens = 256;  ///< gradients reach back so far; states go on, but for attention
@@ -37,6 +36,8 @@ struct TuneOptions {
   Index tokens_for_weights = 32 << 10;
   Index steps_per_code = 8;  ///< between two searches for codes
   Index beam = 8;            ///< of these
+
+  Index tokens_per_step() const noexcept { return rows_per_step * row_tokens; }
 };
 
 /// Mean divergence per token, in nats, at the end of the text, which is not learned from: before,
