@@ -6,6 +6,7 @@
 #include "command.hpp"
 #include "constraint_flags.hpp"
 #include "draft.hpp"
+#include "guidance.hpp"
 #include "results.hpp"
 
 namespace krait::cli {
@@ -17,6 +18,7 @@ struct ChatFlags {
   DraftFlags draft;
   ConstraintFlags constraint;
   DrugFlags drugs;
+  GuidanceFlags guidance;
   Index tokens = 256;
   std::optional<std::string> user;
   std::optional<std::string> assistant;
@@ -186,6 +188,7 @@ Result<void> run_print(const ChatFlags& options) {
 Result<void> run(const ChatFlags& options) {
   options.draft.check();
   options.drugs.check();
+  options.guidance.check(options.draft.is_given(), options.drugs);
   if (!options.print_prompt.empty()) return run_print(options);
   if (options.common.json) throw WrongUsage("--json", "--print-prompt beside it", "none");
   if (options.system && !options.state_in.empty()) {
@@ -204,6 +207,7 @@ Result<void> run(const ChatFlags& options) {
                            options.draft.load_drafter(runtime, options.common));
   }
   KRAIT_ASSIGN_OR_RETURN(generation.drugs, options.drugs.resolve(runtime.model()));
+  KRAIT_RETURN_IF_ERROR(options.guidance.set(generation, runtime.language_model));
   generation.stop_tokens = runtime.language_model.stop_tokens;
   KRAIT_ASSIGN_OR_RETURN(Chat chat, find_form(options, runtime.language_model));
   // A reply may end by the mark of a turn as well.
@@ -239,6 +243,7 @@ void declare(Command& command, ChatFlags& options) {
   options.draft.add(command);
   options.constraint.add(command);
   options.drugs.add(command);
+  options.guidance.add(command);
   command.text("--user-prefix", options.user,
                "Written in front of your lines ('User: '); for models without a chat template");
   command.text("--reply-prefix", options.assistant,

@@ -41,10 +41,7 @@ void check(const GenerateFlags& options) {
   if (options.drugs.has_doses && options.search.num_beams > 1) {
     throw WrongUsage("--drugs", "no --num-beams beside it", "one");
   }
-  if (options.drugs.has_doses && options.search.is_guided() &&
-      options.drugs.plan.state == DrugState::shower) {
-    throw WrongUsage("--guidance-scale", "--drugs-state clean or carry", "a shower");
-  }
+  options.search.guidance.check(options.draft.is_given(), options.drugs);
   options.search.check(options.count, options.common.json, options.draft.is_given());
 }
 

@@ -34,22 +34,14 @@ void SearchFlags::add(Command& command) {
                  "Draw so many texts and show the most probable");
   command.choice("--best-by", best_by, {"mean", "sum"},
                  "Log-probability by which it is: of a token on average, or of the text");
-  command.real("--guidance-scale", guidance_scale,
-               "Above 1: away from how the negative prompt would go on; 1: off",
-               [this]() -> Result<void> {
-                 if (std::isfinite(guidance_scale)) return {};
-                 return Error{ErrorCode::bad_argument,
-                              "expected a finite number, found " + std::to_string(guidance_scale)};
-               });
-  command.text("--negative-prompt", negative_prompt,
-               "What guidance leads away from; not given: the last token of the prompt");
+  guidance.add(command);
   command.number("--logprobs", log_probs, 0, std::numeric_limits<Token>::max(),
                  "With --json: log-probabilities of tokens, and of so many others beside each");
 }
 
 void SearchFlags::check(Index count, bool json, bool has_drafter) const {
-  if (has_drafter && (num_beams > 1 || best_of > 1 || is_guided())) {
-    throw WrongUsage("--draft", "no --num-beams, --best-of or --guidance-scale beside it", "one");
+  if (has_drafter && (num_beams > 1 || best_of > 1)) {
+    throw WrongUsage("--draft", "no --num-beams or --best-of beside it", "one");
   }
   if (num_beams > 1 && best_of > 1) {
     throw WrongUsage("--num-beams", "no --best-of beside it", std::to_string(best_of));
@@ -68,17 +60,14 @@ void SearchFlags::check(Index count, bool json, bool has_drafter) const {
   if (log_probs && num_beams > 1) {
     throw WrongUsage("--logprobs", "no --num-beams beside it", std::to_string(num_beams));
   }
-  if (negative_prompt && !is_guided()) {
-    throw WrongUsage("--negative-prompt", "a --guidance-scale other than 1 beside it", "none");
-  }
 }
 
 SessionOptions SearchFlags::session() const {
   SessionOptions options;
   // Best-of runs as many at once as a pass over the weights serves well.
   constexpr Index texts_of_best = 16;
-  const Index texts = std::max(num_beams, is_guided() ? 1 : std::min(best_of, texts_of_best));
-  options.max_batch = std::max(options.max_batch, is_guided() ? 2 * texts : texts);
+  const Index texts = std::max(num_beams, guidance.is_on() ? 1 : std::min(best_of, texts_of_best));
+  options.max_batch = std::max(options.max_batch, guidance.is_on() ? 2 * texts : texts);
   return options;
 }
 
@@ -89,10 +78,7 @@ Result<void> SearchFlags::set(GenerationOptions& options, const LanguageModel& m
                      std::to_string(*log_probs));
   }
   options.log_probs = log_probs;
-  options.guidance_scale = guidance_scale;
-  if (negative_prompt) {
-    KRAIT_ASSIGN_OR_RETURN(options.negative_prompt, model.encode_prompt(*negative_prompt));
-  }
+  KRAIT_RETURN_IF_ERROR(guidance.set(options, model));
   if (num_beams == 1) return {};
   if (!sampler.has_temperature) options.sampler.temperature = 1.0;
   const BeamOptions beams{.num_beams = num_beams, .length_penalty = length_penalty};

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "command.hpp"
+#include "guidance.hpp"
 
 namespace krait::cli {
 
@@ -22,10 +23,7 @@ struct SearchFlags {
   Index best_of = 1;
   std::string best_by = "mean";
   std::optional<Index> log_probs;
-  double guidance_scale = 1.0;
-  std::optional<std::string> negative_prompt;
-
-  bool is_guided() const { return guidance_scale != 1.0; }
+  GuidanceFlags guidance;
 
   void add(Command& command);
   /// Throws WrongUsage for options that contradict each other.

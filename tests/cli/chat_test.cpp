@@ -128,6 +128,18 @@ TEST_F(CliChat, AConversationCutInTwoGoesOnAsOne) {
   EXPECT_EQ(talk("", " --state-in " + path("first")), whole.substr(0, whole.find("\nUser: Bye")));
 }
 
+// A reply is guided as a text behind the same prompt is.
+TEST_F(CliChat, RepliesAreGuided) {
+  const std::string guided = " -m krait-bytes-2m --greedy -n 12 --guidance-scale 3";
+  const std::string plain = talk("Hello\\n", " -m krait-bytes-2m --greedy -n 12");
+  for (const std::string& options : {guided, guided + " --negative-prompt 'User: Hello'"}) {
+    const std::string text = talk("Hello\\n", options);
+    EXPECT_NE(text, plain);
+    const json expected = krait_json("generate" + options + " \"User: Hello\nAssistant:\"");
+    EXPECT_EQ(text, "User: Hello\nAssistant:" + expected["text"].get<std::string>());
+  }
+}
+
 TEST_F(CliChat, TheHistoryIsWhatWasShown) {
   const std::string model = " -m " + write_model("bytes", false);
   const std::string user = "User: ";
