@@ -184,6 +184,7 @@ SECTIONS = {
     "peers_mamba2": ("peers_mamba2.json", results.load, peers),
     "peers_zen4": ("peers_zen4.json", results.load, peers),
     "peers_mamba2_zen4": ("peers_mamba2_zen4.json", results.load, peers),
+    "peers_amx": ("peers_amx.json", results.load, peers),
     "peers_granite": ("peers_granite.json", results.load, peers),
     "own_zen4": ("own_zen4.json", load_own, own),
     "quality": ("quality.json", load_quality, quality),
