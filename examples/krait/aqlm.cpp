@@ -33,6 +33,11 @@ Result<void> run(const AqlmFlags& options) {
         "(1 to 64)",
         "'" + options.scheme + "'");
   }
+  constexpr Index step = 1024;
+  if (const Index tokens = options.tune_tokens.value_or(0); tokens > 0 && tokens < step) {
+    throw WrongUsage("--tune-tokens", fmt::format("0 or at least {}", step),
+                     std::to_string(tokens));
+  }
   if (options.tune_tokens.value_or(0) > 0 && options.calibration.empty()) {
     throw WrongUsage("--tune-tokens", "--calibration beside it", "none");
   }
@@ -83,8 +88,9 @@ void declare(Command& command, AqlmFlags& options) {
                "Text whose activations tell which errors matter; - is standard input");
   command.choice("--preset", options.preset, {"fast", "default", "best"},
                  "How long to search and to tune");
-  command.number("--tune-tokens", options.tune_tokens, 0, Index{1} << 40,
-                 "Tokens over which the quantised model learns from the original; 0 is off");
+  command.number(
+      "--tune-tokens", options.tune_tokens, 0, Index{1} << 40,
+      "Tokens over which the quantised model learns from the original, 1024 a step; 0 is off");
   command.choice("--weigh", options.weigh, {"inputs", "fisher"},
                  "What makes an error count: the inputs, or also the outputs' part in the loss");
   command.texts("--keep", options.keep,

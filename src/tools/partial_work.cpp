@@ -13,6 +13,7 @@
 
 #include "io/content_checksum.hpp"
 #include "io/entries_of.hpp"
+#include "io/partial_folder.hpp"
 #include "io/write_text_file.hpp"
 #include "krait/io/mapped_file.hpp"
 
@@ -39,10 +40,7 @@ bool is_only_begun(const fs::path& folder) {
 Result<PartialWork> PartialWork::open(std::string_view area, const std::string& destination,
                                       const std::string& key) {
   PartialWork work;
-  // "name/" means the same folder as "name".
-  work.folder_ = destination;
-  while (work.folder_.size() > 1 && work.folder_.back() == '/') work.folder_.pop_back();
-  work.folder_ += ".partial";
+  work.folder_ = partial_folder(destination);
   const std::string path = work.folder_ + "/" + key_file;
   std::error_code error;
   if (fs::exists(work.folder_, error) && !is_only_begun(work.folder_)) {
@@ -118,8 +116,11 @@ Result<void> PartialWork::lock(std::string_view area) {
 }
 
 void PartialWork::remove() const {
+  // Half of it, after a kill, would be taken for something else.
+  const std::string name = fmt::format("{}.{}.tmp", folder_, ::getpid());
   std::error_code ignored;
-  fs::remove_all(folder_, ignored);
+  fs::rename(folder_, name, ignored);
+  fs::remove_all(name, ignored);
 }
 
 bool copy_tensor(const WeightStore& piece, const std::string& name, DType dtype,

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "io/partial_folder.hpp"
 #include "krait/training/train.hpp"
 #include "training/loss_curve.hpp"
 
@@ -21,7 +22,7 @@ Identity identity_of(const TrainTask& task, const TrainOptions& options, const T
 // Unfinished work, in <destination>.partial.
 class Checkpoints {
  public:
-  explicit Checkpoints(const std::string& destination) : folder_(destination + ".partial") {}
+  explicit Checkpoints(const std::string& destination) : folder_(partial_folder(destination)) {}
 
   bool exist() const;
   Result<void> save(Trainer& trainer, const Identity& identity) const;

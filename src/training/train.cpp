@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "io/lies_in.hpp"
+#include "io/partial_folder.hpp"
 #include "krait/io/atomic_file.hpp"
 #include "krait/io/mapped_file.hpp"
 #include "krait/training/initial_weights.hpp"
@@ -44,7 +45,7 @@ Result<void> check_files(const TrainFiles& files) {
         fmt::format("[training] log: expected a folder for it, found none ({})", files.log)};
   }
   for (const std::string& file : {files.log, files.log + ".svg"}) {
-    for (const std::string& place : {files.destination, files.destination + ".partial"}) {
+    for (const std::string& place : {files.destination, partial_folder(files.destination)}) {
       if (!lies_in(file, place)) continue;
       return Error{ErrorCode::bad_argument,
                    fmt::format("[training] log: expected a file beside the result, found the "

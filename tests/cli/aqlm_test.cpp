@@ -49,10 +49,29 @@ TEST_F(CliAqlm, WritesACheckpointThatRuns) {
                "--calibration beside");
   expect_error("aqlm krait-bytes-draft " + path("none") + " --tune-tokens 4096", 2,
                "--calibration beside");
-  expect_error(command("none") + " --tune-tokens 100", 1, "expected 0 or at least 1024");
+  expect_error(command("none") + " --tune-tokens 100", 2,
+               "--tune-tokens: expected 0 or at least 1024, found 100");
   // One is enough.
   expect_error("aqlm " + path("new") + " " + path("twice"), 1, "expected a matrix of floats");
   expect_error(command("new"), 1, "new");
+}
+
+// A destination may be the folder that one is in; what is not finished lies beside that.
+TEST_F(CliAqlm, WritesIntoAnEmptyFolderFromInside) {
+  const std::string calibration = " --calibration " + path("calibration.txt");
+  const std::string data = " --data " + path("calibration.txt");
+  for (const std::string& command :
+       {"aqlm krait-bytes-draft . --preset fast" + calibration,
+        "laser krait-bytes-draft . --search --mode shrink --loss 0.5" + data,
+        "train -m krait-bytes-draft --out . --steps 1 --batch 1 --length 32" + data}) {
+    fs::create_directory(path("empty"));
+    const Outcome outcome = shell("cd " + path("empty") + " && " KRAIT_PROGRAM " " + command);
+    EXPECT_EQ(outcome.code, 0) << command << outcome.err;
+    EXPECT_TRUE(fs::exists(path("empty") + "/model.safetensors")) << command;
+    EXPECT_FALSE(fs::exists(path("empty") + "/..partial")) << command;
+    EXPECT_FALSE(fs::exists(path("empty.partial"))) << command;
+    fs::remove_all(path("empty"));
+  }
 }
 
 TEST_F(CliAqlm, GoesOnAfterASignalAndGivesTheSameBytes) {

@@ -1,0 +1,13 @@
+#pragma once
+
+#include <string>
+
+namespace krait {
+inline namespace v0_1 {
+
+/// The folder of work that is not finished: DST.partial beside the folder DST, whether that is
+/// written as "DST", "DST/" or, from inside it, ".".
+std::string partial_folder(std::string destination);
+
+}  // namespace v0_1
+}  // namespace krait
