@@ -116,6 +116,18 @@ def compressed(data):
     return text
 
 
+def compression_summary(data):
+    """The first model's forms, each a column."""
+    forms = data["models"][0]["rows"]
+    names = [row["variant"].replace(", rest q8", "") for row in forms]
+    body = [
+        ["MB in memory", *(f'{row["bytes"] / 1e6:.2f}' for row in forms)],
+        ["bits per byte", *(f'{row["bits_per_byte"]:.4f}' for row in forms)],
+        ["tokens/s", *(whole(row["tokens_per_second"]) for row in forms)],
+    ]
+    return rows([f'`{data["models"][0]["model"]}`', *names], body)
+
+
 def speculated(data):
     """Of each model a row for each kind of text; in a cell the ratio and tokens per pass."""
     machine = data["machine"]
@@ -188,6 +200,7 @@ SECTIONS = {
     "peers_granite": ("peers_granite.json", results.load, peers),
     "own_zen4": ("own_zen4.json", load_own, own),
     "quality": ("quality.json", load_quality, quality),
+    "compression_summary": ("compression.json", compression.load, compression_summary),
     "compression": ("compression.json", compression.load, compressed),
     "speculation": ("speculation.json", speculation.load, speculated),
     "aqlm_encoders": ("aqlm.json", load_aqlm, aqlm_encoders),
