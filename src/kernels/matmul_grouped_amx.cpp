@@ -5,6 +5,7 @@
 #  include <immintrin.h>
 
 #  include "kernels/amx_tiles.hpp"
+#  include "kernels/grouped_avx512.hpp"
 #  include "kernels/matmul_grouped_vnni.hpp"
 #  include "kernels/target_attributes.hpp"
 
@@ -99,8 +100,7 @@ inline void tile(const MatmulGroupedArgs& args, const Part& part, Index token, i
   const Index groups = args.x.groups;
   const int tokens = is_last ? count : tile_tokens;
   const Index row = part.block * row_block;
-  const Index rest = args.outputs.end - row;
-  const auto mask = static_cast<__mmask16>(rest >= row_block ? 0xFFFF : (1 << rest) - 1);
+  const __mmask16 mask = rows_asked_for(args, row);
   const std::int8_t* x = args.x.values + token * groups * group_size;
   const float* x_scales = args.x.scales + token * groups;
   const f16* scales = args.W.scales + part.block * groups * row_block;
@@ -118,8 +118,7 @@ inline void tile(const MatmulGroupedArgs& args, const Part& part, Index token, i
                           x + g * group_size, groups * group_size, sums[g - begin]);
     }
     for (Index g = begin; g < end; ++g) {
-      const __m512 scale = _mm512_cvtph_ps(
-          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales + g * row_block)));
+      const __m512 scale = load_scales(scales + g * row_block);
       KRAIT_UNROLL
       for (int t = 0; t < tokens; ++t) {
         const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x_scales[t * groups + g]));
@@ -128,13 +127,7 @@ inline void tile(const MatmulGroupedArgs& args, const Part& part, Index token, i
       }
     }
   }
-  const bool has_bias = args.bias != nullptr && part.end == groups;
-  const __m512 bias = has_bias ? _mm512_maskz_loadu_ps(mask, args.bias + row) : _mm512_setzero_ps();
-  KRAIT_UNROLL
-  for (int t = 0; t < tokens; ++t) {
-    const __m512 y = has_bias ? _mm512_add_ps(acc[t], bias) : acc[t];
-    _mm512_mask_storeu_ps(args.y.row_data(token + t) + row, mask, y);
-  }
+  store_sums(args, row, token, tokens, acc, args.bias != nullptr && part.end == groups);
 }
 
 template <GroupedForm form>

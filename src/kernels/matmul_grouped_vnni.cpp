@@ -4,6 +4,7 @@
 
 #  include <immintrin.h>
 
+#  include "kernels/grouped_avx512.hpp"
 #  include "kernels/target_attributes.hpp"
 
 KRAIT_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
@@ -24,10 +25,6 @@ inline __m512i load_inputs(const std::int8_t* x) {
   std::int32_t four;
   __builtin_memcpy(&four, x, sizeof four);
   return _mm512_set1_epi32(four);
-}
-
-inline __m512 load_scales(const f16* scales) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)));
 }
 
 // The codes are unsigned for the instruction: those of q8 become q + 128, those of q4 are q + 8.
@@ -123,16 +120,7 @@ void tile(const MatmulGroupedArgs& args, Index block, Index token) {
     scales += row_block;
     x += group_size;
   }
-  const Index row = block * row_block;
-  const Index rest = args.outputs.end - row;
-  const auto mask = static_cast<__mmask16>(rest >= row_block ? 0xFFFF : (1 << rest) - 1);
-  const bool has_bias = args.bias != nullptr;
-  const __m512 bias = has_bias ? _mm512_maskz_loadu_ps(mask, args.bias + row) : _mm512_setzero_ps();
-  KRAIT_UNROLL
-  for (int t = 0; t < T; ++t) {
-    const __m512 y = has_bias ? _mm512_add_ps(acc[t], bias) : acc[t];
-    _mm512_mask_storeu_ps(args.y.row_data(token + t) + row, mask, y);
-  }
+  store_sums(args, block * row_block, token, T, acc, args.bias != nullptr);
 }
 
 template <GroupedForm form, int T>
