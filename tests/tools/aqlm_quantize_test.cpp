@@ -181,7 +181,8 @@ TEST_F(AqlmQuantize, GoesOnAfterAnInterruptionWithTheSameBytes) {
 // The tuned model predicts more as the original does, on the text and elsewhere; an interruption
 // in the middle of tuning changes no bytes, nor does how the caller rounds.
 TEST_F(AqlmQuantize, TunesTheWholeModel) {
-  AqlmOptions options{.scheme = {2, 4, 8}, .calibration = text(), .tune_tokens = few_tokens};
+  AqlmOptions options{
+      .scheme = {2, 4, 8}, .preset = "best", .calibration = text(), .tune_tokens = few_tokens};
   ThreadPool pool(2);
   SerialExecutor serial;
   const std::string model = source("krait-bytes-draft");
@@ -320,6 +321,7 @@ TEST_F(AqlmQuantize, TunesNothingThatIsKept) {
   const std::string model = in("in f32");  // where the smallest move is seen
   ASSERT_TRUE(convert_checkpoint(source("krait-bytes-draft"), model, {.dtype = DType::f32}));
   const AqlmOptions options{.scheme = {2, 4, 8},
+                            .preset = "best",
                             .calibration = text(),
                             .keep = {"*.layers.0.*", "*.norm_f"},
                             .tune_tokens = few_tokens};

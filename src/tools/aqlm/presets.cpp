@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "core/bad_argument.hpp"
 
@@ -11,21 +12,26 @@ inline namespace v0_1 {
 namespace aqlm {
 namespace {
 
+constexpr Index unlimited = std::numeric_limits<Index>::max();
+// Tokens times parameters: about a quarter of an hour on two cores.
+constexpr Index quarter_of_an_hour = 6'000'000'000'000;
+
 constexpr Preset presets[] = {
-    {"fast", {.beam = 4, .rounds = 3, .solver_steps = 5, .kmeans_rounds = 10}, true, 0},
-    {"default", {.beam = 12, .rounds = 12, .least_gain = 0.002}, false, 256 << 10},
-    {"best", {.beam = 32, .rounds = 25, .least_gain = 0.0005}, false, 2 << 20},
+    {"fast", {.beam = 4, .rounds = 3, .solver_steps = 5, .kmeans_rounds = 10}, true, 0, 0},
+    {"default",
+     {.beam = 12, .rounds = 12, .least_gain = 0.002},
+     false,
+     256 << 10,
+     quarter_of_an_hour},
+    {"best", {.beam = 32, .rounds = 25, .least_gain = 0.0005}, false, 2 << 20, unlimited},
 };
 
 }  // namespace
 
 Index Preset::tune_tokens(Index parameters) const {
-  if (name != "default") return most_tune_tokens;
-  // Parameters times tokens: about a quarter of an hour on two cores.
-  constexpr Index most_work = 6'000'000'000'000;
   // Fewer do not help.
   constexpr Index least_tokens = 32 << 10;
-  const Index tokens = std::min(most_tune_tokens, most_work / std::max(parameters, Index{1}));
+  const Index tokens = std::min(most_tune_tokens, most_tune_work / std::max(parameters, Index{1}));
   return tokens < least_tokens ? 0 : tokens;
 }
 

@@ -15,6 +15,7 @@ struct Preset {
   AqlmEffort effort;
   bool is_diagonal;        ///< whether moments are their diagonals alone
   Index most_tune_tokens;  ///< see tune_tokens
+  Index most_tune_work;    ///< the same, of tokens times parameters
 
   /// Tokens to tune over where nobody says how many, for a model with so many parameters.
   Index tune_tokens(Index parameters) const;
