@@ -151,6 +151,8 @@ Result<void> Scan::run(const PartialWork& work) {
   for (Index l = std::ssize(cutter_.plan().config.spec.layers) - 1; l >= 0; --l) {
     KRAIT_RETURN_IF_ERROR(layer(l, work));
     if (!is_complete_) break;
+    // Within a layer only the calling thread asks, and it may have been given few of the trials.
+    KRAIT_RETURN_IF_ERROR(go_on());
   }
   return {};
 }
@@ -168,7 +170,7 @@ Result<void> Scan::layer(Index layer, const PartialWork& work) {
   const std::string piece = fmt::format("layer-{}", layer);
   if (read(work, piece, trials)) {
     done_ += std::ssize(trials) * (std::ssize(cutter_.plan().config.spec.layers) - layer);
-    return go_on();
+    return {};
   }
   if (is_time_over()) {
     is_complete_ = false;
