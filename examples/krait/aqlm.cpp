@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "command.hpp"
+#include "krait/tools/evaluate.hpp"
 #include "results.hpp"
 
 namespace krait::cli {
@@ -12,6 +13,7 @@ struct AqlmFlags {
   SourceAndDestination places;
   std::string scheme = "4x4g8";
   std::string calibration;
+  std::string held_out;
   std::string preset = "default";
   std::string weigh = "inputs";
   std::vector<std::string> keep;
@@ -19,6 +21,31 @@ struct AqlmFlags {
   std::optional<std::uint64_t> seed;
   int threads = 0;
   bool json = false;
+};
+
+// The model before and after, over text that neither calibration nor tuning saw.
+struct HeldOut {
+  LanguageModel original;
+  std::vector<Token> tokens;
+
+  static Result<HeldOut> read(const std::string& source, const std::string& file) {
+    KRAIT_ASSIGN_OR_RETURN(LanguageModel original, load_language_model(source));
+    KRAIT_ASSIGN_OR_RETURN(std::vector<Token> tokens,
+                           read_tokens({.argument = {}, .file = file}, "--held-out", original));
+    if (tokens.size() < 2) {
+      return Error{
+          ErrorCode::bad_argument,
+          fmt::format("[command] --held-out: expected at least 2 tokens, found {}", tokens.size())};
+    }
+    return HeldOut{std::move(original), std::move(tokens)};
+  }
+
+  Result<ModelComparison> compare(const std::string& made, Executor& executor) const {
+    KRAIT_ASSIGN_OR_RETURN(const LanguageModel model, load_language_model(made));
+    ProgressLine progress("held out", "tokens");
+    return compare_models(original.model, model.model, *original.tokenizer, tokens, executor,
+                          progress);
+  }
 };
 
 Result<void> run(const AqlmFlags& options) {
@@ -54,6 +81,11 @@ Result<void> run(const AqlmFlags& options) {
         aqlm.calibration,
         read_text({.argument = {}, .file = options.calibration}, "--calibration"));
   }
+  // What cannot be measured is told before the work.
+  std::optional<HeldOut> held_out;
+  if (!options.held_out.empty()) {
+    KRAIT_ASSIGN_OR_RETURN(held_out, HeldOut::read(*options.places.source, options.held_out));
+  }
   const std::unique_ptr<ThreadPool> threads = make_threads(options.threads);
   const double begin = now();
   ProgressLine progress("aqlm", "steps");
@@ -61,7 +93,13 @@ Result<void> run(const AqlmFlags& options) {
       const AqlmReport report,
       quantize_aqlm(*options.places.source, *options.places.destination, aqlm, *threads, progress));
   const double seconds = now() - begin;
-  if (options.json) return print_json(to_json(report, to_string(aqlm.scheme), seconds));
+  std::optional<ModelComparison> comparison;
+  if (held_out) {
+    KRAIT_ASSIGN_OR_RETURN(comparison, held_out->compare(*options.places.destination, *threads));
+  }
+  if (options.json) {
+    return print_json(to_json(report, to_string(aqlm.scheme), comparison, seconds));
+  }
   std::string text;
   for (const AqlmMatrixReport& matrix : report.matrices) {
     text += fmt::format("{:<44} {:>6} x {:<6} error {:.4f}\n", shown(matrix.name), matrix.out,
@@ -73,6 +111,12 @@ Result<void> run(const AqlmFlags& options) {
   if (report.tuning) {
     text += fmt::format("tuned: divergence {:.4f} -> {:.4f} nats per token\n", report.tuning->first,
                         report.tuning->last);
+  }
+  if (comparison) {
+    text += fmt::format(
+        "held out: {:.4f} -> {:.4f} bits per byte, KL divergence {:.4f} nats per token, {} bytes\n",
+        comparison->reference.bits_per_byte(), comparison->model.bits_per_byte(),
+        comparison->kl.mean, comparison->model.bytes);
   }
   text += fmt::format("{}: {} matrices in {}, {:.3f} bits per weight, {} bytes of {}, {:.0f} s\n",
                       shown(*options.places.destination), report.matrices.size(),
@@ -86,6 +130,8 @@ void declare(Command& command, AqlmFlags& options) {
   command.text("--scheme", options.scheme, "MxBgG: M codebooks of B bits for groups of G weights");
   command.file("--calibration", options.calibration,
                "Text whose activations tell which errors matter; - is standard input");
+  command.file("--held-out", options.held_out,
+               "Text over which the model is measured before and after: bits per byte, KL");
   command.choice("--preset", options.preset, {"fast", "default", "best"},
                  "How long to search and to tune");
   command.number(

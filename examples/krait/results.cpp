@@ -241,7 +241,8 @@ std::string to_json(const KlDivergence& kl, const std::string& file, const std::
                   {"same_top", kl.same_top}});
 }
 
-std::string to_json(const AqlmReport& report, const std::string& scheme, double seconds) {
+std::string to_json(const AqlmReport& report, const std::string& scheme,
+                    const std::optional<ModelComparison>& held_out, double seconds) {
   json matrices = json::array();
   for (const AqlmMatrixReport& matrix : report.matrices) {
     matrices.push_back(
@@ -256,6 +257,12 @@ std::string to_json(const AqlmReport& report, const std::string& scheme, double 
                  {"seconds", seconds}};
   if (report.tuning) {
     object["tuning"] = {{"first", report.tuning->first}, {"last", report.tuning->last}};
+  }
+  if (held_out) {
+    object["held_out"] = {{"bytes", held_out->model.bytes},
+                          {"bits_per_byte_before", held_out->reference.bits_per_byte()},
+                          {"bits_per_byte_after", held_out->model.bits_per_byte()},
+                          {"kl", held_out->kl.mean}};
   }
   return line_of(object);
 }

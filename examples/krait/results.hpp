@@ -81,7 +81,8 @@ std::string to_json(const std::vector<DrugPoint>& points, const DrugPlan& plan,
 std::string to_json(const KlDivergence& kl, const std::string& file, const std::string& reference);
 
 /// `aqlm`.
-std::string to_json(const AqlmReport& report, const std::string& scheme, double seconds);
+std::string to_json(const AqlmReport& report, const std::string& scheme,
+                    const std::optional<ModelComparison>& held_out, double seconds);
 
 /// `laser`.
 std::string to_json(const LaserSummary& summary);

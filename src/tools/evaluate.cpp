@@ -107,5 +107,25 @@ Result<Perplexity> perplexity(Session& session, const Tokenizer& tokenizer,
   return result;
 }
 
+Result<ModelComparison> compare_models(const Model& reference, const Model& model,
+                                       const Tokenizer& tokenizer, std::span<const Token> tokens,
+                                       Executor& executor, Progress progress) {
+  KRAIT_RETURN_IF_ERROR(check(reference, model, tokens));
+  Session of_reference(reference, executor, {.max_batch = 16});
+  Session of_model(model, executor, {.max_batch = 16});
+  const auto total = static_cast<Index>(tokens.size());
+  Index before = 0;  // tokens of the runs that are done
+  const auto part = [&](Index done, Index) {
+    return progress ? progress(before + done, 3 * total) : Flow::go_on;
+  };
+  ModelComparison found;
+  KRAIT_ASSIGN_OR_RETURN(found.reference, perplexity(of_reference, tokenizer, tokens, part));
+  before = total;
+  KRAIT_ASSIGN_OR_RETURN(found.model, perplexity(of_model, tokenizer, tokens, part));
+  before = 2 * total;
+  KRAIT_ASSIGN_OR_RETURN(found.kl, kl_divergence(of_reference, of_model, executor, tokens, part));
+  return found;
+}
+
 }  // namespace v0_1
 }  // namespace krait

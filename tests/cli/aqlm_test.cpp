@@ -56,6 +56,30 @@ TEST_F(CliAqlm, WritesACheckpointThatRuns) {
   expect_error(command("new"), 1, "new");
 }
 
+TEST_F(CliAqlm, MeasuresTheModelBeforeAndAfterOverHeldOutText) {
+  const std::string text = path("held-out.txt");
+  test::write_file(text,
+                   test::read_file(test::data_dir() / "data/heldout_64k.txt").substr(30000, 2000));
+  const json report = krait_json(command("new") + " --held-out " + text);
+  const json& held_out = report["held_out"];
+  EXPECT_EQ(held_out["bytes"], 1999);
+  const auto bits = [&](const std::string& model) {
+    return krait_json("perplexity -m " + model + " " + text)["bits_per_byte"];
+  };
+  EXPECT_EQ(held_out["bits_per_byte_before"], bits("krait-bytes-draft"));
+  EXPECT_EQ(held_out["bits_per_byte_after"], bits(path("new")));
+  EXPECT_LT(held_out["bits_per_byte_before"], held_out["bits_per_byte_after"]);
+  const json kl =
+      krait_json("evaluate -m " + path("new") + " --kl krait-bytes-draft --file " + text);
+  EXPECT_EQ(held_out["kl"], kl["kl"]);
+  // Before the work, and nothing is left.
+  test::write_file(text, "x");
+  expect_error(command("other") + " --held-out " + text, 1,
+               "--held-out: expected at least 2 tokens, found 1");
+  expect_error(command("other") + " --held-out " + path("none.txt"), 1, "none.txt");
+  EXPECT_FALSE(fs::exists(path("other.partial")));
+}
+
 // A destination may be the folder that one is in; what is not finished lies beside that.
 TEST_F(CliAqlm, WritesIntoAnEmptyFolderFromInside) {
   const std::string calibration = " --calibration " + path("calibration.txt");

@@ -52,5 +52,20 @@ struct Perplexity {
 Result<Perplexity> perplexity(Session& session, const Tokenizer& tokenizer,
                               std::span<const Token> tokens, Progress progress = {});
 
+/// A model beside the one that it was made from, over one text.
+struct ModelComparison {
+  Perplexity reference;
+  Perplexity model;
+  KlDivergence kl;  ///< of the model from the reference
+};
+
+/// Runs a text through both, twice: for what its tokens cost and for the divergence. Both take the
+/// tokenizer's tokens.
+///
+/// `progress` counts tokens of all runs. Errors: those of `perplexity` and `kl_divergence`.
+Result<ModelComparison> compare_models(const Model& reference, const Model& model,
+                                       const Tokenizer& tokenizer, std::span<const Token> tokens,
+                                       Executor& executor, Progress progress = {});
+
 }  // namespace v0_1
 }  // namespace krait
