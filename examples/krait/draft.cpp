@@ -12,15 +12,17 @@ namespace {
 
 constexpr const char* known_drafters =
     "ngram, maxgram, model:PATH, cascade:PATH,...,ngram, cascade:PATH,...,maxgram, self:q4, "
-    "self:laser=RANK, self:laser=LAYER:MATRIX:RANK,...";
+    "self:laser=RANK, self:laser=LAYER:MATRIX:RANK,..., self:skip=LAYER,...";
 
 constexpr std::string_view laser = "self:laser=";
+constexpr std::string_view skip = "self:skip=";
 
 // What --draft says.
 struct DraftSpec {
   std::vector<std::string> models;  // paths, the largest first
   std::string bottom;               // "ngram", "maxgram", or none
-  std::string self;                 // the model itself: "q4", or "laser=" and what is cut
+  std::string self;                 // the model itself: "q4", "laser=" and what is cut, or "skip="
+                                    // and what is left out
 };
 
 [[noreturn]] void refuse(const std::string& expected, const std::string& text) {
@@ -36,7 +38,8 @@ DraftSpec parse(const std::string& text) {
   const std::string rest = colon == std::string::npos ? "" : text.substr(colon + 1);
   if (is_statistical(text)) {
     spec.bottom = text;
-  } else if (text == "self:q4" || (text.starts_with(laser) && text.size() > laser.size())) {
+  } else if (text == "self:q4" || (text.starts_with(laser) && text.size() > laser.size()) ||
+             (text.starts_with(skip) && text.size() > skip.size())) {
     spec.self = rest;
   } else if (kind == "model" && !rest.empty()) {
     spec.models = {rest};
@@ -99,6 +102,19 @@ Result<Model> load_cut(const std::string& path, const std::string& text, const L
     for (const std::string& cut : split_list(text)) add(cut);
   }
   return cut_model(plan, cuts, executor, options.for_weights());
+}
+
+// The model itself without some of its layers.
+Result<Model> load_shorter(const std::string& path, const std::string& text,
+                           const LoadOptions& options) {
+  KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan plan, plan_checkpoint(path, options));
+  std::vector<Index> layers;
+  for (const std::string& layer : split_list(text)) {
+    layers.push_back(parse_number(layer, "--draft", 0, std::ssize(plan.config.spec.layers) - 1));
+  }
+  const Result<ModelSpec> spec = without_layers(plan.config.spec, layers);
+  if (!spec) throw WrongUsage("--draft", spec.error());
+  return build_model(*spec, plan.checkpoint.weights, plan.config.prefix, options.for_weights());
 }
 
 // A cascade in which a model stands twice never ends, or reviews itself.
@@ -194,6 +210,11 @@ Result<std::shared_ptr<Speculation>> DraftFlags::load_drafter(const Runtime& run
   if (spec.self.starts_with("laser=")) {
     KRAIT_ASSIGN_OR_RETURN(
         Model model, load_cut(common.model, spec_.substr(laser.size()), options, *runtime.threads));
+    loaded.push_back({{std::move(model), spec_}, runtime.language_model.tokenizer});
+  }
+  if (spec.self.starts_with("skip=")) {
+    KRAIT_ASSIGN_OR_RETURN(Model model,
+                           load_shorter(common.model, spec_.substr(skip.size()), options));
     loaded.push_back({{std::move(model), spec_}, runtime.language_model.tokenizer});
   }
   for (const std::string& path : spec.models) {

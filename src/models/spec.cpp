@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <variant>
+
+#include "core/bad_argument.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -70,9 +73,9 @@ Result<void> validate(const ModelSpec& spec) {
         return bad_spec("beside", "a block before it in the layer", "none");
       }
       KRAIT_RETURN_IF_ERROR(check_aside(layer, residual));
-      if (residual.weights_of < -1 || residual.weights_of >= std::ssize(spec.layers)) {
-        return bad_spec("weights_of", fmt::format("-1 to {}", spec.layers.size() - 1),
-                        fmt::to_string(residual.weights_of));
+      // It may be a layer that the model itself leaves out.
+      if (residual.weights_of < -1) {
+        return bad_spec("weights_of", "-1 or a layer", fmt::to_string(residual.weights_of));
       }
       KRAIT_RETURN_IF_ERROR(check_scale("residual scale", residual.scale));
       KRAIT_RETURN_IF_ERROR(validate(residual.norm_name, residual.norm));
@@ -86,6 +89,30 @@ Result<void> validate(const ModelSpec& spec) {
     }
   }
   return validate(spec.final_norm_name, spec.final_norm);
+}
+
+Result<ModelSpec> without_layers(const ModelSpec& spec, std::span<const Index> layers) {
+  const Index count = std::ssize(spec.layers);
+  ModelSpec shorter = spec;
+  shorter.layers.clear();
+  for (const Index layer : layers) {
+    if (layer < 0 || layer >= count) {
+      return bad_argument("model", "layer to skip", fmt::format("0 to {}", count - 1),
+                          fmt::to_string(layer));
+    }
+  }
+  for (Index l = 0; l < count; ++l) {
+    if (std::ranges::find(layers, l) != layers.end()) continue;
+    LayerSpec layer = spec.layers[static_cast<std::size_t>(l)];
+    for (ResidualSpec& residual : layer.residuals) {
+      if (residual.weights_of < 0) residual.weights_of = l;
+    }
+    shorter.layers.push_back(std::move(layer));
+  }
+  if (shorter.layers.empty()) {
+    return bad_argument("model", "layers to skip", fmt::format("fewer than all {}", count), "all");
+  }
+  return shorter;
 }
 
 std::vector<BlockMatrix> matrices(const ResidualSpec& residual, Index d_model) {

@@ -21,6 +21,7 @@ class CliDraft : public Cli {
                                              "self:q4",
                                              "self:laser=0.3",
                                              "self:laser=0:in:0.5,7:out:20",
+                                             "self:skip=1,3",
                                              "cascade:krait-bytes-draft,ngram",
                                              "cascade:krait-bytes-moe,krait-bytes-draft,maxgram"};
 
@@ -170,7 +171,7 @@ TEST_F(CliDraft, SaysWhatIsWrongInOneLine) {
   const std::string list =
       "--draft: expected one of ngram, maxgram, model:PATH, cascade:PATH,...,ngram, "
       "cascade:PATH,...,maxgram, self:q4, self:laser=RANK, "
-      "self:laser=LAYER:MATRIX:RANK,..., found ";
+      "self:laser=LAYER:MATRIX:RANK,..., self:skip=LAYER,..., found ";
   expect_error(run + "--draft foo", 2, list + "'foo'");
   expect_error(run + "--draft ''", 2, list + "''");
   expect_error(run + "--draft model:", 2, list + "'model:'");
@@ -178,6 +179,9 @@ TEST_F(CliDraft, SaysWhatIsWrongInOneLine) {
   expect_error(run + "--draft self:laser=9:in:3", 2,
                "--draft: expected a layer from 0 to 1, found '9:in:3'");
   expect_error(run + "--draft self:laser=0:foo:3", 2, "--draft: expected");
+  expect_error(run + "--draft self:skip=", 2, list + "'self:skip='");
+  expect_error(run + "--draft self:skip=2", 2, "--draft: expected a whole number from 0 to 1");
+  expect_error(run + "--draft self:skip=0,1", 2, "--draft: expected fewer than all 2, found all");
   expect_error(run + "--draft self:laser=none", 2, "--draft: expected a rank from 1 to");
   const std::string cascade =
       "--draft: expected cascade:PATH,...,ngram or cascade:PATH,...,maxgram with at least one "

@@ -47,6 +47,40 @@ TEST(ModelBuilder, PlansWithoutAllocating) {
   EXPECT_NE(plan.tree.find("Mamba, d_inner 40, d_state 5, dt_rank 3"), std::string::npos);
 }
 
+// Without a layer is as if it wrote nothing into the stream.
+TEST(ModelBuilder, LayersCanBeSkipped) {
+  const ModelSpec spec = tiny_spec(3);
+  const WeightStore weights = random_weights(spec, 1, "backbone").value();
+  const std::string name = "backbone.layers.1.mixer.out_proj.weight";
+  const TensorView stored = weights.find(name)->tensor;
+  const std::vector<float> zeros(static_cast<std::size_t>(stored.size()));
+  WeightStore silent = weights;
+  silent.add(name, {zeros.data(), DType::f32, stored.shape}, nullptr);
+  const Index layers[] = {1, 1};
+  const ModelSpec shorter = without_layers(spec, layers).value();
+  EXPECT_EQ(shorter.layers.size(), 2U);
+  const std::vector<Token> tokens = {5, 1, 60, 33, 2};
+  const auto logits = [&](const Model& model) {
+    SerialExecutor serial;
+    Session session(model, serial);
+    State state = model.initial_state();
+    std::vector<float> found(tokens.size() * static_cast<std::size_t>(model.vocab_padded()));
+    EXPECT_TRUE(session.prefill_all(tokens, state,
+                                    {found.data(), std::ssize(tokens), model.vocab_padded()}));
+    return found;
+  };
+  const auto expected = logits(build_model(spec, silent, "backbone").value());
+  EXPECT_EQ(logits(build_model(shorter, weights, "backbone").value()), expected);
+  EXPECT_NE(logits(build_model(spec, weights, "backbone").value()), expected);
+
+  const Index all[] = {0, 1, 2};
+  EXPECT_EQ(without_layers(spec, all).error().message,
+            "[model] layers to skip: expected fewer than all 3, found all");
+  const Index none[] = {3};
+  EXPECT_EQ(without_layers(spec, none).error().message,
+            "[model] layer to skip: expected 0 to 2, found 3");
+}
+
 TEST(ModelBuilder, ListsAllMissingTensorsUpToTen) {
   const ModelSpec spec = tiny_spec();
   const WeightStore weights = random_weights(spec, 1, "backbone").value();

@@ -6,6 +6,7 @@
 /// The same spec comes from a config.json (registry.hpp), from a ModelBuilder, or from a test.
 
 #include <memory>
+#include <span>
 #include <string>
 #include <variant>
 #include <vector>
@@ -89,6 +90,12 @@ struct ModelSpec {
 
 /// Whether the sizes describe a model. Errors: bad_config, naming the first bad size.
 KRAIT_API Result<void> validate(const ModelSpec& spec);
+
+/// The model without these layers (from 0; repeats are the same), over the same weights: what reads
+/// the layer before one of them reads what that layer read. A drafter for the whole, as in Zhang et
+/// al., "Draft & Verify", 2023 (arXiv:2309.08168). Errors: bad_argument (no such layer, or none
+/// left).
+KRAIT_API Result<ModelSpec> without_layers(const ModelSpec& spec, std::span<const Index> layers);
 
 /// The weight matrices of the residual's block.
 KRAIT_API std::vector<BlockMatrix> matrices(const ResidualSpec& residual, Index d_model);
