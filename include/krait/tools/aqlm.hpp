@@ -85,7 +85,7 @@ KRAIT_API Result<AqlmMatrix> encode_aqlm(MatrixView<const float> W, const Second
 struct AqlmOptions {
   AqlmScheme scheme = {.codebooks = 4, .bits = 4, .in_group = 8};
   /// "fast": diagonal second moments and little search; "default"; "best": more search, and longer
-  /// tuning.
+  /// tuning, of norms too. Whatever else is not quantised is copied as it is.
   std::string preset = "default";
   /// Text whose activations tell which errors matter, and to which each matrix is fitted behind
   /// what was quantised before it; without any, all errors are the same. So much of it is read as
@@ -100,12 +100,13 @@ struct AqlmOptions {
   /// empirical Fisher information, summed over each row; needs a text, and blocks with a backward
   /// pass).
   std::string weigh = "inputs";
-  /// With a calibration text, codes, codebooks and scales of all matrices are moved together, with
-  /// all tensors that are not kept, to where the model predicts what the original does: in steps of
-  /// 1,024 tokens, over so many in all, of the text and, where it is short, of text as the original
-  /// writes it behind pieces of it. 0 is off. By default none for "fast", 2 Mi for "best" and 256
-  /// Ki for "default", fewer for models of more than 23 million parameters and none from 183
-  /// million on, nor for models that have a block without a backward pass (krait/training).
+  /// With a calibration text, codes, codebooks and scales of all matrices are moved together (for
+  /// "best" with the norms that are not kept) to where the model predicts what the original does:
+  /// in steps of 1,024 tokens, over so many in all, of the text and, where it is short, of text as
+  /// the original writes it behind pieces of it. 0 is off. By default none for "fast", 2 Mi for
+  /// "best" and 256 Ki for "default", fewer for models of more than 23 million parameters and none
+  /// from 183 million on, nor for models that have a block without a backward pass
+  /// (krait/training).
   std::optional<Index> tune_tokens = {};
   std::uint64_t seed = 0;
 };

@@ -17,13 +17,14 @@ constexpr Index unlimited = std::numeric_limits<Index>::max();
 constexpr Index quarter_of_an_hour = 6'000'000'000'000;
 
 constexpr Preset presets[] = {
-    {"fast", {.beam = 4, .rounds = 3, .solver_steps = 5, .kmeans_rounds = 10}, true, 0, 0},
+    {"fast", {.beam = 4, .rounds = 3, .solver_steps = 5, .kmeans_rounds = 10}, true, 0, 0, false},
     {"default",
      {.beam = 12, .rounds = 12, .least_gain = 0.002},
      false,
      256 << 10,
-     quarter_of_an_hour},
-    {"best", {.beam = 32, .rounds = 25, .least_gain = 0.0005}, false, 2 << 20, unlimited},
+     quarter_of_an_hour,
+     false},
+    {"best", {.beam = 32, .rounds = 25, .least_gain = 0.0005}, false, 2 << 20, unlimited, true},
 };
 
 }  // namespace

@@ -16,6 +16,7 @@ struct Preset {
   bool is_diagonal;        ///< whether moments are their diagonals alone
   Index most_tune_tokens;  ///< see tune_tokens
   Index most_tune_work;    ///< the same, of tokens times parameters
+  bool moves_norms;        ///< whether tuning moves norms, too
 
   /// Tokens to tune over where nobody says how many, for a model with so many parameters.
   Index tune_tokens(Index parameters) const;

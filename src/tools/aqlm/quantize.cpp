@@ -136,7 +136,7 @@ std::string key_of(const CheckpointPlan& plan, const std::string& fingerprint,
   Index bytes = 0;
   for (const auto& [name, entry] : plan.checkpoint.weights.entries()) bytes += entry.tensor.bytes();
   return fmt::format(
-      "krait aqlm 5\nmodel {} {} bytes\nscheme {}\npreset {}\ncalibration {} bytes {}\nseed "
+      "krait aqlm 6\nmodel {} {} bytes\nscheme {}\npreset {}\ncalibration {} bytes {}\nseed "
       "{}\nkeep {}\nweigh {}\ntune {}\n",
       fingerprint, bytes, to_string(options.scheme), options.preset,
       options.calibration ? std::ssize(*options.calibration) : -1, text, options.seed,
@@ -294,8 +294,8 @@ class Quantizer {
     return {};
   }
 
-  // Moves all matrices together, and what is neither quantised nor kept; whether that was possible:
-  // a model that has a block without a backward pass stays as it is.
+  // Moves all matrices together, and norms where the preset does; whether that was possible: a
+  // model that has a block without a backward pass stays as it is.
   Result<bool> tune(const Model& original, std::vector<Token> text, Index tokens,
                     const PartialWork& finished) {
     const auto is_possible =
@@ -316,10 +316,10 @@ class Quantizer {
     std::vector<aqlm::TuneTarget> targets;
     std::set<std::string> dense;
     for (const auto& [name, entry] : plan_.checkpoint.weights.entries()) {
-      if (!aqlm::is_kept(name, options_.keep)) dense.insert(name);
+      const bool is_norm = name.find("norm") != std::string::npos && entry.tensor.shape.rank() == 1;
+      if (preset_.moves_norms && is_norm && !aqlm::is_kept(name, options_.keep)) dense.insert(name);
     }
     for (const Job& job : jobs_) {
-      dense.erase(job.name + ".weight");
       for (Index i = 0; i < job.count(); ++i) {
         KRAIT_ASSIGN_OR_RETURN(AqlmMatrix matrix,
                                finished_matrix(finished, job, i, options_.scheme, false));
