@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "io/json.hpp"
 #include "io/svg.hpp"
@@ -52,15 +54,36 @@ ModelReport model_of(const Metadata& json) {
   return report;
 }
 
-// A curve over the models, scaled to its own largest and least value.
-void draw(Svg& svg, double y, std::string_view name,
-          std::span<const std::optional<double>> values) {
+// Why pairs were left out: "3 tied, 1 gap".
+std::string reasons(const PairCounts& pairs) {
+  std::string text;
+  for (const auto& [count, reason] : {std::pair<Index, const char*>{pairs.tied, "tied"},
+                                      {pairs.gap, "gap"},
+                                      {pairs.equal_text, "equal text"},
+                                      {pairs.length, "length"},
+                                      {pairs.unparsable, "unparsable"}}) {
+    if (count > 0) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", count, reason);
+  }
+  return text.empty() ? "0" : text;
+}
+
+// Over the models.
+using Values = std::vector<std::optional<double>>;
+struct Curve {
+  Values values;
+  const char* colour = "#2166ac";
+};
+
+// Curves of one kind, scaled to their largest and least value.
+void draw(Svg& svg, double y, std::string_view name, std::span<const Curve> curves) {
   constexpr double left = 40.0;
   constexpr double width = 480.0;
   constexpr double height = 90.0;
   std::vector<double> known;
-  for (const std::optional<double>& value : values) {
-    if (value) known.push_back(*value);
+  for (const Curve& curve : curves) {
+    for (const std::optional<double>& value : curve.values) {
+      if (value) known.push_back(*value);
+    }
   }
   svg.rectangle(left, y, width, height, "#f4f4f4");
   if (known.empty()) {
@@ -69,15 +92,17 @@ void draw(Svg& svg, double y, std::string_view name,
   }
   const auto [least, most] = std::ranges::minmax(known);
   svg.text(left, y - 4.0, fmt::format("{}: {:.4g} to {:.4g}", name, least, most));
-  std::string points;
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    if (!values[i]) continue;
-    const double x =
-        static_cast<double>(i) / static_cast<double>(std::max<std::size_t>(1, values.size() - 1));
-    const double part = most > least ? (*values[i] - least) / (most - least) : 0.5;
-    points += fmt::format("{:.1f},{:.1f} ", left + width * x, y + height * (1.0 - part));
+  for (const Curve& curve : curves) {
+    const std::size_t last = std::max<std::size_t>(1, curve.values.size() - 1);
+    std::string points;
+    for (std::size_t i = 0; i < curve.values.size(); ++i) {
+      if (!curve.values[i]) continue;
+      const double x = static_cast<double>(i) / static_cast<double>(last);
+      const double part = most > least ? (*curve.values[i] - least) / (most - least) : 0.5;
+      points += fmt::format("{:.1f},{:.1f} ", left + width * x, y + height * (1.0 - part));
+    }
+    svg.line(points, curve.colour);
   }
-  svg.line(points, "#2166ac");
 }
 
 }  // namespace
@@ -96,7 +121,7 @@ std::string to_table(const SelfRewardReport& report) {
         "| {} | {} | {} | {} / {} | {:.4f} | {:.3f} | {} | {:.1f} / {:.1f} / {} | "
         "{} |\n",
         i + 1, shown(at.model.verifiable), shown(at.model.judge_accuracy, 3), at.pairs.kept,
-        at.pairs.discarded(), at.margin, at.reward_accuracy, shown(at.kl, 4), at.chosen_length,
+        reasons(at.pairs), at.margin, at.reward_accuracy, shown(at.kl, 4), at.chosen_length,
         at.rejected_length, shown(at.model.length, 1), shown(at.model.perplexity, 3));
   }
   return table;
@@ -153,31 +178,56 @@ Result<IterationReport> read_iteration_report(std::string_view text, const std::
 }
 
 std::string picture(const SelfRewardReport& report) {
-  using Values = std::vector<std::optional<double>>;
-  Values score;
-  Values judge;
-  Values margin = {std::nullopt};
-  Values kept = {std::nullopt};
+  constexpr const char* light = "#92c5de";
+  constexpr const char* red = "#b2182b";
+  Curve score;
+  Curve low{{}, light};
+  Curve high{{}, light};
+  Curve judge;
+  Curve length;
+  Curve perplexity;
+  // Of what led to a model; the first has none.
+  Curve margin{{std::nullopt}};
+  Curve accuracy{{std::nullopt}};
+  Curve kl{{std::nullopt}};
+  Curve kept{{std::nullopt}};
+  Curve discarded{{std::nullopt}, red};
+  Curve chosen{{std::nullopt}, light};
+  Curve rejected{{std::nullopt}, red};
   const auto put = [&](const ModelReport& model) {
-    score.push_back(model.verifiable ? std::optional(model.verifiable->mean) : std::nullopt);
-    judge.push_back(model.judge_accuracy);
+    const auto& found = model.verifiable;
+    score.values.push_back(found ? std::optional(found->mean) : std::nullopt);
+    low.values.push_back(found ? std::optional(found->low) : std::nullopt);
+    high.values.push_back(found ? std::optional(found->high) : std::nullopt);
+    judge.values.push_back(model.judge_accuracy);
+    length.values.push_back(model.length);
+    perplexity.values.push_back(model.perplexity);
   };
   put(report.first);
   for (const IterationReport& at : report.iterations) {
     put(at.model);
-    margin.emplace_back(at.margin);
-    kept.emplace_back(static_cast<double>(at.pairs.kept));
+    margin.values.emplace_back(at.margin);
+    accuracy.values.emplace_back(at.reward_accuracy);
+    kl.values.push_back(at.kl);
+    kept.values.emplace_back(static_cast<double>(at.pairs.kept));
+    discarded.values.emplace_back(static_cast<double>(at.pairs.discarded()));
+    chosen.values.emplace_back(at.chosen_length);
+    rejected.values.emplace_back(at.rejected_length);
   }
   Svg svg;
   double y = 30.0;
-  for (const auto& [name, values] :
-       {std::pair<const char*, const Values*>{"verifiable score", &score},
-        {"judge accuracy", &judge},
-        {"margin", &margin},
-        {"pairs kept", &kept}}) {
-    draw(svg, y, name, *values);
+  const auto panel = [&](std::string_view name, const std::vector<Curve>& curves) {
+    draw(svg, y, name, curves);
     y += 120.0;
-  }
+  };
+  panel("verifiable score, with its 95 % interval", {low, high, score});
+  panel("judge accuracy", {judge});
+  panel("pairs kept, and discarded (red)", {kept, discarded});
+  panel("margin", {margin});
+  panel("reward accuracy", {accuracy});
+  panel("KL to the model before, nats per token", {kl});
+  panel("tokens of answers: written, chosen (light), rejected (red)", {length, chosen, rejected});
+  panel("perplexity", {perplexity});
   svg.text(40.0, y - 10.0, fmt::format("model 0 to {}", report.iterations.size()));
   return svg.file(560.0, y);
 }

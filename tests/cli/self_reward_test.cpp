@@ -118,6 +118,14 @@ TEST_F(CliSelfReward, OnLettersAModelTeachesItselfAndChanceTeachesNothing) {
   EXPECT_EQ(report["verifiable"]["n"], 400);
   EXPECT_LT(report["verifiable"]["low"], report["verifiable"]["mean"]);
   EXPECT_GT(report["verifiable"]["high"], report["verifiable"]["mean"]);
+  EXPECT_NE(test::read_file(path("expected/report.md"))
+                .find(std::to_string(report["pairs"]["discarded"]["tied"].get<int>()) + " tied"),
+            std::string::npos);
+  const std::string drawing = test::read_file(path("expected/report.svg"));
+  for (const char* panel : {"verifiable score", "judge accuracy", "pairs kept", "margin",
+                            "reward accuracy", "KL to the model before", "tokens of answers"}) {
+    EXPECT_NE(drawing.find(panel), std::string::npos) << panel;
+  }
   // Pairs have their reference: that of the model before, over the answer and its end.
   const json pair = lines("expected/iteration-1/pairs.jsonl").front();
   for (const json& candidate : lines("expected/iteration-1/candidates.jsonl")) {
