@@ -3,7 +3,7 @@
 thread, by the processor's time, and compares the ids. The package encodes the text as a whole and in
 lines; the faster way counts:
 
-    python bench/peers/tokenizers.py build/bench/krait_tokenizer_bench TEXT TOKENIZER...
+    python bench/peers/tokenizer_speed.py build/bench/krait_tokenizer_bench TEXT TOKENIZER...
 """
 
 import importlib
@@ -18,8 +18,6 @@ from pathlib import Path
 
 os.environ["RAYON_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# This file has the name of the package.
-sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 ROUNDS = 3
 
 
