@@ -42,7 +42,7 @@ bool is_in_turn(const Tokens& tokens) {
   return true;
 }
 
-const char* const forms[] = {"f32", "bf16", "q8", "q4", "low_rank"};
+const char* const forms[] = {"f32", "bf16", "q8", "q4", "low_rank", "aqlm"};
 
 struct Case {
   test::TinyStack stack;
@@ -53,8 +53,15 @@ struct Case {
 };
 
 Model model_of(const test::TinyStack& stack, const std::string& form) {
-  if (form == "low_rank") return test::tiny_factored_model(stack.spec(), DType::f32);
-  return test::tiny_model(stack.spec(), DType::f32, {.form = form});
+  const ModelSpec spec = stack.spec();
+  if (form == "low_rank") return test::tiny_factored_model(spec, DType::f32);
+  if (form == "aqlm" || form == "gguf") {
+    const WeightStore weights =
+        form == "aqlm" ? test::aqlm_weights(spec, {.codebooks = 4, .bits = 4, .in_group = 8})
+                       : test::gguf_weights(spec, "q5_1", "q4_k");
+    return build_model(spec, weights, "backbone").value();
+  }
+  return test::tiny_model(spec, DType::f32, {.form = form});
 }
 
 // One row of the table.
@@ -148,6 +155,8 @@ std::vector<Case> all_cases() {
   for (const test::TinyStack& stack : test::tiny_stacks) {
     for (const char* form : forms) all.push_back({stack, form});
   }
+  // Blocks of GGUF are longer than most rows of the other stacks.
+  all.push_back({{"wide", test::tiny_wide_spec}, "gguf"});
   return all;
 }
 

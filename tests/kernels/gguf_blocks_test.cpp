@@ -7,6 +7,7 @@
 #include "krait/core/thread_pool.hpp"
 #include "krait/io/safetensors.hpp"
 #include "krait/kernels/ref/matvec.hpp"
+#include "tests/support/gguf_blocks.hpp"
 #include "tests/support/kernel_support.hpp"
 
 namespace krait::gguf_blocks_test {
@@ -14,6 +15,7 @@ namespace {
 
 using kernels::BlockWeights;
 using test::for_each_isa;
+using test::random_blocks;
 using test::random_floats;
 using test::same_bits;
 
@@ -46,27 +48,6 @@ TEST(GgufBlocks, ValuesEqualThoseOfTheGgufPackage) {
       }
     });
   }
-}
-
-// `rows` rows of `cols` weights of moderate size, of random codes.
-std::vector<std::byte> random_blocks(const BlockFormatInfo& info, Index rows, Index cols) {
-  std::vector<std::byte> bytes(static_cast<std::size_t>(rows * cols / info.elements * info.bytes));
-  const auto numbers = random_floats(std::ssize(bytes), 5, 128.0F);
-  for (std::size_t i = 0; i < bytes.size(); ++i) {
-    bytes[i] = static_cast<std::byte>(static_cast<int>(numbers[i]) & 0xFF);
-  }
-  // Scales below 1: the high byte of each f16 that a format may have, wherever that is.
-  const auto block_bytes = static_cast<std::size_t>(info.bytes);
-  for (std::size_t i = 0; i < bytes.size(); i += block_bytes) {
-    if (info.format == BlockFormat::mxfp4) bytes[i] = std::byte{120};
-    for (const std::size_t place : {std::size_t{1}, std::size_t{3}, std::size_t{81},
-                                    std::size_t{83}, std::size_t{109}, std::size_t{209}}) {
-      if (place < block_bytes && info.format != BlockFormat::mxfp4) {
-        bytes[i + place] = static_cast<std::byte>(0x28 + (i / block_bytes) % 8);
-      }
-    }
-  }
-  return bytes;
 }
 
 TEST(GgufBlocks, ProductsHaveTheBitsOfThoseOfTheDecodedMatrix) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <ostream>
 
 #include "krait/core/thread_pool.hpp"
 #include "tests/support/eager_thread_pool.hpp"
@@ -36,8 +37,21 @@ Steps step_through(Session& session, std::span<const Token> tokens, const State&
   return steps;
 }
 
+// What differs from single steps: "logits", "state", "next logits", …
+struct Difference {
+  std::string what;
+  Index kept = 0;
+  Index verified = 0;
+
+  bool operator==(const Difference&) const = default;
+  friend void PrintTo(const Difference& d, std::ostream* out) {
+    *out << d.what << ", kept " << d.kept << " of " << d.verified;
+  }
+};
+
 // Every width, every kept prefix, and on from there.
-void expect_steps(const Model& model, Executor& executor) {
+std::vector<Difference> differences_from_steps(const Model& model, Executor& executor) {
+  std::vector<Difference> differences;
   Session session(model, executor, {.chunk = 3, .max_batch = 1, .max_verify = max_verify});
   State before = model.initial_state();
   session.prefill(random_tokens(11, 61, 1), before).value();
@@ -45,24 +59,32 @@ void expect_steps(const Model& model, Executor& executor) {
   const Steps steps = step_through(session, tokens, before);
   for (Index k = 1; k <= max_verify; ++k) {
     for (Index n = 0; n <= k; ++n) {
-      SCOPED_TRACE(testing::Message() << "kept " << n << " of " << k);
+      const auto expect = [&](bool is_same, const char* what) {
+        if (!is_same) differences.push_back({what, n, k});
+      };
       State state = before;
       const auto logits =
           session.verify(std::span(tokens).first(static_cast<std::size_t>(k)), state).value();
-      ASSERT_EQ(logits.rows, k);
-      for (Index t = 0; t < k; ++t) {
-        ASSERT_TRUE(same_bits<float>(steps.logits[static_cast<std::size_t>(t)], logits.row(t)));
+      expect(logits.rows == k, "rows");
+      for (Index t = 0; t < logits.rows; ++t) {
+        expect(same_bits<float>(steps.logits[static_cast<std::size_t>(t)], logits.row(t)),
+               "logits");
       }
-      ASSERT_TRUE(state == before) << "not advanced yet";
+      expect(state == before, "state before it is kept");
       session.keep(n, state).value();
-      ASSERT_EQ(state.position(), 11 + n);
-      ASSERT_TRUE(state == steps.states[static_cast<std::size_t>(n)]);
+      expect(state.position() == 11 + n, "position");
+      expect(state == steps.states[static_cast<std::size_t>(n)], "state");
       if (n < max_verify) {
         const auto next = session.step(tokens[static_cast<std::size_t>(n)], state).value();
-        ASSERT_TRUE(same_bits<float>(steps.logits[static_cast<std::size_t>(n)], next));
+        expect(same_bits<float>(steps.logits[static_cast<std::size_t>(n)], next), "next logits");
       }
     }
   }
+  return differences;
+}
+
+void expect_steps(const Model& model, Executor& executor) {
+  EXPECT_EQ(differences_from_steps(model, executor), std::vector<Difference>{});
 }
 
 // y = y + decay · (x - y) over time: a block that knows nothing of replay.
@@ -172,6 +194,84 @@ TEST(Verify, BlocksThatKnowNothingOfReplayRunAgain) {
   test::EagerThreadPool pool(2);
   expect_steps(mixed_model(), pool);
   expect_steps(mixed_model(DType::bf16), pool);
+}
+
+// A block of which one recorded number is changed before it is replayed: the first of the first
+// token, `offset` floats behind where the block's recordings begin.
+class Forgetful final : public Block {
+ public:
+  template <class Inner, class Spec>
+  static CustomSpec around(const Spec& spec, ScratchSlot changed) {
+    const auto bind = [=](const WeightScope& weights,
+                          Bookings& bookings) -> Result<std::unique_ptr<const Block>> {
+      auto block = std::make_unique<Forgetful>();
+      block->changed_ = changed;
+      block->changed_.offset += bookings.trail_layout().mark();
+      KRAIT_ASSIGN_OR_RETURN(block->inner_, Inner::bind(spec, weights, bookings));
+      return std::unique_ptr<const Block>(std::move(block));
+    };
+    return {"Forgetful", "", bind};
+  }
+
+  void forward(BlockContext& ctx) const noexcept override { inner_->forward(ctx); }
+  void replay(BlockContext& ctx) const noexcept override {
+    const Index first = ctx.sequences.front().trail * changed_.floats_per_token;
+    if (changed_.floats_per_token > 0) {
+      ctx.trail->grant(changed_)[static_cast<std::size_t>(first)] += 0.25F;
+    }
+    inner_->replay(ctx);
+  }
+
+  std::string description() const override { return "Forgetful"; }
+
+ private:
+  std::unique_ptr<const Block> inner_;
+  ScratchSlot changed_;
+};
+
+// The comparison has teeth: it sees one wrong number among those that replay goes by.
+TEST(Verify, AWrongNumberInTheRecordingsIsSeen) {
+  const MambaSpec mamba{.d_state = 5, .d_inner = 40, .dt_rank = 3};
+  const Mamba2Spec mamba2{.d_state = 7, .head_dim = 5, .d_inner = 40};  // 54 channels, 8 heads
+  const AttentionSpec attention{.n_head = 2, .d_head = 10};
+  const auto differences = [](const CustomSpec& block) {
+    const ModelBuilder builder =
+        ModelBuilder{}
+            .embedding("embedding", {.vocab = 61, .d_model = 20})
+            .repeat(2,
+                    [&](LayerBuilder& layer) { layer.residual("norm", RmsNormSpec{}, "x", block); })
+            .final_norm("norm_f", RmsNormSpec{})
+            .tied_head();
+    const Model model = builder.build(random_weights(builder.spec(), 3, "").value()).value();
+    SerialExecutor serial;
+    return differences_from_steps(model, serial);
+  };
+  struct Recording {
+    const char* name;
+    CustomSpec block;
+  };
+  for (const auto& [name, block] : {
+           Recording{"u", Forgetful::around<Mamba>(mamba, {0, 48})},
+           Recording{"dt", Forgetful::around<Mamba>(mamba, {48, 48})},
+           Recording{"B", Forgetful::around<Mamba>(mamba, {96, 16})},
+           Recording{"xBC", Forgetful::around<Mamba2>(mamba2, {0, 64})},
+           Recording{"dt of a head", Forgetful::around<Mamba2>(mamba2, {64, 16})},
+           Recording{"keys and values", Forgetful::around<Attention>(attention, {0, 48})},
+       }) {
+    SCOPED_TRACE(name);
+    const std::vector<Difference> found = differences(block);
+    // Wherever replay runs: not where nothing or everything is kept, whose states are at hand.
+    for (Index k = 2; k <= max_verify; ++k) {
+      for (Index n = 1; n < k; ++n) {
+        EXPECT_EQ(std::ranges::count(found, Difference{"state", n, k}), 1) << n << ' ' << k;
+        EXPECT_EQ(std::ranges::count(found, Difference{"next logits", n, k}), 1) << n << ' ' << k;
+      }
+    }
+    EXPECT_EQ(std::ranges::count(found, "logits", &Difference::what), 0);
+  }
+  EXPECT_TRUE(differences(Forgetful::around<Mamba>(mamba, {})).empty());
+  EXPECT_TRUE(differences(Forgetful::around<Mamba2>(mamba2, {})).empty());
+  EXPECT_TRUE(differences(Forgetful::around<Attention>(attention, {})).empty());
 }
 
 TEST(Verify, RoundAfterRoundEqualsOnePrompt) {

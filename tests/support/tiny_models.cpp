@@ -2,13 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <initializer_list>
 #include <memory>
+#include <numeric>
 #include <utility>
 
 #include "krait/core/rng.hpp"
 #include "krait/core/tensor.hpp"
 #include "krait/weights/convert.hpp"
 #include "krait/weights/overlay.hpp"
+#include "tests/support/gguf_blocks.hpp"
 #include "tests/support/support.hpp"
 
 namespace krait::test {
@@ -189,6 +193,22 @@ ModelSpec tiny_shared_spec() {
   return spec;
 }
 
+ModelSpec tiny_wide_spec() {
+  const RmsNormSpec norm;
+  const MambaSpec mixer{.d_state = 5, .dt_rank = 3};
+  const MoeSpec moe{.n_expert = 3, .top_k = 2, .d_expert = 16, .gated = true};
+  const AttentionSpec attention{.n_head = 4, .n_kv_head = 2, .d_head = 8};
+  ModelSpec spec = ModelBuilder{}
+                       .embedding("embedding", {.vocab = 61, .d_model = 32, .vocab_padded = 64})
+                       .final_norm("norm_f", norm)
+                       .tied_head()
+                       .spec();
+  spec.layers = {
+      {{{"norm", norm, "mixer", mixer}, {"norm2", norm, "mlp", MlpSpec{.d_hidden = 256}}}},
+      {{{"norm", norm, "attention", attention}, {"norm2", norm, "moe", moe}}}};
+  return spec;
+}
+
 Model tiny_model(DType dtype, const WeightOptions& options, Index n_layer) {
   return tiny_model(tiny_spec(n_layer), dtype, options);
 }
@@ -227,6 +247,83 @@ WeightStore factored_weights(const ModelSpec& spec, DType dtype) {
 
 Model tiny_factored_model(const ModelSpec& spec, DType dtype, const WeightOptions& options) {
   return build_model(spec, factored_weights(spec, dtype), "backbone", options).value();
+}
+
+namespace {
+
+// Calls replace(name, shape) for every matrix, or stack of them.
+template <class Replace>
+void for_each_matrix(const ModelSpec& spec, const WeightStore& weights, Replace replace) {
+  for (const TensorUse& use : plan_model(spec, &weights, "backbone").value().tensors) {
+    if (use.role != TensorRole::matrix) continue;
+    replace(use.name.substr(0, use.name.size() - std::string(".weight").size()), use.shape);
+  }
+}
+
+// The last two of the extents replaced by others.
+Shape with_matrix(const Shape& shape, std::initializer_list<Index> matrix) {
+  std::vector<Index> extents(shape.extents().begin(), shape.extents().end() - 2);
+  extents.insert(extents.end(), matrix);
+  return Shape::make(extents).value();
+}
+
+}  // namespace
+
+WeightStore aqlm_weights(const ModelSpec& spec, const kernels::AqlmScheme& scheme) {
+  WeightStore weights = random_weights(spec, 11, "backbone").value();
+  std::uint64_t seed = 200;
+  for_each_matrix(spec, weights, [&](const std::string& name, const Shape& shape) {
+    const Index out = shape[shape.rank() - 2];
+    const Index in = shape[shape.rank() - 1];
+    const Index h = std::gcd(out, scheme.out_group);
+    const Index g = std::gcd(in, scheme.in_group);
+    const DType code_type = scheme.bits <= 8 ? DType::i8 : DType::i16;
+    const auto codes = std::make_shared<Tensor>(
+        code_type, with_matrix(shape, {out / h, in / g, scheme.codebooks}));
+    const auto half = static_cast<float>(scheme.codewords() / 2);
+    const std::vector<float> random = random_floats(codes->view().size(), seed++, half);
+    const auto bytes = static_cast<std::size_t>(bytes_of(code_type));
+    for (std::size_t i = 0; i < random.size(); ++i) {
+      const auto code = static_cast<std::int16_t>(std::floor(random[i]));
+      std::memcpy(static_cast<std::byte*>(codes->data()) + i * bytes, &code, bytes);
+    }
+    const auto floats = [&](const Shape& extents, float scale) {
+      auto tensor = std::make_shared<Tensor>(DType::f32, extents);
+      std::ranges::copy(random_floats(tensor->view().size(), seed++, scale),
+                        tensor->as<float>().data());
+      return tensor;
+    };
+    const auto codebooks = floats(with_matrix(shape, {scheme.codebooks, scheme.codewords(), h, g}),
+                                  3.0F / std::sqrt(static_cast<float>(in * scheme.codebooks)));
+    const auto scales = floats(with_matrix(shape, {out / h, 1, 1, 1}), 1.0F);
+    weights.keep(codebooks);
+    weights.keep(scales);
+    replace_matrix(
+        weights, name, "aqlm",
+        {{"codes", codes->view()}, {"codebooks", codebooks->view()}, {"scales", scales->view()}},
+        codes);
+  });
+  return weights;
+}
+
+WeightStore gguf_weights(const ModelSpec& spec, std::string_view short_rows,
+                         std::string_view long_rows) {
+  WeightStore weights = random_weights(spec, 11, "backbone").value();
+  for_each_matrix(spec, weights, [&](const std::string& name, const Shape& shape) {
+    const Index in = shape[shape.rank() - 1];
+    for (const std::string_view form : {long_rows, short_rows}) {
+      const BlockFormatInfo& info = info_of(find_block_format(form).value());
+      if (in % info.elements != 0) continue;
+      // Weights up to about 1: codes of K formats are products of two numbers.
+      const auto bytes = std::make_shared<const std::vector<std::byte>>(
+          random_blocks(info, shape.size() / in, in, info.elements == 256 ? 0x08 : 0x20));
+      const Shape blocks =
+          with_matrix(shape, {shape[shape.rank() - 2], in / info.elements, info.bytes});
+      replace_matrix(weights, name, form, {{"blocks", {bytes->data(), DType::u8, blocks}}}, bytes);
+      return;
+    }
+  });
+  return weights;
 }
 
 std::vector<Token> random_tokens(Index count, Index vocab, std::uint64_t seed) {

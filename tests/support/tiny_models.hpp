@@ -4,8 +4,10 @@
 /// Small models with random weights, for tests that compare bits.
 
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "krait/kernels/aqlm.hpp"
 #include "krait/models/builder.hpp"
 #include "krait/models/random_weights.hpp"
 #include "krait/models/session.hpp"
@@ -35,7 +37,11 @@ ModelSpec tiny_hybrid_options_spec();
 /// blocks that are aside: in front of a mixer, of attention, and of parallel blocks.
 ModelSpec tiny_shared_spec();
 
-/// All of them by name: what a promise about every stack is tested on.
+/// The same with extents that codewords and blocks of weights divide, many rows and long ones among
+/// the matrices: mixers, attention, an MLP and experts.
+ModelSpec tiny_wide_spec();
+
+/// All of them but the last by name: what a promise about every stack is tested on.
 struct TinyStack {
   const char* name;
   ModelSpec (*spec)();
@@ -56,6 +62,15 @@ Model tiny_model(const ModelSpec& spec, DType dtype, const WeightOptions& option
 /// differ and are no multiples of a vector.
 WeightStore factored_weights(const ModelSpec& spec, DType dtype);
 Model tiny_factored_model(const ModelSpec& spec, DType dtype, const WeightOptions& options = {});
+
+/// The same with every matrix of random codes of the scheme. Groups are the largest part of the
+/// scheme's that divides the matrix.
+WeightStore aqlm_weights(const ModelSpec& spec, const kernels::AqlmScheme& scheme);
+
+/// The same with matrices in blocks of GGUF: rows of whole `long_rows` ("q4_k") in these, other
+/// rows of whole `short_rows` ("q5_1") in those. The rest stays f32.
+WeightStore gguf_weights(const ModelSpec& spec, std::string_view short_rows,
+                         std::string_view long_rows);
 
 /// Random weights for `tiny_spec`; the seed of the library's own generator.
 Model tiny_model(DType dtype = DType::f32, const WeightOptions& options = {}, Index n_layer = 2);

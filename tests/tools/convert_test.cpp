@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -519,6 +520,72 @@ TEST_F(Convert, RefusesWhatItCannotWrite) {
   ASSERT_FALSE(stopped);
   EXPECT_EQ(stopped.error().code, ErrorCode::cancelled);
   EXPECT_FALSE(fs::exists(out("x")));
+}
+
+// Kills the process after so many calls of the progress, or says stop.
+class Interruption {
+ public:
+  Interruption(Index calls, bool kills) : calls_(calls), kills_(kills) {}
+  Flow operator()(Index /*done*/, Index /*of*/) {
+    if (calls_-- > 0) return Flow::go_on;
+    if (kills_) std::raise(SIGKILL);
+    return Flow::stop;
+  }
+
+ private:
+  Index calls_;
+  bool kills_;
+};
+
+std::vector<std::string> bytes_of(const std::string& path) {
+  if (!fs::is_directory(path)) return {test::read_file(path)};
+  std::vector<fs::path> files(fs::directory_iterator(path), {});
+  std::ranges::sort(files);
+  std::vector<std::string> bytes;
+  for (const fs::path& file : files) {
+    bytes.push_back(file.filename().string());
+    bytes.push_back(test::read_file(file));
+  }
+  return bytes;
+}
+
+TEST_F(Convert, InterruptedAnywhereItLeavesNothingAndCanBeginAgain) {
+  for (const bool to_gguf : {false, true}) {
+    // Several files of a folder.
+    const ConvertOptions options{.to_gguf = to_gguf, .shard_bytes = 20'000};
+    const std::string whole = out(to_gguf ? "whole.gguf" : "whole");
+    Index calls = 0;
+    const auto count = [&](Index, Index) {
+      ++calls;
+      return Flow::go_on;
+    };
+    ASSERT_TRUE(convert_checkpoint(golden("hf_f32"), whole, options, count));
+    ASSERT_GT(calls, 2);
+    for (const bool kills : {false, true}) {
+      for (const Index at : {Index{0}, Index{1}, calls / 2, calls - 1}) {
+        SCOPED_TRACE(testing::Message() << (kills ? "killed" : "stopped") << " at call " << at
+                                        << " of " << calls << (to_gguf ? ", to GGUF" : ""));
+        const fs::path folder =
+            out(std::to_string(to_gguf) + std::to_string(kills) + std::to_string(at));
+        fs::create_directory(folder);
+        const std::string result = (folder / (to_gguf ? "made.gguf" : "made")).string();
+        Interruption interruption(at, kills);
+        if (kills) {
+          EXPECT_EXIT((void)convert_checkpoint(golden("hf_f32"), result, options, interruption),
+                      testing::KilledBySignal(SIGKILL), "");
+        } else {
+          const auto stopped = convert_checkpoint(golden("hf_f32"), result, options, interruption);
+          ASSERT_FALSE(stopped);
+          EXPECT_EQ(stopped.error().code, ErrorCode::cancelled);
+          EXPECT_TRUE(fs::is_empty(folder));
+        }
+        EXPECT_FALSE(fs::exists(result));
+        const auto again = convert_checkpoint(golden("hf_f32"), result, options);
+        ASSERT_TRUE(again) << again.error().message;
+        EXPECT_EQ(bytes_of(result), bytes_of(whole));
+      }
+    }
+  }
 }
 
 }  // namespace

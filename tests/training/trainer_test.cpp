@@ -23,12 +23,12 @@ struct Trained {
   std::vector<TrainStep> steps;
 };
 
-Trained run(const TrainOptions& options, Executor& executor, const ModelSpec& spec) {
+Trained run(const TrainOptions& options, Executor& executor, const ModelSpec& spec,
+            const std::vector<Token>& data = test::random_tokens(200, 61, 9)) {
   const Parameters parameters = Parameters::of(spec).value();
   AlignedBuffer<float> values(parameters.floats());
   initial_weights(spec, parameters, 5, values.span());
   Trainer trainer = Trainer::create(spec, "", options, std::move(values), executor).value();
-  const std::vector<Token> data = test::random_tokens(200, 61, 9);
   TextRows rows(options, data);
   Trained result;
   while (trainer.steps() < options.steps) result.steps.push_back(trainer.step(rows).value());
@@ -52,6 +52,25 @@ TEST(Trainer, LearnsARowByHeart) {
   const Trained found = run(options);
   EXPECT_NEAR(found.steps.front().loss, std::log(61.0), 0.1);
   EXPECT_LT(found.steps.back().loss, 0.3);
+}
+
+// Of texts that begin differently, all that follows.
+TEST(Trainer, LearnsThirtyTwoTextsByHeart) {
+  TrainOptions options = small();
+  options.steps = 80;
+  options.batch = 32;
+  options.length = 10;
+  options.order = DataOrder::sequential;
+  options.learning_rate = 0.02;
+  options.weight_decay = 0.0;
+  std::vector<Token> texts = test::random_tokens(options.batch * options.length, 61, 12);
+  for (Index i = 0; i < options.batch; ++i) {
+    texts[static_cast<std::size_t>(i * options.length)] = static_cast<Token>(i);
+  }
+  ThreadPool pool(1);
+  const Trained found = run(options, pool, test::tiny_spec(), texts);
+  for (std::size_t i = 0; i < found.steps.size(); i += 20) EXPECT_GT(found.steps.front().loss, 4.0);
+  EXPECT_LT(found.steps.back().loss, 0.05);
 }
 
 TEST(Trainer, AccumulatedBatchesGiveTheBitsOfALargeOne) {
