@@ -134,7 +134,7 @@ void expect_close(const Parameters& parameters, std::span<const float> found,
 
 std::vector<ModelSpec> specs() {
   return {test::tiny_spec(), test::tiny_expert_spec(), test::tiny_mamba2_spec(),
-          test::tiny_hybrid_spec()};
+          test::tiny_hybrid_spec(), test::tiny_hybrid_options_spec()};
 }
 
 TEST(Gradient, OfTheReferenceAgreesWithFiniteDifferences) {

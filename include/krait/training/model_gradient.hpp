@@ -118,11 +118,14 @@ class KRAIT_API ModelGradient {
     NormSpec norm;
     std::string norm_path;
     std::string block_path;
-    Index state = 0;   // floats of the state before its own
-    Index input = 0;   // index of the part whose input it reads
-    Index top_k = 0;   // of experts
-    bool ends = true;  // whether its layer's gradients are complete behind it, going backwards
+    Index state = 0;     // floats of the state before its own
+    float scale = 1.0F;  // multiplies its output
+    Index input = 0;     // index of the part whose input it reads
+    Index top_k = 0;     // of experts
+    bool ends = true;    // whether its layer's gradients are complete behind it, going backwards
     bool parallel = false;
+    bool aside = false;        // its output goes to the part after it alone
+    bool reads_aside = false;  // it, or the one that it is beside, is that part
   };
 
   explicit ModelGradient(Executor& executor);
@@ -135,8 +138,12 @@ class KRAIT_API ModelGradient {
     return {parameters_, values_, gradients, frozen_.get()};
   }
   void embedding_backward(const Leaf& leaf, MatrixView<const float> dh, float* gradients) const;
-  // The residual stream in front of each part, and behind the last, [parts + 1] · [T, d_model].
-  Result<std::vector<MatrixView<float>>> forward(const Leaf& leaf, State& state, bool is_backward);
+  // What a pass forwards keeps, [T, d_model] each.
+  struct Stream {
+    std::vector<MatrixView<float>> inputs;  // of each part
+    MatrixView<float> end;                  // the residual stream behind the last
+  };
+  Result<Stream> forward(const Leaf& leaf, State& state, bool is_backward);
   // What a row's targets and laws come to, each times its weight.
   struct Sums {
     double loss = 0.0;
@@ -144,9 +151,10 @@ class KRAIT_API ModelGradient {
   };
   Sums head(const Leaf& leaf, MatrixView<const float> normed, MatrixView<float> dnormed,
             const ParameterScope& weights, std::span<float> log_p);
-  void parts_backward(const Leaf& leaf, const State& before,
-                      std::span<const MatrixView<float>> stream, const ParameterScope& weights,
-                      MatrixView<float> dh);
+  // From the gradient of the residual stream behind the last part to that in front of the first.
+  void parts_backward(const Leaf& leaf, const State& before, const Stream& stream,
+                      const ParameterScope& weights, MatrixView<float> dh);
+  bool has_factors() const noexcept;
 
   Executor* executor_;
   ModelSpec spec_;
