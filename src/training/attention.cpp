@@ -15,7 +15,7 @@ namespace training {
 namespace {
 
 // Of whole sequences: the first token has position 0. Scores of one head, [T, T], exist at a time.
-class AttentionGradient final : public BlockGradient {
+class AttentionGradient final : public InnerGradient {
  public:
   AttentionGradient(const AttentionSpec& spec, Index d_model, Index d_input)
       : spec_(spec.resolved(d_model)), d_model_(d_model), d_input_(d_input) {
@@ -29,17 +29,9 @@ class AttentionGradient final : public BlockGradient {
     const Index d_q = spec_.n_head * spec_.d_head;
     const Index d_kv = spec_.n_kv_head * spec_.d_head;
     const Index d_qkv = d_q + 2 * d_kv;
-    const auto raw = work.memory.matrix(T, d_qkv);  // in front of the convolution
-    for (const Projection& one : projections()) {
-      linear(work, one.weights(weights), one.rows, args.x.cols, args.x,
-             raw.cols_from(one.first, one.rows));
-    }
-    const auto qkv = spec_.d_conv > 0 ? work.memory.matrix(T, d_qkv) : raw;
+    const auto [raw, qkv] = project(work, weights, args.x);
     const auto dqkv = work.memory.matrix(T, d_qkv);
     ConvBackward conv{.x = raw, .dy = dqkv, .dx = {}, .d_conv = spec_.d_conv, .silu = false};
-    if (spec_.d_conv > 0) conv_forward(work, weights.scope(spec_.names.conv), conv, qkv);
-    rotate(qkv.cols_from(0, d_q));
-    rotate(qkv.cols_from(d_q, d_kv));
     const auto out = work.memory.matrix(T, d_q);
     const auto dout = work.memory.matrix(T, d_q);
     const ParameterScope out_proj = weights.scope(spec_.names.out);
@@ -51,9 +43,6 @@ class AttentionGradient final : public BlockGradient {
                            .dx = dout});
     for (Index t = 0; t < T; ++t) std::ranges::fill(dqkv.cols_from(d_q, 2 * d_kv).row(t), 0.0F);
     const Index group = spec_.n_head / spec_.n_kv_head;
-    const auto head = [&](MatrixView<float> x, Index first, Index h) {
-      return x.cols_from(first + h * spec_.d_head, spec_.d_head);
-    };
     for (Index h = 0; h < spec_.n_head; ++h) {
       head_backward(work, head(qkv, 0, h), head(qkv, d_q, h / group),
                     head(qkv, d_q + d_kv, h / group), head(out, 0, h), head(dout, 0, h),
@@ -71,17 +60,44 @@ class AttentionGradient final : public BlockGradient {
     inputs_backward(work, weights, args, draw);
   }
 
+  void forward(const Work& work, const ParameterScope& weights, MatrixView<const float> x,
+               MatrixView<float> y) const override {
+    const Workspace::Frame frame(work.memory);
+    const Index d_q = spec_.n_head * spec_.d_head;
+    const Index d_kv = spec_.n_kv_head * spec_.d_head;
+    const auto qkv = project(work, weights, x).qkv;
+    const auto out = work.memory.matrix(x.rows, d_q);
+    const Index group = spec_.n_head / spec_.n_kv_head;
+    for (Index h = 0; h < spec_.n_head; ++h) {
+      head_forward(work, head(qkv, 0, h), head(qkv, d_q, h / group),
+                   head(qkv, d_q + d_kv, h / group), head(out, 0, h));
+    }
+    linear(work, weights.scope(spec_.names.out), d_model_, d_q, out, y);
+  }
+
+  Index forward_memory(const BackwardSize& size) const override {
+    Room room(size);
+    const Index T = size.tokens;
+    const Index d_q = spec_.n_head * spec_.d_head;
+    project_memory(room);
+    room.matrix(T, d_q);
+    {
+      const Room::Frame frame(room);
+      room.matrix(T, T);
+      room.matrix(T, spec_.d_head);
+      for (const Index in : {spec_.d_head, T}) room.multiply(in, T);
+    }
+    room.linear(d_model_, d_q, T);
+    return room.most();
+  }
+
   Index memory(const BackwardSize& size) const override {
     Room room(size);
     const Index T = size.tokens;
     const Index d_q = spec_.n_head * spec_.d_head;
     const Index d_qkv = d_q + 2 * spec_.n_kv_head * spec_.d_head;
+    project_memory(room);
     room.matrix(T, d_qkv);
-    for (const Projection& one : projections()) {
-      room.adapted_linear(one.rows, d_input_, spec_.adapter_rank, T);
-    }
-    for (int i = 0; i < (spec_.d_conv > 0 ? 2 : 1); ++i) room.matrix(T, d_qkv);
-    if (spec_.d_conv > 0) room.conv_forward(d_qkv, spec_.d_conv);
     for (int i = 0; i < 2; ++i) room.matrix(T, d_q);
     room.linear_backward(d_model_, d_q, T, {.weights = false});
     head_memory(room);
@@ -120,6 +136,47 @@ class AttentionGradient final : public BlockGradient {
     return {{names.q, names.q_adapter, rank, 0, d_q},
             {names.k, names.k_adapter, rank, d_q, d_kv},
             {names.v, names.v_adapter, rank, d_q + d_kv, d_kv}};
+  }
+
+  MatrixView<float> head(MatrixView<float> x, Index first, Index h) const {
+    return x.cols_from(first + h * spec_.d_head, spec_.d_head);
+  }
+
+  // [queries; keys; values] in front of the convolution, if there is one, and rotated behind it.
+  struct Projected {
+    MatrixView<float> raw, qkv;
+  };
+  Projected project(const Work& work, const ParameterScope& weights,
+                    MatrixView<const float> x) const {
+    const Index T = x.rows;
+    const Index d_q = spec_.n_head * spec_.d_head;
+    const Index d_kv = spec_.n_kv_head * spec_.d_head;
+    Projected result;
+    result.raw = result.qkv = work.memory.matrix(T, d_q + 2 * d_kv);
+    for (const Projection& one : projections()) {
+      linear(work, one.weights(weights), one.rows, x.cols, x,
+             result.raw.cols_from(one.first, one.rows));
+    }
+    if (spec_.d_conv > 0) {
+      result.qkv = work.memory.matrix(T, d_q + 2 * d_kv);
+      const ConvBackward conv{
+          .x = result.raw, .dy = {}, .dx = {}, .d_conv = spec_.d_conv, .silu = false};
+      conv_forward(work, weights.scope(spec_.names.conv), conv, result.qkv);
+    }
+    rotate(result.qkv.cols_from(0, d_q));
+    rotate(result.qkv.cols_from(d_q, d_kv));
+    return result;
+  }
+  void project_memory(Room& room) const {
+    const Index T = room.tokens();
+    const Index d_qkv = (spec_.n_head + 2 * spec_.n_kv_head) * spec_.d_head;
+    room.matrix(T, d_qkv);
+    for (const Projection& one : projections()) {
+      room.adapted_linear(one.rows, d_input_, spec_.adapter_rank, T);
+    }
+    if (spec_.d_conv == 0) return;
+    room.matrix(T, d_qkv);
+    room.conv_forward(d_qkv, spec_.d_conv);
   }
 
   // The projections' weights, and dx, which may be the block's dy.
@@ -186,20 +243,48 @@ class AttentionGradient final : public BlockGradient {
     add_to(work, rows, dv);
   }
 
-  // Row t of the scores becomes probabilities; of their gradients, gradients of q · k.
-  void score_backward(Index t, std::span<float> p, std::span<float> ds) const {
-    // Keys up to the token's own, and those alone that a window leaves.
-    const Index first = spec_.window > 0 ? std::max(Index{0}, t + 1 - spec_.window) : 0;
-    const auto begin = static_cast<std::size_t>(first);
-    const auto end = static_cast<std::size_t>(t) + 1;
-    const std::span<float> seen = p.subspan(begin, end - begin);
+  // One head of queries: its part of out.
+  void head_forward(const Work& work, MatrixView<const float> q, MatrixView<const float> k,
+                    MatrixView<const float> v, MatrixView<float> out) const {
+    const Workspace::Frame frame(work.memory);
+    const Index T = q.rows;
+    const Index d = spec_.d_head;
+    const auto p = work.memory.matrix(T, T);
+    const auto other = work.memory.matrix(T, d);  // keys, and values transposed
+    copy_rows(work, k, other);
+    multiply(work, other.data, T, d, q, nullptr, p);
+    parallel_for(work.executor, T, 4, ItemCost::of(0, 30 * T), [&](Range range) {
+      for (Index t = range.begin; t < range.end; ++t) probabilities(t, p.row(t));
+    });
+    transpose(work, v, {other.data, d, T});
+    multiply(work, other.data, d, T, p, nullptr, out);
+  }
+
+  // The keys that token t sees: up to its own, of a window those in it.
+  Range seen_by(Index t) const {
+    return {spec_.window > 0 ? std::max(Index{0}, t + 1 - spec_.window) : 0, t + 1};
+  }
+
+  // Row t of the scores becomes probabilities.
+  void probabilities(Index t, std::span<float> p) const {
+    const Range keys = seen_by(t);
+    const auto begin = static_cast<std::size_t>(keys.begin);
+    const std::span<float> seen = p.subspan(begin, static_cast<std::size_t>(keys.size()));
     for (float& score : seen) score *= spec_.scale;
     kernels::softmax(seen, seen);
-    const float along = dot(seen.data(), ds.data() + first, std::ssize(seen));
-    for (std::size_t j = begin; j < end; ++j) ds[j] = p[j] * (ds[j] - along) * spec_.scale;
-    for (const std::span<float> row : {p, ds}) {
-      std::ranges::fill(row.first(begin), 0.0F);
-      std::ranges::fill(row.subspan(end), 0.0F);
+    std::ranges::fill(p.first(begin), 0.0F);
+    std::ranges::fill(p.subspan(static_cast<std::size_t>(keys.end)), 0.0F);
+  }
+
+  // Row t of the scores becomes probabilities; of their gradients, gradients of q · k.
+  void score_backward(Index t, std::span<float> p, std::span<float> ds) const {
+    const Range keys = seen_by(t);
+    probabilities(t, p);
+    const float along = dot(p.data() + keys.begin, ds.data() + keys.begin, keys.size());
+    for (Index j = 0; j < std::ssize(ds); ++j) {
+      const auto at = static_cast<std::size_t>(j);
+      const bool is_seen = j >= keys.begin && j < keys.end;
+      ds[at] = is_seen ? p[at] * (ds[at] - along) * spec_.scale : 0.0F;
     }
   }
 
@@ -240,13 +325,13 @@ class AttentionGradient final : public BlockGradient {
 
 }  // namespace
 
-std::unique_ptr<const BlockGradient> attention_gradient(const AttentionSpec& spec, Index d_model,
-                                                        Index d_input) {
+std::unique_ptr<const InnerGradient> inner_gradient(const AttentionSpec& spec, Index d_model,
+                                                    Index d_input) {
   return std::make_unique<AttentionGradient>(spec, d_model, d_input);
 }
 
 std::unique_ptr<const BlockGradient> gradient_of(const AttentionSpec& spec, Index d_model) {
-  return attention_gradient(spec, d_model, d_model);
+  return inner_gradient(spec, d_model, d_model);
 }
 
 }  // namespace training

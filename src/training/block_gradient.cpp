@@ -18,7 +18,8 @@ Result<std::unique_ptr<const BlockGradient>> make_block_gradient(const BlockSpec
           return training::gradient_of(spec, d_model);
         } else {
           return Error{ErrorCode::unsupported,
-                       fmt::format("[training] block: expected one that can be trained, found {}",
+                       fmt::format("[training] block: expected one that can be trained, found {} "
+                                   "(adapters of other blocks need its backward pass too)",
                                    spec.to_string(d_model))};
         }
       },

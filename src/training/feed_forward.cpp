@@ -112,6 +112,24 @@ void gates_backward(const FeedForwardBackward& args, MatrixView<const float> act
   }
 }
 
+constexpr Index network_rows = 8;  // threads share the rows in such blocks
+
+// The rows of `up` and those of `down`.
+void up_and_activate(const Work& work, const FeedForwardBackward& args, MatrixView<float> hidden,
+                     MatrixView<float> active) {
+  const Index d_model = args.x.cols;
+  const Index d_up = hidden.cols;
+  const Index split = args.gate ? args.d_hidden : 0;
+  if (args.gate) linear(work, *args.gate, split, d_model, args.x, hidden.cols_from(0, split));
+  linear(work, args.up, d_up - split, d_model, args.x, hidden.cols_from(split, d_up - split));
+  parallel_for(work.executor, hidden.rows, network_rows, ItemCost::of(0, 30 * d_up),
+               [&](Range range) {
+                 for (Index t = range.begin; t < range.end; ++t) {
+                   activate(args, hidden.row(t), active.row(t));
+                 }
+               });
+}
+
 }  // namespace
 
 void feed_forward_backward(const Work& work, const FeedForwardBackward& args) {
@@ -123,14 +141,9 @@ void feed_forward_backward(const Work& work, const FeedForwardBackward& args) {
   const auto active = work.memory.matrix(rows, args.d_hidden);
   const auto dactive = work.memory.matrix(rows, args.d_hidden);
   const auto dhidden = work.memory.matrix(rows, d_up);
-  constexpr Index row_block = 8;
   const ItemCost cost = ItemCost::of(0, 30 * d_up);
   const Index split = args.gate ? args.d_hidden : 0;  // of the rows of matrices of their own
-  if (args.gate) linear(work, *args.gate, split, d_model, args.x, hidden.cols_from(0, split));
-  linear(work, args.up, d_up - split, d_model, args.x, hidden.cols_from(split, d_up - split));
-  parallel_for(work.executor, rows, row_block, cost, [&](Range range) {
-    for (Index t = range.begin; t < range.end; ++t) activate(args, hidden.row(t), active.row(t));
-  });
+  up_and_activate(work, args, hidden, active);
   LinearBackward down{.weights = args.down.without_gradients(),
                       .out = d_model,
                       .in = args.d_hidden,
@@ -146,7 +159,7 @@ void feed_forward_backward(const Work& work, const FeedForwardBackward& args) {
   down.dx = {};
   down.weights = args.down;
   linear_backward(work, down);
-  parallel_for(work.executor, rows, row_block, cost, [&](Range range) {
+  parallel_for(work.executor, rows, network_rows, cost, [&](Range range) {
     for (Index t = range.begin; t < range.end; ++t) {
       activate_backward(args, hidden.row(t), dactive.row(t), dhidden.row(t));
     }
@@ -168,52 +181,88 @@ void feed_forward_backward(const Work& work, const FeedForwardBackward& args) {
   add_to(work, part, args.dx);
 }
 
+void feed_forward(const Work& work, const FeedForwardBackward& args, MatrixView<float> y) {
+  const Workspace::Frame frame(work.memory);
+  const auto hidden =
+      work.memory.matrix(args.x.rows, FeedForward::up_rows(args.d_hidden, args.gated));
+  const auto active = work.memory.matrix(args.x.rows, args.d_hidden);
+  up_and_activate(work, args, hidden, active);
+  linear(work, args.down, args.x.cols, args.d_hidden, active, y);
+}
+
 namespace {
 
-class MlpGradient final : public BlockGradient {
+class MlpGradient final : public InnerGradient {
  public:
   MlpGradient(const MlpSpec& spec, Index d_model)
       : spec_(spec.resolved(d_model)), d_model_(d_model) {}
 
   void backward(const Work& work, const ParameterScope& weights,
                 const BackwardArgs& args) const override {
-    FeedForwardBackward network{.up = linear_weights(weights.scope(spec_.up)),
-                                .down = linear_weights(weights.scope(spec_.down)),
-                                .d_hidden = spec_.d_hidden,
-                                .activation = spec_.activation,
-                                .gated = spec_.gated,
-                                .gate_last = spec_.gate_last,
-                                .gate_scale = spec_.gate_scale,
-                                .x = args.x,
-                                .dy = args.dy,
-                                .dx = args.dx};
-    if (spec_.adapter_rank > 0) {
-      network.up = with_adapter(network.up, weights.scope(spec_.adapter), spec_.adapter_rank);
-    }
-    if (!spec_.gate.empty()) network.gate = linear_weights(weights.scope(spec_.gate));
-    feed_forward_backward(work, network);
+    FeedForwardBackward own = network(weights);
+    own.x = args.x;
+    own.dy = args.dy;
+    own.dx = args.dx;
+    feed_forward_backward(work, own);
+  }
+
+  void forward(const Work& work, const ParameterScope& weights, MatrixView<const float> x,
+               MatrixView<float> y) const override {
+    FeedForwardBackward own = network(weights);
+    own.x = x;
+    feed_forward(work, own, y);
   }
 
   Index memory(const BackwardSize& size) const override {
     Room room(size);
-    room.feed_forward_backward({.d_model = d_model_,
-                                .d_hidden = spec_.d_hidden,
-                                .gated = spec_.gated,
-                                .own_gate = !spec_.gate.empty(),
-                                .adapter_rank = spec_.adapter_rank},
-                               size.tokens);
+    room.feed_forward_backward(network_size(), size.tokens);
+    return room.most();
+  }
+
+  Index forward_memory(const BackwardSize& size) const override {
+    Room room(size);
+    room.feed_forward(network_size(), size.tokens);
     return room.most();
   }
 
  private:
+  FeedForwardBackward network(const ParameterScope& weights) const {
+    FeedForwardBackward result{.up = linear_weights(weights.scope(spec_.up)),
+                               .down = linear_weights(weights.scope(spec_.down)),
+                               .d_hidden = spec_.d_hidden,
+                               .activation = spec_.activation,
+                               .gated = spec_.gated,
+                               .gate_last = spec_.gate_last,
+                               .gate_scale = spec_.gate_scale,
+                               .x = {},
+                               .dy = {},
+                               .dx = {}};
+    if (spec_.adapter_rank > 0) {
+      result.up = with_adapter(result.up, weights.scope(spec_.adapter), spec_.adapter_rank);
+    }
+    if (!spec_.gate.empty()) result.gate = linear_weights(weights.scope(spec_.gate));
+    return result;
+  }
+  Room::FeedForwardSize network_size() const {
+    return {.d_model = d_model_,
+            .d_hidden = spec_.d_hidden,
+            .gated = spec_.gated,
+            .own_gate = !spec_.gate.empty(),
+            .adapter_rank = spec_.adapter_rank};
+  }
+
   MlpSpec spec_;
   Index d_model_;
 };
 
 }  // namespace
 
-std::unique_ptr<const BlockGradient> gradient_of(const MlpSpec& spec, Index d_model) {
+std::unique_ptr<const InnerGradient> inner_gradient(const MlpSpec& spec, Index d_model) {
   return std::make_unique<MlpGradient>(spec, d_model);
+}
+
+std::unique_ptr<const BlockGradient> gradient_of(const MlpSpec& spec, Index d_model) {
+  return inner_gradient(spec, d_model);
 }
 
 }  // namespace training

@@ -27,6 +27,9 @@ struct FeedForwardBackward {
 };
 void feed_forward_backward(const Work& work, const FeedForwardBackward& args);
 
+// y = network(x), of args without gradients and gates.
+void feed_forward(const Work& work, const FeedForwardBackward& args, MatrixView<float> y);
+
 }  // namespace training
 }  // namespace v0_1
 }  // namespace krait

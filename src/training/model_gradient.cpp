@@ -10,6 +10,7 @@
 #include "krait/kernels/elementwise.hpp"
 #include "krait/kernels/softmax.hpp"
 #include "krait/weights/adapter.hpp"
+#include "models/keep_embedding.hpp"
 #include "training/capacity.hpp"
 #include "training/frozen.hpp"
 #include "training/products.hpp"
@@ -39,18 +40,17 @@ float divergence(std::span<const float> law, std::span<const float> logits, floa
   return static_cast<float>(sum);
 }
 
-// Layers with the same weights have no backward pass.
-Result<void> check_shared(const ModelSpec& spec) {
-  for (const LayerSpec& layer : spec.layers) {
-    for (const ResidualSpec& residual : layer.residuals) {
-      if (residual.weights_of < 0) continue;
-      return Error{ErrorCode::unsupported,
-                   fmt::format("[training] {}: expected a block with weights of its own, found one "
-                               "whose weights several layers share",
-                               residual.block_name)};
-    }
-  }
-  return {};
+bool is_wide(const ResidualSpec& residual) {
+  return std::visit([](const auto& kind) { return reads_embedding(kind); }, residual.block);
+}
+
+// The first of the layers that use the tensors of `owner`: the paths are below it.
+std::string first_user(const ModelSpec& spec, Index owner) {
+  const auto uses = [&](const ResidualSpec& residual) { return residual.weights_of == owner; };
+  const auto found = std::ranges::find_if(spec.layers, [&](const LayerSpec& layer) {
+    return std::ranges::any_of(layer.residuals, uses);
+  });
+  return fmt::format("{}.{}", spec.layers_name, found - spec.layers.begin());
 }
 
 // A target and a law, both with their weights, for the logits of one token, which become their
@@ -94,7 +94,6 @@ Result<ModelGradient> ModelGradient::create(const ModelSpec& spec, const std::st
   ModelGradient gradient(executor);
   gradient.spec_ = spec;
   gradient.prefix_ = prefix;
-  KRAIT_RETURN_IF_ERROR(check_shared(spec));
   KRAIT_ASSIGN_OR_RETURN(gradient.parameters_, Parameters::of(spec, prefix));
   WeightBinder binder(nullptr, {});
   const auto booked = std::make_shared<Bookings>(spec.d_model());
@@ -104,15 +103,23 @@ Result<ModelGradient> ModelGradient::create(const ModelSpec& spec, const std::st
   const WeightScope root(binder, prefix);
   for (std::size_t i = 0; i < spec.layers.size(); ++i) {
     const LayerSpec& layer = spec.layers[i];
-    const WeightScope scope = root.scope(spec.layers_name, static_cast<Index>(i));
+    const WeightScope layer_scope = root.scope(spec.layers_name, static_cast<Index>(i));
     Index first = 0;
     for (std::size_t r = 0; r < layer.residuals.size(); ++r) {
       const ResidualSpec& residual = layer.residuals[r];
       if (!residual.beside) first = std::ssize(gradient.parts_);
       Part part;
       part.norm = residual.norm;
-      part.norm_path = scope.path(residual.norm_name);
-      part.block_path = scope.path(residual.block_name);
+      part.layer = fmt::format("{}.{}", spec.layers_name, i);
+      WeightScope scope = layer_scope;
+      if (residual.weights_of >= 0) {
+        part.owner = first_user(spec, residual.weights_of);
+        scope = scope.shared(root.scope(spec.layers_name, residual.weights_of));
+      }
+      part.norm_name = residual.norm_name;
+      part.block_name = residual.block_name;
+      part.is_wide = is_wide(residual);
+      bookings.set_d_input(part.is_wide ? 2 * spec.d_model() : spec.d_model());
       part.state = bookings.state_floats();
       part.parallel =
           residual.beside || (r + 1 < layer.residuals.size() && layer.residuals[r + 1].beside);
@@ -245,9 +252,15 @@ Index ModelGradient::stack_floats(Index tokens, bool is_backward, bool has_teach
   }
   if (!is_backward) return room.most();
   room.norm_backward(tokens, d_model);
-  for (int i = 0; i < (has_factors() ? 4 : 3); ++i) room.matrix(tokens, d_model);
+  const Index widest = has_wide() ? 2 * d_model : d_model;
+  for (int i = 0; i < 2; ++i) room.matrix(tokens, widest);
+  for (int i = 0; i < (has_factors() ? 2 : 1); ++i) room.matrix(tokens, d_model);
+  if (has_wide()) {
+    room.matrix(tokens, widest);
+    room.matrix(tokens, d_model);
+  }
   const Index held = room.now();
-  room.norm_backward(tokens, d_model);
+  room.norm_backward(tokens, widest);
   Index most = room.most();
   for (const Part& part : parts_) most = std::max(most, held + part.block->memory(size));
   return most;
@@ -306,6 +319,14 @@ Result<ModelGradient::Stream> ModelGradient::forward(const Leaf& leaf, State& st
   MatrixView<float> h = memory_->matrix(tokens, spec_.d_model());
   MatrixView<float> aside;  // what the part before left for this one
   parts.embedding.lookup(leaf.inputs, h);
+  {
+    const BlockContext ctx{.x = h,
+                           .sequences = {&rows, 1},
+                           .executor = *executor_,
+                           .memory = scratch_,
+                           .workspace = {}};
+    keep_embedding(parts, ctx);
+  }
   for (std::size_t i = 0; i < parts.residuals.size(); ++i) {
     const Part& part = parts_[i];
     const bool is_new = part.input == static_cast<Index>(i);
@@ -420,36 +441,55 @@ bool ModelGradient::has_factors() const noexcept {
                              [](const Part& part) { return part.aside || part.scale != 1.0F; });
 }
 
+bool ModelGradient::has_wide() const noexcept {
+  return std::ranges::any_of(parts_, &Part::is_wide);
+}
+
 void ModelGradient::parts_backward(const Leaf& leaf, const State& before, const Stream& stream,
                                    const ParameterScope& weights, MatrixView<float> dh) {
   const Model::Parts& model = model_->parts();
   const Workspace::Frame frame(*memory_);
-  const auto x = memory_->matrix(dh.rows, dh.cols);
-  const auto dx = memory_->matrix(dh.rows, dh.cols);
-  const auto sum = memory_->matrix(dh.rows, dh.cols);  // of parts that read the same
-  const auto scaled = has_factors() ? memory_->matrix(dh.rows, dh.cols) : MatrixView<float>();
+  const Index T = dh.rows;
+  const Index d_model = dh.cols;
+  const Index widest = has_wide() ? 2 * d_model : d_model;
+  const auto all_x = memory_->matrix(T, widest);
+  const auto all_dx = memory_->matrix(T, widest);
+  const auto sum = memory_->matrix(T, d_model);  // of parts that read the same
+  const auto scaled = has_factors() ? memory_->matrix(T, d_model) : MatrixView<float>();
+  // A part's input with the embedding, and the gradient of that.
+  const auto wide = has_wide() ? memory_->matrix(T, widest) : MatrixView<float>();
+  const auto de = has_wide() ? memory_->matrix(T, d_model) : MatrixView<float>();
+  for (Index t = 0; t < de.rows; ++t) std::ranges::fill(de.row(t), 0.0F);
   bool is_begun = false;
   for (std::size_t i = parts_.size(); i-- > 0;) {
     const Part& part = parts_[i];
-    const MatrixView<float> input = stream.inputs[i];
+    const Index width = part.is_wide ? widest : d_model;
+    const MatrixView<float> x(all_x.data, T, width);
+    const MatrixView<float> dx(all_dx.data, T, width);
+    MatrixView<float> input = stream.inputs[i];
+    if (part.is_wide) {
+      training::copy_rows(work(), input, wide.cols_from(0, d_model));
+      training::copy_rows(work(), stream.inputs.front(), wide.cols_from(d_model, d_model));
+      input = wide;
+    }
     MatrixView<const float> dy = dh;
     if (part.aside || part.scale != 1.0F) {
       training::copy_rows(work(), part.aside ? sum : dh, scaled);
-      for (Index t = 0; t < scaled.rows; ++t) {
-        kernels::scale(part.scale, scaled.row(t), scaled.row(t));
-      }
+      for (Index t = 0; t < T; ++t) kernels::scale(part.scale, scaled.row(t), scaled.row(t));
       dy = scaled;
     }
     if (part.aside) {
       training::add_to(work(), sum, dh);
       is_begun = false;
     }
-    parallel_for(*executor_, x.rows, 16, ItemCost::of(0, 8 * x.cols), [&](Range rows) {
+    parallel_for(*executor_, T, 16, ItemCost::of(0, 8 * width), [&](Range rows) {
       model.residuals[i].norm().apply(input.rows_from(rows.begin, rows.size()),
                                       x.rows_from(rows.begin, rows.size()));
     });
+    ParameterScope layer = weights.scope(part.layer);
+    if (!part.owner.empty()) layer = layer.shared(part.owner);
     part.block->backward(
-        work(), weights.scope(part.block_path),
+        work(), layer.scope(part.block_name),
         {.x = x,
          .dy = dy,
          .dx = dx,
@@ -458,15 +498,19 @@ void ModelGradient::parts_backward(const Leaf& leaf, const State& before, const 
          .balance = leaf.balance,
          .z_loss = leaf.z_loss,
          .capacity = leaf.capacity});
-    training::norm_backward(work(), part.norm, weights.scope(part.norm_path), input, dx, dx);
+    training::norm_backward(work(), part.norm, layer.scope(part.norm_name), input, dx, dx);
+    const MatrixView<float> of_stream = dx.cols_from(0, d_model);
+    if (part.is_wide) training::add_to(work(), dx.cols_from(d_model, d_model), de);
     if (!part.parallel && !part.reads_aside) {
-      training::add_to(work(), dx, dh);
+      training::add_to(work(), of_stream, dh);
       continue;
     }
-    is_begun ? training::add_to(work(), dx, sum) : training::copy_rows(work(), dx, sum);
+    is_begun ? training::add_to(work(), of_stream, sum)
+             : training::copy_rows(work(), of_stream, sum);
     is_begun = !part.ends || part.reads_aside;  // what was read aside goes on to its part
     if (!is_begun) training::add_to(work(), sum, dh);
   }
+  if (has_wide()) training::add_to(work(), de, dh);
 }
 
 bool ModelGradient::has_experts() const noexcept {

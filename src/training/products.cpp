@@ -125,6 +125,9 @@ LinearWeights linear_weights(const ParameterScope& linear, Index i, Index size) 
   }
   const Frozen* frozen = linear.frozen();
   weights.frozen = frozen == nullptr ? nullptr : frozen->find(linear.path(), i);
+  if (frozen != nullptr && weights.frozen == nullptr) {
+    weights.frozen = frozen->find(linear.owner_path(), i);
+  }
   if (weights.frozen == nullptr) {  // in training, or small, as a router's
     weights.W = linear.value("weight") + i * size;
     weights.dW = linear.gradient("weight");

@@ -104,6 +104,16 @@ void Room::conv_backward(Index channels, Index d_conv) {
   matrix(d_conv - 1, channels);
 }
 
+void Room::feed_forward(const FeedForwardSize& size, Index rows) {
+  const Frame frame(*this);
+  const Index d_up = FeedForward::up_rows(size.d_hidden, size.gated);
+  const Index split = size.own_gate ? size.d_hidden : 0;
+  matrix(rows, d_up);
+  matrix(rows, size.d_hidden);
+  adapted_linear(d_up - split, size.d_model, size.adapter_rank, rows);
+  linear(size.d_model, size.d_hidden, rows);
+}
+
 void Room::feed_forward_backward(const FeedForwardSize& size, Index rows) {
   const Frame frame(*this);
   const Index d_model = size.d_model;

@@ -28,6 +28,8 @@ class Room {
     most_ = std::max(most_, now_);
   }
   void matrix(Index rows, Index cols) { floats(rows * cols); }
+  // So many for a while.
+  void peak(Index count) { most_ = std::max(most_, now_ + count); }
 
   // Takes back at its end what was given out during its life.
   class Frame {
@@ -66,6 +68,7 @@ class Room {
     bool has_gates = false;  // the rows have gates of a router
     Index adapter_rank = 0;  // of the adapter that `up` has of its own
   };
+  void feed_forward(const FeedForwardSize& size, Index rows);
   void feed_forward_backward(const FeedForwardSize& size, Index rows);
 
  private:

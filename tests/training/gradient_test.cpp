@@ -133,8 +133,8 @@ void expect_close(const Parameters& parameters, std::span<const float> found,
 }
 
 std::vector<ModelSpec> specs() {
-  return {test::tiny_spec(), test::tiny_expert_spec(), test::tiny_mamba2_spec(),
-          test::tiny_hybrid_spec(), test::tiny_hybrid_options_spec()};
+  return {test::tiny_spec(),        test::tiny_expert_spec(),         test::tiny_mamba2_spec(),
+          test::tiny_hybrid_spec(), test::tiny_hybrid_options_spec(), test::tiny_shared_spec()};
 }
 
 TEST(Gradient, OfTheReferenceAgreesWithFiniteDifferences) {
@@ -413,8 +413,10 @@ TEST(BlockGradient, NamesABlockThatHasNone) {
   const CustomSpec spec{.kind = "own", .bind = [](const WeightScope&, Bookings&) {
                           return Result<std::unique_ptr<const Block>>(Error{});
                         }};
-  EXPECT_EQ(make_block_gradient(BlockSpec(spec), 8).error().message,
-            "[training] block: expected one that can be trained, found own");
+  EXPECT_EQ(
+      make_block_gradient(BlockSpec(spec), 8).error().message,
+      "[training] block: expected one that can be trained, found own (adapters of other blocks "
+      "need its backward pass too)");
 }
 
 // A law that is sure of a token is that token as the target.

@@ -72,7 +72,7 @@ INSTANTIATE_TEST_SUITE_P(Memory, Stack,
                          testing::Values(
                              +[] { return test::tiny_spec(); }, test::tiny_mamba2_spec,
                              test::tiny_expert_spec, test::tiny_hybrid_spec,
-                             test::tiny_hybrid_options_spec));
+                             test::tiny_hybrid_options_spec, test::tiny_shared_spec));
 
 constexpr const char* mamba = R"({"model_type": "mamba", "vocab_size": 256, "hidden_size": 64,
   "num_hidden_layers": 3, "state_size": 16, "conv_kernel": 4, "expand": 2, "time_step_rank": 4,

@@ -116,8 +116,10 @@ class KRAIT_API ModelGradient {
   struct Part {  // one residual block
     std::unique_ptr<const BlockGradient> block;
     NormSpec norm;
-    std::string norm_path;
-    std::string block_path;
+    std::string layer;  // "layers.3"
+    std::string owner;  // the one whose tensors it uses; empty: its own
+    std::string norm_name;
+    std::string block_name;
     Index state = 0;     // floats of the state before its own
     float scale = 1.0F;  // multiplies its output
     Index input = 0;     // index of the part whose input it reads
@@ -126,6 +128,7 @@ class KRAIT_API ModelGradient {
     bool parallel = false;
     bool aside = false;        // its output goes to the part after it alone
     bool reads_aside = false;  // it, or the one that it is beside, is that part
+    bool is_wide = false;      // it reads the embedding beside its input
   };
 
   explicit ModelGradient(Executor& executor);
@@ -155,6 +158,7 @@ class KRAIT_API ModelGradient {
   void parts_backward(const Leaf& leaf, const State& before, const Stream& stream,
                       const ParameterScope& weights, MatrixView<float> dh);
   bool has_factors() const noexcept;
+  bool has_wide() const noexcept;
 
   Executor* executor_;
   ModelSpec spec_;
