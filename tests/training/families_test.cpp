@@ -93,6 +93,16 @@ TEST_P(Family, TrainsAsAWhole) {
   expect_slope(gradient, task.values, leaf, GetParam(), {});
 }
 
+// New weights have the names that transformers gives those of a checkpoint.
+TEST_P(Family, HasTheNamesOfItsCheckpoint) {
+  const std::string path = golden(GetParam());
+  const TrainTask stored = open_train_task(path, TaskValues::left_out).value();
+  const TrainTask made = new_train_task(path, 1, TaskValues::left_out).value();
+  EXPECT_EQ(made.prefix, stored.prefix);
+  EXPECT_EQ(made.spec.final_norm_name, stored.spec.final_norm_name);
+  EXPECT_EQ(made.spec.embedding_name, stored.spec.embedding_name);
+}
+
 void expect_adapter(const std::string& path, const std::vector<std::string>& targets,
                     const Slope& slope = {}) {
   const TrainTask task =
