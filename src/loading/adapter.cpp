@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <filesystem>
 #include <map>
@@ -76,6 +77,14 @@ class AdapterReader {
              const std::string& found) const {
     return {code, fmt::format("[adapter] {}: expected {}, found {} ({})", printable(what, 120),
                               expected, found, file_)};
+  }
+  // The same of what cannot be missing or otherwise in an adapter for this model.
+  Error of_another_model(ErrorCode code, std::string_view what, const std::string& expected,
+                         const std::string& found) const {
+    const std::string base =
+        config_.base.empty() ? std::string() : fmt::format(" ({})", printable(config_.base, 120));
+    return fail(code, what, expected,
+                fmt::format("{}, as in an adapter for another model{}", found, base));
   }
 
   // The matrices of the model by the name of their module.
@@ -223,18 +232,44 @@ class AdapterReader {
         rest.remove_prefix(dot + 1);
       }
       if (!words.contains(rest)) continue;
-      return fail(ErrorCode::missing_tensor, module,
-                  fmt::format("factors, as target_modules names {}", printable(rest, 40)), "none");
+      const std::string expected =
+          fmt::format("factors, as target_modules names {}", printable(rest, 40));
+      return is_beyond(module, adapted)
+                 ? of_another_model(ErrorCode::missing_tensor, module, expected, "none")
+                 : fail(ErrorCode::missing_tensor, module, expected, "none");
     }
     return {};
+  }
+
+  // Whether all that has factors stands in layers before the module's: another model's last ones.
+  bool is_beyond(std::string_view module,
+                 const std::set<std::pair<std::string_view, Index>>& adapted) const {
+    const std::optional<Index> own = layer_of(module);
+    return own && !adapted.empty() && std::ranges::all_of(adapted, [&](const auto& one) {
+             const std::optional<Index> layer = layer_of(one.first);
+             return layer && *layer < *own;
+           });
+  }
+
+  // The number behind the name of the model's layers.
+  std::optional<Index> layer_of(std::string_view module) const {
+    const std::string name = fmt::format("{}.", model_.spec.layers_name);
+    const std::size_t found = module.find(name);
+    if (found == module.npos) return std::nullopt;
+    Index layer = 0;
+    const std::string_view rest = module.substr(found + name.size());
+    const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), layer);
+    if (error != std::errc()) return std::nullopt;
+    return layer;
   }
 
   Result<void> attach(const std::string& module, const Factors& factors) {
     const auto found = targets_.find(module);
     if (found == targets_.end()) {
-      return fail(ErrorCode::not_found, factors.A_name,
-                  fmt::format("a matrix of the model, such as {}", printable(example())),
-                  "a module that it does not have");
+      return of_another_model(
+          ErrorCode::not_found, factors.A_name,
+          fmt::format("a matrix of the model, such as {}", printable(example())),
+          "a module that it does not have");
     }
     const Target& target = found->second;
     if (config_.is_mlx && target.is_embedding) {  // which are the head's too, there
@@ -257,12 +292,20 @@ class AdapterReader {
     const Shape B_shape = config_.is_mlx         ? Shape{rank, target.out}
                           : factors.is_embedding ? Shape{target.in, rank}
                                                  : Shape{target.out, rank};
+    const int A_side =
+        config_.is_mlx ? 0 : 1;  // where A has the matrix's own side, and not the rank
     for (const auto& [name, tensor, shape] :
          {std::tuple{&factors.A_name, &factors.A->tensor, A_shape},
           std::tuple{&factors.B_name, &factors.B->tensor, B_shape}}) {
       if (tensor->shape == shape) continue;
-      return fail(ErrorCode::shape_mismatch, *name,
-                  fmt::format("{} (rank {})", to_string(shape), rank), to_string(tensor->shape));
+      const std::string expected = fmt::format("{} (rank {})", to_string(shape), rank);
+      // Of a matrix of this model at least one side is that of the matrix, if not the rank.
+      const int side = name == &factors.A_name ? A_side : 1 - A_side;
+      const bool fits = tensor->shape.rank() != 2 || tensor->shape[side] == shape[side] ||
+                        tensor->shape[side] == rank;
+      return fits ? fail(ErrorCode::shape_mismatch, *name, expected, to_string(tensor->shape))
+                  : of_another_model(ErrorCode::shape_mismatch, *name, expected,
+                                     to_string(tensor->shape));
     }
     TensorView A = factors.A->tensor;
     TensorView B = factors.B->tensor;

@@ -118,6 +118,7 @@ Result<AdapterConfig> read_peft(const ConfigFile& file) {
   KRAIT_ASSIGN_OR_RETURN(config.rank, file.rank("r", file["r"]));
   KRAIT_ASSIGN_OR_RETURN(config.alpha, file.real("lora_alpha", file["lora_alpha"]));
   config.by_root = is_set(file["use_rslora"]);
+  if (const std::string* base = file["base_model_name_or_path"].text()) config.base = *base;
   KRAIT_RETURN_IF_ERROR(file.patterns(
       "rank_pattern",
       [&](const Regex& regex, const std::string& name, const Metadata& value) -> Result<void> {
@@ -160,6 +161,7 @@ Result<AdapterConfig> read_mlx(const ConfigFile& file) {
   }
   AdapterConfig config;
   config.is_mlx = true;
+  if (const std::string* base = file["model"].text()) config.base = *base;
   KRAIT_ASSIGN_OR_RETURN(config.rank, file.rank("lora_parameters.rank", parameters["rank"]));
   KRAIT_ASSIGN_OR_RETURN(config.alpha, file.real("lora_parameters.scale", parameters["scale"]));
   if (!parameters["alpha"].is_null()) {  // of early versions, which divided it by the rank

@@ -24,6 +24,7 @@ struct AdapterConfig {
   Result<Scaling> scaling(std::string_view module) const;
 
   bool is_mlx = false;
+  std::string base;  // what the model is called; empty if it is not told
   Index rank = 0;
   double alpha = 0.0;  // divided by rank or its root; in MLX's files, the scale
   bool by_root = false;

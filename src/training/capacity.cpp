@@ -7,6 +7,12 @@ namespace krait {
 inline namespace v0_1 {
 namespace training {
 
+Result<void> check_capacity(double factor, bool has_experts) {
+  if (factor == 0.0 || has_experts) return {};
+  return Error{ErrorCode::bad_argument,
+               "[training] capacity: expected a model with experts, found one without"};
+}
+
 void limit_experts(double factor, Index top_k, MatrixView<float> gates) noexcept {
   const auto chosen = static_cast<double>(gates.rows * top_k);
   const double most = std::max(1.0, std::floor(factor * chosen / static_cast<double>(gates.cols)));

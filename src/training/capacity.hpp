@@ -4,11 +4,15 @@
 /// How many tokens of a row an expert takes in training (Fedus et al. 2021, arXiv:2101.03961,
 /// section 2.2).
 
+#include "krait/core/error.hpp"
 #include "krait/modules/hook.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 namespace training {
+
+/// That a factor above 0 is one of a model with experts.
+Result<void> check_capacity(double factor, bool has_experts);
 
 /// Lets every expert keep the first max(1, ⌊factor · (T · top_k) / n_expert⌋) of the tokens that
 /// are sent to it and sets the gates of those behind to 0. `gates` [T, n_expert] are 0 where a

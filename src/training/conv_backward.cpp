@@ -28,13 +28,18 @@ class Inputs {
   const ConvBackward& args_;
 };
 
-// dp = dy · silu'(p) for the channels of one block, p by the taps [d_conv, channels].
+// dp = dy · silu'(p), or dy without silu, for the channels of one block, p by the taps [d_conv,
+// channels].
 void pre_activation_backward(const ConvBackward& args, const float* taps, const float* bias,
                              Range channels, MatrixView<float> dp) {
   const Inputs inputs(args);
   const Index width = channels.size();
   float p[channel_block];
   for (Index t = 0; t < args.x.rows; ++t) {
+    if (!args.silu) {
+      std::copy_n(args.dy.row_data(t) + channels.begin, width, dp.row_data(t) + channels.begin);
+      continue;
+    }
     for (Index c = 0; c < width; ++c) p[c] = bias == nullptr ? 0.0F : bias[channels.begin + c];
     for (Index k = 0; k < args.d_conv; ++k) {
       const float* x = inputs.row(t + k, channels.begin);
@@ -146,7 +151,8 @@ void conv_forward(const Work& work, const ParameterScope& conv, const ConvBackwa
                           .d_conv = args.d_conv,
                           .state = state.data(),
                           .y = y,
-                          .channels = block});
+                          .channels = block,
+                          .silu = args.silu});
   });
 }
 

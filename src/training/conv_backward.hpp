@@ -7,8 +7,8 @@ namespace krait {
 inline namespace v0_1 {
 namespace training {
 
-// The convolution of a block, y = silu(conv(x)), and its gradients. The sum in front of silu is
-// formed again with products that are rounded by themselves.
+// The convolution of a block, y = silu(conv(x)) or conv(x), and its gradients. The sum in front of
+// silu is formed again with products that are rounded by themselves.
 struct ConvBackward {
   MatrixView<const float> x;     // [T, channels] raw inputs
   MatrixView<const float> dy;    // [T, channels]
@@ -16,12 +16,13 @@ struct ConvBackward {
   const float* state = nullptr;  // [d_conv - 1, channels] raw inputs before the first; null: zeros
   float* dstate = nullptr;       // the same, in: after the last token, out: before the first
   Index d_conv = 0;
+  bool silu = true;
 };
 
 // The parameters are `weight` [channels, 1, d_conv] and, if it exists, `bias` of the scope.
 void conv_backward(const Work& work, const ParameterScope& conv, const ConvBackward& args);
 
-// y = silu(conv(x)) by the kernel of inference, with the same arguments.
+// y by the kernel of inference, with the same arguments.
 void conv_forward(const Work& work, const ParameterScope& conv, const ConvBackward& args,
                   MatrixView<float> y);
 

@@ -9,11 +9,11 @@ namespace {
 
 constexpr std::string_view weight = "weight";
 
-// The scope and the last word of a path.
-std::pair<WeightScope, std::string> place_of(const WeightScope& root, const std::string& path) {
-  const std::size_t dot = path.rfind('.');
-  if (dot == path.npos) return {root, path};
-  return {root.scope(path.substr(0, dot)), path.substr(dot + 1)};
+// The scope and the last word of a tensor's name.
+std::pair<WeightScope, std::string> place_of(const WeightScope& root, const std::string& tensor) {
+  const std::size_t dot = tensor.rfind('.');
+  if (dot == tensor.npos) return {root, tensor};
+  return {root.scope(tensor.substr(0, dot)), tensor.substr(dot + 1)};
 }
 
 }  // namespace
@@ -29,8 +29,8 @@ Result<Frozen> Frozen::bind(const ModelSpec& spec, const std::string& prefix,
     // Embedding and head are the model's own.
     if (&use == &plan.tensors.front()) continue;
     const bool is_head = use.path.starts_with(head);
-    const WeightScope root(binder, is_head ? "" : prefix);
-    const auto [scope, name] = place_of(root, use.path);
+    // By names: layers that share tensors have them below paths of their own.
+    const auto [scope, name] = place_of(WeightScope(binder, ""), use.name);
     const Shape& shape = use.shape;
     if (use.role == TensorRole::parameter) {
       KRAIT_ASSIGN_OR_RETURN(const auto floats, scope.get<float>(name, shape));

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <numbers>
 
 #include "krait/kernels/elementwise.hpp"
@@ -45,7 +46,7 @@ class MambaGradient final : public BlockGradient {
     conv_forward(work, weights.scope("conv1d"), conv, u);
     linear(work, weights.scope("x_proj"), d_BC, d_inner, u, dBC);
     MatrixView<float> raw = dBC;  // in front of the inner norm
-    if (spec_.inner_norm_eps >= 0.0F) raw = normalize(work, dBC);
+    if (spec_.inner_norm_eps >= 0.0F) raw = normalize(work, weights, dBC);
     linear(work, weights.scope("dt_proj"), d_inner, spec_.dt_rank, dBC.cols_from(0, spec_.dt_rank),
            dt_raw);
     // The backward pass.
@@ -78,7 +79,7 @@ class MambaGradient final : public BlockGradient {
     linear_backward(work, out_proj, d_model_, d_inner, y, args.dy, {});  // its weights
     linear_backward(work, weights.scope("dt_proj"), d_inner, spec_.dt_rank,
                     dBC.cols_from(0, spec_.dt_rank), ddt_raw, ddBC.cols_from(0, spec_.dt_rank));
-    if (spec_.inner_norm_eps >= 0.0F) normalize_backward(work, raw, ddBC);
+    if (spec_.inner_norm_eps >= 0.0F) normalize_backward(work, weights, raw, ddBC);
     linear_backward(work, weights.scope("x_proj"), d_BC, d_inner, u, ddBC, dy);
     add_to(work, dy, du);
     conv_backward(work, weights.scope("conv1d"), conv);
@@ -108,8 +109,8 @@ class MambaGradient final : public BlockGradient {
     scan_memory(room);
     room.linear_backward(d_model_, d_inner, T, {.inputs = false});
     room.linear_backward(d_inner, spec_.dt_rank, T, {});
-    for (const Range cols : normed_parts()) {
-      if (is_normed) room.norm_backward(T, cols.size(), false);
+    for (const NormedPart& part : normed_parts()) {
+      if (is_normed) room.norm_backward(T, part.cols.size(), spec_.inner_norm_weights);
     }
     room.linear_backward(d_BC, d_inner, T, {});
     room.conv_backward(d_inner, spec_.d_conv);
@@ -136,31 +137,48 @@ class MambaGradient final : public BlockGradient {
     room.floats(room.threads() * kernels::scan_backward_memory(room.tokens(), N));
   }
 
-  std::array<Range, 3> normed_parts() const {
+  // Columns that are normalised by themselves, and the scope of their weights, if they have any.
+  struct NormedPart {
+    const char* norm;
+    Range cols;
+  };
+  std::array<NormedPart, 3> normed_parts() const {
     const Index r = spec_.dt_rank;
     const Index n = spec_.d_state;
-    return {Range{0, r}, Range{r, r + n}, Range{r + n, r + 2 * n}};
+    return {NormedPart{"dt_layernorm", {0, r}},
+            {"b_layernorm", {r, r + n}},
+            {"c_layernorm", {r + n, r + 2 * n}}};
   }
 
   // Normalises δ, B and C in place; what they were.
-  MatrixView<float> normalize(const Work& work, MatrixView<float> dBC) const {
+  MatrixView<float> normalize(const Work& work, const ParameterScope& weights,
+                              MatrixView<float> dBC) const {
     const MatrixView<float> raw = work.memory.matrix(dBC.rows, dBC.cols);
     copy_rows(work, dBC, raw);
-    for (const Range cols : normed_parts()) {
+    for (const auto& [norm, cols] : normed_parts()) {
       const auto part = dBC.cols_from(cols.begin, cols.size());
-      kernels::rms_norm({.x = part, .eps = spec_.inner_norm_eps, .y = part});
+      kernels::rms_norm(
+          {.x = part,
+           .weight = spec_.inner_norm_weights ? weights.scope(norm).value("weight") : nullptr,
+           .eps = spec_.inner_norm_eps,
+           .y = part});
     }
     return raw;
   }
 
-  void normalize_backward(const Work& work, MatrixView<const float> raw,
-                          MatrixView<float> ddBC) const {
-    for (const Range cols : normed_parts()) {
+  void normalize_backward(const Work& work, const ParameterScope& weights,
+                          MatrixView<const float> raw, MatrixView<float> ddBC) const {
+    for (const auto& [norm, cols] : normed_parts()) {
       const auto part = ddBC.cols_from(cols.begin, cols.size());
-      norm_backward(work, {.eps = spec_.inner_norm_eps,
-                           .x = raw.cols_from(cols.begin, cols.size()),
-                           .dy = part,
-                           .dx = part});
+      NormBackward args{.eps = spec_.inner_norm_eps,
+                        .x = raw.cols_from(cols.begin, cols.size()),
+                        .dy = part,
+                        .dx = part};
+      if (spec_.inner_norm_weights) {
+        args.weight = weights.scope(norm).value("weight");
+        args.dweight = weights.scope(norm).gradient("weight");
+      }
+      norm_backward(work, args);
     }
   }
 

@@ -7,8 +7,10 @@
 
 #include "decoding/exact_math.hpp"
 #include "krait/core/float_environment.hpp"
+#include "krait/kernels/elementwise.hpp"
 #include "krait/kernels/softmax.hpp"
 #include "krait/weights/adapter.hpp"
+#include "models/keep_embedding.hpp"
 #include "training/capacity.hpp"
 #include "training/frozen.hpp"
 #include "training/products.hpp"
@@ -38,26 +40,17 @@ float divergence(std::span<const float> law, std::span<const float> logits, floa
   return static_cast<float>(sum);
 }
 
-// Factors of the embedding, the blocks or the logits have no backward pass.
-Result<void> check_factors(const ModelSpec& spec) {
-  const auto refuse = [](std::string_view what, float found) {
-    return Error{ErrorCode::unsupported,
-                 fmt::format("[training] {}: expected 1, found {}", what, found)};
-  };
-  if (spec.embedding.scale != 1.0F) return refuse("embedding scale", spec.embedding.scale);
-  if (spec.logit_scale != 1.0F) return refuse("logit scale", spec.logit_scale);
-  for (const LayerSpec& layer : spec.layers) {
-    for (const ResidualSpec& residual : layer.residuals) {
-      if (residual.scale != 1.0F) return refuse("residual scale", residual.scale);
-      if (residual.aside || residual.weights_of >= 0) {
-        return Error{ErrorCode::unsupported,
-                     fmt::format("[training] {}: expected a block with weights of its own, whose "
-                                 "output goes to the residual stream, found a shared one",
-                                 residual.block_name)};
-      }
-    }
-  }
-  return {};
+bool is_wide(const ResidualSpec& residual) {
+  return std::visit([](const auto& kind) { return reads_embedding(kind); }, residual.block);
+}
+
+// The first of the layers that use the tensors of `owner`: the paths are below it.
+std::string first_user(const ModelSpec& spec, Index owner) {
+  const auto uses = [&](const ResidualSpec& residual) { return residual.weights_of == owner; };
+  const auto found = std::ranges::find_if(spec.layers, [&](const LayerSpec& layer) {
+    return std::ranges::any_of(layer.residuals, uses);
+  });
+  return fmt::format("{}.{}", spec.layers_name, found - spec.layers.begin());
 }
 
 // A target and a law, both with their weights, for the logits of one token, which become their
@@ -101,7 +94,6 @@ Result<ModelGradient> ModelGradient::create(const ModelSpec& spec, const std::st
   ModelGradient gradient(executor);
   gradient.spec_ = spec;
   gradient.prefix_ = prefix;
-  KRAIT_RETURN_IF_ERROR(check_factors(spec));
   KRAIT_ASSIGN_OR_RETURN(gradient.parameters_, Parameters::of(spec, prefix));
   WeightBinder binder(nullptr, {});
   const auto booked = std::make_shared<Bookings>(spec.d_model());
@@ -111,20 +103,33 @@ Result<ModelGradient> ModelGradient::create(const ModelSpec& spec, const std::st
   const WeightScope root(binder, prefix);
   for (std::size_t i = 0; i < spec.layers.size(); ++i) {
     const LayerSpec& layer = spec.layers[i];
-    const WeightScope scope = root.scope(spec.layers_name, static_cast<Index>(i));
+    const WeightScope layer_scope = root.scope(spec.layers_name, static_cast<Index>(i));
     Index first = 0;
     for (std::size_t r = 0; r < layer.residuals.size(); ++r) {
       const ResidualSpec& residual = layer.residuals[r];
       if (!residual.beside) first = std::ssize(gradient.parts_);
       Part part;
       part.norm = residual.norm;
-      part.norm_path = scope.path(residual.norm_name);
-      part.block_path = scope.path(residual.block_name);
+      part.layer = fmt::format("{}.{}", spec.layers_name, i);
+      WeightScope scope = layer_scope;
+      if (residual.weights_of >= 0) {
+        part.owner = first_user(spec, residual.weights_of);
+        scope = scope.shared(root.scope(spec.layers_name, residual.weights_of));
+      }
+      part.norm_name = residual.norm_name;
+      part.block_name = residual.block_name;
+      part.is_wide = is_wide(residual);
+      bookings.set_d_input(part.is_wide ? 2 * spec.d_model() : spec.d_model());
       part.state = bookings.state_floats();
       part.parallel =
           residual.beside || (r + 1 < layer.residuals.size() && layer.residuals[r + 1].beside);
+      part.scale = residual.scale;
       part.input = first;
       part.ends = !residual.beside;
+      part.aside = residual.aside;
+      part.reads_aside = residual.beside
+                             ? gradient.parts_[static_cast<std::size_t>(first)].reads_aside
+                             : r > 0 && layer.residuals[r - 1].aside;
       if (const auto* moe = std::get_if<MoeSpec>(&residual.block)) part.top_k = moe->top_k;
       KRAIT_ASSIGN_OR_RETURN(part.block, make_block_gradient(residual.block, spec.d_model()));
       const WeightScope own = scope.scope(residual.block_name);
@@ -247,11 +252,16 @@ Index ModelGradient::stack_floats(Index tokens, bool is_backward, bool has_teach
   }
   if (!is_backward) return room.most();
   room.norm_backward(tokens, d_model);
-  for (int i = 0; i < 3; ++i) room.matrix(tokens, d_model);
-  room.norm_backward(tokens, d_model);
+  const Index widest = has_wide() ? 2 * d_model : d_model;
+  for (int i = 0; i < 2; ++i) room.matrix(tokens, widest);
+  for (int i = 0; i < (has_factors() ? 2 : 1); ++i) room.matrix(tokens, d_model);
+  if (has_wide()) {
+    room.matrix(tokens, widest);
+    room.matrix(tokens, d_model);
+  }
+  const Index held = room.now();
+  room.norm_backward(tokens, widest);
   Index most = room.most();
-  const Index held = stream_floats(tokens) + 5 * round_up(tokens * d_model, Index{16}) +
-                     round_up(tokens, Index{16});
   for (const Part& part : parts_) most = std::max(most, held + part.block->memory(size));
   return most;
 }
@@ -290,8 +300,8 @@ Result<void> ModelGradient::make_room(Index tokens, bool is_backward, bool has_t
   return {};
 }
 
-Result<std::vector<MatrixView<float>>> ModelGradient::forward(const Leaf& leaf, State& state,
-                                                              bool is_backward) {
+Result<ModelGradient::Stream> ModelGradient::forward(const Leaf& leaf, State& state,
+                                                     bool is_backward) {
   const Index tokens = std::ssize(leaf.inputs);
   const Model::Parts& parts = model_->parts();
   KRAIT_RETURN_IF_ERROR(
@@ -305,16 +315,32 @@ Result<std::vector<MatrixView<float>>> ModelGradient::forward(const Leaf& leaf, 
                           .state = state.block().data(),
                           .pages = state.cache().pages().data(),
                           .hook = is_limited ? &capacity : nullptr};
-  std::vector<MatrixView<float>> stream;
-  for (std::size_t i = 0; i <= parts.residuals.size(); ++i) {
-    stream.push_back(memory_->matrix(tokens, spec_.d_model()));
+  Stream stream;
+  MatrixView<float> h = memory_->matrix(tokens, spec_.d_model());
+  MatrixView<float> aside;  // what the part before left for this one
+  parts.embedding.lookup(leaf.inputs, h);
+  {
+    const BlockContext ctx{.x = h,
+                           .sequences = {&rows, 1},
+                           .executor = *executor_,
+                           .memory = scratch_,
+                           .workspace = {}};
+    keep_embedding(parts, ctx);
   }
-  parts.embedding.lookup(leaf.inputs, stream.front());
   for (std::size_t i = 0; i < parts.residuals.size(); ++i) {
-    training::copy_rows(work(), stream[i], stream[i + 1]);
-    capacity.top_k = parts_[i].top_k;
+    const Part& part = parts_[i];
+    const bool is_new = part.input == static_cast<Index>(i);
+    stream.inputs.push_back(!is_new            ? stream.inputs[static_cast<std::size_t>(part.input)]
+                            : part.reads_aside ? aside
+                                               : h);
+    const MatrixView<float> next = memory_->matrix(tokens, spec_.d_model());
+    if (!part.aside) {
+      training::copy_rows(work(), h, next);
+      h = next;
+    }
+    capacity.top_k = part.top_k;
     // In a layer of parallel blocks, the layer's input stays in the scratch memory.
-    BlockContext ctx{.x = stream[i + 1],
+    BlockContext ctx{.x = h,
                      .sequences = {&rows, 1},
                      .executor = *executor_,
                      .memory = scratch_,
@@ -323,7 +349,11 @@ Result<std::vector<MatrixView<float>>> ModelGradient::forward(const Leaf& leaf, 
                      .tasks = tasks_.span(),
                      .task_floats = task_floats_};
     parts.residuals[i].forward(ctx);
+    if (!part.aside) continue;
+    aside = next;
+    training::copy_rows(work(), parts.residuals[i].left_aside(ctx, h.cols), aside);
   }
+  stream.end = h;
   state.set_position(rows.position + tokens);
   state.cache().set_rows(state.position());
   return stream;
@@ -356,30 +386,35 @@ ModelGradient::Sums ModelGradient::head(const Leaf& leaf, MatrixView<const float
     const auto rows = logits.rows_from(0, count);
     const auto x = normed.rows_from(first, count);
     training::linear(work(), matrix, columns, d_model, x, rows);
+    // From the logits of a token to their gradient, where one is wanted.
+    const auto derive = [&](std::size_t at, std::span<float> row, std::span<float> cool) {
+      const float weight = leaf.weights.empty() ? 1.0F : leaf.weights[at];
+      if (is_mixed) {
+        log_p[at] = distill(leaf, at, row, cool, kl[at]);
+        return;
+      }
+      const float log_sum = kernels::log_sum_exp(row);
+      if (leaf.laws.data != nullptr) {
+        const std::span<const float> law = leaf.laws.row(static_cast<Index>(at));
+        log_p[at] = -divergence(law, row, log_sum);
+        kernels::softmax(row, row);
+        for (std::size_t v = 0; v < vocab; ++v) row[v] = weight * (row[v] - law[v]);
+        return;
+      }
+      const auto target = static_cast<std::size_t>(leaf.targets[at]);
+      log_p[at] = row[target] - log_sum;
+      if (dnormed.data == nullptr) return;
+      kernels::softmax(row, row);
+      for (float& p : row) p *= weight;
+      row[target] -= weight;
+    };
     parallel_for(*executor_, count, 1, ItemCost::of(0, 60 * columns), [&](Range range) {
       for (Index t = range.begin; t < range.end; ++t) {
-        const auto at = static_cast<std::size_t>(first + t);
         const std::span<float> row = rows.row(t).first(vocab);
-        const float weight = leaf.weights.empty() ? 1.0F : leaf.weights[at];
-        if (is_mixed) {
-          log_p[at] = distill(leaf, at, row, cooled.row(t).first(vocab), kl[at]);
-          std::ranges::fill(rows.row(t).subspan(vocab), 0.0F);
-          continue;
-        }
-        const float log_sum = kernels::log_sum_exp(row);
-        if (leaf.laws.data != nullptr) {
-          const std::span<const float> law = leaf.laws.row(first + t);
-          log_p[at] = -divergence(law, row, log_sum);
-          kernels::softmax(row, row);
-          for (std::size_t v = 0; v < vocab; ++v) row[v] = weight * (row[v] - law[v]);
-        } else {
-          const auto target = static_cast<std::size_t>(leaf.targets[at]);
-          log_p[at] = row[target] - log_sum;
-          if (dnormed.data == nullptr) continue;
-          kernels::softmax(row, row);
-          for (float& p : row) p *= weight;
-          row[target] -= weight;
-        }
+        if (spec_.logit_scale != 1.0F) kernels::scale(spec_.logit_scale, row, row);
+        derive(static_cast<std::size_t>(first + t), row,
+               is_mixed ? cooled.row(t).first(vocab) : std::span<float>());
+        if (spec_.logit_scale != 1.0F) kernels::scale(spec_.logit_scale, row, row);
         std::ranges::fill(rows.row(t).subspan(vocab), 0.0F);
       }
     });
@@ -401,41 +436,81 @@ ModelGradient::Sums ModelGradient::head(const Leaf& leaf, MatrixView<const float
   return sums;
 }
 
-void ModelGradient::parts_backward(const Leaf& leaf, const State& before,
-                                   std::span<const MatrixView<float>> stream,
+bool ModelGradient::has_factors() const noexcept {
+  return std::ranges::any_of(parts_,
+                             [](const Part& part) { return part.aside || part.scale != 1.0F; });
+}
+
+bool ModelGradient::has_wide() const noexcept {
+  return std::ranges::any_of(parts_, &Part::is_wide);
+}
+
+void ModelGradient::parts_backward(const Leaf& leaf, const State& before, const Stream& stream,
                                    const ParameterScope& weights, MatrixView<float> dh) {
   const Model::Parts& model = model_->parts();
   const Workspace::Frame frame(*memory_);
-  const auto x = memory_->matrix(dh.rows, dh.cols);
-  const auto dx = memory_->matrix(dh.rows, dh.cols);
-  const auto sum = memory_->matrix(dh.rows, dh.cols);  // of a layer of parallel blocks
+  const Index T = dh.rows;
+  const Index d_model = dh.cols;
+  const Index widest = has_wide() ? 2 * d_model : d_model;
+  const auto all_x = memory_->matrix(T, widest);
+  const auto all_dx = memory_->matrix(T, widest);
+  const auto sum = memory_->matrix(T, d_model);  // of parts that read the same
+  const auto scaled = has_factors() ? memory_->matrix(T, d_model) : MatrixView<float>();
+  // A part's input with the embedding, and the gradient of that.
+  const auto wide = has_wide() ? memory_->matrix(T, widest) : MatrixView<float>();
+  const auto de = has_wide() ? memory_->matrix(T, d_model) : MatrixView<float>();
+  for (Index t = 0; t < de.rows; ++t) std::ranges::fill(de.row(t), 0.0F);
   bool is_begun = false;
   for (std::size_t i = parts_.size(); i-- > 0;) {
     const Part& part = parts_[i];
-    const MatrixView<float> input = stream[static_cast<std::size_t>(part.input)];
-    parallel_for(*executor_, x.rows, 16, ItemCost::of(0, 8 * x.cols), [&](Range rows) {
+    const Index width = part.is_wide ? widest : d_model;
+    const MatrixView<float> x(all_x.data, T, width);
+    const MatrixView<float> dx(all_dx.data, T, width);
+    MatrixView<float> input = stream.inputs[i];
+    if (part.is_wide) {
+      training::copy_rows(work(), input, wide.cols_from(0, d_model));
+      training::copy_rows(work(), stream.inputs.front(), wide.cols_from(d_model, d_model));
+      input = wide;
+    }
+    MatrixView<const float> dy = dh;
+    if (part.aside || part.scale != 1.0F) {
+      training::copy_rows(work(), part.aside ? sum : dh, scaled);
+      for (Index t = 0; t < T; ++t) kernels::scale(part.scale, scaled.row(t), scaled.row(t));
+      dy = scaled;
+    }
+    if (part.aside) {
+      training::add_to(work(), sum, dh);
+      is_begun = false;
+    }
+    parallel_for(*executor_, T, 16, ItemCost::of(0, 8 * width), [&](Range rows) {
       model.residuals[i].norm().apply(input.rows_from(rows.begin, rows.size()),
                                       x.rows_from(rows.begin, rows.size()));
     });
+    ParameterScope layer = weights.scope(part.layer);
+    if (!part.owner.empty()) layer = layer.shared(part.owner);
     part.block->backward(
-        work(), weights.scope(part.block_path),
+        work(), layer.scope(part.block_name),
         {.x = x,
-         .dy = dh,
+         .dy = dy,
          .dx = dx,
          .state = leaf.state == nullptr ? nullptr : before.block().data() + part.state,
          .dstate = leaf.dstate.empty() ? nullptr : leaf.dstate.data() + part.state,
          .balance = leaf.balance,
          .z_loss = leaf.z_loss,
          .capacity = leaf.capacity});
-    training::norm_backward(work(), part.norm, weights.scope(part.norm_path), input, dx, dx);
-    if (!part.parallel) {
-      training::add_to(work(), dx, dh);
+    training::norm_backward(work(), part.norm, layer.scope(part.norm_name), input, dx, dx);
+    const MatrixView<float> of_stream = dx.cols_from(0, d_model);
+    if (part.is_wide) training::add_to(work(), dx.cols_from(d_model, d_model), de);
+    if (!part.parallel && !part.reads_aside) {
+      training::add_to(work(), of_stream, dh);
       continue;
     }
-    is_begun ? training::add_to(work(), dx, sum) : training::copy_rows(work(), dx, sum);
-    is_begun = !part.ends;
-    if (part.ends) training::add_to(work(), sum, dh);
+    is_begun ? training::add_to(work(), of_stream, sum)
+             : training::copy_rows(work(), of_stream, sum);
+    is_begun = !part.ends || part.reads_aside;  // what was read aside goes on to its part
+    if (!is_begun) training::add_to(work(), sum, dh);
   }
+  if (has_wide()) training::add_to(work(), de, dh);
 }
 
 bool ModelGradient::has_experts() const noexcept {
@@ -479,11 +554,14 @@ Result<double> ModelGradient::backward(const Leaf& leaf, float* gradients) {
   const ParameterScope weights = this->weights(gradients);
   const auto normed = memory_->matrix(tokens, spec_.d_model());
   const auto dh = memory_->matrix(tokens, spec_.d_model());
-  model_->parts().final_norm.apply(stream.back(), normed);
+  model_->parts().final_norm.apply(stream.end, normed);
   const Sums sums = head(leaf, normed, dh, weights, memory_->floats(tokens));
   training::norm_backward(work(), spec_.final_norm, weights.scope(spec_.final_norm_name),
-                          stream.back(), dh, dh);
+                          stream.end, dh, dh);
   parts_backward(leaf, before, stream, weights, dh);
+  for (Index t = 0; spec_.embedding.scale != 1.0F && t < tokens; ++t) {
+    kernels::scale(spec_.embedding.scale, dh.row(t), dh.row(t));
+  }
   embedding_backward(leaf, dh, gradients);
   if (leaf.state != nullptr) *leaf.state = std::move(own);
   if (leaf.divergence != nullptr) *leaf.divergence = sums.divergence;
@@ -501,7 +579,7 @@ Result<void> ModelGradient::log_probabilities(const Leaf& leaf, std::span<float>
   State own = leaf.state == nullptr ? model_->initial_state() : *leaf.state;
   KRAIT_ASSIGN_OR_RETURN(const auto stream, forward(leaf, own, false));
   const auto normed = memory_->matrix(std::ssize(leaf.inputs), spec_.d_model());
-  model_->parts().final_norm.apply(stream.back(), normed);
+  model_->parts().final_norm.apply(stream.end, normed);
   head(leaf, normed, {}, weights(nullptr), result);
   if (leaf.state != nullptr) *leaf.state = std::move(own);
   return {};

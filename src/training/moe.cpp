@@ -75,11 +75,11 @@ class MoeGradient final : public BlockGradient {
       const Room::Frame frame(room);
       for (int i = 0; i < 3; ++i) room.matrix(T, d_model_);
       for (int i = 0; i < 2; ++i) room.floats(T);
-      room.feed_forward_backward(d_model_, spec_.d_expert, spec_.gated, T, true);
+      room.feed_forward_backward(network_size(spec_.d_expert, true), T);
     }
     if (spec_.d_shared != 0) {
       room.matrix(T, d_model_);
-      room.feed_forward_backward(d_model_, spec_.d_shared, spec_.gated, T, false);
+      room.feed_forward_backward(network_size(spec_.d_shared, false), T);
     }
     room.matrix(T, spec_.n_expert);
     room.matrix(T, d_model_);
@@ -88,15 +88,25 @@ class MoeGradient final : public BlockGradient {
   }
 
  private:
-  FeedForwardBackward network(const ParameterScope& scope, Index d_hidden) const {
-    return {.up = linear_weights(scope.scope(spec_.names.up)),
-            .down = linear_weights(scope.scope(spec_.names.down)),
+  Room::FeedForwardSize network_size(Index d_hidden, bool has_gates) const {
+    return {.d_model = d_model_,
             .d_hidden = d_hidden,
-            .activation = spec_.activation,
             .gated = spec_.gated,
-            .x = {},
-            .dy = {},
-            .dx = {}};
+            .own_gate = !spec_.names.gate.empty(),
+            .has_gates = has_gates};
+  }
+
+  FeedForwardBackward network(const ParameterScope& scope, Index d_hidden) const {
+    FeedForwardBackward result{.up = linear_weights(scope.scope(spec_.names.up)),
+                               .down = linear_weights(scope.scope(spec_.names.down)),
+                               .d_hidden = d_hidden,
+                               .activation = spec_.activation,
+                               .gated = spec_.gated,
+                               .x = {},
+                               .dy = {},
+                               .dx = {}};
+    if (!spec_.names.gate.empty()) result.gate = linear_weights(scope.scope(spec_.names.gate));
+    return result;
   }
 
   FeedForwardBackward expert(const ParameterScope& weights, Index e) const {

@@ -42,6 +42,8 @@ Result<Parameters> Parameters::of(const BlockSpec& block, Index d_model) {
       std::visit([&](const auto& kind) { return kind.validate(d_model); }, block));
   WeightBinder binder(nullptr, {});
   Bookings bookings(d_model);
+  const bool is_wide = std::visit([](const auto& kind) { return reads_embedding(kind); }, block);
+  if (is_wide) bookings.set_d_input(2 * d_model);
   const WeightScope root(binder, "");
   KRAIT_RETURN_IF_ERROR(
       std::visit([&](const auto& kind) { return kind.bind(root, bookings); }, block));
@@ -96,13 +98,39 @@ ParameterScope ParameterScope::scope(std::string_view name, Index index) const {
   return scope(name).scope(std::to_string(index));
 }
 
-bool ParameterScope::contains(std::string_view name) const {
-  const std::string path = path_ + std::string(name);
+ParameterScope ParameterScope::shared(std::string_view owner) const {
+  ParameterScope scope = *this;
+  scope.owner_ = std::string(owner) + '.';
+  scope.own_ = path_.size();
+  return scope;
+}
+
+ParameterScope ParameterScope::beside(std::string_view name) const {
+  ParameterScope scope = *this;
+  scope.owner_.clear();
+  const std::size_t dot = path().rfind('.');
+  scope.path_ = dot == std::string_view::npos ? std::string() : path_.substr(0, dot + 1);
+  return scope.scope(name);
+}
+
+std::string ParameterScope::owner_path() const {
+  return owner_.empty() ? std::string() : owner_ + std::string(path().substr(own_));
+}
+
+bool ParameterScope::is_at(const std::string& path) const {
   return frozen_ == nullptr ? parameters_->find(path) != nullptr : frozen_->values.contains(path);
 }
 
+std::string ParameterScope::place(std::string_view name) const {
+  std::string path = path_ + std::string(name);
+  if (owner_.empty() || is_at(path)) return path;
+  return owner_ + path.substr(own_);
+}
+
+bool ParameterScope::contains(std::string_view name) const { return is_at(place(name)); }
+
 const Parameter& ParameterScope::at(std::string_view name) const {
-  const std::string path = path_ + std::string(name);
+  const std::string path = place(name);
   const Parameter* found = parameters_->find(path);
   check_contract(found != nullptr, "[training] " + path + ": expected a parameter, found none");
   return *found;
@@ -110,7 +138,7 @@ const Parameter& ParameterScope::at(std::string_view name) const {
 
 const float* ParameterScope::value(std::string_view name) const {
   if (frozen_ == nullptr) return values_ + at(name).offset;
-  const std::string path = path_ + std::string(name);
+  const std::string path = place(name);
   const auto found = frozen_->values.find(path);
   check_contract(found != frozen_->values.end(),
                  "[training] " + path + ": expected a parameter, found none");

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "krait/kernels/elementwise.hpp"
 #include "krait/kernels/product.hpp"
-#include "krait/weights/adapter.hpp"
 #include "training/frozen.hpp"
 
 namespace krait {
@@ -125,6 +125,9 @@ LinearWeights linear_weights(const ParameterScope& linear, Index i, Index size) 
   }
   const Frozen* frozen = linear.frozen();
   weights.frozen = frozen == nullptr ? nullptr : frozen->find(linear.path(), i);
+  if (frozen != nullptr && weights.frozen == nullptr) {
+    weights.frozen = frozen->find(linear.owner_path(), i);
+  }
   if (weights.frozen == nullptr) {  // in training, or small, as a router's
     weights.W = linear.value("weight") + i * size;
     weights.dW = linear.gradient("weight");
@@ -139,13 +142,35 @@ LinearWeights linear_weights(const ParameterScope& linear, Index i, Index size) 
   return weights;
 }
 
+LinearWeights with_adapter(LinearWeights weights, const ParameterScope& adapter, Index rank) {
+  const ParameterScope A = adapter.scope("0");
+  const ParameterScope B = adapter.scope("1");
+  weights.own = {.rank = rank, .A = A.value("weight"), .B = B.value("weight"), .scale = 1.0F};
+  if (weights.frozen == nullptr) {
+    weights.dA = A.gradient("weight");
+    weights.dB = B.gradient("weight");
+  }
+  return weights;
+}
+
 void linear(const Work& work, const LinearWeights& weights, Index out, Index in,
             MatrixView<const float> x, MatrixView<float> y) {
-  if (weights.frozen == nullptr) return multiply(work, weights.W, out, in, x, weights.bias, y);
   if (x.rows == 0) return;
   const Workspace::Frame frame(work.memory);
-  const std::span<float> workspace = work.memory.floats(weights.workspace * x.rows);
-  weights.frozen->with_bias(weights.bias).apply({work.executor, workspace}, x, y);
+  if (weights.frozen == nullptr) {
+    multiply(work, weights.W, out, in, x, weights.bias, y);
+  } else {
+    const Workspace::Frame inner(work.memory);
+    const std::span<float> workspace = work.memory.floats(weights.workspace * x.rows);
+    weights.frozen->with_bias(weights.bias).apply({work.executor, workspace}, x, y);
+  }
+  const LowRankAdapter& own = weights.own;
+  if (own.rank == 0) return;
+  const MatrixView<float> t = work.memory.matrix(x.rows, own.rank);
+  const MatrixView<float> u = work.memory.matrix(x.rows, out);
+  multiply(work, own.A, own.rank, in, x, nullptr, t);
+  multiply(work, own.B, out, own.rank, t, nullptr, u);
+  add_to(work, u, y);
 }
 
 void linear(const Work& work, const ParameterScope& linear, Index out, Index in,
@@ -183,7 +208,8 @@ void scale_rows(MatrixView<float> x, float factor) {
 }
 
 // What the adapter adds to dx, and its own gradients.
-void adapter_backward(const Work& work, const LinearBackward& args, const LowRankAdapter& adapter) {
+void adapter_backward(const Work& work, const LinearBackward& args, const LowRankAdapter& adapter,
+                      float* dA, float* dB) {
   const Workspace::Frame frame(work.memory);
   const Index T = args.x.rows;
   const MatrixView<const float> A(adapter.A, adapter.rank, args.in);
@@ -196,12 +222,12 @@ void adapter_backward(const Work& work, const LinearBackward& args, const LowRan
     multiply_transposed(work, A, dt, part);
     add_to(work, part, args.dx);
   }
-  if (args.weights.dA != nullptr) add_products(work, dt, args.x, args.weights.dA);
-  if (args.weights.dB != nullptr) {
+  if (dA != nullptr) add_products(work, dt, args.x, dA);
+  if (dB != nullptr) {
     const MatrixView<float> t = work.memory.matrix(T, adapter.rank);
     multiply(work, adapter.A, adapter.rank, args.in, args.x, nullptr, t);
     scale_rows(t, adapter.scale);
-    add_products(work, args.dy, t, args.weights.dB);
+    add_products(work, args.dy, t, dB);
   }
 }
 
@@ -226,8 +252,13 @@ void linear_backward(const Work& work, const LinearBackward& args) {
         ? multiply_transposed(work, {weights.W, args.out, args.in}, args.dy, args.dx)
         : frozen_backward(work, args);
   }
-  if (weights.frozen != nullptr) {
-    if (const auto adapter = adapter_of(*weights.frozen)) adapter_backward(work, args, *adapter);
+  const bool is_frozen = weights.frozen != nullptr;
+  if (weights.own.rank > 0) {
+    adapter_backward(work, args, weights.own, is_frozen ? nullptr : weights.dA,
+                     is_frozen ? nullptr : weights.dB);
+  }
+  if (const auto adapter = is_frozen ? adapter_of(*weights.frozen) : std::nullopt) {
+    adapter_backward(work, args, *adapter, weights.dA, weights.dB);
   }
   if (weights.dW != nullptr) add_products(work, args.dy, args.x, weights.dW);
   if (weights.db != nullptr) add_column_sums(work, args.dy, {}, weights.db);

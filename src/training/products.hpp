@@ -5,6 +5,7 @@
 
 #include "krait/training/parameters.hpp"
 #include "krait/training/workspace.hpp"
+#include "krait/weights/adapter.hpp"
 #include "krait/weights/linear.hpp"
 
 namespace krait {
@@ -36,7 +37,8 @@ struct LinearWeights {
   const float* bias = nullptr;     // [out]
   float* dW = nullptr;             // [out, in] += dyᵀ x
   float* db = nullptr;             // [out] += Σ dy
-  float* dA = nullptr;             // [rank, in], of the adapter of `frozen`
+  LowRankAdapter own = {};         // that the block has beside W; rank 0: none
+  float* dA = nullptr;             // [rank, in], of the adapter of `frozen`, or of that one
   float* dB = nullptr;             // [out, rank]
 
   /// For gradients with respect to inputs alone.
@@ -45,6 +47,9 @@ struct LinearWeights {
 /// `weight` and, if it exists, `bias` of the scope; of a stack of matrices, number `i`, each of
 /// which has `size` floats.
 LinearWeights linear_weights(const ParameterScope& linear, Index i = 0, Index size = 0);
+/// The same with an adapter of the block's own, whose factors are `0.weight` and `1.weight` of
+/// `adapter`.
+LinearWeights with_adapter(LinearWeights weights, const ParameterScope& adapter, Index rank);
 
 void linear(const Work& work, const LinearWeights& weights, Index out, Index in,
             MatrixView<const float> x, MatrixView<float> y);

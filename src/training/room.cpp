@@ -33,9 +33,8 @@ void Room::add_products(Index a_cols, Index b_cols, Index rows) {
   multiply(rows, a_cols);
 }
 
-void Room::adapter_backward(Index out, Index in, Index rows, Wanted wanted) {
+void Room::adapter_backward(Index out, Index in, Index rank, Index rows, Wanted wanted) {
   const Frame frame(*this);
-  const Index rank = size_.rank;
   matrix(rows, rank);
   multiply_transposed(out, rank, rows);
   if (wanted.inputs) {
@@ -57,8 +56,31 @@ void Room::linear_backward(Index out, Index in, Index rows, Wanted wanted, bool 
     if (is_frozen) matrix(out, in);
     multiply_transposed(out, in, rows);
   }
-  if (is_frozen) return adapter_backward(out, in, rows, wanted);
+  if (is_frozen) return adapter_backward(out, in, size_.rank, rows, wanted);
   if (wanted.weights && !this->is_frozen()) add_products(out, in, rows);
+}
+
+void Room::adapted_linear(Index out, Index in, Index rank, Index rows) {
+  linear(out, in, rows);
+  if (rank == 0 || rows == 0) return;
+  const Frame frame(*this);
+  matrix(rows, rank);
+  matrix(rows, out);
+  multiply(in, rows);
+  multiply(rank, rows);
+}
+
+void Room::adapted_linear_backward(Index out, Index in, Index rank, Index rows) {
+  if (rank == 0) return linear_backward(out, in, rows, {});
+  if (rows == 0) return;
+  {
+    const Frame frame(*this);
+    if (is_frozen()) matrix(out, in);
+    multiply_transposed(out, in, rows);
+  }
+  adapter_backward(out, in, rank, rows, {.weights = !is_frozen()});
+  if (is_frozen()) return adapter_backward(out, in, size_.rank, rows, {});
+  add_products(out, in, rows);
 }
 
 void Room::norm_backward(Index rows, Index cols, bool has_weights) {
@@ -82,19 +104,34 @@ void Room::conv_backward(Index channels, Index d_conv) {
   matrix(d_conv - 1, channels);
 }
 
-void Room::feed_forward_backward(Index d_model, Index d_hidden, bool gated, Index rows,
-                                 bool has_gates) {
+void Room::feed_forward(const FeedForwardSize& size, Index rows) {
   const Frame frame(*this);
-  const Index d_up = FeedForward::up_rows(d_hidden, gated);
+  const Index d_up = FeedForward::up_rows(size.d_hidden, size.gated);
+  const Index split = size.own_gate ? size.d_hidden : 0;
+  matrix(rows, d_up);
+  matrix(rows, size.d_hidden);
+  adapted_linear(d_up - split, size.d_model, size.adapter_rank, rows);
+  linear(size.d_model, size.d_hidden, rows);
+}
+
+void Room::feed_forward_backward(const FeedForwardSize& size, Index rows) {
+  const Frame frame(*this);
+  const Index d_model = size.d_model;
+  const Index d_hidden = size.d_hidden;
+  const Index d_up = FeedForward::up_rows(d_hidden, size.gated);
+  const Index split = size.own_gate ? d_hidden : 0;
   matrix(rows, d_up);
   matrix(rows, d_hidden);
   matrix(rows, d_hidden);
   matrix(rows, d_up);
-  linear(d_up, d_model, rows);
+  adapted_linear(d_up - split, d_model, size.adapter_rank, rows);
   linear_backward(d_model, d_hidden, rows, {.weights = false});
-  if (has_gates) matrix(rows, d_model);
+  if (size.has_gates) matrix(rows, d_model);
   linear_backward(d_model, d_hidden, rows, {.inputs = false});
-  linear_backward(d_up, d_model, rows, {});
+  adapted_linear_backward(d_up - split, d_model, size.adapter_rank, rows);
+  if (!size.own_gate) return;
+  matrix(rows, d_model);
+  linear_backward(split, d_model, rows, {});
 }
 
 }  // namespace training

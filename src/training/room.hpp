@@ -18,7 +18,9 @@ class Room {
 
   Index tokens() const noexcept { return size_.tokens; }
   Index threads() const noexcept { return size_.threads; }
-  // Most floats that were given out at a time.
+  // Floats that are given out.
+  Index now() const noexcept { return now_; }
+  // Most of them at a time.
   Index most() const noexcept { return most_; }
 
   void floats(Index count) {
@@ -26,6 +28,8 @@ class Room {
     most_ = std::max(most_, now_);
   }
   void matrix(Index rows, Index cols) { floats(rows * cols); }
+  // So many for a while.
+  void peak(Index count) { most_ = std::max(most_, now_ + count); }
 
   // Takes back at its end what was given out during its life.
   class Frame {
@@ -50,14 +54,26 @@ class Room {
     bool weights = true;
   };
   void linear_backward(Index out, Index in, Index rows, Wanted wanted, bool is_small = false);
+  // The same of a matrix with an adapter of the block's own, of rank 0 without one.
+  void adapted_linear(Index out, Index in, Index rank, Index rows);
+  void adapted_linear_backward(Index out, Index in, Index rank, Index rows);
   void norm_backward(Index rows, Index cols, bool has_weights = true);
   void conv_forward(Index channels, Index d_conv);
   void conv_backward(Index channels, Index d_conv);
-  void feed_forward_backward(Index d_model, Index d_hidden, bool gated, Index rows, bool has_gates);
+  struct FeedForwardSize {
+    Index d_model = 0;
+    Index d_hidden = 0;
+    bool gated = false;
+    bool own_gate = false;   // the gate has a matrix of its own
+    bool has_gates = false;  // the rows have gates of a router
+    Index adapter_rank = 0;  // of the adapter that `up` has of its own
+  };
+  void feed_forward(const FeedForwardSize& size, Index rows);
+  void feed_forward_backward(const FeedForwardSize& size, Index rows);
 
  private:
   void add_products(Index a_cols, Index b_cols, Index rows);
-  void adapter_backward(Index out, Index in, Index rows, Wanted wanted);
+  void adapter_backward(Index out, Index in, Index rank, Index rows, Wanted wanted);
   bool is_frozen() const noexcept { return size_.rank > 0; }
 
   BackwardSize size_;

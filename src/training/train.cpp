@@ -59,27 +59,55 @@ Result<void> check_files(const TrainFiles& files) {
   return {};
 }
 
-}  // namespace
+// That the result does not lie in what it is made of. A configuration alone may lie beside it.
+Result<void> check_outside(const TrainTask& task, const std::string& destination) {
+  std::error_code ignored;
+  const std::string& source = task.checkpoint.path;
+  if (task.checkpoint.weights.size() == 0 || !fs::is_directory(source, ignored) ||
+      !lies_in(destination, source)) {
+    return {};
+  }
+  return Error{ErrorCode::bad_argument,
+               fmt::format("[training] destination: expected a place outside the source, found one "
+                           "in it ({})",
+                           destination)};
+}
 
-namespace {
+bool is_dense(std::string_view form) {
+  return form == to_string(DType::f32) || form == to_string(DType::bf16) ||
+         form == to_string(DType::f16);
+}
 
 // All but the values.
-Result<TrainTask> open_task(const std::string& path) {
-  KRAIT_ASSIGN_OR_RETURN(CheckpointPlan planned, plan_checkpoint(path));
+TrainTask task_of(CheckpointPlan planned) {
   ModelSpec spec = training::trained_spec(planned);
-  return TrainTask{.checkpoint = std::move(planned.checkpoint),
-                   .spec = std::move(spec),
-                   .prefix = planned.config.prefix,
-                   .values = {},
-                   .lora = nullptr,
-                   .text = {},
-                   .examples = {}};
+  return {.checkpoint = std::move(planned.checkpoint),
+          .spec = std::move(spec),
+          .prefix = planned.config.prefix,
+          .values = {},
+          .lora = nullptr,
+          .text = {},
+          .examples = {}};
+}
+
+// That every matrix is floats, which can be moved.
+Result<void> check_dense(const CheckpointPlan& planned) {
+  for (const TensorUse& use : planned.plan.tensors) {
+    if (use.role != TensorRole::matrix || is_dense(use.form)) continue;
+    return Error{ErrorCode::dtype_mismatch,
+                 fmt::format("[training] {}: expected a matrix of floats, found {}, which --lora "
+                             "leaves as it is and trains an adapter beside",
+                             use.name, use.form)};
+  }
+  return {};
 }
 
 }  // namespace
 
 Result<TrainTask> open_train_task(const std::string& path, TaskValues values) {
-  KRAIT_ASSIGN_OR_RETURN(TrainTask task, open_task(path));
+  KRAIT_ASSIGN_OR_RETURN(CheckpointPlan planned, plan_checkpoint(path));
+  KRAIT_RETURN_IF_ERROR(check_dense(planned));
+  TrainTask task = task_of(std::move(planned));
   if (values == TaskValues::left_out) return task;
   KRAIT_ASSIGN_OR_RETURN(const Parameters parameters, Parameters::of(task.spec, task.prefix));
   task.values = AlignedBuffer<float>(parameters.floats());
@@ -92,7 +120,8 @@ Result<TrainTask> open_train_task(const std::string& path, TaskValues values) {
 
 Result<TrainTask> new_lora_task(const std::string& path, const LoraOptions& options,
                                 std::uint64_t seed, TaskValues values) {
-  KRAIT_ASSIGN_OR_RETURN(TrainTask task, open_task(path));
+  KRAIT_ASSIGN_OR_RETURN(CheckpointPlan planned, plan_checkpoint(path));
+  TrainTask task = task_of(std::move(planned));
   KRAIT_ASSIGN_OR_RETURN(task.lora,
                          Lora::create(task.spec, task.prefix, task.checkpoint.weights, options));
   if (values == TaskValues::left_out) return task;
@@ -175,6 +204,7 @@ Result<TrainSummary> train(TrainTask task, const TrainOptions& options, const Tr
                            Executor& executor, FunctionRef<Flow(const TrainProgress&)> progress) {
   KRAIT_RETURN_IF_ERROR(validate(options));
   KRAIT_RETURN_IF_ERROR(check_files(files));
+  KRAIT_RETURN_IF_ERROR(check_outside(task, files.destination));
   if (task.preference) {
     KRAIT_RETURN_IF_ERROR(validate(task.preference->options));
     if (task.preference->pairs.empty()) {

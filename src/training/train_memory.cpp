@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "krait/training/train.hpp"
+#include "training/capacity.hpp"
 #include "training/muon.hpp"
 
 namespace krait {
@@ -75,6 +76,7 @@ Result<TrainMemory> train_memory(const TrainTask& task, const TrainOptions& opti
   OnlyWidth executor(threads);
   KRAIT_ASSIGN_OR_RETURN(const ModelGradient gradient,
                          ModelGradient::create(task.spec, task.prefix, executor, task.lora));
+  KRAIT_RETURN_IF_ERROR(training::check_capacity(options.capacity, gradient.has_experts()));
   const DataSize data = size_of(task, options);
   const RowMemory row = gradient.memory(data.longest, task.teacher.has_value());
   Index teacher = 0;

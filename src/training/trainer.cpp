@@ -7,6 +7,7 @@
 
 #include "krait/core/float_environment.hpp"
 #include "krait/kernels/softmax.hpp"
+#include "training/capacity.hpp"
 #include "training/muon.hpp"
 
 namespace krait {
@@ -26,6 +27,7 @@ Result<Trainer> Trainer::create(const ModelSpec& spec, const std::string& prefix
                          ModelGradient::create(spec, prefix, executor, lora));
   check_contract(values.size() == gradient.parameters().floats(),
                  "[training] values: expected as many floats as the parameters have");
+  KRAIT_RETURN_IF_ERROR(training::check_capacity(options.capacity, gradient.has_experts()));
   if (options.optimizer == Optimizer::muon && lora != nullptr) {
     return Error{ErrorCode::unsupported,
                  "[training] optimizer: expected adamw with an adapter, found muon"};

@@ -228,7 +228,7 @@ TEST_F(AdapterFile, TensorsThatDoNotFitAreRefused) {
             }),
             "[adapter] " + in_proj("A", 7) +
                 ": expected a matrix of the model, such as backbone.layers.0.mixer.dt_proj, found "
-                "a module that it does not have");
+                "a module that it does not have, as in an adapter for another model (hf_f32)");
   EXPECT_EQ(with([&] { tensors["base_model.model.lm_head.weight"] = original.at(in_proj("A")); }),
             "[adapter] base_model.model.lm_head.weight: expected a factor of an adapter of low "
             "rank, found another tensor [4,32]");
@@ -250,9 +250,16 @@ TEST_F(AdapterFile, TheBasesOwnMatrixMayStandInIt) {
 }
 
 TEST_F(AdapterFile, OfAnotherModelIsRefused) {
+  config["base_model_name_or_path"] = "some/model";
   EXPECT_EQ(message(golden("hf_dt_rank")),
             "[adapter] base_model.model.backbone.layers.0.mixer.in_proj.lora_A.weight: expected "
-            "[4,24] (rank 4), found [4,32]");
+            "[4,24] (rank 4), found [4,32], as in an adapter for another model (some/model)");
+  // One with fewer layers, of the same sizes.
+  std::erase_if(tensors,
+                [](const auto& one) { return one.first.find("layers.2.") != one.first.npos; });
+  EXPECT_EQ(message(),
+            "[adapter] backbone.layers.2.mixer.in_proj: expected factors, as target_modules names "
+            "in_proj, found none, as in an adapter for another model (some/model)");
 }
 
 TEST_F(AdapterFile, ThatIsMissingIsNamed) {

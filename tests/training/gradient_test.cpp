@@ -133,8 +133,8 @@ void expect_close(const Parameters& parameters, std::span<const float> found,
 }
 
 std::vector<ModelSpec> specs() {
-  return {test::tiny_spec(), test::tiny_expert_spec(), test::tiny_mamba2_spec(),
-          test::tiny_hybrid_spec()};
+  return {test::tiny_spec(),        test::tiny_expert_spec(),         test::tiny_mamba2_spec(),
+          test::tiny_hybrid_spec(), test::tiny_hybrid_options_spec(), test::tiny_shared_spec()};
 }
 
 TEST(Gradient, OfTheReferenceAgreesWithFiniteDifferences) {
@@ -413,49 +413,10 @@ TEST(BlockGradient, NamesABlockThatHasNone) {
   const CustomSpec spec{.kind = "own", .bind = [](const WeightScope&, Bookings&) {
                           return Result<std::unique_ptr<const Block>>(Error{});
                         }};
-  EXPECT_EQ(make_block_gradient(BlockSpec(spec), 8).error().message,
-            "[training] block: expected one that can be trained, found own");
-}
-
-// Options without a backward pass are named, not left out.
-TEST(BlockGradient, NamesOptionsThatItLacks) {
-  MlpSpec own_gate;
-  own_gate.gate = "gate_proj";
-  MlpSpec adapted;
-  adapted.adapter_rank = 2;
-  MoeSpec squared;
-  squared.activation = Activation::relu_squared;
-  MambaSpec weighted;
-  weighted.inner_norm_eps = 1e-6F;
-  weighted.inner_norm_weights = true;
-  Mamba2Spec scaled{.head_dim = 8};
-  scaled.scales.z = 2.0F;
-  const std::pair<BlockSpec, const char*> table[] = {
-      {AttentionSpec{.n_head = 2, .window = 4}, "no sliding window"},
-      {AttentionSpec{.n_head = 2, .d_conv = 4}, "no convolution"},
-      {AttentionSpec{.n_head = 2, .adapter_rank = 4}, "no adapters of its own"},
-      {adapted, "no adapter of its own"},
-      {own_gate, "the gate in the first rows of the first matrix"},
-      {squared, "relu or silu"},
-      {weighted, "inner norms without weights"},
-      {scaled, "no factors behind in_proj"}};
-  for (const auto& [spec, what] : table) {
-    const auto result = make_block_gradient(spec, 16);
-    ASSERT_FALSE(result) << what;
-    EXPECT_TRUE(result.error().message.starts_with(
-        "[training] block: expected " + std::string(what) + ", which can be trained, found "))
-        << result.error().message;
-  }
-}
-
-TEST(Gradient, RefusesSharedBlocks) {
-  SerialExecutor executor;
-  const auto result = ModelGradient::create(test::tiny_shared_spec(), "backbone", executor);
-  ASSERT_FALSE(result);
-  EXPECT_EQ(result.error().code, ErrorCode::unsupported);
-  EXPECT_EQ(result.error().message,
-            "[training] shared: expected a block with weights of its own, whose output goes to the "
-            "residual stream, found a shared one");
+  EXPECT_EQ(
+      make_block_gradient(BlockSpec(spec), 8).error().message,
+      "[training] block: expected one that can be trained, found own (adapters of other blocks "
+      "need its backward pass too)");
 }
 
 // A law that is sure of a token is that token as the target.

@@ -40,7 +40,8 @@ class Stack : public testing::TestWithParam<ModelSpec (*)()> {};
 // The count of what a row's passes take agrees with what they take: to the float, but for experts.
 TEST_P(Stack, IsCountedBeforeItIsTaken) {
   const ModelSpec spec = GetParam()();
-  const bool has_experts = spec == test::tiny_expert_spec();
+  const bool has_experts =
+      spec == test::tiny_expert_spec() || spec == test::tiny_hybrid_options_spec();
   for (const int threads : {1, 3}) {
     for (const Index tokens : {1, 17, 150}) {
       ThreadPool pool(threads);
@@ -70,7 +71,8 @@ TEST_P(Stack, IsCountedBeforeItIsTaken) {
 INSTANTIATE_TEST_SUITE_P(Memory, Stack,
                          testing::Values(
                              +[] { return test::tiny_spec(); }, test::tiny_mamba2_spec,
-                             test::tiny_expert_spec, test::tiny_hybrid_spec));
+                             test::tiny_expert_spec, test::tiny_hybrid_spec,
+                             test::tiny_hybrid_options_spec, test::tiny_shared_spec));
 
 constexpr const char* mamba = R"({"model_type": "mamba", "vocab_size": 256, "hidden_size": 64,
   "num_hidden_layers": 3, "state_size": 16, "conv_kernel": 4, "expand": 2, "time_step_rank": 4,

@@ -4,6 +4,7 @@
 /// The slow, obvious reference of training: the papers' equations in plain loops over a scalar
 /// type. With `double` it is a loss; with `Var`, which records every operation, its exact gradient.
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <span>
@@ -72,6 +73,9 @@ inline Var operator/(const Var& a, const Var& b) {
 }
 inline Var exp(const Var& a) { return Var::of(std::exp(a.value), a, std::exp(a.value)); }
 inline Var log(const Var& a) { return Var::of(std::log(a.value), a, 1.0 / a.value); }
+inline Var erf(const Var& a) {
+  return Var::of(std::erf(a.value), a, std::exp(-a.value * a.value) * 1.1283791670955126);
+}
 inline Var sqrt(const Var& a) { return Var::of(std::sqrt(a.value), a, 0.5 / std::sqrt(a.value)); }
 inline double value_of(double x) { return x; }
 inline double value_of(const Var& x) { return x.value; }
@@ -105,6 +109,11 @@ T sigmoid_of_scalar(const T& x) {
 template <class T>
 T silu_of_scalar(const T& x) {
   return x * sigmoid_of_scalar(x);
+}
+template <class T>
+T gelu_of_scalar(const T& x) {
+  using std::erf;
+  return T(0.5) * x * (T(1.0) + erf(x * T(0.7071067811865476)));
 }
 template <class T>
 T softplus_of_scalar(const T& x) {
@@ -143,26 +152,41 @@ class Reference {
     const T* E = at(spec_.embedding_name + ".weight");
     for (Index t = 0; t < count; ++t) {
       for (Index i = 0; i < h.cols; ++i) {
-        h(t, i) = E[inputs[static_cast<std::size_t>(t)] * h.cols + i];
+        h(t, i) =
+            E[inputs[static_cast<std::size_t>(t)] * h.cols + i] * T(double(spec_.embedding.scale));
       }
     }
+    embedding_ = h;
+    Rows<T> aside;  // what a block has left for the one after it
     for (std::size_t l = 0; l < spec_.layers.size(); ++l) {
       Rows<T> input = h;
       const std::string layer = spec_.layers_name + "." + std::to_string(l) + ".";
       for (const ResidualSpec& residual : spec_.layers[l].residuals) {
-        if (!residual.beside) input = h;
-        const Rows<T> x = norm(residual.norm, layer + residual.norm_name, input);
+        if (!residual.beside) input = aside.rows > 0 ? aside : h;
+        aside = {};
+        own_ = layer;
+        owner_ = residual.weights_of < 0 ? std::string() : first_user(residual.weights_of);
         const std::string path = layer + residual.block_name + ".";
+        const bool is_wide =
+            std::visit([](const auto& k) { return reads_embedding(k); }, residual.block);
+        const Rows<T> x = norm(residual.norm, layer + residual.norm_name,
+                               is_wide ? beside_embedding(input) : input);
         const Rows<T> y =
             std::visit([&](const auto& kind) { return block(kind, path, x); }, residual.block);
-        for (std::size_t i = 0; i < h.data.size(); ++i) h.data[i] = h.data[i] + y.data[i];
+        Rows<T> sum = h;
+        for (std::size_t i = 0; i < h.data.size(); ++i) {
+          sum.data[i] = h.data[i] + y.data[i] * T(double(residual.scale));
+        }
+        (residual.aside ? aside : h) = sum;
       }
     }
+    owner_.clear();
     const Rows<T> x = norm(spec_.final_norm, spec_.final_norm_name, h);
     const std::string head = parameters_->find(spec_.head_name + ".weight") != nullptr
                                  ? spec_.head_name
                                  : spec_.embedding_name;
-    const Rows<T> logits = linear(head, x, spec_.embedding.vocab);
+    Rows<T> logits = linear(head, x, spec_.embedding.vocab);
+    for (T& logit : logits.data) logit = logit * T(double(spec_.logit_scale));
     T sum = extra_;
     for (Index t = 0; t < count; ++t) {
       const auto i = static_cast<std::size_t>(t);
@@ -176,12 +200,41 @@ class Reference {
   }
 
  private:
-  const T* at(const std::string& path) const {
+  // The tensor below the layer itself or the one whose weights it uses; null if there is none.
+  const Parameter* find(const std::string& path) const {
     const Parameter* found = parameters_->find(path);
+    if (found != nullptr || owner_.empty() || !path.starts_with(own_)) return found;
+    return parameters_->find(owner_ + path.substr(own_.size()));
+  }
+  const T* at(const std::string& path) const {
+    const Parameter* found = find(path);
     if (found == nullptr) throw std::runtime_error("no parameter " + path);
     return values_.data() + found->offset;
   }
-  bool has(const std::string& path) const { return parameters_->find(path) != nullptr; }
+  bool has(const std::string& path) const { return find(path) != nullptr; }
+
+  // Paths of shared tensors have the first layer that uses them.
+  std::string first_user(Index weights_of) const {
+    for (std::size_t l = 0; l < spec_.layers.size(); ++l) {
+      for (const ResidualSpec& residual : spec_.layers[l].residuals) {
+        if (residual.weights_of == weights_of) {
+          return spec_.layers_name + "." + std::to_string(l) + ".";
+        }
+      }
+    }
+    return {};
+  }
+
+  Rows<T> beside_embedding(const Rows<T>& x) const {
+    Rows<T> wide(x.rows, 2 * x.cols);
+    for (Index t = 0; t < x.rows; ++t) {
+      for (Index i = 0; i < x.cols; ++i) {
+        wide(t, i) = x(t, i);
+        wide(t, x.cols + i) = embedding_(t, i);
+      }
+    }
+    return wide;
+  }
 
   Rows<T> multiply(const T* W, const T* bias, const Rows<T>& x, Index out) const {
     Rows<T> y(x.rows, out);
@@ -197,6 +250,15 @@ class Reference {
   Rows<T> linear(const std::string& name, const Rows<T>& x, Index out) const {
     return multiply(at(name + ".weight"), has(name + ".bias") ? at(name + ".bias") : nullptr, x,
                     out);
+  }
+  // The same with an adapter of the block's own, unless its rank is 0.
+  Rows<T> adapted(const std::string& name, const std::string& adapter, Index rank, const Rows<T>& x,
+                  Index out) const {
+    Rows<T> y = linear(name, x, out);
+    if (rank == 0) return y;
+    const Rows<T> more = linear(adapter + ".1", linear(adapter + ".0", x, rank), out);
+    for (std::size_t i = 0; i < y.data.size(); ++i) y.data[i] = y.data[i] + more.data[i];
+    return y;
   }
 
   // T² KL(law ‖ softmax(logits / T)) of token t.
@@ -264,7 +326,7 @@ class Reference {
     if (i < options_.dstate.size()) extra_ = extra_ + last * T(options_.dstate[i]);
   }
 
-  Rows<T> convolve(const std::string& name, const Rows<T>& x, Index d_conv) {
+  Rows<T> convolve(const std::string& name, const Rows<T>& x, Index d_conv, bool silu = true) {
     const Index before = d_conv - 1;
     const T* own = take_state(before * x.cols);
     const T* w = at(name + ".weight");
@@ -276,7 +338,7 @@ class Reference {
       for (Index t = 0; t < x.rows; ++t) {
         T sum = has(name + ".bias") ? at(name + ".bias")[c] : T(0.0);
         for (Index k = 0; k < d_conv; ++k) sum = sum + w[c * d_conv + k] * input(t + k, c);
-        y(t, c) = silu_of_scalar(sum);
+        y(t, c) = silu ? silu_of_scalar(sum) : sum;
       }
       for (Index i = 0; i < before; ++i) {
         end_state(own, i * x.cols + c, input(x.rows + i, c));
@@ -296,10 +358,12 @@ class Reference {
     Rows<T> delta = dBC.columns(0, spec.dt_rank);
     Rows<T> B = dBC.columns(spec.dt_rank, N);
     Rows<T> C = dBC.columns(spec.dt_rank + N, N);
-    if (spec.inner_norm_eps >= 0.0F) {
-      for (Rows<T>* part : {&delta, &B, &C}) {
-        *part = rms(*part, nullptr, double(spec.inner_norm_eps));
-      }
+    const std::pair<Rows<T>*, const char*> normed[] = {
+        {&delta, "dt_layernorm"}, {&B, "b_layernorm"}, {&C, "c_layernorm"}};
+    for (const auto& [part, name] : normed) {
+      if (!(spec.inner_norm_eps >= 0.0F)) break;
+      const T* weight = spec.inner_norm_weights ? at(path + name + ".weight") : nullptr;
+      *part = rms(*part, weight, double(spec.inner_norm_eps));
     }
     const Rows<T> dt_raw = linear(path + "dt_proj", delta, E);
     const T* own = take_state(kernels::scan_size(E, N));
@@ -332,7 +396,16 @@ class Reference {
     const Index P = spec.head_dim;
     const Index d_mlp = spec.d_mlp();
     const Index d_B = spec.n_group * N;
-    const Rows<T> parts = linear(path + "in_proj", x, spec.in_proj_rows());
+    Rows<T> parts = linear(path + "in_proj", x, spec.in_proj_rows());
+    const std::pair<float, Index> factors[] = {
+        {1.0F, 2 * d_mlp},    {spec.scales.z, spec.d_ssm}, {spec.scales.x, spec.d_ssm},
+        {spec.scales.B, d_B}, {spec.scales.C, d_B},        {spec.scales.dt, spec.n_head()}};
+    Index column = 0;
+    for (const auto& [factor, width] : factors) {
+      for (const Index end = column + width; column < end; ++column) {
+        for (Index t = 0; t < x.rows; ++t) parts(t, column) = parts(t, column) * T(double(factor));
+      }
+    }
     const Rows<T> xBC = convolve(
         path + "conv1d", parts.columns(2 * d_mlp + spec.d_ssm, spec.conv_dim()), spec.d_conv);
     const T* own = take_state(spec.d_ssm * N);
@@ -391,18 +464,37 @@ class Reference {
     using std::exp;
     const AttentionSpec spec = unresolved.resolved(spec_.d_model());
     const Index d = spec.d_head;
-    Rows<T> q = linear(path + "q_proj", x, spec.n_head * d);
-    Rows<T> k = linear(path + "k_proj", x, spec.n_kv_head * d);
-    const Rows<T> v = linear(path + "v_proj", x, spec.n_kv_head * d);
+    const AttentionNames& names = spec.names;
+    const Index d_q = spec.n_head * d;
+    const Index d_kv = spec.n_kv_head * d;
+    Rows<T> qkv(x.rows, d_q + 2 * d_kv);
+    if (!names.qkv.empty()) {
+      qkv = linear(path + names.qkv, x, qkv.cols);
+    } else {
+      const Rows<T> all[] = {
+          adapted(path + names.q, path + names.q_adapter, spec.adapter_rank, x, d_q),
+          adapted(path + names.k, path + names.k_adapter, spec.adapter_rank, x, d_kv),
+          adapted(path + names.v, path + names.v_adapter, spec.adapter_rank, x, d_kv)};
+      Index column = 0;
+      for (const Rows<T>& part : all) {
+        for (Index c = 0; c < part.cols; ++c, ++column) {
+          for (Index t = 0; t < x.rows; ++t) qkv(t, column) = part(t, c);
+        }
+      }
+    }
+    if (spec.d_conv > 0) qkv = convolve(path + names.conv, qkv, spec.d_conv, false);
+    Rows<T> q = qkv.columns(0, d_q);
+    Rows<T> k = qkv.columns(d_q, d_kv);
+    const Rows<T> v = qkv.columns(d_q + d_kv, d_kv);
+    const std::vector<double> frequencies =
+        spec.rotary ? spec.rotary->frequencies() : std::vector<double>();
     for (Rows<T>* rows : {&q, &k}) {
       if (!spec.rotary) break;
       const Index pairs = spec.rotary->dim / 2;
       for (Index t = 0; t < x.rows; ++t) {
         for (Index first = 0; first < rows->cols; first += d) {
           for (Index i = 0; i < pairs; ++i) {
-            const double angle = double(t) *
-                                 std::pow(spec.rotary->theta, -double(i) / double(pairs)) /
-                                 spec.rotary->factor;
+            const double angle = double(t) * frequencies[static_cast<std::size_t>(i)];
             T& x0 = (*rows)(t, first + (spec.rotary->interleaved ? 2 * i : i));
             T& x1 = (*rows)(t, first + (spec.rotary->interleaved ? 2 * i + 1 : pairs + i));
             const T a = x0 * T(std::cos(angle)) - x1 * T(std::sin(angle));
@@ -418,67 +510,71 @@ class Reference {
       for (Index t = 0; t < x.rows; ++t) {
         std::vector<T> p;
         T sum(0.0);
-        for (Index j = 0; j <= t; ++j) {
+        const Index begin = spec.window > 0 ? std::max(Index{0}, t + 1 - spec.window) : 0;
+        for (Index j = begin; j <= t; ++j) {
           T score(0.0);
           for (Index i = 0; i < d; ++i) score = score + q(t, h * d + i) * k(j, own + i);
           p.push_back(exp(score * T(double(spec.scale))));
           sum = sum + p.back();
         }
-        for (Index j = 0; j <= t; ++j) {
+        for (Index j = begin; j <= t; ++j) {
           for (Index i = 0; i < d; ++i) {
             y(t, h * d + i) =
-                y(t, h * d + i) + p[static_cast<std::size_t>(j)] / sum * v(j, own + i);
+                y(t, h * d + i) + p[static_cast<std::size_t>(j - begin)] / sum * v(j, own + i);
           }
         }
       }
     }
-    return linear(path + "o_proj", y, x.cols);
+    return linear(path + names.out, y, spec_.d_model());
   }
 
   static T activate(Activation activation, const T& x) {
-    if (activation == Activation::silu) return silu_of_scalar(x);
-    return value_of(x) > 0.0 ? x : T(0.0);
+    const T positive = value_of(x) > 0.0 ? x : T(0.0);
+    switch (activation) {
+      case Activation::silu:
+        return silu_of_scalar(x);
+      case Activation::relu_squared:
+        return positive * positive;
+      case Activation::gelu:
+        return gelu_of_scalar(x);
+      case Activation::relu:
+        break;
+    }
+    return positive;
   }
-  struct Network {
-    const T* up;
-    const T* up_bias;
-    const T* down;
-    const T* down_bias;
-    Index d_hidden;
-    Activation activation;
-    bool gated;
-  };
-  Rows<T> run(const Network& network, const Rows<T>& x) const {
-    const Index H = network.d_hidden;
-    const Rows<T> up = multiply(network.up, network.up_bias, x, (network.gated ? 2 : 1) * H);
-    Rows<T> active(x.rows, H);
-    for (Index t = 0; t < x.rows; ++t) {
+
+  // A feed-forward network: [gate; factor] of a token, from one matrix or two.
+  Rows<T> run(const MlpSpec& spec, const Rows<T>& up, const T* down, const T* down_bias) const {
+    const Index H = spec.d_hidden;
+    const Index gate = spec.gate_last ? H : 0;
+    Rows<T> active(up.rows, H);
+    for (Index t = 0; t < up.rows; ++t) {
       for (Index i = 0; i < H; ++i) {
-        active(t, i) = activate(network.activation, up(t, i));
-        if (network.gated) active(t, i) = active(t, i) * up(t, H + i);
+        active(t, i) = activate(spec.activation, up(t, gate + i) * T(double(spec.gate_scale)));
+        if (spec.gated) active(t, i) = active(t, i) * up(t, H - gate + i);
       }
     }
-    return multiply(network.down, network.down_bias, active, x.cols);
-  }
-  Network network(const std::string& up, const std::string& down, Index d_hidden,
-                  Activation activation, bool gated, Index index = 0) const {
-    const auto bias = [&](const std::string& name) {
-      return has(name + ".bias") ? at(name + ".bias") : nullptr;
-    };
-    const Index size = d_hidden * spec_.d_model();
-    return {at(up + ".weight") + index * size * (gated ? 2 : 1),
-            bias(up),
-            at(down + ".weight") + index * size,
-            bias(down),
-            d_hidden,
-            activation,
-            gated};
+    return multiply(down, down_bias, active, spec_.d_model());
   }
 
   Rows<T> block(const MlpSpec& unresolved, const std::string& path, const Rows<T>& x) {
     const MlpSpec spec = unresolved.resolved(spec_.d_model());
-    return run(
-        network(path + spec.up, path + spec.down, spec.d_hidden, spec.activation, spec.gated), x);
+    const Index H = spec.d_hidden;
+    const Index rows = spec.gated && spec.gate.empty() ? 2 * H : H;
+    Rows<T> up = adapted(path + spec.up, path + spec.adapter, spec.adapter_rank, x, rows);
+    if (!spec.gate.empty()) {
+      Rows<T> both(x.rows, 2 * H);
+      const Rows<T> gate = linear(path + spec.gate, x, H);
+      for (Index t = 0; t < x.rows; ++t) {
+        for (Index i = 0; i < H; ++i) {
+          both(t, i) = gate(t, i);
+          both(t, H + i) = up(t, i);
+        }
+      }
+      up = both;
+    }
+    const std::string bias = path + spec.down + ".bias";
+    return run(spec, up, at(path + spec.down + ".weight"), has(bias) ? at(bias) : nullptr);
   }
 
   // The gates of token t by the router's rule; chosen by value.
@@ -522,21 +618,29 @@ class Reference {
     const MoeSpec spec = unresolved.resolved(spec_.d_model());
     const std::string router = path + spec.names.router;
     const Rows<T> logits = linear(router, x, spec.n_expert);
+    MlpSpec network{.d_hidden = spec.d_expert,
+                    .activation = spec.activation,
+                    .gated = spec.gated,
+                    .up = spec.names.up,
+                    .down = spec.names.down,
+                    .gate = spec.names.gate};
     std::vector<Rows<T>> outputs;
     for (Index e = 0; e < spec.n_expert; ++e) {
-      const bool stacked = spec.names.experts.empty();
-      const std::string own =
-          stacked ? path : path + spec.names.experts + "." + std::to_string(e) + ".";
-      outputs.push_back(run(network(own + spec.names.up, own + spec.names.down, spec.d_expert,
-                                    spec.activation, spec.gated, stacked ? e : 0),
-                            x));
+      if (!spec.names.experts.empty()) {
+        outputs.push_back(
+            block(network, path + spec.names.experts + "." + std::to_string(e) + ".", x));
+        continue;
+      }
+      const Index size = spec.d_expert * x.cols;
+      const Index d_up = (spec.gated ? 2 : 1) * spec.d_expert;
+      const T* up = at(path + spec.names.up + ".weight") + e * d_up * x.cols;
+      outputs.push_back(run(network, multiply(up, nullptr, x, d_up),
+                            at(path + spec.names.down + ".weight") + e * size, nullptr));
     }
     Rows<T> y(x.rows, x.cols);
     if (spec.d_shared != 0) {
-      const std::string own = path + spec.names.shared + ".";
-      y = run(network(own + spec.names.up, own + spec.names.down, spec.d_shared, spec.activation,
-                      spec.gated),
-              x);
+      network.d_hidden = spec.d_shared;
+      y = block(network, path + spec.names.shared + ".", x);
     }
     std::vector<double> share(static_cast<std::size_t>(spec.n_expert));
     std::vector<T> mean(share.size(), T(0.0));
@@ -563,6 +667,13 @@ class Reference {
     return y;
   }
 
+  Rows<T> block(const SharedTransformerSpec& spec, const std::string& path, const Rows<T>& x) {
+    const Rows<T> mixed = block(spec.attention, path + spec.attention_name + ".", x);
+    const Rows<T> normed = norm(spec.norm, path + spec.norm_name, mixed);
+    const Rows<T> y = block(spec.mlp, path + spec.mlp_name + ".", normed);
+    return linear(own_ + spec.linear_name, y, y.cols);
+  }
+
   template <class Other>
   Rows<T> block(const Other& spec, const std::string& path, const Rows<T>& /*x*/) {
     throw std::runtime_error("no reference for " + path + spec.to_string(spec_.d_model()));
@@ -574,6 +685,8 @@ class Reference {
   Options options_;
   T extra_{0.0};
   Index position_ = 0;
+  Rows<T> embedding_;        // of the tokens
+  std::string own_, owner_;  // layers: "layers.3.", and the one whose weights it uses
 };
 
 }  // namespace krait::test

@@ -334,9 +334,39 @@ TEST_F(Train, RoundsTheResultAlone) {
   }
 }
 
-TEST_F(Train, AQuantisedModelIsRefused) {
+TEST_F(Train, AModelThatIsNotThereIsRefused) {
   const auto task = open_train_task((test::bundled_models_dir() / "no-such").string());
   EXPECT_EQ(task.error().code, ErrorCode::not_found);
+}
+
+TEST_F(Train, AResultInsideItsSourceIsRefused) {
+  run(files("a"), options()).value();
+  for (const bool is_whole : {true, false}) {
+    TrainTask task = is_whole ? open_train_task(path("a")).value()
+                              : new_lora_task(path("a"), {.rank = 2, .alpha = 4}, 1).value();
+    task.text.assign(100, 65);
+    SerialExecutor serial;
+    const auto summary = train(std::move(task), options(), files("a/sub"), serial,
+                               [](const TrainProgress&) { return Flow::go_on; });
+    ASSERT_FALSE(summary);
+    EXPECT_EQ(summary.error().message,
+              "[training] destination: expected a place outside the source, found one in it (" +
+                  path("a/sub") + ")");
+    EXPECT_FALSE(fs::exists(path("a/sub")));
+  }
+  EXPECT_TRUE(run(files("b"), options()).has_value());  // a configuration alone is no source
+}
+
+TEST_F(Train, ACapacityWithoutExpertsIsRefused) {
+  TrainOptions limited = options();
+  limited.capacity = 1.25;
+  const auto summary = run(files("a"), limited);
+  ASSERT_FALSE(summary);
+  EXPECT_EQ(summary.error().message,
+            "[training] capacity: expected a model with experts, found one without");
+  EXPECT_FALSE(fs::exists(path("a")));
+  const TrainTask task = new_train_task(path("config.json"), 1).value();
+  EXPECT_EQ(train_memory(task, limited, 1).error().message, summary.error().message);
 }
 
 }  // namespace

@@ -103,6 +103,11 @@ class Residual {
     ctx.x = h;
   }
 
+  /// What a block that is aside has left for the one after it, [rows, cols].
+  MatrixView<const float> left_aside(const BlockContext& ctx, Index cols) const noexcept {
+    return ctx.scratch(slots_.saved, cols);
+  }
+
   const Norm& norm() const noexcept { return norm_; }
   const Block& block() const noexcept { return *block_; }
   bool reads_embedding() const noexcept { return slots_.embedding.floats_per_token > 0; }

@@ -17,7 +17,8 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// Arguments of `BlockGradient::backward`, for T consecutive tokens of one sequence.
+/// Arguments of `BlockGradient::backward`, for T consecutive tokens of one sequence. Of a block
+/// that reads the embedding too, x and dx have 2 d_model columns, and dx is not dy.
 struct BackwardArgs {
   MatrixView<const float> x;   ///< [T, d_model] the block's input
   MatrixView<const float> dy;  ///< [T, d_model] gradient with respect to its output

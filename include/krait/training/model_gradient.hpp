@@ -116,13 +116,19 @@ class KRAIT_API ModelGradient {
   struct Part {  // one residual block
     std::unique_ptr<const BlockGradient> block;
     NormSpec norm;
-    std::string norm_path;
-    std::string block_path;
-    Index state = 0;   // floats of the state before its own
-    Index input = 0;   // index of the part whose input it reads
-    Index top_k = 0;   // of experts
-    bool ends = true;  // whether its layer's gradients are complete behind it, going backwards
+    std::string layer;  // "layers.3"
+    std::string owner;  // the one whose tensors it uses; empty: its own
+    std::string norm_name;
+    std::string block_name;
+    Index state = 0;     // floats of the state before its own
+    float scale = 1.0F;  // multiplies its output
+    Index input = 0;     // index of the part whose input it reads
+    Index top_k = 0;     // of experts
+    bool ends = true;    // whether its layer's gradients are complete behind it, going backwards
     bool parallel = false;
+    bool aside = false;        // its output goes to the part after it alone
+    bool reads_aside = false;  // it, or the one that it is beside, is that part
+    bool is_wide = false;      // it reads the embedding beside its input
   };
 
   explicit ModelGradient(Executor& executor);
@@ -135,8 +141,12 @@ class KRAIT_API ModelGradient {
     return {parameters_, values_, gradients, frozen_.get()};
   }
   void embedding_backward(const Leaf& leaf, MatrixView<const float> dh, float* gradients) const;
-  // The residual stream in front of each part, and behind the last, [parts + 1] · [T, d_model].
-  Result<std::vector<MatrixView<float>>> forward(const Leaf& leaf, State& state, bool is_backward);
+  // What a pass forwards keeps, [T, d_model] each.
+  struct Stream {
+    std::vector<MatrixView<float>> inputs;  // of each part
+    MatrixView<float> end;                  // the residual stream behind the last
+  };
+  Result<Stream> forward(const Leaf& leaf, State& state, bool is_backward);
   // What a row's targets and laws come to, each times its weight.
   struct Sums {
     double loss = 0.0;
@@ -144,9 +154,11 @@ class KRAIT_API ModelGradient {
   };
   Sums head(const Leaf& leaf, MatrixView<const float> normed, MatrixView<float> dnormed,
             const ParameterScope& weights, std::span<float> log_p);
-  void parts_backward(const Leaf& leaf, const State& before,
-                      std::span<const MatrixView<float>> stream, const ParameterScope& weights,
-                      MatrixView<float> dh);
+  // From the gradient of the residual stream behind the last part to that in front of the first.
+  void parts_backward(const Leaf& leaf, const State& before, const Stream& stream,
+                      const ParameterScope& weights, MatrixView<float> dh);
+  bool has_factors() const noexcept;
+  bool has_wide() const noexcept;
 
   Executor* executor_;
   ModelSpec spec_;

@@ -77,6 +77,12 @@ class KRAIT_API ParameterScope {
   ParameterScope scope(std::string_view name) const;
   ParameterScope scope(std::string_view name, Index index) const;
 
+  /// The scope of a layer some of whose tensors are another one's: those that are not below its own
+  /// path are below `owner` ("layers.1").
+  ParameterScope shared(std::string_view owner) const;
+  /// The scope of that name beside this one, without the other layer's.
+  ParameterScope beside(std::string_view name) const;
+
   bool contains(std::string_view name) const;
   /// The tensor's values. A name that does not exist is a contract breach.
   const float* value(std::string_view name) const;
@@ -93,15 +99,22 @@ class KRAIT_API ParameterScope {
   std::string_view path() const noexcept {
     return std::string_view(path_).substr(0, path_.empty() ? 0 : path_.size() - 1);
   }
+  /// The same below the layer whose tensors it shares; empty if there is none.
+  std::string owner_path() const;
 
  private:
   const Parameter& at(std::string_view name) const;
+  // The path of a tensor, where it is.
+  std::string place(std::string_view name) const;
+  bool is_at(const std::string& path) const;
 
   const Parameters* parameters_;
   const float* values_;
   float* gradients_;
   const training::Frozen* frozen_;
-  std::string path_;  // "layers.3.mixer." or ""
+  std::string path_;   // "layers.3.mixer." or ""
+  std::string owner_;  // of a shared scope: "layers.1.", in place of so many characters of the path
+  std::size_t own_ = 0;
 };
 
 }  // namespace v0_1

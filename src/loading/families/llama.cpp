@@ -24,6 +24,7 @@ Result<void> read_llama(const ConfigReader& config, const TensorNames& /*tensors
   const bool is_mistral = is_of(config, "mistral");
   KRAIT_ASSIGN_OR_RETURN(const Outline outline,
                          read_outline(config, is_mistral ? "mistral" : "llama", 1e-6F, result));
+  result.spec.final_norm_name = "norm";
   KRAIT_ASSIGN_OR_RETURN(AttentionSpec attention, read_attention(config, is_mistral ? 8 : 0));
   KRAIT_RETURN_IF_ERROR(read_rotary(config, attention, 1.0, result));
   if (is_mistral && !config.is_null("sliding_window")) {

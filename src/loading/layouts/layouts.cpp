@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <utility>
 #include <vector>
@@ -84,7 +85,15 @@ bool TensorNames::has_in_layer(Index layer, std::string_view name) const {
 void TensorNames::apply(ModelConfig& config) const {
   config.prefix = prefix_;
   config.wrapper = wrapper_;
-  if (layout_ == nullptr) return;
+  if (layout_ == nullptr) {
+    // Without tensors, as of weights to be made, the family's own names tell the rest.
+    const ModelSpec& spec = config.spec;
+    const auto found = std::ranges::find_if(layouts, [&](const Layout& layout) {
+      return layout.embedding == spec.embedding_name && layout.final_norm == spec.final_norm_name;
+    });
+    if (found != layouts.end()) config.prefix = found->prefix;
+    return;
+  }
   config.spec.embedding_name = layout_->embedding;
   config.spec.layers_name = layout_->layers;
   config.spec.final_norm_name = layout_->final_norm;
