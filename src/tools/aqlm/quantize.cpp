@@ -90,6 +90,7 @@ Result<std::vector<Job>> list_jobs(const CheckpointPlan& plan, const AqlmOptions
   for (const TensorUse& use : plan.plan.tensors) uses.emplace(use.path, &use);
   std::vector<Job> jobs;
   std::map<std::string, std::size_t> stacks;
+  bool has_any = false;
   for (std::size_t layer = 0; layer < spec.layers.size(); ++layer) {
     for (const ResidualSpec& residual : spec.layers[layer].residuals) {
       const std::string path =
@@ -98,6 +99,7 @@ Result<std::vector<Job>> list_jobs(const CheckpointPlan& plan, const AqlmOptions
         if (!is_quantised(matrix)) continue;
         const auto use = uses.find(fmt::format("{}.{}.weight", path, matrix.name));
         if (use == uses.end()) continue;
+        has_any = true;
         std::string name = use->second->name;
         name.resize(name.size() - std::string_view(".weight").size());
         if (aqlm::is_kept(name + ".weight", options.keep)) continue;
@@ -125,8 +127,11 @@ Result<std::vector<Job>> list_jobs(const CheckpointPlan& plan, const AqlmOptions
       }
     }
   }
-  if (jobs.empty()) return bad_argument("aqlm", "keep", "a matrix to quantise", "none");
-  return jobs;
+  if (!jobs.empty()) return jobs;
+  // Either patterns keep them all, or the model has none.
+  return has_any ? bad_argument("aqlm", "keep", "a matrix to quantise", "none")
+                 : bad_argument("aqlm", "model", "in_proj or out_proj of a mixer, or experts",
+                                fmt::format("none ({})", plan.checkpoint.path));
 }
 
 // What decides the result, in words.
