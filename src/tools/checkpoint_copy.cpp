@@ -9,6 +9,7 @@
 #include "io/write_text_file.hpp"
 #include "krait/io/mapped_file.hpp"
 #include "loading/checkpoint_texts.hpp"
+#include "krait/weights/convert.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -44,6 +45,22 @@ Result<void> check_floats(const ModelPlan& plan, const WeightStore& weights,
 Result<void> check_outside(const Checkpoint& checkpoint, const std::string& destination,
                            std::string_view area) {
   if (!is_folder(checkpoint) || !lies_in(destination, folder_of(checkpoint))) return {};
+Result<void> check_finite(const ModelPlan& plan, const WeightStore& weights,
+                          const std::string& path, std::string_view area) {
+  for (const TensorUse& use : plan.tensors) {
+    const WeightStore::Entry* entry = weights.find(use.name);
+    if (entry == nullptr) continue;
+    const TensorView& tensor = entry->tensor;
+    if (!is_float(tensor.dtype) && tensor.dtype != DType::f64) continue;
+    const auto bad = find_not_finite(tensor);
+    if (!bad) continue;
+    return Error{ErrorCode::not_finite,
+                 fmt::format("[{}] {}: expected finite weights, found {} ({})", area, use.name,
+                             element_text(tensor, *bad), path)};
+  }
+  return {};
+}
+
   return Error{ErrorCode::bad_argument,
                fmt::format("[{}] destination: expected a place outside the source, found one in it "
                            "({})",

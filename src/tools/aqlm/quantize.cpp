@@ -535,6 +535,7 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   }
   // The folder is made last of all: what is refused leaves nothing.
   KRAIT_ASSIGN_OR_RETURN(AtomicDirectory directory, AtomicDirectory::create(destination));
+  KRAIT_RETURN_IF_ERROR(check_finite(plan.plan, plan.checkpoint.weights, source, "aqlm"));
   KRAIT_ASSIGN_OR_RETURN(
       const auto finished,
       PartialWork::open("aqlm", destination, key_of(plan, model.fingerprint(), options)));
