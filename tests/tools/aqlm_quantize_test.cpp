@@ -663,6 +663,8 @@ TEST_F(AqlmQuantize, WhatCannotBeDoneLeavesNothing) {
             "inputs");
   EXPECT_EQ(message({.scheme = {0, 4, 8}}).find("[aqlm] scheme: expected MxBgG"), 0U);
   EXPECT_EQ(message({.calibration = ""}), "[aqlm] calibration: expected text, found none");
+  EXPECT_EQ(message({.calibration = text().substr(0, 255)}),
+            "[aqlm] calibration: expected at least 256 tokens, found 255");
   EXPECT_EQ(message({.keep = {"*"}}), "[aqlm] keep: expected a matrix to quantise, found none");
   EXPECT_EQ(message({.keep = {"*.layers.0.*", "*.layer.1.*"}}),
             "[aqlm] keep: expected a pattern that fits a module, such as *.layers.0.*, found "

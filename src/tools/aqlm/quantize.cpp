@@ -450,6 +450,19 @@ class Quantizer {
   Index total_ = 0;
 };
 
+Result<std::vector<Token>> calibration_tokens_of(const CheckpointPlan& plan,
+                                                 std::string_view text) {
+  if (text.empty()) return bad_argument("aqlm", "calibration", "text", "none");
+  KRAIT_ASSIGN_OR_RETURN(const auto tokenizer, make_tokenizer(plan.checkpoint, plan.config));
+  KRAIT_ASSIGN_OR_RETURN(std::vector<Token> tokens, tokenizer->encode(text));
+  if (std::ssize(tokens) < least_calibration_tokens) {
+    return bad_argument("aqlm", "calibration",
+                        fmt::format("at least {} tokens", least_calibration_tokens),
+                        fmt::to_string(tokens.size()));
+  }
+  return tokens;
+}
+
 // Writes all tensors, those of `jobs` from the folder of finished ones.
 Result<void> write_weights(const CheckpointPlan& plan, const std::vector<Job>& jobs,
                            const AqlmScheme& scheme, const PartialWork& finished, bool is_tuned,
@@ -520,9 +533,9 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   KRAIT_ASSIGN_OR_RETURN(std::vector<Job> jobs, list_jobs(plan, options));
   std::vector<Token> text;
   if (options.calibration) {
-    KRAIT_ASSIGN_OR_RETURN(const auto tokenizer, make_tokenizer(plan.checkpoint, plan.config));
-    KRAIT_ASSIGN_OR_RETURN(text, tokenizer->encode(*options.calibration));
+    KRAIT_ASSIGN_OR_RETURN(text, calibration_tokens_of(plan, *options.calibration));
   }
+  KRAIT_RETURN_IF_ERROR(check_finite(plan.plan, plan.checkpoint.weights, source, "aqlm"));
   KRAIT_ASSIGN_OR_RETURN(const Model model, build_model(plan.config.spec, plan.checkpoint.weights,
                                                         plan.config.prefix));
   aqlm::Calibration calibration(plan, model, executor);
@@ -535,7 +548,6 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   }
   // The folder is made last of all: what is refused leaves nothing.
   KRAIT_ASSIGN_OR_RETURN(AtomicDirectory directory, AtomicDirectory::create(destination));
-  KRAIT_RETURN_IF_ERROR(check_finite(plan.plan, plan.checkpoint.weights, source, "aqlm"));
   KRAIT_ASSIGN_OR_RETURN(
       const auto finished,
       PartialWork::open("aqlm", destination, key_of(plan, model.fingerprint(), options)));
