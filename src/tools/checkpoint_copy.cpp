@@ -5,11 +5,12 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "core/block_format.hpp"
 #include "io/lies_in.hpp"
 #include "io/write_text_file.hpp"
 #include "krait/io/mapped_file.hpp"
-#include "loading/checkpoint_texts.hpp"
 #include "krait/weights/convert.hpp"
+#include "loading/checkpoint_texts.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -34,17 +35,16 @@ Result<void> check_floats(const ModelPlan& plan, const WeightStore& weights,
                           const std::string& path, std::string_view area) {
   for (const TensorUse& use : plan.tensors) {
     if (use.role == TensorRole::matrix && !weights.contains(use.name)) {
-      return Error{ErrorCode::bad_argument,
-                   fmt::format("[{}] {}: expected a matrix of floats, found {} ({})", area,
-                               use.name, use.form, path)};
+      return Error{
+          ErrorCode::bad_argument,
+          fmt::format("[{}] {}: expected a matrix of floats, found {}{} ({})", area, use.name,
+                      use.form, find_block_format(use.form) ? ", which krait convert decodes" : "",
+                      path)};
     }
   }
   return {};
 }
 
-Result<void> check_outside(const Checkpoint& checkpoint, const std::string& destination,
-                           std::string_view area) {
-  if (!is_folder(checkpoint) || !lies_in(destination, folder_of(checkpoint))) return {};
 Result<void> check_finite(const ModelPlan& plan, const WeightStore& weights,
                           const std::string& path, std::string_view area) {
   for (const TensorUse& use : plan.tensors) {
@@ -61,6 +61,9 @@ Result<void> check_finite(const ModelPlan& plan, const WeightStore& weights,
   return {};
 }
 
+Result<void> check_outside(const Checkpoint& checkpoint, const std::string& destination,
+                           std::string_view area) {
+  if (!is_folder(checkpoint) || !lies_in(destination, folder_of(checkpoint))) return {};
   return Error{ErrorCode::bad_argument,
                fmt::format("[{}] destination: expected a place outside the source, found one in it "
                            "({})",
