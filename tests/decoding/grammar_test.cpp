@@ -229,6 +229,18 @@ TEST(Gbnf, SaysWhatIsWrong) {
   expect_error(Grammar::from_gbnf("root ::= (\"[\" root? \"]\"){1000000}"), large);
 }
 
+// Neither what is refused nor what is nearly too large costs more than its places.
+TEST(Gbnf, RepetitionsThatAreTooManyAreRefusedSoon) {
+  const auto begin = std::chrono::steady_clock::now();
+  for (const char* text : {"root ::= (\"a\"?){1000000}", "root ::= (\"a\"?){400000}",
+                           "root ::= (\"a\"?){0,240000}", "root ::= a{490000}\na ::= \"b\"?"}) {
+    expect_error(Grammar::from_gbnf(text),
+                 "[constraint] grammar: expected one that comes to at most 500000 places when its "
+                 "repetitions are written out, found more");
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(4));
+}
+
 TEST(Gbnf, AmbiguityIsBounded) {
   using Clock = std::chrono::steady_clock;
   const auto begun = Clock::now();
