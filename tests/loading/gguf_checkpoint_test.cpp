@@ -245,6 +245,30 @@ TEST(GgufCheckpoint, HoldsBlocksAsTheyAreStored) {
   EXPECT_EQ(open_bytes(bytes).value().weights.size(), plan.checkpoint.weights.size());
 }
 
+// Where a form that was asked for holds nothing, the one that does is named.
+TEST(GgufCheckpoint, NamesTheFormThatHoldsItsBlocks) {
+  const CheckpointPlan plan = plan_checkpoint(golden("gguf/mamba_types.gguf")).value();
+  WeightStore weights = plan.checkpoint.weights;
+  constexpr Index bytes_of_block = 20;  // of 32 weights
+  const std::vector<std::byte> zeros(1 << 20);
+  for (const TensorUse& use : plan.plan.tensors) {
+    if (use.role != TensorRole::matrix || use.shape[1] % 32 != 0) continue;
+    const std::string name = use.name.substr(0, use.name.rfind('.'));
+    weights.remove(use.name);
+    weights.add(name + ".blocks",
+                {zeros.data(), DType::u8, {use.shape[0], use.shape[1] / 32, bytes_of_block}},
+                nullptr);
+    weights.metadata["krait.form:" + name] = "q4_1";
+  }
+  const auto model =
+      build_model(plan.config.spec, weights, plan.config.prefix, WeightOptions{.form = "aqlm"});
+  ASSERT_FALSE(model);
+  EXPECT_EQ(
+      model.error().message,
+      "[build] form: expected a matrix that aqlm can hold, found q4_1 only, which \"file\" uses "
+      "as stored");
+}
+
 // A file of the smallest Mamba, with a vocabulary.
 std::vector<std::string> small_pairs() {
   return {gguf_text("general.architecture", "mamba"), gguf_number("mamba.embedding_length", 2),
