@@ -1,10 +1,14 @@
 #include "decoding/draft_model.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
+#include <string_view>
 #include <utility>
 
 #include "krait/decoding/rejection.hpp"
+#include "krait/io/printable.hpp"
 #include "krait/kernels/softmax.hpp"
 
 namespace krait {
@@ -120,6 +124,17 @@ DraftModel::Checkpoint& DraftModel::push() {
   return checkpoints_[live_++];
 }
 
+// A session's error, which names a layer, as that of this model: the one that it
+// drafts for has layers of the same names.
+Error DraftModel::named(Error error) const {
+  constexpr std::string_view area = "[session] ";
+  if (error.message.starts_with(area)) {
+    error.message =
+        fmt::format("[draft] drafter {}: {}", printable(name_), error.message.substr(area.size()));
+  }
+  return error;
+}
+
 Result<void> DraftModel::catch_up() {
   if (text_ < 2) return {};
   KRAIT_RETURN_IF_ERROR(consume(text_ - 1));
@@ -134,7 +149,7 @@ Result<void> DraftModel::consume(std::size_t end) {
   const Result<std::span<const float>> done = session_.prefill(rest, now.state);
   if (!done) {
     --live_;
-    return done.error();
+    return named(done.error());
   }
   now.consumed = end;
   return {};
@@ -163,7 +178,7 @@ Result<void> DraftModel::review(Draft& draft, Index from, double lenience) {
   const Result<RunOutput> output = session_.run({&item, 1});
   if (!output) {
     --live_;
-    return output.error();
+    return named(output.error());
   }
   const MatrixView<const float> logits = output->logits(0);
   const auto row = [&](std::size_t guess) {

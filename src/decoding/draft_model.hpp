@@ -45,6 +45,7 @@ class DraftModel {
     std::size_t consumed = 0;  // of tokens_
   };
 
+  Error named(Error error) const;
   // Puts tokens behind the text in the place of those that were there.
   void follow(std::span<const Token> ahead);
   // A copy of the last checkpoint, to be advanced.

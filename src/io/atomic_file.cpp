@@ -5,13 +5,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <memory>
 #include <utility>
+
+#include "io/temporaries.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -20,28 +21,6 @@ namespace {
 Error failure(std::string_view what, const std::string& path) {
   return {ErrorCode::io_failed,
           fmt::format("[file] expected to {}, found: {} ({})", what, std::strerror(errno), path)};
-}
-
-// Calls `make` with names beside `path` until one of them is new; -1 and errno if none could be
-// made.
-template <class Make>
-int make_temporary(const std::string& path, std::string& name, Make make) {
-  static std::atomic<unsigned> count{0};
-  constexpr int attempts = 100;
-  for (int i = 0; i < attempts; ++i) {
-    name = fmt::format("{}.{}-{}.tmp", path, ::getpid(), count++);
-    const int result = make(name.c_str());
-    if (result >= 0 || errno != EEXIST) return result;
-  }
-  return -1;
-}
-
-// open() applies the process's mask, which mkstemp does not; to read the mask would mean to change
-// it for a moment.
-int open_temporary(const std::string& path, std::string& name) {
-  return make_temporary(path, name, [](const char* file) {
-    return ::open(file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  });
 }
 
 // An open file of the process, which may be a regular one: a rename would take it from whoever
@@ -78,8 +57,9 @@ Result<AtomicFile> AtomicFile::create(const std::string& path) {
     file.descriptor_ = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
   } else {
     if (exists) file.path_ = resolved(path);
-    file.descriptor_ = open_temporary(file.path_, file.temporary_);
-    if (file.descriptor_ < 0) file.temporary_.clear();
+    Temporary temporary = make_temporary_file(file.path_);
+    file.descriptor_ = temporary.descriptor;
+    file.temporary_ = std::move(temporary.name);
     // The new file is as private as the one it replaces.
     if (file.descriptor_ >= 0 && exists) ::fchmod(file.descriptor_, status.st_mode & 0777U);
   }
@@ -164,27 +144,30 @@ Result<AtomicDirectory> AtomicDirectory::create(const std::string& target) {
                                target.empty() ? "no name" : parent.string())};
     }
   }
-  const auto make = [](const char* name) { return ::mkdir(name, 0777); };
-  if (make_temporary(directory.target_, directory.temporary_, make) < 0) {
-    directory.temporary_.clear();
-    return failure("make a folder", target);
-  }
+  Temporary temporary = make_temporary_folder(directory.target_);
+  if (temporary.descriptor < 0) return failure("make a folder", target);
+  directory.temporary_ = std::move(temporary.name);
+  directory.lock_ = temporary.descriptor;
   if (exists) ::chmod(directory.temporary_.c_str(), status.st_mode & 0777U);
   return directory;
 }
 
 AtomicDirectory::AtomicDirectory(AtomicDirectory&& other) noexcept
-    : target_(std::move(other.target_)), temporary_(std::exchange(other.temporary_, {})) {}
+    : target_(std::move(other.target_)),
+      temporary_(std::exchange(other.temporary_, {})),
+      lock_(std::exchange(other.lock_, -1)) {}
 
 AtomicDirectory& AtomicDirectory::operator=(AtomicDirectory&& other) noexcept {
   std::swap(target_, other.target_);
   std::swap(temporary_, other.temporary_);
+  std::swap(lock_, other.lock_);
   return *this;
 }
 
 AtomicDirectory::~AtomicDirectory() {
   std::error_code ignored;
   if (!temporary_.empty()) std::filesystem::remove_all(temporary_, ignored);
+  if (lock_ >= 0) ::close(lock_);
 }
 
 Result<void> AtomicDirectory::commit() {
@@ -192,6 +175,7 @@ Result<void> AtomicDirectory::commit() {
   if (::rename(temporary_.c_str(), target_.c_str()) != 0)
     return failure("rename a folder", target_);
   temporary_.clear();
+  ::close(std::exchange(lock_, -1));
   return {};
 }
 

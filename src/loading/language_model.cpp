@@ -60,10 +60,10 @@ Result<std::shared_ptr<const Tokenizer>> make_tokenizer(const Checkpoint& checkp
     return read_sentencepiece(checkpoint.sentencepiece, options);
   }
   if (checkpoint.tokenizer.empty()) {
+    const bool is_gguf = checkpoint.path.ends_with(".gguf");
     return Error{ErrorCode::not_found,
-                 fmt::format("[tokenizer] tokenizer.json: expected the tokenizer of the model, "
-                             "found none ({})",
-                             checkpoint.path)};
+                 fmt::format("[tokenizer] {}: expected the tokenizer of the model, found none ({})",
+                             is_gguf ? "tokenizer.ggml.model" : "tokenizer.json", checkpoint.path)};
   }
   return read_tokenizer_json(checkpoint.tokenizer);
 }

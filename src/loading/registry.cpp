@@ -54,6 +54,20 @@ Result<void> check_quantization(const ConfigReader& config, const WeightStore& w
   return {};
 }
 
+// Without its last layers a model is another one, which answers nonsense without a word. Layers
+// that predict further tokens (DeepSeek-V3's "multi-token prediction") follow those of the model.
+Result<void> check_layers(const ConfigReader& reader, const TensorNames& tensors, Index n_layer,
+                          const std::string& file) {
+  KRAIT_ASSIGN_OR_RETURN(const Index n_predict,
+                         reader.number("num_nextn_predict_layers", 0, Index{0}));
+  const auto beyond = tensors.find_beyond(n_layer + n_predict);
+  if (!beyond) return {};
+  return Error{ErrorCode::bad_config,
+               fmt::format("[config] {}: expected layers below {}, the number in the "
+                           "configuration, found layer {} ({})",
+                           beyond->name, n_layer + n_predict, beyond->layer, file)};
+}
+
 Result<ModelConfig> read_any_config(const Checkpoint& checkpoint) {
   const std::string name = checkpoint.path + "/" + checkpoint.config_file;
   KRAIT_ASSIGN_OR_RETURN(const Metadata json, parse_json(checkpoint.config, name));
@@ -68,6 +82,7 @@ Result<ModelConfig> read_any_config(const Checkpoint& checkpoint) {
     ModelConfig config;
     KRAIT_RETURN_IF_ERROR(check_quantization(reader, checkpoint.weights));
     KRAIT_RETURN_IF_ERROR(family->read(reader, tensors, config));
+    KRAIT_RETURN_IF_ERROR(check_layers(reader, tensors, std::ssize(config.spec.layers), name));
     for (std::string& key : reader.unknown()) config.ignored.push_back(std::move(key));
     tensors.apply(config);
     config.is_byte_level = checkpoint.tokenizer.empty() && checkpoint.sentencepiece.empty() &&

@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "core/block_format.hpp"
 #include "krait/weights/adapter.hpp"
 #include "models/check_weights.hpp"
 #include "weights/adapted.hpp"
@@ -167,8 +168,9 @@ Result<void> check_wanted_form(const WeightBinder& binder) {
     others = use.form;
   }
   return Error{ErrorCode::unsupported,
-               fmt::format("[build] form: expected a matrix that {} can hold, found {} only", form,
-                           others.empty() ? "none" : others)};
+               fmt::format("[build] form: expected a matrix that {} can hold, found {} only{}",
+                           form, others.empty() ? "none" : others,
+                           find_block_format(others) ? ", which \"file\" uses as stored" : "")};
 }
 
 }  // namespace

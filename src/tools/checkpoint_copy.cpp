@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "core/block_format.hpp"
 #include "io/lies_in.hpp"
 #include "io/write_text_file.hpp"
 #include "krait/io/mapped_file.hpp"
+#include "krait/weights/convert.hpp"
 #include "loading/checkpoint_texts.hpp"
 
 namespace krait {
@@ -33,10 +35,28 @@ Result<void> check_floats(const ModelPlan& plan, const WeightStore& weights,
                           const std::string& path, std::string_view area) {
   for (const TensorUse& use : plan.tensors) {
     if (use.role == TensorRole::matrix && !weights.contains(use.name)) {
-      return Error{ErrorCode::bad_argument,
-                   fmt::format("[{}] {}: expected a matrix of floats, found {} ({})", area,
-                               use.name, use.form, path)};
+      return Error{
+          ErrorCode::bad_argument,
+          fmt::format("[{}] {}: expected a matrix of floats, found {}{} ({})", area, use.name,
+                      use.form, find_block_format(use.form) ? ", which krait convert decodes" : "",
+                      path)};
     }
+  }
+  return {};
+}
+
+Result<void> check_finite(const ModelPlan& plan, const WeightStore& weights,
+                          const std::string& path, std::string_view area) {
+  for (const TensorUse& use : plan.tensors) {
+    const WeightStore::Entry* entry = weights.find(use.name);
+    if (entry == nullptr) continue;
+    const TensorView& tensor = entry->tensor;
+    if (!is_float(tensor.dtype) && tensor.dtype != DType::f64) continue;
+    const auto bad = find_not_finite(tensor);
+    if (!bad) continue;
+    return Error{ErrorCode::not_finite,
+                 fmt::format("[{}] {}: expected finite weights, found {} ({})", area, use.name,
+                             element_text(tensor, *bad), path)};
   }
   return {};
 }

@@ -13,6 +13,11 @@ inline namespace v0_1 {
 Result<void> check_floats(const ModelPlan& plan, const WeightStore& weights,
                           const std::string& path, std::string_view area);
 
+/// That every weight of the model is a number. Errors: not_finite, naming the first tensor with
+/// another and its place there; `area` is for messages.
+Result<void> check_finite(const ModelPlan& plan, const WeightStore& weights,
+                          const std::string& path, std::string_view area);
+
 /// That a new folder would not lie in the checkpoint's own. Errors: bad_argument.
 Result<void> check_outside(const Checkpoint& checkpoint, const std::string& destination,
                            std::string_view area);

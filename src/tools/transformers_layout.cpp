@@ -168,6 +168,9 @@ Result<TransformersLayout> TransformersLayout::of(const CheckpointPlan& stored,
       return unsupported("rope_freqs.weight", "frequencies that transformers has keys for",
                          json["rope_divisors"]);
     }
+    if (!json["mamba_moe_layers"].is_null()) {  // BlackMamba's, of Megatron
+      return unsupported("mamba_moe_layers", "none", json["mamba_moe_layers"]);
+    }
     layout.config_ = checkpoint.config;
     const auto* attention = find_block<AttentionSpec>(config.spec);
     if (attention != nullptr && attention->rotary && attention->rotary->interleaved) {

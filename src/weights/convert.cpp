@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -123,16 +124,23 @@ std::optional<Index> find_not_finite(const TensorView& tensor) noexcept {
       return find_exponent<std::uint16_t>(tensor.data, tensor.size(), 0x7C00U);
     case DType::bf16:
       return find_exponent<std::uint16_t>(tensor.data, tensor.size(), 0x7F80U);
+    case DType::f64:
+      return find_exponent<std::uint64_t>(tensor.data, tensor.size(), 0x7FF0'0000'0000'0000U);
     default:
       return find_exponent<std::uint32_t>(tensor.data, tensor.size(), 0x7F800000U);
   }
 }
 
+std::string element_text(const TensorView& from, Index element, Index first_row) {
+  const double value = element_of(from, element);
+  return fmt::format("{:g} (element {})", std::isnan(value) ? std::abs(value) : value,
+                     place_in(from.shape, element, first_row));
+}
+
 std::string not_representable(const TensorView& from, Index element, std::string_view form,
                               Index first_row) {
-  return fmt::format("weights that {} can hold (at most {:g}), found {:g} (element {})", form,
-                     largest_of(form), element_of(from, element),
-                     place_in(from.shape, element, first_row));
+  return fmt::format("weights that {} can hold (at most {:g}), found {}", form, largest_of(form),
+                     element_text(from, element, first_row));
 }
 
 }  // namespace v0_1

@@ -306,6 +306,8 @@ TEST_F(Cli, ReportsWhatIsWrongInOneLine) {
   expect_error("inspect " + path("bad.safetensors"), 1, "bad.safetensors");
   expect_error("perplexity " + path("absent.txt"), 1, "absent.txt");
   expect_error("tokenize a -m " + golden("hf_f32"), 1, "tokenizer.json");
+  expect_error("generate a -m " + golden("gguf/mamba.gguf"), 1,
+               "[tokenizer] tokenizer.ggml.model: expected the tokenizer of the model, found none");
   expect_error("logits --tokens 1 --out /no/such/folder/x.npy", 1, "/no/such/folder/x.npy");
   const Outcome full = shell(KRAIT_PROGRAM " tokenize hello >/dev/full");
   EXPECT_EQ(full.code, 1);

@@ -101,6 +101,21 @@ TEST_F(CliDraft, AModelThatDraftsForItselfIsRight) {
   EXPECT_EQ(sample["levels"][0]["drafter"], "krait-bytes-draft");
 }
 
+// Both models have layers of the same names.
+TEST_F(CliDraft, WhatIsNotFiniteInTheDrafterIsTheDrafters) {
+  const std::filesystem::path broken = path("broken");
+  std::filesystem::copy(test::bundled_models_dir() / "krait-bytes-draft", broken);
+  std::string bytes = test::read_file(broken / "model.safetensors");
+  bytes.replace(bytes.size() - 4, 4, "\xFF\xFF\xFF\xFF");
+  test::write_file(broken / "model.safetensors", bytes);
+  for (const char* draft : {"model:", "cascade:krait-bytes-draft,"}) {
+    const std::string name = broken.string();
+    expect_error("generate 'It was ' -n 8 -m krait-bytes-2m --draft " + (draft + name) +
+                     (draft[0] == 'c' ? ",ngram" : ""),
+                 1, "[draft] drafter " + name + ": ");
+  }
+}
+
 // A model of subwords that knows nothing drafts for one of bytes, and the other way round.
 TEST_F(CliDraft, ADrafterMayHaveAnotherVocabulary) {
   const std::string words = path("words");

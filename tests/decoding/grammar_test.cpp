@@ -85,7 +85,7 @@ TEST(Regex, SaysWhatIsWrong) {
   expect("[b-a]", "a range from a character to a larger one, found another (at byte 4)");
   expect("*a", "something to repeat, found '*' (at byte 0)");
   expect("a**", "something to repeat, found a repetition (at byte 3)");
-  expect("a{3,2}", "no more at least than at most, found a repetition of none (at byte 6)");
+  expect("a{3,2}", "bounds in ascending order, found {3,2} (at byte 6)");
   expect("a{9999999}", "a number of times of at most 1000000, and '}', found '9' (at byte 8)");
   expect("a\\", "a character behind '\\', found the end (at byte 2)");
   expect("\\q", "a known escape, found 'q' (at byte 1)");
@@ -211,8 +211,7 @@ TEST(Gbnf, SaysWhatIsWrong) {
   expect("root ::= \"a\")",
          "line 1: expected the end of the line or a part of the rule, found ')'");
   expect("root ::= \"\\q\"", "line 1: expected a known escape, found 'q'");
-  expect("root ::= \"a\"{3,2}",
-         "line 1: expected no more at least than at most, found a repetition of none");
+  expect("root ::= \"a\"{3,2}", "line 1: expected bounds in ascending order, found {3,2}");
   expect("root ::= \"a\"{x}", "line 1: expected numbers of at most 1000000 and '}', found 'x'");
   expect("root ::= <think>",
          "line 1: expected the end of the line or a part of the rule, found '<'");
@@ -228,6 +227,18 @@ TEST(Gbnf, SaysWhatIsWrong) {
       "[constraint] grammar: expected one that comes to at most 500000 places when its repetitions "
       "are written out, found more";
   expect_error(Grammar::from_gbnf("root ::= (\"[\" root? \"]\"){1000000}"), large);
+}
+
+// Neither what is refused nor what is nearly too large costs more than its places.
+TEST(Gbnf, RepetitionsThatAreTooManyAreRefusedSoon) {
+  const auto begin = std::chrono::steady_clock::now();
+  for (const char* text : {"root ::= (\"a\"?){1000000}", "root ::= (\"a\"?){400000}",
+                           "root ::= (\"a\"?){0,240000}", "root ::= a{490000}\na ::= \"b\"?"}) {
+    expect_error(Grammar::from_gbnf(text),
+                 "[constraint] grammar: expected one that comes to at most 500000 places when its "
+                 "repetitions are written out, found more");
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(4));
 }
 
 TEST(Gbnf, AmbiguityIsBounded) {

@@ -241,6 +241,20 @@ TEST(JsonSchema, SaysWhatIsWrong) {
         R"({"anyOf": [{"$ref": "#"}]})"}) {
     expect_error(unsatisfiable, none);
   }
+  // Where it is a part that nothing fulfils, its place.
+  const std::pair<const char*, const char*> parts[] = {
+      {R"({"type": "object", "required": ["a"], "properties": {
+           "b": {"type": "integer", "minimum": 2, "maximum": 1},
+           "a": {"type": "array", "minItems": 1, "items": {"enum": []}}}})",
+       "#/properties/a/items"},
+      {R"({"type": "array", "minItems": 2, "prefixItems": [{}, {"$ref": "#/$defs/none"}],
+           "$defs": {"none": {"type": "string", "minLength": 2, "maxLength": 1}}})",
+       "#/prefixItems/1"},
+      {R"({"type": "array", "minItems": 1, "items": {"anyOf": [{"enum": []}, false]}})", "#/items"},
+  };
+  for (const auto& [schema, place] : parts) {
+    expect_error(schema, none + " (at " + place + ")");
+  }
   const std::string found = ": expected keywords that can be honoured, found this one (at ";
   for (const char* keyword :
        {"not", "if", "then", "uniqueItems", "contains", "dependentRequired",

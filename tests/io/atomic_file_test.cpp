@@ -2,10 +2,14 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <filesystem>
+#include <utility>
 
 #include "tests/support/support.hpp"
 
@@ -193,6 +197,111 @@ TEST(AtomicDirectory, ReplacesAnEmptyFolderAndNothingElse) {
   EXPECT_FALSE(late.commit());
   EXPECT_EQ(test::read_file(other / "theirs"), "text");
 }
+
+// A process that writes a file or a folder called `path`, until it is killed.
+class Writer {
+ public:
+  Writer(const fs::path& path, bool is_folder) {
+    int ends[2];
+    EXPECT_EQ(::pipe(ends), 0);
+    process_ = ::fork();
+    if (process_ == 0) write(path, is_folder, ends[1]);
+    ::close(ends[1]);
+    char ready = 0;
+    EXPECT_EQ(::read(ends[0], &ready, 1), 1);
+    ::close(ends[0]);
+  }
+  ~Writer() { kill(); }
+  Writer(const Writer&) = delete;
+  Writer& operator=(const Writer&) = delete;
+
+  ::pid_t process() const noexcept { return process_; }
+
+  void kill() {
+    if (std::exchange(is_running_, false)) {
+      EXPECT_EQ(::kill(process_, SIGKILL), 0);
+      EXPECT_EQ(::waitpid(process_, nullptr, 0), process_);
+    }
+  }
+
+ private:
+  [[noreturn]] static void write(const fs::path& path, bool is_folder, int ready) {
+    const auto tell = [&](bool is_written) {
+      if (!is_written || ::write(ready, "1", 1) != 1) ::_exit(1);
+      for (;;) ::pause();
+    };
+    if (is_folder) {
+      const auto folder = AtomicDirectory::create(path.string());
+      if (folder) test::write_file(fs::path(folder->path()) / "half", "text");
+      tell(folder.has_value());
+    }
+    auto file = AtomicFile::create(path.string());
+    tell(file && file->write("half"));
+    ::_exit(1);
+  }
+
+  ::pid_t process_ = -1;
+  bool is_running_ = true;
+};
+
+// Makes and drops what is called `path`, so that leftovers are looked for.
+void touch(const fs::path& path, bool is_folder) {
+  if (is_folder) {
+    ASSERT_TRUE(AtomicDirectory::create(path.string()));
+  } else {
+    ASSERT_TRUE(AtomicFile::create(path.string()));
+  }
+}
+
+class Leftovers : public testing::TestWithParam<bool> {};
+
+TEST_P(Leftovers, OfAKilledWriterGoWithTheNext) {
+  const test::TemporaryDirectory folder;
+  const fs::path path = folder.path() / "x";
+  Writer writer(path, GetParam());
+  Writer other(folder.path() / "x2", GetParam());
+  EXPECT_EQ(count_files(folder.path()), 2U);
+  touch(path, GetParam());  // beside living ones
+  EXPECT_EQ(count_files(folder.path()), 2U);
+  writer.kill();
+  other.kill();
+  EXPECT_EQ(count_files(folder.path()), 2U);
+  touch(path, GetParam());
+  EXPECT_EQ(count_files(folder.path()), 1U);  // that of another name
+  touch(folder.path() / "x2", !GetParam());
+  EXPECT_EQ(count_files(folder.path()), 0U);
+}
+
+TEST_P(Leftovers, StayWhereTheyAreLockedOrHaveAnotherName) {
+  const test::TemporaryDirectory folder;
+  const fs::path path = folder.path() / "x";
+  Writer writer(path, GetParam());
+  writer.kill();
+  // As a writer on another machine holds it.
+  const fs::path locked = *fs::directory_iterator(folder.path());
+  const int lock = ::open(locked.c_str(), O_RDONLY | O_CLOEXEC);
+  ASSERT_EQ(::flock(lock, LOCK_EX), 0);
+  const std::string dead = std::to_string(writer.process());
+  for (const std::string& name :
+       {"x." + dead + ".tmp", "x." + dead + "-123456", "x." + dead + "-a.tmp",
+        "x.y." + dead + "-1.tmp", "x.-" + dead + "-1.tmp",
+        std::string("x.99999999999999999999-1.tmp"), std::string("x.0-1.tmp"),
+        "x" + dead + "-1.tmp"}) {
+    test::write_file(folder.path() / name, "somebody's");
+  }
+  fs::create_symlink("nowhere", folder.path() / ("x." + dead + "-123456.tmp"));
+  const std::size_t before = count_files(folder.path());
+  touch(path, GetParam());
+  EXPECT_EQ(count_files(folder.path()), before);
+  ::close(lock);
+  touch(path, GetParam());
+  EXPECT_FALSE(fs::exists(locked));
+  EXPECT_EQ(count_files(folder.path()), before - 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(Of, Leftovers, testing::Bool(), [](const auto& info) {
+  return std::string(info.param ? "Folders" : "Files");
+});
 
 }  // namespace
 }  // namespace krait::atomic_file_test

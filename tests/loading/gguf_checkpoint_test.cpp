@@ -189,6 +189,31 @@ TEST(GgufCheckpoint, OfHybridsRefusesWhatItCannotUse) {
   }
 }
 
+// Fewer blocks than the file has are another model.
+TEST(GgufCheckpoint, RefusesTensorsOfBlocksBeyondItsOwn) {
+  const std::vector<std::string> pairs = {
+      gguf_text("general.architecture", "llama"), gguf_number("llama.embedding_length", 4),
+      gguf_number("llama.block_count", 2), gguf_number("llama.feed_forward_length", 4),
+      gguf_number("llama.attention.head_count", 2)};
+  const auto open_with = [&](const std::vector<std::string>& names) {
+    constexpr std::uint64_t size = 160;
+    std::vector<std::string> tensors = {gguf_tensor("token_embd.weight", {4, 10}, 0, 0)};
+    for (const std::string& name : names) {
+      tensors.push_back(gguf_tensor(name, {4}, 0, size * tensors.size()));
+    }
+    return open_bytes(gguf(pairs, tensors, std::string(size * tensors.size(), '\0')));
+  };
+  EXPECT_TRUE(open_with({"blk.1.attn_norm.weight", "blk.7.attn_rot_embd", "blk.x.weight"}));
+  for (const std::string name : {"blk.2.attn_norm.weight", "blk.2.of_nothing_known"}) {
+    const auto opened = open_with({"blk.10.attn_norm.weight", name, "blk.1.attn_norm.weight"});
+    ASSERT_FALSE(opened);
+    EXPECT_EQ(opened.error().code, ErrorCode::bad_config);
+    EXPECT_EQ(
+        opened.error().message,
+        "[gguf] " + name + ": expected blocks below 2, the block_count, found block 2 (memory)");
+  }
+}
+
 std::set<std::string> forms_of(const std::string& file, const std::string& form) {
   std::set<std::string> forms;
   for (const TensorUse& use : plan_checkpoint(file, {.form = form}).value().plan.tensors) {
@@ -218,6 +243,30 @@ TEST(GgufCheckpoint, HoldsBlocksAsTheyAreStored) {
   EXPECT_EQ(grouped.size(), widened.size());
   const std::string bytes = test::read_file(file);
   EXPECT_EQ(open_bytes(bytes).value().weights.size(), plan.checkpoint.weights.size());
+}
+
+// Where a form that was asked for holds nothing, the one that does is named.
+TEST(GgufCheckpoint, NamesTheFormThatHoldsItsBlocks) {
+  const CheckpointPlan plan = plan_checkpoint(golden("gguf/mamba_types.gguf")).value();
+  WeightStore weights = plan.checkpoint.weights;
+  constexpr Index bytes_of_block = 20;  // of 32 weights
+  const std::vector<std::byte> zeros(1 << 20);
+  for (const TensorUse& use : plan.plan.tensors) {
+    if (use.role != TensorRole::matrix || use.shape[1] % 32 != 0) continue;
+    const std::string name = use.name.substr(0, use.name.rfind('.'));
+    weights.remove(use.name);
+    weights.add(name + ".blocks",
+                {zeros.data(), DType::u8, {use.shape[0], use.shape[1] / 32, bytes_of_block}},
+                nullptr);
+    weights.metadata["krait.form:" + name] = "q4_1";
+  }
+  const auto model =
+      build_model(plan.config.spec, weights, plan.config.prefix, WeightOptions{.form = "aqlm"});
+  ASSERT_FALSE(model);
+  EXPECT_EQ(
+      model.error().message,
+      "[build] form: expected a matrix that aqlm can hold, found q4_1 only, which \"file\" uses "
+      "as stored");
 }
 
 // A file of the smallest Mamba, with a vocabulary.
@@ -460,7 +509,7 @@ TEST(GgufCheckpoint, NotesAMatrixOfAnUnknownType) {
 TEST(GgufCheckpoint, SizesOfUnknownTypesCostNothing) {
   auto tensors = small_tensors();
   constexpr std::uint64_t large = std::uint64_t{1} << 40U;
-  tensors.push_back(gguf_tensor("blk.1.ssm_norm.weight", {large, large}, 99, 2432));
+  tensors.push_back(gguf_tensor("blk.0.ssm_norm.weight", {large, large}, 99, 2432));
   const std::string file = gguf(small_pairs(), tensors, small_data(-1.0F));
   EXPECT_EQ(open_bytes(file).value().weights.unreadable().size(), 1U);
   // A stack of experts is one tensor that cannot be read, not thousands.

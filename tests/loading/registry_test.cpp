@@ -136,6 +136,67 @@ TEST(Config, BoundsAllExpertsTogether) {
             "(somewhere/config.json)");
 }
 
+// A checkpoint with tensors of those names, each of one number.
+Result<ModelConfig> read_with(const std::string& config, std::initializer_list<const char*> names) {
+  static constexpr float one = 1;
+  Checkpoint checkpoint;
+  checkpoint.path = "somewhere";
+  checkpoint.config = config;
+  for (const char* name : names) checkpoint.weights.add(name, {&one, DType::f32, {1}}, nullptr);
+  checkpoint.weights.add_unreadable("backbone.layers.12.mixer.scale", {"F8_E4M3 [1]", ""});
+  return read_config(checkpoint);
+}
+
+// Fewer layers than the checkpoint has are another model.
+TEST(Config, RefusesTensorsOfLayersBeyondItsOwn) {
+  const char* const embedding = "backbone.embeddings.weight";
+  const auto message = [&](const std::string& config, std::initializer_list<const char*> names) {
+    const auto result = read_with(config, names);
+    if (result) return std::string();
+    EXPECT_EQ(result.error().code, ErrorCode::bad_config);
+    return result.error().message;
+  };
+  const std::string hf = "{" + transformers + "}";
+  const char* const first = "backbone.layers.0.mixer.D";
+  EXPECT_EQ(message(hf, {embedding, first, "backbone.layers.10.norm.weight",
+                         "backbone.layers.2.mixer.D", "backbone.layers.2.norm.weight"}),
+            "[config] backbone.layers.2.mixer.D: expected layers below 2, the number in the "
+            "configuration, found layer 2 (somewhere/config.json)");
+  // What cannot be read counts as well.
+  EXPECT_EQ(message(hf, {embedding, first}),
+            "[config] backbone.layers.12.mixer.scale: expected layers below 2, the number in the "
+            "configuration, found layer 12 (somewhere/config.json)");
+  const std::string beyond = "backbone.layers.99999999999999999999.norm.weight";
+  const std::string deep =
+      R"({"model_type":"mamba","hidden_size":16,"num_hidden_layers":13,"vocab_size":40)";
+  EXPECT_NE(message(deep + "}", {embedding, beyond.c_str()}).find(beyond), std::string::npos);
+}
+
+TEST(Config, PassesOverTensorsThatBelongToNoLayer) {
+  const std::string llama =
+      R"({"model_type":"llama","hidden_size":16,"num_hidden_layers":2,"vocab_size":40,)"
+      R"("num_attention_heads":2,"intermediate_size":16)";
+  // Of rotary embeddings; of layers that predict further tokens, in a part of their own or behind
+  // the model's.
+  const auto result = [](const std::string& config, const char* name) {
+    return read_with(config, {"model.embed_tokens.weight", "model.norm.weight",
+                              "model.layers.1.input_layernorm.weight", name});
+  };
+  for (const char* name : {"model.layers.7.self_attn.rotary_emb.inv_freq",
+                           "mtp.layers.5.norm.weight", "model.layers.x.weight", "model.layers.7"}) {
+    EXPECT_TRUE(result(llama + "}", name)) << name;
+  }
+  const char* const next = "model.layers.2.eh_proj.weight";
+  EXPECT_FALSE(result(llama + "}", next));
+  const auto predicting = result(llama + R"(,"num_nextn_predict_layers":1})", next);
+  ASSERT_TRUE(predicting) << predicting.error().message;
+  EXPECT_TRUE(predicting->ignored.empty());
+  const auto more =
+      result(llama + R"(,"num_nextn_predict_layers":1})", "model.layers.3.norm.weight");
+  ASSERT_FALSE(more);
+  EXPECT_NE(more.error().message.find("layers below 3"), std::string::npos);
+}
+
 struct Bad {
   const char* name;
   std::string config;

@@ -567,22 +567,22 @@ TEST_F(AqlmQuantize, GoesOnWhereACallGotNoFurtherThanItsFolder) {
   EXPECT_EQ(test::read_file(in("other.partial/notes")), "mine");
 }
 
-// The same model, altered.
+// The same model, altered: its configuration, and one tensor, which gets a byte all over.
 std::string altered(const std::string& source, const std::string& to,
                     const std::function<void(std::string& config)>& edit,
-                    const std::string& zeros = "") {
+                    const std::string& filled = "", std::byte fill = {}) {
   const Checkpoint checkpoint = open_checkpoint(source).value();
   fs::create_directory(to);
   std::string config = checkpoint.config;
   edit(config);
   test::write_file(to + "/config.json", config);
   std::vector<NamedTensor> tensors;
-  std::vector<std::byte> zero;
+  std::vector<std::byte> bytes;
   for (const auto& [name, entry] : checkpoint.weights.entries()) {
     tensors.push_back({name, entry.tensor});
-    if (name != zeros) continue;
-    zero.resize(static_cast<std::size_t>(entry.tensor.bytes()));
-    tensors.back().tensor.data = zero.data();
+    if (name != filled) continue;
+    bytes.assign(static_cast<std::size_t>(entry.tensor.bytes()), fill);
+    tensors.back().tensor.data = bytes.data();
   }
   EXPECT_TRUE(write_safetensors(to + "/model.safetensors", tensors));
   return to;
@@ -624,6 +624,38 @@ TEST_F(AqlmQuantize, AMatrixOfDeadInputsIsFittedToItsWeights) {
   }
 }
 
+// Also those that would be copied as they are.
+TEST_F(AqlmQuantize, WeightsThatAreNotFiniteAreNamedBeforeTheWork) {
+  ThreadPool pool(2);
+  int number = 0;
+  for (const std::string part : {"A_log", "x_proj.weight", "in_proj.weight", "conv1d.bias"}) {
+    const std::string tensor = "backbone.layers.1.mixer." + part;
+    const std::string model = altered(
+        source("krait-bytes-draft"), in(fmt::to_string(number++)), [](std::string&) {}, tensor,
+        std::byte{0xFF});
+    const auto report = quantize_aqlm(
+        model, in("bad"), {.preset = "fast", .calibration = text()}, pool,
+        [](Index, Index) -> Flow { return ADD_FAILURE() << "work began", Flow::stop; });
+    ASSERT_FALSE(report);
+    EXPECT_EQ(report.error().code, ErrorCode::not_finite);
+    EXPECT_EQ(report.error().message.find("[aqlm] " + tensor +
+                                          ": expected finite weights, found nan (element [0"),
+              0U)
+        << report.error().message;
+    EXPECT_FALSE(fs::exists(in("bad")));
+    EXPECT_FALSE(fs::exists(in("bad.partial")));
+  }
+}
+
+TEST_F(AqlmQuantize, AModelWithoutItsMatricesIsNotBlamedOnPatterns) {
+  ThreadPool pool(2);
+  const std::string llama = (test::data_dir() / "golden/hf_llama").string();
+  EXPECT_EQ(quantize_aqlm(llama, in("bad"), {}, pool).error().message,
+            "[aqlm] model: expected in_proj or out_proj of a mixer, or experts, found none (" +
+                llama + ")");
+  EXPECT_FALSE(fs::exists(in("bad")));
+}
+
 TEST_F(AqlmQuantize, WhatCannotBeDoneLeavesNothing) {
   const auto message = [&](const AqlmOptions& options, const std::string& to = "bad") {
     const auto result = run("krait-bytes-draft", to, options);
@@ -636,6 +668,8 @@ TEST_F(AqlmQuantize, WhatCannotBeDoneLeavesNothing) {
             "inputs");
   EXPECT_EQ(message({.scheme = {0, 4, 8}}).find("[aqlm] scheme: expected MxBgG"), 0U);
   EXPECT_EQ(message({.calibration = ""}), "[aqlm] calibration: expected text, found none");
+  EXPECT_EQ(message({.calibration = text().substr(0, 255)}),
+            "[aqlm] calibration: expected at least 256 tokens, found 255");
   EXPECT_EQ(message({.keep = {"*"}}), "[aqlm] keep: expected a matrix to quantise, found none");
   EXPECT_EQ(message({.keep = {"*.layers.0.*", "*.layer.1.*"}}),
             "[aqlm] keep: expected a pattern that fits a module, such as *.layers.0.*, found "

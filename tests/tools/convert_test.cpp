@@ -162,6 +162,12 @@ TEST_F(Convert, GivesOriginalCheckpointsTheNamesOfTransformers) {
             std::string::npos);
   EXPECT_NE(error_of(golden("moe_mamba"), out("x")).find("[convert] moe_cfg: expected none"),
             std::string::npos);
+  for (const char* name : {"blackmamba", "blackmamba_bias", "blackmamba_alternating"}) {
+    const std::string found = error_of(golden(name), out("x"));
+    EXPECT_NE(found.find("[convert] mamba_moe_layers: expected none, found [\"r\","),
+              std::string::npos)
+        << found;
+  }
   EXPECT_FALSE(fs::exists(out("x")));
 }
 

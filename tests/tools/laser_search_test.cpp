@@ -238,6 +238,24 @@ TEST_F(LaserSearch, TasksAreLinesOfJson) {
   EXPECT_TRUE(*report.accuracy_before == 0.0 || *report.accuracy_before == 1.0);
 }
 
+// Not the data is to blame where the model gives no probabilities.
+TEST_F(LaserSearch, WeightsThatAreNotFiniteAreNamed) {
+  CheckpointPlan bad = plan();
+  const std::string name = "backbone.layers.0.mixer.A_log";
+  const TensorView stored = bad.checkpoint.weights.find(name)->tensor;
+  std::vector<float> values(static_cast<std::size_t>(stored.size()));
+  convert_floats(stored, DType::f32, values.data());
+  values.back() = std::nanf("");
+  bad.checkpoint.weights.add(name, {values.data(), DType::f32, stored.shape}, nullptr);
+  const auto report = laser_search(bad, in("bad"), text(8000), {}, pool);
+  ASSERT_FALSE(report);
+  EXPECT_EQ(report.error().code, ErrorCode::not_finite);
+  EXPECT_EQ(report.error().message.find("[laser] " + name + ": expected finite weights, found nan"),
+            0U)
+      << report.error().message;
+  EXPECT_TRUE(fs::is_empty(folder.path()));
+}
+
 TEST_F(LaserSearch, DataThatWillNotDoIsNamed) {
   const auto message = [&](const std::string& data, LaserTask task) {
     const auto result = laser_search(plan(), in("bad"), data, {.task = task}, pool);

@@ -247,8 +247,23 @@ TEST_F(Laser, WeightsThatAreNotFiniteAreNamed) {
   plan.checkpoint.weights.add(out.tensor + ".weight",
                               {values.data(), DType::f32, {out.rows, out.cols}}, nullptr);
   const auto made = write_laser(plan, in("new"), {{0, "out", 5}}, LaserForm::smaller, pool);
+  const std::string where = " (" + golden("hf_f32") + ")";
+  EXPECT_EQ(made.error().code, ErrorCode::not_finite);
   EXPECT_EQ(made.error().message,
-            "[low rank] matrix: expected finite weights, found inf (row 0) (0:out)");
+            "[laser] " + out.tensor +
+                ".weight: expected finite weights, found inf (element [0,5])" + where);
+  // Also those that are not cut.
+  values[5] = 0.0F;
+  const std::string beside = "backbone.layers.1.mixer.D";
+  const Shape shape = plan.checkpoint.weights.find(beside)->tensor.shape;
+  std::vector<double> wide(static_cast<std::size_t>(shape.size()));
+  wide[2] = -std::nan("");
+  plan.checkpoint.weights.add(beside, {wide.data(), DType::f64, shape}, nullptr);
+  const std::string expected =
+      "[laser] " + beside + ": expected finite weights, found nan (element [2])" + where;
+  EXPECT_EQ(write_laser(plan, in("new"), {{0, "out", 5}}, LaserForm::smaller, pool).error().message,
+            expected);
+  EXPECT_EQ(laser_rule(plan, pool).error().message, expected);
   EXPECT_TRUE(fs::is_empty(folder.path()));
 }
 

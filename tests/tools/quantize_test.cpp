@@ -212,6 +212,20 @@ TEST_F(Quantize, EveryFamilyIsWritten) {
   }
 }
 
+// Of blocks, the way to floats is named.
+TEST_F(Quantize, BlocksAreToBeDecodedFirst) {
+  const std::string source = (test::data_dir() / "golden/gguf/mamba_types.gguf").string();
+  const auto refused = quantize_checkpoint(source, result().string(), "q4", executor_);
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message.find(": expected a matrix of floats, found q"),
+            std::string::npos)
+      << refused.error().message;
+  EXPECT_NE(refused.error().message.find(", which krait convert decodes (" + source + ")"),
+            std::string::npos)
+      << refused.error().message;
+  EXPECT_FALSE(fs::exists(result()));
+}
+
 TEST_F(Quantize, EverythingElseIsAsItWas) {
   write({.head = Head::repeated});
   ASSERT_TRUE(quantize("q4"));

@@ -14,7 +14,9 @@ namespace krait {
 inline namespace v0_1 {
 
 /// Writes to a temporary name beside `path`; `commit` flushes it to the device and renames it.
-/// Without a commit, the destructor removes the temporary file and `path` is left as it was. A file
+/// Without a commit, the destructor removes the temporary file and `path` is left as it was. What
+/// writers of the same `path` left that were killed, `create` removes; of living ones, known by
+/// their process and by a lock (flock) on the temporary file, nothing is touched. A file
 /// that is replaced hands on its mode; of a symbolic link, the target is replaced.
 /// A `path` that exists and is no regular file (/dev/stdout, /dev/full, a pipe) is written
 /// directly.
@@ -59,6 +61,7 @@ class KRAIT_API AtomicDirectory {
   AtomicDirectory() = default;
   std::string target_;
   std::string temporary_;  // empty when there is none
+  int lock_ = -1;          // a descriptor of the temporary folder
 };
 
 }  // namespace v0_1

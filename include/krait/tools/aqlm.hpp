@@ -82,6 +82,9 @@ KRAIT_API Result<AqlmMatrix> encode_aqlm(MatrixView<const float> W, const Second
                                          Progress progress = {});
 
 /// How `quantize_aqlm` works.
+/// Fewer tokens of a calibration text say nothing of which errors matter.
+inline constexpr Index least_calibration_tokens = 256;
+
 struct AqlmOptions {
   AqlmScheme scheme = {.codebooks = 4, .bits = 4, .in_group = 8};
   /// "fast": diagonal second moments and little search; "default"; "best": more search, and longer
@@ -89,7 +92,8 @@ struct AqlmOptions {
   std::string preset = "default";
   /// Text whose activations tell which errors matter, and to which each matrix is fitted behind
   /// what was quantised before it; without any, all errors are the same. So much of it is read as
-  /// makes 256 MiB of activations. 16 KiB are enough for matrices of some hundred inputs.
+  /// makes 256 MiB of activations; it has at least least_calibration_tokens. 16 KiB are enough for
+  /// matrices of some hundred inputs.
   std::optional<std::string> calibration = {};
   /// What stays as it is: patterns over modules and tensors ("*.layers.0.*"), `*` any run of
   /// characters. Of other matrices the input and output projections of mixers and the experts are
@@ -147,8 +151,9 @@ struct AqlmReport {
 ///
 /// `progress` counts, one after the other, weights times rounds of search, tokens that the model
 /// writes, and steps of tuning. Errors: those of open_model and plan_model; bad_argument
-/// (options, a source that is quantised, a destination that exists or lies in the source,
-/// unfinished work of another call), not_finite, io_failed, cancelled.
+/// (options, too short a text, a source that is quantised, a destination that exists or lies in the
+/// source, unfinished work of another call), not_finite (weights, before any work, and what becomes
+/// of them), io_failed, cancelled.
 KRAIT_API Result<AqlmReport> quantize_aqlm(const std::string& source,
                                            const std::string& destination,
                                            const AqlmOptions& options, Executor& executor,

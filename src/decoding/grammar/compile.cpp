@@ -38,8 +38,8 @@ class Compiler {
       const std::uint32_t end = add_point();
       raw_[end].may_end = true;
       // The root may be one automaton, as any rule that is used.
-      const auto dfa = rule == 0 && is_regular(0) ? try_dfa(bodies_[0]) : std::nullopt;
-      entry_[rule] = dfa ? lexeme_point(*dfa, end) : compile(bodies_[rule], end);
+      const auto small = rule == 0 && is_regular(0) ? try_small(bodies_[0]) : std::nullopt;
+      entry_[rule] = small ? lexeme_point(*small, end) : compile(bodies_[rule], end);
     }
     if (is_too_large_) return too_large();
     KRAIT_RETURN_IF_ERROR(flatten());
@@ -130,14 +130,31 @@ class Compiler {
     return index;
   }
 
-  // A point from which a text of the automaton leads to `next`.
-  std::uint32_t lexeme_point(const Dfa& dfa, std::uint32_t next) {
-    const std::uint32_t point = add_point();
-    if (dfa.accepts_empty_text()) raw_[point].empty.push_back(next);
+  // A small automaton as points know it.
+  struct Small {
+    bool may_be_empty;
+    std::uint32_t lexeme;  // of its other texts; none without such
+  };
+
+  Small to_small(const Dfa& dfa) {
     Dfa rest = without_empty(dfa);
-    if (!rest.is_empty()) {
-      raw_[point].steps.push_back({.what = find_lexeme({.dfa = std::move(rest)}), .next = next});
-    }
+    return {dfa.accepts_empty_text(),
+            rest.is_empty() ? none : find_lexeme({.dfa = std::move(rest)})};
+  }
+
+  // That of an expression, if it has one. Kept, for expressions are written out many times.
+  std::optional<Small> try_small(ExprId id) {
+    const auto known = small_.find(id);
+    if (known != small_.end()) return known->second;
+    const auto dfa = try_dfa(id);
+    return small_[id] = dfa ? std::optional(to_small(*dfa)) : std::nullopt;
+  }
+
+  // A point from which a text of the automaton leads to `next`.
+  std::uint32_t lexeme_point(const Small& small, std::uint32_t next) {
+    const std::uint32_t point = add_point();
+    if (small.may_be_empty) raw_[point].empty.push_back(next);
+    if (small.lexeme != none) raw_[point].steps.push_back({.what = small.lexeme, .next = next});
     return point;
   }
 
@@ -160,7 +177,7 @@ class Compiler {
     if (is_too_large_) return next;
     const Expr& expr = rules_[id];
     if (!has_rules(id)) {
-      if (const auto dfa = try_dfa(id)) return lexeme_point(*dfa, next);
+      if (const auto small = try_small(id)) return lexeme_point(*small, next);
     }
     switch (expr.kind) {
       case Expr::Kind::literal:
@@ -184,7 +201,9 @@ class Compiler {
 
   std::uint32_t compile_rule(std::uint32_t rule, std::uint32_t next) {
     if (is_regular(rule)) {
-      if (const auto dfa = try_dfa(rules_.rules()[rule].body)) return lexeme_point(*dfa, next);
+      if (const auto small = try_small(rules_.rules()[rule].body)) {
+        return lexeme_point(*small, next);
+      }
     }
     rule_point(rule);
     const std::uint32_t point = add_point();
@@ -200,8 +219,8 @@ class Compiler {
       if (!has_rules(expr.parts[begin])) {
         while (begin > 0 && !has_rules(expr.parts[begin - 1])) --begin;
         if (end - begin > 1) {
-          if (const auto dfa = joined(expr, begin, end)) {
-            next = lexeme_point(*dfa, next);
+          if (const auto small = joined(expr, begin, end)) {
+            next = lexeme_point(*small, next);
             end = begin;
             continue;
           }
@@ -213,10 +232,10 @@ class Compiler {
     return next;
   }
 
-  std::optional<Dfa> joined(const Expr& expr, std::size_t begin, std::size_t end) {
+  std::optional<Small> joined(const Expr& expr, std::size_t begin, std::size_t end) {
     if (end - begin == expr.parts.size()) return std::nullopt;  // was tried as a whole
-    return try_dfa(rules_.seq({expr.parts.begin() + static_cast<std::ptrdiff_t>(begin),
-                               expr.parts.begin() + static_cast<std::ptrdiff_t>(end)}));
+    return try_small(rules_.seq({expr.parts.begin() + static_cast<std::ptrdiff_t>(begin),
+                                 expr.parts.begin() + static_cast<std::ptrdiff_t>(end)}));
   }
 
   std::uint32_t compile_alt(const Expr& expr, std::uint32_t next) {
@@ -235,6 +254,11 @@ class Compiler {
       if (const auto dfa = try_dfa(part); dfa && !dfa->is_empty()) {
         return counted_point(*dfa, expr.least, expr.most, next);
       }
+    }
+    // Every copy is a point at least.
+    if (std::max(expr.least, expr.most == unbounded ? 0 : expr.most) > most_points) {
+      is_too_large_ = true;
+      return next;
     }
     // What is written out several times is a rule of its own, so that copies are small.
     const bool is_small = rules_[part].kind == Expr::Kind::rule || is_lexeme(part);
@@ -262,7 +286,7 @@ class Compiler {
     return next;
   }
 
-  bool is_lexeme(ExprId id) { return !has_rules(id) && try_dfa(id).has_value(); }
+  bool is_lexeme(ExprId id) { return !has_rules(id) && try_small(id).has_value(); }
 
   // Whether the rule may be part of an automaton.
   bool is_regular(std::uint32_t rule) {
@@ -283,6 +307,7 @@ class Compiler {
   std::unordered_map<std::uint32_t, ExprId> bodies_;
   std::unordered_map<ExprId, std::uint32_t> part_rules_;
   std::unordered_map<ExprId, std::optional<Dfa>> dfas_;
+  std::unordered_map<ExprId, std::optional<Small>> small_;
   std::unordered_multimap<std::uint64_t, std::uint32_t> lexemes_;
   std::vector<std::uint32_t> todo_;
   bool is_too_large_ = false;

@@ -5,7 +5,11 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <iterator>
 #include <limits>
+#include <map>
+#include <optional>
+#include <set>
 
 #include "core/utf8.hpp"
 #include "decoding/grammar/regex.hpp"
@@ -58,6 +62,101 @@ std::vector<bool> rules_with_text(const Rules& rules) {
   return has_text;
 }
 
+// Finds the part of a schema for which the whole is without a text.
+class Lacking {
+ public:
+  // `places` has the rules of schemas.
+  Lacking(const Rules& rules, const std::vector<bool>& has_text,
+          const std::map<std::uint32_t, SchemaId>& places)
+      : rules_(rules), has_text_(has_text), places_(places) {}
+
+  // The rule of a schema that every text of the root would need, and that is without a text for no
+  // other such rule. Nothing where there is none, or where rules lead back to themselves.
+  std::optional<std::uint32_t> find() {
+    const Needed needed = needed_by_rule(0).value_or(Needed());
+    const auto is_alone = [&](std::uint32_t rule) {
+      const auto& own = needed_by_rule(rule);
+      return own && own->size() == 1;
+    };
+    const auto found = std::ranges::find_if(needed, is_alone);
+    if (found == needed.end() || is_recursive_) return std::nullopt;
+    return *found;
+  }
+
+ private:
+  // Rules of schemas, without a text, ascending. Of very many, some. Nothing stands for what is
+  // without a text whatever these rules are.
+  using Needed = std::vector<std::uint32_t>;
+
+  const std::optional<Needed>& needed_by_rule(std::uint32_t rule) {
+    const auto [place, is_new] = known_.try_emplace(rule);
+    if (!is_new) {
+      is_recursive_ |= open_.contains(rule);
+      return place->second;
+    }
+    open_.insert(rule);
+    std::optional<Needed> needed = needed_by(rules_.rules()[rule].body);
+    open_.erase(rule);
+    if (places_.contains(rule)) needed = joined(needed.value_or(Needed()), {rule});
+    return place->second = std::move(needed);
+  }
+
+  static Needed joined(const Needed& a, const Needed& b) {
+    Needed both;
+    std::ranges::set_union(a, b, std::back_inserter(both));
+    constexpr std::size_t most = 64;
+    if (both.size() > most) both.resize(most);
+    return both;
+  }
+
+  std::optional<Needed> needed_by(ExprId expr_id) {
+    const Expr& expr = rules_[expr_id];
+    switch (expr.kind) {
+      case Expr::Kind::literal:
+        return Needed();
+      case Expr::Kind::chars:
+        return expr.ranges.empty() ? std::nullopt : std::optional(Needed());
+      case Expr::Kind::rule:
+        return has_text_[expr.index] ? Needed() : needed_by_rule(expr.index);
+      case Expr::Kind::repeat:
+        return expr.least == 0 ? Needed() : needed_by(expr.parts[0]);
+      case Expr::Kind::dfa:
+      case Expr::Kind::counted: {
+        const bool may_be_left_out = expr.kind == Expr::Kind::counted && expr.least == 0;
+        const bool has_text = may_be_left_out || !rules_.dfas()[expr.index].is_empty();
+        return has_text ? std::optional(Needed()) : std::nullopt;
+      }
+      case Expr::Kind::seq:
+      case Expr::Kind::alt:
+        break;
+    }
+    const bool is_alt = expr.kind == Expr::Kind::alt;
+    std::optional<Needed> all = is_alt ? std::nullopt : std::optional(Needed());
+    for (const ExprId id : expr.parts) {
+      const std::optional<Needed> part = needed_by(id);
+      if (!part && is_alt) continue;
+      if (!part) return std::nullopt;
+      if (!all) {
+        all = part;
+      } else if (is_alt) {
+        Needed both;
+        std::ranges::set_intersection(*all, *part, std::back_inserter(both));
+        all = std::move(both);
+      } else {
+        all = joined(*all, *part);
+      }
+    }
+    return all;
+  }
+
+  const Rules& rules_;
+  const std::vector<bool>& has_text_;
+  const std::map<std::uint32_t, SchemaId>& places_;
+  std::map<std::uint32_t, std::optional<Needed>> known_;  // by rule
+  std::set<std::uint32_t> open_;                          // rules that are being looked at
+  bool is_recursive_ = false;
+};
+
 }  // namespace
 
 Result<SchemaRules> SchemaCompiler::run() {
@@ -72,7 +171,24 @@ Result<SchemaRules> SchemaCompiler::run() {
     KRAIT_ASSIGN_OR_RETURN(const ExprId made, body_of(parts));
     rules().define(rule, made);
   }
+  KRAIT_RETURN_IF_ERROR(check_texts());
   return std::move(result_);
+}
+
+Result<void> SchemaCompiler::check_texts() {
+  const std::vector<bool> has_text = rules_with_text(result_.rules);
+  for (const SchemaRules::Apart& apart : result_.apart) {
+    if (!has_text[apart.both]) continue;
+    return Error{ErrorCode::unsupported, "[json-schema] oneOf: " + apart.where};
+  }
+  if (has_text[0]) return {};
+  const std::optional<std::uint32_t> rule = Lacking(result_.rules, has_text, places_).find();
+  // Of the whole schema there is no more to say than the compiler of grammars does.
+  if (!rule || schemas_.where(places_[*rule]) == "#") return {};
+  return Error{ErrorCode::bad_argument,
+               fmt::format("[constraint] texts: expected at least one that is allowed, found none "
+                           "(at {})",
+                           schemas_.where(places_[*rule]))};
 }
 
 Result<ExprId> SchemaCompiler::rule_of(const Parts& parts) {
@@ -90,6 +206,7 @@ Result<ExprId> SchemaCompiler::rule_of(const Parts& parts) {
                                most)};
     }
     place->second = rules().declare("");
+    if (!parts.empty()) places_.emplace(place->second, parts.front().schema);
     todo_.emplace_back(place->second, std::move(expanded));
   }
   return rules().rule(place->second);
@@ -435,13 +552,7 @@ Result<ExprId> SchemaCompiler::string_of(const Parts& parts) {
 }
 
 Result<SchemaRules> parse_json_schema(const Metadata& schema) {
-  KRAIT_ASSIGN_OR_RETURN(SchemaRules result, SchemaCompiler(schema).run());
-  const std::vector<bool> has_text = rules_with_text(result.rules);
-  for (const SchemaRules::Apart& apart : result.apart) {
-    if (!has_text[apart.both]) continue;
-    return Error{ErrorCode::unsupported, "[json-schema] oneOf: " + apart.where};
-  }
-  return result;
+  return SchemaCompiler(schema).run();
 }
 
 }  // namespace grammar

@@ -127,7 +127,8 @@ class RegexParser {
     if (!first || !second || !reader_.take("}")) {
       return bad(fmt::format("a number of times of at most {}, and '}}'", limit));
     }
-    if (*first > *second) return bad("no more at least than at most", "a repetition of none");
+    if (*first > *second)
+      return bad("bounds in ascending order", fmt::format("{{{},{}}}", *first, *second));
     least = *first;
     most = *second;
     return true;

@@ -46,6 +46,10 @@ class SchemaCompiler {
   enum Type : std::size_t { null, boolean, integer, number, string, array, object };
   using Types = std::bitset<7>;
 
+  // That alternatives of oneOf are apart, and that a value fulfils the schema; names the place of
+  // the part that none does, if that is not the whole.
+  Result<void> check_texts();
+
   Rules& rules() noexcept { return result_.rules; }
 
   // The values that all parts allow: a reference to their rule, or nothing at all.
@@ -95,6 +99,7 @@ class SchemaCompiler {
   Budget budget_;
   std::map<Parts, std::uint32_t> known_;  // by sorted parts
   std::vector<std::pair<std::uint32_t, Parts>> todo_;
+  std::map<std::uint32_t, SchemaId> places_;  // by rule: the first of its parts
   std::optional<Dfa> any_char_;
   std::optional<ExprId> any_string_;
   std::optional<ExprId> any_number_;

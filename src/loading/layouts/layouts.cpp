@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
+#include <limits>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -55,6 +58,15 @@ std::vector<std::string> common_wrappers(const WeightStore& weights) {
   return wrappers;
 }
 
+// 12 of "12.mixer.D"; none where no number and dot are in front.
+std::optional<Index> number_in_front(std::string_view name) {
+  Index number = 0;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
+  const bool has_dot = end != name.data() + name.size() && *end == '.';
+  if (!has_dot || end == name.data() || number < 0) return std::nullopt;
+  return error == std::errc() ? number : std::numeric_limits<Index>::max();
+}
+
 }  // namespace
 
 TensorNames::TensorNames(const WeightStore& weights) : weights_(weights) {
@@ -80,6 +92,26 @@ TensorNames::TensorNames(const WeightStore& weights) : weights_(weights) {
 bool TensorNames::has_in_layer(Index layer, std::string_view name) const {
   return layout_ != nullptr &&
          weights_.contains(fmt::format("{}.{}.{}", joined(prefix_, layout_->layers), layer, name));
+}
+
+std::optional<TensorNames::LayerTensor> TensorNames::find_beyond(Index n_layer) const {
+  if (layout_ == nullptr) return std::nullopt;
+  const std::string begin = joined(prefix_, layout_->layers) + ".";
+  std::optional<LayerTensor> first;
+  // In the order of names, layer 10 stands before layer 2.
+  const auto look = [&](const auto& tensors) {
+    for (auto it = tensors.lower_bound(begin); it != tensors.end(); ++it) {
+      const std::string_view name = it->first;
+      if (!name.starts_with(begin)) break;
+      const std::optional<Index> layer = number_in_front(name.substr(begin.size()));
+      if (!layer || *layer < n_layer || (first && *layer >= first->layer)) continue;
+      if (name.ends_with(".rotary_emb.inv_freq")) continue;
+      first = LayerTensor{std::string(name), *layer};
+    }
+  };
+  look(weights_.entries());
+  look(weights_.unreadable());
+  return first;
 }
 
 void TensorNames::apply(ModelConfig& config) const {

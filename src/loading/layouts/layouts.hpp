@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -28,6 +29,15 @@ class TensorNames {
   /// Whether the checkpoint has that tensor of a layer ("mixer.norm.weight"); false where no layout
   /// fits.
   bool has_in_layer(Index layer, std::string_view name) const;
+
+  /// A tensor of the first layer that is not below `n_layer`, or none. Leaves out what transformers
+  /// passes over in every checkpoint: the frequencies of rotary embeddings, which early versions
+  /// wrote.
+  struct LayerTensor {
+    std::string name;
+    Index layer = 0;
+  };
+  std::optional<LayerTensor> find_beyond(Index n_layer) const;
 
   /// Gives the configuration the names. Without a layout that fits, the family's own stay, so that
   /// the error names what was expected.

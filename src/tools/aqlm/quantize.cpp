@@ -90,6 +90,7 @@ Result<std::vector<Job>> list_jobs(const CheckpointPlan& plan, const AqlmOptions
   for (const TensorUse& use : plan.plan.tensors) uses.emplace(use.path, &use);
   std::vector<Job> jobs;
   std::map<std::string, std::size_t> stacks;
+  bool has_any = false;
   for (std::size_t layer = 0; layer < spec.layers.size(); ++layer) {
     for (const ResidualSpec& residual : spec.layers[layer].residuals) {
       const std::string path =
@@ -98,6 +99,7 @@ Result<std::vector<Job>> list_jobs(const CheckpointPlan& plan, const AqlmOptions
         if (!is_quantised(matrix)) continue;
         const auto use = uses.find(fmt::format("{}.{}.weight", path, matrix.name));
         if (use == uses.end()) continue;
+        has_any = true;
         std::string name = use->second->name;
         name.resize(name.size() - std::string_view(".weight").size());
         if (aqlm::is_kept(name + ".weight", options.keep)) continue;
@@ -125,8 +127,11 @@ Result<std::vector<Job>> list_jobs(const CheckpointPlan& plan, const AqlmOptions
       }
     }
   }
-  if (jobs.empty()) return bad_argument("aqlm", "keep", "a matrix to quantise", "none");
-  return jobs;
+  if (!jobs.empty()) return jobs;
+  // Either patterns keep them all, or the model has none.
+  return has_any ? bad_argument("aqlm", "keep", "a matrix to quantise", "none")
+                 : bad_argument("aqlm", "model", "in_proj or out_proj of a mixer, or experts",
+                                fmt::format("none ({})", plan.checkpoint.path));
 }
 
 // What decides the result, in words.
@@ -445,6 +450,19 @@ class Quantizer {
   Index total_ = 0;
 };
 
+Result<std::vector<Token>> calibration_tokens_of(const CheckpointPlan& plan,
+                                                 std::string_view text) {
+  if (text.empty()) return bad_argument("aqlm", "calibration", "text", "none");
+  KRAIT_ASSIGN_OR_RETURN(const auto tokenizer, make_tokenizer(plan.checkpoint, plan.config));
+  KRAIT_ASSIGN_OR_RETURN(std::vector<Token> tokens, tokenizer->encode(text));
+  if (std::ssize(tokens) < least_calibration_tokens) {
+    return bad_argument("aqlm", "calibration",
+                        fmt::format("at least {} tokens", least_calibration_tokens),
+                        fmt::to_string(tokens.size()));
+  }
+  return tokens;
+}
+
 // Writes all tensors, those of `jobs` from the folder of finished ones.
 Result<void> write_weights(const CheckpointPlan& plan, const std::vector<Job>& jobs,
                            const AqlmScheme& scheme, const PartialWork& finished, bool is_tuned,
@@ -515,9 +533,9 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   KRAIT_ASSIGN_OR_RETURN(std::vector<Job> jobs, list_jobs(plan, options));
   std::vector<Token> text;
   if (options.calibration) {
-    KRAIT_ASSIGN_OR_RETURN(const auto tokenizer, make_tokenizer(plan.checkpoint, plan.config));
-    KRAIT_ASSIGN_OR_RETURN(text, tokenizer->encode(*options.calibration));
+    KRAIT_ASSIGN_OR_RETURN(text, calibration_tokens_of(plan, *options.calibration));
   }
+  KRAIT_RETURN_IF_ERROR(check_finite(plan.plan, plan.checkpoint.weights, source, "aqlm"));
   KRAIT_ASSIGN_OR_RETURN(const Model model, build_model(plan.config.spec, plan.checkpoint.weights,
                                                         plan.config.prefix));
   aqlm::Calibration calibration(plan, model, executor);

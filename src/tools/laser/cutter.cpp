@@ -53,6 +53,8 @@ Cutter::Cutter(const CheckpointPlan& plan)
 Result<Cutter> Cutter::create(const CheckpointPlan& plan) {
   KRAIT_RETURN_IF_ERROR(
       check_floats(plan.plan, plan.checkpoint.weights, plan.checkpoint.path, "laser"));
+  KRAIT_RETURN_IF_ERROR(
+      check_finite(plan.plan, plan.checkpoint.weights, plan.checkpoint.path, "laser"));
   return Cutter(plan);
 }
 

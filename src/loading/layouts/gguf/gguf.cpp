@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <system_error>
 
 #include "io/json.hpp"
 #include "io/place_tensor.hpp"
@@ -207,6 +209,28 @@ void add_marks(const Metadata& metadata, Index vocab, ConfigObject& config) {
   if (ends.size() > 1) config.set("eos_token_id", std::move(ends));
 }
 
+// Refuses blocks behind those that the file counts: without them the model is another one. The
+// frequencies of rotary embeddings that early converters wrote do not count.
+Result<void> check_blocks(const GgufFile& file, const GgufKeys& keys) {
+  KRAIT_ASSIGN_OR_RETURN(const Index n_block, keys.number("block_count", 1));
+  const GgufTensor* beyond = nullptr;
+  Index first = 0;
+  for (const GgufTensor& tensor : file.tensors) {
+    const auto [pattern, digits] = without_layer(tensor.name);
+    if (digits.empty() || pattern.starts_with("blk.*.attn_rot_embd")) continue;
+    Index block = 0;
+    const auto end = digits.data() + digits.size();
+    if (std::from_chars(digits.data(), end, block).ec != std::errc()) block = largest_extent;
+    if (block < n_block || (beyond != nullptr && block >= first)) continue;
+    beyond = &tensor;
+    first = block;
+  }
+  if (beyond == nullptr) return {};
+  return fail(ErrorCode::bad_config, beyond->name,
+              fmt::format("blocks below {}, the block_count", n_block),
+              fmt::format("block {}", first), file);
+}
+
 void read_gguf_chat_templates(const Metadata& metadata, Checkpoint& checkpoint) {
   constexpr std::string_view key = "tokenizer.chat_template";
   for (const Metadata::Member& member : *metadata.object()) {
@@ -230,6 +254,7 @@ Result<void> read_file(std::shared_ptr<const FileBytes> bytes, Checkpoint& check
   ConfigObject config;
   const GgufKeys keys(file, std::string(architecture->name));
   KRAIT_RETURN_IF_ERROR(architecture->configure(keys, config));
+  KRAIT_RETURN_IF_ERROR(check_blocks(file, keys));
   KRAIT_ASSIGN_OR_RETURN(const Index vocab, keys.vocab());
   add_marks(file.metadata, vocab, config);
   checkpoint.config_file = "config.json";
