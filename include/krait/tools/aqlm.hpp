@@ -81,10 +81,10 @@ KRAIT_API Result<AqlmMatrix> encode_aqlm(MatrixView<const float> W, const Second
                                          std::uint64_t seed, Executor& executor,
                                          Progress progress = {});
 
-/// How `quantize_aqlm` works.
 /// Fewer tokens of a calibration text say nothing of which errors matter.
 inline constexpr Index least_calibration_tokens = 256;
 
+/// How `quantize_aqlm` works.
 struct AqlmOptions {
   AqlmScheme scheme = {.codebooks = 4, .bits = 4, .in_group = 8};
   /// "fast": diagonal second moments and little search; "default"; "best": more search, and longer
