@@ -126,6 +126,63 @@ TEST_F(AqlmQuantize, WritesTheLayoutOfHuggingFace) {
   EXPECT_LT(difference(load_model(in("new")).value(), original), 0.5);
 }
 
+// As they are stored, codes of every width are those that the error was measured with.
+TEST_F(AqlmQuantize, CodesOfEveryWidthComeBackFromTheFile) {
+  const std::string name = "backbone.layers.0.mixer.in_proj";
+  const Checkpoint before = open_checkpoint(source("krait-bytes-draft")).value();
+  const TensorView& stored = before.weights.find(name + ".weight")->tensor;
+  std::vector<float> weights(static_cast<std::size_t>(stored.size()));
+  convert_floats(stored, DType::f32, weights.data());
+  for (int bits = 1; bits <= 16; ++bits) {
+    SCOPED_TRACE(testing::Message() << bits << " bits");
+    const AqlmScheme scheme{.codebooks = 1, .bits = bits, .in_group = bits <= 12 ? 4 : 16};
+    const std::string to = std::to_string(bits);
+    const AqlmReport report =
+        run("krait-bytes-draft", to, {.scheme = scheme, .keep = {"*.layers.1.*", "*out_proj*"}})
+            .value();
+    ASSERT_EQ(report.matrices.size(), 1U);
+
+    const Checkpoint made = open_checkpoint(in(to)).value();
+    const TensorView& codes = made.weights.find(name + ".codes")->tensor;
+    ASSERT_EQ(codes.dtype, bits <= 8 ? DType::i8 : DType::i16);
+    int least = 0;
+    int most = 0;
+    for (Index i = 0; i < codes.size(); ++i) {
+      const int code = bits <= 8 ? int{static_cast<const std::int8_t*>(codes.data)[i]}
+                                 : int{static_cast<const std::int16_t*>(codes.data)[i]};
+      least = std::min(least, code);
+      most = std::max(most, code);
+    }
+    EXPECT_GE(least, -(1 << (bits - 1)));
+    EXPECT_LT(most, 1 << (bits - 1));
+    if (bits < 12) {  // both halves of the codebook, where there are more groups than codewords
+      EXPECT_LT(least, -(1 << (bits - 1)) / 2);
+      EXPECT_GE(most, (1 << (bits - 1)) / 2);
+    }
+
+    const TensorView& of_rows = made.weights.find(name + ".scales")->tensor;
+    std::vector<float> scales(static_cast<std::size_t>(of_rows.size()));
+    convert_floats(of_rows, DType::f32, scales.data());
+    std::vector<float> decoded(weights.size());
+    kernels::decode_aqlm({.scheme = scheme,
+                          .codes = codes.data,
+                          .code_type = codes.dtype,
+                          .codebooks = made.weights.find(name + ".codebooks")->tensor.data,
+                          .codebook_type = DType::f16,
+                          .scales = scales.data(),
+                          .rows = stored.shape[0],
+                          .cols = stored.shape[1]},
+                         {0, stored.shape[0]}, decoded.data());
+    double error = 0.0;
+    double all = 0.0;
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      error += std::pow(static_cast<double>(decoded[i]) - static_cast<double>(weights[i]), 2);
+      all += std::pow(static_cast<double>(weights[i]), 2);
+    }
+    EXPECT_NEAR(error / all, report.matrices.front().error, 1e-3 * error / all + 1e-7);
+  }
+}
+
 TEST_F(AqlmQuantize, QuantisesExpertsAndKeepsWhatIsNamed) {
   AqlmOptions options{.scheme = {4, 4, 8},
                       .calibration = text(),
