@@ -1,6 +1,6 @@
-// Loading and encoding of one tokenizer file, on one thread, as JSON for bench/peers/tokenizer_speed.py:
-// krait_tokenizer_bench TOKENIZER TEXT [ROUNDS [IDS]]. The medians of the rounds, in time of the
-// processor; IDS gets the ids.
+// Loading and encoding of one tokenizer file, on one thread, as JSON for
+// bench/peers/tokenizer_speed.py: krait_tokenizer_bench TOKENIZER TEXT [ROUNDS [IDS]]. The medians
+// of the rounds, in time of the processor; IDS gets the ids.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>

@@ -1,5 +1,6 @@
 #include "io/temporaries.hpp"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/file.h>
@@ -12,11 +13,10 @@
 #include <charconv>
 #include <csignal>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string_view>
 #include <system_error>
-
-#include "io/entries_of.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -63,13 +63,15 @@ void remove_unless_locked(const fs::path& leftover) {
   ::close(descriptor);
 }
 
+// By readdir, for a std::filesystem::directory_iterator ends the program where memory runs out.
 void remove_leftovers(const std::string& path) {
   const fs::path target = path;
-  std::error_code ignored;
   const fs::path folder = target.has_parent_path() ? target.parent_path() : fs::path(".");
-  for (const fs::path& entry : entries_of(folder, ignored)) {
-    const auto writer = writer_of(entry.filename().native(), target.filename().native());
-    if (writer && !is_alive(*writer)) remove_unless_locked(entry);
+  const std::string name = target.filename().native();
+  const std::unique_ptr<::DIR, int (*)(::DIR*)> entries(::opendir(folder.c_str()), ::closedir);
+  while (const ::dirent* entry = entries ? ::readdir(entries.get()) : nullptr) {
+    const auto writer = writer_of(entry->d_name, name);
+    if (writer && !is_alive(*writer)) remove_unless_locked(folder / entry->d_name);
   }
 }
 

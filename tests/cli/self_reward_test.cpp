@@ -1,6 +1,8 @@
 // The self-rewarding loop and its stages from the command line, on the letters task
 // (examples/self_reward/letters.py), whose first model lies in tests/data/letters.
 
+#include <fmt/format.h>
+
 #include <filesystem>
 #include <map>
 #include <sstream>
@@ -118,8 +120,10 @@ TEST_F(CliSelfReward, OnLettersAModelTeachesItselfAndChanceTeachesNothing) {
   EXPECT_EQ(report["verifiable"]["n"], 400);
   EXPECT_LT(report["verifiable"]["low"], report["verifiable"]["mean"]);
   EXPECT_GT(report["verifiable"]["high"], report["verifiable"]["mean"]);
-  EXPECT_NE(test::read_file(path("expected/report.md"))
-                .find(std::to_string(report["pairs"]["discarded"]["tied"].get<int>()) + " tied"),
+  // By the rules answers are often as good as each other.
+  const int tied = read("verify/iteration-1/report.json")["pairs"]["discarded"]["tied"].get<int>();
+  EXPECT_GT(tied, 0);
+  EXPECT_NE(test::read_file(path("verify/report.md")).find(fmt::format(" / {} tied |", tied)),
             std::string::npos);
   const std::string drawing = test::read_file(path("expected/report.svg"));
   for (const char* panel : {"verifiable score", "judge accuracy", "pairs kept", "margin",

@@ -104,8 +104,8 @@ TEST(SharedWeights, SpecsAreChecked) {
   EXPECT_EQ(message([](Layers& layers) { layers[2].residuals[1].aside = true; }),
             "[spec] aside: expected a block after it that is neither beside it nor aside, found "
             "one that is");
-  EXPECT_EQ(message([](Layers& layers) { layers[3].residuals[0].weights_of = 4; }),
-            "[spec] weights_of: expected -1 to 3, found 4");
+  EXPECT_EQ(message([](Layers& layers) { layers[3].residuals[0].weights_of = -2; }),
+            "[spec] weights_of: expected -1 or a layer, found -2");
   const auto of_block = [&](auto&& change) {
     return message([&](Layers& layers) {
       change(std::get<SharedTransformerSpec>(layers[3].residuals[0].block));
