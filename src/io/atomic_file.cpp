@@ -108,9 +108,16 @@ Result<void> AtomicFile::write_at(std::size_t offset, std::span<const std::byte>
 
 Result<void> AtomicFile::commit() {
   if (!temporary_.empty() && ::fsync(descriptor_) != 0) return failure("write", path_);
-  if (::close(std::exchange(descriptor_, -1)) != 0) return failure("write", path_);
-  if (temporary_.empty()) return {};
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) return failure("rename a file", path_);
+  // Holds the lock until the file has its name.
+  const int lock = temporary_.empty() ? -1 : ::fcntl(descriptor_, F_DUPFD_CLOEXEC, 0);
+  const bool is_written = ::close(std::exchange(descriptor_, -1)) == 0;
+  const bool is_renamed =
+      !is_written || temporary_.empty() || ::rename(temporary_.c_str(), path_.c_str()) == 0;
+  const int error = errno;
+  if (lock >= 0) ::close(lock);
+  errno = error;
+  if (!is_written) return failure("write", path_);
+  if (!is_renamed) return failure("rename a file", path_);
   temporary_.clear();
   return {};
 }

@@ -24,7 +24,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view ending = ".tmp";
+// Nobody else gives such names.
+constexpr std::string_view ending = ".krait.tmp";
 
 bool is_digits(std::string_view text) {
   return !text.empty() && std::ranges::all_of(text, [](char c) { return c >= '0' && c <= '9'; });
@@ -46,20 +47,33 @@ std::optional<::pid_t> writer_of(std::string_view name, std::string_view target)
   return writer;
 }
 
-// Ids are given again, so that of a dead writer may be another's: then its leftover stays.
-bool is_alive(::pid_t process) { return ::kill(process, 0) == 0 || errno != ESRCH; }
+// Ids are given again, so that of a dead writer may be another's: then its leftover stays. Of this
+// process the lock tells.
+bool is_gone(::pid_t process) {
+  return process == ::getpid() || (::kill(process, 0) != 0 && errno == ESRCH);
+}
 
 bool try_lock(int descriptor) { return ::flock(descriptor, LOCK_EX | LOCK_NB) == 0; }
+
+bool is_same_file(int descriptor, const std::string& name) {
+  struct stat here {};
+  struct stat there {};
+  return ::fstat(descriptor, &here) == 0 && ::lstat(name.c_str(), &there) == 0 &&
+         here.st_dev == there.st_dev && here.st_ino == there.st_ino;
+}
 
 // A writer on another machine, or in another space of process ids, is known by its lock alone.
 void remove_unless_locked(const fs::path& leftover) {
   const int descriptor = ::open(leftover.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
   if (descriptor < 0) return;
   struct stat status {};
-  const bool is_known =
-      ::fstat(descriptor, &status) == 0 && (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode));
+  const bool is_known = ::fstat(descriptor, &status) == 0 && status.st_uid == ::geteuid() &&
+                        (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode));
   std::error_code ignored;
-  if (is_known && try_lock(descriptor)) fs::remove_all(leftover, ignored);
+  // Before the lock was had, the name may have gone to a new file.
+  if (is_known && try_lock(descriptor) && is_same_file(descriptor, leftover)) {
+    fs::remove_all(leftover, ignored);
+  }
   ::close(descriptor);
 }
 
@@ -71,15 +85,8 @@ void remove_leftovers(const std::string& path) {
   const std::unique_ptr<::DIR, int (*)(::DIR*)> entries(::opendir(folder.c_str()), ::closedir);
   while (const ::dirent* entry = entries ? ::readdir(entries.get()) : nullptr) {
     const auto writer = writer_of(entry->d_name, name);
-    if (writer && !is_alive(*writer)) remove_unless_locked(folder / entry->d_name);
+    if (writer && is_gone(*writer)) remove_unless_locked(folder / entry->d_name);
   }
-}
-
-bool is_same_file(int descriptor, const std::string& name) {
-  struct stat here {};
-  struct stat there {};
-  return ::fstat(descriptor, &here) == 0 && ::lstat(name.c_str(), &there) == 0 &&
-         here.st_dev == there.st_dev && here.st_ino == there.st_ino;
 }
 
 // Calls `make` with names beside `path` until one of them is new. It returns a descriptor, or -1
@@ -97,6 +104,10 @@ Temporary make_temporary(const std::string& path, Make make) {
     // Between being made and being locked it may have been taken for a leftover.
     const bool is_taken = !try_lock(descriptor) && errno == EWOULDBLOCK;
     if (!is_taken && is_same_file(descriptor, name)) return {std::move(name), descriptor};
+    if (is_same_file(descriptor, name)) {
+      std::error_code ignored;
+      fs::remove(name, ignored);
+    }
     ::close(descriptor);
   }
   errno = EEXIST;
@@ -120,7 +131,7 @@ Temporary make_temporary_folder(const std::string& path) {
     if (descriptor < 0) {
       const int error = errno;
       ::rmdir(name);
-      errno = error;
+      errno = error == ENOENT ? EEXIST : error;  // taken for a leftover: another name
     }
     return descriptor;
   });

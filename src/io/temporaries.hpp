@@ -12,7 +12,7 @@ inline namespace v0_1 {
 
 /// A temporary file or folder that is locked (flock) while it is written.
 struct Temporary {
-  std::string name;     ///< PATH.PID-NUMBER.tmp
+  std::string name;     ///< PATH.PID-NUMBER.krait.tmp
   int descriptor = -1;  ///< of it, which holds the lock
 };
 
@@ -21,7 +21,7 @@ struct Temporary {
 /// which nobody has locked. Where the file system knows no locks, those are left.
 /// Of an error, the descriptor is -1 and errno says what it is.
 Temporary make_temporary_file(const std::string& path);
-Temporary make_temporary_folder(const std::string& path);
+KRAIT_API Temporary make_temporary_folder(const std::string& path);
 
 }  // namespace v0_1
 }  // namespace krait

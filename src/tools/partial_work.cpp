@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -14,6 +15,7 @@
 #include "io/content_checksum.hpp"
 #include "io/entries_of.hpp"
 #include "io/partial_folder.hpp"
+#include "io/temporaries.hpp"
 #include "io/write_text_file.hpp"
 #include "krait/io/mapped_file.hpp"
 
@@ -116,11 +118,15 @@ Result<void> PartialWork::lock(std::string_view area) {
 }
 
 void PartialWork::remove() const {
-  // Half of it, after a kill, would be taken for something else.
-  const std::string name = fmt::format("{}.{}.tmp", folder_, ::getpid());
+  // Half of it, after a kill, would be taken for something else: first it gets the name of what is
+  // left over.
+  const Temporary place = make_temporary_folder(folder_);
+  const bool is_moved = place.descriptor >= 0 && ::rename(folder_.c_str(), place.name.c_str()) == 0;
   std::error_code ignored;
-  fs::rename(folder_, name, ignored);
-  fs::remove_all(name, ignored);
+  if (!is_moved) fs::remove_all(folder_, ignored);
+  if (place.descriptor < 0) return;
+  fs::remove_all(place.name, ignored);
+  ::close(place.descriptor);
 }
 
 bool copy_tensor(const WeightStore& piece, const std::string& name, DType dtype,

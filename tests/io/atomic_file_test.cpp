@@ -283,13 +283,13 @@ TEST_P(Leftovers, StayWhereTheyAreLockedOrHaveAnotherName) {
   ASSERT_EQ(::flock(lock, LOCK_EX), 0);
   const std::string dead = std::to_string(writer.process());
   for (const std::string& name :
-       {"x." + dead + ".tmp", "x." + dead + "-123456", "x." + dead + "-a.tmp",
-        "x.y." + dead + "-1.tmp", "x.-" + dead + "-1.tmp",
-        std::string("x.99999999999999999999-1.tmp"), std::string("x.0-1.tmp"),
-        "x" + dead + "-1.tmp"}) {
+       {"x." + dead + ".krait.tmp", "x." + dead + "-123456", "x." + dead + "-a.krait.tmp",
+        "x.y." + dead + "-1.krait.tmp", "x.-" + dead + "-1.krait.tmp", "x." + dead + "-1.tmp",
+        std::string("x.99999999999999999999-1.krait.tmp"), std::string("x.0-1.krait.tmp"),
+        std::string("x.2024-11.tmp"), "x" + dead + "-1.krait.tmp"}) {
     test::write_file(folder.path() / name, "somebody's");
   }
-  fs::create_symlink("nowhere", folder.path() / ("x." + dead + "-123456.tmp"));
+  fs::create_symlink("nowhere", folder.path() / ("x." + dead + "-123456.krait.tmp"));
   const std::size_t before = count_files(folder.path());
   touch(path, GetParam());
   EXPECT_EQ(count_files(folder.path()), before);
@@ -297,6 +297,25 @@ TEST_P(Leftovers, StayWhereTheyAreLockedOrHaveAnotherName) {
   touch(path, GetParam());
   EXPECT_FALSE(fs::exists(locked));
   EXPECT_EQ(count_files(folder.path()), before - 1);
+}
+
+// Where every call has the same id, as the first process of a container has.
+TEST_P(Leftovers, OfThisProcessAreKnownByTheirLock) {
+  const test::TemporaryDirectory folder;
+  const fs::path path = folder.path() / "x";
+  const fs::path left = path.string() + "." + std::to_string(::getpid()) + "-123456.krait.tmp";
+  if (GetParam()) {
+    fs::create_directory(left);
+  } else {
+    test::write_file(left, "half");
+  }
+  const int lock = ::open(left.c_str(), O_RDONLY | O_CLOEXEC);
+  ASSERT_EQ(::flock(lock, LOCK_EX), 0);
+  touch(path, GetParam());
+  EXPECT_TRUE(fs::exists(left));
+  ::close(lock);
+  touch(path, GetParam());
+  EXPECT_FALSE(fs::exists(left));
 }
 
 INSTANTIATE_TEST_SUITE_P(Of, Leftovers, testing::Bool(), [](const auto& info) {
