@@ -113,6 +113,7 @@ Result<Model> load_shorter(const std::string& path, const std::string& text,
     layers.push_back(parse_number(layer, "--draft", 0, std::ssize(plan.config.spec.layers) - 1));
   }
   const Result<ModelSpec> spec = without_layers(plan.config.spec, layers);
+  if (!spec && spec.error().code == ErrorCode::unsupported) return spec.error();
   if (!spec) throw WrongUsage("--draft", spec.error());
   return build_model(*spec, plan.checkpoint.weights, plan.config.prefix, options.for_weights());
 }

@@ -101,7 +101,17 @@ Result<ModelSpec> without_layers(const ModelSpec& spec, std::span<const Index> l
                           fmt::to_string(layer));
     }
   }
+  const auto is_shared = [](const ResidualSpec& residual) {
+    return std::holds_alternative<SharedTransformerSpec>(residual.block);
+  };
   for (Index l = 0; l < count; ++l) {
+    if (std::ranges::any_of(spec.layers[static_cast<std::size_t>(l)].residuals, is_shared)) {
+      // Of such a block some tensors are the layer's own, whichever has the others.
+      return Error{ErrorCode::unsupported,
+                   fmt::format("[model] layers to skip: expected a model whose layers share no "
+                               "blocks, found one shared in layer {}",
+                               l)};
+    }
     if (std::ranges::find(layers, l) != layers.end()) continue;
     LayerSpec layer = spec.layers[static_cast<std::size_t>(l)];
     for (ResidualSpec& residual : layer.residuals) {

@@ -79,6 +79,7 @@ TEST(ModelBuilder, LayersCanBeSkipped) {
   const Index none[] = {3};
   EXPECT_EQ(without_layers(spec, none).error().message,
             "[model] layer to skip: expected 0 to 2, found 3");
+  EXPECT_EQ(without_layers(test::tiny_shared_spec(), layers).error().code, ErrorCode::unsupported);
 }
 
 TEST(ModelBuilder, ListsAllMissingTensorsUpToTen) {

@@ -94,7 +94,7 @@ KRAIT_API Result<void> validate(const ModelSpec& spec);
 /// The model without these layers (from 0; repeats are the same), over the same weights: what reads
 /// the layer before one of them reads what that layer read. A drafter for the whole, as in Zhang et
 /// al., "Draft & Verify", 2023 (arXiv:2309.08168). Errors: bad_argument (no such layer, or none
-/// left).
+/// left), unsupported (a SharedTransformerSpec).
 KRAIT_API Result<ModelSpec> without_layers(const ModelSpec& spec, std::span<const Index> layers);
 
 /// The weight matrices of the residual's block.
