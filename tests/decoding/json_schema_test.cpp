@@ -1,5 +1,6 @@
 // JSON schemas: what they allow, that everything written under them parses and validates, and their
 // errors.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -255,6 +256,15 @@ TEST(JsonSchema, SaysWhatIsWrong) {
   for (const auto& [schema, place] : parts) {
     expect_error(schema, none + " (at " + place + ")");
   }
+  // A chain too long to follow on the stack.
+  constexpr int links = 6000;
+  std::string chain = R"({"$ref": "#/$defs/d0", "$defs": {)";
+  for (int i = 0; i < links; ++i) {
+    chain += fmt::format(
+        R"("d{}": {{"type": "array", "prefixItems": [{{"$ref": "#/$defs/d{}"}}], "minItems": 1}}, )",
+        i, i + 1);
+  }
+  expect_error(chain + fmt::format(R"("d{}": {{"enum": []}}}}}})", links), none);
   const std::string found = ": expected keywords that can be honoured, found this one (at ";
   for (const char* keyword :
        {"not", "if", "then", "uniqueItems", "contains", "dependentRequired",

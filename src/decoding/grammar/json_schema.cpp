@@ -71,7 +71,7 @@ class Lacking {
       : rules_(rules), has_text_(has_text), places_(places) {}
 
   // The rule of a schema that every text of the root would need, and that is without a text for no
-  // other such rule. Nothing where there is none, or where rules lead back to themselves.
+  // other such rule. Nothing where there is none, where rules lead back to themselves, or very far.
   std::optional<std::uint32_t> find() {
     const Needed needed = needed_by_rule(0).value_or(Needed());
     const auto is_alone = [&](std::uint32_t rule) {
@@ -79,7 +79,7 @@ class Lacking {
       return own && own->size() == 1;
     };
     const auto found = std::ranges::find_if(needed, is_alone);
-    if (found == needed.end() || is_recursive_) return std::nullopt;
+    if (found == needed.end() || is_out_of_reach_) return std::nullopt;
     return *found;
   }
 
@@ -87,11 +87,17 @@ class Lacking {
   // Rules of schemas, without a text, ascending. Of very many, some. Nothing stands for what is
   // without a text whatever these rules are.
   using Needed = std::vector<std::uint32_t>;
+  // Chains of more rules are not followed: each takes room on the stack.
+  static constexpr std::size_t most_open = 200;
 
   const std::optional<Needed>& needed_by_rule(std::uint32_t rule) {
     const auto [place, is_new] = known_.try_emplace(rule);
     if (!is_new) {
-      is_recursive_ |= open_.contains(rule);
+      is_out_of_reach_ |= open_.contains(rule);
+      return place->second;
+    }
+    if (open_.size() >= most_open) {
+      is_out_of_reach_ = true;
       return place->second;
     }
     open_.insert(rule);
@@ -104,8 +110,9 @@ class Lacking {
   static Needed joined(const Needed& a, const Needed& b) {
     Needed both;
     std::ranges::set_union(a, b, std::back_inserter(both));
+    // The latest: what is referred to comes behind what refers to it.
     constexpr std::size_t most = 64;
-    if (both.size() > most) both.resize(most);
+    if (both.size() > most) both.erase(both.begin(), both.end() - most);
     return both;
   }
 
@@ -154,7 +161,7 @@ class Lacking {
   const std::map<std::uint32_t, SchemaId>& places_;
   std::map<std::uint32_t, std::optional<Needed>> known_;  // by rule
   std::set<std::uint32_t> open_;                          // rules that are being looked at
-  bool is_recursive_ = false;
+  bool is_out_of_reach_ = false;
 };
 
 }  // namespace
