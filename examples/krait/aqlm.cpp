@@ -23,13 +23,13 @@ struct AqlmFlags {
   bool json = false;
 };
 
-// The model before and after, over text that neither calibration nor tuning saw.
+// Text that neither calibration nor tuning saw. The model is not kept while another is made of it.
 struct HeldOut {
-  LanguageModel original;
+  std::shared_ptr<const Tokenizer> tokenizer;
   std::vector<Token> tokens;
 
   static Result<HeldOut> read(const std::string& source, const std::string& file) {
-    KRAIT_ASSIGN_OR_RETURN(LanguageModel original, load_language_model(source));
+    KRAIT_ASSIGN_OR_RETURN(const LanguageModel original, load_language_model(source));
     KRAIT_ASSIGN_OR_RETURN(std::vector<Token> tokens,
                            read_tokens({.argument = {}, .file = file}, "--held-out", original));
     if (tokens.size() < 2) {
@@ -37,14 +37,14 @@ struct HeldOut {
           ErrorCode::bad_argument,
           fmt::format("[command] --held-out: expected at least 2 tokens, found {}", tokens.size())};
     }
-    return HeldOut{std::move(original), std::move(tokens)};
+    return HeldOut{original.tokenizer, std::move(tokens)};
   }
 
-  Result<ModelComparison> compare(const std::string& made, Executor& executor) const {
-    KRAIT_ASSIGN_OR_RETURN(const LanguageModel model, load_language_model(made));
+  Result<ModelComparison> compare(const SourceAndDestination& places, Executor& executor) const {
+    KRAIT_ASSIGN_OR_RETURN(const Model original, load_model(*places.source));
+    KRAIT_ASSIGN_OR_RETURN(const Model made, load_model(*places.destination));
     ProgressLine progress("held out", "tokens");
-    return compare_models(original.model, model.model, *original.tokenizer, tokens, executor,
-                          progress);
+    return compare_models(original, made, *tokenizer, tokens, executor, progress);
   }
 };
 
@@ -71,6 +71,10 @@ Result<void> run(const AqlmFlags& options) {
   if (options.weigh == "fisher" && options.calibration.empty()) {
     throw WrongUsage("--weigh", "--calibration beside fisher", "none");
   }
+  if (!options.held_out.empty() && options.held_out == options.calibration) {
+    throw WrongUsage("--held-out", "another text than that of --calibration",
+                     in_quotes(options.held_out));
+  }
   aqlm.preset = options.preset;
   aqlm.weigh = options.weigh;
   aqlm.keep = options.keep;
@@ -95,7 +99,7 @@ Result<void> run(const AqlmFlags& options) {
   const double seconds = now() - begin;
   std::optional<ModelComparison> comparison;
   if (held_out) {
-    KRAIT_ASSIGN_OR_RETURN(comparison, held_out->compare(*options.places.destination, *threads));
+    KRAIT_ASSIGN_OR_RETURN(comparison, held_out->compare(options.places, *threads));
   }
   if (options.json) {
     return print_json(to_json(report, to_string(aqlm.scheme), comparison, seconds));
@@ -130,8 +134,9 @@ void declare(Command& command, AqlmFlags& options) {
   command.text("--scheme", options.scheme, "MxBgG: M codebooks of B bits for groups of G weights");
   command.file("--calibration", options.calibration,
                "Text whose activations tell which errors matter; - is standard input");
-  command.file("--held-out", options.held_out,
-               "Text over which the model is measured before and after: bits per byte, KL");
+  command.file(
+      "--held-out", options.held_out,
+      "Another text, over which the model is measured before and after: bits per byte, KL");
   command.choice("--preset", options.preset, {"fast", "default", "best"},
                  "How long to search and to tune");
   command.number(

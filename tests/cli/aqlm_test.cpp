@@ -77,6 +77,8 @@ TEST_F(CliAqlm, MeasuresTheModelBeforeAndAfterOverHeldOutText) {
   expect_error(command("other") + " --held-out " + text, 1,
                "--held-out: expected at least 2 tokens, found 1");
   expect_error(command("other") + " --held-out " + path("none.txt"), 1, "none.txt");
+  expect_error(command("other") + " --held-out " + path("calibration.txt"), 2,
+               "--held-out: expected another text than that of --calibration");
   EXPECT_FALSE(fs::exists(path("other.partial")));
 }
 
