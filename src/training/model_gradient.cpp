@@ -48,7 +48,11 @@ bool is_wide(const ResidualSpec& residual) {
 std::string first_user(const ModelSpec& spec, Index owner) {
   const auto uses = [&](const ResidualSpec& residual) { return residual.weights_of == owner; };
   const auto found = std::ranges::find_if(spec.layers, [&](const LayerSpec& layer) {
-    return std::ranges::any_of(layer.residuals, uses);
+    const bool is_owner = &layer - spec.layers.data() == owner;
+    const auto owns = [&](const ResidualSpec& residual) {
+      return is_owner && residual.weights_of < 0;
+    };
+    return std::ranges::any_of(layer.residuals, uses) || std::ranges::any_of(layer.residuals, owns);
   });
   return fmt::format("{}.{}", spec.layers_name, found - spec.layers.begin());
 }

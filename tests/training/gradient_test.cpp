@@ -132,9 +132,17 @@ void expect_close(const Parameters& parameters, std::span<const float> found,
   }
 }
 
+// A layer's weights once more in the next.
+ModelSpec tiny_repeated_spec() {
+  ModelSpec spec = test::tiny_spec();
+  spec.layers[1].residuals[0].weights_of = 0;
+  return spec;
+}
+
 std::vector<ModelSpec> specs() {
   return {test::tiny_spec(),        test::tiny_expert_spec(),         test::tiny_mamba2_spec(),
-          test::tiny_hybrid_spec(), test::tiny_hybrid_options_spec(), test::tiny_shared_spec()};
+          test::tiny_hybrid_spec(), test::tiny_hybrid_options_spec(), test::tiny_shared_spec(),
+          tiny_repeated_spec()};
 }
 
 TEST(Gradient, OfTheReferenceAgreesWithFiniteDifferences) {
