@@ -34,7 +34,7 @@ class Mamba2Gradient final : public BlockGradient {
     const auto xBC = work.memory.matrix(T, spec_.conv_dim());
     const auto dxBC = work.memory.matrix(T, spec_.conv_dim());
     linear(work, weights.scope("in_proj"), spec_.in_proj_rows(), d_model_, args.x, parts);
-    scale(work, parts);
+    Mamba2::scale(spec_, work.executor, parts);
     const ConvBackward conv{.x = parts.cols_from(2 * d_mlp + d_ssm, spec_.conv_dim()),
                             .dy = dxBC,
                             .dx = dparts.cols_from(2 * d_mlp + d_ssm, spec_.conv_dim()),
@@ -63,7 +63,7 @@ class Mamba2Gradient final : public BlockGradient {
     scan_backward(work, weights, scan, xBC, dy, dxBC, dparts.cols_from(dt_column(), spec_.n_head()),
                   args.dstate == nullptr ? nullptr : args.dstate + conv_floats);
     conv_backward(work, weights.scope("conv1d"), conv);
-    scale(work, dparts);
+    Mamba2::scale(spec_, work.executor, dparts);
     linear_backward(work, weights.scope("in_proj"), spec_.in_proj_rows(), d_model_, args.x, dparts,
                     args.dx);
   }
@@ -97,28 +97,6 @@ class Mamba2Gradient final : public BlockGradient {
   }
 
  private:
-  // Each part of what in_proj gives, or of its gradient, times its factor.
-  void scale(const Work& work, MatrixView<float> parts) const {
-    if (spec_.scales == Mamba2Scales{}) return;
-    const Mamba2Scales& scales = spec_.scales;
-    const Index d_B = spec_.n_group * spec_.d_state;
-    const std::pair<float, Index> widths[] = {{scales.z, spec_.d_ssm},
-                                              {scales.x, spec_.d_ssm},
-                                              {scales.B, d_B},
-                                              {scales.C, d_B},
-                                              {scales.dt, spec_.n_head()}};
-    parallel_for(work.executor, parts.rows, 8, ItemCost::of(0, 2 * parts.cols), [&](Range rows) {
-      for (Index t = rows.begin; t < rows.end; ++t) {
-        Index first = 2 * spec_.d_mlp();
-        for (const auto& [factor, width] : widths) {
-          const std::span<float> part = parts.cols_from(first, width).row(t);
-          kernels::scale(factor, part, part);
-          first += width;
-        }
-      }
-    });
-  }
-
   // What gate_backward takes.
   void gate_memory(Room& room) const {
     const Room::Frame frame(room);

@@ -19,6 +19,10 @@
 
 namespace krait::test {
 
+inline double wide(float x) { return static_cast<double>(x); }
+
+inline std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+
 /// A matrix of random numbers, of NaN if `seed` is 0, whose rows have NaN between them.
 class SpacedMatrix {
  public:

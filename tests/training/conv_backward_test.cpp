@@ -7,14 +7,12 @@
 namespace krait::conv_backward_test {
 namespace {
 
+using test::at;
 using test::Oracle;
 using test::random_floats;
 using test::SpacedMatrix;
+using test::wide;
 using training::ConvBackward;
-
-double wide(float x) { return static_cast<double>(x); }
-
-std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
 struct Case {
   Index tokens;

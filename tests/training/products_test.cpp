@@ -8,19 +8,17 @@
 namespace krait::products_test {
 namespace {
 
+using test::at;
 using test::expect_close;
 using test::Oracle;
 using test::random_floats;
 using test::same_everywhere;
 using test::SpacedMatrix;
+using test::wide;
 using training::linear_backward;
 using training::LinearBackward;
 using training::norm_backward;
 using training::NormBackward;
-
-double wide(float x) { return static_cast<double>(x); }
-
-std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
 TEST(Transpose, PutsEveryNumberInItsPlace) {
   for (const Index rows : {1, 3, 4, 15, 16, 17, 35}) {

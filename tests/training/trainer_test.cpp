@@ -41,28 +41,27 @@ Trained run(const TrainOptions& options, int threads = 1) {
   return run(options, pool, test::tiny_spec());
 }
 
-TEST(Trainer, LearnsARowByHeart) {
+// All of the same rows at every step.
+TrainOptions by_heart(Index steps, Index batch, Index length, double rate) {
   TrainOptions options = small();
-  options.steps = 150;
-  options.length = 199;
-  options.batch = 1;
+  options.steps = steps;
+  options.batch = batch;
+  options.length = length;
   options.order = DataOrder::sequential;
-  options.learning_rate = 0.03;
+  options.learning_rate = rate;
   options.weight_decay = 0.0;
-  const Trained found = run(options);
+  return options;
+}
+
+TEST(Trainer, LearnsARowByHeart) {
+  const Trained found = run(by_heart(150, 1, 199, 0.03));
   EXPECT_NEAR(found.steps.front().loss, std::log(61.0), 0.1);
   EXPECT_LT(found.steps.back().loss, 0.3);
 }
 
 // Of texts that begin differently, all that follows.
 TEST(Trainer, LearnsThirtyTwoTextsByHeart) {
-  TrainOptions options = small();
-  options.steps = 80;
-  options.batch = 32;
-  options.length = 10;
-  options.order = DataOrder::sequential;
-  options.learning_rate = 0.02;
-  options.weight_decay = 0.0;
+  const TrainOptions options = by_heart(80, 32, 10, 0.02);
   std::vector<Token> texts = test::random_tokens(options.batch * options.length, 61, 12);
   for (Index i = 0; i < options.batch; ++i) {
     texts[static_cast<std::size_t>(i * options.length)] = static_cast<Token>(i);

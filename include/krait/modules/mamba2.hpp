@@ -109,7 +109,7 @@ class Mamba2 final : public Block {
 
     profile::Zone zone("in_proj");
     in_proj_.apply(ctx, ctx.x, parts);  // [z0; x0; z; x; B; C; dt] = in_proj(x)
-    if (spec_.scales != Mamba2Scales{}) scale(ctx, parts);
+    scale(spec_, ctx.executor, parts);
     zone.next("conv1d");
     ctx.record(trail_.xBC, xBC);  // (records tentative tokens for replay)
     ctx.record(trail_.dt_raw, dt_raw);
@@ -157,6 +157,28 @@ class Mamba2 final : public Block {
            std::to_string(spec_.n_group) + (spec_.n_group == 1 ? " group" : " groups");
   }
 
+  /// Each part of what in_proj gives, or of its gradient, times its factor; parts are
+  /// [tokens, in_proj_rows].
+  static void scale(const Mamba2Spec& spec, Executor& executor, MatrixView<float> parts) noexcept {
+    if (spec.scales == Mamba2Scales{}) return;
+    const Index d_B = spec.n_group * spec.d_state;
+    const std::pair<float, Index> widths[] = {{spec.scales.z, spec.d_ssm},
+                                              {spec.scales.x, spec.d_ssm},
+                                              {spec.scales.B, d_B},
+                                              {spec.scales.C, d_B},
+                                              {spec.scales.dt, spec.n_head()}};
+    parallel_for(executor, parts.rows, 8, ItemCost::of(0, 2 * parts.cols), [&](Range rows) {
+      for (Index t = rows.begin; t < rows.end; ++t) {
+        Index first = 2 * spec.d_mlp();
+        for (const auto& [factor, width] : widths) {
+          const std::span<float> part = parts.cols_from(first, width).row(t);
+          kernels::scale(factor, part, part);
+          first += width;
+        }
+      }
+    });
+  }
+
  private:
   static constexpr Index channel_block = 64;  // threads share the convolution in such blocks
   static constexpr Index row_block = 4;       // and the gate's rows in these
@@ -165,26 +187,6 @@ class Mamba2 final : public Block {
                 MatrixView<float> xBC) const noexcept {
     parallel_for(ctx.executor, spec_.conv_dim(), channel_block, CausalConv1d::cost(xBC.rows),
                  [&](Range channels) { conv1d_.apply(ctx.sequences, raw, xBC, channels); });
-  }
-
-  // Each part of what in_proj gave times its factor.
-  void scale(const BlockContext& ctx, MatrixView<float> parts) const noexcept {
-    const Index d_B = spec_.n_group * spec_.d_state;
-    const std::pair<float, Index> widths[] = {{spec_.scales.z, spec_.d_ssm},
-                                              {spec_.scales.x, spec_.d_ssm},
-                                              {spec_.scales.B, d_B},
-                                              {spec_.scales.C, d_B},
-                                              {spec_.scales.dt, spec_.n_head()}};
-    parallel_for(ctx.executor, parts.rows, 8, ItemCost::of(0, 2 * parts.cols), [&](Range rows) {
-      for (Index t = rows.begin; t < rows.end; ++t) {
-        Index first = 2 * spec_.d_mlp();
-        for (const auto& [factor, width] : widths) {
-          const std::span<float> part = parts.cols_from(first, width).row(t);
-          kernels::scale(factor, part, part);
-          first += width;
-        }
-      }
-    });
   }
 
   // S[h,p,n] = a S[h,p,n] + dt x[p] B[n];  y[h,p] = C · S[h,p] + D x[p], for every sequence of the

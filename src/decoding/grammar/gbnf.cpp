@@ -182,8 +182,9 @@ class Parser {
         if (!least || !most || !reader_.take("}")) {
           return bad(fmt::format("numbers of at most {} and '}}'", limit));
         }
-        if (*least > *most)
+        if (*least > *most) {
           return bad("bounds in ascending order", fmt::format("{{{},{}}}", *least, *most));
+        }
         part = rules_.repeat(part, *least, *most);
       } else {
         return part;

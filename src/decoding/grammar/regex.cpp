@@ -127,8 +127,9 @@ class RegexParser {
     if (!first || !second || !reader_.take("}")) {
       return bad(fmt::format("a number of times of at most {}, and '}}'", limit));
     }
-    if (*first > *second)
+    if (*first > *second) {
       return bad("bounds in ascending order", fmt::format("{{{},{}}}", *first, *second));
+    }
     least = *first;
     most = *second;
     return true;
