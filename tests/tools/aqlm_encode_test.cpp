@@ -187,6 +187,30 @@ TEST(AqlmEncode, FindsCodewordsThatWerePlanted) {
   EXPECT_LT(encode(problem, "2x8g8").error, 1e-2);
 }
 
+// Rows of codewords of a known codebook with a little noise: no cluster is left out.
+TEST(AqlmEncode, RecoversACodebookToTheLevelOfItsNoise) {
+  constexpr double noise = 0.01;
+  for (const Index n_codeword : {8, 16, 256}) {
+    for (const std::uint64_t seed : {71U, 72U, 73U}) {
+      Problem problem(256, 128, seed);
+      const std::vector<float> codebook = gaussian(n_codeword * 8, seed + 100);
+      double all = 0.0;
+      for (std::size_t i = 0; i < problem.weights.size(); ++i) {
+        const RandomCounter at{.seed = seed, .sequence = 1, .position = i / 8};
+        const auto code =
+            static_cast<std::size_t>(random_uniform(at) * static_cast<double>(n_codeword));
+        const float w = codebook[code * 8 + i % 8];
+        all += static_cast<double>(w) * static_cast<double>(w);
+        problem.weights[i] = w + static_cast<float>(noise) * problem.weights[i];
+      }
+      const double level = noise * noise * static_cast<double>(problem.weights.size()) / all;
+      const char* scheme = n_codeword == 8 ? "1x3g8" : n_codeword == 16 ? "1x4g8" : "1x8g8";
+      const double error = encode(problem, scheme, {}, {.rounds = 20, .least_gain = 0.0}).error;
+      EXPECT_LE(error, (n_codeword == 256 ? 10.0 : 1.1) * level) << scheme << ' ' << seed;
+    }
+  }
+}
+
 TEST(AqlmEncode, DependsOnNeitherThreadsNorInstructionSet) {
   const Problem problem(96, 64, 8);
   const SecondMoments H = correlated(64);

@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
+#include <utility>
 
 #include "krait/core/rng.hpp"
 #include "tools/aqlm/fit.hpp"
@@ -63,19 +65,114 @@ void assign(const Points& points, const TransposedCodebook& codebook,
   });
 }
 
-// Lloyd's algorithm from vectors drawn at random; a codeword that nobody chose stays.
-std::vector<float> kmeans(const Points& points, Index n_codeword, Index rounds,
-                          const RandomCounter& random) {
+// Squared distances of vectors from the nearest codeword so far.
+struct Distances {
+  static constexpr Index block = 1024;
+
+  std::vector<double> each;
+  std::vector<double> sums;  // of each block
+
+  double all() const { return std::accumulate(sums.begin(), sums.end(), 0.0); }
+};
+
+// The vector where the running sum of distances exceeds `part`.
+Index vector_at(const Distances& distances, double part) {
+  const auto at = [](Index i) { return static_cast<std::size_t>(i); };
+  const Index last = std::ssize(distances.each) - 1;
+  Index i = 0;
+  for (; i + Distances::block <= last; i += Distances::block) {
+    const double sum = distances.sums[at(i / Distances::block)];
+    if (part < sum) break;
+    part -= sum;
+  }
+  for (; i < last && part >= distances.each[at(i)]; ++i) part -= distances.each[at(i)];
+  return i;
+}
+
+// The distances with one more codeword.
+void add_codeword(const Points& points, std::span<const float> codeword, const Distances& before,
+                  Distances& after) {
   const Index n = points.vectors.rows;
-  const Index group = points.vectors.cols;
+  parallel_for(points.executor, std::ssize(before.sums), 4, [&](Range blocks) {
+    for (Index b = blocks.begin; b < blocks.end; ++b) {
+      double sum = 0.0;
+      for (Index i = b * Distances::block; i < std::min(n, (b + 1) * Distances::block); ++i) {
+        const std::span<const float> vector = points.vectors.row(i);
+        double distance = 0.0;
+        for (std::size_t d = 0; d < vector.size(); ++d) {
+          const double difference =
+              static_cast<double>(vector[d]) - static_cast<double>(codeword[d]);
+          distance += difference * difference;
+        }
+        double& least = after.each[static_cast<std::size_t>(i)];
+        least = std::min(before.each[static_cast<std::size_t>(i)], distance);
+        sum += least;
+      }
+      after.sums[static_cast<std::size_t>(b)] = sum;
+    }
+  });
+}
+
+// Vectors drawn at random.
+std::vector<float> drawn(const Points& points, Index n_codeword, const RandomCounter& random) {
+  const Index n = points.vectors.rows;
   std::vector<float> codewords;
   for (Index k = 0; k < n_codeword; ++k) {
     RandomCounter at = random;
     at.position = static_cast<std::uint64_t>(k);
-    const auto drawn = static_cast<Index>(random_uniform(at) * static_cast<double>(n));
-    const auto vector = points.vectors.row(std::min(drawn, n - 1));
+    const auto i = static_cast<Index>(random_uniform(at) * static_cast<double>(n));
+    const auto vector = points.vectors.row(std::min(i, n - 1));
     codewords.insert(codewords.end(), vector.begin(), vector.end());
   }
+  return codewords;
+}
+
+// Vectors drawn at random, each with odds of its squared distance from those before, of six draws
+// the one that leaves the least: greedy k-means++ (Arthur and Vassilvitskii, "k-means++: The
+// Advantages of Careful Seeding", 2007). Of vectors in clusters, hardly one is left out.
+std::vector<float> spread(const Points& points, Index n_codeword, const RandomCounter& random) {
+  constexpr int draws = 6;
+  const Index n = points.vectors.rows;
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  Distances now{
+      std::vector<double>(static_cast<std::size_t>(n), infinity),
+      std::vector<double>(
+          static_cast<std::size_t>(round_up(n, Distances::block) / Distances::block), infinity)};
+  Distances tried = now;
+  Distances best = now;
+  std::vector<float> codewords;
+  for (Index k = 0; k < n_codeword; ++k) {
+    if (now.all() == 0.0) break;  // every vector is a codeword
+    Index chosen = 0;
+    for (int draw = 0; draw < (k == 0 ? 1 : draws); ++draw) {
+      RandomCounter at = random;
+      at.position = static_cast<std::uint64_t>(k * draws + draw);
+      const double share = random_uniform(at);
+      const Index i = k == 0 ? static_cast<Index>(share * static_cast<double>(n))
+                             : vector_at(now, share * now.all());
+      add_codeword(points, points.vectors.row(i), now, tried);
+      if (draw > 0 && tried.all() >= best.all()) continue;
+      chosen = i;
+      std::swap(best, tried);
+    }
+    const std::span<const float> codeword = points.vectors.row(chosen);
+    codewords.insert(codewords.end(), codeword.begin(), codeword.end());
+    std::swap(now, best);
+  }
+  codewords.resize(static_cast<std::size_t>(n_codeword * points.vectors.cols));
+  return codewords;
+}
+
+struct Clusters {
+  std::vector<float> codewords;
+  double rest = 0.0;  // the sum of squared distances of vectors from their codewords
+};
+
+// Lloyd's algorithm; a codeword that nobody chose stays.
+Clusters lloyd(const Points& points, std::vector<float> codewords, Index rounds) {
+  const Index n = points.vectors.rows;
+  const Index group = points.vectors.cols;
+  const Index n_codeword = std::ssize(codewords) / group;
   std::vector<std::uint16_t> codes;
   std::vector<std::uint16_t> last_codes;
   for (Index round = 0; round < rounds; ++round) {
@@ -97,7 +194,39 @@ std::vector<float> kmeans(const Points& points, Index n_codeword, Index rounds,
       if (count > 0) codewords[i] = static_cast<float>(sums[i] / static_cast<double>(count));
     }
   }
-  return codewords;
+  assign(points, TransposedCodebook(codewords, n_codeword, group), codes);
+  double rest = 0.0;
+  for (Index i = 0; i < n; ++i) {
+    const Index first = Index{codes[static_cast<std::size_t>(i)]} * group;
+    for (Index d = 0; d < group; ++d) {
+      const double difference = static_cast<double>(points.vectors(i, d)) -
+                                static_cast<double>(codewords[static_cast<std::size_t>(first + d)]);
+      rest += difference * difference;
+    }
+  }
+  return {std::move(codewords), rest};
+}
+
+// Of the codewords that Lloyd's algorithm finds from two beginnings, those that leave less.
+std::vector<float> kmeans(const Points& points, Index n_codeword, Index rounds,
+                          const RandomCounter& random) {
+  Clusters best = lloyd(points, drawn(points, n_codeword, random), rounds);
+  // Of more codewords, those drawn leave hardly a cluster out, and spreading takes longer than all
+  // that follows.
+  if (n_codeword > 4096) return std::move(best.codewords);
+  // So many vectors are enough to spread over: 2^26 distances, unless these would be too few.
+  const Index n = points.vectors.rows;
+  const Index group = points.vectors.cols;
+  const Index affordable = (Index{1} << 26) / n_codeword;
+  const Index few = std::min(n, std::max(2 * n_codeword, std::min(16 * n_codeword, affordable)));
+  AlignedBuffer<float> sampled(few * group);
+  for (Index i = 0; i < few; ++i) {
+    std::ranges::copy(points.vectors.row(n * i / few), sampled.data() + i * group);
+  }
+  Clusters other = lloyd(
+      points, spread({{sampled.data(), few, group}, points.executor}, n_codeword, random), rounds);
+  if (other.rest < best.rest) best = std::move(other);
+  return std::move(best.codewords);
 }
 
 }  // namespace
