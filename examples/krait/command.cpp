@@ -235,6 +235,8 @@ SamplerOptions SamplerFlags::resolve(const LanguageModel& model) const {
       for (const TextBefore before : {TextBefore::nothing, TextBefore::text}) {
         const auto tokens = model.tokenizer->encode(text, {.before = before});
         if (!tokens) throw WrongUsage("--bad-words", tokens.error());
+        // What has no row in the model is never written.
+        if (std::ranges::any_of(*tokens, [&](Token token) { return token >= vocab; })) continue;
         if (std::ranges::find(resolved.bad_words, *tokens) != resolved.bad_words.end()) continue;
         resolved.bad_words.push_back(*tokens);
       }

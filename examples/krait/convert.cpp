@@ -47,6 +47,9 @@ Result<void> run(const ConvertFlags& options) {
   KRAIT_ASSIGN_OR_RETURN(
       const ConvertSummary summary,
       convert_checkpoint(*options.places.source, *options.places.destination, convert, progress));
+  for (const std::string& tensor : summary.left_out) {
+    tell("left out: " + tensor + ", which the model does not use");
+  }
   if (options.json) {
     return print_json(to_json(summary, *options.places.source, *options.places.destination));
   }
@@ -68,7 +71,7 @@ void declare(Command& command, ConvertFlags& options) {
   };
   command.custom("--shard-size", "SIZE", "Begin another safetensors file above this size",
                  take_size, "5GB");
-  command.flag("--json", options.json, "One JSON object: tensors, bytes, files");
+  command.flag("--json", options.json, "One JSON object: tensors, bytes, files, tensors left out");
 }
 
 }  // namespace

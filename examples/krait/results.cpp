@@ -338,7 +338,8 @@ std::string to_json(const ConvertSummary& summary, const std::string& source,
                   {"destination", destination},
                   {"tensors", summary.tensors},
                   {"bytes", summary.bytes},
-                  {"files", summary.files}});
+                  {"files", summary.files},
+                  {"left_out", summary.left_out}});
 }
 
 std::string to_json(const TrainSummary& summary, const std::string& destination, double seconds) {

@@ -23,6 +23,8 @@ Result<LanguageModel> load(Checkpoint checkpoint, const WeightOptions& options,
   KRAIT_ASSIGN_OR_RETURN(TextMarks marks, read_text_marks(checkpoint, *tokenizer));
   KRAIT_ASSIGN_OR_RETURN(Model model,
                          build_model(config.spec, checkpoint.weights, config.prefix, options));
+  // An end that has no row is never said.
+  std::erase_if(marks.ends, [&](Token end) { return end >= model.vocab(); });
   return LanguageModel{std::move(model), std::move(tokenizer), std::move(marks.ends), marks.bos,
                        read_chat_templates(checkpoint)};
 }

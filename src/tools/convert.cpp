@@ -105,9 +105,10 @@ class Plan {
       if (use.role == TensorRole::matrix) matrices_.insert(use.name);
     }
     const WeightStore& weights = checkpoint_.weights;
-    if (!weights.unreadable().empty()) {
+    if (options_.to_gguf && !weights.unreadable().empty()) {
       const auto& [name, tensor] = *weights.unreadable().begin();
-      return fail(ErrorCode::unsupported, name, "a type that krait reads", tensor.what);
+      return fail(ErrorCode::unsupported, name, "a tensor of the model",
+                  "one that it does not use, " + tensor.what);
     }
     const std::set<std::string_view> unused(model.unused.begin(), model.unused.end());
     std::vector<ConvertJob> jobs;
@@ -494,6 +495,9 @@ Result<ConvertSummary> convert_checkpoint(const std::string& source, const std::
   checkpoint.config_file = "config.json";
   KRAIT_RETURN_IF_ERROR(copy_texts(checkpoint, layout.config(), directory.path()));
   KRAIT_RETURN_IF_ERROR(directory.commit());
+  for (const auto& [name, tensor] : checkpoint.weights.unreadable()) {
+    summary.left_out.push_back(fmt::format("{}, {}", printable(name), tensor.what));
+  }
   return summary;
 }
 

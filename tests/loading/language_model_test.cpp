@@ -47,6 +47,13 @@ class Folder {
     return load_language_model(folder_.path().string());
   }
 
+  // Those of the files, also without rows in the model.
+  Tokens ends() const {
+    const auto loaded = load().value();
+    const Checkpoint checkpoint = open_checkpoint(folder_.path().string()).value();
+    return read_text_marks(checkpoint, *loaded.tokenizer).value().ends;
+  }
+
   json config, tokenizer;
 
  private:
@@ -55,21 +62,32 @@ class Folder {
 
 TEST(LanguageModel, EndsATextWhereAnyOfItsFilesSays) {
   Folder folder;
-  EXPECT_EQ(folder.load()->stop_tokens, Tokens{});
+  EXPECT_EQ(folder.ends(), Tokens{});
   folder.config["eos_token_id"] = 7;
-  EXPECT_EQ(folder.load()->stop_tokens, Tokens{7});
+  EXPECT_EQ(folder.ends(), Tokens{7});
   folder.write("generation_config.json", {{"eos_token_id", {7, 9}}});
-  EXPECT_EQ(folder.load()->stop_tokens, (Tokens{7, 9}));
+  EXPECT_EQ(folder.ends(), (Tokens{7, 9}));
   folder.write("tokenizer_config.json", {{"eos_token", "<end>"}});
-  EXPECT_EQ(folder.load()->stop_tokens, (Tokens{7, 9, 261}));
+  EXPECT_EQ(folder.ends(), (Tokens{7, 9, 261}));
   folder.write("special_tokens_map.json", {{"eos_token", {{"content", "</s>"}}}});
-  EXPECT_EQ(folder.load()->stop_tokens, (Tokens{7, 9, 261, 260}));
+  EXPECT_EQ(folder.ends(), (Tokens{7, 9, 261, 260}));
 }
 
 TEST(LanguageModel, EndsATextOfAnOriginalCheckpointAtTheMarkOfItsTokenizer) {
   Folder folder;
   folder.add("<|endoftext|>", 262);
-  EXPECT_EQ(folder.load()->stop_tokens, Tokens{262});
+  EXPECT_EQ(folder.ends(), Tokens{262});
+}
+
+// Added tokens may have ids beyond the model's rows.
+TEST(LanguageModel, AnEndWithoutARowEndsNothing) {
+  Folder folder;
+  folder.add("<far>", 4200);
+  folder.write("tokenizer_config.json", {{"eos_token", "<far>"}});
+  folder.write("generation_config.json", {{"eos_token_id", {9, 4000}}});
+  const auto loaded = folder.load();
+  ASSERT_TRUE(loaded) << loaded.error().message;
+  EXPECT_EQ(loaded->stop_tokens, Tokens{9});
 }
 
 TEST(LanguageModel, WrongMarksAreErrors) {
@@ -131,7 +149,7 @@ TEST(LanguageModel, ReadsLongLists) {
   folder.write("generation_config.json", {{"eos_token_id", ends}});
   folder.write("tokenizer_config.json", {{"chat_template", templates}});
   const auto loaded = folder.load().value();
-  EXPECT_EQ(loaded.stop_tokens.size(), static_cast<std::size_t>(count));
+  EXPECT_EQ(std::ssize(loaded.stop_tokens), loaded.model.vocab());
   EXPECT_EQ(loaded.chat_templates.sources.size(), static_cast<std::size_t>(count));
 }
 

@@ -7,6 +7,7 @@
 #include <csignal>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "io/gguf.hpp"
@@ -426,6 +427,37 @@ TEST_F(Convert, ChecksTensorsThatTheModelDoesNotUse) {
   gguf.to_gguf = true;
   const std::string found = error_of(good, out("y.gguf"), gguf);
   EXPECT_NE(found.find("foo.blocks: expected a tensor of the model"), std::string::npos) << found;
+}
+
+// What the model does not need and krait does not read is named, and stays behind.
+TEST_F(Convert, TellsWhichTensorsItLeavesOut) {
+  const std::string folder = out("source");
+  fs::create_directories(folder);
+  for (const char* file : {"config.json", "model.safetensors"}) {
+    fs::copy(golden("hf_f32/") + file, folder + "/" + file);
+  }
+  std::string bytes = test::read_file(folder + "/model.safetensors");
+  std::uint64_t size = 0;
+  std::memcpy(&size, bytes.data(), sizeof size);
+  const std::string end = std::to_string(bytes.size() - 8 - size);
+  std::string header = bytes.substr(8, size);
+  header.insert(
+      1, R"("mask":{"dtype":"U16","shape":[0,3],"data_offsets":[)" + end + "," + end + "]},");
+  header.resize((header.size() + 7) / 8 * 8, ' ');
+  size = header.size();
+  bytes = std::string(reinterpret_cast<const char*>(&size), sizeof size) + header +
+          bytes.substr(bytes.size() - std::stoul(end));
+  std::ofstream(folder + "/model.safetensors", std::ios::binary) << bytes;
+  const ConvertSummary summary = convert_checkpoint(folder, out("y"), {}).value();
+  EXPECT_EQ(summary.left_out, std::vector<std::string>{"mask, U16 [0,3]"});
+  EXPECT_EQ(open_checkpoint(out("y")).value().weights.entries().size(),
+            open_checkpoint(golden("hf_f32")).value().weights.entries().size());
+  ConvertOptions gguf;
+  gguf.to_gguf = true;
+  const std::string found = error_of(folder, out("y.gguf"), gguf);
+  EXPECT_NE(found.find("mask: expected a tensor of the model, found one that it does not use"),
+            std::string::npos)
+      << found;
 }
 
 // Factors of what comes out of a product are of its bias, too.

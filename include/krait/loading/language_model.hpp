@@ -20,7 +20,7 @@ inline namespace v0_1 {
 struct LanguageModel {
   Model model;
   std::shared_ptr<const Tokenizer> tokenizer;
-  std::vector<Token> stop_tokens;  ///< ids that end a text; empty for byte-level models
+  std::vector<Token> stop_tokens;  ///< rows that end a text; none for byte-level models
   std::optional<Token> bos;        ///< id that begins a text, where the checkpoint names one
   ChatTemplates chat_templates = {};
 

@@ -28,6 +28,8 @@ struct ConvertSummary {
   Index tensors = 0;
   Index bytes = 0;                 ///< of all tensors
   std::vector<std::string> files;  ///< that hold them
+  /// Names and types of tensors that krait does not read and the model does not use.
+  std::vector<std::string> left_out;
 };
 
 /// Writes the checkpoint at `source` (see open_model) to `destination`:
