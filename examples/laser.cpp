@@ -49,7 +49,7 @@ int main(int argc, char** argv) {
   const krait::CheckpointPlan plan = krait::plan_checkpoint(path).value();
   std::vector<krait::LaserCut> cuts;
   for (const krait::LaserMatrix& matrix : krait::laser_matrices(plan)) {
-    if (matrix.layer < 0 || !matrix.is_whole()) continue;
+    if (matrix.layer < 0 || !matrix.is_whole() || matrix.is_dense) continue;
     const krait::Index even = matrix.rows * matrix.cols / (matrix.rows + matrix.cols);
     const auto rank = static_cast<krait::Index>(fraction * static_cast<double>(even));
     cuts.push_back({matrix.layer, matrix.name, rank});

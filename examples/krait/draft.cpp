@@ -95,7 +95,7 @@ Result<Model> load_cut(const std::string& path, const std::string& text, const L
   };
   if (text.find(':') == std::string::npos) {
     for (const LaserMatrix& matrix : matrices) {
-      if (matrix.layer < 0 || !matrix.is_whole()) continue;
+      if (matrix.layer < 0 || !matrix.is_whole() || matrix.is_dense) continue;
       add(std::to_string(matrix.layer) + ":" + matrix.name + ":" + text);
     }
   } else {

@@ -23,6 +23,7 @@ struct LaserFlags {
   std::string mode = "improve";
   std::optional<double> loss;
   std::optional<double> budget;
+  std::vector<std::string> matrices;
   std::optional<std::uint64_t> seed;
   std::string svg;
   int threads = 0;
@@ -37,6 +38,9 @@ void check(const LaserFlags& options) {
   if (!options.search && !options.svg.empty()) throw WrongUsage("--svg", "--search", "none");
   if (!options.search && options.budget) throw WrongUsage("--budget", "--search", "none");
   if (!options.search && options.seed) throw WrongUsage("--seed", "--search", "none");
+  if (!options.search && !options.matrices.empty()) {
+    throw WrongUsage("--matrices", "--search", "none");
+  }
   const LaserFlags defaults;
   if (!options.search && options.mode != defaults.mode) {
     throw WrongUsage("--mode", "--search", "none");
@@ -137,6 +141,7 @@ Result<void> run_search(const LaserFlags& options, const CheckpointPlan& plan, E
                     .minutes = options.budget.value_or(0.0),
                     .by_rule = !options.rule.empty(),
                     .form = options.dense ? LaserForm::dense : LaserForm::smaller,
+                    .matrices = options.matrices,
                     .seed = options.seed.value_or(0)},
                    executor, progress));
   if (!options.svg.empty()) {
@@ -164,8 +169,8 @@ Result<void> at_least_zero(double value, std::string_view unit) {
 void declare(Command& command, LaserFlags& options) {
   options.places.add(command);
   command.texts("--set", options.set,
-                "LAYER:MATRIX:RANK cuts a matrix (in, in_x, x_B, out, ...; emb:RANK) to a rank, or "
-                "to a fraction of the largest; may be repeated");
+                "LAYER:MATRIX:RANK cuts a matrix (in, in_x, x_B, out, router, ...; emb:RANK, "
+                "head:RANK) to a rank, or to a fraction of the largest; may be repeated");
   command.flag("--dense", options.dense, "Write products, never factors");
   command.choice("--rule", options.rule, {"mp"},
                  "Ranks by laserRMT's rule: of all matrices, or of those that are tried");
@@ -181,6 +186,9 @@ void declare(Command& command, LaserFlags& options) {
   command.real("--budget", options.budget,
                "Minutes for trying; all that it takes if 0 or not given",
                [](double minutes) { return at_least_zero(minutes, "minutes"); });
+  command.texts("--matrices", options.matrices,
+                "Try these alone: a pattern such as in_x, head, 7:* or *; may be repeated; if not "
+                "given, all but emb");
   command.seed("--seed", options.seed, "Of the division of the data");
   command.file("--svg", options.svg, "Also write a heat map of all that was tried");
   add_threads(command, options.threads);

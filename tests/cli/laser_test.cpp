@@ -49,6 +49,22 @@ TEST_F(CliLaser, CutsWhatIsNamed) {
   EXPECT_EQ(test::read_file(path("s.svg")).find("<svg"), 0U);
 }
 
+TEST_F(CliLaser, SearchesWhatIsAskedFor) {
+  const std::string search = "laser krait-bytes-draft " + path("new") + " --data " + path("text") +
+                             " --search --matrices ";
+  const json report = krait_json(search + "1:x_B --matrices emb --svg " + path("map.svg"));
+  ASSERT_FALSE(report["trials"].empty());
+  bool has_embedding = false;
+  for (const json& trial : report["trials"]) {
+    const bool is_embedding = trial["layer"] == -1 && trial["matrix"] == "emb";
+    has_embedding = has_embedding || is_embedding;
+    EXPECT_TRUE(is_embedding || (trial["layer"] == 1 && trial["matrix"] == "x_B")) << trial;
+  }
+  EXPECT_TRUE(has_embedding);
+  EXPECT_NE(test::read_file(path("map.svg")).find(">no layer<"), std::string::npos);
+  expect_error(search + "y", 1, "[laser] matrices: expected a pattern that fits one of emb, in,");
+}
+
 TEST_F(CliLaser, NeedsFloatsWhereverItCuts) {
   ASSERT_EQ(krait("quantize krait-bytes-draft " + path("q8") + " --to q8").code, 0);
   for (const std::string& command :

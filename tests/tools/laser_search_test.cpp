@@ -3,11 +3,13 @@
 #include "krait/tools/laser_search.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <set>
 
 #include "krait/core/thread_pool.hpp"
 #include "krait/io/safetensors.hpp"
@@ -35,6 +37,23 @@ struct LaserSearch : testing::Test {
     return test::read_file(test::data_dir() / "data/heldout_64k.txt").substr(0, bytes);
   }
 
+  // krait-bytes-draft with a head of its own, which is a copy of the embedding.
+  CheckpointPlan untied() const {
+    const CheckpointPlan tied = plan();
+    std::string config = test::read_file(fs::path(tied.checkpoint.path) / "config.json");
+    const std::string yes = "\"tie_word_embeddings\": true";
+    config.replace(config.find(yes), yes.size(), "\"tie_word_embeddings\": false");
+    fs::create_directories(in("untied"));
+    test::write_file(in("untied/config.json"), config);
+    std::vector<NamedTensor> tensors;
+    for (const auto& [name, entry] : tied.checkpoint.weights.entries()) {
+      tensors.push_back({name, entry.tensor});
+      if (name == "backbone.embeddings.weight") tensors.push_back({"lm_head.weight", entry.tensor});
+    }
+    EXPECT_TRUE(write_safetensors(in("untied/model.safetensors"), tensors));
+    return plan_checkpoint(in("untied")).value();
+  }
+
   Result<LaserSearchReport> run(const std::string& to, const LaserSearchOptions& options,
                                 Progress progress = {}, std::size_t bytes = 8000) {
     return laser_search(plan(), in(to), text(bytes), options, pool, progress);
@@ -51,20 +70,22 @@ double bits_per_byte(const Model& model, const std::string& text) {
   return perplexity(session, *byte_tokenizer(), tokens).value().bits_per_byte();
 }
 
-// A matrix of the model is cut to a rank that the search tries, and noise is added.
-TEST_F(LaserSearch, PlantedNoiseIsFoundAndUndone) {
-  CheckpointPlan noisy = plan();
-  const std::string name = "backbone.layers.1.mixer.out_proj.weight";
-  const TensorView stored = noisy.checkpoint.weights.find(name)->tensor;
+// A matrix that is as it should be, and with noise.
+struct Planted {
+  std::vector<float> good;
+  std::vector<float> noisy;
+};
+
+// Cuts a matrix of the checkpoint to a rank and adds noise in the directions that are free then,
+// nearly as strong as the weakest of its own.
+Planted plant_noise(CheckpointPlan& plan, const std::string& name, Index rank) {
+  const TensorView stored = plan.checkpoint.weights.find(name)->tensor;
+  const Index rows = stored.shape[0];
+  const Index cols = stored.shape[1];
   std::vector<float> W(static_cast<std::size_t>(stored.size()));
   convert_floats(stored, DType::f32, W.data());
-  const SingularValues values = decompose({W.data(), stored.shape[0], stored.shape[1]}).value();
-  constexpr Index rank = 25;  // 0.4 of 64
-  W = multiply(cut(values, rank), stored.shape[0], stored.shape[1]);
-  const std::vector<float> good = W;
-  // Noise in the directions that the matrix leaves free, nearly as strong as its weakest own.
-  const Index rows = values.rows;
-  const Index cols = values.cols;
+  const SingularValues values = decompose({W.data(), rows, cols}).value();
+  Planted planted{multiply(cut(values, rank), rows, cols), {}};
   std::vector<float> noise = test::random_floats(rows * cols, 7);
   for (Index k = 0; k < rank; ++k) {
     const auto u = [&](Index i) {
@@ -84,27 +105,80 @@ TEST_F(LaserSearch, PlantedNoiseIsFoundAndUndone) {
       for (Index c = 0; c < cols; ++c) noise[static_cast<std::size_t>(r * cols + c)] -= v(c) * sum;
     }
   }
-  const float strength =
-      0.95F * values.s[rank - 1] / decompose({noise.data(), rows, cols}).value().s[0];
-  for (std::size_t i = 0; i < W.size(); ++i) W[i] += strength * noise[i];
-  noisy.checkpoint.weights.add(name, {W.data(), DType::f32, stored.shape}, nullptr);
+  const float strength = 0.95F * values.s[static_cast<std::size_t>(rank - 1)] /
+                         decompose({noise.data(), rows, cols}).value().s[0];
+  planted.noisy = planted.good;
+  for (std::size_t i = 0; i < noise.size(); ++i) planted.noisy[i] += strength * noise[i];
+  plan.checkpoint.weights.add(name, {planted.noisy.data(), DType::f32, stored.shape}, nullptr);
+  return planted;
+}
 
+// Noise in that tensor is found, the cut first of all, and at least half of its harm is undone.
+void expect_undone(LaserSearch& fixture, CheckpointPlan noisy, const std::string& name,
+                   const LaserCut& cut, const LaserSearchOptions& options, std::size_t bytes) {
+  const Planted planted = plant_noise(noisy, name, cut.rank);
   const LaserSearchReport report =
-      laser_search(noisy, in("new"), text(32000), {.seed = 1}, pool).value();
+      laser_search(noisy, fixture.in("new"), LaserSearch::text(bytes), options, fixture.pool)
+          .value();
   ASSERT_FALSE(report.cuts.empty());
-  EXPECT_EQ(report.cuts.front().cut, (LaserCut{1, "out", rank}));
+  EXPECT_EQ(report.cuts.front().cut, cut);
   EXPECT_LT(report.test.high, 0.0) << "significant";
   const std::string other =
-      test::read_file(test::data_dir() / "data/heldout_64k.txt").substr(40000);
+      test::read_file(test::data_dir() / "data/heldout_64k.txt").substr(40000, 12000);
   WeightStore undamaged = noisy.checkpoint.weights;
-  undamaged.add(name, {good.data(), DType::f32, stored.shape}, nullptr);
+  const Shape shape = undamaged.find(name)->tensor.shape;
+  undamaged.add(name, {planted.good.data(), DType::f32, shape}, nullptr);
   const double clean =
       bits_per_byte(build_model(noisy.config.spec, undamaged, noisy.config.prefix).value(), other);
   const double before = bits_per_byte(
       build_model(noisy.config.spec, noisy.checkpoint.weights, noisy.config.prefix).value(), other);
-  const double after = bits_per_byte(load_model(in("new")).value(), other);
+  const double after = bits_per_byte(load_model(fixture.in("new")).value(), other);
   EXPECT_GT(before, clean + 0.005);
   EXPECT_LT(after, before - 0.5 * (before - clean)) << clean << ' ' << before << ' ' << after;
+  const std::string svg = draw_trials(report);
+  EXPECT_NE(svg.find("<title>" + to_string(cut) + ":"), std::string::npos);
+  EXPECT_EQ(svg.find(">no layer<") != std::string::npos, cut.layer < 0);
+}
+
+TEST_F(LaserSearch, PlantedNoiseIsFoundAndUndone) {
+  expect_undone(*this, plan(), "backbone.layers.1.mixer.out_proj.weight", {1, "out", 25},
+                {.seed = 1}, 32000);
+}
+
+TEST_F(LaserSearch, PlantedNoiseOfAHeadIsFound) {
+  expect_undone(*this, untied(), "lm_head.weight", {-1, "head", 25}, {.matrices = {"head"}}, 16000);
+}
+
+TEST_F(LaserSearch, PlantedNoiseOfATiedEmbeddingIsFoundOnRequest) {
+  expect_undone(*this, plan(), "backbone.embeddings.weight", {-1, "emb", 25}, {.matrices = {"emb"}},
+                16000);
+}
+
+TEST_F(LaserSearch, PlantedNoiseOfARouterIsFound) {
+  expect_undone(*this, plan("krait-bytes-moe"), "backbone.layers.5.moe.router.weight",
+                {5, "router", 3}, {.matrices = {"5:router"}}, 16000);
+}
+
+TEST_F(LaserSearch, TriesTheHeadAndTheEmbeddingOnRequest) {
+  const CheckpointPlan own = untied();
+  const auto tries = [&](const std::vector<std::string>& patterns) {
+    LaserSearchOptions options{.matrices = patterns};
+    const LaserSearchReport report =
+        laser_search(own, in("new"), text(1300), options, pool).value();
+    fs::remove_all(in("new"));
+    std::set<std::string> names;
+    for (const LaserTrial& trial : report.trials) {
+      names.insert(trial.cut.layer < 0 ? trial.cut.matrix
+                                       : fmt::format("{}:{}", trial.cut.layer, trial.cut.matrix));
+    }
+    return fmt::format("{}", fmt::join(names, " "));
+  };
+  const std::string layers =
+      "0:dt 0:in 0:in_x 0:in_z 0:out 0:x_B 0:x_C 0:x_dt 0:x_proj "
+      "1:dt 1:in 1:in_x 1:in_z 1:out 1:x_B 1:x_C 1:x_dt 1:x_proj";
+  EXPECT_EQ(tries({}), layers + " head");
+  EXPECT_EQ(tries({"*"}), layers + " emb head");
+  EXPECT_EQ(tries({"emb", "1:*t", "x_B"}), "0:x_B 1:dt 1:out 1:x_B 1:x_dt emb");
 }
 
 TEST_F(LaserSearch, TheSuffixGivesTheBitsOfTheWhole) {
@@ -175,6 +249,20 @@ TEST_F(LaserSearch, GoesOnAfterAnInterruptionAndThreadsChangeNothing) {
   SerialExecutor serial;
   EXPECT_TRUE(
       same(laser_search(plan(), in("serial"), text(8000), options, serial).value(), expected));
+}
+
+TEST_F(LaserSearch, WorkOfOtherOptionsIsNotGoneOnWith) {
+  const auto stop = [](Index done, Index total) {
+    return 3 * done >= total ? Flow::stop : Flow::go_on;
+  };
+  ASSERT_FALSE(run("parts", {}, stop, 2000));
+  const auto refusal = [&](const LaserSearchOptions& options) {
+    const auto result = run("parts", options, {}, 2000);
+    return result ? std::string("none") : result.error().message;
+  };
+  const std::string expected = "[laser] unfinished work: expected that of the same call";
+  EXPECT_EQ(refusal({.matrices = {"*"}}).find(expected), 0U);
+  EXPECT_TRUE(run("parts", {}, {}, 2000));
 }
 
 TEST_F(LaserSearch, ShrinkingStaysWithinTheLossAndBeatsOneFractionForAll) {
@@ -286,6 +374,9 @@ TEST_F(LaserSearch, DataThatWillNotDoIsNamed) {
   EXPECT_EQ(refuse({.loss = -1.0}), "[laser] loss: expected bits per byte, at least 0, found -1");
   EXPECT_EQ(refuse({.minutes = std::nan("")}),
             "[laser] budget: expected minutes, at least 0, found nan");
+  EXPECT_EQ(refuse({.matrices = {"in", "nothing*"}}),
+            "[laser] matrices: expected a pattern that fits one of emb, in, in_x, in_z, x_proj, "
+            "x_dt, x_B, x_C, dt, out, found 'nothing*'");
   EXPECT_TRUE(fs::is_empty(folder.path()));
 }
 

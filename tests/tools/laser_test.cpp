@@ -56,6 +56,11 @@ TEST_F(Laser, MatricesHaveShortNames) {
   const auto experts = laser_matrices(plan_checkpoint(bundled("krait-bytes-moe")).value());
   EXPECT_NE(joined(experts, 5).find("up[7][176,160] down[7][160,176] "), std::string::npos)
       << joined(experts, 5);
+  EXPECT_NE(joined(experts, 5).find("router[8,160] up[0]"), std::string::npos);
+  const auto routed = laser_matrices(plan_checkpoint(golden("blackmamba_bias")).value());
+  EXPECT_TRUE(std::ranges::any_of(routed, [](const LaserMatrix& m) {
+    return m.name == "router" && m.tensor.find("local_experts") == std::string::npos;
+  }));
   const auto mamba2 = laser_matrices(plan_checkpoint(golden("hf_mamba2_f32")).value());
   EXPECT_NE(joined(mamba2, 0).find("in_z["), std::string::npos) << joined(mamba2, 0);
   EXPECT_NE(joined(mamba2, 0).find("in_dt["), std::string::npos);
@@ -207,6 +212,24 @@ TEST_F(Laser, ExpertsOfAStackBecomeFactorsTogether) {
   EXPECT_FALSE(all.contains(name + ".weight"));
   EXPECT_EQ(all.find(name + ".u")->tensor.shape, (Shape{8, 176, 40}));
   EXPECT_EQ(all.find(name + ".v")->tensor.dtype, DType::bf16);
+}
+
+// The choice of experts needs the matrix, as it is stored.
+TEST_F(Laser, RoutersAreCutAndStayMatrices) {
+  const CheckpointPlan plan = plan_checkpoint(bundled("krait-bytes-moe")).value();
+  const auto cut = parse_laser_cut("5:router:3", laser_matrices(plan)).value();
+  EXPECT_EQ(cut, (LaserCut{5, "router", 3}));
+  const std::string name = "backbone.layers.5.moe.router";
+  const WeightStore one = cut_weights(plan, {{5, "router", 1}}, LaserForm::smaller, pool).value();
+  EXPECT_FALSE(one.contains(name + ".u"));
+  EXPECT_EQ(one.find(name + ".weight")->tensor.dtype,
+            plan.checkpoint.weights.find(name + ".weight")->tensor.dtype);
+  const auto W = floats(one, name + ".weight");
+  const SingularValues values = decompose({W.data(), 8, 160}).value();
+  EXPECT_GT(values.s[0], 0.1F);
+  EXPECT_LT(values.s[1], 0.01F * values.s[0]);
+  ASSERT_TRUE(write_laser(plan, in("new"), {cut}, LaserForm::smaller, pool));
+  EXPECT_TRUE(load_model(in("new")));
 }
 
 TEST_F(Laser, WhatCannotBeDoneLeavesNothing) {

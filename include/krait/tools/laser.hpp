@@ -25,7 +25,7 @@ inline namespace v0_1 {
 struct LaserMatrix {
   Index layer = -1;  ///< -1: the embedding or the head
   /// As users write it: "in", "in_x" (its rows that make x), "x_B", "out", "up[3]" (of expert 3),
-  /// "emb". Where a layer has two of a name, its block's is in front: "mixer.out".
+  /// "router", "emb". Where a layer has two of a name, its block's is in front: "mixer.out".
   std::string name = {};
   std::string tensor = {};  ///< "backbone.layers.3.mixer.in_proj", in the checkpoint
   Index items = 1;          ///< matrices in that tensor: more than one for a stack of experts
@@ -35,6 +35,8 @@ struct LaserMatrix {
   Index first_row = 0;
   Index rows = 0;
   Index cols = 0;
+  /// Whether it must stay a matrix, whose cuts are written as their product: a router's.
+  bool is_dense = false;
 
   bool is_whole() const noexcept { return rows == item_rows; }
   Index largest_rank() const noexcept { return rows < cols ? rows : cols; }
@@ -60,7 +62,8 @@ KRAIT_API Result<LaserCut> parse_laser_cut(std::string_view text,
                                            const std::vector<LaserMatrix>& matrices);
 KRAIT_API std::string to_string(const LaserCut& cut);
 
-/// What laserRMT's rule (`marchenko_pastur_rank`) cuts of the layers' whole matrices.
+/// What laserRMT's rule (`marchenko_pastur_rank`) cuts of the layers' whole matrices, but for
+/// routers, which become no smaller.
 KRAIT_API Result<std::vector<LaserCut>> laser_rule(const CheckpointPlan& plan, Executor& executor);
 
 /// How cut matrices are stored.
@@ -73,8 +76,8 @@ enum class LaserForm {
 /// The checkpoint's weights with these cuts, without a head that repeats the embedding it is tied
 /// to; everything else is shared with it. A matrix becomes
 /// two factors, or their product, in the type that it had; rows of a matrix and single experts of a
-/// stack are written back as their product. Experts of a stack that are all cut to one rank become
-/// factors.
+/// stack, and routers, are written back as their product. Experts of a stack that are all cut to
+/// one rank become factors.
 ///
 /// Errors: bad_argument (a cut that is not possible, rows that are cut twice), not_finite.
 KRAIT_API Result<WeightStore> cut_weights(const CheckpointPlan& plan,

@@ -34,6 +34,9 @@ struct LaserSearchOptions {
   double minutes = 0.0;  ///< stop trying then, and make the best of what is known; 0: no limit
   bool by_rule = false;  ///< try laserRMT's rank of each matrix alone, instead of seven
   LaserForm form = LaserForm::smaller;
+  /// Patterns of what is tried, in which `*` is any run of characters: of names ("in_x", "head"),
+  /// or of layers and names ("7:*"). Empty: everything but the embedding.
+  std::vector<std::string> matrices = {};
   std::uint64_t seed = 0;  ///< of the division of the data
 };
 
@@ -75,13 +78,14 @@ struct LaserSearchReport {
   Index bytes_after = 0;
 };
 
-/// Tries cuts of the layers' matrices and writes a checkpoint with those that are worth it to
+/// Tries cuts of matrices and writes a checkpoint with those that are worth it to
 /// `destination`, as `write_laser` does; none, if none is.
 ///
 /// A fifth of the samples is for trying all, a fifth for the best 20 of them, and for composing,
-/// three fifths for the test. A trial in layer l runs the layers from l on. So many samples are
-/// used as make 256 MiB of activations. The result depends on the arguments alone, not on the
-/// executor, unless the time is limited.
+/// three fifths for the test. A trial in layer l runs the layers from l on, one of the head the head
+/// alone, one of the embedding, tied or not, the whole model. So many samples are used as make 256
+/// MiB of activations. The result depends on the arguments alone, not on the executor, unless the
+/// time is limited.
 ///
 /// Finished layers are kept in `destination`.partial, which is removed in the end: the same call
 /// goes on there after an interruption.
@@ -95,7 +99,8 @@ KRAIT_API Result<LaserSearchReport> laser_search(const CheckpointPlan& source,
                                                  const LaserSearchOptions& options,
                                                  Executor& executor, Progress progress = {});
 
-/// A heat map of the trials, layer × matrix × rank: an SVG file.
+/// A heat map of the trials, layer × matrix × rank: an SVG file. Embedding and head have a row of
+/// their own below the layers.
 KRAIT_API std::string draw_trials(const LaserSearchReport& report);
 
 }  // namespace v0_1

@@ -102,8 +102,8 @@ Result<std::vector<Trial>> choose_better(Scan& scan) {
   }
   // The best of all first; then from the last layer, from the lowest rank.
   std::ranges::stable_sort(confirmed, [&](const Trial& a, const Trial& b) {
-    const Index x = scan.units()[a.unit].layer;
-    const Index y = scan.units()[b.unit].layer;
+    const Index x = scan.units()[a.unit].stage;
+    const Index y = scan.units()[b.unit].stage;
     return x != y ? x > y : a.rank < b.rank;
   });
   const auto first = std::ranges::min_element(

@@ -211,7 +211,7 @@ Result<std::vector<LaserCut>> laser_rule(const CheckpointPlan& plan, Executor& e
   std::vector<LaserCut> cuts;
   const std::vector<LaserMatrix>& matrices = cutter.matrices();
   for (std::size_t i = 0; i < matrices.size(); ++i) {
-    if (matrices[i].layer < 0 || !matrices[i].is_whole()) continue;
+    if (matrices[i].layer < 0 || !matrices[i].is_whole() || matrices[i].is_dense) continue;
     KRAIT_RETURN_IF_ERROR(cutter.decompose({i}, executor));
     const Index rank = marchenko_pastur_rank(cutter.values(i));
     cutter.forget();

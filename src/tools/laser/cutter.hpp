@@ -17,9 +17,12 @@ std::vector<float> values_of(const CheckpointPlan& plan, const LaserMatrix& matr
 /// "3:in_x", "emb".
 std::string label(const LaserMatrix& matrix);
 
-/// Whether factors of that rank have fewer weights than the matrix.
+/// "emb, in, in_x, …": each name once, the first few of them.
+std::string all_names(const std::vector<LaserMatrix>& matrices);
+
+/// Whether factors of that rank can stand for the matrix and have fewer weights.
 inline bool pays(const LaserMatrix& matrix, Index rank) noexcept {
-  return rank * (matrix.rows + matrix.cols) < matrix.rows * matrix.cols;
+  return !matrix.is_dense && rank * (matrix.rows + matrix.cols) < matrix.rows * matrix.cols;
 }
 
 /// A cut, by the place of its matrix in the list.

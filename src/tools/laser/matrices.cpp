@@ -55,6 +55,21 @@ void add(const TensorUse& use, Index layer, const BlockMatrix& matrix,
   }
 }
 
+// A mixture's router is the parameter of its block that has a row [d_model] for each expert. Under
+// which name, the block alone knows.
+const TensorUse* router_of(const CheckpointPlan& plan, const ResidualSpec& residual,
+                           std::string_view block) {
+  const Index experts =
+      std::visit([](const auto& spec) { return expert_count(spec); }, residual.block);
+  const Shape shape{experts, plan.config.spec.d_model()};
+  const auto& tensors = plan.plan.tensors;
+  const auto router = std::ranges::find_if(tensors, [&](const TensorUse& use) {
+    return use.role == TensorRole::parameter && use.shape == shape && use.path.starts_with(block) &&
+           use.path.ends_with(weight) && use.name.ends_with(weight);
+  });
+  return experts == 0 || router == tensors.end() ? nullptr : &*router;
+}
+
 std::string names_of(const std::vector<LaserMatrix>& matrices, Index layer) {
   std::string names;
   int shown = 0;
@@ -101,6 +116,20 @@ std::string laser::label(const LaserMatrix& matrix) {
   return matrix.layer < 0 ? matrix.name : fmt::format("{}:{}", matrix.layer, matrix.name);
 }
 
+std::string laser::all_names(const std::vector<LaserMatrix>& matrices) {
+  std::vector<LaserMatrix> once;
+  for (LaserMatrix matrix : matrices) {
+    const bool is_known = std::ranges::any_of(
+        once, [&](const LaserMatrix& other) { return other.name == matrix.name; });
+    if (is_known) continue;
+    // Those of no layer first, which many experts would push out.
+    const auto at = matrix.layer < 0 ? once.begin() : once.end();
+    matrix.layer = 0;
+    once.insert(at, std::move(matrix));
+  }
+  return names_of(once, 0);
+}
+
 std::vector<LaserMatrix> laser_matrices(const CheckpointPlan& plan) {
   const ModelSpec& spec = plan.config.spec;
   std::map<std::string_view, const TensorUse*> uses;  // by path
@@ -117,12 +146,19 @@ std::vector<LaserMatrix> laser_matrices(const CheckpointPlan& plan) {
     const std::size_t first = all.size();
     std::vector<const std::string*> blocks;  // of each
     for (const ResidualSpec& residual : spec.layers[i].residuals) {
-      for (const BlockMatrix& matrix : matrices(residual, spec.d_model())) {
-        const TensorUse* use = find(
-            fmt::format("{}.{}.{}.{}", spec.layers_name, layer, residual.block_name, matrix.name));
-        if (use != nullptr) add(*use, layer, matrix, all);
-        blocks.resize(all.size() - first, &residual.block_name);
+      const std::string block =
+          fmt::format("{}.{}.{}.", spec.layers_name, layer, residual.block_name);
+      const std::vector<BlockMatrix> known = matrices(residual, spec.d_model());
+      const TensorUse* router = known.empty() ? nullptr : router_of(plan, residual, block);
+      if (router != nullptr) {
+        add(*router, layer, {.name = "router"}, all);
+        all.back().is_dense = true;
       }
+      for (const BlockMatrix& matrix : known) {
+        const TensorUse* use = find(block + matrix.name);
+        if (use != nullptr) add(*use, layer, matrix, all);
+      }
+      blocks.resize(all.size() - first, &residual.block_name);
     }
     std::map<std::string, int> counts;
     for (std::size_t k = first; k < all.size(); ++k) ++counts[all[k].name];

@@ -12,6 +12,8 @@
 #include <thread>
 
 #include "krait/core/rng.hpp"
+#include "krait/io/printable.hpp"
+#include "tools/pattern.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -28,7 +30,25 @@ constexpr Index fewest_scored = 6;
 
 constexpr Index most_floats = Index{64} << 20;  // of the activations that are kept
 
+constexpr Index embedding_stage = -1;
+
+// "head" and "in_x" fit by name, "7:*" by layer and name.
+bool fits_matrix(std::string_view pattern, const LaserMatrix& matrix) {
+  return fits_pattern(pattern, matrix.name) || fits_pattern(pattern, label(matrix));
+}
+
+bool is_wanted(const LaserMatrix& matrix, const std::vector<std::string>& patterns) {
+  if (patterns.empty()) return matrix.layer >= 0 || matrix.name != "emb";
+  return std::ranges::any_of(
+      patterns, [&](const std::string& pattern) { return fits_matrix(pattern, matrix); });
+}
+
 }  // namespace
+
+Index stage_of(const LaserMatrix& matrix, Index layers) noexcept {
+  if (matrix.layer >= 0) return matrix.layer;
+  return matrix.name == "head" ? layers : embedding_stage;
+}
 
 Scan::Scan(Cutter cutter, const Model& model, const LaserSearchOptions& options, Executor& executor,
            Progress progress)
@@ -38,12 +58,28 @@ Scan::Scan(Cutter cutter, const Model& model, const LaserSearchOptions& options,
       progress_(progress),
       cutter_(std::move(cutter)) {}
 
+Result<void> Scan::check_patterns() const {
+  const std::vector<LaserMatrix>& matrices = cutter_.matrices();
+  for (const std::string& pattern : options_.matrices) {
+    if (std::ranges::any_of(matrices,
+                            [&](const LaserMatrix& m) { return fits_matrix(pattern, m); })) {
+      continue;
+    }
+    return bad("matrices", fmt::format("a pattern that fits one of {}", all_names(matrices)),
+               fmt::format("'{}'", printable(pattern, 60)));
+  }
+  return {};
+}
+
 void Scan::list_units() {
   const std::vector<LaserMatrix>& matrices = cutter_.matrices();
   std::map<std::string, std::size_t> stacks;
   for (std::size_t i = 0; i < matrices.size(); ++i) {
     const LaserMatrix& matrix = matrices[i];
-    if (matrix.layer < 0 || (options_.shrinks && !matrix.is_whole())) continue;
+    if (!is_wanted(matrix, options_.matrices)) continue;
+    // What does not become factors does not become smaller.
+    if (options_.shrinks && (!matrix.is_whole() || matrix.is_dense)) continue;
+    const Index stage = stage_of(matrix, layers());
     if (options_.shrinks && matrix.is_stack) {
       // Experts are stored as factors together.
       const auto [known, is_new] = stacks.emplace(matrix.tensor, units_.size());
@@ -51,15 +87,15 @@ void Scan::list_units() {
         units_[known->second].matrices.push_back(i);
         continue;
       }
-      units_.push_back({matrix.layer, matrix.name.substr(0, matrix.name.find('[')) + "[*]", {i}});
+      units_.push_back(
+          {matrix.layer, stage, matrix.name.substr(0, matrix.name.find('[')) + "[*]", {i}});
       continue;
     }
-    units_.push_back({matrix.layer, matrix.name, {i}});
+    units_.push_back({matrix.layer, stage, matrix.name, {i}});
   }
 }
 
 Result<void> Scan::list_trials() {
-  const Index layers = std::ssize(cutter_.plan().config.spec.layers);
   for (std::size_t u = 0; u < units_.size(); ++u) {
     const LaserMatrix& matrix = cutter_.matrices()[units_[u].matrices.front()];
     const Index most = matrix.largest_rank();
@@ -81,7 +117,7 @@ Result<void> Scan::list_trials() {
     for (const Index rank : ranks) {
       if (rank < 1 || rank >= most) continue;
       trials_.push_back({u, rank, {}});
-      total_ += layers - units_[u].layer;
+      total_ += cost_of(units_[u].stage);
     }
   }
   if (trials_.empty()) return bad("search", "a matrix that can be cut", "none");
@@ -90,6 +126,7 @@ Result<void> Scan::list_trials() {
 
 Result<void> Scan::begin(std::string_view data, const Tokenizer& tokenizer) {
   KRAIT_ASSIGN_OR_RETURN(samples_, read_samples(data, options_.task, tokenizer));
+  KRAIT_RETURN_IF_ERROR(check_patterns());
   list_units();
   KRAIT_RETURN_IF_ERROR(list_trials());
   std::vector<std::size_t> order(samples_.size());
@@ -148,8 +185,8 @@ bool Scan::is_time_over() const {
 }
 
 Result<void> Scan::run(const PartialWork& work) {
-  for (Index l = std::ssize(cutter_.plan().config.spec.layers) - 1; l >= 0; --l) {
-    KRAIT_RETURN_IF_ERROR(layer(l, work));
+  for (Index stage = layers(); stage >= embedding_stage; --stage) {
+    KRAIT_RETURN_IF_ERROR(try_stage(stage, work));
     if (!is_complete_) break;
     // Within a layer only the calling thread asks, and it may have been given few of the trials.
     KRAIT_RETURN_IF_ERROR(go_on());
@@ -157,29 +194,25 @@ Result<void> Scan::run(const PartialWork& work) {
   return {};
 }
 
-Result<void> Scan::layer(Index layer, const PartialWork& work) {
+Result<void> Scan::try_stage(Index stage, const PartialWork& work) {
   std::vector<std::size_t> trials;
-  std::vector<std::size_t> matrices;
   for (std::size_t i = 0; i < trials_.size(); ++i) {
-    const Unit& unit = units_[trials_[i].unit];
-    if (unit.layer != layer) continue;
-    trials.push_back(i);
-    matrices.insert(matrices.end(), unit.matrices.begin(), unit.matrices.end());
+    if (units_[trials_[i].unit].stage == stage) trials.push_back(i);
   }
   if (trials.empty()) return {};
-  const std::string piece = fmt::format("layer-{}", layer);
+  const std::string piece = stage == embedding_stage ? "emb" : fmt::format("layer-{}", stage);
   if (read(work, piece, trials)) {
-    done_ += std::ssize(trials) * (std::ssize(cutter_.plan().config.spec.layers) - layer);
+    done_ += std::ssize(trials) * cost_of(stage);
     return {};
   }
   if (is_time_over()) {
     is_complete_ = false;
     return {};
   }
-  KRAIT_RETURN_IF_ERROR(cutter_.decompose(matrices, executor_));
+  KRAIT_RETURN_IF_ERROR(decompose(trials));
   Stream stream(model_, search_);
-  KRAIT_RETURN_IF_ERROR(stream.run(model_, layer, executor_));
-  KRAIT_RETURN_IF_ERROR(evaluate(trials, layer, stream));
+  if (stage != embedding_stage) KRAIT_RETURN_IF_ERROR(stream.run(model_, stage, executor_));
+  KRAIT_RETURN_IF_ERROR(evaluate(trials, stage, stream));
   cutter_.forget();
   if (!is_complete_) return {};
   std::vector<double> found;
@@ -188,6 +221,16 @@ Result<void> Scan::layer(Index layer, const PartialWork& work) {
     found.insert(found.end(), {pair.change, pair.error, static_cast<double>(pair.samples)});
   }
   return work.write(piece, {{"found", {found.data(), DType::f64, {std::ssize(trials), 3}}}});
+}
+
+// The matrices of these trials.
+Result<void> Scan::decompose(const std::vector<std::size_t>& trials) {
+  std::vector<std::size_t> matrices;
+  for (const std::size_t t : trials) {
+    const Unit& unit = units_[trials_[t].unit];
+    matrices.insert(matrices.end(), unit.matrices.begin(), unit.matrices.end());
+  }
+  return cutter_.decompose(matrices, executor_);
 }
 
 // What an earlier call found, if it is there and whole.
@@ -208,8 +251,8 @@ bool Scan::read(const PartialWork& work, const std::string& piece,
 }
 
 // Each thread takes trials of its own. The calling one reports.
-Result<void> Scan::evaluate(const std::vector<std::size_t>& trials, Index layer, Stream& stream) {
-  const Index cost = std::ssize(cutter_.plan().config.spec.layers) - layer;
+Result<void> Scan::evaluate(const std::vector<std::size_t>& trials, Index stage, Stream& stream) {
+  const Index cost = cost_of(stage);
   const auto caller = std::this_thread::get_id();
   std::atomic<Index> finished = 0;
   std::atomic<bool> stops = false;
@@ -226,7 +269,7 @@ Result<void> Scan::evaluate(const std::vector<std::size_t>& trials, Index layer,
       };
       if (is_stopped()) continue;
       const auto k = static_cast<std::size_t>(i);
-      results[k] = try_one(trials_[trials[k]], layer, stream, is_stopped);
+      results[k] = try_one(trials_[trials[k]], stage, stream, is_stopped);
       ++finished;
     }
   });
@@ -237,7 +280,7 @@ Result<void> Scan::evaluate(const std::vector<std::size_t>& trials, Index layer,
   return {};
 }
 
-Result<void> Scan::try_one(Trial& trial, Index layer, Stream& stream,
+Result<void> Scan::try_one(Trial& trial, Index stage, Stream& stream,
                            FunctionRef<bool()> is_stopped) const {
   KRAIT_ASSIGN_OR_RETURN(const Model model, model_with(cuts_of(trial)));
   Scorer scorer(model);
@@ -245,8 +288,10 @@ Result<void> Scan::try_one(Trial& trial, Index layer, Stream& stream,
   Paired found;
   for (std::size_t i = 0; i < search_.size(); ++i) {
     if (is_stopped()) return {};
-    KRAIT_ASSIGN_OR_RETURN(const double nats,
-                           scorer.nats(search_[i]->answer(), layer, stream.rows(i)));
+    const Sequence& answer = search_[i]->answer();
+    KRAIT_ASSIGN_OR_RETURN(const double nats, stage == embedding_stage
+                                                  ? scorer.nats(answer)
+                                                  : scorer.nats(answer, stage, stream.rows(i)));
     after.push_back(nats);
     found = paired(before_, after, search_);
     const bool is_known = std::isinf(found.change) || found.change > clearly_worse * found.error;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@ namespace laser {
 /// Matrices that are tried together: one, or all experts of a stack.
 struct Unit {
   Index layer = 0;
+  Index stage = 0;                    // as `stage_of` has it
   std::string name;                   // "in_x", "up[*]"
   std::vector<std::size_t> matrices;  // of the cutter
 };
@@ -27,6 +29,10 @@ struct Trial {
   Paired found;  // samples 0: not tried
 };
 
+/// The first layer that a cut changes; behind the last for the head, and -1 for the embedding, of
+/// which nothing that was kept is of use.
+Index stage_of(const LaserMatrix& matrix, Index layers) noexcept;
+
 /// Data, model and what is tried, and how much of it was.
 class Scan {
  public:
@@ -35,7 +41,8 @@ class Scan {
 
   /// Lists what is to be tried and divides the data.
   Result<void> begin(std::string_view data, const Tokenizer& tokenizer);
-  /// Tries it, from the last layer to the first. Finished layers are kept in `work`.
+  /// Tries it, from the head and the last layer to the first and the embedding. Finished layers are
+  /// kept in `work`.
   Result<void> run(const PartialWork& work);
 
   const Cutter& cutter() const noexcept { return cutter_; }
@@ -54,14 +61,18 @@ class Scan {
   Result<void> go_on() const;
 
  private:
+  Result<void> check_patterns() const;
   void list_units();
   Result<void> list_trials();
-  Result<void> layer(Index layer, const PartialWork& work);
+  Result<void> try_stage(Index stage, const PartialWork& work);
+  Result<void> decompose(const std::vector<std::size_t>& trials);
   bool read(const PartialWork& work, const std::string& piece,
             const std::vector<std::size_t>& trials);
-  Result<void> evaluate(const std::vector<std::size_t>& trials, Index layer, Stream& stream);
-  Result<void> try_one(Trial& trial, Index layer, Stream& stream,
+  Result<void> evaluate(const std::vector<std::size_t>& trials, Index stage, Stream& stream);
+  Result<void> try_one(Trial& trial, Index stage, Stream& stream,
                        FunctionRef<bool()> is_stopped) const;
+  Index layers() const noexcept { return std::ssize(cutter_.plan().config.spec.layers); }
+  Index cost_of(Index stage) const noexcept { return std::max<Index>(1, layers() - stage); }
   bool is_time_over() const;
 
   const Model& model_;

@@ -24,10 +24,15 @@ using namespace laser;
 // What decides the trials, in words.
 std::string key_of(const Model& model, std::string_view data, const LaserSearchOptions& options) {
   const std::string text = content_checksum({}, {{"data", std::string(data)}});
-  return fmt::format("krait laser 1\nmodel {}\ndata {} bytes {}\ntask {}\n{}{}{}\nseed {}\n",
-                     model.fingerprint(), data.size(), text, static_cast<int>(options.task),
-                     options.shrinks ? "shrink" : "improve", options.by_rule ? " by rule" : "",
-                     options.form == LaserForm::dense ? " dense" : "", options.seed);
+  std::string key =
+      fmt::format("krait laser 2\nmodel {}\ndata {} bytes {}\ntask {}\n{}{}{}\nseed {}\n",
+                  model.fingerprint(), data.size(), text, static_cast<int>(options.task),
+                  options.shrinks ? "shrink" : "improve", options.by_rule ? " by rule" : "",
+                  options.form == LaserForm::dense ? " dense" : "", options.seed);
+  for (const std::string& pattern : options.matrices) {
+    key += fmt::format("matrices {}\n", pattern);
+  }
+  return key;
 }
 
 Result<void> check(const LaserSearchOptions& options) {
@@ -155,12 +160,14 @@ std::string draw_trials(const LaserSearchReport& report) {
   // from the lowest.
   std::vector<std::string> names;
   Index layers = 0;
+  bool has_ends = false;  // embedding or head
   std::vector<double> sizes;
   for (const LaserTrial& trial : report.trials) {
     if (std::ranges::find(names, trial.cut.matrix) == names.end()) {
       names.push_back(trial.cut.matrix);
     }
     layers = std::max(layers, trial.cut.layer + 1);
+    has_ends = has_ends || trial.cut.layer < 0;
     if (std::isfinite(trial.change)) sizes.push_back(std::abs(trial.change));
   }
   std::ranges::sort(sizes);
@@ -177,9 +184,11 @@ std::string draw_trials(const LaserSearchReport& report) {
   for (std::size_t i = 0; i < names.size(); ++i) {
     svg.text(left + cell * (static_cast<double>(i) + 0.5), top - 6.0, names[i], "middle");
   }
-  for (Index l = 0; l < layers; ++l) {
-    svg.text(left - 8.0, top + height * (static_cast<double>(l) + 0.7), fmt::format("layer {}", l),
-             "end");
+  const Index rows = layers + (has_ends ? 1 : 0);
+  for (Index row = 0; row < rows; ++row) {
+    const Index l = row < layers ? row : -1;
+    svg.text(left - 8.0, top + height * (static_cast<double>(row) + 0.7),
+             l < 0 ? "no layer" : fmt::format("layer {}", l), "end");
     for (std::size_t i = 0; i < names.size(); ++i) {
       std::vector<const LaserTrial*> cells;
       for (const LaserTrial& trial : report.trials) {
@@ -189,7 +198,7 @@ std::string draw_trials(const LaserSearchReport& report) {
           (cell - 4.0) / static_cast<double>(std::max<std::size_t>(1, cells.size()));
       for (std::size_t k = 0; k < cells.size(); ++k) {
         svg.rectangle(left + cell * static_cast<double>(i) + width * static_cast<double>(k),
-                      top + height * static_cast<double>(l), width, height - 2.0,
+                      top + height * static_cast<double>(row), width, height - 2.0,
                       blue_to_red(cells[k]->change / strong),
                       fmt::format("{}: {:+.5f} ± {:.5f}", to_string(cells[k]->cut),
                                   cells[k]->change, cells[k]->error));
@@ -197,7 +206,7 @@ std::string draw_trials(const LaserSearchReport& report) {
     }
   }
   return svg.file(left + cell * static_cast<double>(names.size()) + 20.0,
-                  top + height * static_cast<double>(layers) + 20.0);
+                  top + height * static_cast<double>(rows) + 20.0);
 }
 
 }  // namespace v0_1
