@@ -54,7 +54,7 @@ struct LaserTrial {
   LaserCut cut;
   double change = 0.0;  ///< bits per byte
   double error = 0.0;   ///< its standard error
-  /// Samples that were scored: a cut that is worse by six standard errors is not scored further.
+  /// Samples that were scored: a cut that is clearly worse is not scored further.
   Index samples = 0;
 };
 
@@ -82,10 +82,12 @@ struct LaserSearchReport {
 /// `destination`, as `write_laser` does; none, if none is.
 ///
 /// A fifth of the samples is for trying all, a fifth for the best 20 of them, and for composing,
-/// three fifths for the test. A trial in layer l runs the layers from l on, one of the head the head
-/// alone, one of the embedding, tied or not, the whole model. So many samples are used as make 256
-/// MiB of activations. The result depends on the arguments alone, not on the executor, unless the
-/// time is limited.
+/// three fifths for the test. A trial that is worse beyond one chance in a thousand (Student's t,
+/// of at least three samples) ends there; where it is to shrink, for which what a cut costs counts,
+/// one that is worse by six standard errors of at least six samples. A trial in layer l runs the
+/// layers from l on, one of the head the head alone, one of the embedding, tied or not, the whole
+/// model. So many samples are used as make 256 MiB of activations. The result depends on the
+/// arguments alone, not on the executor, unless the time is limited.
 ///
 /// Finished layers are kept in `destination`.partial, which is removed in the end: the same call
 /// goes on there after an interruption.

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <set>
@@ -24,9 +25,16 @@ constexpr double fractions[] = {0.01, 0.05, 0.1, 0.2, 0.4, 0.8, 0.9};
 // Of the rank up to which factors are smaller than the matrix.
 constexpr double shrinking_fractions[] = {0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0};
 
-// A trial that is worse by so many standard errors, on so many samples, is known well enough.
-constexpr double clearly_worse = 6.0;
-constexpr Index fewest_scored = 6;
+// A trial of so many samples that is worse by more standard errors than that is known well enough.
+double clearly_worse(Index samples, bool shrinks) {
+  constexpr double never = std::numeric_limits<double>::infinity();
+  // There the change itself counts: so it is known to a sixth.
+  if (shrinks) return samples < 6 ? never : 6.0;
+  // Where Student's t leaves one in a thousand, from two degrees of freedom on.
+  constexpr double student[] = {22.33, 10.21, 7.17, 5.89, 5.21, 4.79, 4.50, 4.30, 4.14};
+  if (samples < 3) return never;
+  return samples - 3 < std::ssize(student) ? student[samples - 3] : 4.0;
+}
 
 constexpr Index most_floats = Index{64} << 20;  // of the activations that are kept
 
@@ -294,8 +302,8 @@ Result<void> Scan::try_one(Trial& trial, Index stage, Stream& stream,
                                                   : scorer.nats(answer, stage, stream.rows(i)));
     after.push_back(nats);
     found = paired(before_, after, search_);
-    const bool is_known = std::isinf(found.change) || found.change > clearly_worse * found.error;
-    if (found.samples >= fewest_scored && is_known) break;
+    const double bound = clearly_worse(found.samples, options_.shrinks) * found.error;
+    if (std::isinf(found.change) || found.change > bound) break;
   }
   trial.found = found;
   return {};
