@@ -18,6 +18,7 @@ struct LaserFlags {
   bool dense = false;
   std::string rule;
   bool search = false;
+  bool quick = false;
   std::string data;
   std::string task = "text";
   std::string mode = "improve";
@@ -40,6 +41,13 @@ void check(const LaserFlags& options) {
   if (!options.search && options.seed) throw WrongUsage("--seed", "--search", "none");
   if (!options.search && !options.matrices.empty()) {
     throw WrongUsage("--matrices", "--search", "none");
+  }
+  if (!options.search && options.quick) throw WrongUsage("--quick", "--search", "none");
+  if (options.quick && options.mode == "shrink") {
+    throw WrongUsage("--quick", "no --mode shrink, which needs higher ranks", "both");
+  }
+  if (options.quick && !options.rule.empty()) {
+    throw WrongUsage("--quick", "no --rule, which needs all singular values", "both");
   }
   const LaserFlags defaults;
   if (!options.search && options.mode != defaults.mode) {
@@ -142,6 +150,7 @@ Result<void> run_search(const LaserFlags& options, const CheckpointPlan& plan, E
                     .by_rule = !options.rule.empty(),
                     .form = options.dense ? LaserForm::dense : LaserForm::smaller,
                     .matrices = options.matrices,
+                    .quick = options.quick,
                     .seed = options.seed.value_or(0)},
                    executor, progress));
   if (!options.svg.empty()) {
@@ -175,6 +184,9 @@ void declare(Command& command, LaserFlags& options) {
   command.choice("--rule", options.rule, {"mp"},
                  "Ranks by laserRMT's rule: of all matrices, or of those that are tried");
   command.flag("--search", options.search, "Try all matrices and ranks, and make the best of it");
+  command.flag("--quick", options.quick,
+               "Try ranks up to a quarter alone, by approximate decompositions; what is chosen is "
+               "decomposed exactly");
   command.file("--data", options.data, "What to score; - is standard input");
   command.choice("--task", options.task, {"text", "hellaswag", "lambada", "jsonl"},
                  "What the data is; all but text are JSON lines");

@@ -52,17 +52,20 @@ TEST_F(CliLaser, CutsWhatIsNamed) {
 TEST_F(CliLaser, SearchesWhatIsAskedFor) {
   const std::string search = "laser krait-bytes-draft " + path("new") + " --data " + path("text") +
                              " --search --matrices ";
-  const json report = krait_json(search + "1:x_B --matrices emb --svg " + path("map.svg"));
+  const json report = krait_json(search + "1:x_B --matrices emb --quick --svg " + path("map.svg"));
   ASSERT_FALSE(report["trials"].empty());
   bool has_embedding = false;
   for (const json& trial : report["trials"]) {
     const bool is_embedding = trial["layer"] == -1 && trial["matrix"] == "emb";
     has_embedding = has_embedding || is_embedding;
     EXPECT_TRUE(is_embedding || (trial["layer"] == 1 && trial["matrix"] == "x_B")) << trial;
+    EXPECT_LE(trial["rank"].get<int>(), 16);
   }
   EXPECT_TRUE(has_embedding);
   EXPECT_NE(test::read_file(path("map.svg")).find(">no layer<"), std::string::npos);
   expect_error(search + "y", 1, "[laser] matrices: expected a pattern that fits one of emb, in,");
+  expect_error(search + "out --quick --mode shrink", 2, "--quick");
+  expect_error("laser krait-bytes-draft " + path("x") + " --set 0:in:5 --quick", 2, "--quick");
 }
 
 TEST_F(CliLaser, NeedsFloatsWhereverItCuts) {

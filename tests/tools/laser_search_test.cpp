@@ -145,6 +145,11 @@ TEST_F(LaserSearch, PlantedNoiseIsFoundAndUndone) {
                 {.seed = 1}, 32000);
 }
 
+TEST_F(LaserSearch, PlantedNoiseIsFoundQuickly) {
+  expect_undone(*this, plan(), "backbone.layers.1.mixer.out_proj.weight", {1, "out", 12},
+                {.quick = true, .seed = 1}, 32000);
+}
+
 TEST_F(LaserSearch, PlantedNoiseOfAHeadIsFound) {
   expect_undone(*this, untied(), "lm_head.weight", {-1, "head", 25}, {.matrices = {"head"}}, 16000);
 }
@@ -251,6 +256,26 @@ TEST_F(LaserSearch, GoesOnAfterAnInterruptionAndThreadsChangeNothing) {
       same(laser_search(plan(), in("serial"), text(8000), options, serial).value(), expected));
 }
 
+// What is written never depends on the random numbers of the trials.
+TEST_F(LaserSearch, QuickTrialsDependOnNoThreadAndWriteExactCuts) {
+  const LaserSearchOptions options{.matrices = {"1:*"}, .quick = true};
+  const CheckpointPlan source = plan("krait-bytes-draft");
+  CheckpointPlan noisy = source;
+  const Planted planted = plant_noise(noisy, "backbone.layers.1.mixer.out_proj.weight", 12);
+  const LaserSearchReport report =
+      laser_search(noisy, in("new"), text(16000), options, pool).value();
+  SerialExecutor serial;
+  EXPECT_TRUE(
+      same(laser_search(noisy, in("serial"), text(16000), options, serial).value(), report));
+  std::vector<LaserCut> cuts;
+  for (const auto& found : report.cuts) cuts.push_back(found.cut);
+  ASSERT_FALSE(cuts.empty());
+  ASSERT_TRUE(write_laser(noisy, in("exact"), cuts, LaserForm::smaller, pool));
+  EXPECT_EQ(test::read_file(folder.path() / "new/model.safetensors"),
+            test::read_file(folder.path() / "exact/model.safetensors"));
+  for (const LaserTrial& trial : report.trials) EXPECT_LE(trial.cut.rank, 16);
+}
+
 TEST_F(LaserSearch, WorkOfOtherOptionsIsNotGoneOnWith) {
   const auto stop = [](Index done, Index total) {
     return 3 * done >= total ? Flow::stop : Flow::go_on;
@@ -261,6 +286,7 @@ TEST_F(LaserSearch, WorkOfOtherOptionsIsNotGoneOnWith) {
     return result ? std::string("none") : result.error().message;
   };
   const std::string expected = "[laser] unfinished work: expected that of the same call";
+  EXPECT_EQ(refusal({.quick = true}).find(expected), 0U);
   EXPECT_EQ(refusal({.matrices = {"*"}}).find(expected), 0U);
   EXPECT_TRUE(run("parts", {}, {}, 2000));
 }
@@ -377,6 +403,10 @@ TEST_F(LaserSearch, DataThatWillNotDoIsNamed) {
   EXPECT_EQ(refuse({.matrices = {"in", "nothing*"}}),
             "[laser] matrices: expected a pattern that fits one of emb, in, in_x, in_z, x_proj, "
             "x_dt, x_B, x_C, dt, out, found 'nothing*'");
+  EXPECT_EQ(refuse({.shrinks = true, .quick = true}),
+            "[laser] quick: expected a search for low ranks that make better, found one that "
+            "shrinks, by higher ranks");
+  EXPECT_EQ(refuse({.by_rule = true, .quick = true}).find("[laser] quick: expected a search"), 0U);
   EXPECT_TRUE(fs::is_empty(folder.path()));
 }
 

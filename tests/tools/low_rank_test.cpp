@@ -122,6 +122,46 @@ TEST(LowRank, TheRandomOneIsNearlyAsGood) {
             1e-8);
 }
 
+// A random matrix, and one whose singular values fall as 1/k.
+std::vector<Matrix> flat_and_decaying() {
+  const Matrix flat = random_matrix(200, 120, 11);
+  LowRankFactors factors{120, random_floats(200 * 120, 12), random_floats(120 * 120, 13)};
+  for (std::size_t i = 0; i < factors.v.size(); ++i) {
+    factors.v[i] /= static_cast<float>(1 + i / 120);
+  }
+  return {flat, {200, 120, multiply(factors, 200, 120)}};
+}
+
+TEST(LowRank, TheRandomOneLosesAHundredthMoreThanTheBestAtMost) {
+  for (const Matrix& W : flat_and_decaying()) {
+    const SingularValues exact = decompose(W.view()).value();
+    for (const Index rank : {1, 6, 12, 30}) {
+      const SingularValues quick = decompose_randomly(W.view(), rank, 3).value();
+      const double best =
+          sum_of_squares(std::span(exact.s).subspan(static_cast<std::size_t>(rank)));
+      const double found = squared_distance(of_rank(W, quick, rank), W.values);
+      EXPECT_LT(std::sqrt(found), 1.01 * std::sqrt(best)) << rank;
+      // A lower rank is a part of it.
+      const Index half = (rank + 1) / 2;
+      const double best_half =
+          sum_of_squares(std::span(exact.s).subspan(static_cast<std::size_t>(half)));
+      EXPECT_LT(std::sqrt(squared_distance(of_rank(W, quick, half), W.values)),
+                1.01 * std::sqrt(best_half))
+          << half;
+    }
+  }
+}
+
+TEST(LowRank, TheRandomOneDependsOnTheSeedAlone) {
+  const Matrix W = flat_and_decaying().front();
+  const SingularValues one = decompose_randomly(W.view(), 8, 5).value();
+  const SingularValues again = decompose_randomly(W.view(), 8, 5).value();
+  EXPECT_EQ(one.U, again.U);
+  EXPECT_EQ(one.s, again.s);
+  EXPECT_EQ(one.V, again.V);
+  EXPECT_NE(one.V, decompose_randomly(W.view(), 8, 6).value().V);
+}
+
 TEST(LowRank, TheRuleOfRandomMatricesIsTheReferences) {
   // Of 1 … 8: quartiles 2.75 and 6.25, σ = 3.5 / 1.349 = 2.594, threshold 2.594 · 2.
   SingularValues values{8, 8, {}, {8, 7, 6, 5, 4, 3, 2, 1}, {}};

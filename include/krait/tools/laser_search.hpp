@@ -37,6 +37,9 @@ struct LaserSearchOptions {
   /// Patterns of what is tried, in which `*` is any run of characters: of names ("in_x", "head"),
   /// or of layers and names ("7:*"). Empty: everything but the embedding.
   std::vector<std::string> matrices = {};
+  /// Try only ranks up to a quarter of the largest, by `decompose_randomly`. What is confirmed,
+  /// scored on the test part or written is decomposed exactly all the same.
+  bool quick = false;
   std::uint64_t seed = 0;  ///< of the division of the data
 };
 

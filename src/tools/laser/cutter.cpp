@@ -34,6 +34,13 @@ std::byte* at(Tensor& tensor, Index element) {
   return static_cast<std::byte*>(tensor.data()) + element * bytes_of(tensor.dtype());
 }
 
+// A seed of the matrix's own: FNV-1a of its label.
+std::uint64_t seed_of(std::uint64_t seed, std::string_view label) {
+  std::uint64_t hash = 0xCBF29CE484222325ULL;
+  for (const char c : label) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;
+  return seed ^ hash;
+}
+
 void store_floats(const std::vector<float>& values, Tensor& tensor, Index element) {
   convert_floats({values.data(), DType::f32, {std::ssize(values)}}, tensor.dtype(),
                  at(tensor, element));
@@ -102,17 +109,38 @@ LaserCut Cutter::named(const Cut& cut) const {
 Result<void> Cutter::decompose(const std::vector<std::size_t>& matrices, Executor& executor) {
   std::vector<std::size_t> missing;
   for (const std::size_t i : matrices) {
-    if (!values_.contains(i) && std::ranges::find(missing, i) == missing.end()) {
-      missing.push_back(i);
-    }
+    const auto known = values_.find(i);
+    const bool is_exact =
+        known != values_.end() && known->second.count() == matrices_[i].largest_rank();
+    if (!is_exact && std::ranges::find(missing, i) == missing.end()) missing.push_back(i);
   }
+  return decompose_with(missing, executor, [](std::size_t /*matrix*/, MatrixView<const float> W) {
+    return krait::decompose(W);
+  });
+}
+
+Result<void> Cutter::decompose_nearly(const std::map<std::size_t, Index>& ranks, std::uint64_t seed,
+                                      Executor& executor) {
+  std::vector<std::size_t> missing;
+  for (const auto& [i, rank] : ranks) {
+    const auto known = values_.find(i);
+    if (known == values_.end() || known->second.count() < rank) missing.push_back(i);
+  }
+  return decompose_with(missing, executor, [&](std::size_t i, MatrixView<const float> W) {
+    return decompose_randomly(W, ranks.at(i), seed_of(seed, label(matrices_[i])));
+  });
+}
+
+Result<void> Cutter::decompose_with(
+    const std::vector<std::size_t>& missing, Executor& executor,
+    FunctionRef<Result<SingularValues>(std::size_t, MatrixView<const float>)> decompose) {
   std::vector<std::optional<Result<SingularValues>>> found(missing.size());
   parallel_for_blocks(executor, std::ssize(missing), 1, [&](Range range, int) {
     for (Index i = range.begin; i < range.end; ++i) {
       const auto k = static_cast<std::size_t>(i);
       const LaserMatrix& matrix = matrices_[missing[k]];
       const std::vector<float> W = values_of(plan_, matrix);
-      found[k] = krait::decompose({W.data(), matrix.rows, matrix.cols});
+      found[k] = decompose(missing[k], {W.data(), matrix.rows, matrix.cols});
     }
   });
   for (std::size_t k = 0; k < missing.size(); ++k) {
@@ -120,7 +148,7 @@ Result<void> Cutter::decompose(const std::vector<std::size_t>& matrices, Executo
       const Error& error = found[k]->error();
       return Error{error.code, fmt::format("{} ({})", error.message, label(matrices_[missing[k]]))};
     }
-    values_.emplace(missing[k], *std::move(*found[k]));
+    values_.insert_or_assign(missing[k], *std::move(*found[k]));
   }
   return {};
 }

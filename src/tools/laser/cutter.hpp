@@ -1,7 +1,10 @@
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <vector>
+
+#include "krait/core/function_ref.hpp"
 
 #include "krait/tools/laser.hpp"
 
@@ -46,8 +49,13 @@ class Cutter {
   Result<std::vector<Cut>> resolve(const std::vector<LaserCut>& cuts) const;
   LaserCut named(const Cut& cut) const;
 
-  /// Decomposes those of these matrices that are not yet. Errors: not_finite.
+  /// Decomposes those of these matrices that are not yet, exactly. Errors: not_finite.
   Result<void> decompose(const std::vector<std::size_t>& matrices, Executor& executor);
+  /// Decomposes those that are not yet up to the rank beside them, nearly (`decompose_randomly`),
+  /// with random numbers of the matrix's own: the bits depend on seed, matrix and rank alone.
+  /// Errors: not_finite.
+  Result<void> decompose_nearly(const std::map<std::size_t, Index>& ranks, std::uint64_t seed,
+                                Executor& executor);
   const SingularValues& values(std::size_t matrix) const { return values_.at(matrix); }
   void forget() { values_.clear(); }
 
@@ -57,6 +65,9 @@ class Cutter {
 
  private:
   explicit Cutter(const CheckpointPlan& plan);
+  Result<void> decompose_with(
+      const std::vector<std::size_t>& matrices, Executor& executor,
+      FunctionRef<Result<SingularValues>(std::size_t, MatrixView<const float>)> decompose);
   void factor(WeightStore& store, const std::vector<Cut>& cuts) const;
   void write_back(WeightStore& store, const std::vector<Cut>& cuts) const;
 

@@ -25,6 +25,9 @@ constexpr double fractions[] = {0.01, 0.05, 0.1, 0.2, 0.4, 0.8, 0.9};
 // Of the rank up to which factors are smaller than the matrix.
 constexpr double shrinking_fractions[] = {0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0};
 
+// Above it the random decomposition takes about as long as the exact one.
+constexpr Index quick_part = 4;
+
 // A trial of so many samples that is worse by more standard errors than that is known well enough.
 double clearly_worse(Index samples, bool shrinks) {
   constexpr double never = std::numeric_limits<double>::infinity();
@@ -123,7 +126,7 @@ Result<void> Scan::list_trials() {
       }
     }
     for (const Index rank : ranks) {
-      if (rank < 1 || rank >= most) continue;
+      if (rank < 1 || rank >= most || (options_.quick && rank > most / quick_part)) continue;
       trials_.push_back({u, rank, {}});
       total_ += cost_of(units_[u].stage);
     }
@@ -231,14 +234,18 @@ Result<void> Scan::try_stage(Index stage, const PartialWork& work) {
   return work.write(piece, {{"found", {found.data(), DType::f64, {std::ssize(trials), 3}}}});
 }
 
-// The matrices of these trials.
+// The matrices of these trials, as far as their ranks go.
 Result<void> Scan::decompose(const std::vector<std::size_t>& trials) {
+  std::map<std::size_t, Index> ranks;
   std::vector<std::size_t> matrices;
   for (const std::size_t t : trials) {
-    const Unit& unit = units_[trials_[t].unit];
-    matrices.insert(matrices.end(), unit.matrices.begin(), unit.matrices.end());
+    for (const std::size_t i : units_[trials_[t].unit].matrices) {
+      matrices.push_back(i);
+      ranks[i] = std::max(ranks[i], trials_[t].rank);
+    }
   }
-  return cutter_.decompose(matrices, executor_);
+  return options_.quick ? cutter_.decompose_nearly(ranks, options_.seed, executor_)
+                        : cutter_.decompose(matrices, executor_);
 }
 
 // What an earlier call found, if it is there and whole.

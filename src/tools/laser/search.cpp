@@ -25,10 +25,11 @@ using namespace laser;
 std::string key_of(const Model& model, std::string_view data, const LaserSearchOptions& options) {
   const std::string text = content_checksum({}, {{"data", std::string(data)}});
   std::string key =
-      fmt::format("krait laser 2\nmodel {}\ndata {} bytes {}\ntask {}\n{}{}{}\nseed {}\n",
+      fmt::format("krait laser 2\nmodel {}\ndata {} bytes {}\ntask {}\n{}{}{}{}\nseed {}\n",
                   model.fingerprint(), data.size(), text, static_cast<int>(options.task),
                   options.shrinks ? "shrink" : "improve", options.by_rule ? " by rule" : "",
-                  options.form == LaserForm::dense ? " dense" : "", options.seed);
+                  options.quick ? " quick" : "", options.form == LaserForm::dense ? " dense" : "",
+                  options.seed);
   for (const std::string& pattern : options.matrices) {
     key += fmt::format("matrices {}\n", pattern);
   }
@@ -41,6 +42,11 @@ Result<void> check(const LaserSearchOptions& options) {
   }
   if (!std::isfinite(options.minutes) || options.minutes < 0.0) {
     return bad("budget", "minutes, at least 0", fmt::to_string(options.minutes));
+  }
+  if (options.quick && (options.shrinks || options.by_rule)) {
+    return bad("quick", "a search for low ranks that make better",
+               options.shrinks ? "one that shrinks, by higher ranks"
+                               : "a rule, which needs all singular values");
   }
   return {};
 }
