@@ -29,9 +29,9 @@ class KRAIT_API Executor {
   /// what is computed.
   virtual int width() const noexcept = 0;
 
-  /// Nanoseconds of work below which another thread does not pay: waking it and waiting for it
-  /// would take longer.
-  virtual double least_share_nanoseconds() const noexcept { return 2000.0; }
+  /// Nanoseconds of work below which another thread does not pay: waking it, waiting for it and
+  /// fetching from its cache what it has written would take longer.
+  virtual double least_share_nanoseconds() const noexcept { return 4000.0; }
 
   /// Calls task(0) … task(n - 1), each exactly once, in any order, on any threads, and returns
   /// when all have returned. What they wrote is then visible to the caller. Tasks do not throw,
