@@ -136,6 +136,7 @@ class CommandLine {
 
 /// A whole number of at least `least` and at most `most`; throws WrongUsage.
 Index parse_number(std::string_view text, std::string_view option, Index least, Index most);
+double parse_real(std::string_view text, std::string_view option);
 /// Any number of 64 bits; throws WrongUsage.
 std::uint64_t parse_seed(const std::string& text, std::string_view option);
 /// A number; throws WrongUsage.

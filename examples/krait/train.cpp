@@ -35,6 +35,8 @@ struct TrainFlags {
   std::string reference;
   std::string loss = "sigmoid";
   PreferenceOptions preference;
+  std::string replay;
+  double replay_weight = 1.0;
 };
 
 constexpr PreferenceLoss preference_losses[] = {PreferenceLoss::sigmoid, PreferenceLoss::ipo,
@@ -138,6 +140,14 @@ Result<void> read_data(const TrainFlags& options, TrainTask& task) {
     }
   }
   KRAIT_RETURN_IF_ERROR(check_length(task.text.size(), "data", options.data.front()));
+  if (!options.replay.empty()) {
+    KRAIT_ASSIGN_OR_RETURN(const std::string text,
+                           read_text({.argument = {}, .file = options.replay}, "--replay"));
+    Replay replay{.examples = {}, .weight = options.replay_weight};
+    KRAIT_ASSIGN_OR_RETURN(replay.examples, read_examples(text, options.replay, *tokenizer, end,
+                                                          options.train.length));
+    task.preference->replay = std::move(replay);
+  }
   if (options.held_out.empty()) return {};
   KRAIT_ASSIGN_OR_RETURN(Part part, read(options.held_out, "--held-out"));
   KRAIT_RETURN_IF_ERROR(check_length(part.text.size(), "held-out", options.held_out));
@@ -278,8 +288,8 @@ Result<void> run(const TrainFlags& given) {
   options.order = given.order == "sequential" ? DataOrder::sequential : DataOrder::shuffled;
   if (!given.files.log.empty()) {
     std::vector<std::string> inputs = given.data;
-    inputs.insert(inputs.end(),
-                  {given.model, given.config, given.held_out, given.teacher, given.reference});
+    inputs.insert(inputs.end(), {given.model, given.config, given.held_out, given.teacher,
+                                 given.reference, given.replay});
     KRAIT_RETURN_IF_ERROR(check_not_read("--log", given.files.log, inputs));
     KRAIT_RETURN_IF_ERROR(check_not_read("--log", given.files.log + ".svg", inputs));
   }
@@ -419,6 +429,19 @@ void declare(Command& command, TrainFlags& options) {
   declare_run(command, options);
 }
 
+// FILE or FILE:WEIGHT.
+void take_replay(const std::string& text, TrainFlags& options) {
+  const std::size_t colon = text.rfind(':');
+  options.replay = text.substr(0, colon);
+  options.replay_weight = 1.0;
+  if (options.replay.empty()) throw WrongUsage("--replay", "FILE or FILE:WEIGHT", in_quotes(text));
+  if (colon == std::string::npos) return;
+  options.replay_weight = parse_real(std::string_view(text).substr(colon + 1), "--replay");
+  if (const Result<void> checked = validate_replay(options.replay_weight); !checked) {
+    throw WrongUsage("--replay", checked.error());
+  }
+}
+
 void declare_dpo(Command& command, TrainFlags& options) {
   options.kind = Kind::dpo;
   options.train.learning_rate = 1e-6;
@@ -439,6 +462,11 @@ void declare_dpo(Command& command, TrainFlags& options) {
                "Part of pairs that may be the wrong way round (sigmoid, robust)", check);
   command.real("--sft", preference.sft,
                "Coefficient of the chosen answers' cross-entropy, which is added", check);
+  command.custom("--replay", "FILE[:WEIGHT]",
+                 "File of examples, one JSON object with prompt and response per line, of which a "
+                 "step takes as many as pairs: WEIGHT (1 if not given) times their mean "
+                 "cross-entropy is added",
+                 [&options](const std::string& text) { take_replay(text, options); });
   command.real("--ld-alpha", preference.ld_alpha,
                "What tokens beyond the shorter answer's length count", check);
   declare_run(command, options);

@@ -5,7 +5,8 @@ The prompt names a letter, the answer is eight letters, and its score is how oft
 among them, at most five times, less two where there are not eight. sft.jsonl has mediocre answers
 ("Qa>" to "cabhgfda") and judged ones ("JQa>cabhgfda?" to "2"), so that one model learns to answer
 and to judge. The loops are the same but for where the scores come from: the model (self.json),
-chance (random.json), the truth (true.json); fast.json has too high a learning rate.
+chance (random.json), the truth (true.json); fast.json has too high a learning rate, and in
+replay.json judged answers (judged.jsonl) are trained on beside the pairs.
 
   python3 examples/self_reward/letters.py letters
 """
@@ -49,6 +50,7 @@ def main():
         answer = answer_to(r, letter, r.random() * .9, .8)
         examples.append({"prompt": f"JQ{letter}>{answer}?", "response": str(score(letter, answer))})
     write(folder / "sft.jsonl", examples)
+    write(folder / "judged.jsonl", examples[8000:])
     letters = [r.choice(LETTERS) for _ in range(4000)]
     write(folder / "prompts.jsonl", [{"prompt": f"Q{c}>", "verify": rules(c)} for c in letters])
     write(folder / "evaluation.jsonl", [{"prompt": f"Q{c}>", "verify": rules(c)} for c in LETTERS])
@@ -57,14 +59,16 @@ def main():
         "model_type": "mamba", "vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 2,
         "state_size": 16, "conv_kernel": 4, "expand": 2, "time_step_rank": 4,
         "tie_word_embeddings": True, "intermediate_size": 128}))
-    for name, by, rate in (("self", "expected", 4e-5), ("random", "random", 4e-5),
-                           ("true", "verify", 4e-5), ("fast", "expected", 4e-4)):
+    replay = {"replay": {"file": "judged.jsonl", "weight": 0.3}}
+    for name, by, rate, more in (("self", "expected", 4e-5, {}), ("random", "random", 4e-5, {}),
+                                 ("true", "verify", 4e-5, {}), ("fast", "expected", 4e-4, {}),
+                                 ("replay", "expected", 4e-5, replay)):
         (folder / f"{name}.json").write_text(json.dumps({
             "model": "m1", "iterations": 4, "seed": 3, "prompts": "prompts.jsonl",
             "prompts_per_iteration": 400,
             "candidates": {"count": 4, "n": 12, "temperature": 1.0},
             "judge": {"by": by, "template": "judge.txt"},
-            "dpo": {"epochs": 2, "batch": 16, "lr": rate, "beta": 0.1},
+            "dpo": {"epochs": 2, "batch": 16, "lr": rate, "beta": 0.1, **more},
             "evaluate": {"prompts": "evaluation.jsonl", "count": 50, "n": 12,
                          "temperature": 1.0}}, indent=1))
 

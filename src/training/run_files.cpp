@@ -127,7 +127,6 @@ Identity identity_of(const TrainTask& task, const TrainOptions& options, const T
     examples.push_back(static_cast<Token>(row.given));
     examples.insert(examples.end(), row.tokens.begin(), row.tokens.end());
   };
-  for (const Row& row : task.examples) put(row);
   if (task.preference) {
     for (const PreferencePair& pair : task.preference->pairs) {
       put(pair.chosen);
@@ -182,6 +181,14 @@ Identity identity_of(const TrainTask& task, const TrainOptions& options, const T
                      {"label-smoothing", fmt::to_string(preference.label_smoothing)},
                      {"sft", fmt::to_string(preference.sft)},
                      {"ld-alpha", fmt::to_string(preference.ld_alpha)}});
+    if (const std::optional<Replay>& replay = task.preference->replay; replay) {
+      examples.clear();
+      for (const Row& row : replay->examples) put(row);
+      identity.insert(
+          identity.end(),
+          {{"replay", fmt::format("{} examples {}", replay->examples.size(), hash(examples))},
+           {"replay-weight", fmt::to_string(replay->weight)}});
+    }
   }
   if (task.lora != nullptr) {
     identity.insert(identity.begin(), {"lora", to_string(task.lora->options())});
@@ -399,6 +406,7 @@ Result<void> Log::write(const TrainProgress& progress) {
         pairs.chosen_reward, pairs.rejected_reward, pairs.chosen_reward - pairs.rejected_reward,
         pairs.accuracy, pairs.chosen_log_p, pairs.rejected_log_p);
   }
+  if (step.replay) stream_ << fmt::format(", \"loss/replay\": {}", *step.replay);
   if (step.divergence) stream_ << fmt::format(", \"kl\": {}", *step.divergence);
   if (progress.held_out_loss) {
     stream_ << fmt::format(", \"held_out_loss\": {}", *progress.held_out_loss);

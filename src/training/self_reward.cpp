@@ -24,6 +24,7 @@ using training::JsonLine;
 
 constexpr std::size_t most_bytes = std::size_t{256} << 20U;
 constexpr std::size_t frozen_lines = 200;
+constexpr Index any_length = Index{1} << 40;
 
 // What seeds are made for.
 enum class Use : std::uint32_t { candidates = 1, judge, anchors, order, evaluation, frozen };
@@ -113,6 +114,11 @@ class Loop {
                            training::lines_of(prompts, "prompts"));
     KRAIT_RETURN_IF_ERROR(check_prompts(model, lines, config_.judge == JudgeBy::verify));
     for (const JsonLine& line : lines) prompts_.emplace_back(line.text);
+    if (config_.replay) {
+      KRAIT_ASSIGN_OR_RETURN(const StageInput replay, input_of(config_.replay->file));
+      KRAIT_ASSIGN_OR_RETURN(
+          replayed_, read_examples(replay.text, replay.name, *model.tokenizer, end_, any_length));
+    }
     if (!config_.evaluate) return {};
     KRAIT_RETURN_IF_ERROR(validate(config_.evaluate->candidates.sampler, vocab));
     KRAIT_ASSIGN_OR_RETURN(const StageInput asked, input_of(config_.evaluate->prompts));
@@ -292,8 +298,7 @@ class Loop {
     KRAIT_ASSIGN_OR_RETURN(const auto tokenizer, make_tokenizer(task.checkpoint, config));
     std::string text;
     for (const std::string& line : lines) text += line + "\n";
-    constexpr Index any = Index{1} << 40;
-    return read_pairs(text, "pairs.jsonl", *tokenizer, end_, any);
+    return read_pairs(text, "pairs.jsonl", *tokenizer, end_, any_length);
   }
 
   Result<void> train_model(TrainTask task, const std::vector<PreferencePair>& pairs,
@@ -309,6 +314,12 @@ class Loop {
                                  std::ssize(pair.rejected.tokens) - 1});
     }
     task.preference = PreferenceTask{.options = config_.preference, .pairs = pairs};
+    if (config_.replay) {
+      for (const Row& row : replayed_) {
+        options.length = std::max(options.length, std::ssize(row.tokens) - 1);
+      }
+      task.preference->replay = Replay{.examples = replayed_, .weight = config_.replay->weight};
+    }
     const TrainFiles files{.destination = at + "/model",
                            .log = at + "/dpo.jsonl",
                            .checkpoint_every = 100,
@@ -513,6 +524,7 @@ class Loop {
   Executor* executor_;
   FunctionRef<Flow(const SelfRewardProgress&)> progress_;
   std::vector<std::string> prompts_;  // lines
+  std::vector<Row> replayed_;
   Token end_ = 0;
   Index iteration_ = 0;
 };

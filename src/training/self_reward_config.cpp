@@ -9,6 +9,7 @@
 #include "io/json.hpp"
 #include "krait/io/mapped_file.hpp"
 #include "krait/training/self_reward.hpp"
+#include "krait/training/trainer.hpp"
 #include "training/stages.hpp"
 
 namespace krait {
@@ -211,6 +212,21 @@ struct Reader {
     return validate(config.pairs);
   }
 
+  Result<void> replay() {
+    const Metadata& found = json["dpo"]["replay"];
+    if (found.is_null()) return {};
+    SelfRewardConfig::ReplayFile replay;
+    Section section(found, "dpo.replay.", file, config.values);
+    section.text("file", replay.file, true);
+    section.number("weight", replay.weight);
+    KRAIT_RETURN_IF_ERROR(section.finish());
+    KRAIT_RETURN_IF_ERROR(validate_replay(replay.weight));
+    replay.file = relative(replay.file);
+    KRAIT_RETURN_IF_ERROR(read("dpo.replay.file", replay.file));
+    config.replay = std::move(replay);
+    return {};
+  }
+
   Result<void> dpo() {
     TrainOptions& train = config.train;
     train.learning_rate = 1e-6;
@@ -227,7 +243,9 @@ struct Reader {
     dpo.number("weight_decay", train.weight_decay);
     dpo.number("clip", train.clip);
     dpo.whole("warmup", train.warmup, 0);
+    dpo.take("replay");
     KRAIT_RETURN_IF_ERROR(dpo.finish());
+    KRAIT_RETURN_IF_ERROR(replay());
     TrainOptions probe = train;  // steps come with the pairs
     probe.steps = std::max<Index>(1, train.warmup);
     KRAIT_RETURN_IF_ERROR(validate(probe));

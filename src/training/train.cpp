@@ -210,6 +210,12 @@ Result<TrainSummary> train(TrainTask task, const TrainOptions& options, const Tr
     if (task.preference->pairs.empty()) {
       return Error{ErrorCode::bad_argument, "[training] data: expected pairs, found none"};
     }
+    if (const std::optional<Replay>& replay = task.preference->replay; replay) {
+      KRAIT_RETURN_IF_ERROR(validate_replay(replay->weight));
+      if (replay->examples.empty()) {
+        return Error{ErrorCode::bad_argument, "[training] replay: expected examples, found none"};
+      }
+    }
   } else if (task.examples.empty() && task.text.size() < 2) {
     return Error{
         ErrorCode::bad_argument,
@@ -254,6 +260,12 @@ Result<TrainSummary> train(TrainTask task, const TrainOptions& options, const Tr
   const std::span<const PreferencePair> all_pairs =
       task.preference ? task.preference->pairs : std::span<const PreferencePair>();
   PairRows pairs(options, all_pairs);
+  const Replay* replayed =
+      task.preference && task.preference->replay ? &*task.preference->replay : nullptr;
+  ExampleRows replayed_rows(
+      options, replayed != nullptr ? std::span(replayed->examples) : std::span<const Row>());
+  ReplayRows replay;
+  if (replayed != nullptr) replay = {.rows = &replayed_rows, .weight = replayed->weight};
   std::optional<TeacherLaws> teacher;
   if (task.teacher) teacher.emplace(task.teacher->model, executor);
   TrainSummary summary{.steps = options.steps, .was_finished = trainer.steps() == options.steps};
@@ -261,7 +273,7 @@ Result<TrainSummary> train(TrainTask task, const TrainOptions& options, const Tr
   while (trainer.steps() < options.steps) {
     const auto begun = Clock::now();
     KRAIT_ASSIGN_OR_RETURN(const TrainStep step,
-                           task.preference ? trainer.step(pairs, task.preference->options)
+                           task.preference ? trainer.step(pairs, task.preference->options, replay)
                            : teacher ? trainer.step(rows, *teacher, task.teacher->distillation)
                                      : trainer.step(rows));
     const double seconds = std::chrono::duration<double>(Clock::now() - begun).count();

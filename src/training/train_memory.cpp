@@ -52,6 +52,10 @@ DataSize size_of(const TrainTask& task, const TrainOptions& options) {
       size.bytes += (pair.chosen.targets() + pair.rejected.targets()) * Index{sizeof(float)};
     }
     pieces = std::ssize(task.preference->pairs);
+    if (const std::optional<Replay>& replay = task.preference->replay; replay) {
+      for (const Row& row : replay->examples) size.add(row);
+      pieces += std::ssize(replay->examples);
+    }
   } else if (!task.examples.empty()) {
     for (const Row& row : task.examples) size.add(row);
     pieces = std::ssize(task.examples);

@@ -169,64 +169,87 @@ Result<TrainStep> Trainer::step(RowSource& rows, TeacherLaws& teacher,
   return found;
 }
 
+// Adds the gradient of a row, one leaf, to the sum.
+Result<Trainer::RowLoss> Trainer::add_row(const RowTask& task, float* sum) {
+  const Row& row = task.row;
+  KRAIT_RETURN_IF_ERROR(validate(row));
+  const std::span<const Token> tokens = row.tokens;
+  std::vector<float> weights(row.tokens.size() - 1, static_cast<float>(task.weight));
+  std::fill_n(weights.begin(), row.given - 1, 0.0F);
+  // Coefficients are per target, as the cross-entropy is.
+  const double share =
+      task.weight * static_cast<double>(row.targets()) / static_cast<double>(weights.size());
+  MatrixView<const float> laws;
+  RowLoss loss;
+  if (task.teacher != nullptr) {
+    KRAIT_ASSIGN_OR_RETURN(
+        laws, task.teacher->laws(tokens.first(weights.size()), task.distillation.temperature));
+  }
+  KRAIT_ASSIGN_OR_RETURN(loss.cross_entropy,
+                         gradient_.backward({.inputs = tokens.first(weights.size()),
+                                             .targets = tokens.subspan(1),
+                                             .laws = laws,
+                                             .weights = weights,
+                                             .distillation = task.distillation,
+                                             .divergence = &loss.divergence,
+                                             .balance = options_.balance * share,
+                                             .z_loss = options_.z_loss * share,
+                                             .capacity = options_.capacity},
+                                            sum));
+  return loss;
+}
+
 Result<TrainStep> Trainer::step(RowSource& rows, TeacherLaws* teacher,
                                 const Distillation& distillation) {
   return step([&](Index index, float* sum, Found& found) -> Result<void> {
     const Row row = rows.row(index);
-    KRAIT_RETURN_IF_ERROR(validate(row));
-    const std::span<const Token> tokens = row.tokens;
-    std::vector<float> weights(row.tokens.size() - 1, 1.0F);
-    std::fill_n(weights.begin(), row.given - 1, 0.0F);
-    // Coefficients are per target, as the cross-entropy is.
-    const double share = static_cast<double>(row.targets()) / static_cast<double>(weights.size());
-    MatrixView<const float> laws;
-    double divergence = 0.0;
-    if (teacher != nullptr) {
-      KRAIT_ASSIGN_OR_RETURN(laws,
-                             teacher->laws(tokens.first(weights.size()), distillation.temperature));
-    }
-    KRAIT_ASSIGN_OR_RETURN(const double loss,
-                           gradient_.backward({.inputs = tokens.first(weights.size()),
-                                               .targets = tokens.subspan(1),
-                                               .laws = laws,
-                                               .weights = weights,
-                                               .distillation = distillation,
-                                               .divergence = &divergence,
-                                               .balance = options_.balance * share,
-                                               .z_loss = options_.z_loss * share,
-                                               .capacity = options_.capacity},
-                                              sum));
-    found.loss += loss;
-    found.divergence += divergence;
+    KRAIT_ASSIGN_OR_RETURN(
+        const RowLoss loss,
+        add_row({.row = row, .teacher = teacher, .distillation = distillation}, sum));
+    found.loss += loss.cross_entropy;
+    found.divergence += loss.divergence;
     found.has_teacher = teacher != nullptr;
     found.parts += row.targets();
-    found.tokens += std::ssize(weights);
+    found.tokens += std::ssize(row.tokens) - 1;
     return {};
   });
 }
 
+Result<void> validate_replay(double weight) {
+  if (weight > 0.0 && std::isfinite(weight)) return {};
+  return Error{
+      ErrorCode::bad_argument,
+      fmt::format("[training] replay: expected a weight above 0 that is finite, found {}", weight)};
+}
+
 namespace {
 
-// Of each token in a pair: behind the division by pairs it is per token of their chosen answers.
-double sft_of_a_pair(const PreferenceOptions& preference, Index pairs, Index targets) {
-  return preference.sft * static_cast<double>(pairs) / static_cast<double>(targets);
+// Of each target in a leaf of pairs: behind the division by pairs, `coefficient` per target.
+double per_target(double coefficient, Index pairs, Index targets) {
+  return coefficient * static_cast<double>(pairs) / static_cast<double>(targets);
 }
 
 }  // namespace
 
-Result<TrainStep> Trainer::step(PairRows& pairs, const PreferenceOptions& preference) {
+Result<TrainStep> Trainer::step(PairRows& pairs, const PreferenceOptions& preference,
+                                const ReplayRows& replay) {
   KRAIT_RETURN_IF_ERROR(validate(preference));
+  if (replay.rows != nullptr) KRAIT_RETURN_IF_ERROR(validate_replay(replay.weight));
   PairWeights weights{
       .balance = options_.balance, .z_loss = options_.z_loss, .capacity = options_.capacity};
   const FloatEnvironment environment;
-  if (preference.sft > 0.0) {
-    Index targets = 0;
-    for (Index i = 0; i < options_.rows(); ++i) {
-      targets += pairs.pair(step_ * options_.rows() + i).chosen.targets();
-    }
-    weights.sft = sft_of_a_pair(preference, options_.rows(), targets);
+  const Index count = options_.rows();
+  Index chosen_targets = 0;
+  Index replayed_targets = 0;
+  for (Index i = step_ * count; i < (step_ + 1) * count; ++i) {
+    chosen_targets += pairs.pair(i).chosen.targets();
+    if (replay.rows != nullptr) replayed_targets += replay.rows->row(i).targets();
   }
-  return step([&](Index index, float* sum, Found& found) -> Result<void> {
+  weights.sft = per_target(preference.sft, count, chosen_targets);
+  const double replayed =
+      replay.rows == nullptr ? 0.0 : per_target(replay.weight, count, replayed_targets);
+  double replay_loss = 0.0;
+  const auto add = [&](Index index, float* sum, Found& found) -> Result<void> {
     const PreferencePair& pair = pairs.pair(index);
     KRAIT_ASSIGN_OR_RETURN(const PairStatistics statistics,
                            pair_backward(gradient_, pair, preference, weights, sum));
@@ -234,8 +257,19 @@ Result<TrainStep> Trainer::step(PairRows& pairs, const PreferenceOptions& prefer
     found.parts += 1;
     found.tokens += std::ssize(pair.chosen.tokens) + std::ssize(pair.rejected.tokens) - 2;
     found.pairs.add(statistics);
+    if (replay.rows == nullptr) return {};
+    const Row row = replay.rows->row(index);
+    KRAIT_ASSIGN_OR_RETURN(const RowLoss loss, add_row({.row = row, .weight = replayed}, sum));
+    found.loss += loss.cross_entropy;
+    found.tokens += std::ssize(row.tokens) - 1;
+    replay_loss += loss.cross_entropy;
     return {};
-  });
+  };
+  KRAIT_ASSIGN_OR_RETURN(TrainStep found, step(add));
+  if (replay.rows != nullptr) {
+    found.replay = replay_loss / static_cast<double>(count) / replay.weight;
+  }
+  return found;
 }
 
 Result<double> Trainer::loss(std::span<const Row> rows) {
@@ -257,7 +291,7 @@ Result<double> Trainer::loss(std::span<const PreferencePair> pairs,
   KRAIT_RETURN_IF_ERROR(gradient_.bind(values_.data()));
   Index targets = 0;
   for (const PreferencePair& pair : pairs) targets += pair.chosen.targets();
-  const double sft = sft_of_a_pair(preference, std::ssize(pairs), targets);
+  const double sft = per_target(preference.sft, std::ssize(pairs), targets);
   double sum = 0.0;
   for (const PreferencePair& pair : pairs) {
     KRAIT_ASSIGN_OR_RETURN(const PairStatistics found,

@@ -174,6 +174,36 @@ TEST_F(CliSelfReward, InterruptedAtAnyStageItEndsWithTheSameBytes) {
   expect_same("cut", "whole");
 }
 
+TEST_F(CliSelfReward, AReplayIsPartOfTheConfiguration) {
+  test::write_file(path("judged.jsonl"),
+                   "{\"prompt\": \"JQa>aaabbbcc?\", \"response\": \"3\"}\n"
+                   "{\"prompt\": \"JQb>aaacccaaaaa?\", \"response\": \"0\"}\n");
+  json with = small();
+  with["iterations"] = 1;
+  with["dpo"]["replay"] = {{"file", "judged.jsonl"}, {"weight", 0.3}};
+  EXPECT_EQ(krait(command("with", with, "with")).code, 0);
+  for (const json& step : lines("with/iteration-1/dpo.jsonl")) {
+    EXPECT_GT(step["loss/replay"], 0.0);
+  }
+  EXPECT_EQ(krait(command("with", with, "with")).code, 0);
+  json other = with;
+  other["dpo"]["replay"]["weight"] = 0.4;
+  expect_error(command("with", other, "with"), 1, "dpo.replay.weight: expected 0.3, as in the");
+  other["dpo"].erase("replay");
+  expect_error(command("with", other, "with"), 1, "dpo.replay.weight: expected 0.3, as in the");
+  test::write_file(path("judged.jsonl"), "{\"prompt\": \"a\", \"response\": \"b\"}\n");
+  expect_error(command("with", with, "with"), 1, "dpo.replay.file: expected ");
+  other["dpo"]["replay"] = {{"file", "judged.jsonl"}, {"share", 1}};
+  expect_error(command("w", other, "w"), 1, "dpo.replay.share: expected one of file, weight");
+  other["dpo"]["replay"] = {{"weight", 1}};
+  expect_error(command("w", other, "w"), 1, "dpo.replay.file: expected a text, found none");
+  other["dpo"]["replay"] = {{"file", "judged.jsonl"}, {"weight", 0}};
+  expect_error(command("w", other, "w"), 1, "replay: expected a weight above 0");
+  test::write_file(path("judged.jsonl"), "{\"prompt\": \"a\"}\n");
+  expect_error(command("w", with, "w"), 1, "line 1: expected the text \"response\", found ");
+  EXPECT_FALSE(fs::exists(path("w")));
+}
+
 TEST_F(CliSelfReward, StagesGiveWhatTheLoopGives) {
   const std::string few = path("few.jsonl");
   test::write_file(few, line('a') + line('b') + line('c'));

@@ -213,6 +213,58 @@ TEST_F(CliDpo, KilledAndInterruptedItEndsWithTheSameBytes) {
   EXPECT_EQ(log_lines("cut"), 200);
 }
 
+TEST_F(CliDpo, AReplayIsPartOfTheRun) {
+  std::string examples;
+  for (int i = 0; i < 9; ++i) {
+    examples += "{\"prompt\": \"S" + std::to_string(i) + ":\", \"response\": \"seven\"}\n";
+  }
+  test::write_file(path("replay.jsonl"), examples);
+  test::write_file(path("other.jsonl"), examples + examples);
+  const auto command = [this](const std::string& out, const std::string& replay) {
+    return dpo(out) + " --replay " + path(replay.c_str()) + " --log " +
+           path((out + ".jsonl").c_str()) + " --steps 120 --lr 1e-3 --batch 3 --checkpoint-every 4";
+  };
+  EXPECT_EQ(krait(command("whole", "replay.jsonl:.3")).code, 0);
+  const std::vector<json> lines = log("whole.jsonl");
+  EXPECT_NEAR(lines[0]["loss"], std::log(2.0) + 0.3 * lines[0]["loss/replay"].get<double>(), 1e-6);
+  EXPECT_LT(lines.back()["loss/replay"], 0.5 * lines[0]["loss/replay"].get<double>());
+  std::istringstream words(command("cut", "replay.jsonl:.3") + " --resume");
+  const std::vector<std::string> arguments{std::istream_iterator<std::string>(words), {}};
+  test::write_file(path("cut.jsonl"), "");
+  {
+    Running running(arguments, path("out"), path("err"));
+    Running::wait_for_lines(path("cut.jsonl"), 9);
+    running.signal(SIGKILL);
+    EXPECT_EQ(running.wait(), 128 + SIGKILL) << test::read_file(path("err"));
+  }
+  expect_error(command("cut", "other.jsonl:.3") + " --resume", 1, "replay: expected 9 examples ");
+  expect_error(command("cut", "replay.jsonl:.4") + " --resume", 1,
+               "replay-weight: expected 0.3, as in the interrupted run, found 0.4");
+  expect_error(dpo("cut") + " --steps 120 --lr 1e-3 --batch 3 --resume", 1,
+               "replay: expected 9 examples ");
+  EXPECT_EQ(krait(command("cut", "replay.jsonl:.3") + " --resume --threads 1").code, 0);
+  EXPECT_EQ(weights("whole"), weights("cut"));
+  EXPECT_EQ(log_lines("cut"), 120);
+
+  test::write_file(path("bad.jsonl"), examples + "\n{\"prompt\": \"a\", \"chosen\": \"b\"}\n");
+  test::write_file(path("empty.jsonl"), "\n");
+  const std::string steps = dpo("x") + " --steps 1 --replay ";
+  expect_error(steps + path("bad.jsonl"), 1, "line 11: expected the text \"response\", found ");
+  expect_error(steps + path("other.jsonl") + " --length 5", 1, "line 1: expected ");
+  expect_error(steps + path("empty.jsonl"), 1, "expected examples, found none");
+  expect_error(steps + path("nowhere.jsonl"), 1, "nowhere.jsonl");
+  expect_error(steps + path("replay.jsonl:0"), 2, "--replay: expected a weight above 0");
+  expect_error(steps + path("replay.jsonl:x"), 2, "--replay: expected a number, found 'x'");
+  expect_error(steps + ":1", 2, "--replay: expected FILE or FILE:WEIGHT, found ':1'");
+  expect_error(steps + path("replay.jsonl") + " --log " + path("replay.jsonl"), 1,
+               "--log: expected ");
+  expect_error("sft -m " + path("base") + " --replay x", 2, "--replay");
+  EXPECT_FALSE(std::filesystem::exists(path("x")));
+  const json without = krait_json(dpo("m") + " --memory");
+  const json with = krait_json(dpo("m") + " --memory --replay " + path("replay.jsonl"));
+  EXPECT_GT(with["data"], without["data"]);
+}
+
 // Weights of 100,000 are none of f16.
 TEST_F(CliDpo, AResultThatCannotBeWrittenIsWrittenInAnotherType) {
   const std::string command = dpo("large") + " --steps 1 --lr 1e5";

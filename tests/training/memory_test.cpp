@@ -143,6 +143,17 @@ TEST_F(Peak, OfPairsIsTold) {
     return task;
   };
   compare(make, {.steps = 2, .batch = 2, .length = 512}, files("a"));
+  // A replay's longest row is longer than a pair's, and there are more of them.
+  const auto make_with_replay = [&](TaskValues values) {
+    TrainTask task = make(values);
+    task.preference->replay = Replay{.examples = {}, .weight = 0.3};
+    for (std::uint64_t i = 0; i < 1500; ++i) {
+      task.preference->replay->examples.push_back(
+          {.tokens = test::random_tokens(i == 7 ? 500 : 300, 256, i), .given = 9});
+    }
+    return task;
+  };
+  compare(make_with_replay, {.steps = 2, .batch = 2, .length = 512}, files("b"));
 }
 
 }  // namespace

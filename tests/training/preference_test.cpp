@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 #include "io/json.hpp"
 #include "krait/core/thread_pool.hpp"
@@ -234,6 +235,86 @@ TEST(Preference, AStepHasTheSameBitsWithAnyThreads) {
     const std::vector<float> values(trainer.arrays().values.begin(), trainer.arrays().values.end());
     if (expected.empty()) expected = values;
     EXPECT_EQ(values, expected);
+  }
+}
+
+std::vector<Row> examples() {
+  std::vector<Row> rows;
+  for (const Index length : {5, 8, 11, 14}) {
+    const std::vector<Token> tokens = test::random_tokens(length, 61, 40);
+    rows.push_back({.tokens = tokens, .given = 2 + length % 2});
+  }
+  return rows;
+}
+
+// What a step finds, without clipping: the first moments are (1 - beta1) times the gradient.
+struct Found {
+  TrainStep step;
+  std::vector<double> gradient;
+};
+
+template <class Step>
+Found found_by(const Pairs& at, TrainOptions options, const Step& step, Executor& executor) {
+  options.clip = 0.0;
+  options.beta1 = 0.5;
+  AlignedBuffer<float> values = at.values;
+  Trainer trainer = Trainer::create(at.spec, "", options, std::move(values), executor).value();
+  Found found{.step = step(trainer), .gradient = {}};
+  for (const float m : trainer.arrays().first_moments) {
+    found.gradient.push_back(2.0 * static_cast<double>(m));
+  }
+  return found;
+}
+
+// With experts, the losses of routers count like the cross-entropy.
+TEST(Preference, AReplayAddsWhatAStepOverItsRowsAloneFinds) {
+  for (const ModelSpec& spec : {test::tiny_spec(), test::tiny_expert_spec()}) {
+    Pairs at(spec);
+    std::vector<PreferencePair> pairs = {Pairs::pair(4, 6), Pairs::pair(9, 2), Pairs::pair(1, 1)};
+    set_reference(at.model, pairs).value();
+    const std::vector<Row> rows = examples();
+    const TrainOptions options{.steps = 1, .batch = 5, .length = 16, .seed = 4, .balance = 0.1};
+    const PreferenceOptions preference{.sft = 0.2};
+    constexpr double weight = 0.3;
+    SerialExecutor serial;
+    const auto with_rows = [&](Trainer& trainer) {
+      ExampleRows source(options, rows);
+      return trainer.step(source).value();
+    };
+    const auto with_pairs = [&](Trainer& trainer) {
+      PairRows source(options, pairs);
+      return trainer.step(source, preference).value();
+    };
+    const auto with_both = [&](Trainer& trainer) {
+      PairRows source(options, pairs);
+      ExampleRows replayed(options, rows);
+      return trainer.step(source, preference, {.rows = &replayed, .weight = weight}).value();
+    };
+    const Found examples_alone = found_by(at, options, with_rows, serial);
+    const Found pairs_alone = found_by(at, options, with_pairs, serial);
+    const Found both = found_by(at, options, with_both, serial);
+    ThreadPool pool(3);
+    EXPECT_EQ(found_by(at, options, with_both, pool).gradient, both.gradient);
+    double error = 0.0;
+    double norm = 0.0;
+    for (std::size_t i = 0; i < both.gradient.size(); ++i) {
+      const double sum = pairs_alone.gradient[i] + weight * examples_alone.gradient[i];
+      error += std::pow(both.gradient[i] - sum, 2.0);
+      norm += sum * sum;
+    }
+    EXPECT_LE(std::sqrt(error / norm), 1e-6);
+    EXPECT_FALSE(pairs_alone.step.replay.has_value());
+    EXPECT_NEAR(both.step.replay.value(), examples_alone.step.loss, 1e-6);
+    EXPECT_NEAR(both.step.loss, pairs_alone.step.loss + weight * examples_alone.step.loss, 1e-6);
+    EXPECT_EQ(both.step.tokens, pairs_alone.step.tokens + examples_alone.step.tokens);
+    EXPECT_EQ(both.step.pairs->loss, pairs_alone.step.pairs->loss);
+  }
+}
+
+TEST(Preference, AReplayNeedsAWeight) {
+  EXPECT_TRUE(validate_replay(0.3).has_value());
+  for (const double weight : {0.0, -1.0, std::numeric_limits<double>::infinity(), std::nan("")}) {
+    EXPECT_FALSE(validate_replay(weight).has_value()) << weight;
   }
 }
 

@@ -31,6 +31,11 @@ struct SelfRewardConfig {
   Index epochs = 1;              ///< of training on the pairs of an iteration
   TrainOptions train = {};       ///< its steps, length and seed are the loop's
   PreferenceOptions preference = {};
+  struct ReplayFile {
+    std::string file;  ///< lines with `prompt` and `response`
+    double weight = 1.0;
+  };
+  std::optional<ReplayFile> replay = {};  ///< see Replay
   struct Evaluation {
     std::string prompts;  ///< file of lines with `prompt` and `verify`
     std::string text;     ///< file whose perplexity is measured; empty: none

@@ -21,11 +21,18 @@ struct ReferenceModel {
   AlignedBuffer<float> values;
 };
 
+/// Examples that are trained on beside pairs, as many a step.
+struct Replay {
+  std::vector<Row> examples;  ///< at least one
+  double weight = 1.0;        ///< of the mean cross-entropy of a step's targets; above 0
+};
+
 /// Pairs of answers to be trained on.
 struct PreferenceTask {
   PreferenceOptions options;
   std::vector<PreferencePair> pairs;             ///< at least one
   std::optional<ReferenceModel> reference = {};  ///< nothing: the model as it is before training
+  std::optional<Replay> replay = {};
 };
 
 /// A model that is learned from, in whatever form it is.

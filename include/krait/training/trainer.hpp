@@ -59,7 +59,18 @@ struct TrainStep {
   std::optional<PairStatistics> pairs = {};  ///< means, of a step over pairs
   /// Of a step with a teacher: mean KL divergence of a target, in nats, at the temperature.
   std::optional<double> divergence = {};
+  /// Of a step over pairs with a replay: mean cross-entropy of its rows' targets, in nats.
+  std::optional<double> replay = {};
 };
+
+/// Rows that count beside pairs.
+struct ReplayRows {
+  RowSource* rows = nullptr;  ///< null: none
+  double weight = 1.0;        ///< of what a step over these rows alone would have as its loss
+};
+
+/// Errors: bad_argument for a weight of a replay that is not a finite number above 0.
+KRAIT_API Result<void> validate_replay(double weight);
 
 /// What a model says of the tokens of a row, as it is in inference.
 class KRAIT_API TeacherLaws {
@@ -96,8 +107,11 @@ class KRAIT_API Trainer {
   Result<TrainStep> step(RowSource& rows);
   /// The same with a teacher. Errors: those of its session.
   Result<TrainStep> step(RowSource& rows, TeacherLaws& teacher, const Distillation& distillation);
-  /// The same over pairs, the sum of whose gradients is divided by their number.
-  Result<TrainStep> step(PairRows& pairs, const PreferenceOptions& preference);
+  /// The same over pairs, the sum of whose gradients is divided by their number. With a replay,
+  /// each pair is followed by the row of its number: added is `weight` times the mean over the
+  /// targets of the step's rows.
+  Result<TrainStep> step(PairRows& pairs, const PreferenceOptions& preference,
+                         const ReplayRows& replay = {});
 
   /// The mean cross-entropy of the rows' targets with the present weights, in nats: the sum in
   /// ascending order. At least one row. Errors: bad_argument.
@@ -133,6 +147,18 @@ class KRAIT_API Trainer {
   Result<Found> gradient(AddLeaf add);
   Result<TrainStep> step(AddLeaf add);
   Result<TrainStep> step(RowSource& rows, TeacherLaws* teacher, const Distillation& distillation);
+  // A row, and what it is learned with.
+  struct RowTask {
+    const Row& row;
+    double weight = 1.0;  // of each target, and of the routers' losses
+    TeacherLaws* teacher = nullptr;
+    Distillation distillation = {};
+  };
+  struct RowLoss {  // sums over the targets, each times the weight
+    double cross_entropy = 0.0;
+    double divergence = 0.0;
+  };
+  Result<RowLoss> add_row(const RowTask& task, float* sum);
 
   void update(const TrainStep& found, float factor);
 
