@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "krait/training/compare_answers.hpp"
 #include "krait/training/reward_stages.hpp"
 #include "krait/training/train.hpp"
 #include "terminal.hpp"
@@ -361,6 +362,31 @@ std::string to_json(const TrainMemory& memory) {
                   {"data", memory.data},
                   {"total", memory.total()},
                   {"mapped", memory.mapped}});
+}
+
+std::string to_json(const AnswerComparison& found, const std::string& by,
+                    const ComparedModel& model, const ComparedModel& against) {
+  const auto estimate = [](const char* name, const Estimate& at) {
+    return json{{name, at.value}, {"low", at.low}, {"high", at.high}};
+  };
+  const auto side = [](const ComparedModel& of, const AnswerMeasures& measures) {
+    json result = {{"model", of.model}, {"score", measures.score}, {"length", measures.length}};
+    if (of.held_out) {
+      result["perplexity"] = of.held_out->value();
+      result["bits_per_byte"] = of.held_out->bits_per_byte();
+    }
+    return result;
+  };
+  return line_of({{"by", by},
+                  {"prompts", found.prompts},
+                  {"compared", found.compared},
+                  {"unparsable", found.unparsable},
+                  {"wins", estimate("rate", found.wins)},
+                  {"ties", estimate("rate", found.ties)},
+                  {"losses", estimate("rate", found.losses)},
+                  {"difference", estimate("mean", found.difference)},
+                  {"model", side(model, found.model)},
+                  {"against", side(against, found.against)}});
 }
 
 std::string to_json(const PairCounts& counts, const std::string& destination) {

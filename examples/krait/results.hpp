@@ -17,7 +17,8 @@ namespace krait {
 inline namespace v0_1 {
 struct TrainSummary;  // krait/training/train.hpp
 struct TrainMemory;
-struct PairCounts;  // krait/training/reward_stages.hpp
+struct AnswerComparison;  // krait/training/compare_answers.hpp
+struct PairCounts;        // krait/training/reward_stages.hpp
 struct PromptCounts;
 }  // namespace v0_1
 }  // namespace krait
@@ -79,6 +80,14 @@ std::string to_json(const std::vector<DrugPoint>& points, const DrugPlan& plan,
 
 /// `evaluate --kl`.
 std::string to_json(const KlDivergence& kl, const std::string& file, const std::string& reference);
+
+/// `evaluate --against`.
+struct ComparedModel {
+  std::string model;
+  std::optional<Perplexity> held_out = {};
+};
+std::string to_json(const AnswerComparison& found, const std::string& by,
+                    const ComparedModel& model, const ComparedModel& against);
 
 /// `aqlm`.
 std::string to_json(const AqlmReport& report, const std::string& scheme,

@@ -5,6 +5,7 @@
 /// own.
 
 #include "krait/training/block_gradient.hpp"
+#include "krait/training/compare_answers.hpp"
 #include "krait/training/initial_weights.hpp"
 #include "krait/training/lora.hpp"
 #include "krait/training/model_gradient.hpp"

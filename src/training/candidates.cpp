@@ -129,9 +129,11 @@ Result<void> check(const CandidateOptions& options, std::span<const JsonLine> li
 
 }  // namespace
 
-Result<void> write_candidates(const LanguageModel& model, Executor& executor,
-                              const StageInput& prompts, const CandidateOptions& options,
-                              const std::string& destination, Progress progress) {
+Result<std::vector<std::string>> training::candidates(const LanguageModel& model,
+                                                      Executor& executor, const StageInput& prompts,
+                                                      const CandidateOptions& options,
+                                                      const std::string& destination,
+                                                      Progress progress) {
   KRAIT_ASSIGN_OR_RETURN(const std::vector<JsonLine> lines, training::lines_of(prompts, "prompts"));
   KRAIT_RETURN_IF_ERROR(check(options, lines));
   KRAIT_ASSIGN_OR_RETURN(const Token end, end_of_answer(model.stop_tokens, *model.tokenizer));
@@ -154,8 +156,14 @@ Result<void> write_candidates(const LanguageModel& model, Executor& executor,
       return training::cancelled("candidates", file.size(), std::ssize(lines));
     }
   }
-  KRAIT_RETURN_IF_ERROR(file.commit());
-  return {};
+  return file.commit();
+}
+
+Result<void> write_candidates(const LanguageModel& model, Executor& executor,
+                              const StageInput& prompts, const CandidateOptions& options,
+                              const std::string& destination, Progress progress) {
+  const auto lines = training::candidates(model, executor, prompts, options, destination, progress);
+  return lines ? Result<void>() : Result<void>(lines.error());
 }
 
 }  // namespace v0_1

@@ -274,9 +274,11 @@ std::string_view judge_template() noexcept {
          "\nRequest:\n{prompt}\n\nAnswer:\n{response}\n\nPoints: ";
 }
 
-Result<void> write_scores(const LanguageModel* model, Executor& executor,
-                          const StageInput& candidates, const JudgeOptions& options,
-                          const std::string& destination, Progress progress) {
+Result<std::vector<std::string>> training::scores(const LanguageModel* model, Executor& executor,
+                                                  const StageInput& candidates,
+                                                  const JudgeOptions& options,
+                                                  const std::string& destination,
+                                                  Progress progress) {
   const bool by_model = needs_model(options.by);
   check_contract(!by_model || model != nullptr, "[judge] model: expected one, found none");
   KRAIT_RETURN_IF_ERROR(validate(options));
@@ -314,8 +316,14 @@ Result<void> write_scores(const LanguageModel* model, Executor& executor,
       return training::cancelled("judge", file.size(), std::ssize(lines));
     }
   }
-  KRAIT_RETURN_IF_ERROR(file.commit());
-  return {};
+  return file.commit();
+}
+
+Result<void> write_scores(const LanguageModel* model, Executor& executor,
+                          const StageInput& candidates, const JudgeOptions& options,
+                          const std::string& destination, Progress progress) {
+  const auto lines = training::scores(model, executor, candidates, options, destination, progress);
+  return lines ? Result<void>() : Result<void>(lines.error());
 }
 
 }  // namespace v0_1

@@ -18,6 +18,7 @@ namespace fs = std::filesystem;
 Result<LineFile> LineFile::open(const std::string& path, const std::string& work) {
   LineFile file;
   file.path_ = path;
+  if (path.empty()) return file;
   std::error_code ignored;
   if (fs::exists(path, ignored) && !fs::is_regular_file(path, ignored)) return file;
   file.partial_ = path + ".partial";
@@ -68,7 +69,7 @@ Result<std::vector<std::string>> LineFile::commit() {
 }
 
 Result<void> LineFile::commit(const std::vector<std::string>& lines) {
-  KRAIT_RETURN_IF_ERROR(write_lines(path_, lines));
+  if (!path_.empty()) KRAIT_RETURN_IF_ERROR(write_lines(path_, lines));
   discard();
   return {};
 }

@@ -18,8 +18,8 @@ namespace training {
 // finished, if they are of the same work.
 class LineFile {
  public:
-  // `work`: one line that says all that decides the file. Errors: bad_argument where there are
-  // finished lines of another call.
+  // `work`: one line that says all that decides the file. Without a path there is no file, only its
+  // lines. Errors: bad_argument where there are finished lines of another call.
   static Result<LineFile> open(const std::string& path, const std::string& work);
 
   // Lines that are there.

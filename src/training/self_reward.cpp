@@ -9,6 +9,7 @@
 #include "io/write_text_file.hpp"
 #include "krait/io/mapped_file.hpp"
 #include "krait/models/session.hpp"
+#include "krait/training/compare_answers.hpp"
 #include "krait/training/train.hpp"
 #include "training/run_files.hpp"
 #include "training/self_reward_report.hpp"
@@ -46,18 +47,6 @@ Result<void> make_folder(const std::string& path) {
   return Error{ErrorCode::io_failed,
                fmt::format("[self-reward] folder: expected to make it, found: {} ({})",
                            error.message(), path)};
-}
-
-// The mean of values and where it lies with 95 %.
-ModelReport::Verifiable interval(std::span<const double> values) {
-  const auto n = static_cast<double>(values.size());
-  double sum = 0.0;
-  for (const double value : values) sum += value;
-  const double mean = sum / n;
-  double squares = 0.0;
-  for (const double value : values) squares += (value - mean) * (value - mean);
-  const double half = n > 1.0 ? 1.96 * std::sqrt(squares / (n - 1.0) / n) : 0.0;
-  return {.mean = mean, .low = mean - half, .high = mean + half, .n = std::ssize(values)};
 }
 
 // A model as it is trained, with what computes its log-probabilities.
@@ -112,7 +101,8 @@ class Loop {
     KRAIT_ASSIGN_OR_RETURN(const StageInput prompts, input_of(config_.prompts));
     KRAIT_ASSIGN_OR_RETURN(const std::vector<JsonLine> lines,
                            training::lines_of(prompts, "prompts"));
-    KRAIT_RETURN_IF_ERROR(check_prompts(model, lines, config_.judge == JudgeBy::verify));
+    KRAIT_RETURN_IF_ERROR(
+        training::check_prompts(*model.tokenizer, lines, config_.judge == JudgeBy::verify));
     for (const JsonLine& line : lines) prompts_.emplace_back(line.text);
     if (config_.replay) {
       KRAIT_ASSIGN_OR_RETURN(const StageInput replay, input_of(config_.replay->file));
@@ -124,23 +114,10 @@ class Loop {
     KRAIT_ASSIGN_OR_RETURN(const StageInput asked, input_of(config_.evaluate->prompts));
     KRAIT_ASSIGN_OR_RETURN(const std::vector<JsonLine> questions,
                            training::lines_of(asked, "prompts"));
-    KRAIT_RETURN_IF_ERROR(check_prompts(model, questions, false));
+    KRAIT_RETURN_IF_ERROR(training::check_prompts(*model.tokenizer, questions, false));
     if (config_.evaluate->text.empty()) return {};
     const Result<std::vector<Token>> tokens = evaluated_text(model);
     return tokens ? Result<void>() : Result<void>(tokens.error());
-  }
-
-  static Result<void> check_prompts(const LanguageModel& model, std::span<const JsonLine> lines,
-                                    bool needs_rules) {
-    for (const JsonLine& line : lines) {
-      const auto prompt = training::read_prompt(line, *model.tokenizer);
-      if (!prompt) return prompt.error();
-      KRAIT_RETURN_IF_ERROR(training::check_unanswered(line));
-      const auto rules =
-          needs_rules ? training::VerifyRules::need(line) : training::VerifyRules::read(line);
-      if (!rules) return rules.error();
-    }
-    return {};
   }
 
   JudgeOptions judge_options(std::uint64_t seed) const {
@@ -410,7 +387,11 @@ class Loop {
         scores.push_back(score);
       }
     }
-    if (!scores.empty()) found.verifiable = interval(scores);
+    if (!scores.empty()) {
+      const Estimate mean = mean_of(scores);
+      found.verifiable = ModelReport::Verifiable{
+          .mean = mean.value, .low = mean.low, .high = mean.high, .n = std::ssize(scores)};
+    }
     found.length = tokens / count;
     return {};
   }

@@ -75,6 +75,18 @@ Result<void> check_unanswered(const JsonLine& line) {
   return line.error(ErrorCode::bad_format, "no \"responses\"", "some");
 }
 
+Result<void> check_prompts(const Tokenizer& tokenizer, std::span<const JsonLine> lines,
+                           bool needs_rules) {
+  for (const JsonLine& line : lines) {
+    const auto prompt = read_prompt(line, tokenizer);
+    if (!prompt) return prompt.error();
+    KRAIT_RETURN_IF_ERROR(check_unanswered(line));
+    const auto rules = needs_rules ? VerifyRules::need(line) : VerifyRules::read(line);
+    if (!rules) return rules.error();
+  }
+  return {};
+}
+
 Result<std::vector<std::string>> responses_of(const JsonLine& line) {
   const Metadata& list = line.json["responses"];
   std::vector<std::string> texts;

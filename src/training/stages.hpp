@@ -37,6 +37,10 @@ Result<std::vector<JsonLine>> lines_of(const StageInput& input, std::string_view
 // That a prompt has no answers yet. Errors: bad_format.
 Result<void> check_unanswered(const JsonLine& line);
 
+// That all are prompts which can be answered, with rules where those are needed.
+Result<void> check_prompts(const Tokenizer& tokenizer, std::span<const JsonLine> lines,
+                           bool needs_rules);
+
 // The answers on a line of candidates.
 Result<std::vector<std::string>> responses_of(const JsonLine& line);
 
@@ -61,6 +65,15 @@ class VerifyRules {
   };
   std::vector<Rule> rules_;
 };
+
+// What `write_candidates` and `write_scores` write; without a destination nothing is written.
+Result<std::vector<std::string>> candidates(const LanguageModel& model, Executor& executor,
+                                            const StageInput& prompts,
+                                            const CandidateOptions& options,
+                                            const std::string& destination, Progress progress);
+Result<std::vector<std::string>> scores(const LanguageModel* model, Executor& executor,
+                                        const StageInput& candidates, const JudgeOptions& options,
+                                        const std::string& destination, Progress progress);
 
 // What `write_pairs` writes.
 struct ChosenPairs {

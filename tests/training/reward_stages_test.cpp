@@ -11,6 +11,7 @@
 #include "io/json.hpp"
 #include "krait/core/thread_pool.hpp"
 #include "krait/decoding/generate.hpp"
+#include "krait/training/compare_answers.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -408,6 +409,21 @@ TEST_F(RewardStages, BadLinesAreRefusedWithTheirNumber) {
           .error()
           .message,
       "[training] line 1: expected \"mean\", a list of 1, found null (f)");
+}
+
+TEST(Estimates, HaveTheIntervalsOfTheirLaws) {
+  // Wilson's, as tables have it.
+  const Estimate none = part_of(0.0, 10);
+  EXPECT_EQ(none.value, 0.0);
+  EXPECT_NEAR(none.low, 0.0, 1e-12);
+  EXPECT_NEAR(none.high, 0.2775, 1e-4);
+  const Estimate some = part_of(15.0, 50);
+  EXPECT_NEAR(some.low, 0.1910, 1e-4);
+  EXPECT_NEAR(some.high, 0.4375, 1e-4);
+  const double values[] = {1.0, 2.0, 3.0};
+  const Estimate mean = mean_of(values);
+  EXPECT_EQ(mean.value, 2.0);
+  EXPECT_NEAR(mean.high - mean.low, 2.0 * 1.96 / std::sqrt(3.0), 1e-12);
 }
 
 }  // namespace
