@@ -89,12 +89,21 @@ Result<CompareOptions> compare_options(const EvaluateFlags& options) {
   return compare;
 }
 
-Result<std::optional<Perplexity>> held_out(const EvaluateFlags& options, const LanguageModel& model,
-                                           ThreadPool& threads) {
-  if (options.held_out.empty()) return std::optional<Perplexity>();
+// The text of --held-out; none without it.
+Result<std::vector<Token>> read_held_out(const EvaluateFlags& options, const LanguageModel& model) {
+  if (options.held_out.empty()) return std::vector<Token>();
   KRAIT_ASSIGN_OR_RETURN(
-      const std::vector<Token> tokens,
+      std::vector<Token> tokens,
       read_tokens({.argument = {}, .file = options.held_out}, "--held-out", model));
+  if (tokens.size() >= 2) return tokens;
+  return Error{ErrorCode::bad_argument, "[evaluate] held-out: expected at least 2 tokens, found " +
+                                            std::to_string(tokens.size()) + " (" +
+                                            options.held_out + ")"};
+}
+
+Result<std::optional<Perplexity>> held_out(const LanguageModel& model, ThreadPool& threads,
+                                           std::span<const Token> tokens) {
+  if (tokens.empty()) return std::optional<Perplexity>();
   Session session(model.model, threads, {.max_batch = 16});
   ProgressLine progress("held-out", "tokens");
   KRAIT_ASSIGN_OR_RETURN(Perplexity found, perplexity(session, *model.tokenizer, tokens, progress));
@@ -155,6 +164,9 @@ Result<void> run_against(const EvaluateFlags& options) {
   if (!options.judge.empty()) {
     KRAIT_ASSIGN_OR_RETURN(other_judge, load_language_model(options.judge));
   }
+  // First what may be wrong with the input.
+  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> our_text, read_held_out(options, model));
+  KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> their_text, read_held_out(options, against));
   Result<AnswerComparison> found = [&] {
     StageLine line;
     return compare_answers(model, against, other_judge ? &*other_judge : &model, *threads, prompts,
@@ -163,8 +175,8 @@ Result<void> run_against(const EvaluateFlags& options) {
   if (!found) return std::move(found).error();
   ComparedModel ours{.model = options.common.model};
   ComparedModel theirs{.model = options.against};
-  KRAIT_ASSIGN_OR_RETURN(ours.held_out, held_out(options, model, *threads));
-  KRAIT_ASSIGN_OR_RETURN(theirs.held_out, held_out(options, against, *threads));
+  KRAIT_ASSIGN_OR_RETURN(ours.held_out, held_out(model, *threads, our_text));
+  KRAIT_ASSIGN_OR_RETURN(theirs.held_out, held_out(against, *threads, their_text));
   return print_comparison(options, *found, compare, ours, theirs);
 }
 

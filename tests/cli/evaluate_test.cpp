@@ -90,13 +90,14 @@ TEST_F(CliCompare, ABetterModelWins) {
     EXPECT_EQ(judged["model"]["length"], found["model"]["length"]);
   }
   EXPECT_EQ(krait("candidates -m " + better + " --prompts " + path("prompts.jsonl") +
-                  " --count 6 -n 12 --out " + path("c.jsonl"))
+                  " --count 6 -n 12 --temperature 1 --out " + path("c.jsonl"))
                 .code,
             0);
   std::istringstream answers(test::read_file(path("c.jsonl")));
   double tokens = 0.0;
   for (std::string line; std::getline(answers, line);) {
-    for (const json& response : json::parse(line)["responses"]) {
+    const json answered = json::parse(line);
+    for (const json& response : answered["responses"]) {
       tokens += static_cast<double>(response["tokens"].size());
     }
   }
@@ -145,7 +146,8 @@ TEST_F(CliCompare, BadInputIsRefused) {
             "template: expected {response} in it"},
            {all + " --samples 2 --template " + path("no_digit.txt"), 1,
             "scores: expected one at least of both models' answers to a prompt, found none"},
-           {all + " --held-out " + path("letter.txt"), 1, "expected at least 2 tokens"},
+           {all + " --held-out " + path("letter.txt"), 1,
+            "held-out: expected at least 2 tokens, found 1 ("},
            {all + " --expected --judge " + path("nowhere"), 1, "nowhere"},
            {start + " --prompts " + path("nowhere.jsonl"), 1, "nowhere.jsonl"},
            {prompts("empty.jsonl", "\n"), 1, "expected prompts, found none"},

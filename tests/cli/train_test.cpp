@@ -222,7 +222,7 @@ TEST_F(CliDpo, AReplayIsPartOfTheRun) {
   test::write_file(path("other.jsonl"), examples + examples);
   const auto command = [this](const std::string& out, const std::string& replay) {
     return dpo(out) + " --replay " + path(replay.c_str()) + " --log " +
-           path((out + ".jsonl").c_str()) + " --steps 120 --lr 1e-3 --batch 3 --checkpoint-every 4";
+           path((out + ".jsonl").c_str()) + " --steps 300 --lr 1e-3 --batch 3 --checkpoint-every 4";
   };
   EXPECT_EQ(krait(command("whole", "replay.jsonl:.3")).code, 0);
   const std::vector<json> lines = log("whole.jsonl");
@@ -240,17 +240,20 @@ TEST_F(CliDpo, AReplayIsPartOfTheRun) {
   expect_error(command("cut", "other.jsonl:.3") + " --resume", 1, "replay: expected 9 examples ");
   expect_error(command("cut", "replay.jsonl:.4") + " --resume", 1,
                "replay-weight: expected 0.3, as in the interrupted run, found 0.4");
-  expect_error(dpo("cut") + " --steps 120 --lr 1e-3 --batch 3 --resume", 1,
+  expect_error(dpo("cut") + " --steps 300 --lr 1e-3 --batch 3 --resume", 1,
                "replay: expected 9 examples ");
   EXPECT_EQ(krait(command("cut", "replay.jsonl:.3") + " --resume --threads 1").code, 0);
   EXPECT_EQ(weights("whole"), weights("cut"));
-  EXPECT_EQ(log_lines("cut"), 120);
+  EXPECT_EQ(log_lines("cut"), 300);
 
   test::write_file(path("bad.jsonl"), examples + "\n{\"prompt\": \"a\", \"chosen\": \"b\"}\n");
+  test::write_file(path("long.jsonl"), examples + "{\"prompt\": \"a\", \"response\": \"" +
+                                           std::string(20, 'b') + "\"}\n");
   test::write_file(path("empty.jsonl"), "\n");
   const std::string steps = dpo("x") + " --steps 1 --replay ";
   expect_error(steps + path("bad.jsonl"), 1, "line 11: expected the text \"response\", found ");
-  expect_error(steps + path("other.jsonl") + " --length 5", 1, "line 1: expected ");
+  expect_error(steps + path("long.jsonl") + " --length 12", 1,
+               "line 10: expected a response of at most 12 tokens, found 21");
   expect_error(steps + path("empty.jsonl"), 1, "expected examples, found none");
   expect_error(steps + path("nowhere.jsonl"), 1, "nowhere.jsonl");
   expect_error(steps + path("replay.jsonl:0"), 2, "--replay: expected a weight above 0");
