@@ -17,6 +17,7 @@ struct AqlmFlags {
   std::string preset = "default";
   std::string weigh = "inputs";
   std::vector<std::string> keep;
+  std::vector<std::string> quantize;
   std::optional<Index> tune_tokens;
   std::optional<std::uint64_t> seed;
   int threads = 0;
@@ -78,6 +79,7 @@ Result<void> run(const AqlmFlags& options) {
   aqlm.preset = options.preset;
   aqlm.weigh = options.weigh;
   aqlm.keep = options.keep;
+  aqlm.quantize = options.quantize;
   aqlm.seed = options.seed.value_or(0);
   aqlm.tune_tokens = options.tune_tokens;
   if (!options.calibration.empty()) {
@@ -146,6 +148,8 @@ void declare(Command& command, AqlmFlags& options) {
                  "What makes an error count: the inputs, or also the outputs' part in the loss");
   command.texts("--keep", options.keep,
                 "Leaves matrices and tensors as they are: a pattern such as *.layers.0.*");
+  command.texts("--quantize", options.quantize,
+                "Quantises more: x_proj, attention, an untied head; a pattern such as *.x_proj");
   command.seed("--seed", options.seed, "Of the search's random numbers");
   add_threads(command, options.threads);
   command.flag("--json", options.json, "One JSON object: bits per weight, errors, seconds");

@@ -82,6 +82,16 @@ TEST_F(CliAqlm, MeasuresTheModelBeforeAndAfterOverHeldOutText) {
   EXPECT_FALSE(fs::exists(path("other.partial")));
 }
 
+TEST_F(CliAqlm, QuantisesWhatIsNamed) {
+  const json report =
+      krait_json(command("new") + " --quantize '*.x_proj' --keep '*.1.mixer.x_proj'");
+  EXPECT_EQ(report["matrices"].size(), 5U);
+  EXPECT_EQ(krait("generate -m " + path("new") + " --greedy -n 8 \"The \"").code, 0);
+  expect_error(command("none") + " --quantize '*.gate_proj'", 1,
+               "[aqlm] quantize: expected a pattern that fits one of "
+               "backbone.layers.*.mixer.dt_proj, ");
+}
+
 // A destination may be the folder that one is in; what is not finished lies beside that.
 TEST_F(CliAqlm, WritesIntoAnEmptyFolderFromInside) {
   const std::string calibration = " --calibration " + path("calibration.txt");

@@ -96,9 +96,12 @@ struct AqlmOptions {
   /// matrices of some hundred inputs.
   std::optional<std::string> calibration = {};
   /// What stays as it is: patterns over modules and tensors ("*.layers.0.*"), `*` any run of
-  /// characters. Of other matrices the input and output projections of mixers and the experts are
-  /// quantised.
+  /// characters. Of other matrices the input and output projections of mixers, the experts and what
+  /// `quantize` names are quantised.
   std::vector<std::string> keep = {};
+  /// What else is quantised, as patterns: any linear map of a block, and a head of its own. Not the
+  /// embedding, routers, and blocks that layers share. `keep` comes first.
+  std::vector<std::string> quantize = {};
   /// "inputs": errors count by the second moments of what a matrix reads; "fisher": also by how
   /// much each of its outputs moves the calibration text's cross-entropy (the diagonal of the
   /// empirical Fisher information, summed over each row; needs a text, and blocks with a backward
@@ -151,9 +154,10 @@ struct AqlmReport {
 ///
 /// `progress` counts, one after the other, weights times rounds of search, tokens that the model
 /// writes, and steps of tuning. Errors: those of open_model and plan_model; bad_argument
-/// (options, too short a text, a source that is quantised, a destination that exists or lies in the
-/// source, unfinished work of another call), not_finite (weights, before any work, and what becomes
-/// of them), io_failed, cancelled.
+/// (options, too short a text, a source that is
+/// quantised, a destination that exists or lies in the source, unfinished work of another call),
+/// not_finite (weights, before any work, and what becomes of them), io_failed,
+/// cancelled.
 KRAIT_API Result<AqlmReport> quantize_aqlm(const std::string& source,
                                            const std::string& destination,
                                            const AqlmOptions& options, Executor& executor,

@@ -319,6 +319,7 @@ Result<std::vector<MatrixStatistics>> Calibration::see(Index layer,
                                                        const std::vector<MatrixPlace>& places,
                                                        bool diagonal) {
   if (!has_text()) return std::vector<MatrixStatistics>(places.size());
+  if (places.front().path.empty()) return see_head(places.front(), diagonal);
   const Index width = original_.d_model();
   const ModelSpec& spec = plan_.config.spec;
   std::vector<LayerBlock> blocks;
@@ -353,6 +354,37 @@ Result<std::vector<MatrixStatistics>> Calibration::see(Index layer,
     comparison.add(difference);
   }
   return comparison.take();
+}
+
+// Both streams behind the norm in front of the head, which the models share.
+std::vector<MatrixStatistics> Calibration::see_head(const MatrixPlace& place, bool diagonal) {
+  const Index width = original_.d_model();
+  const Norm& norm = original_.parts().final_norm;
+  InputMoments moments(executor_);
+  const std::size_t number = moments.watch(place.path, place.input, -1, width, diagonal);
+  std::vector<MatrixStatistics> result(1);
+  std::vector<double>& sums = result.front().difference;
+  if (!diagonal) {
+    result.front().difference_rows = width;
+    sums.assign(static_cast<std::size_t>(width * width), 0.0);
+  }
+  AlignedBuffer<float> seen(tokens_at_once * width);
+  AlignedBuffer<float> lost(tokens_at_once * width);
+  for (Index first = 0; first < std::ssize(text_); first += tokens_at_once) {
+    const Index count = std::min(tokens_at_once, std::ssize(text_) - first);
+    const MatrixView<float> inputs(seen.data(), count, width);
+    norm.apply({stream_.data() + first * width, count, width}, inputs);
+    moments.at({.site = place.input, .path = place.path}, inputs);
+    if (diagonal) continue;
+    const MatrixView<float> difference(lost.data(), count, width);
+    norm.apply({reference_.data() + first * width, count, width}, difference);
+    subtract(difference, inputs);
+    add_products(executor_, difference, inputs, sums);
+  }
+  result.front().inputs = moments.moments(number);
+  result.front().rows = moments.rows(number);
+  for (double& sum : sums) sum /= static_cast<double>(result.front().rows);
+  return result;
 }
 
 void Calibration::replace(const std::string& name, const Shape& shape,

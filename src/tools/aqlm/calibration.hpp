@@ -20,7 +20,7 @@ namespace aqlm {
 
 /// Where a matrix stands and what it makes.
 struct MatrixPlace {
-  std::string path;          ///< of its block
+  std::string path;          ///< of its block; empty: it is the head
   Site input = Site::input;  ///< where its inputs pass by
   Index expert = -1;
   Index in = 0;
@@ -59,8 +59,9 @@ class Calibration {
   /// So much of the text as is looked at.
   std::span<const Token> text() const noexcept { return text_; }
 
-  /// What the matrices at these places see, in a layer of which `replace` has replaced some. With
-  /// `diagonal`, only the second moments' diagonals and no corrections.
+  /// What the matrices at these places see, in a layer of which `replace` has replaced some; the
+  /// head alone behind the last one. With `diagonal`, only the second moments' diagonals and no
+  /// corrections.
   Result<std::vector<MatrixStatistics>> see(Index layer, const std::vector<MatrixPlace>& places,
                                             bool diagonal);
 
@@ -73,6 +74,7 @@ class Calibration {
 
  private:
   Result<Model> quantised() const;
+  std::vector<MatrixStatistics> see_head(const MatrixPlace& place, bool diagonal);
 
   const CheckpointPlan& plan_;
   const Model& original_;

@@ -11,7 +11,7 @@ namespace krait {
 inline namespace v0_1 {
 namespace aqlm {
 
-bool is_kept(std::string_view tensor, const std::vector<std::string>& patterns) {
+bool is_named(std::string_view tensor, const std::vector<std::string>& patterns) {
   return std::ranges::any_of(patterns, [&](const std::string& pattern) {
     return fits_pattern(pattern, tensor) ||
            fits_pattern(pattern, tensor.substr(0, tensor.rfind('.')));
@@ -22,7 +22,7 @@ Result<void> check_kept(const CheckpointPlan& plan, const std::vector<std::strin
   for (const std::string& pattern : patterns) {
     const auto& entries = plan.checkpoint.weights.entries();
     if (std::ranges::any_of(entries,
-                            [&](const auto& entry) { return is_kept(entry.first, {pattern}); })) {
+                            [&](const auto& entry) { return is_named(entry.first, {pattern}); })) {
       continue;
     }
     return bad_argument(

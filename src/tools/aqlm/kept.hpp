@@ -12,7 +12,7 @@ namespace aqlm {
 
 /// Whether a pattern, in which `*` is any run of characters, fits the tensor's name or its
 /// module's.
-bool is_kept(std::string_view tensor, const std::vector<std::string>& patterns);
+bool is_named(std::string_view tensor, const std::vector<std::string>& patterns);
 
 /// Whether each pattern fits something in the checkpoint. Errors: bad_argument.
 Result<void> check_kept(const CheckpointPlan& plan, const std::vector<std::string>& patterns);

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <map>
 #include <memory>
 #include <set>
@@ -13,7 +12,6 @@
 #include "io/content_checksum.hpp"
 #include "krait/core/float_environment.hpp"
 #include "krait/io/atomic_file.hpp"
-#include "krait/io/safetensors.hpp"
 #include "krait/loading/language_model.hpp"
 #include "krait/tools/aqlm.hpp"
 #include "krait/training/model_gradient.hpp"
@@ -23,17 +21,19 @@
 #include "tools/aqlm/calibration.hpp"
 #include "tools/aqlm/finished.hpp"
 #include "tools/aqlm/fisher.hpp"
+#include "tools/aqlm/jobs.hpp"
 #include "tools/aqlm/kept.hpp"
 #include "tools/aqlm/own_text.hpp"
 #include "tools/aqlm/presets.hpp"
 #include "tools/aqlm/tune.hpp"
+#include "tools/aqlm/written.hpp"
 #include "tools/checkpoint_copy.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 namespace {
 
-namespace fs = std::filesystem;
+using aqlm::Job;
 
 // A text to tune over is made as long as this, if so many tokens are asked for.
 constexpr Index tuned_text = 512 << 10;
@@ -57,187 +57,23 @@ Result<void> check_options(const AqlmOptions& options) {
   return {};
 }
 
-// A tensor of weights that is quantised: a matrix, or a stack of experts' matrices.
-struct Job {
-  std::string name;  // without ".weight"
-  std::size_t layer = 0;
-  std::string path;               // of the block
-  std::vector<BlockMatrix> each;  // one, or one of each expert
-  Index out = 0;
-  Index in = 0;
-
-  Index count() const noexcept { return std::ssize(each); }
-  Index weights() const noexcept { return count() * out * in; }
-  // How the i-th matrix is called in the folder of finished ones.
-  std::string name_of(Index i) const {
-    return each.front().is_stacked ? fmt::format("{}.{}", name, i) : name;
-  }
-  // The path of its tensor in the model, and where it begins there.
-  std::string tensor(Index i) const {
-    return fmt::format("{}.{}.weight", path, each[static_cast<std::size_t>(i)].name);
-  }
-  Index first_of(Index i) const { return each.front().is_stacked ? i * out * in : 0; }
-};
-
-// Whether the block's matrix is one that AQLM is for: what is small, or steers the state, is not.
-bool is_quantised(const BlockMatrix& matrix) {
-  return matrix.expert >= 0 || matrix.name == "in_proj" || matrix.name == "out_proj";
-}
-
-Result<std::vector<Job>> list_jobs(const CheckpointPlan& plan, const AqlmOptions& options) {
-  const ModelSpec& spec = plan.config.spec;
-  std::map<std::string_view, const TensorUse*> uses;  // by path
-  for (const TensorUse& use : plan.plan.tensors) uses.emplace(use.path, &use);
-  std::vector<Job> jobs;
-  std::map<std::string, std::size_t> stacks;
-  bool has_any = false;
-  for (std::size_t layer = 0; layer < spec.layers.size(); ++layer) {
-    for (const ResidualSpec& residual : spec.layers[layer].residuals) {
-      const std::string path =
-          fmt::format("{}.{}.{}", spec.layers_name, layer, residual.block_name);
-      for (BlockMatrix& matrix : matrices(residual, spec.d_model())) {
-        if (!is_quantised(matrix)) continue;
-        const auto use = uses.find(fmt::format("{}.{}.weight", path, matrix.name));
-        if (use == uses.end()) continue;
-        has_any = true;
-        std::string name = use->second->name;
-        name.resize(name.size() - std::string_view(".weight").size());
-        if (aqlm::is_kept(name + ".weight", options.keep)) continue;
-        if (matrix.is_stacked) {
-          const auto [known, is_new] = stacks.emplace(name, jobs.size());
-          if (!is_new) {
-            jobs[known->second].each.push_back(std::move(matrix));
-            continue;
-          }
-        }
-        const Shape& shape = use->second->shape;
-        Job job;
-        job.name = std::move(name);
-        job.layer = layer;
-        job.path = path;
-        job.out = shape[shape.rank() - 2];
-        job.in = shape[shape.rank() - 1];
-        job.each.push_back(std::move(matrix));
-        if (job.in % options.scheme.in_group != 0) {
-          return bad_argument("aqlm", job.name,
-                              fmt::format("inputs in groups of {}", options.scheme.in_group),
-                              fmt::format("{} inputs", job.in));
-        }
-        jobs.push_back(std::move(job));
-      }
-    }
-  }
-  if (!jobs.empty()) return jobs;
-  // Either patterns keep them all, or the model has none.
-  return has_any ? bad_argument("aqlm", "keep", "a matrix to quantise", "none")
-                 : bad_argument("aqlm", "model", "in_proj or out_proj of a mixer, or experts",
-                                fmt::format("none ({})", plan.checkpoint.path));
-}
-
 // What decides the result, in words.
 std::string key_of(const CheckpointPlan& plan, const std::string& fingerprint,
                    const AqlmOptions& options) {
   const std::string text = content_checksum({}, {{"text", options.calibration.value_or("")}});
   Index bytes = 0;
   for (const auto& [name, entry] : plan.checkpoint.weights.entries()) bytes += entry.tensor.bytes();
-  return fmt::format(
+  std::string key = fmt::format(
       "krait aqlm 6\nmodel {} {} bytes\nscheme {}\npreset {}\ncalibration {} bytes {}\nseed "
       "{}\nkeep {}\nweigh {}\ntune {}\n",
       fingerprint, bytes, to_string(options.scheme), options.preset,
       options.calibration ? std::ssize(*options.calibration) : -1, text, options.seed,
       fmt::join(options.keep, " "), options.weigh,
       options.tune_tokens ? std::to_string(*options.tune_tokens) : "");
-}
-
-// The parts of a matrix, or of a stack, as the file has them, without their data.
-std::vector<NamedTensor> file_parts(const Job& job, const AqlmScheme& scheme) {
-  const MatrixShape shape{job.out, job.in,
-                          job.each.front().is_stacked ? std::optional(job.count()) : std::nullopt};
-  const DType code_type = scheme.bits <= 8 ? DType::i8 : DType::i16;
-  return {
-      {job.name + ".codes",
-       {nullptr, code_type, shape.tensor({job.out, job.in / scheme.in_group, scheme.codebooks})}},
-      {job.name + ".codebooks",
-       {nullptr, DType::f16,
-        shape.tensor({scheme.codebooks, scheme.codewords(), 1, scheme.in_group})}},
-      {job.name + ".scales", {nullptr, DType::f16, shape.tensor({job.out, 1, 1, 1})}}};
-}
-
-// Codes are stored as signed numbers, wrapped at 2^bits.
-void append_codes(const AqlmMatrix& matrix, std::vector<std::byte>& codes) {
-  const int bits = static_cast<int>(matrix.scheme.bits);
-  for (const std::uint16_t code : matrix.codes) {
-    const int value = (code >> (bits - 1)) != 0 ? code - (1 << bits) : code;
-    codes.push_back(static_cast<std::byte>(value & 0xFF));
-    if (bits > 8) codes.push_back(static_cast<std::byte>((value >> 8) & 0xFF));
+  if (!options.quantize.empty()) {
+    key += fmt::format("quantize {}\n", fmt::join(options.quantize, " "));
   }
-}
-
-// Takes out `"key": null`, which says as little as no such member.
-void erase_null(std::string& config, std::string_view key) {
-  const std::string quoted = fmt::format("\"{}\"", key);
-  const auto next = [&](std::size_t from) { return config.find_first_not_of(" \t\r\n", from); };
-  for (std::size_t at = 0; (at = config.find(quoted, at)) != std::string::npos;) {
-    const std::size_t colon = next(at + quoted.size());
-    const std::size_t value = next(colon + 1);
-    if (config.at(colon) != ':' || config.compare(value, 4, "null") != 0) {
-      at += quoted.size();
-      continue;
-    }
-    std::size_t end = next(value + 4);
-    if (config.at(end) == ',') {
-      ++end;
-    } else {
-      at = std::min(at, config.find_last_not_of(" \t\r\n", at - 1));
-      if (config.at(at) != ',') ++at;
-    }
-    config.erase(at, end - at);
-  }
-}
-
-// The configuration with what transformers wants to know in front of everything else, which stays
-// as it is written.
-std::string with_quantization(const Checkpoint& checkpoint, const std::vector<Job>& jobs,
-                              const AqlmScheme& scheme) {
-  std::set<std::string> quantised;
-  for (const Job& job : jobs) quantised.insert(job.name);
-  // A tied head has no tensor; transformers 5 compares the names of modules.
-  std::set<std::string> dense = {"lm_head", "lm_head.weight"};
-  constexpr std::string_view weight = ".weight";
-  for (const auto& [name, entry] : checkpoint.weights.entries()) {
-    if (!name.ends_with(weight)) {
-      dense.insert(name);
-      continue;
-    }
-    const std::string module = name.substr(0, name.size() - weight.size());
-    if (quantised.contains(module)) continue;
-    dense.insert(name);
-    // transformers 5 compares the names of modules.
-    if (entry.tensor.shape.rank() == 2) dense.insert(module);
-  }
-  std::string list;
-  for (const std::string& name : dense) {
-    list += fmt::format("{}\"{}\"", list.empty() ? "" : ", ", name);
-  }
-  const std::string added = fmt::format(
-      "\n  \"quantization_config\": {{\n    \"quant_method\": \"aqlm\",\n    "
-      "\"nbits_per_codebook\": {},\n    \"num_codebooks\": {},\n    \"in_group_size\": {},\n    "
-      "\"out_group_size\": 1,\n    \"linear_weights_not_to_quantize\": [{}]\n  }},",
-      scheme.bits, scheme.codebooks, scheme.in_group, list);
-  std::string config = checkpoint.config;
-  erase_null(config, "quantization_config");
-  config.insert(config.find('{') + 1, added);
-  return config;
-}
-
-Result<AqlmMatrix> finished_matrix(const PartialWork& finished, const Job& job, Index i,
-                                   const AqlmScheme& scheme, bool is_tuned) {
-  const std::string name = is_tuned ? aqlm::tuned_name(job.name_of(i)) : job.name_of(i);
-  auto matrix = aqlm::read_matrix(finished, name, scheme, job.out, job.in);
-  if (matrix) return *std::move(matrix);
-  return Error{ErrorCode::io_failed,
-               fmt::format("[aqlm] {}: expected the finished matrix, found none ({})", name,
-                           finished.folder())};
+  return key;
 }
 
 class Quantizer {
@@ -322,12 +158,13 @@ class Quantizer {
     std::set<std::string> dense;
     for (const auto& [name, entry] : plan_.checkpoint.weights.entries()) {
       const bool is_norm = name.find("norm") != std::string::npos && entry.tensor.shape.rank() == 1;
-      if (preset_.moves_norms && is_norm && !aqlm::is_kept(name, options_.keep)) dense.insert(name);
+      if (preset_.moves_norms && is_norm && !aqlm::is_named(name, options_.keep))
+        dense.insert(name);
     }
     for (const Job& job : jobs_) {
       for (Index i = 0; i < job.count(); ++i) {
         KRAIT_ASSIGN_OR_RETURN(AqlmMatrix matrix,
-                               finished_matrix(finished, job, i, options_.scheme, false));
+                               aqlm::finished_matrix(finished, job, i, options_.scheme, false));
         targets.push_back({job.name_of(i), job.tensor(i), job.first_of(i), std::move(matrix)});
       }
     }
@@ -365,9 +202,7 @@ class Quantizer {
         const std::string name = job->name_of(i);
         auto matrix = aqlm::read_matrix(finished, name, options_.scheme, job->out, job->in);
         if (matrix) known.emplace(name, *std::move(matrix));
-        const BlockMatrix& of_block = job->each[static_cast<std::size_t>(i)];
-        places.push_back(
-            {job->path, of_block.input, of_block.expert, job->in, of_block.name == "out_proj"});
+        places.push_back(job->place(i));
       }
     }
     std::vector<aqlm::MatrixStatistics> seen(places.size());
@@ -463,59 +298,6 @@ Result<std::vector<Token>> calibration_tokens_of(const CheckpointPlan& plan,
   return tokens;
 }
 
-// Writes all tensors, those of `jobs` from the folder of finished ones.
-Result<void> write_weights(const CheckpointPlan& plan, const std::vector<Job>& jobs,
-                           const AqlmScheme& scheme, const PartialWork& finished, bool is_tuned,
-                           const std::string& path, AqlmReport& report) {
-  const auto dense = is_tuned ? finished.read(aqlm::tuned_dense) : std::nullopt;
-  if (is_tuned && !dense) {
-    return Error{ErrorCode::io_failed,
-                 fmt::format("[aqlm] {}: expected the finished tensors, found none ({})",
-                             aqlm::tuned_dense, finished.folder())};
-  }
-  std::vector<NamedTensor> tensors;
-  std::map<std::string, const Job*, std::less<>> quantised;
-  for (const Job& job : jobs) quantised.emplace(job.name + ".weight", &job);
-  for (const auto& [name, entry] : plan.checkpoint.weights.entries()) {
-    report.bytes_before += entry.tensor.bytes();
-    if (quantised.contains(name)) continue;
-    const WeightStore::Entry* moved = dense ? dense->find(name) : nullptr;
-    tensors.push_back({name, moved != nullptr ? moved->tensor : entry.tensor});
-  }
-  const std::size_t copied = tensors.size();
-  for (const Job& job : jobs) {
-    const auto parts = file_parts(job, scheme);
-    tensors.insert(tensors.end(), parts.begin(), parts.end());
-  }
-  for (const NamedTensor& tensor : tensors) report.bytes_after += tensor.tensor.bytes();
-  auto metadata = plan.checkpoint.weights.metadata;
-  metadata["format"] = "pt";
-  KRAIT_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::create(path, tensors, metadata));
-  for (std::size_t i = 0; i < copied; ++i) {
-    const TensorView& tensor = tensors[i].tensor;
-    KRAIT_RETURN_IF_ERROR(writer.write(
-        i, 0,
-        {static_cast<const std::byte*>(tensor.data), static_cast<std::size_t>(tensor.bytes())}));
-  }
-  std::size_t i = copied;
-  for (const Job& job : jobs) {
-    std::vector<std::byte> codes;
-    std::vector<f16> codebooks;
-    std::vector<f16> scales;
-    for (Index k = 0; k < job.count(); ++k) {
-      KRAIT_ASSIGN_OR_RETURN(const AqlmMatrix matrix,
-                             finished_matrix(finished, job, k, scheme, is_tuned));
-      append_codes(matrix, codes);
-      codebooks.insert(codebooks.end(), matrix.codebooks.begin(), matrix.codebooks.end());
-      scales.insert(scales.end(), matrix.scales.begin(), matrix.scales.end());
-    }
-    KRAIT_RETURN_IF_ERROR(writer.write(i++, 0, codes));
-    KRAIT_RETURN_IF_ERROR(writer.write(i++, 0, std::as_bytes(std::span(codebooks))));
-    KRAIT_RETURN_IF_ERROR(writer.write(i++, 0, std::as_bytes(std::span(scales))));
-  }
-  return writer.commit();
-}
-
 }  // namespace
 
 Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& destination,
@@ -530,7 +312,7 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   KRAIT_RETURN_IF_ERROR(check_outside(plan.checkpoint, destination, "aqlm"));
   KRAIT_RETURN_IF_ERROR(check_texts(plan.checkpoint));
   KRAIT_RETURN_IF_ERROR(aqlm::check_kept(plan, options.keep));
-  KRAIT_ASSIGN_OR_RETURN(std::vector<Job> jobs, list_jobs(plan, options));
+  KRAIT_ASSIGN_OR_RETURN(std::vector<Job> jobs, aqlm::list_jobs(plan, options));
   std::vector<Token> text;
   if (options.calibration) {
     KRAIT_ASSIGN_OR_RETURN(text, calibration_tokens_of(plan, *options.calibration));
@@ -561,7 +343,7 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   if (options.weigh == "fisher") {
     KRAIT_RETURN_IF_ERROR(kept(quantizer.weigh_outputs(text, finished)));
   }
-  for (std::size_t i = 0; i < plan.config.spec.layers.size(); ++i) {
+  for (std::size_t i = 0; i <= plan.config.spec.layers.size(); ++i) {  // the last is the head
     KRAIT_RETURN_IF_ERROR(kept(quantizer.layer(i, finished)));
   }
   const Index calibration_tokens = std::ssize(calibration.text());
@@ -574,10 +356,11 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   }
   AqlmReport report = quantizer.take_report();
   report.calibration_tokens = calibration_tokens;
-  KRAIT_RETURN_IF_ERROR(write_weights(plan, quantizer.jobs(), options.scheme, finished, is_tuned,
-                                      directory.path() + "/model.safetensors", report));
+  KRAIT_RETURN_IF_ERROR(aqlm::write_weights(plan, quantizer.jobs(), options.scheme, finished,
+                                            is_tuned, directory.path() + "/model.safetensors",
+                                            report));
   KRAIT_RETURN_IF_ERROR(copy_texts(
-      plan.checkpoint, with_quantization(plan.checkpoint, quantizer.jobs(), options.scheme),
+      plan.checkpoint, aqlm::with_quantization(plan.checkpoint, quantizer.jobs(), options.scheme),
       directory.path()));
   KRAIT_RETURN_IF_ERROR(directory.commit());
   finished.remove();
