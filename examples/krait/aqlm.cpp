@@ -13,6 +13,8 @@ struct AqlmFlags {
   SourceAndDestination places;
   std::string scheme = "4x4g8";
   std::string calibration;
+  std::string moments;
+  std::string save_moments;
   std::string held_out;
   std::string preset = "default";
   std::string weigh = "inputs";
@@ -72,6 +74,12 @@ Result<void> run(const AqlmFlags& options) {
   if (options.weigh == "fisher" && options.calibration.empty()) {
     throw WrongUsage("--weigh", "--calibration beside fisher", "none");
   }
+  if (!options.save_moments.empty() && !options.moments.empty()) {
+    throw WrongUsage("--save-moments", "no --moments beside it", in_quotes(options.moments));
+  }
+  if (!options.save_moments.empty() && options.calibration.empty()) {
+    throw WrongUsage("--save-moments", "--calibration beside it", "none");
+  }
   if (!options.held_out.empty() && options.held_out == options.calibration) {
     throw WrongUsage("--held-out", "another text than that of --calibration",
                      in_quotes(options.held_out));
@@ -80,6 +88,8 @@ Result<void> run(const AqlmFlags& options) {
   aqlm.weigh = options.weigh;
   aqlm.keep = options.keep;
   aqlm.quantize = options.quantize;
+  if (!options.moments.empty()) aqlm.moments = options.moments;
+  if (!options.save_moments.empty()) aqlm.save_moments = options.save_moments;
   aqlm.seed = options.seed.value_or(0);
   aqlm.tune_tokens = options.tune_tokens;
   if (!options.calibration.empty()) {
@@ -111,7 +121,9 @@ Result<void> run(const AqlmFlags& options) {
     text += fmt::format("{:<44} {:>6} x {:<6} error {:.4f}\n", shown(matrix.name), matrix.out,
                         matrix.in, matrix.error);
   }
-  if (aqlm.calibration) {
+  if (aqlm.moments) {
+    text += fmt::format("fitted to the second moments of {} tokens\n", report.calibration_tokens);
+  } else if (aqlm.calibration) {
     text += fmt::format("fitted to {} tokens of the calibration text\n", report.calibration_tokens);
   }
   if (report.tuning) {
@@ -136,6 +148,10 @@ void declare(Command& command, AqlmFlags& options) {
   command.text("--scheme", options.scheme, "MxBgG: M codebooks of B bits for groups of G weights");
   command.file("--calibration", options.calibration,
                "Text whose activations tell which errors matter; - is standard input");
+  command.file("--save-moments", options.save_moments,
+               "Where to write the second moments that the calibration gives");
+  command.file("--moments", options.moments,
+               "Second moments of an earlier call, in place of the calibration's");
   command.file(
       "--held-out", options.held_out,
       "Another text, over which the model is measured before and after: bits per byte, KL");

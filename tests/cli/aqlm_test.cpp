@@ -82,6 +82,25 @@ TEST_F(CliAqlm, MeasuresTheModelBeforeAndAfterOverHeldOutText) {
   EXPECT_FALSE(fs::exists(path("other.partial")));
 }
 
+TEST_F(CliAqlm, MomentsOfOneCallServeAnother) {
+  EXPECT_EQ(krait(command("first") + " --save-moments " + path("moments")).code, 0);
+  const std::string other = "aqlm krait-bytes-draft " + path("second") +
+                            " --scheme 4x4g8 --preset fast --threads 1 --moments " +
+                            path("moments");
+  const json report = krait_json(other);
+  EXPECT_EQ(test::read_file(path("second/model.safetensors")),
+            test::read_file(path("first/model.safetensors")));
+  EXPECT_EQ(report["matrices"].size(), 4U);
+  expect_error(command("none") + " --moments a --save-moments b", 2,
+               "--save-moments: expected no --moments beside it, found 'a'");
+  expect_error("aqlm krait-bytes-draft " + path("none") + " --save-moments b", 2,
+               "--save-moments: expected --calibration beside it, found none");
+  expect_error("aqlm krait-bytes-2m " + path("none") + " --moments " + path("moments"), 1,
+               "moments: expected those of the model");
+  expect_error("aqlm krait-bytes-draft " + path("none") + " --moments " + path("calibration.txt"),
+               1, "calibration.txt");
+}
+
 TEST_F(CliAqlm, QuantisesWhatIsNamed) {
   const json report =
       krait_json(command("new") + " --quantize '*.x_proj' --keep '*.1.mixer.x_proj'");

@@ -178,17 +178,29 @@ TEST_F(AqlmPatterns, QuantiseAllLinearMapsOfAHybrid) {
   }
 }
 
-// The head reads what the last layer leaves, behind the final norm; weights of outputs and
-// tuning know it, too.
+// The head reads what the last layer leaves, behind the final norm; moments, weights of outputs
+// and tuning know it, too.
 TEST_F(AqlmPatterns, QuantiseAHeadOfItsOwn) {
   const std::string model = hybrid();
-  AqlmOptions options{
-      .scheme = {2, 8, 8}, .calibration = text(), .quantize = {"lm_head"}, .tune_tokens = 0};
+  AqlmOptions options{.scheme = {2, 8, 8},
+                      .calibration = text(),
+                      .save_moments = in("moments"),
+                      .quantize = {"lm_head"},
+                      .tune_tokens = 0};
   const AqlmReport report = run(model, "new", options).value();
   EXPECT_EQ(report.matrices.back().name, "lm_head");
   EXPECT_EQ(report.matrices.back().out, 256);
   EXPECT_GT(report.matrices.back().error, 0.0);
   expect_exact("new");
+  AqlmOptions again = options;
+  again.calibration.reset();
+  again.save_moments.reset();
+  again.moments = in("moments");
+  ASSERT_TRUE(run(model, "again", again));
+  EXPECT_EQ(test::read_file(in("again/model.safetensors")),
+            test::read_file(in("new/model.safetensors")));
+
+  options.save_moments.reset();
   options.preset = "fast";
   options.weigh = "fisher";
   options.tune_tokens = 1024;

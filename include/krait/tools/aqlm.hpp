@@ -95,6 +95,15 @@ struct AqlmOptions {
   /// makes 256 MiB of activations; it has at least least_calibration_tokens. 16 KiB are enough for
   /// matrices of some hundred inputs.
   std::optional<std::string> calibration = {};
+  /// A file that `save_moments` made: its second moments tell which errors matter, in place of
+  /// those of `calibration`, which then is for tuning and `weigh` alone and may be another text, or
+  /// none. The matrices are fitted to what those before them lost only where the file is of a call
+  /// with the same scheme, preset, seed, patterns and `weigh`, for the loss is that of its codes;
+  /// such a call gives the same bytes.
+  std::optional<std::string> moments = {};
+  /// Where to write the second moments that this call gathers, behind the quantised matrices in
+  /// front of each; with the preset "fast" their diagonals. A file of moments there is replaced.
+  std::optional<std::string> save_moments = {};
   /// What stays as it is: patterns over modules and tensors ("*.layers.0.*"), `*` any run of
   /// characters. Of other matrices the input and output projections of mixers, the experts and what
   /// `quantize` names are quantised.
@@ -138,7 +147,7 @@ struct AqlmReport {
   std::vector<AqlmMatrixReport> matrices;
   std::optional<AqlmTuning> tuning = {};  ///< nothing where nothing was tuned
   double bits_per_weight = 0.0;           ///< of these matrices, codebooks and scales included
-  Index calibration_tokens = 0;           ///< whose inputs were looked at
+  Index calibration_tokens = 0;           ///< whose inputs were looked at, or are in `moments`
   Index bytes_before = 0;                 ///< of all tensors
   Index bytes_after = 0;                  ///< of all tensors, as stored: 4-bit codes take 8 bits
 };
@@ -154,9 +163,9 @@ struct AqlmReport {
 ///
 /// `progress` counts, one after the other, weights times rounds of search, tokens that the model
 /// writes, and steps of tuning. Errors: those of open_model and plan_model; bad_argument
-/// (options, too short a text, a source that is
+/// (options, too short a text, moments of another model or without some matrix, a source that is
 /// quantised, a destination that exists or lies in the source, unfinished work of another call),
-/// not_finite (weights, before any work, and what becomes of them), io_failed,
+/// not_finite (weights and moments, before any work, and what becomes of them), io_failed,
 /// cancelled.
 KRAIT_API Result<AqlmReport> quantize_aqlm(const std::string& source,
                                            const std::string& destination,

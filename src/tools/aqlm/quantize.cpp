@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 
 #include "core/bad_argument.hpp"
@@ -23,6 +24,7 @@
 #include "tools/aqlm/fisher.hpp"
 #include "tools/aqlm/jobs.hpp"
 #include "tools/aqlm/kept.hpp"
+#include "tools/aqlm/moments_file.hpp"
 #include "tools/aqlm/own_text.hpp"
 #include "tools/aqlm/presets.hpp"
 #include "tools/aqlm/tune.hpp"
@@ -54,13 +56,32 @@ Result<void> check_options(const AqlmOptions& options) {
   if (options.weigh == "fisher" && !options.calibration) {
     return bad_argument("aqlm", "weigh", "a calibration text for fisher", "none");
   }
+  if (options.save_moments && options.moments) {
+    return bad_argument("aqlm", "save_moments", "a run that gathers moments", "moments beside it");
+  }
+  if (options.save_moments && !options.calibration) {
+    return bad_argument("aqlm", "save_moments", "a calibration text beside it", "none");
+  }
   return {};
 }
 
-// What decides the result, in words.
+std::string checksum_of(const std::optional<std::string>& text) {
+  return content_checksum({}, {{"text", text.value_or("")}});
+}
+
+// What decides, beside model and text, how matrices are quantised, and so what those behind them
+// see. Outputs are weighed by a text that may be another than that of the moments.
+std::string behind_of(const AqlmOptions& options) {
+  return fmt::format("scheme {} preset {} seed {} keep {} quantize {} weigh {}{}",
+                     to_string(options.scheme), options.preset, options.seed,
+                     fmt::join(options.keep, " "), fmt::join(options.quantize, " "), options.weigh,
+                     options.weigh == "fisher" ? " " + checksum_of(options.calibration) : "");
+}
+
+// What decides the result, in words. `moments` is the checksum of their file, if there is one.
 std::string key_of(const CheckpointPlan& plan, const std::string& fingerprint,
-                   const AqlmOptions& options) {
-  const std::string text = content_checksum({}, {{"text", options.calibration.value_or("")}});
+                   const AqlmOptions& options, const std::string& moments) {
+  const std::string text = checksum_of(options.calibration);
   Index bytes = 0;
   for (const auto& [name, entry] : plan.checkpoint.weights.entries()) bytes += entry.tensor.bytes();
   std::string key = fmt::format(
@@ -73,16 +94,20 @@ std::string key_of(const CheckpointPlan& plan, const std::string& fingerprint,
   if (!options.quantize.empty()) {
     key += fmt::format("quantize {}\n", fmt::join(options.quantize, " "));
   }
+  if (!moments.empty()) key += fmt::format("moments {}\n", moments);
   return key;
 }
 
 class Quantizer {
  public:
-  Quantizer(const CheckpointPlan& plan, aqlm::Calibration& calibration, const AqlmOptions& options,
+  // `moments` are taken in place of what the calibration would see; null: none.
+  Quantizer(const CheckpointPlan& plan, aqlm::Calibration& calibration,
+            const aqlm::MomentsFile* moments, const AqlmOptions& options,
             const aqlm::Preset& preset, std::vector<Job> jobs, Executor& executor,
             Progress progress)
       : plan_(plan),
         calibration_(calibration),
+        moments_(moments),
         options_(options),
         preset_(preset),
         jobs_(std::move(jobs)),
@@ -205,11 +230,8 @@ class Quantizer {
         places.push_back(job->place(i));
       }
     }
-    std::vector<aqlm::MatrixStatistics> seen(places.size());
-    if (known.size() < places.size()) {
-      const auto layer = static_cast<Index>(jobs.front()->layer);
-      KRAIT_ASSIGN_OR_RETURN(seen, calibration_.see(layer, places, preset_.is_diagonal));
-    }
+    KRAIT_ASSIGN_OR_RETURN(std::vector<aqlm::MatrixStatistics> seen,
+                           see(jobs, places, known.size() < places.size(), finished));
     std::size_t k = 0;
     for (const Job* job : jobs) {
       auto decoded = std::make_shared<AlignedBuffer<float>>(job->weights());
@@ -218,7 +240,9 @@ class Quantizer {
       for (Index i = 0; i < job->count(); ++i, ++k) {
         const std::string name = job->name_of(i);
         if (const auto found = known.find(name); found == known.end()) {
+          if (moments_ != nullptr) seen[k] = moments_->of(*job, i);
           KRAIT_ASSIGN_OR_RETURN(AqlmMatrix matrix, encode(*job, i, seen[k]));
+          if (moments_ != nullptr) seen[k] = {};
           KRAIT_RETURN_IF_ERROR(aqlm::write_matrix(finished, name, matrix));
           known.emplace(name, std::move(matrix));
         }
@@ -237,6 +261,31 @@ class Quantizer {
       calibration_.replace(job->name, shape.tensor({job->out, job->in}), std::move(decoded));
     }
     return {};
+  }
+
+  // What the calibration says of the matrices of some jobs, if that is wanted, or to be saved and
+  // not yet among the unfinished work.
+  Result<std::vector<aqlm::MatrixStatistics>> see(std::span<const Job* const> jobs,
+                                                  const std::vector<aqlm::MatrixPlace>& places,
+                                                  bool is_wanted, const PartialWork& finished) {
+    std::vector<std::string> missing;  // names, or nothing of what is there
+    for (const Job* job : jobs) {
+      for (Index i = 0; options_.save_moments && i < job->count(); ++i) {
+        const std::string name = job->name_of(i);
+        missing.push_back(aqlm::has_moments(finished, name) ? std::string() : name);
+        is_wanted = is_wanted || !missing.back().empty();
+      }
+    }
+    if (!is_wanted || moments_ != nullptr) {
+      return std::vector<aqlm::MatrixStatistics>(places.size());
+    }
+    const auto layer = static_cast<Index>(jobs.front()->layer);
+    KRAIT_ASSIGN_OR_RETURN(auto seen, calibration_.see(layer, places, preset_.is_diagonal));
+    for (std::size_t k = 0; k < missing.size(); ++k) {
+      if (missing[k].empty()) continue;
+      KRAIT_RETURN_IF_ERROR(aqlm::keep_moments(finished, missing[k], seen[k]));
+    }
+    return seen;
   }
 
   Result<AqlmMatrix> encode(const Job& job, Index i, const aqlm::MatrixStatistics& seen) {
@@ -274,6 +323,7 @@ class Quantizer {
 
   const CheckpointPlan& plan_;
   aqlm::Calibration& calibration_;
+  const aqlm::MomentsFile* moments_;
   const AqlmOptions& options_;
   aqlm::Preset preset_;
   std::vector<Job> jobs_;
@@ -307,6 +357,9 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   KRAIT_ASSIGN_OR_RETURN(const aqlm::Preset preset, aqlm::preset_of(options.preset));
   KRAIT_RETURN_IF_ERROR(parse_aqlm_scheme(to_string(options.scheme)));
   KRAIT_RETURN_IF_ERROR(check_options(options));
+  if (options.save_moments) {
+    KRAIT_RETURN_IF_ERROR(aqlm::check_moments_place(*options.save_moments, destination));
+  }
   KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan plan, plan_checkpoint(source));
   KRAIT_RETURN_IF_ERROR(check_floats(plan.plan, plan.checkpoint.weights, source, "aqlm"));
   KRAIT_RETURN_IF_ERROR(check_outside(plan.checkpoint, destination, "aqlm"));
@@ -321,18 +374,27 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   KRAIT_ASSIGN_OR_RETURN(const Model model, build_model(plan.config.spec, plan.checkpoint.weights,
                                                         plan.config.prefix));
   aqlm::Calibration calibration(plan, model, executor);
-  if (options.calibration) {
+  if (options.calibration && !options.moments) {
     KRAIT_RETURN_IF_ERROR(calibration.begin(text));
   }
-  Quantizer quantizer(plan, calibration, options, preset, std::move(jobs), executor, progress);
+  const aqlm::MomentsNote note{model.fingerprint(), std::ssize(calibration.text()),
+                               checksum_of(options.calibration), behind_of(options)};
+  std::optional<aqlm::MomentsFile> moments;
+  if (options.moments) {
+    KRAIT_ASSIGN_OR_RETURN(moments, aqlm::MomentsFile::open(*options.moments, jobs, note,
+                                                            model.d_model(), preset.is_diagonal));
+  }
+  Quantizer quantizer(plan, calibration, moments ? &*moments : nullptr, options, preset,
+                      std::move(jobs), executor, progress);
   if (options.weigh == "fisher") {
     KRAIT_RETURN_IF_ERROR(ModelGradient::create(plan.config.spec, plan.config.prefix, executor));
   }
   // The folder is made last of all: what is refused leaves nothing.
   KRAIT_ASSIGN_OR_RETURN(AtomicDirectory directory, AtomicDirectory::create(destination));
-  KRAIT_ASSIGN_OR_RETURN(
-      const auto finished,
-      PartialWork::open("aqlm", destination, key_of(plan, model.fingerprint(), options)));
+  KRAIT_ASSIGN_OR_RETURN(const auto finished,
+                         PartialWork::open("aqlm", destination,
+                                           key_of(plan, model.fingerprint(), options,
+                                                  moments ? moments->checksum() : std::string())));
   // Weights and moments that cannot be used will not be better next time.
   const auto kept = [&finished](Result<void> done) {
     if (done) return done;
@@ -346,7 +408,11 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   for (std::size_t i = 0; i <= plan.config.spec.layers.size(); ++i) {  // the last is the head
     KRAIT_RETURN_IF_ERROR(kept(quantizer.layer(i, finished)));
   }
-  const Index calibration_tokens = std::ssize(calibration.text());
+  if (options.save_moments) {
+    KRAIT_RETURN_IF_ERROR(
+        aqlm::write_moments(*options.save_moments, quantizer.jobs(), finished, note));
+  }
+  const Index calibration_tokens = moments ? moments->note().tokens : note.tokens;
   bool is_tuned = false;
   const Index tokens = options.tune_tokens.value_or(preset.tune_tokens(model.plan().parameters));
   if (tokens > 0 && options.calibration) {
