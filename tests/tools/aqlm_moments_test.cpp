@@ -139,7 +139,7 @@ TEST_F(AqlmMoments, ServeOtherSchemesSeedsAndPresets) {
 }
 
 TEST_F(AqlmMoments, OfExpertsAreEachItsOwn) {
-  AqlmOptions options = small("default");
+  AqlmOptions options = small("fast");
   options.keep = {"*.mixer.*",    "*.layers.0.*", "*.layers.1.*",
                   "*.layers.2.*", "*.layers.3.*", "*.layers.4.*"};
   options.calibration = text();
