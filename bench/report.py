@@ -145,6 +145,19 @@ def speculated(data):
     return text
 
 
+def speculation_summary(data):
+    """Of the models as they are and of the widened dense one: the share of guesses accepted, and how fast a cascade is."""
+    models = {entry["model"]: entry["rows"] for entry in data["models"]}
+    kinds = [row["text"] for row in data["models"][0]["rows"]]
+    body = []
+    for name in ("krait-bytes-moe", "krait-bytes-2m", "krait-bytes-2m widened"):
+        drafters = [row["drafters"] for row in models[name]]
+        cells = (f'{d["model, 4 tokens"]["accepted"]:.0%}, {d["cascade"]["ratio"]:.2f}×'.replace("%", " %") for d in drafters)
+        model, _, wide = name.partition(" ")
+        body.append([f"`{model}` {wide}".rstrip(), *cells])
+    return rows(["drafts for", *kinds], body)
+
+
 def dated(part):
     machine, versions = part["machine"], part["versions"]
     named = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "krait")
@@ -202,6 +215,7 @@ SECTIONS = {
     "quality": ("quality.json", load_quality, quality),
     "compression_summary": ("compression.json", compression.load, compression_summary),
     "compression": ("compression.json", compression.load, compressed),
+    "speculation_summary": ("speculation.json", speculation.load, speculation_summary),
     "speculation": ("speculation.json", speculation.load, speculated),
     "aqlm_encoders": ("aqlm.json", load_aqlm, aqlm_encoders),
     "aqlm_kernels": ("aqlm.json", load_aqlm, aqlm_kernels),

@@ -5,8 +5,8 @@
     python3 bench/report.py                   writes the document
 
 krait-bytes-2m and krait-bytes-moe as they are and widened (bench/widen.py: the same function with the
-bytes of a model of 130 M parameters), drafted for by krait-bytes-draft, behind 600 bytes of each kind
-of text: greedily, on one thread, all drafters in turns. Each run decodes with and without drafts, and
+bytes of a model of 130 M parameters), the dense one also with `--compute bf16`, drafted for by
+krait-bytes-draft, behind 600 bytes of each kind of text: greedily, on one thread, all drafters in turns. Each run decodes with and without drafts, and
 the median of their ratio counts. `--work` keeps the widened models; with `--models` the file keeps
 what it has of others.
 """
@@ -26,7 +26,7 @@ import compare  # noqa: E402
 import results  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-FORMAT = "krait-speculation-1"
+FORMAT = "krait-speculation-2"
 BYTES = 1200  # the first half is the prompt
 # A kind of text: the file, and behind which words of it.
 TEXTS = {
@@ -45,8 +45,14 @@ SPECS = {
     "model, auto": (f"model:{DRAFT}", ()),
     "cascade": (f"cascade:{DRAFT},ngram", ()),
 }
-# In the order of the document, with the layers of the widened ones.
-MODELS = {"krait-bytes-2m widened": 35, "krait-bytes-moe widened": 10, "krait-bytes-2m": 0, "krait-bytes-moe": 0}
+# In the order of the document: the layers of the widened ones, and options of the run.
+MODELS = {
+    "krait-bytes-2m widened": (35, ()),
+    "krait-bytes-2m widened, products in bf16": (35, ("--compute", "bf16")),
+    "krait-bytes-moe widened": (10, ()),
+    "krait-bytes-2m": (0, ()),
+    "krait-bytes-moe": (0, ()),
+}
 
 
 def load(path):
@@ -66,9 +72,9 @@ def text_of(kind):
     return data[:BYTES]
 
 
-def measure(krait, options, model, spec, length, text):
+def measure(krait, options, model, spec, extra, text):
     size = ["--text", text, "--tokens", str(options.tokens), "--repeat", "1", "--json"]
-    command = [krait, "bench", "-m", model, "--threads", "1", "--draft", spec, *length, *size]
+    command = [krait, "bench", "-m", model, "--threads", "1", "--draft", spec, *extra, *size]
     output, _, _ = compare.run(command, options.realtime)
     report = json.loads(output)
     plain, drafted = (report[name]["tokens_per_second"] for name in ("plain", "drafted"))
@@ -76,29 +82,31 @@ def measure(krait, options, model, spec, length, text):
         "plain": plain,
         "ratio": drafted / plain,
         "tokens_per_pass": report["decode_tokens"] / report["target_passes"],
+        "accepted": report["accepted"] / max(report["guesses"], 1),
     }
 
 
-def rows_of(krait, options, model):
+def rows_of(krait, options, name):
+    model, extra = path_of(options, name), MODELS[name][1]
     runs = {(kind, spec): [] for kind in TEXTS for spec in SPECS}
     with tempfile.TemporaryDirectory() as folder:
         for kind in TEXTS:
             (Path(folder) / kind).write_bytes(text_of(kind))
         for turn in range(options.rounds):
-            for kind, name in runs:
-                spec, length = SPECS[name]
-                runs[kind, name].append(measure(krait, options, model, spec, length, Path(folder) / kind))
-            print(f"{model}: round {turn + 1} of {options.rounds}", file=sys.stderr, flush=True)
+            for kind, drafter in runs:
+                spec, length = SPECS[drafter]
+                runs[kind, drafter].append(measure(krait, options, model, spec, (*length, *extra), Path(folder) / kind))
+            print(f"{name}: round {turn + 1} of {options.rounds}", file=sys.stderr, flush=True)
     rows = []
     for kind in TEXTS:
-        plain = statistics.median(run["plain"] for name in SPECS for run in runs[kind, name])
+        plain = statistics.median(run["plain"] for drafter in SPECS for run in runs[kind, drafter])
         row = {"text": kind, "plain": round(plain, 1), "drafters": {}}
-        for name in SPECS:
+        for drafter in SPECS:
             medians = {
-                key: statistics.median(run[key] for run in runs[kind, name])
-                for key in ("ratio", "tokens_per_pass")
+                key: statistics.median(run[key] for run in runs[kind, drafter])
+                for key in ("ratio", "tokens_per_pass", "accepted")
             }
-            row["drafters"][name] = {key: round(value, 3) for key, value in medians.items()}
+            row["drafters"][drafter] = {key: round(value, 3) for key, value in medians.items()}
         rows.append(row)
     return rows
 
@@ -106,12 +114,13 @@ def rows_of(krait, options, model):
 def path_of(options, name):
     """A bundled model's name, or the folder of its widened copy, which is made unless it is there."""
     model, _, is_wide = name.partition(" ")
+    layers = MODELS[name][0]
     if not is_wide:
         return model
     path = options.work / f"{model}-wide"
     if not (path / "model.safetensors").is_file():
         command = [sys.executable, ROOT / "bench/widen.py", ROOT / "examples/models" / model, path]
-        subprocess.run([*command, "--layers", str(MODELS[name])], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*command, "--layers", str(layers)], check=True, stdout=subprocess.DEVNULL)
     return path
 
 
@@ -130,7 +139,7 @@ def main():
     try:
         known = {entry["model"]: entry for entry in load(options.out)["models"]} if options.out.is_file() else {}
         for name in options.models:
-            rows = rows_of(krait, options, path_of(options, name))
+            rows = rows_of(krait, options, name)
             known[name] = {"model": name, "rounds": options.rounds, "rows": rows}
     except (compare.Failed, results.BadFile, subprocess.CalledProcessError, OSError) as error:
         print(f"[speculation] {error}", file=sys.stderr)
