@@ -152,7 +152,7 @@ def speculation_summary(data):
     body = []
     for name in ("krait-bytes-moe", "krait-bytes-2m", "krait-bytes-2m widened"):
         drafters = [row["drafters"] for row in models[name]]
-        cells = (f'{d["model, 4 tokens"]["accepted"]:.0%}, {d["cascade"]["ratio"]:.2f}×'.replace("%", " %") for d in drafters)
+        cells = (f'{(d["model, 4 tokens"]["tokens_per_pass"] - 1) / 4:.0%}, {d["cascade"]["ratio"]:.2f}×'.replace("%", " %") for d in drafters)
         model, _, wide = name.partition(" ")
         body.append([f"`{model}` {wide}".rstrip(), *cells])
     return rows(["drafts for", *kinds], body)

@@ -26,7 +26,7 @@ import compare  # noqa: E402
 import results  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-FORMAT = "krait-speculation-2"
+FORMAT = "krait-speculation-1"
 BYTES = 1200  # the first half is the prompt
 # A kind of text: the file, and behind which words of it.
 TEXTS = {
@@ -82,7 +82,6 @@ def measure(krait, options, model, spec, extra, text):
         "plain": plain,
         "ratio": drafted / plain,
         "tokens_per_pass": report["decode_tokens"] / report["target_passes"],
-        "accepted": report["accepted"] / max(report["guesses"], 1),
     }
 
 
@@ -104,7 +103,7 @@ def rows_of(krait, options, name):
         for drafter in SPECS:
             medians = {
                 key: statistics.median(run[key] for run in runs[kind, drafter])
-                for key in ("ratio", "tokens_per_pass", "accepted")
+                for key in ("ratio", "tokens_per_pass")
             }
             row["drafters"][drafter] = {key: round(value, 3) for key, value in medians.items()}
         rows.append(row)
