@@ -130,7 +130,7 @@ TEST(Regex, BombsEndSoon) {
       EXPECT_EQ(grammar.error().message.find('\n'), std::string::npos);
     }
     const double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
-    EXPECT_LT(seconds, 20.0) << pattern.substr(0, 60);
+    EXPECT_LT(seconds, 60.0) << pattern.substr(0, 60);
   }
   expect_texts(regex("(a|b)*a(a|b){25}"), {"ba" + std::string(25, 'b'), std::string(90, 'a')},
                {"b" + std::string(25, 'b'), "a"});
