@@ -1,7 +1,7 @@
 #include <cstdio>
 
 #include "command.hpp"
-#include "krait/training.hpp"
+#include "judge_flags.hpp"
 #include "results.hpp"
 
 namespace krait::cli {
@@ -20,10 +20,8 @@ struct EvaluateFlags {
   std::optional<double> temperature;
   std::optional<double> top_p;
   std::optional<std::uint64_t> seed;
-  std::string judge;
-  std::string template_file;
-  bool expected = false;
-  std::optional<Index> samples;
+  std::string judge_model;
+  JudgeFlags judge;
   std::string held_out;
 };
 
@@ -75,17 +73,7 @@ Result<CompareOptions> compare_options(const EvaluateFlags& options) {
   sampler.temperature = options.temperature.value_or(1.0);
   sampler.top_p = options.top_p.value_or(1.0);
   sampler.seed = options.seed.value_or(0);
-  compare.judge = {.by = options.expected  ? JudgeBy::expected
-                         : options.samples ? JudgeBy::samples
-                                           : JudgeBy::verify,
-                   .prompt = std::string(judge_template()),
-                   .samples = options.samples.value_or(1),
-                   .seed = sampler.seed};
-  if (!options.template_file.empty()) {
-    KRAIT_ASSIGN_OR_RETURN(
-        compare.judge.prompt,
-        read_text({.argument = {}, .file = options.template_file}, "--template"));
-  }
+  KRAIT_ASSIGN_OR_RETURN(compare.judge, options.judge.resolve(JudgeBy::verify, sampler.seed));
   return compare;
 }
 
@@ -150,9 +138,7 @@ Result<void> print_comparison(const EvaluateFlags& options, const AnswerComparis
 }
 
 Result<void> run_against(const EvaluateFlags& options) {
-  KRAIT_ASSIGN_OR_RETURN(std::string text,
-                         read_text({.argument = {}, .file = options.prompts}, "--prompts"));
-  const StageInput prompts{.text = std::move(text), .name = options.prompts};
+  KRAIT_ASSIGN_OR_RETURN(const StageInput prompts, read_lines(options.prompts, "--prompts"));
   KRAIT_ASSIGN_OR_RETURN(const CompareOptions compare, compare_options(options));
   const std::unique_ptr<ThreadPool> threads = make_threads(options.common.threads);
   KRAIT_ASSIGN_OR_RETURN(
@@ -161,8 +147,8 @@ Result<void> run_against(const EvaluateFlags& options) {
   // As they are stored: --dtype is for the model.
   KRAIT_ASSIGN_OR_RETURN(const LanguageModel against, load_language_model(options.against));
   std::optional<LanguageModel> other_judge;
-  if (!options.judge.empty()) {
-    KRAIT_ASSIGN_OR_RETURN(other_judge, load_language_model(options.judge));
+  if (!options.judge_model.empty()) {
+    KRAIT_ASSIGN_OR_RETURN(other_judge, load_language_model(options.judge_model));
   }
   // First what may be wrong with the input.
   KRAIT_ASSIGN_OR_RETURN(const std::vector<Token> our_text, read_held_out(options, model));
@@ -199,10 +185,10 @@ void check_usage(const EvaluateFlags& options) {
                             {"--temperature", options.temperature.has_value(), false},
                             {"--top-p", options.top_p.has_value(), false},
                             {"--seed", options.seed.has_value(), false},
-                            {"--judge", !options.judge.empty(), false},
-                            {"--template", !options.template_file.empty(), false},
-                            {"--expected", options.expected, false},
-                            {"--samples", options.samples.has_value(), false},
+                            {"--judge", !options.judge_model.empty(), false},
+                            {"--template", !options.judge.template_file.empty(), false},
+                            {"--expected", options.judge.expected, false},
+                            {"--samples", options.judge.samples.has_value(), false},
                             {"--held-out", !options.held_out.empty(), false}}) {
     if (flag.given && flag.is_of_kl != is_kl) {
       throw WrongUsage(flag.name, flag.is_of_kl ? "--kl beside it" : "--against beside it",
@@ -211,12 +197,10 @@ void check_usage(const EvaluateFlags& options) {
   }
   if (is_kl) return;
   if (options.prompts.empty()) throw WrongUsage("--prompts", "a file of prompts", "none");
-  if (options.expected && options.samples) {
-    throw WrongUsage("--expected", "either it or --samples", "both");
-  }
-  if (!options.expected && !options.samples) {
-    for (const auto& [name, value] :
-         {std::pair{"--judge", &options.judge}, {"--template", &options.template_file}}) {
+  options.judge.check();
+  if (!options.judge.is_given()) {
+    for (const auto& [name, value] : {std::pair{"--judge", &options.judge_model},
+                                      {"--template", &options.judge.template_file}}) {
       if (!value->empty()) throw WrongUsage(name, "--expected or --samples beside it", "none");
     }
   }
@@ -254,15 +238,10 @@ void declare(Command& command, EvaluateFlags& options) {
   command.real("--top-p", options.top_p, "Of the answers; 1 if not given",
                check(&SamplerOptions::top_p));
   command.seed("--seed", options.seed, "Of answers and judgements; 0 if not given");
-  command.flag("--expected", options.expected,
-               "A model judges: the score is the mean of the digits 0 to 5, weighed with their "
-               "probabilities. If neither it nor --samples is given, verify's rules are the score");
-  command.number("--samples", options.samples, 1, 1 << 20,
-                 "A model judges: the score is the mean of so many digits that are drawn");
-  command.file("--judge", options.judge, "Model that judges; that of -m if not given");
-  command.file("--template", options.template_file,
-               "Text with {prompt} and {response} that ends where a digit from 0 to 5 is due; if "
-               "not given, one for models that follow instructions");
+  options.judge.add(command);
+  command.file("--judge", options.judge_model,
+               "Model that judges by --expected or --samples; that of -m if not given. Without "
+               "either of them verify's rules are the score");
   command.file("--held-out", options.held_out, "Text whose perplexity is measured, too");
   add_common(command, options.common,
              "One JSON object: kl, kl_largest, same_top; with --against wins, ties, losses, "

@@ -1,7 +1,7 @@
 // The stages of self-rewarding training: prompts, candidates, judge, pairs.
 
 #include "command.hpp"
-#include "krait/training.hpp"
+#include "judge_flags.hpp"
 #include "results.hpp"
 
 namespace krait::cli {
@@ -14,25 +14,17 @@ struct RewardStagesFlags {
   SamplerFlags sampler;
   CandidateOptions candidates;
   PromptOptions prompts;
-  std::string template_file;
-  bool expected = false;
-  Index samples = 0;
+  JudgeFlags judge;
   std::optional<std::uint64_t> seed;
   std::string anchors;
   PairOptions pairs;
 };
 
-Result<StageInput> read_input(const std::string& path, std::string_view option) {
-  if (path.empty()) throw WrongUsage(option, "a file", "none");
-  KRAIT_ASSIGN_OR_RETURN(std::string text, read_text({.argument = {}, .file = path}, option));
-  return StageInput{.text = std::move(text), .name = path};
-}
-
 Result<void> check_output(const RewardStagesFlags& options) {
   if (options.output.empty()) throw WrongUsage("--out", "the name of a file", "none");
   return check_destination(
       "--out", options.output,
-      {options.common.model, options.input, options.template_file, options.anchors});
+      {options.common.model, options.input, options.judge.template_file, options.anchors});
 }
 
 Result<void> print_file(const RewardStagesFlags& options, double begun) {
@@ -45,7 +37,7 @@ void add_output(Command& command, RewardStagesFlags& options, const char* help) 
 }
 
 Result<void> run_candidates(const RewardStagesFlags& options) {
-  KRAIT_ASSIGN_OR_RETURN(const StageInput prompts, read_input(options.input, "--prompts"));
+  KRAIT_ASSIGN_OR_RETURN(const StageInput prompts, read_lines(options.input, "--prompts"));
   KRAIT_RETURN_IF_ERROR(check_output(options));
   const std::unique_ptr<ThreadPool> threads = make_threads(options.common.threads);
   KRAIT_ASSIGN_OR_RETURN(
@@ -72,19 +64,12 @@ void declare_candidates(Command& command, RewardStagesFlags& options) {
 }
 
 Result<void> run_judge(const RewardStagesFlags& options) {
-  if (options.expected == (options.samples > 0)) {
-    throw WrongUsage("--expected", "either it or --samples", options.expected ? "both" : "none");
-  }
-  KRAIT_ASSIGN_OR_RETURN(const StageInput candidates, read_input(options.input, "--in"));
+  options.judge.check();
+  if (!options.judge.is_given()) throw WrongUsage("--expected", "either it or --samples", "none");
+  KRAIT_ASSIGN_OR_RETURN(const StageInput candidates, read_lines(options.input, "--in"));
   KRAIT_RETURN_IF_ERROR(check_output(options));
-  JudgeOptions judge{.by = options.expected ? JudgeBy::expected : JudgeBy::samples,
-                     .prompt = std::string(judge_template()),
-                     .samples = options.samples,
-                     .seed = options.seed.value_or(0)};
-  if (!options.template_file.empty()) {
-    KRAIT_ASSIGN_OR_RETURN(
-        judge.prompt, read_text({.argument = {}, .file = options.template_file}, "--template"));
-  }
+  KRAIT_ASSIGN_OR_RETURN(const JudgeOptions judge,
+                         options.judge.resolve(JudgeBy::expected, options.seed.value_or(0)));
   const std::unique_ptr<ThreadPool> threads = make_threads(options.common.threads);
   KRAIT_ASSIGN_OR_RETURN(
       const LanguageModel model,
@@ -99,23 +84,17 @@ Result<void> run_judge(const RewardStagesFlags& options) {
 void declare_judge(Command& command, RewardStagesFlags& options) {
   command.file("--in", options.input, "Lines of JSON with prompt and responses");
   add_output(command, options, "File for the same lines with scores");
-  command.file("--template", options.template_file,
-               "Text with {prompt} and {response} that ends where a digit from 0 to 5 is due; if "
-               "not given, one for models that follow instructions");
-  command.flag("--expected", options.expected,
-               "The score is the mean of the digits, weighed with their probabilities");
-  command.number("--samples", options.samples, 1, 1 << 20,
-                 "The score is the mean of so many digits that are drawn");
+  options.judge.add(command);
   command.seed("--seed", options.seed, "Of what is drawn; 0 if not given");
   add_common(command, options.common, "One JSON object: out, seconds");
 }
 
 Result<void> run_pairs(const RewardStagesFlags& options) {
-  KRAIT_ASSIGN_OR_RETURN(const StageInput scored, read_input(options.input, "--in"));
+  KRAIT_ASSIGN_OR_RETURN(const StageInput scored, read_lines(options.input, "--in"));
   KRAIT_RETURN_IF_ERROR(check_output(options));
   std::optional<StageInput> anchors;
   if (!options.anchors.empty()) {
-    KRAIT_ASSIGN_OR_RETURN(anchors, read_input(options.anchors, "--anchor-rejected"));
+    KRAIT_ASSIGN_OR_RETURN(anchors, read_lines(options.anchors, "--anchor-rejected"));
   }
   KRAIT_ASSIGN_OR_RETURN(const PairCounts counts, write_pairs(scored, anchors ? &*anchors : nullptr,
                                                               options.pairs, options.output));
@@ -144,7 +123,7 @@ void declare_pairs(Command& command, RewardStagesFlags& options) {
 }
 
 Result<void> run_prompts(const RewardStagesFlags& options) {
-  KRAIT_ASSIGN_OR_RETURN(const StageInput seeds, read_input(options.input, "--seed-data"));
+  KRAIT_ASSIGN_OR_RETURN(const StageInput seeds, read_lines(options.input, "--seed-data"));
   KRAIT_RETURN_IF_ERROR(check_output(options));
   const std::unique_ptr<ThreadPool> threads = make_threads(options.common.threads);
   KRAIT_ASSIGN_OR_RETURN(

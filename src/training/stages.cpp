@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/text_hash.hpp"
 #include "krait/core/rng.hpp"
 
 namespace krait {
@@ -34,11 +35,7 @@ Result<Token> end_of_answer(std::span<const Token> ends, const Tokenizer& tokeni
 
 namespace training {
 
-std::string hash_of(std::string_view text) {  // FNV-1a
-  std::uint64_t hash = 0xCBF29CE484222325ULL;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;
-  return fmt::format("{:016x}", hash);
-}
+std::string hash_of(std::string_view text) { return fmt::format("{:016x}", text_hash(text)); }
 
 std::uint64_t derived_seed(std::uint64_t seed, std::uint32_t kind, std::uint64_t i) {
   const auto bits = random_bits({.seed = seed, .sequence = kind, .position = i, .draw = 0xFFFF});

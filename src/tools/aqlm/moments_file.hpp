@@ -18,9 +18,7 @@ namespace aqlm {
 /// What the calibration text says of matrices, in a file for other calls. A safetensors file with,
 /// for a matrix P (a stack's i-th is P.i):
 ///
-///   P.moments     f32 [in, in], the second moments of its inputs; their diagonal [in] where no
-///   more
-///                 was gathered
+///   P.moments     f32 [in, in], the second moments of its inputs; or [in], their diagonal
 ///   P.rows        i64 [1], the number of inputs
 ///   P.difference  f64 [m, in], MatrixStatistics::difference; not of experts, nor beside a diagonal
 ///

@@ -9,6 +9,7 @@
 #include <optional>
 #include <set>
 
+#include "core/text_hash.hpp"
 #include "krait/core/tensor.hpp"
 #include "krait/models/builder.hpp"
 #include "krait/weights/convert.hpp"
@@ -32,13 +33,6 @@ DType held_type(const TensorView& tensor) {
 // Element e of a tensor, of type `dtype`.
 std::byte* at(Tensor& tensor, Index element) {
   return static_cast<std::byte*>(tensor.data()) + element * bytes_of(tensor.dtype());
-}
-
-// A seed of the matrix's own: FNV-1a of its label.
-std::uint64_t seed_of(std::uint64_t seed, std::string_view label) {
-  std::uint64_t hash = 0xCBF29CE484222325ULL;
-  for (const char c : label) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;
-  return seed ^ hash;
 }
 
 void store_floats(const std::vector<float>& values, Tensor& tensor, Index element) {
@@ -127,7 +121,7 @@ Result<void> Cutter::decompose_nearly(const std::map<std::size_t, Index>& ranks,
     if (known == values_.end() || known->second.count() < rank) missing.push_back(i);
   }
   return decompose_with(missing, executor, [&](std::size_t i, MatrixView<const float> W) {
-    return decompose_randomly(W, ranks.at(i), seed_of(seed, label(matrices_[i])));
+    return decompose_randomly(W, ranks.at(i), seed ^ text_hash(label(matrices_[i])));
   });
 }
 
