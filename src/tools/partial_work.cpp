@@ -17,6 +17,7 @@
 #include "io/partial_folder.hpp"
 #include "io/temporaries.hpp"
 #include "io/write_text_file.hpp"
+#include "krait/core/tensor.hpp"
 #include "krait/io/mapped_file.hpp"
 
 namespace krait {
@@ -70,11 +71,22 @@ Result<PartialWork> PartialWork::open(std::string_view area, const std::string& 
   return work;
 }
 
+PartialWork PartialWork::in_memory() {
+  PartialWork work;
+  work.folder_ = "memory";
+  work.memory_ = std::make_shared<std::map<std::string, WeightStore>>();
+  return work;
+}
+
 std::string PartialWork::path_of(const std::string& name) const {
   return fmt::format("{}/{}.safetensors", folder_, name);
 }
 
 std::optional<WeightStore> PartialWork::read(const std::string& name) const {
+  if (memory_ != nullptr) {
+    const auto piece = memory_->find(name);
+    return piece == memory_->end() ? std::nullopt : std::optional(piece->second);
+  }
   std::error_code ignored;
   if (!fs::exists(path_of(name), ignored)) return std::nullopt;
   auto file = open_file(path_of(name), WeightsMode::copy);
@@ -94,6 +106,18 @@ std::optional<WeightStore> PartialWork::read(const std::string& name) const {
 
 Result<void> PartialWork::write(const std::string& name, std::vector<NamedTensor> tensors,
                                 Metadata metadata) const {
+  if (memory_ != nullptr) {
+    WeightStore piece;
+    for (const NamedTensor& tensor : tensors) {
+      const auto copy = std::make_shared<Tensor>(tensor.tensor.dtype, tensor.tensor.shape);
+      std::copy_n(static_cast<const std::byte*>(tensor.tensor.data), tensor.tensor.bytes(),
+                  static_cast<std::byte*>(copy->data()));
+      piece.add(tensor.name, copy->view(), copy);
+    }
+    piece.metadata = std::move(metadata);
+    memory_->insert_or_assign(name, std::move(piece));
+    return {};
+  }
   metadata.emplace(content_checksum_key, content_checksum(tensors, metadata));
   return write_safetensors(path_of(name), tensors, metadata);
 }
@@ -118,6 +142,10 @@ Result<void> PartialWork::lock(std::string_view area) {
 }
 
 void PartialWork::remove() const {
+  if (memory_ != nullptr) {
+    memory_->clear();
+    return;
+  }
   // Half of it, after a kill, would be taken for something else: first it gets the name of what is
   // left over.
   const Temporary place = make_temporary_folder(folder_);

@@ -15,7 +15,8 @@
 namespace krait {
 inline namespace v0_1 {
 
-/// The folder of finished pieces in which interrupted work goes on: DST.partial beside DST.
+/// The finished pieces of work that is under way: in a folder, DST.partial beside DST, where
+/// interrupted work goes on, or in memory, with which they end. Copies share them.
 class PartialWork {
  public:
   using Metadata = std::map<std::string, std::string, std::less<>>;
@@ -25,13 +26,14 @@ class PartialWork {
   /// work of another call, or that another process works in), io_failed.
   static Result<PartialWork> open(std::string_view area, const std::string& destination,
                                   const std::string& key);
+  static PartialWork in_memory();
 
   /// The piece of that name, if it is there and whole.
   std::optional<WeightStore> read(const std::string& name) const;
   Result<void> write(const std::string& name, std::vector<NamedTensor> tensors,
                      Metadata metadata = {}) const;
 
-  /// For messages.
+  /// Where it is, for messages.
   const std::string& folder() const { return folder_; }
   void remove() const;
 
@@ -40,7 +42,8 @@ class PartialWork {
   Result<void> lock(std::string_view area);
 
   std::string folder_;
-  std::shared_ptr<const int> lock_;  // a descriptor
+  std::shared_ptr<const int> lock_;                             // a descriptor
+  std::shared_ptr<std::map<std::string, WeightStore>> memory_;  // pieces by name; null: a folder
 };
 
 /// Copies a tensor of a piece to `values`; whether it is there, of this type and size.

@@ -20,7 +20,9 @@
 #include "krait/core/executor.hpp"
 #include "krait/core/flow.hpp"
 #include "krait/core/tensor_view.hpp"
+#include "krait/io/weight_store.hpp"
 #include "krait/kernels/aqlm.hpp"
+#include "krait/loading/registry.hpp"
 
 namespace krait {
 inline namespace v0_1 {
@@ -171,6 +173,23 @@ KRAIT_API Result<AqlmReport> quantize_aqlm(const std::string& source,
                                            const std::string& destination,
                                            const AqlmOptions& options, Executor& executor,
                                            Progress progress = {});
+
+/// A checkpoint's weights with matrices quantised, and what came of them.
+struct AqlmWeights {
+  WeightStore weights;
+  AqlmReport report;
+};
+
+/// The same in memory: weights with the values that the folder would have. Everything that is not
+/// quantised is shared with the checkpoint, nothing is written but `save_moments`, and nothing is
+/// left of a call that is interrupted.
+///
+///   AqlmWeights small = quantize_aqlm(plan, options, executor).value();
+///   Model model = build_model(plan.config.spec, small.weights, plan.config.prefix).value();
+///
+/// Errors: as above, but for those of destinations.
+KRAIT_API Result<AqlmWeights> quantize_aqlm(const CheckpointPlan& plan, const AqlmOptions& options,
+                                            Executor& executor, Progress progress = {});
 
 }  // namespace v0_1
 }  // namespace krait

@@ -59,13 +59,14 @@ std::vector<NamedTensor> tensors_of(const WeightStore& piece, const std::string&
 
 }  // namespace
 
-Result<void> check_moments_place(const std::string& path, const std::string& destination) {
+Result<void> check_moments_place(const std::string& path,
+                                 const std::optional<std::string>& destination) {
   namespace fs = std::filesystem;
   std::error_code ignored;
   const auto refuse = [&](std::string_view expected, std::string_view found) {
     return bad_argument("aqlm", "save_moments", expected, fmt::format("{} ({})", found, path));
   };
-  if (lies_in(path, destination) || lies_in(path, partial_folder(destination))) {
+  if (destination && (lies_in(path, *destination) || lies_in(path, partial_folder(*destination)))) {
     return refuse("a file outside the destination", "one in it");
   }
   if (fs::is_regular_file(path, ignored)) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -33,8 +34,10 @@ struct MomentsNote {
 };
 
 /// That a file of moments may be written there: it is new or holds moments, in a folder that is
-/// there, and not in `destination` nor its unfinished work. Errors: bad_argument, not_found.
-Result<void> check_moments_place(const std::string& path, const std::string& destination);
+/// there, and not in `destination`, if there is one, nor its unfinished work. Errors: bad_argument,
+/// not_found.
+Result<void> check_moments_place(const std::string& path,
+                                 const std::optional<std::string>& destination = {});
 
 /// A matrix's statistics among the unfinished work, under its name.
 bool has_moments(const PartialWork& work, const std::string& name);

@@ -12,6 +12,7 @@
 #include "core/bad_argument.hpp"
 #include "io/content_checksum.hpp"
 #include "krait/core/float_environment.hpp"
+#include "krait/core/function_ref.hpp"
 #include "krait/io/atomic_file.hpp"
 #include "krait/loading/language_model.hpp"
 #include "krait/tools/aqlm.hpp"
@@ -41,6 +42,8 @@ using aqlm::Job;
 constexpr Index tuned_text = 512 << 10;
 
 Result<void> check_options(const AqlmOptions& options) {
+  KRAIT_RETURN_IF_ERROR(aqlm::preset_of(options.preset));
+  KRAIT_RETURN_IF_ERROR(parse_aqlm_scheme(to_string(options.scheme)));
   const Index tune_tokens = options.tune_tokens.value_or(0);
   const Index least = aqlm::TuneOptions().tokens_per_step();
   if (tune_tokens < 0 || (tune_tokens > 0 && tune_tokens < least)) {
@@ -348,31 +351,32 @@ Result<std::vector<Token>> calibration_tokens_of(const CheckpointPlan& plan,
   return tokens;
 }
 
-}  // namespace
+// What the work has come to.
+struct Quantized {
+  std::vector<Job> jobs;
+  PartialWork finished;
+  bool is_tuned = false;
+  AqlmReport report;
+};
 
-Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& destination,
-                                 const AqlmOptions& options, Executor& executor,
-                                 Progress progress) {
+// All matrices, of options that were checked. `begin` is called, with what decides the result, when
+// nothing more can be refused, and gives the place of unfinished work.
+Result<Quantized> quantize(const CheckpointPlan& plan, const AqlmOptions& options,
+                           FunctionRef<Result<PartialWork>(const std::string& key)> begin,
+                           Executor& executor, Progress progress) {
   const FloatEnvironment environment;
+  const Checkpoint& source = plan.checkpoint;
   KRAIT_ASSIGN_OR_RETURN(const aqlm::Preset preset, aqlm::preset_of(options.preset));
-  KRAIT_RETURN_IF_ERROR(parse_aqlm_scheme(to_string(options.scheme)));
-  KRAIT_RETURN_IF_ERROR(check_options(options));
-  if (options.save_moments) {
-    KRAIT_RETURN_IF_ERROR(aqlm::check_moments_place(*options.save_moments, destination));
-  }
-  KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan plan, plan_checkpoint(source));
-  KRAIT_RETURN_IF_ERROR(check_floats(plan.plan, plan.checkpoint.weights, source, "aqlm"));
-  KRAIT_RETURN_IF_ERROR(check_outside(plan.checkpoint, destination, "aqlm"));
-  KRAIT_RETURN_IF_ERROR(check_texts(plan.checkpoint));
+  KRAIT_RETURN_IF_ERROR(check_floats(plan.plan, source.weights, source.path, "aqlm"));
   KRAIT_RETURN_IF_ERROR(aqlm::check_kept(plan, options.keep));
   KRAIT_ASSIGN_OR_RETURN(std::vector<Job> jobs, aqlm::list_jobs(plan, options));
   std::vector<Token> text;
   if (options.calibration) {
     KRAIT_ASSIGN_OR_RETURN(text, calibration_tokens_of(plan, *options.calibration));
   }
-  KRAIT_RETURN_IF_ERROR(check_finite(plan.plan, plan.checkpoint.weights, source, "aqlm"));
-  KRAIT_ASSIGN_OR_RETURN(const Model model, build_model(plan.config.spec, plan.checkpoint.weights,
-                                                        plan.config.prefix));
+  KRAIT_RETURN_IF_ERROR(check_finite(plan.plan, source.weights, source.path, "aqlm"));
+  KRAIT_ASSIGN_OR_RETURN(const Model model,
+                         build_model(plan.config.spec, source.weights, plan.config.prefix));
   aqlm::Calibration calibration(plan, model, executor);
   if (options.calibration && !options.moments) {
     KRAIT_RETURN_IF_ERROR(calibration.begin(text));
@@ -389,12 +393,9 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   if (options.weigh == "fisher") {
     KRAIT_RETURN_IF_ERROR(ModelGradient::create(plan.config.spec, plan.config.prefix, executor));
   }
-  // The folder is made last of all: what is refused leaves nothing.
-  KRAIT_ASSIGN_OR_RETURN(AtomicDirectory directory, AtomicDirectory::create(destination));
-  KRAIT_ASSIGN_OR_RETURN(const auto finished,
-                         PartialWork::open("aqlm", destination,
-                                           key_of(plan, model.fingerprint(), options,
-                                                  moments ? moments->checksum() : std::string())));
+  KRAIT_ASSIGN_OR_RETURN(const PartialWork finished,
+                         begin(key_of(plan, model.fingerprint(), options,
+                                      moments ? moments->checksum() : std::string())));
   // Weights and moments that cannot be used will not be better next time.
   const auto kept = [&finished](Result<void> done) {
     if (done) return done;
@@ -412,7 +413,6 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
     KRAIT_RETURN_IF_ERROR(
         aqlm::write_moments(*options.save_moments, quantizer.jobs(), finished, note));
   }
-  const Index calibration_tokens = moments ? moments->note().tokens : note.tokens;
   bool is_tuned = false;
   const Index tokens = options.tune_tokens.value_or(preset.tune_tokens(model.plan().parameters));
   if (tokens > 0 && options.calibration) {
@@ -420,17 +420,57 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
     KRAIT_RETURN_IF_ERROR(kept(tuned ? Result<void>() : tuned.error()));
     is_tuned = *tuned;
   }
-  AqlmReport report = quantizer.take_report();
-  report.calibration_tokens = calibration_tokens;
-  KRAIT_RETURN_IF_ERROR(aqlm::write_weights(plan, quantizer.jobs(), options.scheme, finished,
-                                            is_tuned, directory.path() + "/model.safetensors",
-                                            report));
+  Quantized done{quantizer.jobs(), finished, is_tuned, quantizer.take_report()};
+  done.report.calibration_tokens = moments ? moments->note().tokens : note.tokens;
+  return done;
+}
+
+}  // namespace
+
+Result<AqlmWeights> quantize_aqlm(const CheckpointPlan& plan, const AqlmOptions& options,
+                                  Executor& executor, Progress progress) {
+  KRAIT_RETURN_IF_ERROR(check_options(options));
+  if (options.save_moments) {
+    KRAIT_RETURN_IF_ERROR(aqlm::check_moments_place(*options.save_moments));
+  }
+  const auto begin = [](const std::string& /*key*/) -> Result<PartialWork> {
+    return PartialWork::in_memory();
+  };
+  KRAIT_ASSIGN_OR_RETURN(Quantized done, quantize(plan, options, begin, executor, progress));
+  AqlmWeights made;
+  KRAIT_ASSIGN_OR_RETURN(made.weights,
+                         aqlm::overlay_weights(plan, done.jobs, options.scheme, done.finished,
+                                               done.is_tuned, done.report));
+  made.report = std::move(done.report);
+  return made;
+}
+
+Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& destination,
+                                 const AqlmOptions& options, Executor& executor,
+                                 Progress progress) {
+  KRAIT_RETURN_IF_ERROR(check_options(options));
+  if (options.save_moments) {
+    KRAIT_RETURN_IF_ERROR(aqlm::check_moments_place(*options.save_moments, destination));
+  }
+  KRAIT_ASSIGN_OR_RETURN(const CheckpointPlan plan, plan_checkpoint(source));
+  KRAIT_RETURN_IF_ERROR(check_outside(plan.checkpoint, destination, "aqlm"));
+  KRAIT_RETURN_IF_ERROR(check_texts(plan.checkpoint));
+  // The folder is made last of all: what is refused leaves nothing.
+  std::optional<AtomicDirectory> directory;
+  const auto begin = [&](const std::string& key) -> Result<PartialWork> {
+    KRAIT_ASSIGN_OR_RETURN(directory, AtomicDirectory::create(destination));
+    return PartialWork::open("aqlm", destination, key);
+  };
+  KRAIT_ASSIGN_OR_RETURN(Quantized done, quantize(plan, options, begin, executor, progress));
+  KRAIT_RETURN_IF_ERROR(aqlm::write_weights(plan, done.jobs, options.scheme, done.finished,
+                                            done.is_tuned, directory->path() + "/model.safetensors",
+                                            done.report));
   KRAIT_RETURN_IF_ERROR(copy_texts(
-      plan.checkpoint, aqlm::with_quantization(plan.checkpoint, quantizer.jobs(), options.scheme),
-      directory.path()));
-  KRAIT_RETURN_IF_ERROR(directory.commit());
-  finished.remove();
-  return report;
+      plan.checkpoint, aqlm::with_quantization(plan.checkpoint, done.jobs, options.scheme),
+      directory->path()));
+  KRAIT_RETURN_IF_ERROR(directory->commit());
+  done.finished.remove();
+  return std::move(done.report);
 }
 
 }  // namespace v0_1

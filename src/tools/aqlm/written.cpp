@@ -3,7 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
+#include <array>
+#include <memory>
 #include <optional>
 #include <set>
 #include <span>
@@ -11,6 +12,7 @@
 
 #include "krait/io/safetensors.hpp"
 #include "krait/weights/form.hpp"
+#include "krait/weights/overlay.hpp"
 #include "tools/aqlm/finished.hpp"
 #include "tools/aqlm/tune.hpp"
 
@@ -33,6 +35,17 @@ std::vector<NamedTensor> file_parts(const Job& job, const AqlmScheme& scheme) {
       {job.name + ".scales", {nullptr, DType::f16, shape.tensor({job.out, 1, 1, 1})}}};
 }
 
+// Their data, in this order.
+struct PartsData {
+  std::vector<std::byte> codes;
+  std::vector<f16> codebooks;
+  std::vector<f16> scales;
+
+  std::array<std::span<const std::byte>, 3> bytes() const {
+    return {codes, std::as_bytes(std::span(codebooks)), std::as_bytes(std::span(scales))};
+  }
+};
+
 // Codes are stored as signed numbers, wrapped at 2^bits.
 void append_codes(const AqlmMatrix& matrix, std::vector<std::byte>& codes) {
   const int bits = static_cast<int>(matrix.scheme.bits);
@@ -41,6 +54,43 @@ void append_codes(const AqlmMatrix& matrix, std::vector<std::byte>& codes) {
     codes.push_back(static_cast<std::byte>(value & 0xFF));
     if (bits > 8) codes.push_back(static_cast<std::byte>((value >> 8) & 0xFF));
   }
+}
+
+Result<PartsData> finished_parts(const PartialWork& finished, const Job& job,
+                                 const AqlmScheme& scheme, bool is_tuned) {
+  PartsData parts;
+  for (Index k = 0; k < job.count(); ++k) {
+    KRAIT_ASSIGN_OR_RETURN(const AqlmMatrix matrix,
+                           finished_matrix(finished, job, k, scheme, is_tuned));
+    append_codes(matrix, parts.codes);
+    parts.codebooks.insert(parts.codebooks.end(), matrix.codebooks.begin(), matrix.codebooks.end());
+    parts.scales.insert(parts.scales.end(), matrix.scales.begin(), matrix.scales.end());
+  }
+  return parts;
+}
+
+// The checkpoint's tensors as they are after tuning, those of `jobs` among them as they were.
+Result<WeightStore> tuned_weights(const CheckpointPlan& plan, const PartialWork& finished,
+                                  bool is_tuned) {
+  WeightStore store = plan.checkpoint.weights;
+  if (!is_tuned) return store;
+  const auto dense = finished.read(tuned_dense);
+  if (!dense) {
+    return Error{ErrorCode::io_failed,
+                 fmt::format("[aqlm] {}: expected the finished tensors, found none ({})",
+                             tuned_dense, finished.folder())};
+  }
+  for (const auto& owner : dense->owners()) store.keep(owner);
+  for (const auto& [name, entry] : dense->entries()) {
+    if (store.contains(name)) store.add(name, entry.tensor, nullptr);
+  }
+  return store;
+}
+
+Index bytes_of(const WeightStore& store) {
+  Index bytes = 0;
+  for (const auto& [name, entry] : store.entries()) bytes += entry.tensor.bytes();
+  return bytes;
 }
 
 // Takes out `"key": null`, which says as little as no such member.
@@ -114,54 +164,52 @@ Result<AqlmMatrix> finished_matrix(const PartialWork& finished, const Job& job, 
                            finished.folder())};
 }
 
+Result<WeightStore> overlay_weights(const CheckpointPlan& plan, const std::vector<Job>& jobs,
+                                    const AqlmScheme& scheme, const PartialWork& finished,
+                                    bool is_tuned, AqlmReport& report) {
+  KRAIT_ASSIGN_OR_RETURN(WeightStore store, tuned_weights(plan, finished, is_tuned));
+  for (const Job& job : jobs) {
+    KRAIT_ASSIGN_OR_RETURN(PartsData made, finished_parts(finished, job, scheme, is_tuned));
+    const auto data = std::make_shared<const PartsData>(std::move(made));
+    const auto bytes = data->bytes();
+    std::vector<NamedTensor> parts = file_parts(job, scheme);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      parts[i].name.erase(0, job.name.size() + 1);
+      parts[i].tensor.data = bytes[i].data();
+    }
+    replace_matrix(store, job.name, "aqlm", parts, data);
+  }
+  report.bytes_before += bytes_of(plan.checkpoint.weights);
+  report.bytes_after += bytes_of(store);
+  return store;
+}
+
 Result<void> write_weights(const CheckpointPlan& plan, const std::vector<Job>& jobs,
                            const AqlmScheme& scheme, const PartialWork& finished, bool is_tuned,
                            const std::string& path, AqlmReport& report) {
-  const auto dense = is_tuned ? finished.read(tuned_dense) : std::nullopt;
-  if (is_tuned && !dense) {
-    return Error{ErrorCode::io_failed,
-                 fmt::format("[aqlm] {}: expected the finished tensors, found none ({})",
-                             tuned_dense, finished.folder())};
-  }
+  KRAIT_ASSIGN_OR_RETURN(WeightStore copied, tuned_weights(plan, finished, is_tuned));
+  for (const Job& job : jobs) copied.remove(job.name + ".weight");
   std::vector<NamedTensor> tensors;
-  std::map<std::string, const Job*, std::less<>> quantised;
-  for (const Job& job : jobs) quantised.emplace(job.name + ".weight", &job);
-  for (const auto& [name, entry] : plan.checkpoint.weights.entries()) {
-    report.bytes_before += entry.tensor.bytes();
-    if (quantised.contains(name)) continue;
-    const WeightStore::Entry* moved = dense ? dense->find(name) : nullptr;
-    tensors.push_back({name, moved != nullptr ? moved->tensor : entry.tensor});
-  }
-  const std::size_t copied = tensors.size();
+  for (const auto& [name, entry] : copied.entries()) tensors.push_back({name, entry.tensor});
   for (const Job& job : jobs) {
     const auto parts = file_parts(job, scheme);
     tensors.insert(tensors.end(), parts.begin(), parts.end());
   }
+  report.bytes_before += bytes_of(plan.checkpoint.weights);
   for (const NamedTensor& tensor : tensors) report.bytes_after += tensor.tensor.bytes();
   auto metadata = plan.checkpoint.weights.metadata;
   metadata["format"] = "pt";
   KRAIT_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::create(path, tensors, metadata));
-  for (std::size_t i = 0; i < copied; ++i) {
+  std::size_t i = 0;
+  for (; i < copied.size(); ++i) {
     const TensorView& tensor = tensors[i].tensor;
     KRAIT_RETURN_IF_ERROR(writer.write(
         i, 0,
         {static_cast<const std::byte*>(tensor.data), static_cast<std::size_t>(tensor.bytes())}));
   }
-  std::size_t i = copied;
   for (const Job& job : jobs) {
-    std::vector<std::byte> codes;
-    std::vector<f16> codebooks;
-    std::vector<f16> scales;
-    for (Index k = 0; k < job.count(); ++k) {
-      KRAIT_ASSIGN_OR_RETURN(const AqlmMatrix matrix,
-                             finished_matrix(finished, job, k, scheme, is_tuned));
-      append_codes(matrix, codes);
-      codebooks.insert(codebooks.end(), matrix.codebooks.begin(), matrix.codebooks.end());
-      scales.insert(scales.end(), matrix.scales.begin(), matrix.scales.end());
-    }
-    KRAIT_RETURN_IF_ERROR(writer.write(i++, 0, codes));
-    KRAIT_RETURN_IF_ERROR(writer.write(i++, 0, std::as_bytes(std::span(codebooks))));
-    KRAIT_RETURN_IF_ERROR(writer.write(i++, 0, std::as_bytes(std::span(scales))));
+    KRAIT_ASSIGN_OR_RETURN(const PartsData parts, finished_parts(finished, job, scheme, is_tuned));
+    for (const auto bytes : parts.bytes()) KRAIT_RETURN_IF_ERROR(writer.write(i++, 0, bytes));
   }
   return writer.commit();
 }

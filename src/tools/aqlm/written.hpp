@@ -22,8 +22,13 @@ std::string with_quantization(const Checkpoint& checkpoint, const std::vector<Jo
 Result<AqlmMatrix> finished_matrix(const PartialWork& finished, const Job& job, Index i,
                                    const AqlmScheme& scheme, bool is_tuned);
 
-/// Writes all tensors, those of `jobs` from the folder of finished ones; adds their bytes to the
-/// report.
+/// The checkpoint's weights with the finished matrices of `jobs` in place of its own; all others
+/// are shared. Adds the bytes of all tensors to the report.
+Result<WeightStore> overlay_weights(const CheckpointPlan& plan, const std::vector<Job>& jobs,
+                                    const AqlmScheme& scheme, const PartialWork& finished,
+                                    bool is_tuned, AqlmReport& report);
+
+/// Writes all of these tensors, one matrix after the other. Adds their bytes to the report.
 Result<void> write_weights(const CheckpointPlan& plan, const std::vector<Job>& jobs,
                            const AqlmScheme& scheme, const PartialWork& finished, bool is_tuned,
                            const std::string& path, AqlmReport& report);
