@@ -10,6 +10,7 @@
 
 #include "bench/support.hpp"
 #include "krait/core/aligned_buffer.hpp"
+#include "krait/core/thread_pool.hpp"
 #include "krait/kernels/ref/attention.hpp"
 
 namespace krait::bench {
@@ -27,9 +28,13 @@ struct Extents {
   Index page() const { return 2 * page_tokens * row(); }
 };
 
-// Of published models: heads of their own, four and seven heads that share keys.
-constexpr Extents shapes[] = {
-    {"32x128", 32, 32, 128}, {"32/8x64", 32, 8, 64}, {"28/4x128", 28, 4, 128}};
+// Of published models: heads of their own, and four, seven, three (Granite-4-H-1B) and four
+// (Jamba-mini) heads that share keys.
+constexpr Extents shapes[] = {{"32x128", 32, 32, 128},
+                              {"32/8x64", 32, 8, 64},
+                              {"28/4x128", 28, 4, 128},
+                              {"12/4x128", 12, 4, 128},
+                              {"32/8x128", 32, 8, 128}};
 
 // Every page is a block of memory of its own, as in a cache.
 struct Layer {
@@ -123,6 +128,35 @@ void run(benchmark::State& state, Isa isa, const Extents& shape, Index tokens, I
   is_read ? count_bytes(state, bytes, serial) : count_fma(state, fma, isa, serial);
 }
 
+// A step as a model makes it, the heads shared between two threads.
+void run_shared(benchmark::State& state, Isa isa, const Extents& shape, Index context) {
+  const ForcedIsa forced(isa);
+  ThreadPool pool(2);
+  Problem problem{.shape = shape, .tokens = 1, .context = context};
+  AlignedBuffer<float> scratch(2 * problem.scratch_floats());
+  const Index bytes = context * 2 * shape.row() * static_cast<Index>(sizeof(float));
+  std::vector<Layer> layers;
+  for (Index i = 0; i < 4 * last_level_cache_bytes() / bytes + 1; ++i) {
+    layers.emplace_back(shape, context, static_cast<std::uint64_t>(i + 2));
+  }
+  const Index group = shape.n_head / shape.n_kv_head;
+  const Index half = shape.n_kv_head / 2;
+  std::size_t layer = 0;
+  for (auto _ : state) {
+    parallel_for_blocks(pool, shape.n_kv_head, half, [&](Range heads, int /*task*/) {
+      auto args = problem.args(layers[layer]);
+      args.heads = {heads.begin * group, heads.end * group};
+      args.scratch = {scratch.data() + heads.begin / half * problem.scratch_floats(),
+                      args.scratch.size()};
+      kernels::attention(args);
+    });
+    layer = layer + 1 == layers.size() ? 0 : layer + 1;
+    benchmark::ClobberMemory();
+  }
+  count_items(state, context * shape.n_head);
+  count_bytes(state, bytes, pool);
+}
+
 // The limit of a step: one element of every cache line of the same memory, page after page.
 void read_lines(benchmark::State& state, const Extents& shape, Index context) {
   SerialExecutor serial;
@@ -160,6 +194,10 @@ void register_benchmarks() {
       for (const Isa isa : benchmarked_isas()) {
         const std::string full = "attention/" + std::string(to_string(isa)) + name;
         benchmark::RegisterBenchmark(full.c_str(), run, isa, shape, Index{1}, long_context)
+            ->MinTime(0.2);
+        benchmark::RegisterBenchmark((full + "/2_threads").c_str(), run_shared, isa, shape,
+                                     long_context)
+            ->UseRealTime()
             ->MinTime(0.2);
       }
     }
