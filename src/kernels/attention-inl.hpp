@@ -117,12 +117,15 @@ struct Memory {
 // them is so little that memory sees no stream. A call asks for few bytes, and all calls of the
 // present rows for all: a core holds two dozen requests, behind which its own loads would wait.
 struct RowsAhead {
-  std::uintptr_t line = 0;
-  std::uintptr_t end = 0;  // of the present row's part
-  Index part = 0;          // bytes of a row, as all
+  // A core reads faster at several places at a time.
+  static constexpr Index places = 4;
+  std::uintptr_t line = 0;  // at the first place
+  std::uintptr_t end = 0;   // of the present row's part
+  Index part = 0;           // bytes of a row, as all
   Index stride = 0;
-  Index rows = 0;  // still to be requested
-  Index step = 0;  // of a call
+  Index apart = 0;  // from a place to the next
+  Index rows = 0;   // of each place, still to be requested
+  Index step = 0;   // of a call, at all places
   Index due = 0;
 
   RowsAhead() = default;
@@ -131,12 +134,17 @@ struct RowsAhead {
         end(reinterpret_cast<std::uintptr_t>(row) + static_cast<std::uintptr_t>(part_bytes)),
         part(part_bytes),
         stride(row_stride),
-        rows(row_count),
+        apart((row_count + places - 1) / places * row_stride),
+        rows((row_count + places - 1) / places),
         step((row_count * round_up(part_bytes + 63, 64) + calls - 1) / calls) {}
 
   HWY_INLINE void request() {
-    for (due += step; due > 0; due -= 64) {
-      __builtin_prefetch(reinterpret_cast<const void*>(line), 0, 2);
+    for (due += step; due > 0; due -= 64 * places) {
+      KRAIT_UNROLL
+      for (Index i = 0; i < places; ++i) {
+        __builtin_prefetch(
+            reinterpret_cast<const void*>(line + static_cast<std::uintptr_t>(i * apart)), 0, 2);
+      }
       line += 64;
       if (line < end) continue;
       if (--rows == 0) step = due = 0;
