@@ -324,6 +324,7 @@ class Reader {
 Result<GgufFile> read_file(std::shared_ptr<const FileBytes> file) {
   GgufFile result;
   KRAIT_RETURN_IF_ERROR(Reader(*file).read(result));
+  for (GgufTensor& tensor : result.tensors) tensor.file = file;
   result.file = std::move(file);
   return result;
 }

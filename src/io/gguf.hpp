@@ -43,8 +43,9 @@ struct GgufTensor {
   std::string name;
   GgufType type;
   std::vector<Index> extents;       ///< outermost first: the file has them the other way around
-  const std::byte* data = nullptr;  ///< in the file
+  const std::byte* data = nullptr;  ///< in `file`
   Index bytes = 0;                  ///< 0 where the type is unknown
+  std::shared_ptr<const FileBytes> file = {};
 
   /// "q4_k [256,768]", for messages.
   std::string describe() const;

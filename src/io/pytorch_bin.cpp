@@ -10,6 +10,7 @@
 
 #include "io/pickle.hpp"
 #include "io/place_tensor.hpp"
+#include "io/weights_index.hpp"
 #include "io/zip.hpp"
 #include "krait/core/aligned_buffer.hpp"
 #include "krait/io/printable.hpp"
@@ -434,6 +435,15 @@ Result<void> read_pytorch_bin(std::shared_ptr<const FileBytes> file, WeightStore
   for (const auto& [name, tensor] : reader.store().unreadable()) store.add_unreadable(name, tensor);
   for (const auto& owner : reader.store().owners()) store.keep(owner);
   return {};
+}
+
+Result<void> read_pytorch_bin_index(const std::string& index_json, const std::string& directory,
+                                    WeightsMode mode, WeightStore& store, Progress progress) {
+  return read_weights_index({.area = "pytorch",
+                             .json = index_json,
+                             .path = directory + "/pytorch_model.bin.index.json",
+                             .directory = directory},
+                            read_pytorch_bin, mode, store, progress);
 }
 
 }  // namespace v0_1

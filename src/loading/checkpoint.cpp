@@ -33,8 +33,8 @@ Error unsupported(std::string_view expected, std::string_view found, const fs::p
 }
 
 constexpr std::string_view known_files =
-    "model.safetensors, model.safetensors.index.json, pytorch_model.bin or "
-    "consolidated.safetensors";
+    "model.safetensors, model.safetensors.index.json, pytorch_model.bin, "
+    "pytorch_model.bin.index.json or consolidated.safetensors";
 
 // An empty function must not become a reference that looks callable.
 Progress progress_of(const CheckpointOptions& options) {
@@ -55,27 +55,27 @@ Result<void> read_weights_file(const fs::path& path, const CheckpointOptions& op
   return unsupported("a file named .safetensors, .bin or .gguf", "another name", path);
 }
 
+// All files that an index names.
+Result<void> read_shards(const fs::path& index, const CheckpointOptions& options,
+                         decltype(read_safetensors_index) read, Checkpoint& checkpoint) {
+  KRAIT_ASSIGN_OR_RETURN(const std::string text,
+                         read_regular_text_file(index.string(), largest_config));
+  checkpoint.files.push_back(index.string());
+  return read(text, index.parent_path().string(), options.weights, checkpoint.weights,
+              progress_of(options));
+}
+
 Result<void> read_weights(const fs::path& folder, const CheckpointOptions& options,
                           Checkpoint& checkpoint) {
-  const fs::path index = folder / "model.safetensors.index.json";
-  if (is_there(folder / "model.safetensors")) {
-    return read_weights_file(folder / "model.safetensors", options, checkpoint);
-  }
-  if (is_there(index)) {
-    KRAIT_ASSIGN_OR_RETURN(const std::string text,
-                           read_regular_text_file(index.string(), largest_config));
-    checkpoint.files.push_back(index.string());
-    return read_safetensors_index(text, folder.string(), options.weights, checkpoint.weights,
-                                  progress_of(options));
-  }
-  if (is_there(folder / "pytorch_model.bin")) {
-    return read_weights_file(folder / "pytorch_model.bin", options, checkpoint);
-  }
-  if (is_there(folder / "consolidated.safetensors")) {
-    return read_weights_file(folder / "consolidated.safetensors", options, checkpoint);
-  }
-  if (is_there(folder / "pytorch_model.bin.index.json")) {
-    return unsupported(known_files, "pytorch_model.bin in shards, which are not read", folder);
+  for (const char* name : {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+                           "pytorch_model.bin.index.json", "consolidated.safetensors"}) {
+    const fs::path path = folder / name;
+    if (!is_there(path)) continue;
+    if (path.extension() != ".json") return read_weights_file(path, options, checkpoint);
+    const bool is_safetensors = path.filename() == "model.safetensors.index.json";
+    return read_shards(path, options,
+                       is_safetensors ? read_safetensors_index : read_pytorch_bin_index,
+                       checkpoint);
   }
   std::error_code ignored;
   for (const fs::path& entry : entries_of(folder, ignored)) {
@@ -102,6 +102,27 @@ Result<void> read_texts(const fs::path& folder, Checkpoint& checkpoint) {
   return read_texts_beside(folder.string(), checkpoint);
 }
 
+// A file, or the first of several: those that llama.cpp splits are called NAME-00001-of-00003.gguf.
+Result<void> read_gguf_files(const std::string& path, const CheckpointOptions& options,
+                             Checkpoint& checkpoint) {
+  const auto open = [&](const std::string& name) {
+    checkpoint.files.push_back(name);
+    return open_file(name, options.weights, progress_of(options));
+  };
+  const auto open_part = [&](Index i, Index count) -> Result<std::shared_ptr<const FileBytes>> {
+    const auto ending = [&](Index number) {
+      return fmt::format("-{:05}-of-{:05}.gguf", number, count);
+    };
+    if (!path.ends_with(ending(1))) {
+      return unsupported(fmt::format("the first of {} files, named …{}", count, ending(1)),
+                         "another name", path);
+    }
+    return open(path.substr(0, path.size() - ending(1).size()) + ending(i + 1));
+  };
+  KRAIT_ASSIGN_OR_RETURN(auto file, open(path));
+  return read_gguf_checkpoint(std::move(file), open_part, checkpoint);
+}
+
 Result<Checkpoint> open_at(const std::string& path, const CheckpointOptions& options) {
   Checkpoint checkpoint;
   checkpoint.path = path;
@@ -122,9 +143,7 @@ Result<Checkpoint> open_at(const std::string& path, const CheckpointOptions& opt
     return checkpoint;
   }
   if (fs::path(path).extension() == ".gguf") {
-    KRAIT_ASSIGN_OR_RETURN(auto file, open_file(path, options.weights, progress_of(options)));
-    checkpoint.files.push_back(path);
-    KRAIT_RETURN_IF_ERROR(read_gguf_checkpoint(std::move(file), checkpoint));
+    KRAIT_RETURN_IF_ERROR(read_gguf_files(path, options, checkpoint));
     return checkpoint;
   }
   KRAIT_RETURN_IF_ERROR(read_weights_file(path, options, checkpoint));
@@ -144,9 +163,16 @@ Result<Checkpoint> open_checkpoint(const CheckpointBytes& bytes) {
   checkpoint.path = "memory";
   checkpoint.config = bytes.config;
   checkpoint.tokenizer = bytes.tokenizer;
-  if (bytes.weights.size() == 1 && bytes.config.empty() && is_gguf(bytes.weights.front())) {
+  if (!bytes.weights.empty() && bytes.config.empty() && is_gguf(bytes.weights.front())) {
+    const auto part = [&](Index i, Index count) -> Result<std::shared_ptr<const FileBytes>> {
+      if (count == std::ssize(bytes.weights)) {
+        return borrow_bytes(bytes.weights[static_cast<std::size_t>(i)], "memory");
+      }
+      return unsupported(fmt::format("the {} files of a model", count),
+                         fmt::to_string(bytes.weights.size()), "memory");
+    };
     KRAIT_RETURN_IF_ERROR(
-        read_gguf_checkpoint(borrow_bytes(bytes.weights.front(), "memory"), checkpoint));
+        read_gguf_checkpoint(borrow_bytes(bytes.weights.front(), "memory"), part, checkpoint));
     return checkpoint;
   }
   for (const std::span<const std::byte> weights : bytes.weights) {

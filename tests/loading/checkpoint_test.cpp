@@ -141,9 +141,28 @@ TEST_F(OpenCheckpoint, OtherFormatsAreNamed) {
   put("x.txt", "text");
   expect_error(path("x.txt"), ErrorCode::unsupported, ".safetensors, .bin or .gguf");
   fs::remove(path("model.gguf"));
+}
+
+TEST_F(OpenCheckpoint, PytorchFilesInShards) {
   put("config.json", "{}");
   put("pytorch_model.bin.index.json", "{}");
-  expect_error(root(), ErrorCode::unsupported, "shards");
+  expect_error(root(), ErrorCode::bad_format, "weight_map: expected an object, found none");
+  put("pytorch_model.bin.index.json",
+      R"({"metadata":{"total_size":9},"weight_map":{"a":"one.bin","t":"one.bin","x":"two.bin"}})");
+  put("one.bin", test::small_bin());
+  expect_error(root(), ErrorCode::not_found, "two.bin");
+  test::PickleBuilder pickle;
+  pickle.raw("\x80\x02}").text("x").tensor("ByteStorage", "0", 3, 0, {3}, {1}).raw("s.");
+  put("two.bin", test::torch_archive(pickle.bytes(), {"abc"}));
+  const auto checkpoint = open_checkpoint(root()).value();
+  EXPECT_EQ(checkpoint.weights.size(), 4U);
+  EXPECT_EQ(checkpoint.weights.find("x")->file, path("two.bin"));
+  EXPECT_EQ(checkpoint.weights.find("a")->tensor.as<float>()[5], 6.0F);
+  put("two.bin", "no archive");
+  expect_error(root(), ErrorCode::bad_format, "two.bin");
+  // One file with everything comes first, as it does for transformers.
+  put("pytorch_model.bin", test::small_bin());
+  EXPECT_EQ(open_checkpoint(root()).value().weights.size(), 3U);
 }
 
 TEST_F(OpenCheckpoint, MistralsNamesAreReadWhereTheOthersAreMissing) {

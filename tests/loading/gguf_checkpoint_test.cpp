@@ -460,7 +460,11 @@ TEST(GgufCheckpoint, RefusesWhatItCannotUse) {
        "general.architecture: expected one of mamba, mamba2, llama, jamba, granitehybrid, "
        "nemotron_h, nemotron_h_moe, falcon-h1, found \"rwkv7\""},
       {gguf(with(small_pairs(), gguf_number("split.count", 3))),
-       "[gguf] split.count: expected a model in one file, found 3"},
+       "[checkpoint] expected the 3 files of a model, found 1 (memory)"},
+      {gguf(with(small_pairs(), gguf_number("split.count", 70000))),
+       "[gguf] split.count: expected at most 65535 files, found 70000 (memory)"},
+      {gguf(with(with(small_pairs(), gguf_number("split.count", 3)), gguf_number("split.no", 1))),
+       "[gguf] split.no: expected the first of 3 files, found file 2 (memory)"},
       {gguf(without(1), small_tensors(), data),
        "mamba.embedding_length: expected a number, found none"},
       {gguf(words, small_tensors(), data), "mamba.ssm.state_size: expected a whole number"},

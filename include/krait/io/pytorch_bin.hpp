@@ -4,7 +4,10 @@
 /// pytorch_model.bin: the archives that torch.save writes.
 
 #include <memory>
+#include <string>
 
+#include "krait/core/error.hpp"
+#include "krait/core/flow.hpp"
 #include "krait/io/mapped_file.hpp"
 #include "krait/io/weight_store.hpp"
 
@@ -22,6 +25,12 @@ inline namespace v0_1 {
 /// Errors: bad_format; unsupported for archives of other kinds (compressed, before PyTorch 1.6,
 /// with other Python objects in them).
 KRAIT_API Result<void> read_pytorch_bin(std::shared_ptr<const FileBytes> file, WeightStore& store);
+
+/// Opens the archives of `directory` that a `pytorch_model.bin.index.json` names and adds their
+/// tensors, as `read_safetensors_index` does.
+KRAIT_API Result<void> read_pytorch_bin_index(const std::string& index_json,
+                                              const std::string& directory, WeightsMode mode,
+                                              WeightStore& store, Progress progress = {});
 
 }  // namespace v0_1
 }  // namespace krait

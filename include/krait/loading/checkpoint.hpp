@@ -52,20 +52,23 @@ struct CheckpointOptions {
 };
 
 /// Opens a checkpoint:
-/// - a directory with config.json, or Mistral's params.json, and model.safetensors, or its shards
-///   with model.safetensors.index.json, or pytorch_model.bin (original state-spaces files), or
-///   consolidated.safetensors;
+/// - a directory with config.json, or Mistral's params.json, and model.safetensors or
+///   pytorch_model.bin (original state-spaces files), or the shards of either with
+///   model.safetensors.index.json or pytorch_model.bin.index.json, or consolidated.safetensors;
 /// - a .safetensors or .bin file, whose configuration and tokenizer.json lie beside it;
-/// - a .gguf file, which is turned into the checkpoint that it was made from: configuration
-///   and chat template as the texts of their files, tensors under transformers' names.
+/// - a .gguf file, or the first of those that llama.cpp split a model into
+///   (NAME-00001-of-00003.gguf), which is turned into the checkpoint that it was made from:
+///   configuration and chat template as the texts of their files, tensors under transformers'
+///   names.
 ///
 /// Every length, offset and shape is checked; nothing in a .bin file is executed. Formats that are
 /// recognised but not read (other archives) give `unsupported`.
 KRAIT_API Result<Checkpoint> open_checkpoint(const std::string& path,
                                              const CheckpointOptions& options = {});
 
-/// The same from bytes in memory. Weight files are safetensors, .bin archives, or one GGUF file
-/// without more; they are used in place and must outlive the checkpoint.
+/// The same from bytes in memory. Weight files are safetensors, .bin archives, or one GGUF file, or
+/// all of a model that is split, without more; they are used in place and must outlive the
+/// checkpoint.
 struct CheckpointBytes {
   std::string config;
   std::vector<std::span<const std::byte>> weights;

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <set>
 #include <system_error>
 
 #include "io/json.hpp"
@@ -84,7 +85,6 @@ class Tensors {
           known == names_.end() ? tensor.name : with_number(rule.name, '*', layer);
       KRAIT_RETURN_IF_ERROR(add_stack(tensor, rule, name));
     }
-    store_.keep(file_.file);
     return {};
   }
 
@@ -121,7 +121,7 @@ class Tensors {
 
   Result<void> add(const GgufTensor& tensor, const GgufName& rule, const std::string& name) {
     if (!tensor.type.dtype && !tensor.type.blocks) {
-      store_.add_unreadable(name, {tensor.describe(), file_.file->name()});
+      store_.add_unreadable(name, {tensor.describe(), tensor.file->name()});
       return {};
     }
     std::vector<Index> extents = tensor.extents;
@@ -137,10 +137,10 @@ class Tensors {
     if (tensor.type.blocks) return add_blocks(tensor, name), Result<void>();
     const auto shape = Shape::make(extents);
     if (!shape) {
-      store_.add_unreadable(name, {tensor.describe(), file_.file->name()});
+      store_.add_unreadable(name, {tensor.describe(), tensor.file->name()});
       return {};
     }
-    place_tensor(store_, name, {tensor.data, *tensor.type.dtype, *shape}, file_.file);
+    place_tensor(store_, name, {tensor.data, *tensor.type.dtype, *shape}, tensor.file);
     return {};
   }
 
@@ -153,8 +153,8 @@ class Tensors {
     std::vector<Index> extents = tensor.extents;
     extents.back() /= info.elements;
     extents.push_back(info.bytes);
-    store_.add(matrix + ".blocks", {tensor.data, DType::u8, *Shape::make(extents)}, nullptr,
-               file_.file->name());
+    store_.add(matrix + ".blocks", {tensor.data, DType::u8, *Shape::make(extents)}, tensor.file,
+               tensor.file->name());
     store_.metadata[fmt::format("{}:{}", weight_form_key, matrix)] = info.name;
   }
 
@@ -179,7 +179,7 @@ class Tensors {
       value = static_cast<float>(std::log(-static_cast<double>(value)));
     }
     const float* data = values->data();
-    store_.add(name, {data, DType::f32, *shape}, std::move(values), file_.file->name());
+    store_.add(name, {data, DType::f32, *shape}, std::move(values), tensor.file->name());
     return {};
   }
 
@@ -243,13 +243,57 @@ void read_gguf_chat_templates(const Metadata& metadata, Checkpoint& checkpoint) 
   }
 }
 
-Result<void> read_file(std::shared_ptr<const FileBytes> bytes, Checkpoint& checkpoint) {
-  KRAIT_ASSIGN_OR_RETURN(const GgufFile file, read_gguf(std::move(bytes)));
-  const Metadata& parts = file.metadata["split.count"];
-  if (parts.whole().value_or(1) > 1) {
-    return fail(ErrorCode::unsupported, "split.count", "a model in one file", json_text(parts),
-                file);
+// Adds the tensors of the other files of a model in several.
+Result<void> add_parts(const OpenGgufPart& open_part, GgufFile& file) {
+  constexpr std::string_view number_key = "split.no";
+  constexpr std::string_view count_key = "split.count";
+  const auto number_of = [&](const GgufFile& part) { return part.metadata[number_key].whole(); };
+  const std::uint64_t all = file.metadata[count_key].whole().value_or(1);
+  if (all <= 1) return {};
+  constexpr std::uint64_t most_files = 0xFFFF;  // the key's type holds no more
+  if (all > most_files) {
+    return fail(ErrorCode::bad_format, count_key, fmt::format("at most {} files", most_files),
+                fmt::to_string(all), file);
   }
+  const auto count = static_cast<Index>(all);
+  if (const std::uint64_t number = number_of(file).value_or(0); number != 0) {
+    return fail(ErrorCode::bad_format, number_key, fmt::format("the first of {} files", count),
+                fmt::format("file {}", number + 1), file);
+  }
+  std::set<std::string> names;
+  for (const GgufTensor& tensor : file.tensors) names.insert(tensor.name);
+  for (Index i = 1; i < count; ++i) {
+    KRAIT_ASSIGN_OR_RETURN(auto bytes, open_part(i, count));
+    KRAIT_ASSIGN_OR_RETURN(GgufFile part, read_gguf(std::move(bytes)));
+    if (number_of(part) != static_cast<std::uint64_t>(i) ||
+        part.metadata[count_key].whole() != all) {
+      return fail(ErrorCode::bad_format, number_key,
+                  fmt::format("{} (from 0) of {} files", i, count),
+                  fmt::format("{} of {}", json_text(part.metadata[number_key]),
+                              json_text(part.metadata[count_key])),
+                  part);
+    }
+    for (GgufTensor& tensor : part.tensors) {
+      if (!names.insert(tensor.name).second) {
+        return fail(ErrorCode::bad_format, tensor.name, "one tensor of that name",
+                    "another in a file before", part);
+      }
+      file.tensors.push_back(std::move(tensor));
+    }
+  }
+  const auto total = file.metadata["split.tensors.count"].whole();
+  if (total && *total != file.tensors.size()) {
+    return fail(ErrorCode::bad_format, "split.tensors.count",
+                fmt::format("{} tensors in {} files", *total, count),
+                fmt::to_string(file.tensors.size()), file);
+  }
+  return {};
+}
+
+Result<void> read_file(std::shared_ptr<const FileBytes> bytes, const OpenGgufPart& open_part,
+                       Checkpoint& checkpoint) {
+  KRAIT_ASSIGN_OR_RETURN(GgufFile file, read_gguf(std::move(bytes)));
+  KRAIT_RETURN_IF_ERROR(add_parts(open_part, file));
   KRAIT_ASSIGN_OR_RETURN(const GgufArchitecture* architecture, architecture_of(file));
   ConfigObject config;
   const GgufKeys keys(file, std::string(architecture->name));
@@ -328,8 +372,9 @@ bool is_gguf(std::span<const std::byte> bytes) noexcept {
   return bytes.size() >= 4 && std::memcmp(bytes.data(), "GGUF", 4) == 0;
 }
 
-Result<void> read_gguf_checkpoint(std::shared_ptr<const FileBytes> file, Checkpoint& checkpoint) {
-  return printable(read_file(std::move(file), checkpoint));
+Result<void> read_gguf_checkpoint(std::shared_ptr<const FileBytes> file,
+                                  const OpenGgufPart& open_part, Checkpoint& checkpoint) {
+  return printable(read_file(std::move(file), open_part, checkpoint));
 }
 
 }  // namespace v0_1

@@ -5,18 +5,23 @@
 #include <string_view>
 
 #include "io/gguf.hpp"
+#include "krait/core/function_ref.hpp"
 #include "krait/loading/checkpoint.hpp"
 #include "krait/text/token_table.hpp"
 
 namespace krait {
 inline namespace v0_1 {
 
-/// Turns a GGUF file into the checkpoint of transformers that it was made from: configuration
-/// and chat template as the texts of their files, tensors under transformers' names.
-/// Matrices stay where the file has them, in its formats. Fills in everything but the path.
-/// Errors: those of read_gguf; unsupported (an architecture that is not known, by name),
-/// bad_config.
-Result<void> read_gguf_checkpoint(std::shared_ptr<const FileBytes> file, Checkpoint& checkpoint);
+/// Opens file `i` of `count`, from 0, of a model of which the first is open.
+using OpenGgufPart = FunctionRef<Result<std::shared_ptr<const FileBytes>>(Index i, Index count)>;
+
+/// Turns a GGUF file, with the others of a model in several, into the checkpoint of transformers
+/// that it was made from: configuration and chat template as the texts of their files, tensors
+/// under transformers' names. Matrices stay where the file has them, in its formats. Fills in
+/// everything but the path. Errors: those of read_gguf; unsupported (an architecture that is not
+/// known, by name), bad_config.
+Result<void> read_gguf_checkpoint(std::shared_ptr<const FileBytes> file,
+                                  const OpenGgufPart& open_part, Checkpoint& checkpoint);
 
 /// Whether the bytes begin as GGUF files do.
 bool is_gguf(std::span<const std::byte> bytes) noexcept;
