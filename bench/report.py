@@ -211,6 +211,7 @@ SECTIONS = {
     "peers_mamba2_zen4": ("peers_mamba2_zen4.json", results.load, peers),
     "peers_amx": ("peers_amx.json", results.load, peers),
     "peers_granite": ("peers_granite.json", results.load, peers),
+    "peers_granite_1b": ("peers_granite_1b.json", results.load, peers),
     "own_zen4": ("own_zen4.json", load_own, own),
     "quality": ("quality.json", load_quality, quality),
     "compression_summary": ("compression.json", compression.load, compression_summary),
