@@ -1,10 +1,12 @@
-"""Writes seeds of fuzz_gguf: a small Mamba and a Mamba-2 with vocabularies, and matrices in blocks.
+"""Writes seeds of fuzz_gguf: a small Mamba and a Mamba-2 with vocabularies, and matrices in blocks, and
+one in two files, which lie one behind the other.
 
     pip install gguf numpy
     python tests/fuzz/make_gguf_seeds.py
 """
 
 import pathlib
+import tempfile
 
 import gguf
 import numpy as np
@@ -34,9 +36,9 @@ def add_vocabulary(writer, pre):
     writer.add_chat_template("{{ messages[0]['content'] }}")
 
 
-def write(name, arch, shapes, *, inner, rank, state, kind=None):
-    CORPUS.mkdir(parents=True, exist_ok=True)
-    writer = gguf.GGUFWriter(CORPUS / name, arch)
+def write(path, arch, shapes, *, inner, rank, state, kind=None, split=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(path, arch, split_max_tensors=split)
     writer.add_embedding_length(32)
     writer.add_block_count(1)
     writer.add_ssm_conv_kernel(2)
@@ -70,6 +72,12 @@ MAMBA2 = AROUND | {"blk.0.ssm_in.weight": (70, 32), "blk.0.ssm_conv1d.weight": (
                    "blk.0.ssm_d": (2, 1), "blk.0.ssm_norm.weight": (1, 32),
                    "blk.0.ssm_out.weight": (32, 32)}
 for kind in (gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.Q5_1):
-    write(f"mamba_{kind.name.lower()}", "mamba", MAMBA, inner=32, rank=1, state=2, kind=kind)
-write("mamba2_q4_1", "mamba2", MAMBA2, inner=32, rank=2, state=2,
+    write(CORPUS / f"mamba_{kind.name.lower()}", "mamba", MAMBA, inner=32, rank=1, state=2, kind=kind)
+write(CORPUS / "mamba2_q4_1", "mamba2", MAMBA2, inner=32, rank=2, state=2,
       kind=gguf.GGMLQuantizationType.Q4_1)
+with tempfile.TemporaryDirectory() as folder:
+    write(pathlib.Path(folder) / "m.gguf", "mamba", MAMBA, inner=32, rank=1, state=2,
+          kind=gguf.GGMLQuantizationType.Q8_0, split=8)
+    parts = sorted(pathlib.Path(folder).glob("m-*.gguf"))
+    assert len(parts) == 2
+    (CORPUS / "mamba_split").write_bytes(b"".join(part.read_bytes() for part in parts))
