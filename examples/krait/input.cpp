@@ -178,6 +178,22 @@ Result<std::string> read_at_most(const TextSource& source, std::string_view what
   return input.rest(limit);
 }
 
+// What lies beside a file of weights and is read with it: the texts of a checkpoint, and the other
+// files of a split model.
+bool is_read_beside(const std::filesystem::path& input, const std::filesystem::path& path) {
+  const std::string name = path.filename().string();
+  if (input.extension() != ".gguf") {
+    constexpr std::string_view weights[] = {".safetensors", ".bin", ".pt", ".pth"};
+    constexpr std::string_view texts[] = {".json", ".model", ".jinja", ".txt", ".v3"};
+    return std::ranges::count(weights, input.extension().string()) > 0 &&
+           std::ranges::count(texts, path.extension().string()) > 0;
+  }
+  const std::string first = input.filename().string();
+  const std::size_t number = first.rfind("-00001-of-");
+  return number != std::string::npos && name.starts_with(first.substr(0, number + 1)) &&
+         name.ends_with(first.substr(number + std::string_view("-00001").size()));
+}
+
 }  // namespace
 
 Result<std::string> read_text(const TextSource& source, std::string_view what) {
@@ -224,8 +240,11 @@ Result<void> check_not_read(std::string_view option, const std::string& path,
   const bool is_part = std::ranges::count(parts, fs::path(path).extension().string()) > 0;
   for (const std::string& input : inputs) {
     if (input.empty()) continue;
-    const bool is_in =
-        is_part && fs::is_directory(input, ignored) && fs::equivalent(folder, input, ignored);
+    const bool is_folder = fs::is_directory(input, ignored);
+    const fs::path above = fs::path(input).has_parent_path() ? fs::path(input).parent_path() : ".";
+    const bool is_in = is_part &&
+                       fs::equivalent(folder, is_folder ? fs::path(input) : above, ignored) &&
+                       (is_folder || is_read_beside(input, path));
     if (!is_in && !fs::equivalent(path, input, ignored)) continue;
     return Error{ErrorCode::bad_argument, "[file] " + std::string(option) +
                                               ": expected a file that is not read, found one of " +

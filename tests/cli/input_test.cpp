@@ -97,12 +97,18 @@ TEST_F(CliInput, WhatIsReadIsNotWritten) {
   std::filesystem::copy(test::data_dir().parent_path() / "examples/models/krait-bytes-draft",
                         model);
   test::write_file(path("text"), std::string(400, 'a'));
+  for (const char* part : {"m-00001-of-00002.gguf", "m-00002-of-00002.gguf"}) {
+    test::write_file(path(part), "GGUF");
+  }
   const std::string weights = model + "/model.safetensors";
   const std::string text = path("text");
   const std::string train = "train --config " + model + "/config.json --data " + text + " --out " +
                             path("out") + " --steps 1 --batch 1 --length 8 --log ";
   for (const std::string& command :
        {"generate hi -n 1 -m " + model + " --state-out " + weights,
+        "generate hi -n 1 -m " + weights + " --state-out " + model + "/config.json",
+        "generate hi -n 1 -m " + path("m-00001-of-00002.gguf") + " --state-out " +
+            path("m-00002-of-00002.gguf"),
         "generate --prompt-file " + text + " -n 1 -m " + model + " --state-out " + text,
         "logits --text hi -m " + model + " --out " + weights,
         "logits --file " + text + " -m " + model + " --out " + text,
