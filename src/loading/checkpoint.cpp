@@ -164,15 +164,22 @@ Result<Checkpoint> open_checkpoint(const CheckpointBytes& bytes) {
   checkpoint.config = bytes.config;
   checkpoint.tokenizer = bytes.tokenizer;
   if (!bytes.weights.empty() && bytes.config.empty() && is_gguf(bytes.weights.front())) {
+    const auto refuse = [&](Index count) {
+      return Error{
+          ErrorCode::bad_argument,
+          fmt::format("[checkpoint] weights: expected the {} of a model, found {} (memory)",
+                      count == 1 ? "one file" : fmt::format("{} files", count),
+                      bytes.weights.size())};
+    };
+    Index n_file = 1;
     const auto part = [&](Index i, Index count) -> Result<std::shared_ptr<const FileBytes>> {
-      if (count == std::ssize(bytes.weights)) {
-        return borrow_bytes(bytes.weights[static_cast<std::size_t>(i)], "memory");
-      }
-      return unsupported(fmt::format("the {} files of a model", count),
-                         fmt::to_string(bytes.weights.size()), "memory");
+      n_file = count;
+      if (count != std::ssize(bytes.weights)) return refuse(count);
+      return borrow_bytes(bytes.weights[static_cast<std::size_t>(i)], "memory");
     };
     KRAIT_RETURN_IF_ERROR(
         read_gguf_checkpoint(borrow_bytes(bytes.weights.front(), "memory"), part, checkpoint));
+    if (n_file != std::ssize(bytes.weights)) return refuse(n_file);
     return checkpoint;
   }
   for (const std::span<const std::byte> weights : bytes.weights) {

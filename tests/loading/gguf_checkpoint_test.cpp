@@ -460,7 +460,9 @@ TEST(GgufCheckpoint, RefusesWhatItCannotUse) {
        "general.architecture: expected one of mamba, mamba2, llama, jamba, granitehybrid, "
        "nemotron_h, nemotron_h_moe, falcon-h1, found \"rwkv7\""},
       {gguf(with(small_pairs(), gguf_number("split.count", 3))),
-       "[checkpoint] expected the 3 files of a model, found 1 (memory)"},
+       "[checkpoint] weights: expected the 3 files of a model, found 1 (memory)"},
+      {gguf(with(small_pairs(), gguf_text("split.count", "two"))),
+       "[gguf] split.count: expected a whole number, found \"two\" (memory)"},
       {gguf(with(small_pairs(), gguf_number("split.count", 70000))),
        "[gguf] split.count: expected at most 65535 files, found 70000 (memory)"},
       {gguf(with(with(small_pairs(), gguf_number("split.count", 3)), gguf_number("split.no", 1))),

@@ -89,7 +89,11 @@ TEST_F(GgufSplit, FilesAreOneModel) {
   EXPECT_EQ(checkpoint.weights.size(), open_checkpoint(golden()).value().weights.size());
   bytes.weights.pop_back();
   EXPECT_EQ(open_checkpoint(bytes).error().message,
-            "[checkpoint] expected the 3 files of a model, found 2 (memory)");
+            "[checkpoint] weights: expected the 3 files of a model, found 2 (memory)");
+  const std::string whole = test::read_file(golden());
+  bytes.weights = {std::as_bytes(std::span(whole)), std::as_bytes(std::span(whole))};
+  EXPECT_EQ(open_checkpoint(bytes).error().message,
+            "[checkpoint] weights: expected the one file of a model, found 2 (memory)");
 }
 
 TEST_F(GgufSplit, WhatIsNoModelInPartsIsRefused) {
@@ -116,6 +120,14 @@ TEST_F(GgufSplit, WhatIsNoModelInPartsIsRefused) {
   EXPECT_EQ(refused(part(0)),
             fmt::format("[gguf] split.tensors.count: expected {} tensors in 3 files, found {} ({})",
                         tensors().size(), tensors().size() - 1, part(0)));
+  // The file that has the tensor is the one that is named.
+  split(4);
+  std::string renamed = test::read_file(part(2));
+  const std::size_t at = renamed.find("blk.");
+  ASSERT_NE(at, std::string::npos);
+  test::write_file(part(2), renamed.replace(at, 5, "blk.7"));
+  EXPECT_NE(refused(part(0)).find("found block 7 (" + part(2) + ")"), std::string::npos)
+      << refused(part(0));
   test::write_file(part(2), "GGUF");
   EXPECT_NE(refused(part(0)).find(part(2)), std::string::npos);
 }

@@ -42,7 +42,7 @@ struct Checkpoint {
   std::string sentencepiece;  ///< tokenizer.model, where there is no tokenizer.json
   std::string sentencepiece_file = "tokenizer.model";  ///< or tokenizer.model.v3
   std::shared_ptr<const TokenTable> token_table;       ///< the vocabulary of a GGUF file, else null
-  std::vector<std::string> files;                      ///< the weight files, for messages
+  std::vector<std::string> files;                      ///< of weights, or the index of shards
 };
 
 struct CheckpointOptions {
@@ -67,8 +67,8 @@ KRAIT_API Result<Checkpoint> open_checkpoint(const std::string& path,
                                              const CheckpointOptions& options = {});
 
 /// The same from bytes in memory. Weight files are safetensors, .bin archives, or one GGUF file, or
-/// all of a model that is split, without more; they are used in place and must outlive the
-/// checkpoint.
+/// all of a model that is split, in their order, without more; they are used in place and must
+/// outlive the checkpoint.
 struct CheckpointBytes {
   std::string config;
   std::vector<std::span<const std::byte>> weights;

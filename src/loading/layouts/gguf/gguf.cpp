@@ -32,9 +32,14 @@ constexpr std::array architectures = {KRAIT_GGUF_ARCHITECTURES(KRAIT_ADDRESS)};
 constexpr Index largest_changed = Index{64} << 20U;  // bytes of floats
 
 Error fail(ErrorCode code, std::string_view what, std::string_view expected, std::string_view found,
-           const GgufFile& file) {
+           const FileBytes& file) {
   return {code, fmt::format("[gguf] {}: expected {}, found {} ({})", printable(what), expected,
-                            printable(found), file.file->name())};
+                            printable(found), file.name())};
+}
+
+Error fail(ErrorCode code, std::string_view what, std::string_view expected, std::string_view found,
+           const GgufFile& file) {
+  return fail(code, what, expected, found, *file.file);
 }
 
 Result<const GgufArchitecture*> architecture_of(const GgufFile& file) {
@@ -96,7 +101,7 @@ class Tensors {
     if (tensor.extents.size() != 3 || tensor.extents[0] > most_experts) {
       return fail(ErrorCode::shape_mismatch, tensor.name,
                   fmt::format("at most {} matrices in one tensor", most_experts), tensor.describe(),
-                  file_);
+                  *tensor.file);
     }
     GgufTensor one = tensor;
     one.extents.erase(one.extents.begin());
@@ -110,7 +115,7 @@ class Tensors {
     if (n_matrices_ > most_matrices) {
       return fail(ErrorCode::unsupported, tensor.name,
                   fmt::format("at most {} matrices of experts in a file", most_matrices), "more",
-                  file_);
+                  *tensor.file);
     }
     for (Index i = 0; i < tensor.extents[0]; ++i) {
       KRAIT_RETURN_IF_ERROR(add(one, rule, with_number(name, '#', fmt::to_string(i))));
@@ -167,14 +172,14 @@ class Tensors {
       return fail(ErrorCode::dtype_mismatch, tensor.name,
                   fmt::format("f32, f16 or bf16, and at most {} elements",
                               largest_changed / bytes_of(DType::f32)),
-                  tensor.describe(), file_);
+                  tensor.describe(), *tensor.file);
     }
     auto values = std::make_shared<AlignedBuffer<float>>(shape->size());
     convert_floats({tensor.data, *tensor.type.dtype, *shape}, DType::f32, values->data());
     for (float& value : values->span()) {
       if (!(value <= 0.0F)) {
         return fail(ErrorCode::bad_format, tensor.name, "numbers of at most 0",
-                    fmt::to_string(value), file_);
+                    fmt::to_string(value), *tensor.file);
       }
       value = static_cast<float>(std::log(-static_cast<double>(value)));
     }
@@ -228,7 +233,7 @@ Result<void> check_blocks(const GgufFile& file, const GgufKeys& keys) {
   if (beyond == nullptr) return {};
   return fail(ErrorCode::bad_config, beyond->name,
               fmt::format("blocks below {}, the block_count", n_block),
-              fmt::format("block {}", first), file);
+              fmt::format("block {}", first), *beyond->file);
 }
 
 void read_gguf_chat_templates(const Metadata& metadata, Checkpoint& checkpoint) {
@@ -248,6 +253,11 @@ Result<void> add_parts(const OpenGgufPart& open_part, GgufFile& file) {
   constexpr std::string_view number_key = "split.no";
   constexpr std::string_view count_key = "split.count";
   const auto number_of = [&](const GgufFile& part) { return part.metadata[number_key].whole(); };
+  for (const std::string_view key : {number_key, count_key}) {
+    const Metadata& value = file.metadata[key];
+    if (value.is_null() || value.whole()) continue;
+    return fail(ErrorCode::bad_format, key, "a whole number", json_text(value), file);
+  }
   const std::uint64_t all = file.metadata[count_key].whole().value_or(1);
   if (all <= 1) return {};
   constexpr std::uint64_t most_files = 0xFFFF;  // the key's type holds no more
@@ -346,9 +356,12 @@ const GgufTensor* GgufKeys::tensor(std::string_view name) const noexcept {
 Result<Index> GgufKeys::vocab() const {
   constexpr std::string_view name = "token_embd.weight";
   const GgufTensor* embedding = tensor(name);
-  if (embedding == nullptr || embedding->extents.size() != 2) {
-    return krait::fail(ErrorCode::missing_tensor, name, "a matrix",
-                       embedding == nullptr ? "none" : embedding->describe(), file_);
+  if (embedding == nullptr) {
+    return krait::fail(ErrorCode::missing_tensor, name, "a matrix", "none", file_);
+  }
+  if (embedding->extents.size() != 2) {
+    return krait::fail(ErrorCode::missing_tensor, name, "a matrix", embedding->describe(),
+                       *embedding->file);
   }
   return embedding->extents[0];
 }
