@@ -113,9 +113,10 @@ struct Memory {
   }
 };
 
-// Requests the next rows for the L2 cache, in the order in which they lie: what one head needs of
-// them is so little that memory sees no stream. A call asks for few bytes, and all calls of the
-// present rows for all: a core holds two dozen requests, behind which its own loads would wait.
+// Requests the next rows for the L2 cache, at four places of them at a time, at each in the order
+// in which they lie: what one head needs of them is so little that memory sees no stream. A call
+// asks for few bytes, and all calls of the present rows for all: a core holds two dozen requests,
+// behind which its own loads would wait.
 struct RowsAhead {
   // A core reads faster at several places at a time.
   static constexpr Index places = 4;
@@ -134,9 +135,9 @@ struct RowsAhead {
         end(reinterpret_cast<std::uintptr_t>(row) + static_cast<std::uintptr_t>(part_bytes)),
         part(part_bytes),
         stride(row_stride),
-        apart((row_count + places - 1) / places * row_stride),
-        rows((row_count + places - 1) / places),
-        step((row_count * round_up(part_bytes + 63, 64) + calls - 1) / calls) {}
+        apart(row_count < places ? 0 : (row_count + places - 1) / places * row_stride),
+        rows(row_count < places ? row_count : (row_count + places - 1) / places),
+        step((rows * places * round_up(part_bytes + 63, 64) + calls - 1) / calls) {}
 
   HWY_INLINE void request() {
     for (due += step; due > 0; due -= 64 * places) {
