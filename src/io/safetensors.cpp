@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <optional>
 #include <set>

@@ -33,6 +33,9 @@ class PartialWork {
   Result<void> write(const std::string& name, std::vector<NamedTensor> tensors,
                      Metadata metadata = {}) const;
 
+  /// Whether a later call can go on with it.
+  bool is_resumable() const noexcept { return memory_ == nullptr; }
+
   /// Where it is, for messages.
   const std::string& folder() const { return folder_; }
   void remove() const;

@@ -48,12 +48,22 @@ struct AqlmOverlay : testing::Test {
     std::optional<CheckpointPlan> plan = plan_checkpoint(bundled(name)).value();
     std::optional<AqlmWeights> made = quantize_aqlm(*plan, options, pool).value();
     EXPECT_EQ(fs::last_write_time(folder.path()), before);
-    EXPECT_EQ(made->report.matrices.size(), expected.matrices.size());
+    ASSERT_EQ(made->report.matrices.size(), expected.matrices.size());
+    for (std::size_t i = 0; i < expected.matrices.size(); ++i) {
+      EXPECT_EQ(made->report.matrices[i].name, expected.matrices[i].name);
+      EXPECT_EQ(made->report.matrices[i].out, expected.matrices[i].out);
+      EXPECT_EQ(made->report.matrices[i].in, expected.matrices[i].in);
+      EXPECT_EQ(made->report.matrices[i].error, expected.matrices[i].error);
+    }
     EXPECT_EQ(made->report.bits_per_weight, expected.bits_per_weight);
     EXPECT_EQ(made->report.bytes_before, expected.bytes_before);
     EXPECT_EQ(made->report.bytes_after, expected.bytes_after);
     EXPECT_EQ(made->report.calibration_tokens, expected.calibration_tokens);
     ASSERT_EQ(made->report.tuning.has_value(), expected.tuning.has_value());
+    if (expected.tuning) {
+      EXPECT_EQ(made->report.tuning->first, expected.tuning->first);
+      EXPECT_EQ(made->report.tuning->last, expected.tuning->last);
+    }
 
     EXPECT_EQ(made->weights.size(), file.weights.size());
     int shared = 0;
@@ -151,6 +161,8 @@ TEST_F(AqlmOverlay, NothingIsLeftOfACallThatIsCancelled) {
   const auto made = quantize_aqlm(plan, {.preset = "fast", .calibration = text()}, pool, stop);
   ASSERT_FALSE(made);
   EXPECT_EQ(made.error().code, ErrorCode::cancelled);
+  EXPECT_FALSE(fs::exists(bundled("krait-bytes-draft") + ".partial"));
+  EXPECT_TRUE(fs::is_empty(folder.path()));
 }
 
 }  // namespace

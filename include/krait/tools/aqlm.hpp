@@ -181,8 +181,8 @@ struct AqlmWeights {
 };
 
 /// The same in memory: weights with the values that the folder would have. Everything that is not
-/// quantised is shared with the checkpoint, nothing is written but `save_moments`, and nothing is
-/// left of a call that is interrupted.
+/// quantised is shared with the checkpoint. Nothing is written but `save_moments`, for which the
+/// moments of all matrices are held, [in, in] floats each; a call that is interrupted begins anew.
 ///
 ///   AqlmWeights small = quantize_aqlm(plan, options, executor).value();
 ///   Model model = build_model(plan.config.spec, small.weights, plan.config.prefix).value();

@@ -105,7 +105,7 @@ Result<void> write_moments(const std::string& path, std::span<const Job> jobs,
   for (const Job& job : jobs) {
     for (Index i = 0; i < job.count(); ++i) names.push_back(job.name_of(i));
   }
-  // Each is read twice, first for the shapes, so that no two are held.
+  // Each is read twice, first for the shapes, so that no two are held of those in a folder.
   std::vector<NamedTensor> tensors;
   for (const std::string& name : names) {
     KRAIT_ASSIGN_OR_RETURN(const WeightStore piece, kept_moments(work, name));

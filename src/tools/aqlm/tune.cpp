@@ -121,6 +121,7 @@ class Progressed {
       divergence.last = elsewhere;
       KRAIT_RETURN_IF_ERROR(keep());
     }
+    if (!work_.is_resumable()) return {};
     return work_.write(piece, tuned_.tensors(),
                        {{"steps", std::to_string(steps)},
                         {"first", fmt::format("{}", divergence.first)},

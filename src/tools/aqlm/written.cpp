@@ -82,7 +82,10 @@ Result<WeightStore> tuned_weights(const CheckpointPlan& plan, const PartialWork&
   }
   for (const auto& owner : dense->owners()) store.keep(owner);
   for (const auto& [name, entry] : dense->entries()) {
-    if (store.contains(name)) store.add(name, entry.tensor, nullptr);
+    const WeightStore::Entry* old = store.find(name);
+    if (old == nullptr) continue;
+    const std::string file = old->file;
+    store.add(name, entry.tensor, nullptr, file);
   }
   return store;
 }
