@@ -8,9 +8,9 @@
 #include <set>
 
 #include "krait/loading/language_model.hpp"
-#include "krait/models/session.hpp"
 #include "loading/layouts/gguf/gguf.hpp"
 #include "tests/io/builders.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/relative_difference.hpp"
 #include "tests/support/support.hpp"
 
@@ -38,12 +38,7 @@ std::string golden(const std::string& name) {
 
 std::vector<float> logits_of(const Model& model, std::span<const Token> tokens) {
   SerialExecutor executor;
-  Session session(model, executor);
-  State state = model.initial_state();
-  std::vector<float> logits(tokens.size() * static_cast<std::size_t>(model.vocab_padded()));
-  EXPECT_TRUE(session.prefill_all(tokens, state,
-                                  {logits.data(), std::ssize(tokens), model.vocab_padded()}));
-  return logits;
+  return test::all_logits(model, tokens, executor);
 }
 
 std::vector<Token> tokens_of(const std::string& folder) {

@@ -7,7 +7,7 @@
 
 #include "io/gguf.hpp"
 #include "krait/loading/registry.hpp"
-#include "krait/models/session.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/support.hpp"
 
 namespace krait::gguf_split_test {
@@ -18,12 +18,7 @@ namespace fs = std::filesystem;
 std::string golden() { return (test::data_dir() / "golden/gguf/mamba_types.gguf").string(); }
 
 std::vector<float> logits_of(const Model& model) {
-  SerialExecutor serial;
-  Session session(model, serial);
-  State state = model.initial_state();
-  const std::vector<Token> tokens = {3, 1, 4, 1, 5, 9, 2, 6};
-  const auto logits = session.prefill(tokens, state).value();
-  return {logits.begin(), logits.end()};
+  return test::last_logits(model, std::vector<Token>{3, 1, 4, 1, 5, 9, 2, 6});
 }
 
 struct GgufSplit : testing::Test {

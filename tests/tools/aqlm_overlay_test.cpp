@@ -9,8 +9,8 @@
 #include "krait/core/thread_pool.hpp"
 #include "krait/loading/registry.hpp"
 #include "krait/models/builder.hpp"
-#include "krait/models/session.hpp"
 #include "krait/tools/aqlm.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/support.hpp"
 
 namespace krait::aqlm_overlay_test {
@@ -19,12 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 
 std::vector<float> logits_of(const Model& model) {
-  SerialExecutor serial;
-  Session session(model, serial);
-  State state = model.initial_state();
-  const std::vector<Token> tokens = {'T', 'h', 'e', ' ', 'c', 'a', 't', ' '};
-  const auto logits = session.prefill(tokens, state).value();
-  return {logits.begin(), logits.end()};
+  return test::last_logits(model, std::vector<Token>{'T', 'h', 'e', ' ', 'c', 'a', 't', ' '});
 }
 
 std::string text() {

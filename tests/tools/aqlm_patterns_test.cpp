@@ -8,9 +8,9 @@
 #include "krait/core/thread_pool.hpp"
 #include "krait/io/safetensors.hpp"
 #include "krait/loading/registry.hpp"
-#include "krait/models/session.hpp"
 #include "krait/tools/aqlm.hpp"
 #include "krait/tools/convert.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/relative_difference.hpp"
 #include "tests/support/support.hpp"
 
@@ -20,12 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 std::vector<float> logits_of(const Model& model) {
-  SerialExecutor serial;
-  Session session(model, serial);
-  State state = model.initial_state();
-  const std::vector<Token> tokens = {'T', 'h', 'e', ' ', 'c', 'a', 't', ' '};
-  const auto logits = session.prefill(tokens, state).value();
-  return {logits.begin(), logits.end()};
+  return test::last_logits(model, std::vector<Token>{'T', 'h', 'e', ' ', 'c', 'a', 't', ' '});
 }
 
 // A hybrid of mixers, attention, networks and experts over bytes, whose head is its own and whose

@@ -9,10 +9,10 @@
 #include "core/block_format.hpp"
 #include "krait/core/thread_pool.hpp"
 #include "krait/loading/registry.hpp"
-#include "krait/models/session.hpp"
 #include "krait/tools/convert.hpp"
 #include "tests/io/builders.hpp"
 #include "tests/support/gguf_blocks.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/relative_difference.hpp"
 #include "tests/support/support.hpp"
 
@@ -91,13 +91,7 @@ std::string file_of(const std::vector<BlockFormat>& formats) {
 
 std::vector<float> logits_of(const Model& model) {
   ThreadPool pool(2);
-  Session session(model, pool);
-  State state = model.initial_state();
-  const std::vector<Token> tokens = {3, 1, 4, 1, 5, 9, 2, 6, 5, 35, 8, 9};
-  std::vector<float> logits(tokens.size() * static_cast<std::size_t>(model.vocab_padded()));
-  EXPECT_TRUE(session.prefill_all(tokens, state,
-                                  {logits.data(), std::ssize(tokens), model.vocab_padded()}));
-  return logits;
+  return test::all_logits(model, std::vector<Token>{3, 1, 4, 1, 5, 9, 2, 6, 5, 35, 8, 9}, pool);
 }
 
 struct GgufBlocks : testing::Test {
