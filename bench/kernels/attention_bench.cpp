@@ -55,6 +55,21 @@ struct Layer {
   }
 };
 
+Index layer_bytes(const Extents& shape, Index context) {
+  return context * 2 * shape.row() * static_cast<Index>(sizeof(float));
+}
+
+// As many as make each come from memory when its turn comes again.
+Index layers_from_memory(Index bytes) { return 4 * last_level_cache_bytes() / bytes + 1; }
+
+std::vector<Layer> make_layers(const Extents& shape, Index context, Index count) {
+  std::vector<Layer> layers;
+  for (Index i = 0; i < count; ++i) {
+    layers.emplace_back(shape, context, static_cast<std::uint64_t>(i + 2));
+  }
+  return layers;
+}
+
 struct Problem {
   Extents shape;
   Index tokens;
@@ -88,17 +103,14 @@ void run(benchmark::State& state, Isa isa, const Extents& shape, Index tokens, I
   const ForcedIsa forced(isa);
   SerialExecutor serial;
   Problem problem{.shape = shape, .tokens = tokens, .context = context};
-  const Index bytes = context * 2 * shape.row() * static_cast<Index>(sizeof(float));
+  const Index bytes = layer_bytes(shape, context);
   Index pairs = 0;
   for (Index t = 0; t < tokens; ++t) pairs += context - tokens + t + 1;
   const auto fma = static_cast<double>(2 * pairs * shape.n_head * shape.d_head);
   const bool is_read =
       static_cast<double>(bytes) / read_limit(serial) > 2.0 * fma / fma_limit(isa, serial);
-  const Index count = is_read ? 4 * last_level_cache_bytes() / bytes + 1 : 1;
-  std::vector<Layer> layers;
-  for (Index i = 0; i < count; ++i) {
-    layers.emplace_back(shape, context, static_cast<std::uint64_t>(i + 2));
-  }
+  const std::vector<Layer> layers =
+      make_layers(shape, context, is_read ? layers_from_memory(bytes) : 1);
   {
     // One group of heads and the last tokens: the model is slow.
     auto args = problem.args(layers[0]);
@@ -134,11 +146,8 @@ void run_shared(benchmark::State& state, Isa isa, const Extents& shape, Index co
   ThreadPool pool(2);
   Problem problem{.shape = shape, .tokens = 1, .context = context};
   AlignedBuffer<float> scratch(2 * problem.scratch_floats());
-  const Index bytes = context * 2 * shape.row() * static_cast<Index>(sizeof(float));
-  std::vector<Layer> layers;
-  for (Index i = 0; i < 4 * last_level_cache_bytes() / bytes + 1; ++i) {
-    layers.emplace_back(shape, context, static_cast<std::uint64_t>(i + 2));
-  }
+  const Index bytes = layer_bytes(shape, context);
+  const std::vector<Layer> layers = make_layers(shape, context, layers_from_memory(bytes));
   const Index group = shape.n_head / shape.n_kv_head;
   const Index half = shape.n_kv_head / 2;
   std::size_t layer = 0;
@@ -161,11 +170,8 @@ void run_shared(benchmark::State& state, Isa isa, const Extents& shape, Index co
 // places of a page at a time.
 void read_lines(benchmark::State& state, const Extents& shape, Index context) {
   SerialExecutor serial;
-  const Index bytes = context * 2 * shape.row() * static_cast<Index>(sizeof(float));
-  std::vector<Layer> layers;
-  for (Index i = 0; i < 4 * last_level_cache_bytes() / bytes + 1; ++i) {
-    layers.emplace_back(shape, context, static_cast<std::uint64_t>(i + 2));
-  }
+  const Index bytes = layer_bytes(shape, context);
+  const std::vector<Layer> layers = make_layers(shape, context, layers_from_memory(bytes));
   std::size_t layer = 0;
   for (auto _ : state) {
     float sums[4] = {};
