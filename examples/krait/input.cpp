@@ -13,6 +13,7 @@
 #include <csignal>
 #include <cstring>
 #include <filesystem>
+#include <initializer_list>
 #include <utility>
 
 #include "command_line.hpp"
@@ -178,15 +179,22 @@ Result<std::string> read_at_most(const TextSource& source, std::string_view what
   return input.rest(limit);
 }
 
+bool has_extension(const std::filesystem::path& path,
+                   std::initializer_list<std::string_view> extensions) {
+  return std::ranges::count(extensions, path.extension().string()) > 0;
+}
+
+// What checkpoints consist of, beside weights.
+bool is_text(const std::filesystem::path& path) {
+  return has_extension(path, {".json", ".model", ".jinja", ".txt", ".v3"});
+}
+
 // What lies beside a file of weights and is read with it: the texts of a checkpoint, and the other
 // files of a split model.
 bool is_read_beside(const std::filesystem::path& input, const std::filesystem::path& path) {
   const std::string name = path.filename().string();
   if (input.extension() != ".gguf") {
-    constexpr std::string_view weights[] = {".safetensors", ".bin", ".pt", ".pth"};
-    constexpr std::string_view texts[] = {".json", ".model", ".jinja", ".txt", ".v3"};
-    return std::ranges::count(weights, input.extension().string()) > 0 &&
-           std::ranges::count(texts, path.extension().string()) > 0;
+    return has_extension(input, {".safetensors", ".bin", ".pt", ".pth"}) && is_text(path);
   }
   const std::string first = input.filename().string();
   const std::size_t number = first.rfind("-00001-of-");
@@ -235,9 +243,7 @@ Result<void> check_not_read(std::string_view option, const std::string& path,
   if (path.empty() || !fs::is_regular_file(path, ignored)) return {};
   const fs::path folder = fs::path(path).has_parent_path() ? fs::path(path).parent_path() : ".";
   // What checkpoints consist of; drawings and states may lie beside it.
-  constexpr std::string_view parts[] = {".safetensors", ".json",  ".bin", ".gguf",
-                                        ".model",       ".jinja", ".txt", ".v3"};
-  const bool is_part = std::ranges::count(parts, fs::path(path).extension().string()) > 0;
+  const bool is_part = is_text(path) || has_extension(path, {".safetensors", ".bin", ".gguf"});
   for (const std::string& input : inputs) {
     if (input.empty()) continue;
     const bool is_folder = fs::is_directory(input, ignored);

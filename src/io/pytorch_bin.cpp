@@ -439,10 +439,7 @@ Result<void> read_pytorch_bin(std::shared_ptr<const FileBytes> file, WeightStore
 
 Result<void> read_pytorch_bin_index(const std::string& index_json, const std::string& directory,
                                     WeightsMode mode, WeightStore& store, Progress progress) {
-  return read_weights_index({.area = "pytorch",
-                             .json = index_json,
-                             .path = directory + "/pytorch_model.bin.index.json",
-                             .directory = directory},
+  return read_weights_index({"pytorch", "pytorch_model.bin.index.json", index_json, directory},
                             read_pytorch_bin, mode, store, progress);
 }
 

@@ -285,10 +285,7 @@ Result<void> read_safetensors(std::shared_ptr<const FileBytes> file, WeightStore
 
 Result<void> read_safetensors_index(const std::string& index_json, const std::string& directory,
                                     WeightsMode mode, WeightStore& store, Progress progress) {
-  return read_weights_index({.area = "safetensors",
-                             .json = index_json,
-                             .path = directory + "/model.safetensors.index.json",
-                             .directory = directory},
+  return read_weights_index({"safetensors", "model.safetensors.index.json", index_json, directory},
                             read_safetensors, mode, store, progress);
 }
 

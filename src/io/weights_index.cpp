@@ -28,12 +28,13 @@ bool same_tensor(const TensorView& a, const TensorView& b) {
 
 Result<void> read_index(const WeightsIndex& index, ReadShard read_shard, WeightsMode mode,
                         WeightStore& store, Progress progress) {
+  const std::string path = fmt::format("{}/{}", index.directory, index.name);
   const auto fail = [&](std::string_view what, std::string_view expected, std::string_view found) {
     return Error{ErrorCode::bad_format,
                  fmt::format("[{}] {}: expected {}, found {} ({})", index.area, printable(what),
-                             expected, found, index.path)};
+                             expected, found, path)};
   };
-  KRAIT_ASSIGN_OR_RETURN(const Metadata root, parse_json(index.json, index.path));
+  KRAIT_ASSIGN_OR_RETURN(const Metadata root, parse_json(index.json, path));
   const Metadata::Object* weight_map = root["weight_map"].object();
   if (weight_map == nullptr) return fail("weight_map", "an object", "none");
   std::map<std::string_view, std::string_view> shard_of;

@@ -15,9 +15,9 @@ inline namespace v0_1 {
 /// The index of weights in several files: {"weight_map": {TENSOR: FILE}}.
 struct WeightsIndex {
   std::string_view area;  ///< for messages: "safetensors"
+  std::string_view name;  ///< of the file
   const std::string& json;
-  std::string path;  ///< of the index, for messages
-  const std::string& directory;
+  const std::string& directory;  ///< that it is in, with the others
 };
 
 /// Adds the tensors of one of them.

@@ -359,10 +359,10 @@ struct Quantized {
   AqlmReport report;
 };
 
-// All matrices, of options that were checked. `begin` is called, with what decides the result, when
-// nothing more can be refused, and gives the place of unfinished work.
+// All matrices, of options that were checked. `begin` is called when nothing more can be refused,
+// with what says what decides the result, and gives the place of unfinished work.
 Result<Quantized> quantize(const CheckpointPlan& plan, const AqlmOptions& options,
-                           FunctionRef<Result<PartialWork>(const std::string& key)> begin,
+                           FunctionRef<Result<PartialWork>(FunctionRef<std::string()> key)> begin,
                            Executor& executor, Progress progress) {
   const FloatEnvironment environment;
   const Checkpoint& source = plan.checkpoint;
@@ -393,9 +393,10 @@ Result<Quantized> quantize(const CheckpointPlan& plan, const AqlmOptions& option
   if (options.weigh == "fisher") {
     KRAIT_RETURN_IF_ERROR(ModelGradient::create(plan.config.spec, plan.config.prefix, executor));
   }
-  KRAIT_ASSIGN_OR_RETURN(const PartialWork finished,
-                         begin(key_of(plan, model.fingerprint(), options,
-                                      moments ? moments->checksum() : std::string())));
+  const auto key = [&] {  // which reads all moments
+    return key_of(plan, note.model, options, moments ? moments->checksum() : std::string());
+  };
+  KRAIT_ASSIGN_OR_RETURN(const PartialWork finished, begin(key));
   // Weights and moments that cannot be used will not be better next time.
   const auto kept = [&finished](Result<void> done) {
     if (done) return done;
@@ -433,7 +434,7 @@ Result<AqlmWeights> quantize_aqlm(const CheckpointPlan& plan, const AqlmOptions&
   if (options.save_moments) {
     KRAIT_RETURN_IF_ERROR(aqlm::check_moments_place(*options.save_moments));
   }
-  const auto begin = [](const std::string& /*key*/) -> Result<PartialWork> {
+  const auto begin = [](FunctionRef<std::string()> /*key*/) -> Result<PartialWork> {
     return PartialWork::in_memory();
   };
   KRAIT_ASSIGN_OR_RETURN(Quantized done, quantize(plan, options, begin, executor, progress));
@@ -457,9 +458,9 @@ Result<AqlmReport> quantize_aqlm(const std::string& source, const std::string& d
   KRAIT_RETURN_IF_ERROR(check_texts(plan.checkpoint));
   // The folder is made last of all: what is refused leaves nothing.
   std::optional<AtomicDirectory> directory;
-  const auto begin = [&](const std::string& key) -> Result<PartialWork> {
+  const auto begin = [&](FunctionRef<std::string()> key) -> Result<PartialWork> {
     KRAIT_ASSIGN_OR_RETURN(directory, AtomicDirectory::create(destination));
-    return PartialWork::open("aqlm", destination, key);
+    return PartialWork::open("aqlm", destination, key());
   };
   KRAIT_ASSIGN_OR_RETURN(Quantized done, quantize(plan, options, begin, executor, progress));
   KRAIT_RETURN_IF_ERROR(aqlm::write_weights(plan, done.jobs, options.scheme, done.finished,
