@@ -11,7 +11,7 @@
 
 #include "krait/io/safetensors.hpp"
 #include "krait/loading/registry.hpp"
-#include "krait/models/session.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -30,10 +30,7 @@ std::vector<Token> golden_tokens() {
 }
 
 std::vector<float> logits(const Model& model, const std::vector<Token>& tokens, Index chunk = 256) {
-  SerialExecutor serial;
-  Session session(model, serial, {.chunk = chunk});
-  State state = model.initial_state();
-  return test::all_logits(session, tokens, state);
+  return test::all_logits(model, tokens, {.chunk = chunk});
 }
 
 // Adapters that PEFT made, with its logits (tests/golden/make_golden_peft.py).

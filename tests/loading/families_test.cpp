@@ -7,7 +7,7 @@
 
 #include "krait/loading/registry.hpp"
 #include "krait/models/builder.hpp"
-#include "krait/models/session.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/support.hpp"
 
 namespace krait::families_test {
@@ -215,13 +215,8 @@ TEST(Families, OfZamba2FindSharedTensorsUnderTheNameOfAnyUser) {
     EXPECT_EQ(config.spec.layers[3].residuals[0].weights_of, 3);
     const Model model = build_model(config.spec, checkpoint.weights, config.prefix).value();
     EXPECT_TRUE(model.plan().unused.empty());
-    SerialExecutor executor;
-    Session session(model, executor);
-    State state = model.initial_state();
-    const Token tokens[] = {3, 1, 4, 1, 5};
-    std::vector<float> logits(5 * 44);
-    EXPECT_TRUE(session.prefill_all(tokens, state, {logits.data(), 5, 44}));
-    return logits;
+    EXPECT_EQ(model.vocab_padded(), 44);
+    return test::all_logits(model, std::vector<Token>{3, 1, 4, 1, 5});
   };
   const Checkpoint checkpoint = open_checkpoint(folder).value();
   Checkpoint renamed = checkpoint;

@@ -36,11 +36,6 @@ std::string golden(const std::string& name) {
   return (test::data_dir() / "golden" / name).string();
 }
 
-std::vector<float> logits_of(const Model& model, std::span<const Token> tokens) {
-  SerialExecutor executor;
-  return test::all_logits(model, tokens, executor);
-}
-
 std::vector<Token> tokens_of(const std::string& folder) {
   return nlohmann::json::parse(test::read_file(golden(folder) + "/golden.json"))["tokens"]
       .get<std::vector<Token>>();
@@ -57,7 +52,7 @@ TEST(GgufCheckpoint, GivesTheLogitsOfTheCheckpointItWasMadeOf) {
     std::vector<float> expected(bytes.size() / sizeof(float));
     std::memcpy(expected.data(), bytes.data(), bytes.size());
     const Model model = load_model(golden(file)).value();
-    const std::vector<float> logits = logits_of(model, tokens);
+    const std::vector<float> logits = test::all_logits(model, tokens);
     ASSERT_EQ(logits.size(), expected.size());
     EXPECT_LE(test::relative_difference(logits, expected), 1e-4);
     const auto read = read_config(open_checkpoint(golden(file)).value()).value();
@@ -93,9 +88,9 @@ TEST(GgufCheckpoint, OfHybridsGivesTheLogitsOfTheCheckpointItWasMadeOf) {
     SCOPED_TRACE(name);
     const std::string file = golden(std::string("gguf/") + name + ".gguf");
     const std::vector<Token> tokens = tokens_of(folder);
-    const std::vector<float> logits = logits_of(load_model(file).value(), tokens);
+    const std::vector<float> logits = test::all_logits(load_model(file).value(), tokens);
     const std::vector<float> expected =
-        logits_of(load_model(source, {.form = form}).value(), tokens);
+        test::all_logits(load_model(source, {.form = form}).value(), tokens);
     ASSERT_EQ(logits.size(), expected.size());
     EXPECT_GT(test::largest_size(expected), 1.0);
     EXPECT_LE(test::relative_difference(logits, expected), 5e-6);
@@ -230,11 +225,13 @@ TEST(GgufCheckpoint, HoldsBlocksAsTheyAreStored) {
   EXPECT_EQ(forms_of(file, "q8"), (Forms{"q4_0", "q4_1", "q5_0", "q5_1", "q8"}));
   EXPECT_EQ(forms_of(file, "q4"), (Forms{"q4", "q4_1", "q5_0", "q5_1", "q8_0"}));
   const std::vector<Token> tokens = tokens_of("hf_f32");
-  const std::vector<float> widened = logits_of(load_model(file, {.form = "f32"}).value(), tokens);
-  const std::vector<float> stored = logits_of(load_model(file).value(), tokens);
+  const std::vector<float> widened =
+      test::all_logits(load_model(file, {.form = "f32"}).value(), tokens);
+  const std::vector<float> stored = test::all_logits(load_model(file).value(), tokens);
   ASSERT_TRUE(test::same_bits<float>(stored, widened));
   // The activations of one matrix in seven are rounded to 8 bits.
-  const std::vector<float> grouped = logits_of(load_model(file, {.form = "q8"}).value(), tokens);
+  const std::vector<float> grouped =
+      test::all_logits(load_model(file, {.form = "q8"}).value(), tokens);
   EXPECT_EQ(grouped.size(), widened.size());
   const std::string bytes = test::read_file(file);
   EXPECT_EQ(open_bytes(bytes).value().weights.size(), plan.checkpoint.weights.size());

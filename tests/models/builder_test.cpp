@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "krait/core/tensor.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -60,12 +61,7 @@ TEST(ModelBuilder, LayersCanBeSkipped) {
   const ModelSpec shorter = without_layers(spec, layers).value();
   EXPECT_EQ(shorter.layers.size(), 2U);
   const std::vector<Token> tokens = {5, 1, 60, 33, 2};
-  const auto logits = [&](const Model& model) {
-    SerialExecutor serial;
-    Session session(model, serial);
-    State state = model.initial_state();
-    return test::all_logits(session, tokens, state);
-  };
+  const auto logits = [&](const Model& model) { return test::all_logits(model, tokens); };
   const auto expected = logits(build_model(spec, silent, "backbone").value());
   EXPECT_EQ(logits(build_model(shorter, weights, "backbone").value()), expected);
   EXPECT_NE(logits(build_model(spec, weights, "backbone").value()), expected);

@@ -17,6 +17,7 @@
 #include "tests/support/digest.hpp"
 #include "tests/support/eager_thread_pool.hpp"
 #include "tests/support/kernel_support.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/tiny_models.hpp"
 
 namespace krait::exactness_test {

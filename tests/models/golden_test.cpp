@@ -12,6 +12,7 @@
 #include "krait/loading/registry.hpp"
 #include "krait/models/session.hpp"
 #include "tests/support/eager_thread_pool.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -53,10 +54,7 @@ TEST_P(Golden, LogitsEqualTheReference) {
 
   const Model model = load_model(directory().string()).value();
   ASSERT_EQ(model.vocab_padded(), shape[1]);
-  SerialExecutor executor;
-  Session session(model, executor);
-  State state = model.initial_state();
-  const std::vector<float> logits = test::all_logits(session, tokens, state);
+  const std::vector<float> logits = test::all_logits(model, tokens);
 
   double largest = 0.0;
   double difference = 0.0;
@@ -86,12 +84,9 @@ TEST_P(Golden, StorageTypeChangesNoBitWhereValuesAreEqual) {
   const Model widened = load_model(directory().string(), {.form = "f32"}).value();
   const Model copied = load_model(directory().string(), {.weights = WeightsMode::copy}).value();
   EXPECT_EQ(stored.fingerprint(), widened.fingerprint());
-  SerialExecutor executor;
   std::vector<std::vector<float>> logits;
   for (const Model& model : {stored, widened, copied}) {
-    Session session(model, executor);
-    State state = model.initial_state();
-    logits.push_back(test::all_logits(session, tokens, state));
+    logits.push_back(test::all_logits(model, tokens));
   }
   EXPECT_TRUE(test::same_bits<float>(logits[0], logits[1]));
   EXPECT_TRUE(test::same_bits<float>(logits[0], logits[2]));
@@ -101,12 +96,9 @@ TEST_P(Golden, StorageTypeChangesNoBitWhereValuesAreEqual) {
 // the largest distances are those of hf_zamba2, 0.8 % and 1.6 %; the median ones 0.07 % and 0.4 %.
 TEST_P(Golden, KeysAndValuesOf16BitsChangeLittle) {
   const auto tokens = description()["tokens"].get<std::vector<Token>>();
-  SerialExecutor executor;
   const auto logits_with = [&](DType kv_dtype) {
     const Model model = load_model(directory().string(), {.kv_dtype = kv_dtype}).value();
-    Session session(model, executor);
-    State state = model.initial_state();
-    return test::all_logits(session, tokens, state);
+    return test::all_logits(model, tokens);
   };
   const bool has_attention =
       load_model(directory().string()).value().plan().cache_bytes_per_token > 0;
@@ -164,11 +156,7 @@ class GoldenAqlm : public testing::TestWithParam<const char*> {
     return load_model(folder_.string(), {.form = form}).value();
   }
   std::vector<float> logits_in(const std::string& form) const {
-    const Model model = model_in(form);
-    SerialExecutor executor;
-    Session session(model, executor);
-    State state = model.initial_state();
-    return test::all_logits(session, tokens_, state);
+    return test::all_logits(model_in(form), tokens_);
   }
 
   std::filesystem::path folder_;

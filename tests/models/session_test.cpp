@@ -7,6 +7,7 @@
 
 #include "krait/core/thread_pool.hpp"
 #include "krait/kernels/softmax.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 

@@ -4,6 +4,7 @@
 
 #include <set>
 
+#include "tests/support/logits.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -28,10 +29,7 @@ std::pair<ModelSpec, WeightStore> with_copies(const ModelSpec& shared, const Wei
 }
 
 std::vector<float> shared_logits(const Model& model) {
-  SerialExecutor executor;
-  Session session(model, executor, {.chunk = 8});
-  State state = model.initial_state();
-  return test::all_logits(session, test::random_tokens(40, model.vocab(), 3), state);
+  return test::all_logits(model, test::random_tokens(40, model.vocab(), 3), {.chunk = 8});
 }
 
 TEST(SharedWeights, GiveTheBitsOfCopies) {

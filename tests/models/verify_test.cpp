@@ -9,6 +9,7 @@
 #include "krait/core/thread_pool.hpp"
 #include "tests/support/eager_thread_pool.hpp"
 #include "tests/support/kernel_support.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/tiny_models.hpp"
 
 namespace krait::verify_test {

@@ -3,8 +3,6 @@
 /// \file
 /// What models say of a few tokens.
 
-#include <gtest/gtest.h>
-
 #include <span>
 #include <vector>
 
@@ -22,14 +20,26 @@ inline std::vector<float> last_logits(const Model& model, std::span<const Token>
 }
 
 /// The logits behind every token, [tokens, vocab_padded].
-inline std::vector<float> all_logits(const Model& model, std::span<const Token> tokens,
-                                     Executor& executor) {
-  Session session(model, executor);
-  State state = model.initial_state();
-  std::vector<float> logits(tokens.size() * static_cast<std::size_t>(model.vocab_padded()));
-  EXPECT_TRUE(session.prefill_all(tokens, state,
-                                  {logits.data(), std::ssize(tokens), model.vocab_padded()}));
+inline std::vector<float> all_logits(Session& session, std::span<const Token> tokens,
+                                     State& state) {
+  const Index vocab = session.model().vocab_padded();
+  std::vector<float> logits(tokens.size() * static_cast<std::size_t>(vocab));
+  session.prefill_all(tokens, state, {logits.data(), std::ssize(tokens), vocab}).value();
   return logits;
+}
+
+/// As above, of a text from its beginning.
+inline std::vector<float> all_logits(const Model& model, std::span<const Token> tokens,
+                                     Executor& executor, const SessionOptions& options = {}) {
+  Session session(model, executor, options);
+  State state = model.initial_state();
+  return all_logits(session, tokens, state);
+}
+
+inline std::vector<float> all_logits(const Model& model, std::span<const Token> tokens,
+                                     const SessionOptions& options = {}) {
+  SerialExecutor serial;
+  return all_logits(model, tokens, serial, options);
 }
 
 }  // namespace krait::test

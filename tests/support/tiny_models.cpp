@@ -335,12 +335,4 @@ std::vector<Token> random_tokens(Index count, Index vocab, std::uint64_t seed) {
   return tokens;
 }
 
-std::vector<float> all_logits(Session& session, std::span<const Token> tokens, State& state) {
-  const Index vocab = session.model().vocab_padded();
-  std::vector<float> logits(tokens.size() * static_cast<std::size_t>(vocab));
-  session.prefill_all(tokens, state, {logits.data(), static_cast<Index>(tokens.size()), vocab})
-      .value();
-  return logits;
-}
-
 }  // namespace krait::test

@@ -81,7 +81,4 @@ inline Model tiny_model(DType dtype, const std::string& form, Index n_layer = 2)
 /// Token ids below `vocab`, a pure function of the seed.
 std::vector<Token> random_tokens(Index count, Index vocab, std::uint64_t seed);
 
-/// Logits after every token, [tokens, vocab_padded], the prompt cut into runs of `chunk`.
-std::vector<float> all_logits(Session& session, std::span<const Token> tokens, State& state);
-
 }  // namespace krait::test

@@ -13,9 +13,9 @@
 #include "io/gguf.hpp"
 #include "krait/io/safetensors.hpp"
 #include "krait/loading/registry.hpp"
-#include "krait/models/session.hpp"
 #include "krait/tools/quantize.hpp"
 #include "krait/weights/convert.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/relative_difference.hpp"
 #include "tests/support/support.hpp"
 
@@ -36,13 +36,7 @@ class Convert : public testing::Test {
   static std::vector<float> logits_of(const std::string& path, const std::string& form = "file") {
     const Model model = load_model(path, {.form = form}).value();
     const std::vector<Token> tokens = {22, 0, 38, 21, 12, 18, 7, 3, 39};
-    SerialExecutor executor;
-    Session session(model, executor);
-    State state = model.initial_state();
-    std::vector<float> logits(tokens.size() * static_cast<std::size_t>(model.vocab_padded()));
-    EXPECT_TRUE(session.prefill_all(tokens, state,
-                                    {logits.data(), std::ssize(tokens), model.vocab_padded()}));
-    return logits;
+    return test::all_logits(model, tokens);
   }
 
   static void expect_same_tensors(const WeightStore& a, const WeightStore& b) {

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "krait/core/thread_pool.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/tiny_models.hpp"
 
 namespace krait::evaluate_test {

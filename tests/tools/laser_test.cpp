@@ -12,9 +12,9 @@
 #include "krait/core/thread_pool.hpp"
 #include "krait/io/safetensors.hpp"
 #include "krait/models/random_weights.hpp"
-#include "krait/models/session.hpp"
 #include "krait/tools/quantize.hpp"
 #include "krait/weights/convert.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/relative_difference.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
@@ -101,15 +101,8 @@ TEST_F(Laser, CutsAreReadAsUsersWriteThem) {
 
 // The largest difference of logits over the largest logit.
 double difference(const Model& a, const Model& b) {
-  SerialExecutor serial;
-  Session first(a, serial);
-  Session second(b, serial);
-  State first_state = a.initial_state();
-  State second_state = b.initial_state();
   const auto tokens = test::random_tokens(30, a.vocab(), 1);
-  const auto x = test::all_logits(first, tokens, first_state);
-  const auto y = test::all_logits(second, tokens, second_state);
-  return test::relative_difference(y, x);
+  return test::relative_difference(test::all_logits(b, tokens), test::all_logits(a, tokens));
 }
 
 // Every matrix of every family, written and read again: the factored checkpoint computes what the

@@ -13,6 +13,7 @@
 #include "krait/loading/registry.hpp"
 #include "krait/models/random_weights.hpp"
 #include "tests/support/byte_form.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 

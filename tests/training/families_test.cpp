@@ -9,6 +9,7 @@
 #include "krait/loading/language_model.hpp"
 #include "krait/tools/quantize.hpp"
 #include "krait/training.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -63,10 +64,7 @@ void expect_inference(const Model& model, ModelGradient& gradient, const Leaf& l
                       const std::string& name) {
   std::vector<float> found(leaf.inputs.size());
   gradient.log_probabilities(leaf, found).value();
-  SerialExecutor serial;
-  Session session(model, serial, {.chunk = 7});
-  State state = model.initial_state();
-  const std::vector<float> logits = test::all_logits(session, leaf.inputs, state);
+  const std::vector<float> logits = test::all_logits(model, leaf.inputs, {.chunk = 7});
   const auto columns = static_cast<std::size_t>(model.vocab_padded());
   std::vector<float> row(static_cast<std::size_t>(model.vocab()));
   for (std::size_t t = 0; t < found.size(); ++t) {

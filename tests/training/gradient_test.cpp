@@ -7,6 +7,7 @@
 #include "krait/kernels/softmax.hpp"
 #include "krait/training.hpp"
 #include "tests/support/kernel_support.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/tiny_models.hpp"
 #include "tests/training/reference.hpp"
 #include "training/capacity.hpp"
@@ -243,9 +244,7 @@ TEST(Gradient, LogProbabilitiesAreThoseOfInference) {
     Case c(spec, 33);
     std::vector<float> found(c.inputs.size());
     c.gradient.log_probabilities(c.leaf(), found).value();
-    Session session(c.gradient.model(), c.serial, {.chunk = 7});
-    State state = c.gradient.model().initial_state();
-    const std::vector<float> logits = test::all_logits(session, c.inputs, state);
+    const std::vector<float> logits = test::all_logits(c.gradient.model(), c.inputs, {.chunk = 7});
     const auto columns = static_cast<std::size_t>(spec.embedding.rows());
     std::vector<float> row(static_cast<std::size_t>(spec.embedding.vocab));
     for (std::size_t t = 0; t < found.size(); ++t) {

@@ -13,6 +13,7 @@
 #include "krait/training.hpp"
 #include "krait/weights/form.hpp"
 #include "krait/weights/overlay.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 #include "tests/training/reference.hpp"
@@ -183,9 +184,7 @@ TEST(LoraTraining, ForwardIsThatOfInference) {
     std::vector<float> found(c.inputs.size());
     c.gradient.log_probabilities(c.leaf(), found).value();
     const Model model = build_model(spec, c.lora->store(c.values.data()), "backbone").value();
-    Session session(model, c.serial, {.chunk = 7});
-    State state = model.initial_state();
-    const std::vector<float> logits = test::all_logits(session, c.inputs, state);
+    const std::vector<float> logits = test::all_logits(model, c.inputs, {.chunk = 7});
     const auto columns = static_cast<std::size_t>(spec.embedding.rows());
     std::vector<float> row(static_cast<std::size_t>(spec.embedding.vocab));
     for (std::size_t t = 0; t < found.size(); ++t) {
@@ -221,13 +220,9 @@ TEST(LoraTraining, WithoutBItIsTheBase) {
   AlignedBuffer<float> values(lora->parameters().floats());
   lora->initial_values(3, values.span());
   EXPECT_NE(values[0], 0.0F);
-  SerialExecutor serial;
   const std::vector<Token> tokens = random_tokens(9, spec.embedding.vocab, 3);
   const auto logits = [&](const WeightStore& weights) {
-    const Model model = build_model(spec, weights, "backbone").value();
-    Session session(model, serial);
-    State state = model.initial_state();
-    return test::all_logits(session, tokens, state);
+    return test::all_logits(build_model(spec, weights, "backbone").value(), tokens);
   };
   EXPECT_EQ(logits(base), logits(lora->store(values.data())));
 }
@@ -396,12 +391,8 @@ TEST_F(LoraRun, TheAdapterItWritesIsTheOneItTrained) {
   const Model loaded = load_model(path("base"), {.adapter = path("a")}).value();
   EXPECT_EQ(model.fingerprint(), loaded.fingerprint());
   EXPECT_NE(model.fingerprint(), load_model(path("base")).value().fingerprint());
-  const auto logits = [&](const Model& one) {
-    Session session(one, serial);
-    State state = one.initial_state();
-    return test::all_logits(session, data, state);
-  };
-  EXPECT_TRUE(test::same_bits<float>(logits(model), logits(loaded)));
+  EXPECT_TRUE(
+      test::same_bits<float>(test::all_logits(model, data), test::all_logits(loaded, data)));
   EXPECT_NE(test::read_file(path("a/adapter_config.json")).find("\"embeddings\",\n    \"in_proj\""),
             std::string::npos);
 }

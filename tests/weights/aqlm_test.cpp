@@ -17,6 +17,7 @@
 #include "krait/weights/linear.hpp"
 #include "tests/support/eager_thread_pool.hpp"
 #include "tests/support/kernel_support.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -511,9 +512,7 @@ TEST(AqlmInAModel, GivesTheSameLogitsForAnyChunksThreadsAndInstructionSets) {
     test::EagerThreadPool three(3);
     SerialExecutor serial;
     const auto logits = [&](const Model& of, Executor& executor, Index chunk) {
-      Session session(of, executor, {.chunk = chunk});
-      State state = of.initial_state();
-      return test::all_logits(session, tokens, state);
+      return test::all_logits(of, tokens, executor, {.chunk = chunk});
     };
     const std::vector<float> expected = logits(model, serial, 20);
     test::for_each_isa([&](Isa isa) {

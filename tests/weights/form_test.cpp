@@ -13,6 +13,7 @@
 #include "tests/support/byte_form.hpp"
 #include "tests/support/eager_thread_pool.hpp"
 #include "tests/support/form_names.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -441,9 +442,8 @@ TEST(OwnFormInAModel, IsLoadedPlannedAndDescribed) {
   std::vector<float> expected;
   for (const Index chunk : {20, 1, 7}) {
     for (Executor* executor : {static_cast<Executor*>(&serial), static_cast<Executor*>(&three)}) {
-      Session session(model, *executor, {.chunk = chunk});
-      State state = model.initial_state();
-      const std::vector<float> logits = test::all_logits(session, tokens, state);
+      const std::vector<float> logits =
+          test::all_logits(model, tokens, *executor, {.chunk = chunk});
       if (expected.empty()) expected = logits;
       EXPECT_TRUE(same_bits<float>(expected, logits)) << chunk;
     }

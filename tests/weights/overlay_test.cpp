@@ -6,6 +6,7 @@
 
 #include "krait/models/builder.hpp"
 #include "krait/weights/form.hpp"
+#include "tests/support/logits.hpp"
 #include "tests/support/support.hpp"
 #include "tests/support/tiny_models.hpp"
 
@@ -69,10 +70,7 @@ TEST(Overlay, ReplacesOneMatrixAndSharesTheOthers) {
   EXPECT_NE(base.fingerprint(), other.fingerprint());
 
   const auto logits = [](const Model& model) {
-    SerialExecutor serial;
-    Session session(model, serial);
-    State state = model.initial_state();
-    return test::all_logits(session, test::random_tokens(9, model.vocab(), 5), state);
+    return test::all_logits(model, test::random_tokens(9, model.vocab(), 5));
   };
   EXPECT_FALSE(test::same_bits<float>(logits(base), logits(other)));
 }
